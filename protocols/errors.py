@@ -1,0 +1,112 @@
+"""Every error this project raises on purpose, in one tree.
+
+    SecureModelError
+    ├── ConfigError              a configuration or key file is wrong
+    ├── InputError               a call was given something it cannot use (also a ValueError)
+    ├── PreprocessingError       something is wrong with the stored correlated randomness
+    │   ├── PreprocessingUsedUp      there is none left
+    │   └── PreprocessingReused      it was used before, and using it twice would leak
+    └── ProtocolError            the parties cannot go on together
+        └── PeerError                because of one party; `.party` is its name
+            ├── PeerAbsent           it never came
+            ├── PeerDied             its connection ended
+            ├── PeerStalled          it is connected, but silent for too long
+            ├── PeerAborted          it stopped and told us why
+            ├── BadFrame             it sent a message other than the one the protocol says is next
+            ├── Mismatch             it runs another program, version or configuration
+            └── IdentityError        it is not who it should be
+
+`str(error)` is a complete text for a person: what happened, where, why, and what to do next. It never contains
+a share, a key or a secret value. All errors can be pickled, so they survive a process pool.
+"""
+from __future__ import annotations
+
+
+def explain(what: str, *, where: str = "", why: str = "", fix: str = "") -> str:
+    """The text of an error: what happened, and on lines of their own where, why and what to do next."""
+    lines = [what]
+    if where:
+        lines.append(f"  where: {where}")
+    if why:
+        lines.append(f"  why:   {why}")
+    if fix:
+        lines.append(f"  → {fix}")
+    return "\n".join(lines)
+
+
+class SecureModelError(Exception):
+    """Something this project noticed and can explain."""
+
+
+class ConfigError(SecureModelError):
+    """A configuration or key file is wrong."""
+
+
+class InputError(SecureModelError, ValueError):
+    """A call was given something it cannot use."""
+
+
+class PreprocessingError(SecureModelError):
+    """Something is wrong with the stored correlated randomness."""
+
+
+class PreprocessingUsedUp(PreprocessingError):
+    """No correlated randomness is left."""
+
+
+class PreprocessingReused(PreprocessingError):
+    """Correlated randomness would be used a second time, which would leak."""
+
+
+class ProtocolError(SecureModelError):
+    """The parties cannot go on together."""
+
+
+class PeerError(ProtocolError):
+    """The parties cannot go on because of one of them, named by `party`."""
+
+    def __init__(self, party: str, text: str) -> None:
+        super().__init__(party, text)
+        self.party = party
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class PeerAbsent(PeerError):
+    """The peer never connected."""
+
+
+class PeerDied(PeerError):
+    """The peer's connection ended."""
+
+
+class PeerStalled(PeerError):
+    """The peer is connected, but was silent for too long."""
+
+
+class PeerAborted(PeerError):
+    """The peer stopped the session and said why; its public reason is `reason`."""
+
+    def __init__(self, party: str, reason: str) -> None:
+        text = explain(
+            f"party {party!r} stopped the session",
+            why=reason or "it gave no reason",
+            fix="look at that party's own output, correct the cause there, and start all parties again",
+        )
+        super().__init__(party, text)
+        self.args = (party, reason)
+        self.reason = reason
+
+
+class BadFrame(PeerError):
+    """The peer sent a message other than the one the protocol says is next."""
+
+
+class Mismatch(PeerError):
+    """The peer runs another program, version or configuration."""
+
+
+class IdentityError(PeerError):
+    """The peer is not who it should be."""
