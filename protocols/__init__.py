@@ -1,0 +1,1 @@
+"""Secret sharing between parties and a dealer: rings, streams, gates, channels."""

@@ -1,0 +1,54 @@
+"""Argument checks the kernel wrappers share, short because they run on every call."""
+
+import torch
+from torch import Tensor
+
+CONTIGUOUS = torch.contiguous_format
+
+
+def ring(t: Tensor, what: str) -> Tensor:
+    """The tensor itself, or a contiguous copy; TypeError unless it is int64."""
+    if t.dtype is not torch.int64:
+        raise TypeError(f"{what} must be an int64 tensor, not {t.dtype}; ring values and bit planes are int64")
+    return t if t.is_contiguous() else t.contiguous()
+
+
+def same_size(t: Tensor, numel: int, what: str) -> Tensor:
+    """A contiguous int64 tensor of `numel` entries; ValueError for another size."""
+    t = ring(t, what)
+    if t.numel() != numel:
+        raise ValueError(f"{what} has {t.numel()} entries, expected {numel}")
+    return t
+
+
+def plane(words: Tensor, n: int, what: str) -> Tensor:
+    """A contiguous plane of n bits; ValueError when it holds another number of words."""
+    words = ring(words, what)
+    if words.numel() != (n + 63) >> 6:
+        raise ValueError(f"{what} has {words.numel()} words, but {n} bits take {(n + 63) >> 6}")
+    return words
+
+
+def fraction(f: int, what: str) -> None:
+    """ValueError unless a value can be truncated by f bits."""
+    if not 0 <= f <= 62:
+        raise ValueError(f"{what}: cannot truncate by {f} bits; choose 0 to 62")
+
+
+def check_out(out: Tensor, shape: tuple[int, ...], accumulate: str | None, what: str) -> None:
+    """Refuse an output that the kernel cannot write in place."""
+    if out.dtype is not torch.int64 or not out.is_contiguous():
+        raise TypeError(f"{what}: out must be a contiguous int64 tensor, not {out.dtype} with strides {out.stride()}")
+    if tuple(out.shape) != tuple(shape):
+        raise ValueError(f"{what}: out has shape {tuple(out.shape)}, the result {tuple(shape)}")
+
+
+def accumulation(out: Tensor | None, accumulate: str | None, what: str) -> int:
+    """0 to write, 1 to add, 2 to subtract; ValueError for anything else, or when there is nothing to add to."""
+    if accumulate is None:
+        return 0
+    if out is None:
+        raise ValueError(f"{what}: accumulate={accumulate!r} needs out, the tensor to accumulate into")
+    if accumulate not in ("add", "sub"):
+        raise ValueError(f"{what}: accumulate must be None, 'add' or 'sub', not {accumulate!r}")
+    return 1 if accumulate == "add" else 2

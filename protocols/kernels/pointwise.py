@@ -1,0 +1,145 @@
+"""Truncation, selection and fixed point, element by element.
+
+Values keep the shape of their first ring argument; bits come as one packed plane over its elements in row-major
+order. `first` is true at exactly one party, which adds the public terms. Source: docs of the masked engine,
+sections 3 and 5; m is the opened masked value, x = m - lam.
+"""
+
+import torch
+from torch import Tensor
+
+from protocols.kernels import twins
+from protocols.kernels.checks import CONTIGUOUS, fraction, plane, ring, same_size
+from protocols.kernels.variant import native
+
+
+def _like(t: Tensor) -> Tensor:
+    return torch.empty_like(t, memory_format=CONTIGUOUS)
+
+
+def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
+    """What a truncation by f bits needs of a mask: (lam >> f, top bit of lam times 2^(64-f))."""
+    lam = ring(lam, "deal_truncation: lam")
+    fraction(f, "deal_truncation")
+    kernels = native(lam)
+    if kernels is None:
+        return twins.deal_truncation(lam, f)
+    a, k = _like(lam), _like(lam)
+    kernels.deal_truncation(a.data_ptr(), k.data_ptr(), lam.data_ptr(), lam.numel(), f)
+    return a, k
+
+
+def truncate(m: Tensor, a: Tensor, k: Tensor, f: int, first: bool) -> Tensor:
+    """Share of x >> f, possibly one too high in the last place, for |x| < 2^62.
+
+    a, k: additive shares of what `deal_truncation` returns. With m' = m + 2^62 and s = 1 - msb(m'):
+    first * ((m' >> f) - 2^(62-f)) - a + s * k.
+    """
+    m = ring(m, "truncate: m")
+    n = m.numel()
+    a, k = same_size(a, n, "truncate: a"), same_size(k, n, "truncate: k")
+    fraction(f, "truncate")
+    kernels = native(m)
+    if kernels is None:
+        return twins.truncate(m, a.view(m.shape), k.view(m.shape), f, first)
+    out = _like(m)
+    kernels.truncate(out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), n, f, first)
+    return out
+
+
+def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
+    """bit * v for each of n packed bits; the bit itself as 0 or 1 when v is None."""
+    words = plane(words, n, "bit_times: words")
+    if v is not None:
+        v = same_size(v, n, "bit_times: v")
+    kernels = native(words)
+    if kernels is None:
+        return twins.bit_times(words, v, n)
+    out = torch.empty(n, dtype=torch.int64) if v is None else _like(v)
+    kernels.bit_times(out.data_ptr(), words.data_ptr(), 0 if v is None else v.data_ptr(), n)
+    return out
+
+
+def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: Tensor, first: bool) -> Tensor:
+    """Share of b * x for x = m - lam and the masked bit b = bhat ^ beta.
+
+    lam (None: zero), beta, beta_lam: additive shares of the mask, of beta and of beta * lam.
+    bhat * (first * m - lam) + (1 - 2 bhat) * (m * beta - beta_lam).
+    """
+    m = ring(m, "select: m")
+    n = m.numel()
+    bhat = plane(bhat, n, "select: bhat")
+    beta, beta_lam = same_size(beta, n, "select: beta"), same_size(beta_lam, n, "select: beta_lam")
+    if lam is not None:
+        lam = same_size(lam, n, "select: lam").view(m.shape)
+    kernels = native(m)
+    if kernels is None:
+        return twins.select(bhat, m, lam, beta.view(m.shape), beta_lam.view(m.shape), first)
+    out = _like(m)
+    kernels.select(
+        out.data_ptr(), bhat.data_ptr(), m.data_ptr(), 0 if lam is None else lam.data_ptr(), beta.data_ptr(),
+        beta_lam.data_ptr(), n, first,
+    )  # fmt: skip
+    return out
+
+
+def select_truncated(
+    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: bool
+) -> Tensor:
+    """Share of b * (x >> f) for the masked bit b = bhat ^ beta.
+
+    a, k: additive shares of what `deal_truncation` returns; b, ba, bk: additive shares of beta, beta * a, beta * k.
+    With s as in `truncate` and p its public part: bhat * (first * p - a + s * k) + (1 - 2 bhat) * (p * b - ba + s * bk).
+    """
+    m = ring(m, "select_truncated: m")
+    n = m.numel()
+    bhat = plane(bhat, n, "select_truncated: bhat")
+    fraction(f, "select_truncated")
+    a, k = same_size(a, n, "select_truncated: a"), same_size(k, n, "select_truncated: k")
+    b, ba = same_size(b, n, "select_truncated: b"), same_size(ba, n, "select_truncated: ba")
+    bk = same_size(bk, n, "select_truncated: bk")
+    kernels = native(m)
+    if kernels is None:
+        return twins.select_truncated(bhat, m, *(t.view(m.shape) for t in (a, k, b, ba, bk)), f, first)
+    out = _like(m)
+    kernels.select_truncated(
+        out.data_ptr(), bhat.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), b.data_ptr(), ba.data_ptr(),
+        bk.data_ptr(), n, f, first,
+    )  # fmt: skip
+    return out
+
+
+def bit_to_ring(bhat: Tensor, beta: Tensor, first: bool) -> Tensor:
+    """Share of the masked bit b = bhat ^ beta as a ring value: first * bhat + (1 - 2 bhat) * beta."""
+    beta = ring(beta, "bit_to_ring: beta")
+    bhat = plane(bhat, beta.numel(), "bit_to_ring: bhat")
+    kernels = native(beta)
+    if kernels is None:
+        return twins.bit_to_ring(bhat, beta, first)
+    out = _like(beta)
+    kernels.bit_to_ring(out.data_ptr(), bhat.data_ptr(), beta.data_ptr(), beta.numel(), first)
+    return out
+
+
+def encode(x: Tensor, frac_bits: int) -> Tensor:
+    """Nearest integer to x * 2^frac_bits, ties to even; float32 or float64 -> int64. The range is not checked."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"encode: x must be float32 or float64, not {x.dtype}")
+    kernels = native(x)
+    if kernels is None:
+        return twins.encode(x, frac_bits)
+    x = x.contiguous()
+    out = torch.empty(x.shape, dtype=torch.int64)
+    kernels.encode(out.data_ptr(), x.data_ptr(), x.numel(), x.dtype is torch.float64, 2.0**frac_bits)
+    return out
+
+
+def decode(x: Tensor, frac_bits: int) -> Tensor:
+    """x / 2^frac_bits as float32 (through float64)."""
+    x = ring(x, "decode: x")
+    kernels = native(x)
+    if kernels is None:
+        return twins.decode(x, frac_bits)
+    out = torch.empty(x.shape, dtype=torch.float32)
+    kernels.decode(out.data_ptr(), x.data_ptr(), x.numel(), 2.0**-frac_bits)
+    return out

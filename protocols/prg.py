@@ -1,0 +1,71 @@
+"""Random streams two parties share: the same key on both sides gives the same bytes, without talking.
+
+A stream is ChaCha20 (RFC 8439) under a key from the operating system, addressed by (epoch, node, purpose, index), so
+that no two uses ever read the same bytes as long as no address is used twice with one key.
+"""
+
+import os
+from enum import IntEnum
+from hashlib import sha256
+
+from torch import Tensor
+
+from protocols import kernels
+
+KEY_BYTES = 32
+
+
+class Purpose(IntEnum):
+    """What a part of a stream is for; part of its address, so numbers never change meaning."""
+
+    MASK = 1
+    BIT_MASK = 2
+    DEALT = 3
+    INPUT = 4
+    DEALT_BITS = 5
+    ZERO = 6
+    TEST = 7
+
+
+class Stream:
+    """Random bytes that two parties draw alike.
+
+    key: 32 bytes, from `new_key` or received over a private channel. ValueError for another length.
+    """
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"Stream: the key must have {KEY_BYTES} bytes, not {len(key)}; make one with new_key()")
+        self._key = bytes(key)
+
+    def __repr__(self) -> str:
+        return "Stream(key hidden)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("Stream: a key must not be pickled; send it over a private channel and build a new Stream")
+
+    def fill(self, out: Tensor, epoch: int, node: int, purpose: int, mode: str = "set", index: int = 0) -> Tensor:
+        """Write, add, subtract or XOR the bytes at one address into a contiguous tensor, in place; returns it.
+
+        epoch, node: below 2^32; purpose, index: below 2^16 (ValueError otherwise). mode: "set", "add", "sub", "xor",
+        see `kernels.chacha20`. The nonce is epoch u32 | node u32 | purpose u16 | index u16, little-endian.
+        """
+        if not (0 <= epoch < 1 << 32 and 0 <= node < 1 << 32 and 0 <= purpose < 1 << 16 and 0 <= index < 1 << 16):
+            raise ValueError(
+                f"Stream.fill: epoch {epoch} and node {node} must be below 2^32, purpose {int(purpose)} and index "
+                f"{index} below 2^16, none negative; start a new key when numbers run out"
+            )
+        nonce = (epoch | node << 32 | int(purpose) << 64 | index << 80).to_bytes(12, "little")
+        return kernels.chacha20(out, self._key, nonce, mode)
+
+
+def new_key() -> bytes:
+    """A fresh 32-byte key from the operating system."""
+    return os.urandom(KEY_BYTES)
+
+
+def insecure_test_key(seed: int, label: str) -> bytes:
+    """A key anyone can compute, for tests that must repeat: SHA-256 of label and seed."""
+    return sha256(f"{label}:{seed}".encode()).digest()
