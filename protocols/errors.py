@@ -34,6 +34,15 @@ def explain(what: str, *, where: str = "", why: str = "", fix: str = "") -> str:
     return "\n".join(lines)
 
 
+def summary(error: Exception) -> str:
+    """What an error says happened and where, in one line, to tell other parties."""
+    if isinstance(error, PeerAborted):
+        return f"party {error.party!r} stopped the session: {error.reason}"
+    lines = str(error).splitlines() or [type(error).__name__]
+    places = [line.strip()[len("where:") :].strip() for line in lines[1:] if line.startswith("  where:")]
+    return f"{lines[0]} ({places[0]})" if places else lines[0]
+
+
 class SecureModelError(Exception):
     """Something this project noticed and can explain."""
 

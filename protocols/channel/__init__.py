@@ -5,10 +5,28 @@
     stats     counts of bytes, messages and rounds
     base      Channel: what a party holds, whatever carries the messages
     local     parties in one process
+    link      one connection to one peer, and the loop that drives several
+    tcp       Channel over links
+    tls       TLS 1.3 with pinned certificates
+    connect   dialing, accepting and the first message
 """
 from protocols.channel.base import Channel
+from protocols.channel.connect import connect, dial, listen_for
 from protocols.channel.frame import HEADER_BYTES, Label, Purpose
+from protocols.channel.link import Link
 from protocols.channel.local import local_channels, local_links
 from protocols.channel.stats import ChannelStats
 
-__all__ = ["HEADER_BYTES", "Channel", "ChannelStats", "Label", "Purpose", "local_channels", "local_links"]
+__all__ = [
+    "HEADER_BYTES",
+    "Channel",
+    "ChannelStats",
+    "Label",
+    "Link",
+    "Purpose",
+    "connect",
+    "dial",
+    "listen_for",
+    "local_channels",
+    "local_links",
+]

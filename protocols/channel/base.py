@@ -3,13 +3,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from protocols.channel.buffers import Buffer
 from protocols.channel.frame import Expected, Label
 from protocols.channel.stats import ChannelStats, LinkCounter
-from protocols.errors import InputError, ProtocolError, explain
+from protocols.errors import InputError, ProtocolError, explain, summary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Channel(ABC):
@@ -56,7 +60,7 @@ class Channel(ABC):
         try:
             return self._finish()
         except ProtocolError as error:
-            self.abort(str(error).splitlines()[0])
+            self.abort(summary(error))
             raise
 
     def send(self, peer: str, label: Label, buffers: Sequence[Buffer]) -> None:
@@ -104,7 +108,7 @@ class Channel(ABC):
                     )
                 )
 
-    def __enter__(self) -> Channel:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

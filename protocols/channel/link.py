@@ -1,0 +1,417 @@
+"""One connection to one peer: frames in and out of a non-blocking socket, and the loop that drives several of them.
+
+`Link` is usable alone, from one thread at a time, with blocking `send` and `receive`. A `TcpChannel` drives
+all its links with one `Pump`, so that large messages in both directions never wait for each other.
+"""
+from __future__ import annotations
+
+import selectors
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+
+from protocols.channel.buffers import Buffer, byte_view, coalesce, fresh, writable
+from protocols.channel.frame import (
+    HEADER_BYTES,
+    Expected,
+    Header,
+    Label,
+    Purpose,
+    check_expected,
+    pack_header,
+    parse_header,
+)
+from protocols.channel.stats import LinkCounter
+from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, ProtocolError, explain, summary
+
+MAX_REASON_BYTES = 1024
+_TURN_BYTES = 1 << 20  # after moving this much, a link lets the others have a turn
+_SLOWEST_BYTES_PER_S = 10_000
+_WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
+_UNCOUNTED = frozenset((Purpose.HELLO, Purpose.ABORT, Purpose.BYE))
+_GOODBYE_S = 1.0  # longest time spent on telling peers that the session ends
+
+
+class Link:
+    """Frames to and from one peer over a connected TCP or TLS socket. Use it from one thread at a time."""
+
+    def __init__(self, me: str, peer: str, sock: socket.socket, receive_s: float) -> None:
+        sock.setblocking(False)
+        self.me, self.peer, self.receive_s = me, peer, receive_s
+        self.counter = LinkCounter()
+        self._sock = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._closed = False
+        self._outbox: deque[memoryview] = deque()
+        self._sent = self._received = 0  # sequence numbers of the next frames
+        self._write_error: Exception | None = None
+        self._header = bytearray(HEADER_BYTES)
+        self._header_view = memoryview(self._header)
+        self._header_filled = 0
+        self._held: Header | None = None  # a header that was read before its message was expected
+        self._expected: Expected | None = None
+        self._room: memoryview | None = None  # what is left of the payload to fill
+        self._message: tuple[Label, torch.Tensor] | None = None
+        self._begun_at = self._moved_at = 0.0
+        self._volume = 0  # bytes to send and receive since `_begun_at`
+        self._pump: Pump | None = None
+
+    # Blocking use, by a thread of its own.
+
+    def send(self, label: Label, buffers: Sequence[Buffer], *, timeout_s: float | None = None) -> None:
+        """Send one message; the buffers may be reused when it returns. Raises PeerError."""
+        self.post(label, buffers)
+        self._run(timeout_s)
+
+    def receive(
+        self, label: Label, nbytes: int | None = None, *, max_bytes: int = 0, timeout_s: float | None = None
+    ) -> torch.Tensor:
+        """Receive one message of exactly `nbytes`, or of at most `max_bytes`, as a new uint8 tensor. Raises PeerError."""
+        self.expect(Expected(label, max_bytes if nbytes is None else nbytes, nbytes is not None))
+        self._run(timeout_s)
+        return self.take()[1]
+
+    def receive_next(
+        self, purposes: Sequence[Purpose], max_bytes: int, *, timeout_s: float | None = None
+    ) -> tuple[Label, torch.Tensor]:
+        """Receive the next message, whatever its epoch and node, if it has one of these purposes. Raises PeerError."""
+        self.expect(Expected(None, max_bytes, False, tuple(purposes)))
+        self._run(timeout_s)
+        return self.take()
+
+    def abort(self, reason: str) -> None:
+        """Tell the peer to stop, with a public reason, then close. Never raises."""
+        say_goodbye([self], Purpose.ABORT, reason)
+
+    def close(self) -> None:
+        """End the link in good order. Closing twice does nothing."""
+        say_goodbye([self], Purpose.BYE, "")
+
+    def _run(self, timeout_s: float | None) -> None:
+        self._pump = self._pump or Pump([self])
+        try:
+            self._pump.run(timeout_s)
+        except ProtocolError as error:
+            self.abort(summary(error))
+            raise
+
+    # Non-blocking use, by a Pump.
+
+    def post(self, label: Label, buffers: Sequence[Buffer]) -> None:
+        """Queue one message; `step` sends it."""
+        if self._closed:
+            raise ProtocolError(explain(f"the link to {self.peer!r} is closed", where=str(label), fix="start a new session"))
+        views = [byte_view(buffer) for buffer in buffers]
+        nbytes = sum(map(len, views))
+        self._start_clock(nbytes)
+        self._outbox.extend(coalesce(pack_header(self._sent, label, nbytes), views))
+        self._sent += 1
+        if label.purpose not in _UNCOUNTED:
+            self.counter.sent(HEADER_BYTES + nbytes)
+
+    def expect(self, expected: Expected) -> None:
+        """Say what comes next; `step` receives it and `take` returns it."""
+        if self._closed or self._expected or self._message:
+            state = "closed" if self._closed else "still receiving an earlier message"
+            raise ProtocolError(explain(f"the link to {self.peer!r} is {state}", where=str(expected)))
+        if expected.nbytes < 0:
+            raise InputError(explain(f"cannot expect {expected.nbytes} bytes", where=str(expected)))
+        self._start_clock(expected.nbytes)
+        self._expected = expected
+
+    def take(self) -> tuple[Label, torch.Tensor]:
+        """The message that was expected, once `busy` is false."""
+        message, self._message = self._message, None
+        if message is None:
+            raise ProtocolError(explain(f"no message of {self.peer!r} was received", fix="expect one and run the pump"))
+        return message
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be sent or received."""
+        return bool(self._outbox) or self._expected is not None or self._write_error is not None
+
+    def step(self) -> bool:
+        """Send and receive what is possible now; true if it stopped only to let other links have a turn."""
+        again = bool(self._outbox) and self._push()
+        if self._expected is not None:
+            return self._pull() or again
+        if self._write_error is not None:
+            self.peek()
+        return again
+
+    def peek(self) -> None:
+        """Read a header of a link from which nothing is expected: it may be the peer's ABORT, or its end."""
+        if self._held is None and self._expected is None:
+            self._read_header()
+        if self._write_error is not None and self._held is not None:
+            raise self._died("while sending to it", self._write_error)
+
+    def pending(self) -> bool:
+        """Whether decrypted bytes wait that the operating system does not know of."""
+        return self._tls and self._sock.pending() > 0
+
+    def interest(self) -> int:
+        """What to wait for, as selectors' event mask; 0 for nothing."""
+        reading = selectors.EVENT_READ if self._held is None or self._expected is not None else 0
+        return reading | (selectors.EVENT_WRITE if self._outbox else 0)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def stalled_at(self, timeout_s: float | None) -> float:
+        """When, on the monotonic clock, the peer's silence, or a hopelessly slow trickle, becomes an error."""
+        patience_s = self.receive_s if timeout_s is None else timeout_s
+        return patience_s + min(self._moved_at, self._begun_at + self._volume / _SLOWEST_BYTES_PER_S)
+
+    def stalled(self, timeout_s: float | None) -> PeerStalled:
+        """The error for a peer that was silent for too long."""
+        waited_s = self.receive_s if timeout_s is None else timeout_s
+        return PeerStalled(
+            self.peer,
+            explain(
+                f"party {self.peer!r} made no progress for {waited_s:g} s",
+                where=f"{self._where()}, begun {time.monotonic() - self._begun_at:.1f} s ago",
+                why="it is connected, but stuck, overloaded, or itself waiting for another party",
+                fix="look at that party's output; if it is only slow, raise receive_s under [timeouts]",
+            ),
+        )
+
+    def _start_clock(self, nbytes: int) -> None:
+        now = time.monotonic()
+        if not self._outbox and self._expected is None:
+            self._begun_at, self._volume = now, 0
+        self._moved_at = now
+        self._volume += nbytes
+
+    def _push(self) -> bool:
+        outbox, budget = self._outbox, _TURN_BYTES
+        try:
+            while outbox:
+                view = outbox[0]
+                sent = self._sock.send(view)
+                if sent == len(view):
+                    outbox.popleft()
+                else:
+                    outbox[0] = view[sent:]
+                budget -= sent
+                if budget <= 0:
+                    break
+        except _WOULD_BLOCK:
+            pass
+        except OSError as error:
+            # The peer is gone for writing, but may have said why before: whoever reads next finds out.
+            self._write_error = error
+            outbox.clear()
+            return True
+        if budget != _TURN_BYTES:
+            self._moved_at = time.monotonic()
+        return budget <= 0
+
+    def _pull(self) -> bool:
+        if self._held is None and not self._read_header():
+            return False
+        if self._room is None:
+            self._open_message()
+        budget = _TURN_BYTES
+        room = self._room
+        while room:
+            got = self._read_into(room)
+            if not got:
+                break
+            room = room[got:]
+            budget -= got
+            if budget <= 0:
+                break
+        self._room = room
+        if budget != _TURN_BYTES:
+            self._moved_at = time.monotonic()
+        if not room:
+            self._finish_message()
+            return False
+        return budget <= 0
+
+    def _read_header(self) -> bool:
+        while self._header_filled < HEADER_BYTES:
+            got = self._read_into(self._header_view[self._header_filled :])
+            if not got:
+                return False
+            self._header_filled += got
+            self._moved_at = time.monotonic()
+        header = parse_header(self._header, self._received, self.peer)
+        if header.label.purpose == Purpose.ABORT:
+            raise PeerAborted(self.peer, self._read_reason(header.nbytes))
+        self._held = header
+        return True
+
+    def _read_reason(self, nbytes: int) -> str:
+        """The text of an ABORT frame; what does not arrive at once, or is not printable, is left out."""
+        text = bytearray(min(nbytes, MAX_REASON_BYTES))
+        filled, deadline = 0, time.monotonic() + 0.2
+        try:
+            while filled < len(text) and time.monotonic() < deadline:
+                got = self._read_into(memoryview(text)[filled:])
+                filled += got
+                if not got:
+                    time.sleep(0.001)
+        except PeerDied:
+            pass
+        decoded = text[:filled].decode("utf-8", errors="replace")
+        return "".join(char if char.isprintable() else " " for char in decoded)
+
+    def _open_message(self) -> None:
+        header, expected = self._held, self._expected
+        if header is None or expected is None:
+            raise ProtocolError(explain("a link was pumped without a message to receive", where=self._where()))
+        if header.label.purpose == Purpose.BYE:
+            raise self._died("it ended the session although this message was due", None)
+        check_expected(header, expected, self.peer)
+        payload = fresh(header.nbytes)
+        self._message = (header.label, payload)
+        self._room = writable(payload)
+
+    def _finish_message(self) -> None:
+        header = self._held
+        if header is not None and header.label.purpose not in _UNCOUNTED:
+            self.counter.received(HEADER_BYTES + header.nbytes)
+        self._received += 1
+        self._held = self._expected = self._room = None
+        self._header_filled = 0
+
+    def _read_into(self, view: memoryview) -> int:
+        """Bytes read, 0 if none can be read now. Raises PeerDied at the end of the connection."""
+        try:
+            got = self._sock.recv_into(view)
+        except _WOULD_BLOCK:
+            return 0
+        except OSError as error:
+            raise self._died("its connection broke", error) from error
+        if not got:
+            raise self._died("its connection ended without a goodbye", self._write_error)
+        return got
+
+    def _died(self, how: str, error: Exception | None) -> PeerDied:
+        detail = f": {getattr(error, 'strerror', None) or type(error).__name__}" if error else ""
+        return PeerDied(
+            self.peer,
+            explain(
+                f"party {self.peer!r} is gone",
+                where=self._where(),
+                why=how + detail,
+                fix="look at that party's output for the cause, then start all parties again",
+            ),
+        )
+
+    def _where(self) -> str:
+        if self._expected is not None:
+            total = self._message[1].numel() if self._message else 0
+            got = total - len(self._room or b"")
+            return f"receiving [{self._expected}] from it, {got} payload bytes arrived"
+        if self._outbox:
+            return f"sending message {self._sent - 1} to it, {sum(map(len, self._outbox))} bytes left"
+        return "between two messages"
+
+
+class Pump:
+    """Drives a fixed set of links until nothing is left to send or receive."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links = list(links)
+        self._selector = selectors.DefaultSelector()
+        self._masks: dict[Link, int] = {link: 0 for link in links}
+
+    def run(self, timeout_s: float | None = None) -> None:
+        """Until every queued message is sent and every expected one received. Raises PeerError.
+
+        `timeout_s` replaces the links' own limit on a peer's silence.
+        """
+        ready = [link for link in self._links if link.busy]
+        while ready:
+            again = False
+            for link in ready:
+                again |= link.step()
+            busy = [link for link in self._links if link.busy]
+            ready = busy if again or not busy else self._wait(busy, timeout_s)
+
+    def _wait(self, busy: list[Link], timeout_s: float | None) -> list[Link]:
+        """The busy links that can go on. Links from which nothing is due are watched too: they may bring an ABORT."""
+        for link, mask in self._masks.items():
+            if not link.busy and link.pending():
+                link.peek()
+            wanted = link.interest()
+            if wanted != mask:
+                self._change(link, mask, wanted)
+        while True:
+            now = time.monotonic()
+            first = min(busy, key=lambda link: link.stalled_at(timeout_s))
+            left = first.stalled_at(timeout_s) - now
+            if left <= 0:
+                raise first.stalled(timeout_s)
+            links = [key.data for key, _ in self._selector.select(left)]
+            ready = [link for link in links if link.busy]
+            for link in links:
+                if not link.busy:
+                    link.peek()
+                    if not link.interest():
+                        self._change(link, self._masks[link], 0)
+            if ready:
+                return ready
+
+    def _change(self, link: Link, mask: int, wanted: int) -> None:
+        if not mask:
+            self._selector.register(link, wanted, link)
+        elif not wanted:
+            self._selector.unregister(link)
+        else:
+            self._selector.modify(link, wanted, link)
+        self._masks[link] = wanted
+
+    def close(self) -> None:
+        """Give the operating system's handle back."""
+        self._selector.close()
+
+
+def say_goodbye(links: Sequence[Link], purpose: Purpose, reason: str) -> None:
+    """Send a last frame (BYE or ABORT) on every link that still can, then close them all. Bounded in time, never raises."""
+    open_links = [link for link in links if not link._closed]
+    deadline = time.monotonic() + _GOODBYE_S
+    payload = reason.encode("utf-8", errors="replace")[:MAX_REASON_BYTES]
+    for link in open_links:
+        if link._write_error is None:
+            link.post(Label(0, 0, purpose), [payload])
+        link._closed = True
+    if not open_links:
+        return
+    unsent = [link for link in open_links if link._outbox]
+    while unsent and time.monotonic() < deadline:
+        for link in unsent:
+            link._push()
+        unsent = [link for link in unsent if link._outbox]
+        if unsent:
+            time.sleep(0.001)
+    for link in open_links:
+        _shut(link._sock, deadline if purpose == Purpose.ABORT else time.monotonic() + 0.05)
+        if link._pump:
+            link._pump.close()
+
+
+def _shut(sock: socket.socket, deadline: float) -> None:
+    """Close a socket such that what was sent last can still be read by the peer.
+
+    Closing with unread data makes the operating system reset the connection, and a reset may overtake the last frame.
+    """
+    scratch = bytearray(1 << 16)
+    try:
+        sock.shutdown(socket.SHUT_WR)  # from here on the socket is plain TCP again: unread records are skipped undecrypted
+        while time.monotonic() < deadline:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            if not sock.recv_into(scratch):
+                break
+    except (OSError, ValueError):
+        pass
+    finally:
+        sock.close()

@@ -1,0 +1,397 @@
+"""Who the parties are: their keys, their certificates, and the file that lists where each of them is.
+
+An identity is an Ed25519 key with a self-signed certificate whose common name is the party's name. Trust is pinning:
+a party file holds the certificate of every party, and a link is accepted only from the holder of exactly that
+certificate. There is no certificate authority and no host name check. A party file is TOML, paths relative to it:
+
+    [parties.bank]
+    address = "127.0.0.1:7001"
+    certificate = "bank.crt"                  # or certificate_pem = '''-----BEGIN CERTIFICATE----- ...'''
+    fingerprint = "sha256:..."                # optional; checked against the certificate
+
+    [dealer]                                  # optional; same keys as a party
+    [me]
+    identity = "keys/bank"                    # folder made by `create`
+    listen = "0.0.0.0:7001"                   # optional; when it differs from the address others dial
+    [timeouts]
+    connect_s = 30
+    receive_s = 60                            # longest silence of a peer that has something to send
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from protocols.errors import ConfigError, explain
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KEY_FILE = "identity.key"
+CERTIFICATE_FILE = "identity.crt"
+DEALER = "dealer"
+_LIFETIME = timedelta(days=20 * 365)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A party's own name, certificate and private key file. The key itself stays in its file."""
+
+    name: str
+    certificate_path: Path
+    key_path: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a party is and which certificate it must show; `certificate_pem` is empty only without TLS."""
+
+    name: str
+    host: str
+    port: int
+    certificate_pem: str = ""
+    fingerprint: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Longest waits in seconds: for all peers to connect, and for a silent peer to send what is due."""
+
+    connect_s: float = 30.0
+    receive_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class PartiesConfig:
+    """A party file. `parties` are the online parties by name; `dealer` is the helper process, if there is one."""
+
+    parties: Mapping[str, Entry]
+    dealer: Entry | None = None
+    identity: Path | None = None
+    listen: tuple[str, int] | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    path: Path | None = None
+
+    def entry(self, name: str) -> Entry:
+        """The party or dealer of that name. Raises ConfigError."""
+        found = self.dealer if name == DEALER else self.parties.get(name)
+        if found is None:
+            known = [*self.parties, *([DEALER] if self.dealer else [])]
+            raise ConfigError(
+                explain(
+                    f"there is no party {name!r}",
+                    where=str(self.path or "the parties' configuration"),
+                    why=f"it lists {', '.join(known)}",
+                    fix=f"add [{DEALER if name == DEALER else 'parties.' + name}] or use one of these names",
+                )
+            )
+        return found
+
+    def roster_digest(self) -> bytes:
+        """32 bytes that are equal for two configurations that list the same parties and certificates."""
+        entries = [*self.parties.values(), *([self.dealer] if self.dealer else [])]
+        lines = sorted(f"{entry.name} {entry.fingerprint}\n" for entry in entries)
+        return hashlib.sha256("".join(lines).encode()).digest()
+
+
+def create(name: str, directory: str | Path) -> Identity:
+    """Make a new identity in a folder: a private key only its owner can read, and a certificate to hand to the others.
+
+    Raises ConfigError if the name is not usable or the folder already holds an identity.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            explain(
+                f"{name!r} cannot be a party's name",
+                why="a name starts with a letter and has up to 64 letters, digits, '-' and '_'",
+                fix="choose another name",
+            )
+        )
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in (KEY_FILE, CERTIFICATE_FILE):
+        if (directory / file).exists():
+            raise _exists(directory / file)
+    key = Ed25519PrivateKey.generate()
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    _write_new(directory / KEY_FILE, key_pem, 0o600)
+    certificate_pem = _self_signed(name, key).public_bytes(serialization.Encoding.PEM)
+    _write_new(directory / CERTIFICATE_FILE, certificate_pem, 0o644)
+    return load(directory)
+
+
+def load(directory: str | Path) -> Identity:
+    """The identity in a folder made by `create`. Raises ConfigError if a file is missing, unusable or too open."""
+    key_path, certificate_path = Path(directory) / KEY_FILE, Path(directory) / CERTIFICATE_FILE
+    certificate = _parse_certificate(_read(certificate_path), str(certificate_path))
+    key_pem = _read(key_path)
+    if os.name == "posix" and stat.S_IMODE(key_path.stat().st_mode) & 0o077:
+        raise ConfigError(
+            explain(
+                "a private key can be read by other users of this machine",
+                where=str(key_path),
+                fix=f"chmod 600 {key_path}; if others may have read it, make a new identity",
+            )
+        )
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError) as error:
+        # The error of the parser is not passed on: its text could quote the file.
+        raise ConfigError(
+            explain(f"not a usable private key ({type(error).__name__})", where=str(key_path), fix="restore the file")
+        ) from None
+    if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
+        raise ConfigError(
+            explain(
+                "the private key does not belong to the certificate",
+                where=str(directory),
+                fix="keep the two files that were made together",
+            )
+        )
+    return Identity(_common_name(certificate), certificate_path, key_path, fingerprint(certificate))
+
+
+def fingerprint(certificate: x509.Certificate | bytes) -> str:
+    """'sha256:' and 64 hexadecimal digits, of a certificate or of its DER bytes."""
+    der = certificate if isinstance(certificate, bytes) else certificate.public_bytes(serialization.Encoding.DER)
+    return "sha256:" + hashlib.sha256(der).hexdigest()
+
+
+def load_config(path: str | Path, *, require_certificates: bool = True) -> PartiesConfig:
+    """Read a party file. Raises ConfigError that names the file and, where possible, the line.
+
+    Without `require_certificates` entries may lack one; such a configuration only works for plain links on one host.
+    """
+    path = Path(path)
+    text = _read(path).decode("utf-8", errors="replace")
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(explain("a party file is not valid TOML", where=str(path), why=str(error))) from None
+    return _Reader(path, text, require_certificates).config(tables)
+
+
+def plain_config(
+    addresses: Mapping[str, str], *, dealer: str = "", timeouts: Timeouts | None = None
+) -> PartiesConfig:
+    """A configuration without certificates, for links inside one host. `addresses`: 'host:port' by party name."""
+    reader = _Reader(Path("plain_config()"), "", False)
+    return PartiesConfig(
+        {name: reader.entry(name, {"address": address}, "parties." + name) for name, address in addresses.items()},
+        reader.entry(DEALER, {"address": dealer}, DEALER) if dealer else None,
+        timeouts=timeouts or Timeouts(),
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns the tables of one file into configuration objects; its errors say which line."""
+
+    path: Path
+    text: str
+    require_certificates: bool
+
+    def config(self, tables: dict[str, Any]) -> PartiesConfig:
+        self.only(tables, ("parties", "dealer", "me", "timeouts"), "")
+        parties = {name: self.entry(name, self.table(t, f"parties.{name}"), f"parties.{name}")
+                   for name, t in self.table(tables.get("parties", {}), "parties").items()}  # fmt: skip
+        if len(parties) < 2:
+            raise self.error("a party file needs at least two parties", "", f"it lists {len(parties)}", "add [parties.NAME]")
+        if DEALER in parties:
+            raise self.error("no party can be called 'dealer'", "parties.dealer", "", "use [dealer], or another name")
+        dealer = self.entry(DEALER, self.table(tables["dealer"], "dealer"), "dealer") if "dealer" in tables else None
+        self.no_duplicates([*parties.values(), *([dealer] if dealer else [])])
+        me = self.table(tables.get("me", {}), "me")
+        self.only(me, ("identity", "listen"), "me")
+        times = self.table(tables.get("timeouts", {}), "timeouts")
+        self.only(times, ("connect_s", "receive_s"), "timeouts")
+        for key, value in times.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+                raise self.error(f"{key} = {value!r} is not a number of seconds", "timeouts", "", "use, for example, 30", key)
+        identity = self.text_of(me, "identity", "me", "")
+        listen = self.text_of(me, "listen", "me", "")
+        return PartiesConfig(
+            parties,
+            dealer,
+            self.path.parent / identity if identity else None,
+            self.address(listen, "me", "listen") if listen else None,
+            Timeouts(**{key: float(value) for key, value in times.items()}),
+            self.path,
+        )
+
+    def entry(self, name: str, table: dict[str, Any], where: str) -> Entry:
+        self.only(table, ("address", "certificate", "certificate_pem", "fingerprint"), where)
+        if not _NAME.fullmatch(name):
+            raise self.error(f"{name!r} cannot be a party's name", where, "", "use letters, digits, '-' and '_'")
+        host, port = self.address(self.text_of(table, "address", where), where, "address")
+        pem = self.text_of(table, "certificate_pem", where, "")
+        file = self.text_of(table, "certificate", where, "")
+        if pem and file:
+            raise self.error("both certificate and certificate_pem are given", where, "", "keep one", "certificate_pem")
+        if file:
+            pem = _read(self.path.parent / file).decode("ascii", errors="replace")
+        claimed = self.text_of(table, "fingerprint", where, "")
+        if not pem:
+            if self.require_certificates:
+                fix = "ask that party for its certificate file and check its fingerprint with them by telephone"
+                raise self.error(f"no certificate is given for {name!r}", where, "links are authenticated by it", fix)
+            return Entry(name, host, port)
+        certificate = _parse_certificate(pem.encode(), file or f"{self.path}, [{where}]")
+        found = fingerprint(certificate)
+        if claimed and claimed.lower() != found:
+            why = f"the certificate has {found}, the file says {claimed}"
+            fix = "one of the two was replaced: ask that party which fingerprint is right"
+            raise self.error(f"the certificate of {name!r} is not the expected one", where, why, fix, "fingerprint")
+        if _common_name(certificate) != name:
+            why = f"the certificate was made for {_common_name(certificate)!r}"
+            raise self.error(f"the certificate of {name!r} is of another party", where, why, "use that name, or its file")
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return Entry(name, host, port, pem, found)
+
+    def address(self, text: str, where: str, key: str) -> tuple[str, int]:
+        host, colon, port = text.rpartition(":")
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise self.error(f"{text!r} is not an address", where, "", "write host:port, or [IPv6]:port", key)
+        return host, int(port)
+
+    def no_duplicates(self, entries: list[Entry]) -> None:
+        for position, entry in enumerate(entries):
+            for other in entries[:position]:
+                section = DEALER if entry.name == DEALER else f"parties.{entry.name}"
+                if entry.address == other.address:
+                    what = f"{other.name!r} and {entry.name!r} have the same address {entry.address}"
+                    raise self.error(what, section, "", "give each party an address of its own", "address")
+                if entry.fingerprint and entry.fingerprint == other.fingerprint:
+                    what = f"{other.name!r} and {entry.name!r} have the same certificate"
+                    raise self.error(what, section, "", "give each party an identity of its own")
+
+    def table(self, value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.error(f"{where} is not a table", where, "", f"write [{where}] and its keys below it")
+        return value
+
+    def text_of(self, table: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+        value = table.get(key, default)
+        if not isinstance(value, str):
+            what = f"{key} is missing" if value is None else f"{key} is not a text"
+            raise self.error(what, where, "", f'write {key} = "..."', key)
+        return value
+
+    def only(self, table: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+        for key in table:
+            if key not in keys:
+                raise self.error(f"{key!r} is not a known key", where, f"known are {', '.join(keys)}", "remove it", key)
+
+    def error(self, what: str, section: str, why: str, fix: str, key: str = "") -> ConfigError:
+        line = self.line(section, key)
+        where = f"{self.path}{f', line {line}' if line else ''}{f', [{section}]' if section else ''}"
+        return ConfigError(explain(what, where=where, why=why, fix=fix))
+
+    def line(self, section: str, key: str) -> int:
+        """The line of a key in a section, or of the section, counted from 1; 0 if it is written in another way."""
+        start, inside = 0, not section
+        for number, line in enumerate(self.text.splitlines(), 1):
+            heading = re.match(r"\s*\[([^\[\]]+)\]", line)
+            if heading:
+                inside = heading[1].strip() == section
+                start = number if inside else start
+                if not section and heading[1].strip().split(".")[0] == key:
+                    return number
+            elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return number
+        return start
+
+
+def _self_signed(name: str, key: Ed25519PrivateKey) -> x509.Certificate:
+    common_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(common_name)
+        .issuer_name(common_name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))  # the clocks of the parties may differ
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    )
+    return builder.sign(key, None)
+
+
+def _parse_certificate(pem: bytes, where: str) -> x509.Certificate:
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+        if len(certificates) != 1:
+            raise ValueError(f"it holds {len(certificates)} certificates, expected 1")
+        return certificates[0]
+    except ValueError as error:
+        raise ConfigError(
+            explain("not a certificate", where=where, why=str(error), fix=f"use a party's {CERTIFICATE_FILE}")
+        ) from None
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
+def _public_bytes(key: Any) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(explain("a file cannot be read", where=str(path), why=error.strerror or str(error))) from None
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a new file whole or not at all, and never over another."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, path)  # unlike a rename, fails if the name is taken
+    except FileExistsError:
+        raise _exists(path) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _exists(path: Path) -> ConfigError:
+    return ConfigError(
+        explain(
+            "there is an identity already",
+            where=str(path),
+            why="overwriting it would lock that party out of its sessions",
+            fix="choose another folder, or move this one away",
+        )
+    )
