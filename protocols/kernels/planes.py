@@ -66,7 +66,7 @@ def thermometer(lam: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     if kernels is None:
         return twins.thermometer(lam.view(-1), low_bits, shift)
     out = torch.empty((digits, lam.numel()), dtype=torch.int16)
-    kernels.thermometer(out.data_ptr(), lam.data_ptr(), lam.numel(), low_bits, shift)
+    kernels.thermometer(out.data_ptr(), lam.data_ptr(), lam.numel(), low_bits, shift, torch.get_num_threads())
     return out
 
 
@@ -89,7 +89,7 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     if kernels is None:
         return twins.leaves(m.view(-1), therm.view(digits, n), low_bits, shift)
     out = torch.empty((2 * digits - 1, (n + 63) >> 6), dtype=torch.int64)
-    kernels.leaves(out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift)
+    kernels.leaves(out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift, torch.get_num_threads())
     return out
 
 

@@ -6,7 +6,7 @@ sections 3 and 5; m is the opened masked value, x = m - lam.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from protocols.kernels import twins
 from protocols.kernels.checks import CONTIGUOUS, fraction, plane, ring, same_size
@@ -25,7 +25,7 @@ def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
     if kernels is None:
         return twins.deal_truncation(lam, f)
     a, k = _like(lam), _like(lam)
-    kernels.deal_truncation(a.data_ptr(), k.data_ptr(), lam.data_ptr(), lam.numel(), f)
+    kernels.deal_truncation(a.data_ptr(), k.data_ptr(), lam.data_ptr(), lam.numel(), f, get_num_threads())
     return a, k
 
 
@@ -43,7 +43,7 @@ def truncate(m: Tensor, a: Tensor, k: Tensor, f: int, first: bool) -> Tensor:
     if kernels is None:
         return twins.truncate(m, a.view(m.shape), k.view(m.shape), f, first)
     out = _like(m)
-    kernels.truncate(out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), n, f, first)
+    kernels.truncate(out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), n, f, first, get_num_threads())
     return out
 
 
@@ -56,7 +56,7 @@ def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
     if kernels is None:
         return twins.bit_times(words, v, n)
     out = torch.empty(n, dtype=torch.int64) if v is None else _like(v)
-    kernels.bit_times(out.data_ptr(), words.data_ptr(), 0 if v is None else v.data_ptr(), n)
+    kernels.bit_times(out.data_ptr(), words.data_ptr(), 0 if v is None else v.data_ptr(), n, get_num_threads())
     return out
 
 
@@ -78,7 +78,7 @@ def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: 
     out = _like(m)
     kernels.select(
         out.data_ptr(), bhat.data_ptr(), m.data_ptr(), 0 if lam is None else lam.data_ptr(), beta.data_ptr(),
-        beta_lam.data_ptr(), n, first,
+        beta_lam.data_ptr(), n, first, get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -104,7 +104,7 @@ def select_truncated(
     out = _like(m)
     kernels.select_truncated(
         out.data_ptr(), bhat.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), b.data_ptr(), ba.data_ptr(),
-        bk.data_ptr(), n, f, first,
+        bk.data_ptr(), n, f, first, get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -117,7 +117,7 @@ def bit_to_ring(bhat: Tensor, beta: Tensor, first: bool) -> Tensor:
     if kernels is None:
         return twins.bit_to_ring(bhat, beta, first)
     out = _like(beta)
-    kernels.bit_to_ring(out.data_ptr(), bhat.data_ptr(), beta.data_ptr(), beta.numel(), first)
+    kernels.bit_to_ring(out.data_ptr(), bhat.data_ptr(), beta.data_ptr(), beta.numel(), first, get_num_threads())
     return out
 
 
@@ -130,7 +130,7 @@ def encode(x: Tensor, frac_bits: int) -> Tensor:
         return twins.encode(x, frac_bits)
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=torch.int64)
-    kernels.encode(out.data_ptr(), x.data_ptr(), x.numel(), x.dtype is torch.float64, 2.0**frac_bits)
+    kernels.encode(out.data_ptr(), x.data_ptr(), x.numel(), x.dtype is torch.float64, 2.0**frac_bits, get_num_threads())
     return out
 
 
@@ -141,5 +141,5 @@ def decode(x: Tensor, frac_bits: int) -> Tensor:
     if kernels is None:
         return twins.decode(x, frac_bits)
     out = torch.empty(x.shape, dtype=torch.float32)
-    kernels.decode(out.data_ptr(), x.data_ptr(), x.numel(), 2.0**-frac_bits)
+    kernels.decode(out.data_ptr(), x.data_ptr(), x.numel(), 2.0**-frac_bits, get_num_threads())
     return out

@@ -5,7 +5,7 @@ the plane is bit e % 64 of word e // 64; bits beyond N mean nothing. Arguments a
 of `protocols.kernels` check them before either the twin or the native kernel runs.
 """
 
-from functools import lru_cache, reduce
+from functools import cache, reduce
 from itertools import combinations
 
 import torch
@@ -183,7 +183,7 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     return pack_bits(torch.cat((planes[:1], planes[2:])))
 
 
-@lru_cache(maxsize=None)
+@cache
 def product_sets(k: int, with_eq: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Which input planes each product multiplies: the products of LT, then (if asked for) the one of EQ."""
     lt = [2 * j if with_eq else max(2 * j - 1, 0) for j in range(k)]
@@ -192,7 +192,7 @@ def product_sets(k: int, with_eq: bool) -> tuple[tuple[tuple[int, ...], ...], ..
     return (less, (tuple(eq),)) if with_eq else (less,)
 
 
-@lru_cache(maxsize=None)
+@cache
 def monomial_sets(k: int, with_eq: bool) -> tuple[tuple[int, ...], ...]:
     """The sets of two or more input planes whose mask products `combine` needs.
 

@@ -1,0 +1,150 @@
+// Python names for the kernels. Arguments are addresses and sizes that the Python wrappers have checked; the
+// interpreter lock is released while a kernel runs. Compiled once per instruction set (KERNELS_MODULE).
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+
+#include "chacha20.hpp"
+#include "conv.hpp"
+#include "gemm.hpp"
+#include "planes.hpp"
+#include "pointwise.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace kernels;
+using Address = std::uintptr_t;
+using Sizes = std::vector<i64>;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+u64* words(Address address) { return at<u64>(address); }
+
+#if defined(__x86_64__)
+std::vector<std::string> cpu_features() {
+  std::vector<std::string> found;
+  __builtin_cpu_init();
+#define KERNELS_FEATURE(name) \
+  if (__builtin_cpu_supports(name)) found.emplace_back(name)
+  KERNELS_FEATURE("avx2");
+  KERNELS_FEATURE("fma");
+  KERNELS_FEATURE("bmi");
+  KERNELS_FEATURE("bmi2");
+  KERNELS_FEATURE("avx512f");
+  KERNELS_FEATURE("avx512bw");
+  KERNELS_FEATURE("avx512cd");
+  KERNELS_FEATURE("avx512dq");
+  KERNELS_FEATURE("avx512vl");
+#undef KERNELS_FEATURE
+  return found;
+}
+#else
+std::vector<std::string> cpu_features() { return {}; }
+#endif
+
+void py_chacha20(Address out, i64 bytes, const py::bytes& key, const py::bytes& nonce, int mode, int lane_bytes,
+                 u32 offset, int threads) {
+  const char* k = PyBytes_AS_STRING(key.ptr());
+  const char* n = PyBytes_AS_STRING(nonce.ptr());
+  py::gil_scoped_release release;
+  chacha20(at<u8>(out), bytes, k, n, mode, lane_bytes, offset, threads);
+}
+
+// Batches: `batch` sizes, with the strides of a and b along them (0 where one is shared); out is contiguous.
+void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a_row, i64 a_column, i64 b_row,
+               i64 b_column, int mode, const Sizes& batch, const Sizes& a_strides, const Sizes& b_strides, int threads) {
+  py::gil_scoped_release release;
+  i64 count = 1;
+  for (const i64 size : batch) count *= size;
+  const auto one = [&](i64 index, int share) {
+    i64 a_at = 0, b_at = 0, rest = index;
+    for (std::size_t d = batch.size(); d-- > 0; rest /= batch[d]) {
+      a_at += rest % batch[d] * a_strides[d];
+      b_at += rest % batch[d] * b_strides[d];
+    }
+    const Output target{words(out) + index * m * n, n, std::max<i64>(n, 1), 0, static_cast<Store>(mode)};
+    product(m, n, depth, {words(a) + a_at, a_row, a_column}, {words(b) + b_at, b_row, b_column}, target, share);
+  };
+  if (count < threads) {
+    for (i64 i = 0; i < count; ++i) one(i, threads);
+    return;
+  }
+  const int share = threads_for(count * m * n * depth, kProductsPerMillisecond, threads);
+  parallel(count, 1, share, [&](i64 begin, i64 end) {
+    for (i64 i = begin; i < end; ++i) one(i, 1);
+  });
+}
+
+void py_conv2d(Address out, Address x, Address w, const std::array<i64, 16>& s, int mode, int threads) {
+  const ConvShape shape{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15]};
+  py::gil_scoped_release release;
+  conv2d(words(out), words(x), words(w), shape, static_cast<Store>(mode), threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(KERNELS_MODULE, m) {
+  m.doc() = "Ring kernels compiled for one instruction set; use them through protocols.kernels.";
+  const auto free_running = py::call_guard<py::gil_scoped_release>();
+
+  m.def("cpu_features", &cpu_features);
+  m.def("chacha20", &py_chacha20);
+  m.def("matmul", &py_matmul);
+  m.def("conv2d", &py_conv2d);
+
+  m.def("pack_bits", [](Address out, Address bits, i64 n) { pack_bits(words(out), at<u8>(bits), n); }, free_running);
+  m.def("unpack_bits", [](Address out, Address bits, i64 n) { unpack_bits(at<u8>(out), words(bits), n); }, free_running);
+  m.def("bit_plane", [](Address out, Address x, i64 n, int bit) { bit_plane(words(out), words(x), n, bit); }, free_running);
+  m.def("thermometer", [](Address out, Address lam, i64 n, int low_bits, int shift, int threads) {
+    thermometer(at<u16>(out), words(lam), n, low_bits, shift, threads);
+  }, free_running);
+  m.def("leaves", [](Address out, Address x, Address therm, i64 n, int low_bits, int shift, int threads) {
+    leaves(words(out), words(x), at<u16>(therm), n, low_bits, shift, threads);
+  }, free_running);
+  m.def("monomials", [](Address out, Address masks, i64 count, int k, bool with_eq) {
+    monomials(words(out), words(masks), count, k, with_eq);
+  }, free_running);
+  m.def("combine", [](Address out, Address opened, Address masks, Address products, i64 count, int k, bool with_eq,
+                      bool first) {
+    combine(words(out), words(opened), words(masks), words(products), count, k, with_eq, first);
+  }, free_running);
+
+  m.def("deal_truncation", [](Address a, Address k, Address lam, i64 n, int f, int threads) {
+    deal_truncation(words(a), words(k), words(lam), n, f, threads);
+  }, free_running);
+  m.def("truncate", [](Address out, Address x, Address a, Address k, i64 n, int f, bool first, int threads) {
+    truncate(words(out), words(x), words(a), words(k), n, f, first, threads);
+  }, free_running);
+  m.def("bit_times", [](Address out, Address bits, Address v, i64 n, int threads) {
+    bit_times(words(out), words(bits), words(v), n, threads);
+  }, free_running);
+  m.def("select", [](Address out, Address bhat, Address x, Address lam, Address beta, Address beta_lam, i64 n, bool first,
+                     int threads) {
+    select(words(out), words(bhat), words(x), words(lam), words(beta), words(beta_lam), n, first, threads);
+  }, free_running);
+  m.def("select_truncated", [](Address out, Address bhat, Address x, Address a, Address k, Address b, Address ba,
+                               Address bk, i64 n, int f, bool first, int threads) {
+    select_truncated(words(out), words(bhat), words(x), words(a), words(k), words(b), words(ba), words(bk), n, f, first,
+                     threads);
+  }, free_running);
+  m.def("bit_to_ring", [](Address out, Address bhat, Address beta, i64 n, bool first, int threads) {
+    bit_to_ring(words(out), words(bhat), words(beta), n, first, threads);
+  }, free_running);
+  m.def("encode", [](Address out, Address x, i64 n, bool wide, double scale, int threads) {
+    if (wide) {
+      encode(at<i64>(out), at<double>(x), n, scale, threads);
+    } else {
+      encode(at<i64>(out), at<float>(x), n, scale, threads);
+    }
+  }, free_running);
+  m.def("decode", [](Address out, Address x, i64 n, double scale, int threads) {
+    decode(at<float>(out), at<i64>(x), n, scale, threads);
+  }, free_running);
+}

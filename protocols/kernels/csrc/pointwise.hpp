@@ -1,0 +1,128 @@
+// Truncation, selection and fixed point. Loops over blocks of 64 elements, one word of packed bits each.
+#pragma once
+
+#include <cmath>
+
+#include "common.hpp"
+
+namespace kernels {
+
+constexpr i64 kValuesPerMillisecond = i64(1) << 19;
+
+// body(begin, end) on slices that start at a multiple of 64.
+template <class Body>
+inline void over(i64 n, int threads, const Body& body) {
+  parallel(n, 64, threads_for(n, kValuesPerMillisecond, threads), body);
+}
+
+// body(e, bit of e) for begin <= e < end.
+template <class Body>
+inline __attribute__((always_inline)) void with_bits(const u64* words, i64 begin, i64 end, const Body& body) {
+  i64 e = begin;
+  for (; e + 64 <= end; e += 64) {
+    const u64 word = words[e / 64];
+    for (int l = 0; l < 64; ++l) body(e + l, (word >> l) & 1);
+  }
+  for (; e < end; ++e) body(e, (words[e / 64] >> (e % 64)) & 1);
+}
+
+// What everybody knows of x >> f: m' >> f - 2^(62-f), and whether the top bit of m' is clear, for m' = m + 2^62.
+struct Shifted {
+  u64 value, clear;
+};
+
+inline __attribute__((always_inline)) Shifted shifted(u64 m, int f) {
+  const u64 raised = m + (u64(1) << 62);
+  return {(raised >> f) - (u64(1) << (62 - f)), (raised >> 63) ^ 1};
+}
+
+// With clear in {0, 1}: clear * v without a multiplication.
+inline __attribute__((always_inline)) u64 when(u64 clear, u64 v) { return (u64(0) - clear) & v; }
+
+// (1 - 2 bit) * v.
+inline __attribute__((always_inline)) u64 negate_if(u64 bit, u64 v) { return (v ^ (u64(0) - bit)) + bit; }
+
+inline void deal_truncation(u64* __restrict a, u64* __restrict k, const u64* __restrict lam, i64 n, int f, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    const int up = f == 0 ? 0 : 64 - f;
+    const u64 keep = f == 0 ? 0 : ~u64(0);
+    for (i64 e = begin; e < end; ++e) {
+      a[e] = lam[e] >> f;
+      k[e] = ((lam[e] >> 63) << up) & keep;
+    }
+  });
+}
+
+inline void truncate(u64* __restrict out, const u64* __restrict m, const u64* __restrict a, const u64* __restrict k,
+                     i64 n, int f, bool first, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    const u64 mine = first ? ~u64(0) : u64(0);
+    for (i64 e = begin; e < end; ++e) {
+      const Shifted p = shifted(m[e], f);
+      out[e] = (p.value & mine) - a[e] + when(p.clear, k[e]);
+    }
+  });
+}
+
+inline void bit_times(u64* __restrict out, const u64* __restrict words, const u64* __restrict v, i64 n, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    if (v == nullptr) {
+      with_bits(words, begin, end, [=](i64 e, u64 bit) { out[e] = bit; });
+    } else {
+      with_bits(words, begin, end, [=](i64 e, u64 bit) { out[e] = when(bit, v[e]); });
+    }
+  });
+}
+
+inline void select(u64* __restrict out, const u64* __restrict bhat, const u64* __restrict m, const u64* __restrict lam,
+                   const u64* __restrict beta, const u64* __restrict beta_lam, i64 n, bool first, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    const u64 mine = first ? ~u64(0) : u64(0);
+    if (lam == nullptr) {
+      with_bits(bhat, begin, end, [=](i64 e, u64 bit) {
+        out[e] = when(bit, m[e] & mine) + negate_if(bit, m[e] * beta[e] - beta_lam[e]);
+      });
+    } else {
+      with_bits(bhat, begin, end, [=](i64 e, u64 bit) {
+        out[e] = when(bit, (m[e] & mine) - lam[e]) + negate_if(bit, m[e] * beta[e] - beta_lam[e]);
+      });
+    }
+  });
+}
+
+inline void select_truncated(u64* __restrict out, const u64* __restrict bhat, const u64* __restrict m,
+                             const u64* __restrict a, const u64* __restrict k, const u64* __restrict b,
+                             const u64* __restrict ba, const u64* __restrict bk, i64 n, int f, bool first, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    const u64 mine = first ? ~u64(0) : u64(0);
+    with_bits(bhat, begin, end, [=](i64 e, u64 bit) {
+      const Shifted p = shifted(m[e], f);
+      const u64 own = (p.value & mine) - a[e] + when(p.clear, k[e]);
+      const u64 other = p.value * b[e] - ba[e] + when(p.clear, bk[e]);
+      out[e] = when(bit, own) + negate_if(bit, other);
+    });
+  });
+}
+
+inline void bit_to_ring(u64* __restrict out, const u64* __restrict bhat, const u64* __restrict beta, i64 n, bool first,
+                        int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    const u64 mine = first ? 1 : 0;
+    with_bits(bhat, begin, end, [=](i64 e, u64 bit) { out[e] = (bit & mine) + negate_if(bit, beta[e]); });
+  });
+}
+
+template <class Real>
+inline void encode(i64* __restrict out, const Real* __restrict x, i64 n, double scale, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    for (i64 e = begin; e < end; ++e) out[e] = static_cast<i64>(std::nearbyint(static_cast<double>(x[e]) * scale));
+  });
+}
+
+inline void decode(float* __restrict out, const i64* __restrict x, i64 n, double scale, int threads) {
+  over(n, threads, [=](i64 begin, i64 end) {
+    for (i64 e = begin; e < end; ++e) out[e] = static_cast<float>(static_cast<double>(x[e]) * scale);
+  });
+}
+
+}  // namespace kernels
