@@ -34,8 +34,13 @@ def explain(what: str, *, where: str = "", why: str = "", fix: str = "") -> str:
     return "\n".join(lines)
 
 
-def summary(error: Exception) -> str:
-    """What an error says happened and where, in one line, to tell other parties."""
+def summary(error: BaseException) -> str:
+    """What an error says happened and where, in one line, to tell other parties.
+
+    Of errors that are not ours only the kind is told: their texts may hold data.
+    """
+    if not isinstance(error, SecureModelError):
+        return f"it was stopped by {type(error).__name__}"
     if isinstance(error, PeerAborted):
         return f"party {error.party!r} stopped the session: {error.reason}"
     lines = str(error).splitlines() or [type(error).__name__]

@@ -31,6 +31,7 @@ class Channel(ABC):
         self._rounds = 0
         self._counters = {peer: LinkCounter() for peer in self.peers}
         self._closed = ""
+        self._begun = False
 
     @property
     def stats(self) -> ChannelStats:
@@ -53,27 +54,43 @@ class Channel(ABC):
         self._check_usable((*sends, *receives))
         if sends or receives:
             self._rounds += 1
-        self._begin(label, sends, {peer: Expected(label, nbytes) for peer, nbytes in receives.items()})
+        self._start(label, sends, {peer: Expected(label, nbytes) for peer, nbytes in receives.items()})
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Second half of `exchange`: wait until everything was sent and received."""
+        self._begun = False
         try:
             return self._finish()
-        except ProtocolError as error:
+        except BaseException as error:  # also an interrupt: the peers must not be left waiting
             self.abort(summary(error))
             raise
 
     def send(self, peer: str, label: Label, buffers: Sequence[Buffer]) -> None:
         """Send one message, not counted as a round. Returns when the buffers may be reused. Raises PeerError."""
         self._check_usable((peer,))
-        self._begin(label, {peer: buffers}, {})
+        self._start(label, {peer: buffers}, {})
         self.finish()
 
     def receive(self, peer: str, label: Label, nbytes: int | None = None, *, max_bytes: int = 0) -> torch.Tensor:
         """Receive one message of exactly `nbytes`, or of at most `max_bytes`; not counted as a round. Raises PeerError."""
         self._check_usable((peer,))
-        self._begin(label, {}, {peer: Expected(label, max_bytes if nbytes is None else nbytes, nbytes is not None)})
+        self._start(label, {}, {peer: Expected(label, max_bytes if nbytes is None else nbytes, nbytes is not None)})
         return self.finish()[peer]
+
+    def _start(self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, Expected]) -> None:
+        if self._begun:
+            raise ProtocolError(
+                explain(
+                    f"party {self.me!r} began {label} before it finished its previous round",
+                    fix="call finish() after every begin()",
+                )
+            )
+        self._begun = True
+        try:
+            self._begin(label, sends, receives)
+        except BaseException as error:  # also an interrupt: the peers must not be left waiting
+            self.abort(summary(error))
+            raise
 
     @abstractmethod
     def abort(self, reason: str) -> None:

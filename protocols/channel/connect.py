@@ -143,9 +143,8 @@ class _Meeting:
                 self._links[result[0]] = result[1]
             return dict(self._links)
         except BaseException as error:
-            reason = summary(error) if isinstance(error, SecureModelError) else "it was interrupted"
             for link in self._links.values():
-                link.abort(reason)
+                link.abort(summary(error))
             raise
         finally:
             with self._lock:

@@ -95,7 +95,7 @@ class Link:
         self._pump = self._pump or Pump([self])
         try:
             self._pump.run(timeout_s)
-        except ProtocolError as error:
+        except BaseException as error:  # also an interrupt: the peer must not be left waiting
             self.abort(summary(error))
             raise
 
@@ -134,6 +134,11 @@ class Link:
     def busy(self) -> bool:
         """Whether something is still to be sent or received."""
         return bool(self._outbox) or self._expected is not None or self._write_error is not None
+
+    def flush(self) -> None:
+        """Send what can be sent now, without waiting and without receiving."""
+        if self._outbox:
+            self._push()
 
     def step(self) -> bool:
         """Send and receive what is possible now; true if it stopped only to let other links have a turn."""

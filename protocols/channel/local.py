@@ -25,7 +25,7 @@ from protocols.channel.frame import (
     parse_header,
 )
 from protocols.channel.stats import LinkCounter
-from protocols.errors import PeerAborted, PeerDied, PeerStalled, ProtocolError, explain
+from protocols.errors import PeerAborted, PeerDied, PeerStalled, explain
 
 
 class _Hub:
@@ -111,22 +111,15 @@ class LocalChannel(Channel):
         super().__init__(me, peers, session)
         self._hub = hub
         self._lanes = {peer: _Lane(hub, me, peer, self._counters[peer]) for peer in peers}
-        self._waiting: dict[str, Expected] | None = None
+        self._waiting: dict[str, Expected] = {}
 
     def _begin(self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, Expected]) -> None:
-        if self._waiting is not None:
-            raise ProtocolError(
-                explain(
-                    f"party {self.me!r} began {label} before it finished its previous round",
-                    fix="call finish() after every begin()",
-                )
-            )
         for peer, buffers in sends.items():
             self._lanes[peer].post(label, buffers)
         self._waiting = dict(receives)
 
     def _finish(self) -> dict[str, torch.Tensor]:
-        waiting, self._waiting = self._waiting or {}, None
+        waiting, self._waiting = self._waiting, {}
         return {peer: self._lanes[peer].take(expected)[1] for peer, expected in waiting.items()}
 
     def abort(self, reason: str) -> None:

@@ -9,7 +9,6 @@ from protocols.channel.base import Channel
 from protocols.channel.buffers import Buffer
 from protocols.channel.frame import Expected, Label, Purpose
 from protocols.channel.link import Link, Pump, say_goodbye
-from protocols.errors import ProtocolError, explain
 
 
 class TcpChannel(Channel):
@@ -20,25 +19,19 @@ class TcpChannel(Channel):
         self._links = dict(links)
         self._counters = {peer: link.counter for peer, link in links.items()}
         self._pump = Pump(list(links.values()))
-        self._receiving: list[str] | None = None
+        self._receiving: list[str] = []
 
     def _begin(self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, Expected]) -> None:
-        if self._receiving is not None:
-            raise ProtocolError(
-                explain(
-                    f"party {self.me!r} began {label} before it finished its previous round",
-                    fix="call finish() after every begin()",
-                )
-            )
         self._receiving = list(receives)
         for peer, expected in receives.items():
             self._links[peer].expect(expected)
         for peer, buffers in sends.items():
             self._links[peer].post(label, buffers)
-            self._links[peer].step()
+        for peer in sends:
+            self._links[peer].flush()
 
     def _finish(self) -> dict[str, torch.Tensor]:
-        peers, self._receiving = self._receiving or [], None
+        peers, self._receiving = self._receiving, []
         self._pump.run()
         return {peer: self._links[peer].take()[1] for peer in peers}
 

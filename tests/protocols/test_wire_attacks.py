@@ -1,0 +1,534 @@
+"""Peers that misbehave on the wire: each attack ends in the right error, naming the peer, within the time limit.
+
+The victim is an ordinary channel or link. The attacker is a party with a valid identity that writes raw bytes after
+a proper HELLO, or somebody without one who tries to be let in.
+"""
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from protocols.channel import Channel, Label, Link, Purpose, connect, dial, listen_for
+from protocols.channel import link as link_module
+from protocols.channel.connect import _HELLO, _HELLO_LAYOUT
+from protocols.channel.frame import pack_header
+from protocols.channel.testing import free_addresses, loopback_parties, run_together
+from protocols.channel.tls import client_context, server_context
+from protocols.errors import (
+    BadFrame,
+    ConfigError,
+    IdentityError,
+    InputError,
+    Mismatch,
+    PeerAborted,
+    PeerAbsent,
+    PeerDied,
+    PeerError,
+    PeerStalled,
+    ProtocolError,
+)
+from protocols.identity import Entry, Identity, PartiesConfig, Timeouts, create, plain_config
+
+OPEN = Label(3, 7, Purpose.OPEN)
+TIMEOUTS = Timeouts(connect_s=3, receive_s=0.5)
+LIMIT_S = 4.0
+
+
+@pytest.fixture(autouse=True)
+def short_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "_GOODBYE_S", 0.2)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Channel, Link]]:
+    """Victim 'b', which accepted attacker 'a'."""
+    if request.param == "plain":
+        first, second = free_addresses(2)
+        config, ids, plain = plain_config({"a": first, "b": second}, timeouts=TIMEOUTS), {}, True
+    else:
+        (config, ids), plain = loopback_parties(("a", "b"), tmp_path, timeouts=TIMEOUTS), False
+    made = run_together(
+        {
+            "victim": lambda: connect("b", config, ids.get("b"), insecure_plain=plain),
+            "attacker": lambda: dial("a", "b", config, ids.get("a"), insecure_plain=plain),
+        }
+    )
+    yield made["victim"], made["attacker"]
+    for end in made.values():
+        end.abort("test over")
+
+
+def write(attacker: Link, data: bytes) -> None:
+    attacker._sock.settimeout(5)
+    attacker._sock.sendall(data)
+
+
+def frame(payload: bytes, *, sequence: int = 1, label: Label = OPEN, length: int | None = None) -> bytes:
+    """A frame as the attacker makes it; its HELLO was number 0."""
+    return pack_header(sequence, label, len(payload) if length is None else length) + payload
+
+
+def expect_error(kind: type[PeerError], party: str, action: Callable[[], object], *parts: str) -> PeerError:
+    start = time.monotonic()
+    with pytest.raises(kind) as caught:
+        action()
+    assert time.monotonic() - start < LIMIT_S
+    assert type(caught.value) is kind and caught.value.party == party
+    for part in (party, *parts):
+        assert part in str(caught.value)
+    return caught.value
+
+
+def test_the_attacker_could_also_behave(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+    write(attacker, frame(b"12345678") + frame(b"abc", sequence=2))
+    assert victim.receive("a", OPEN, 8).numpy().tobytes() == b"12345678"
+    assert victim.receive("a", OPEN, 3).numpy().tobytes() == b"abc"
+
+
+BAD_FRAMES = {
+    "too small": (frame(b"1234567"), ("too small", "8 bytes", "7")),
+    "too large": (frame(b"123456789"), ("too large", "8 bytes", "9")),
+    "absurdly large": (frame(b"12345678", length=2**63), ("too large", str(2**63))),
+    "out of order": (frame(b"12345678", sequence=2), ("number 2, expected number 1", "reordered")),
+    "replayed": (frame(b"12345678", sequence=0), ("number 0, expected number 1", "replayed")),
+    "other node": (frame(b"12345678", label=Label(3, 8, Purpose.OPEN)), ("node 8", "node 7")),
+    "other epoch": (frame(b"12345678", label=Label(4, 7, Purpose.OPEN)), ("epoch 4", "epoch 3")),
+    "other purpose": (frame(b"12345678", label=Label(3, 7, Purpose.REVEAL)), ("REVEAL", "OPEN")),
+    "unknown purpose": (frame(b"12345678", label=Label(3, 7, 77)), ("not a message of this protocol",)),
+    "second hello": (frame(b"12345678", label=Label(0, 0, Purpose.HELLO)), ("HELLO", "OPEN")),
+    "not a frame": (b"GET / HTTP/1.1\r\nHost: victim.example\r\n\r\n", ("not a message of this protocol",)),
+}
+
+
+@pytest.mark.parametrize("attack", BAD_FRAMES)
+def test_bad_frames(pair: tuple[Channel, Link], attack: str) -> None:
+    victim, attacker = pair
+    data, parts = BAD_FRAMES[attack]
+    write(attacker, data)
+    expect_error(BadFrame, "a", lambda: victim.receive("a", OPEN, 8), *parts)
+    with pytest.raises(PeerAborted) as told:  # and the attacker is told why
+        attacker.receive(OPEN, 1)
+    assert str(victim._closed).removeprefix("it was aborted: ") == told.value.reason
+
+
+def test_a_frame_recorded_and_sent_again(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+    write(attacker, 2 * frame(b"12345678"))
+    victim.receive("a", OPEN, 8)
+    expect_error(BadFrame, "a", lambda: victim.receive("a", OPEN, 8), "replayed")
+
+
+def test_a_frame_cut_short_swallows_no_later_frame(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+    write(attacker, frame(b"1234", length=8) + frame(b"12345678", sequence=2))
+    victim.receive("a", OPEN, 8)  # takes 4 bytes of the next header, which is then noticed
+    expect_error(BadFrame, "a", lambda: victim.receive("a", OPEN, 8), "cut short")
+
+
+def test_no_memory_is_reserved_for_what_the_peer_claims(
+    pair: tuple[Channel, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, attacker = pair
+    reserved = []
+    monkeypatch.setattr(link_module, "fresh", reserved.append)
+    write(attacker, frame(b"", length=1 << 40))
+    expect_error(BadFrame, "a", lambda: victim.receive("a", OPEN, max_bytes=1024), "too large")
+    assert reserved == []
+
+
+@pytest.mark.parametrize("sent", [0, 10, 32, 1000])
+def test_dies_in_the_middle_of_a_message(pair: tuple[Channel, Link], sent: int) -> None:
+    victim, attacker = pair
+    write(attacker, frame(bytes(5000))[:sent])
+    attacker._sock.close()
+    expect_error(PeerDied, "a", lambda: victim.receive("a", OPEN, 5000), "OPEN of node 7")
+
+
+def test_resets_while_much_is_sent_to_it(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+
+    def reset() -> None:
+        time.sleep(0.1)
+        attacker._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        attacker._sock.close()
+
+    threading.Thread(target=reset).start()
+    expect_error(PeerDied, "a", lambda: victim.exchange(OPEN, {"a": [bytes(64 << 20)]}, {}))
+
+
+def test_says_why_while_much_is_sent_to_it(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+    threading.Timer(0.1, lambda: attacker.abort("changed my mind")).start()
+    error = expect_error(PeerAborted, "a", lambda: victim.exchange(OPEN, {"a": [bytes(64 << 20)]}, {"a": 5}))
+    assert error.reason == "changed my mind"
+
+
+@pytest.mark.parametrize("sent", [0, 10, 32, 1000])
+def test_stalls_in_the_middle_of_a_message(pair: tuple[Channel, Link], sent: int) -> None:
+    victim, attacker = pair
+    write(attacker, frame(bytes(5000))[:sent])
+    expect_error(PeerStalled, "a", lambda: victim.receive("a", OPEN, 5000), "OPEN of node 7", "for 0.5 s")
+
+
+def test_never_reads(pair: tuple[Channel, Link]) -> None:
+    victim, _ = pair
+    expect_error(PeerStalled, "a", lambda: victim.exchange(OPEN, {"a": [bytes(64 << 20)]}, {}), "sending", "bytes left")
+
+
+def test_trickles(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+    stop = threading.Event()
+
+    def trickle() -> None:
+        data = iter(frame(bytes(5000)))
+        while not stop.wait(0.1):
+            try:
+                write(attacker, bytes([next(data)]))
+            except OSError:
+                return
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        expect_error(PeerStalled, "a", lambda: victim.receive("a", OPEN, 5000))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_reasons_are_short_and_printable(pair: tuple[Channel, Link]) -> None:
+    victim, attacker = pair
+    reason = "\x1b[2Jgot you\n" + "x" * 5000
+    write(attacker, frame(reason.encode(), label=Label(0, 0, Purpose.ABORT)))
+    error = expect_error(PeerAborted, "a", lambda: victim.receive("a", OPEN, 5), "got you")
+    assert error.reason.isprintable() and len(error.reason) <= 1024
+
+
+def test_a_third_party_is_told(tmp_path: Path) -> None:
+    """'a' attacks 'b' while 'c' waits for 'b' only: 'c' learns from 'b' what happened."""
+    config, ids = loopback_parties(("a", "b", "c"), tmp_path, timeouts=Timeouts(3, 4))
+
+    def attack() -> None:
+        made = connect("a", config, ids["a"])
+        write(made._links["b"], frame(b"x", label=Label(9, 9, Purpose.OPEN)))
+        time.sleep(1)
+
+    def exchange(me: str, peer: str) -> None:
+        connect(me, config, ids[me]).exchange(OPEN, {}, {peer: 8})
+
+    results = run_together({"a": attack, "b": lambda: exchange("b", "a"), "c": lambda: exchange("c", "b")})
+    assert type(results["b"]) is BadFrame and results["b"].party == "a"
+    assert type(results["c"]) is PeerAborted and results["c"].party == "b"
+    assert "'a' sent the wrong message" in results["c"].reason
+
+
+# Who is let in.
+
+
+class Scene:
+    """Two parties' configuration, and identities for whoever wants to be one of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config, self.ids = loopback_parties(("a", "b"), directory, timeouts=Timeouts(1.5, 0.5))
+        self.stranger = create("a", directory / "stranger")
+
+    def raw(self, address: Entry) -> socket.socket:
+        for _ in range(100):
+            try:
+                return socket.create_connection((address.host, address.port), timeout=3)
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+        raise TimeoutError("the victim does not listen")
+
+    def hello(self, name: str, digest: bytes | None = None, version: int = 1) -> bytes:
+        digest = self.config.roster_digest() if digest is None else digest
+        return frame(_HELLO_LAYOUT.pack(version, digest, os.urandom(32)) + name.encode(), sequence=0, label=_HELLO)
+
+    def tls(self, identity: Identity | None, **options: ssl.TLSVersion) -> ssl.SSLSocket:
+        """Dial victim 'b' with an identity of choice (or none), trusting anybody."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for option, value in options.items():
+            setattr(context, option, value)
+        if identity:
+            context.load_cert_chain(identity.certificate_path, identity.key_path)
+        return context.wrap_socket(self.raw(self.config.entry("b")))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def attack_listener(scene: Scene, attack: Callable[[], object]) -> tuple[BaseException, object]:
+    """What victim 'b', which listens for 'a', says about an attack, and how the attack ended."""
+    start = time.monotonic()
+    results = run_together({"b": lambda: connect("b", scene.config, scene.ids["b"]), "attack": attack})
+    assert time.monotonic() - start < LIMIT_S
+    assert isinstance(results["b"], PeerError), results["b"]
+    assert results["b"].party == "a"
+    return results["b"], results["attack"]
+
+
+def talk(sock: socket.socket, data: bytes) -> bytes:
+    """Send, then read until the other end closes; an alert is an exception."""
+    with sock:
+        sock.sendall(data)
+        received = b""
+        while part := sock.recv(4096):
+            received += part
+        return received
+
+
+def test_unpinned_client_certificate(scene: Scene) -> None:
+    error, attack = attack_listener(scene, lambda: talk(scene.tls(scene.stranger), scene.hello("a")))
+    assert type(error) is IdentityError and "certificate" in str(error) and "refused" in str(error)
+    assert isinstance(attack, ssl.SSLError) and "unknown ca" in str(attack).lower().replace("_", " ")
+
+
+def test_no_client_certificate(scene: Scene) -> None:
+    error, attack = attack_listener(scene, lambda: talk(scene.tls(None), scene.hello("a")))
+    assert type(error) is IdentityError and "certificate" in str(error)
+    assert isinstance(attack, ssl.SSLError)
+
+
+def test_a_stranger_does_not_keep_the_right_party_out(scene: Scene) -> None:
+    def attack_then_behave() -> Channel:
+        with pytest.raises(ssl.SSLError):
+            talk(scene.tls(scene.stranger), scene.hello("a"))
+        return connect("a", scene.config, scene.ids["a"])
+
+    made = run_together({"b": lambda: connect("b", scene.config, scene.ids["b"]), "a": attack_then_behave})
+    made["a"].send("b", OPEN, [b"hi"])
+    assert made["b"].receive("a", OPEN, 2).numpy().tobytes() == b"hi"
+    for channel in made.values():
+        channel.close()
+
+
+def test_connections_that_say_nothing_do_not_keep_the_right_party_out(scene: Scene) -> None:
+    def idle_then_behave() -> Channel:
+        idle = [scene.raw(scene.config.entry("b")) for _ in range(5)]
+        made = connect("a", scene.config, scene.ids["a"])
+        for sock in idle:
+            sock.close()
+        return made
+
+    made = run_together({"b": lambda: connect("b", scene.config, scene.ids["b"]), "a": idle_then_behave})
+    assert isinstance(made["b"], Channel) and isinstance(made["a"], Channel)
+    for channel in made.values():
+        channel.close()
+
+
+def test_right_certificate_but_another_partys_name(tmp_path: Path) -> None:
+    """Of three parties, 'b' dials 'c' with its own, pinned certificate and says that it is 'a'."""
+    config, ids = loopback_parties(("a", "b", "c"), tmp_path, timeouts=TIMEOUTS)
+    scene = Scene(tmp_path / "unused")
+    scene.config = config
+
+    def attack() -> None:
+        sock = client_context(ids["b"], config.entry("c")).wrap_socket(scene.raw(config.entry("c")))
+        talk(sock, scene.hello("a"))
+
+    start = time.monotonic()
+    results = run_together({"c": lambda: connect("c", config, ids["c"]), "attack": attack})
+    assert time.monotonic() - start < LIMIT_S
+    assert type(results["c"]) is IdentityError and results["c"].party == "b"
+    assert "says that it is 'a'" in str(results["c"])
+
+
+def test_own_certificate_reflected(scene: Scene) -> None:
+    """The victim's own pinned identity is not accepted as that of its peer."""
+    error, _ = attack_listener(scene, lambda: talk(scene.tls(scene.ids["b"]), scene.hello("a")))
+    assert type(error) is IdentityError and "certificate" in str(error)
+
+
+def test_tls_1_2_is_refused(scene: Scene) -> None:
+    old = {"minimum_version": ssl.TLSVersion.TLSv1_2, "maximum_version": ssl.TLSVersion.TLSv1_2}
+    error, attack = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"], **old), scene.hello("a")))
+    assert type(error) is IdentityError and "TLS" in str(error) and "unsupported protocol" in str(error)
+    assert isinstance(attack, ssl.SSLError)
+
+
+def test_plain_client_on_a_tls_port(scene: Scene) -> None:
+    error, attack = attack_listener(scene, lambda: talk(scene.raw(scene.config.entry("b")), scene.hello("a")))
+    assert type(error) is IdentityError and "TLS" in str(error)
+    assert isinstance(attack, (bytes, OSError)) and b"SMF1" not in (attack if isinstance(attack, bytes) else b"")
+
+
+def test_plain_party_and_tls_party(scene: Scene) -> None:
+    results = run_together(
+        {
+            "a": lambda: connect("a", scene.config, insecure_plain=True),
+            "b": lambda: connect("b", scene.config, scene.ids["b"]),
+        }
+    )
+    assert isinstance(results["a"], (BadFrame, PeerAbsent)) and results["a"].party == "b"
+    assert isinstance(results["b"], IdentityError) and results["b"].party == "a"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "part"),
+    [
+        ({"version": 2}, Mismatch, "another version"),
+        ({"digest": bytes(32)}, Mismatch, "another list of parties"),
+        ({"name": "c"}, IdentityError, "says that it is 'c'"),
+        ({"name": "a" * 40}, IdentityError, "says that it is"),
+    ],
+)
+def test_authenticated_party_with_a_wrong_hello(
+    scene: Scene, change: dict[str, object], kind: type[PeerError], part: str
+) -> None:
+    hello = scene.hello(**{"name": "a", **change})
+    error, answer = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"]), hello))
+    assert type(error) is kind and part in str(error)
+    assert part.encode() in answer  # the attacker, too, is told why
+
+
+def test_authenticated_party_with_a_cut_hello(scene: Scene) -> None:
+    error, _ = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"]), frame(b"x", sequence=0, label=_HELLO)))
+    assert type(error) is BadFrame and "cut short" in str(error)
+
+
+def serve_raw(scene: Scene, context: ssl.SSLContext | None, data: bytes) -> None:
+    """Attacker 'b' listens where 'a' dials, and answers the first connection."""
+    address = scene.config.entry("b")
+    with socket.create_server((address.host, address.port)) as listener:
+        listener.settimeout(3)
+        sock, _ = listener.accept()
+        sock.settimeout(3)
+        with sock:
+            talk(context.wrap_socket(sock, server_side=True) if context else sock, data)
+
+
+def attack_dialer(scene: Scene, context: ssl.SSLContext | None, data: bytes) -> BaseException:
+    start = time.monotonic()
+    results = run_together(
+        {"a": lambda: connect("a", scene.config, scene.ids["a"]), "attack": lambda: serve_raw(scene, context, data)}
+    )
+    assert time.monotonic() - start < LIMIT_S
+    return results["a"]
+
+
+def test_unpinned_server_certificate(scene: Scene) -> None:
+    error = attack_dialer(scene, server_context(scene.stranger, scene.config.parties.values()), scene.hello("b"))
+    assert type(error) is IdentityError and error.party == "b" and "not the pinned one" in str(error)
+
+
+def test_server_with_another_partys_certificate(scene: Scene) -> None:
+    error = attack_dialer(scene, server_context(scene.ids["a"], scene.config.parties.values()), scene.hello("b"))
+    assert type(error) is IdentityError and error.party == "b" and "not the pinned one" in str(error)
+
+
+def test_right_server_with_a_wrong_name(scene: Scene) -> None:
+    error = attack_dialer(scene, server_context(scene.ids["b"], scene.config.parties.values()), scene.hello("dealer"))
+    assert type(error) is IdentityError and error.party == "b" and "'dealer'" in str(error)
+
+
+def test_plain_server(scene: Scene) -> None:
+    error = attack_dialer(scene, None, scene.hello("b"))
+    assert type(error) is IdentityError and error.party == "b" and "could not be authenticated" in str(error)
+
+
+def test_server_that_does_not_pin_us(scene: Scene) -> None:
+    """'b' holds an older certificate of 'a': both sides learn that certificates are the problem."""
+    old = create("a", scene.directory / "old")
+    entries = dict(scene.config.parties)
+    entries["a"] = Entry("a", entries["a"].host, entries["a"].port, old.certificate_path.read_text(), old.fingerprint)
+    theirs = PartiesConfig(entries, timeouts=scene.config.timeouts)
+    results = run_together(
+        {"a": lambda: connect("a", scene.config, scene.ids["a"]), "b": lambda: connect("b", theirs, scene.ids["b"])}
+    )
+    assert type(results["a"]) is IdentityError and "does not accept our certificate" in str(results["a"])
+    assert type(results["b"]) is IdentityError and "refused" in str(results["b"])
+
+
+@pytest.mark.parametrize(("me", "peer"), [("a", "b"), ("b", "a")])
+def test_absent_peer(scene: Scene, me: str, peer: str) -> None:
+    error = expect_error(PeerAbsent, peer, lambda: connect(me, scene.config, scene.ids[me]), "1.5 s")
+    assert scene.config.entry(peer).address in str(error)
+
+
+def test_absent_dealer(tmp_path: Path) -> None:
+    config, ids = loopback_parties(("a", "b"), tmp_path, dealer=True, timeouts=Timeouts(1, 1))
+    expect_error(PeerAbsent, "dealer", lambda: dial("a", "dealer", config, ids["a"]))
+    expect_error(PeerAbsent, "a", lambda: listen_for("dealer", ("a", "b"), config, ids["dealer"]), "'b'")
+
+
+def test_connects_and_then_says_nothing(scene: Scene) -> None:
+    def attack() -> None:
+        sock = scene.tls(scene.ids["a"])
+        time.sleep(2)
+        sock.close()
+
+    error, _ = attack_listener(scene, attack)
+    assert isinstance(error, (PeerAbsent, PeerStalled))
+
+
+def test_port_in_use(scene: Scene) -> None:
+    address = scene.config.entry("b")
+    with socket.create_server((address.host, address.port)), pytest.raises(ConfigError, match="cannot listen"):
+        connect("b", scene.config, scene.ids["b"])
+
+
+def test_a_changed_byte_on_the_way_is_noticed(scene: Scene) -> None:
+    """Somebody between the parties flips one bit of an encrypted record."""
+    target = scene.config.entry("b")
+    (proxy_address,) = free_addresses(1)
+    host, port = proxy_address.split(":")
+    entries = dict(scene.config.parties)
+    entries["b"] = Entry("b", host, int(port), target.certificate_pem, target.fingerprint)
+    flip = threading.Event()
+
+    def forward(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                if flip.is_set():
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def proxy() -> None:
+        with socket.create_server((host, int(port))) as listener:
+            near, _ = listener.accept()
+        far = scene.raw(target)
+        for pair in ((near, far), (far, near)):
+            threading.Thread(target=forward, args=pair, daemon=True).start()
+
+    theirs = PartiesConfig(entries, timeouts=scene.config.timeouts)
+    made = run_together(
+        {
+            "proxy": proxy,
+            "a": lambda: connect("a", theirs, scene.ids["a"]),
+            "b": lambda: connect("b", scene.config, scene.ids["b"]),
+        }
+    )
+    flip.set()
+    made["a"].send("b", OPEN, [b"12345678"])
+    expect_error(PeerDied, "a", lambda: made["b"].receive("a", OPEN, 8), "broke")
+    with pytest.raises(PeerError):
+        made["a"].receive("b", OPEN, 8)
+
+
+def test_misuse_of_a_link_is_refused(pair: tuple[Channel, Link]) -> None:
+    _, attacker = pair
+    with pytest.raises(InputError, match="cannot expect"):
+        attacker.receive(OPEN, -1)
+    with pytest.raises(ProtocolError, match="no message"):
+        attacker.take()
+    attacker.close()
+    with pytest.raises(ProtocolError, match="closed"):
+        attacker.send(OPEN, [b""])
+    with pytest.raises(ProtocolError, match="closed"):
+        attacker.receive(OPEN, 1)
