@@ -1,0 +1,43 @@
+"""Bilinear maps on ring tensors: products, matrix products and convolutions, exact modulo 2^64."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+
+from protocols import kernels
+
+
+def _mul(x, y, out=None, accumulate=None):
+    if out is None:
+        return x * y
+    if accumulate == "sub":
+        return out.sub_(x * y)
+    return out.add_(x * y) if accumulate == "add" else out.copy_(x * y)
+
+
+def _matmul(x, y, out=None, accumulate=None):
+    return kernels.matmul(x, y, out=out, accumulate=accumulate)
+
+
+BILINEAR = {
+    "mul": _mul,
+    "matmul": _matmul,
+    "conv1d": kernels.conv1d,
+    "conv2d": kernels.conv2d,
+    "conv_transpose1d": kernels.conv_transpose1d,
+    "conv_transpose2d": kernels.conv_transpose2d,
+}
+
+
+def bilinear(
+    kind: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    attrs: dict,
+    out: Optional[torch.Tensor] = None,
+    accumulate: Optional[str] = None,
+) -> torch.Tensor:
+    """B(x, y); with `out` and accumulate "add" or "sub", adds it to or takes it from `out` in place."""
+    return BILINEAR[kind](x, y, **attrs, out=out, accumulate=accumulate)

@@ -1,0 +1,65 @@
+"""Correlated randomness: how what a dealer makes reaches the online parties.
+
+The dealer shares one 32-byte key with each online party. Masks are the sum (exclusive or, for bits) of
+the parties' streams, so they cost nothing to hand out. A dealt value v is shared as: stream output at
+every rank but the last, and the correction v minus those outputs at the last rank, to which alone bytes
+are sent (docs/protocol.md, section 1).
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+
+from protocols.gates.base import Dealt, Part
+from protocols.prg import Purpose, Stream
+
+_MODES = {"add": "sub", "xor": "xor"}
+
+
+def mask_share(stream: Stream, epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
+    """One party's share of the ring mask of a node."""
+    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Purpose.MASK)
+
+
+def bit_mask_share(stream: Stream, epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
+    """One party's share of the mask of packed bit planes."""
+    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Purpose.BIT_MASK)
+
+
+def full_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
+    """The whole ring mask of a node, from the streams of the parties that contribute to it."""
+    out = mask_share(streams[0], epoch, node, shape)
+    for stream in streams[1:]:
+        stream.fill(out, epoch, node, Purpose.MASK, mode="add")
+    return out
+
+
+def full_bit_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
+    """The whole mask of packed bit planes."""
+    out = bit_mask_share(streams[0], epoch, node, shape)
+    for stream in streams[1:]:
+        stream.fill(out, epoch, node, Purpose.BIT_MASK, mode="xor")
+    return out
+
+
+def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+    """The shares of dealt values at any rank but the last, from its stream alone."""
+    return {
+        part.name: stream.fill(torch.empty(part.shape, dtype=part.dtype), epoch, node, Purpose.DEALT, index=index)
+        for index, part in enumerate(parts)
+    }
+
+
+def corrections(
+    streams: Sequence[Stream], epoch: int, node: int, parts: Sequence[Part], values: Dealt
+) -> list[torch.Tensor]:
+    """The last party's shares: each value minus the streams of all other ranks. Changes `values` in place."""
+    out = []
+    for index, part in enumerate(parts):
+        share = values[part.name].contiguous()
+        for stream in streams:
+            stream.fill(share, epoch, node, Purpose.DEALT, mode=_MODES[part.sharing], index=index)
+        out.append(share)
+    return out

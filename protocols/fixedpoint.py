@@ -1,0 +1,33 @@
+"""Real numbers in the ring: x is the signed integer round(x * 2^frac_bits) modulo 2^64."""
+
+from __future__ import annotations
+
+import torch
+
+from protocols.errors import InputError
+
+
+def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Tensor:
+    """Ring tensor (int64, the shape of `x`) of a float or integer tensor.
+
+    `limit` is the largest magnitude allowed; `what` names the value in errors.
+    Raises InputError when a value is NaN, infinite or outside [-limit, limit].
+    """
+    x = x.detach()
+    if not x.is_floating_point():
+        x = x.to(torch.float64)
+    if x.numel():
+        low, high = torch.aminmax(x)
+        largest = max(-low.item(), high.item())
+        if not largest <= limit:  # also true for NaN
+            bad = "NaN or infinite values" if not torch.isfinite(x).all() else f"magnitude {largest:.6g}"
+            raise InputError(
+                f"{what} has {bad}; with {frac_bits} fractional bits every value must be finite and within "
+                f"[-{limit:.6g}, {limit:.6g}]. Clean or rescale it, or compile with other frac_bits or width."
+            )
+    return torch.ldexp(x.to(torch.float64), torch.tensor(frac_bits)).round_().to(torch.int64)
+
+
+def decode(ring: torch.Tensor, frac_bits: int) -> torch.Tensor:
+    """Float32 tensor of a ring tensor."""
+    return torch.ldexp(ring.to(torch.float64), torch.tensor(-frac_bits)).to(torch.float32)

@@ -1,0 +1,23 @@
+"""The correlated operations, by the name they have in a secure program."""
+
+from __future__ import annotations
+
+from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
+from protocols.gates.bilinear import Bilinear, Square
+from protocols.gates.compare import Combine, Digits, TopBit
+from protocols.gates.select import BitToRing, Select, SelectTruncated
+from protocols.gates.truncate import Truncate
+
+GATES: dict[str, Gate] = {
+    "bilinear": Bilinear(),
+    "square": Square(),
+    "truncate": Truncate(),
+    "digits": Digits(),
+    "top_bit": TopBit(),
+    "combine": Combine(),
+    "select": Select(),
+    "select_truncated": SelectTruncated(),
+    "bit_to_ring": BitToRing(),
+}
+
+__all__ = ["GATES", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]

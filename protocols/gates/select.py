@@ -1,0 +1,84 @@
+"""Masked bit times a masked value, and a masked bit as a ring element.
+
+b = hat + (1 - 2 hat) beta with hat public, so for x = m - l
+    b x = hat x + (1 - 2 hat) (m beta - beta l)
+and the dealer shares beta and beta l as ring elements [Patra et al. 2021, bit injection].
+Results are additive. With attrs["invert"] the bit is 1 - b (a public flip of hat).
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+
+from protocols import kernels
+from protocols.gates.base import Dealt, Part, Shape, numel
+from protocols.shares import Masked, MaskedBits, Role
+
+
+def _bits(b: MaskedBits, attrs: dict) -> torch.Tensor:
+    hat = b.hat.reshape(-1)
+    return ~hat if attrs["invert"] else hat
+
+
+class Select:
+    """b x, operands (bits, x). attrs: {"invert"}."""
+
+    def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
+        return (Part("bit", "add", tuple(shape)), Part("bit_mask", "add", tuple(shape)))
+
+    def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
+        made = {
+            "bit": kernels.bit_times(beta, None, lam.numel()),
+            "bit_mask": kernels.bit_times(beta, lam, lam.numel()),
+        }
+        return {name: value.reshape(masks[1].shape) for name, value in made.items()}
+
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
+        bits, x = operands
+        return kernels.select(_bits(bits, attrs), x.m, x.lam, dealt["bit"], dealt["bit_mask"], role.first)
+
+
+class SelectTruncated:
+    """b (x >> f) from the opening of x itself; see truncate.py. attrs: {"invert", "bits": f}.
+
+    The truncated value's mask is (l >> f) - w 2^(64-f) with w known only once m is, so the dealer shares
+    beta times both of its terms.
+    """
+
+    def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
+        return tuple(Part(name, "add", tuple(shape)) for name in ("high", "wrap", "bit", "bit_high", "bit_wrap"))
+
+    def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
+        high, wrap = kernels.deal_truncation(lam, attrs["bits"])
+        made = {
+            "high": high,
+            "wrap": wrap,
+            "bit": kernels.bit_times(beta, None, lam.numel()),
+            "bit_high": kernels.bit_times(beta, high, lam.numel()),
+            "bit_wrap": kernels.bit_times(beta, wrap, lam.numel()),
+        }
+        return {name: value.reshape(masks[1].shape) for name, value in made.items()}
+
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
+        bits, x = operands
+        names = ("high", "wrap", "bit", "bit_high", "bit_wrap")
+        shares = [dealt[name] for name in names]
+        return kernels.select_truncated(_bits(bits, attrs), x.m, *shares, attrs["bits"], role.first)
+
+
+class BitToRing:
+    """b as a ring element 0 or 1. attrs: {"invert", "shape": the result's shape}."""
+
+    def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
+        return (Part("bit", "add", tuple(shape)),)
+
+    def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        shape = attrs["shape"]
+        return {"bit": kernels.bit_times(masks[0].reshape(-1), None, numel(shape)).reshape(shape)}
+
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
+        return kernels.bit_to_ring(_bits(operands[0], attrs), dealt["bit"], role.first)

@@ -1,0 +1,71 @@
+"""Linear operations with public structure: the same function acts on values, masks and shares.
+
+Each entry takes ring tensors (int64) and public attributes and is linear modulo 2^64, so it may be
+applied to m and lam of a masked value, to additive shares and, by whoever deals, to whole masks.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+import torch
+
+
+def _window_sum(x: torch.Tensor, dim: int, starts: list[int], ends: list[int]) -> torch.Tensor:
+    """Sums over the index ranges [starts[i], ends[i]) of one axis; exact in the ring by prefix sums."""
+    zero = torch.zeros_like(x.narrow(dim, 0, 1))
+    prefix = torch.cat([zero, x.cumsum(dim)], dim)
+    index = lambda at: torch.as_tensor(at, device=x.device)  # noqa: E731
+    return prefix.index_select(dim, index(ends)) - prefix.index_select(dim, index(starts))
+
+
+def _pad(x: torch.Tensor, pads: list[int]) -> torch.Tensor:
+    """Zero padding in torch.nn.functional.pad's order (last axis first); negative pads crop."""
+    return torch.nn.functional.pad(x, pads)
+
+
+def _slice(x: torch.Tensor, dim: int, start: int, stop: int, step: int) -> torch.Tensor:
+    return x[(slice(None),) * dim + (slice(start, stop, step),)]
+
+
+def _index(x: torch.Tensor, dim: int, index: list[int]) -> torch.Tensor:
+    return x.index_select(dim, torch.as_tensor(index, device=x.device))
+
+
+LINEAR: dict[str, Callable[..., torch.Tensor]] = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "neg": lambda x: -x,
+    "scale": lambda x, factor: x * factor,
+    "reshape": lambda x, shape: x.reshape(shape),
+    "permute": lambda x, dims: x.permute(dims),
+    "expand": lambda x, shape: x.expand(shape),
+    "slice": _slice,
+    "flip": lambda x, dims: x.flip(dims),
+    "index": _index,
+    "cat": lambda *xs, dim: torch.cat(xs, dim),
+    "pad": _pad,
+    "sum": lambda x, dims, keepdim: x.sum(dims, keepdim=keepdim),
+    "window_sum": _window_sum,
+}
+
+LAYOUT = frozenset({"reshape", "permute", "expand", "slice", "flip", "index", "pad"})
+"""Operations that only move elements: each output element is one input element or zero."""
+
+
+def apply(
+    kind: str, tensors: Sequence[torch.Tensor | None], attrs: dict, shapes: Sequence[Sequence[int]], shape: Sequence[int]
+) -> torch.Tensor | None:
+    """Applies a linear operation to shares, where a share of None is zero.
+
+    `shapes` are the operands' shapes and `shape` the result's.
+    """
+    if all(t is None for t in tensors):
+        return None
+    if any(t is None for t in tensors):
+        present = next(t for t in tensors if t is not None)
+        if kind in ("add", "sub"):
+            x, y = tensors
+            return (x if y is None else y if kind == "add" else -y).expand(shape)
+        tensors = [present.new_zeros(()).expand(s) if t is None else t for t, s in zip(tensors, shapes, strict=True)]
+    return LINEAR[kind](*tensors, **attrs)

@@ -1,0 +1,76 @@
+"""The forms a secret takes at one online party (docs/architecture.md, "Forms of a secret").
+
+additive      x = sum of the parties' shares; a share of `None` stands for zero and costs nothing
+masked        every party knows m = x + lam; lam is the sum of the parties' `lam` shares
+bits          packed planes of bits, the exclusive or of the parties' planes
+masked bits   every party knows hat = b ^ beta; beta is the exclusive or of the parties' `beta`
+
+Ring tensors are int64 and wrap modulo 2^64. Bit tensors are int64 planes [P, W] with
+W = ceil(N / 64): bit e of plane p is bit e % 64 of word [p, e // 64].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+
+RING_BITS = 64
+
+
+@dataclass(frozen=True, repr=False)
+class Masked:
+    """A masked ring tensor: the public `m` and this party's share `lam` of the mask (None = zero)."""
+
+    m: torch.Tensor
+    lam: Optional[torch.Tensor]
+
+    def __repr__(self) -> str:
+        return f"Masked(shape={list(self.m.shape)})"
+
+
+@dataclass(frozen=True, repr=False)
+class MaskedBits:
+    """Masked bit planes: the public `hat` and this party's share `beta` of the mask."""
+
+    hat: torch.Tensor
+    beta: torch.Tensor
+
+    def __repr__(self) -> str:
+        return f"MaskedBits(planes={list(self.hat.shape)})"
+
+
+@dataclass(frozen=True)
+class Role:
+    """Which of the online parties this one is; rank 0 adds public terms."""
+
+    rank: int
+    parties: int
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def last(self) -> bool:
+        return self.rank == self.parties - 1
+
+
+def words(numel: int) -> int:
+    """Number of 64-bit words of a packed plane of `numel` bits."""
+    return (numel + 63) // 64
+
+
+def to_additive(x: Masked, role: Role) -> Optional[torch.Tensor]:
+    """This party's additive share of a masked value: m - lam at rank 0, -lam elsewhere."""
+    if role.first:
+        return x.m if x.lam is None else x.m - x.lam
+    return None if x.lam is None else -x.lam
+
+
+def add_shares(a: Optional[torch.Tensor], b: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    """Sum of two shares, where None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
