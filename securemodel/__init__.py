@@ -1,0 +1,10 @@
+"""Compiles ordinary PyTorch models into programs that several parties run without showing their data."""
+
+from securemodel.compiler.compile import check, compile
+from securemodel.errors import SecureModelError, UnsupportedOperator
+from securemodel.program import Program
+from securemodel.runtime.session import Session, local
+
+__version__ = "0.1.0"
+
+__all__ = ["Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compile", "local"]

@@ -1,0 +1,215 @@
+"""What lowering functions build with: values of known secrecy and the secure operators on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional, Sequence
+
+import torch
+
+from protocols.bilinear import bilinear
+from protocols.linear import LINEAR
+from securemodel.compiler.ir import Graph, Node
+
+PUBLIC = "public"
+
+
+class CannotLower(Exception):
+    """Raised by a lowering function that meets a form it has no secure version of."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the model during lowering. `owner` is a party or "public" for floats, None for secrets."""
+
+    id: int
+    shape: tuple[int, ...]
+    owner: Optional[str] = None
+    integer: bool = False
+
+    @property
+    def secret(self) -> bool:
+        return self.owner is None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+@dataclass
+class FloatCall:
+    """A computation in the clear: a torch callable on earlier float nodes (Values in args and kwargs)."""
+
+    target: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+def _describe(arg: Any) -> Any:
+    if isinstance(arg, Value):
+        return f"%{arg.id}"
+    if isinstance(arg, (list, tuple)):
+        return [_describe(a) for a in arg]
+    if isinstance(arg, dict):
+        return {k: _describe(v) for k, v in arg.items()}
+    return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
+
+
+def values_in(arg: Any) -> list[Value]:
+    """All Values in a nest of lists, tuples and dicts."""
+    if isinstance(arg, Value):
+        return [arg]
+    if isinstance(arg, dict):
+        arg = list(arg.values())
+    if isinstance(arg, (list, tuple)):
+        return [v for a in arg for v in values_in(a)]
+    return []
+
+
+def common_owner(values: Sequence[Value]) -> Optional[str]:
+    """Who can compute a function of these floats alone: "public", one party, or None (nobody may)."""
+    owners = {v.owner for v in values} - {PUBLIC}
+    if None in owners or len(owners) > 1:
+        return None
+    return owners.pop() if owners else PUBLIC
+
+
+@dataclass
+class Builder:
+    """Appends secure operators to a graph; shapes are computed with torch on the meta device."""
+
+    graph: Graph = field(default_factory=Graph)
+    calls: dict[int, FloatCall] = field(default_factory=dict)
+    source: str = ""
+
+    def _value(self, node: Node, integer: bool = False) -> Value:
+        node.source = self.source
+        return Value(node.id, node.shape, node.owner if node.form == "float" else None, integer)
+
+    # ---- in the clear
+    def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
+        """A parameter, buffer or input of the model, as its owner has it."""
+        node = self.graph.add("placeholder", shape=shape, form="float", owner=owner, attrs={"name": name})
+        return self._value(node, integer)
+
+    def float(self, target: Callable, *args, shape: Sequence[int], integer: bool = False, **kwargs) -> Value:
+        """A computation by the one party that owns all its operands (or by everybody)."""
+        operands = values_in([args, kwargs])
+        owner = common_owner(operands)
+        if owner is None:
+            raise CannotLower("operands belong to different parties")
+        name = getattr(target, "__name__", "") if callable(target) and "::" not in str(target) else str(target)
+        attrs = {"target": name or str(target), "args": _describe(args), "kwargs": _describe(kwargs)}
+        node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs)
+        self.calls[node.id] = FloatCall(target, args, kwargs)
+        return self._value(node, integer)
+
+    def pointwise(self, target: Callable, *args) -> Value:
+        """A float computation whose shape follows from broadcasting its operands."""
+        shape = torch.broadcast_shapes(*[v.shape for v in values_in(args)])
+        return self.float(target, *args, shape=shape)
+
+    def constant(self, value: torch.Tensor) -> Value:
+        """A public real constant of the program."""
+        return self.float(torch.tensor, value.tolist(), shape=value.shape)
+
+    def integers(self, value: torch.Tensor) -> Value:
+        """A public integer constant of the program, without fractional bits."""
+        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=True)
+
+    # ---- linear
+    def linear(self, kind: str, *operands: Value, **attrs) -> Value:
+        """A linear operation of protocols.linear."""
+        meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in operands]
+        shape = LINEAR[kind](*meta, **attrs).shape
+        node = self.graph.add("linear", [v.id for v in operands], shape, attrs={"kind": kind, "attrs": attrs})
+        return self._value(node, all(v.integer for v in operands))
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.linear("add", x, y)
+
+    def sub(self, x: Value, y: Value) -> Value:
+        return self.linear("sub", x, y)
+
+    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        return x if tuple(shape) == x.shape else self.linear("reshape", x, shape=[int(s) for s in shape])
+
+    def slice(self, x: Value, dim: int, start: int, stop: int, step: int = 1) -> Value:
+        return self.linear("slice", x, dim=dim, start=start, stop=stop, step=step)
+
+    def expand(self, x: Value, shape: Sequence[int]) -> Value:
+        return x if tuple(shape) == x.shape else self.linear("expand", x, shape=[int(s) for s in shape])
+
+    # ---- products
+    def bilinear(self, kind: str, x: Value, y: Value, **attrs) -> Value:
+        """A product of protocols.bilinear; operands secret or owned."""
+        meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y)]
+        shape = bilinear_shape(kind, *meta, attrs)
+        node = self.graph.add("bilinear", [x.id, y.id], shape, attrs={"kind": kind, "attrs": attrs})
+        return self._value(node)
+
+    def mul(self, x: Value, y: Value) -> Value:
+        return self.bilinear("mul", x, y)
+
+    def square(self, x: Value) -> Value:
+        return self._value(self.graph.add("square", [x.id], x.shape))
+
+    def scale(self, x: Value, factor: float) -> Value:
+        """Product with a public number: exact for integers and powers of two."""
+        factor = float(factor)
+        if factor == int(factor) and abs(factor) < 2**15:
+            return x if factor == 1 else self.linear("scale", x, factor=int(factor))
+        mantissa, exponent = torch.frexp(torch.tensor(factor, dtype=torch.float64))
+        if abs(mantissa.item()) == 0.5 and -16 < exponent - 1 < 0:
+            node = self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": 1 - int(exponent)})
+            out = self._value(node)
+            return out if factor > 0 else self.linear("neg", out)
+        return self.mul(x, self.constant(torch.tensor(factor, dtype=torch.float64)))
+
+    def offset(self, x: Value, number: float) -> Value:
+        """Sum with a public number."""
+        return x if number == 0 else self.add(x, self.constant(torch.tensor(float(number), dtype=torch.float64)))
+
+    # ---- comparison
+    def rescale(self, x: Value) -> Value:
+        """The same value with at most the program's frac_bits: a truncation where products left more."""
+        return self._value(self.graph.add("rescale", [x.id], x.shape))
+
+    def is_negative(self, x: Value) -> Value:
+        """The secret bit x < 0 of each element."""
+        return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit"))
+
+    def select(self, bit: Value, x: Value, invert: bool = False) -> Value:
+        """bit * x, or (1 - bit) * x with `invert`."""
+        return self._value(self.graph.add("select", [bit.id, x.id], x.shape, attrs={"invert": invert}))
+
+    def bit_to_ring(self, bit: Value, invert: bool = False) -> Value:
+        """The bit as an integer 0 or 1."""
+        attrs = {"invert": invert, "shape": list(bit.shape)}
+        return self._value(self.graph.add("bit_to_ring", [bit.id], bit.shape, attrs=attrs), integer=True)
+
+    def relu(self, x: Value) -> Value:
+        """max(x, 0): one sign, one select of the truncated value; both use the same opening."""
+        return self.select(self.is_negative(x), self.rescale(x), invert=True)
+
+    def maximum(self, x: Value, y: Value) -> Value:
+        """max(x, y) = y + [x - y >= 0] (x - y)."""
+        difference = self.sub(x, y)
+        return self.add(y, self.select(self.is_negative(difference), difference, invert=True))
+
+
+def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Size:
+    """Shape of a product, from torch's own operators on the meta device."""
+    x, y = x.to(torch.float32), y.to(torch.float32)
+    if kind == "mul":
+        return torch.broadcast_shapes(x.shape, y.shape)
+    if kind == "matmul":
+        return torch.matmul(x, y).shape
+    return getattr(torch.nn.functional, kind)(x, y, **attrs).shape
+
+
+__all__ = ["PUBLIC", "Builder", "CannotLower", "FloatCall", "Value", "bilinear", "common_owner", "values_in"]

@@ -1,0 +1,79 @@
+"""From an nn.Module to a flat list of ATen operators, with torch.export."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import torch
+
+from securemodel.errors import CompileError
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured model: the ATen graph and what its placeholders stand for.
+
+    `states` maps placeholder names to parameter or buffer names, `constants` to tensors written in the
+    model's code, `inputs` lists the placeholders of the user's inputs in order.
+    """
+
+    graph: torch.fx.Graph
+    states: dict[str, str]
+    constants: dict[str, torch.Tensor]
+    inputs: list[str]
+    outputs: list[Any]
+
+
+def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, also the non-persistent ones."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> Captured:
+    """Runs torch.export on the model in evaluation mode; weights may be on the meta device.
+
+    Raises CompileError with torch's reason when the model cannot be exported.
+    """
+    model = model.eval()
+    if any(t.is_meta for t in model_state(model).values()):
+        model = copy.deepcopy(model).to_empty(device="cpu")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, tuple(example_inputs)).run_decompositions({})
+    except Exception as problem:
+        raise CompileError(
+            f"torch.export could not capture {type(model).__name__}: {problem}\n"
+            "  → make the model exportable (no data-dependent control flow; see torch.export's documentation)"
+        ) from problem
+    signature = exported.graph_signature
+    states, constants, inputs = {}, {}, []
+    for spec in signature.input_specs:
+        kind = spec.kind.name
+        if kind in ("PARAMETER", "BUFFER"):
+            states[spec.arg.name] = spec.target
+        elif kind == "CONSTANT_TENSOR":
+            constants[spec.arg.name] = exported.constants[spec.target]
+        elif kind == "USER_INPUT":
+            inputs.append(spec.arg.name)
+    mutated = [s.target for s in signature.output_specs if s.kind.name not in ("USER_OUTPUT",)]
+    if mutated:
+        raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
+    output_node = next(n for n in exported.graph.nodes if n.op == "output")
+    return Captured(exported.graph, states, constants, inputs, list(output_node.args[0]))
+
+
+def source_line(node: torch.fx.Node) -> str:
+    """`file.py:12  code` of the user's line that made this operator, as far as torch recorded it."""
+    frames = [f for f in node.meta.get("stack_trace", "").split('File "')[1:]]
+    own = [f for f in frames if "/torch/" not in f.split('"')[0]] or frames
+    if not own:
+        return ""
+    path, rest = own[-1].split('"', 1)
+    line = rest.split("line ")[1].split(",")[0]
+    code = rest.split("\n")[1].strip() if "\n" in rest else ""
+    return f"{path.rsplit('/', 1)[-1]}:{line}  {code}".strip()

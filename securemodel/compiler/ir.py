@@ -1,0 +1,165 @@
+"""The secure graph: a list of nodes of a closed operator set, typed, printable and parsable as text.
+
+Forms of a node's value
+  float         computed in the clear by its owner (a party, or "public": everybody)
+  public        a ring constant everybody knows
+  secret        before masks are placed: some shared form, not yet chosen
+  bit           before masks are placed: a secret bit per element
+  additive, masked, bits, masked_bits       the forms of protocols.shares
+
+Operators (docs/architecture.md, "The secure graph", says what each computes)
+  float side    placeholder, float
+  talk          input, mask, mask_bits, reveal
+  local         own, encode, public_masked, public_additive, to_additive, xor, linear
+  gates         the keys of protocols.gates.GATES
+  only before masks are placed: bilinear with float operands, rescale, ldexp, is_negative, select
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Iterable, Optional
+
+from securemodel.errors import ProgramError
+
+TEXT_VERSION = 1
+TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
+
+
+@dataclass
+class Node:
+    """One operation. `args` are ids of earlier nodes; `attrs` hold plain JSON values only."""
+
+    id: int
+    op: str
+    args: tuple[int, ...]
+    attrs: dict[str, Any]
+    shape: tuple[int, ...]
+    form: str
+    frac: Optional[int] = None
+    owner: Optional[str] = None
+    load: bool = False
+    source: str = field(default="", compare=False)
+
+    def text(self) -> str:
+        """One line, without the source position (which differs between hosts)."""
+        left = f"%{self.id} = {self.op}" + (f"@{self.owner}" if self.owner else "")
+        args = "".join(f" %{a}" for a in self.args)
+        attrs = " " + json.dumps(self.attrs, sort_keys=True, separators=(",", ":")) if self.attrs else ""
+        frac = f" f{self.frac}" if self.frac is not None else ""
+        shape = "[" + ",".join(map(str, self.shape)) + "]"
+        return f"{left}{args}{attrs} : {self.form}{frac} {shape}" + (" load" if self.load else "")
+
+
+_LINE = re.compile(
+    r"%(?P<id>\d+) = (?P<op>\w+)(?:@(?P<owner>[\w.\-]+))?(?P<args>(?: %\d+)*)(?: (?P<attrs>\{.*\}))?"
+    r" : (?P<form>\w+)(?: f(?P<frac>-?\d+))? \[(?P<shape>[\d,]*)\](?P<load> load)?"
+)
+
+
+def parse_node(line: str) -> Node:
+    """Reads one line of `Node.text`; raises ProgramError on anything else."""
+    match = _LINE.fullmatch(line)
+    if not match:
+        raise ProgramError(f"not a line of a secure program: {line[:120]!r}")
+    return Node(
+        id=int(match["id"]),
+        op=match["op"],
+        args=tuple(int(a[1:]) for a in match["args"].split()),
+        attrs=json.loads(match["attrs"]) if match["attrs"] else {},
+        shape=tuple(int(s) for s in match["shape"].split(",") if s),
+        form=match["form"],
+        frac=int(match["frac"]) if match["frac"] else None,
+        owner=match["owner"],
+        load=bool(match["load"]),
+    )
+
+
+@dataclass
+class Graph:
+    """Nodes in topological order; ids are positions."""
+
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, op: str, args: Iterable[int] = (), shape: Iterable[int] = (), form: str = "secret", **rest) -> Node:
+        """Appends a node and returns it."""
+        attrs = rest.pop("attrs", {})
+        node = Node(len(self.nodes), op, tuple(args), attrs, tuple(int(s) for s in shape), form, **rest)
+        self.nodes.append(node)
+        return node
+
+    def __getitem__(self, node_id: int) -> Node:
+        return self.nodes[node_id]
+
+    def users(self) -> list[list[int]]:
+        """For each node, the ids of the nodes that read it."""
+        users: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for arg in node.args:
+                users[arg].append(node.id)
+        return users
+
+    def text(self) -> str:
+        return "\n".join(node.text() for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a program states besides its nodes."""
+
+    parties: tuple[str, ...]
+    frac_bits: int
+    width: int
+    weights: str
+    inputs: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[str, ...]
+
+    def text(self) -> str:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return f"secure-program {TEXT_VERSION} " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def program_text(header: Header, graph: Graph) -> str:
+    """The canonical text of a program; its digest is what parties and dealer compare."""
+    return header.text() + "\n" + graph.text() + "\n"
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a program's text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_program(text: str) -> tuple[Header, Graph]:
+    """Reads a program's text back. Float nodes come back without their torch calls.
+
+    Raises ProgramError when the text is not a well-formed program.
+    """
+    first, *lines = text.rstrip("\n").split("\n")
+    prefix = f"secure-program {TEXT_VERSION} "
+    if not first.startswith(prefix):
+        raise ProgramError(
+            f"this is not a secure program of text version {TEXT_VERSION}: it starts with {first[:40]!r}. "
+            "Write it with Program.save() of this version."
+        )
+    try:
+        fields = json.loads(first[len(prefix) :])
+        header = Header(
+            parties=tuple(fields["parties"]),
+            frac_bits=int(fields["frac_bits"]),
+            width=int(fields["width"]),
+            weights=fields["weights"],
+            inputs=tuple(fields["inputs"]),
+            input_shapes=tuple(tuple(s) for s in fields["input_shapes"]),
+            outputs=tuple(fields["outputs"]),
+        )
+        graph = Graph([parse_node(line) for line in lines])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ProgramError(f"the program text is damaged: {problem}") from problem
+    for position, node in enumerate(graph.nodes):
+        if node.id != position or any(arg >= position for arg in node.args):
+            raise ProgramError(f"the program text is damaged at node {node.id}: ids must be in order")
+    return header, graph

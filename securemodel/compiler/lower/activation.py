@@ -1,0 +1,115 @@
+"""Piecewise linear activations and the arg-max."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+
+@lowers(aten.relu.default)
+def relu(g: Builder, x):
+    """max(x, 0)."""
+    return g.relu(x)
+
+
+def clipped(g: Builder, x: Value, low, high) -> Value:
+    """min(max(x, low), high) = low + relu(x - low) - relu(x - high)."""
+    if low is None:
+        return g.sub(g.rescale(x), g.relu(g.offset(x, -high)))
+    out = g.offset(g.relu(g.offset(x, -low)), low)
+    return out if high is None else g.sub(out, g.relu(g.offset(x, -high)))
+
+
+@lowers(aten.hardtanh.default)
+def hardtanh(g: Builder, x, low=-1.0, high=1.0):
+    """Clipping to [low, high]."""
+    return clipped(g, x, low, high)
+
+
+@lowers(aten.relu6.default)
+def relu6(g: Builder, x):
+    """Clipping to [0, 6]."""
+    return clipped(g, x, 0.0, 6.0)
+
+
+@lowers(aten.clamp.default)
+def clamp(g: Builder, x, low=None, high=None):
+    """Clipping to public bounds."""
+    return clipped(g, x, low, high)
+
+
+@lowers(aten.clamp_min.default)
+def clamp_min(g: Builder, x, low):
+    """max(x, low) for a public number."""
+    return clipped(g, x, low, None)
+
+
+@lowers(aten.clamp_max.default)
+def clamp_max(g: Builder, x, high):
+    """min(x, high) for a public number."""
+    return clipped(g, x, None, high)
+
+
+@lowers(aten.leaky_relu.default)
+def leaky_relu(g: Builder, x, slope=0.01):
+    """slope x + (1 - slope) relu(x)."""
+    x = g.rescale(x)
+    return g.add(g.scale(x, slope), g.scale(g.relu(x), 1 - slope))
+
+
+@lowers(aten.prelu.default, aten._prelu_kernel.default)
+def prelu(g: Builder, x, weight):
+    """relu(x) + w (x - relu(x)), with one slope or one per channel."""
+    if weight.shape != () and weight.shape != (1,) and weight.ndim == 1:
+        shape = (weight.shape[0],) + (1,) * (x.ndim - 2)
+        weight = g.float(torch.reshape, weight, shape, shape=shape) if not weight.secret else g.reshape(weight, shape)
+    x = g.rescale(x)
+    positive = g.relu(x)
+    return g.add(positive, g.mul(g.sub(x, positive), weight))
+
+
+@lowers(aten.argmax.default)
+def argmax(g: Builder, x, dim=None, keepdim=False):
+    """Index of the largest value (the first of equals), by a tournament of (value, index) pairs."""
+    if dim is None:
+        out_shape = [1] * x.ndim if keepdim else []
+        x, dim = g.reshape(x, (math.prod(x.shape),)), 0
+    else:
+        dim %= x.ndim
+        out_shape = [1 if i == dim else s for i, s in enumerate(x.shape) if keepdim or i != dim]
+    values, indices = x, None
+    while values.shape[dim] > 1:
+        values, indices = _argmax_round(g, values, indices, dim)
+    if indices is None:
+        indices = g.integers(torch.zeros(values.shape, dtype=torch.int64))
+    return g.reshape(indices, out_shape)
+
+
+def _argmax_round(g: Builder, values: Value, indices, dim: int):
+    """One round: pairs (2i, 2i + 1) meet; the odd one out passes."""
+    size = values.shape[dim]
+    even, half = size - size % 2, size // 2
+    left, right = (g.slice(values, dim, first, even, 2) for first in (0, 1))
+    difference = g.sub(left, right)
+    loses = g.is_negative(difference)
+    winners = g.add(right, g.select(loses, difference, invert=True))
+    if indices is None:
+        at = torch.arange(0, even, 2).reshape([half if i == dim else 1 for i in range(values.ndim)])
+        places = g.add(g.bit_to_ring(loses), g.integers(at))
+    else:
+        first, second = (g.slice(indices, dim, start, even, 2) for start in (0, 1))
+        places = g.add(first, g.select(loses, g.sub(second, first)))
+    if size % 2:
+        winners = g.linear("cat", winners, g.slice(values, dim, size - 1, size), dim=dim)
+        if indices is None:
+            last = g.integers(torch.full([1 if i == dim else s for i, s in enumerate(values.shape)], size - 1))
+        else:
+            last = g.slice(indices, dim, size - 1, size)
+        places = g.linear("cat", places, last, dim=dim)
+    return winners, places

@@ -1,0 +1,120 @@
+"""Sums, products and reductions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+
+def _broadcast(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
+    return g.expand(x, shape)
+
+
+def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
+    """x + alpha y or x - alpha y for tensors and numbers."""
+    if not isinstance(y, Value):
+        return g.offset(x, y * alpha if kind == "add" else -y * alpha)
+    if not isinstance(x, Value):
+        return g.offset(g.linear("neg", y) if kind == "sub" else y, x)
+    if alpha != 1:
+        y = g.scale(y, alpha) if y.secret else g.pointwise(torch.mul, y, alpha)
+    return g.linear(kind, x, y)
+
+
+@lowers(aten.add.Tensor, aten.add.Scalar)
+def add(g: Builder, x, y, alpha=1):
+    """x + alpha y."""
+    return add_scaled(g, x, y, alpha)
+
+
+@lowers(aten.sub.Tensor, aten.sub.Scalar)
+def sub(g: Builder, x, y, alpha=1):
+    """x - alpha y."""
+    return add_scaled(g, x, y, alpha, "sub")
+
+
+@lowers(aten.rsub.Scalar, aten.rsub.Tensor)
+def rsub(g: Builder, x, y, alpha=1):
+    """y - alpha x."""
+    if alpha != 1:
+        x = g.scale(x, alpha)
+    return g.offset(g.linear("neg", x), y) if not isinstance(y, Value) else g.sub(y, x)
+
+
+@lowers(aten.neg.default)
+def neg(g: Builder, x):
+    """-x."""
+    return g.linear("neg", x)
+
+
+@lowers(aten.mul.Tensor, aten.mul.Scalar)
+def mul(g: Builder, x, y):
+    """Elementwise product."""
+    if not isinstance(y, Value):
+        return g.scale(x, y)
+    if not isinstance(x, Value):
+        return g.scale(y, x)
+    return g.square(x) if x.id == y.id else g.mul(*((x, y) if x.secret else (y, x)))
+
+
+@lowers(aten.div.Tensor, aten.div.Scalar)
+def div(g: Builder, x, y):
+    """Quotient by a number, or by a tensor that one party owns: that party inverts it in the clear."""
+    if not isinstance(y, Value):
+        return g.scale(x, 1.0 / y)
+    if y.secret:
+        raise CannotLower("division by a secret has no secure version", "divide by a public or owned value")
+    return g.mul(x, g.pointwise(torch.reciprocal, y))
+
+
+@lowers(aten.square.default)
+def square(g: Builder, x):
+    """x squared: half the preprocessing of a product."""
+    return g.square(x)
+
+
+@lowers(aten.pow.Tensor_Scalar)
+def power(g: Builder, x, exponent):
+    """x to a small positive whole power, by squaring."""
+    if exponent != int(exponent) or not 1 <= exponent <= 64:
+        raise CannotLower(f"the power {exponent} is not a whole number from 1 to 64", "use a polynomial")
+    exponent, result, base = int(exponent), None, x
+    while exponent:
+        if exponent & 1:
+            result = base if result is None else g.mul(result, base)
+        exponent >>= 1
+        base = g.square(base) if exponent else base
+    return result
+
+
+def _dims(x: Value, dim) -> list[int]:
+    if dim is None or dim == []:
+        return list(range(x.ndim))
+    return sorted(d % x.ndim for d in ([dim] if isinstance(dim, int) else dim))
+
+
+@lowers(aten.sum.default, aten.sum.dim_IntList)
+def sum_(g: Builder, x, dim=None, keepdim=False, dtype=None):
+    """Sum over axes; local."""
+    return g.linear("sum", x, dims=_dims(x, dim), keepdim=keepdim)
+
+
+@lowers(aten.mean.default, aten.mean.dim)
+def mean(g: Builder, x, dim=None, keepdim=False, dtype=None):
+    """Mean over axes: a local sum, then a public factor (exact for powers of two)."""
+    dims = _dims(x, dim)
+    total = g.linear("sum", x, dims=dims, keepdim=keepdim)
+    return g.scale(total, 1.0 / math.prod(x.shape[d] for d in dims))
+
+
+@lowers(aten.cumsum.default)
+def cumsum(g: Builder, x, dim, dtype=None):
+    """Running sum; local."""
+    size = x.shape[dim % x.ndim]
+    return g.linear("window_sum", x, dim=dim % x.ndim, starts=[0] * size, ends=list(range(1, size + 1)))

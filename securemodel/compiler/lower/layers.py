@@ -1,0 +1,119 @@
+"""Linear layers, matrix products, convolutions, normalization by known statistics."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+
+from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.layout import t
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+
+def transposed(g: Builder, w: Value) -> Value:
+    """A matrix transposed, by its owner where there is one."""
+    return t(g, w) if w.secret else g.float(torch.t, w, shape=w.shape[::-1])
+
+
+def _with_bias(g: Builder, out: Value, bias: Optional[Value], dims_after: int) -> Value:
+    if bias is None:
+        return out
+    if not bias.secret:
+        shape = bias.shape + (1,) * dims_after
+        bias = g.float(torch.reshape, bias, shape, shape=shape) if dims_after else bias
+    elif dims_after:
+        bias = g.reshape(bias, bias.shape + (1,) * dims_after)
+    return g.add(out, bias)
+
+
+@lowers(aten.linear.default)
+def linear(g: Builder, x, weight, bias=None):
+    """x W^T + b."""
+    return _with_bias(g, g.bilinear("matmul", x, transposed(g, weight)), bias, 0)
+
+
+@lowers(aten.addmm.default)
+def addmm(g: Builder, bias, x, w, beta=1, alpha=1):
+    """bias + x w."""
+    if beta != 1 or alpha != 1:
+        raise CannotLower("addmm with factors", "write the product and the sum apart")
+    return g.add(g.bilinear("matmul", x, w), bias)
+
+
+@lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)
+def matmul(g: Builder, x, y):
+    """Matrix product."""
+    if x.ndim == 1:
+        out = matmul(g, g.reshape(x, (1, *x.shape)), y)
+        return g.reshape(out, out.shape[:-2] + out.shape[-1:])
+    if y.ndim == 1:
+        column = g.reshape(y, (*y.shape, 1)) if y.secret else g.float(torch.unsqueeze, y, 1, shape=(*y.shape, 1))
+        out = g.bilinear("matmul", x, column)
+        return g.reshape(out, out.shape[:-1])
+    return g.bilinear("matmul", x, y)
+
+
+def _conv(g: Builder, kind: str, x: Value, w: Value, bias, dims: int, **attrs) -> Value:
+    unbatched = x.ndim == dims + 1
+    if unbatched:
+        x = g.reshape(x, (1, *x.shape))
+    out = _with_bias(g, g.bilinear(kind, x, w, **attrs), bias, dims)
+    return g.reshape(out, out.shape[1:]) if unbatched else out
+
+
+def _each(value, dims: int) -> list[int]:
+    value = [value] if isinstance(value, int) else list(value)
+    return value * dims if len(value) == 1 else value
+
+
+def _register_conv(dims: int) -> None:
+    default, padded = getattr(aten, f"conv{dims}d").default, getattr(aten, f"conv{dims}d").padding
+    turned = getattr(aten, f"conv_transpose{dims}d")
+    turned = turned.default if dims == 1 else turned.input
+
+    @lowers(default)
+    def conv(g, x, w, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        """Convolution."""
+        attrs = {"stride": _each(stride, dims), "padding": _each(padding, dims), "dilation": _each(dilation, dims)}
+        return _conv(g, f"conv{dims}d", x, w, bias, dims, groups=groups, **attrs)
+
+    @lowers(padded)
+    def conv_named_padding(g, x, w, bias=None, stride=1, padding="valid", dilation=1, groups=1):
+        """Convolution with padding "same" or "valid"."""
+        dilation = _each(dilation, dims)
+        if padding == "same":
+            total = [d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True)]
+            pads = [side for n in reversed(total) for side in (n // 2, n - n // 2)]
+            x = g.linear("pad", x, pads=pads)
+        return conv(g, x, w, bias, stride, 0, dilation, groups)
+
+    @lowers(turned)
+    def conv_transpose(g, x, w, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+        """Transposed convolution."""
+        attrs = {"stride": _each(stride, dims), "padding": _each(padding, dims), "dilation": _each(dilation, dims)}
+        attrs["output_padding"] = _each(output_padding, dims)
+        return _conv(g, f"conv_transpose{dims}d", x, w, bias, dims, groups=groups, **attrs)
+
+
+for _dims in (1, 2):
+    _register_conv(_dims)
+
+
+@lowers(aten._native_batch_norm_legit_no_training.default)
+def batch_norm(g: Builder, x, weight, bias, mean, var, momentum, eps):
+    """Normalization by known statistics: scale and shift are computed by their owner in the clear."""
+    given = [v for v in (weight, bias, mean, var) if v is not None]
+    if any(v.secret for v in given):
+        raise CannotLower("batch norm with secret statistics", "its weights and statistics must have one owner")
+    shape = (x.shape[1],) + (1,) * (x.ndim - 2)
+    scale = g.pointwise(torch.rsqrt, g.pointwise(torch.add, var, eps))
+    if weight is not None:
+        scale = g.pointwise(torch.mul, scale, weight)
+    shift = g.pointwise(torch.neg, g.pointwise(torch.mul, mean, scale))
+    if bias is not None:
+        shift = g.pointwise(torch.add, shift, bias)
+    scale, shift = (g.float(torch.reshape, v, shape, shape=shape) for v in (scale, shift))
+    return (g.add(g.mul(x, scale), shift),)

@@ -1,0 +1,160 @@
+"""Pooling: maxima by tournaments along one axis at a time, averages by local sums."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+
+def _each(value, dims: int) -> list[int]:
+    value = [value] if isinstance(value, int) else list(value)
+    return value * dims if len(value) == 1 else value
+
+
+def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    out = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and (out - 1) * stride >= size + padding:
+        out -= 1  # a window that starts in the right padding does not count
+    return out
+
+
+def _taps(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> list[list[int]]:
+    """For each tap of the window, the input position it reads at each output; outside taps repeat an inside one."""
+    taps: list[list[int]] = [[] for _ in range(kernel)]
+    for out in range(_out_size(size, kernel, stride, padding, dilation, ceil)):
+        places = [out * stride - padding + k * dilation for k in range(kernel)]
+        inside = [p for p in places if 0 <= p < size]
+        for tap, place in zip(taps, places, strict=True):
+            tap.append(place if 0 <= place < size else inside[0])
+    return taps
+
+
+def _take(g: Builder, x: Value, dim: int, index: list[int]) -> Value:
+    """Positions of one axis, as a strided slice where they are evenly spaced."""
+    step = index[1] - index[0] if len(index) > 1 else 1
+    if step > 0 and index == list(range(index[0], index[-1] + 1, step)):
+        return g.slice(x, dim, index[0], index[-1] + 1, step)
+    return g.linear("index", x, dim=dim, index=index)
+
+
+def _max_along(g: Builder, x: Value, dim: int, taps: list[list[int]]) -> Value:
+    """Maximum over the taps of a window along one axis, as a tournament."""
+    players = [_take(g, x, dim, tap) for tap in dict.fromkeys(map(tuple, taps)) for tap in [list(tap)]]
+    while len(players) > 1:
+        pairs = [g.maximum(a, b) for a, b in zip(players[::2], players[1::2], strict=False)]
+        players = pairs + ([players[-1]] if len(players) % 2 else [])
+    return players[0]
+
+
+def _max_pool(g: Builder, x: Value, kernel, stride, padding, dilation, ceil: bool, dims: int) -> Value:
+    kernel, padding, dilation = _each(kernel, dims), _each(padding, dims), _each(dilation, dims)
+    stride = _each(stride, dims) if stride else kernel
+    for i in reversed(range(dims)):
+        dim = x.ndim - dims + i
+        x = _max_along(g, x, dim, _taps(x.shape[dim], kernel[i], stride[i], padding[i], dilation[i], ceil))
+    return x
+
+
+@lowers(aten.max_pool2d.default)
+def max_pool2d(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Largest value of each window: first along rows, then along columns, which saves comparisons."""
+    return _max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 2)
+
+
+@lowers(aten.max_pool1d.default)
+def max_pool1d(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Largest value of each window of a sequence."""
+    return _max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 1)
+
+
+@lowers(aten.max_pool2d_with_indices.default)
+def max_pool2d_with_indices(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Max pooling; the indices have no secure version and must not be used."""
+    return (_max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 2),)
+
+
+@lowers(aten.adaptive_max_pool2d.default)
+def adaptive_max_pool2d(g: Builder, x, size):
+    """Largest value of each bin; the indices have no secure version."""
+    for i, bins in enumerate(_each(size, 2)):
+        dim = x.ndim - 2 + i
+        spans = _bins(x.shape[dim], bins)
+        width = max(stop - start for start, stop in spans)
+        x = _max_along(g, x, dim, [[min(start + k, stop - 1) for start, stop in spans] for k in range(width)])
+    return (x,)
+
+
+def _window_sum(g: Builder, x: Value, dim: int, spans: list[tuple[int, int]]) -> Value:
+    if spans == [(0, x.shape[dim])]:
+        return g.linear("sum", x, dims=[dim], keepdim=True)
+    starts, ends = [s for s, _ in spans], [e for _, e in spans]
+    return g.linear("window_sum", x, dim=dim, starts=starts, ends=ends)
+
+
+def _average(g: Builder, x: Value, spans: list[list[tuple[int, int]]], counts: list[list[int]]) -> Value:
+    """Sums over windows along the last axes, divided by the product of the axes' counts."""
+    for i, axis_spans in enumerate(spans):
+        x = _window_sum(g, x, x.ndim - len(spans) + i, axis_spans)
+    divisor = torch.ones(())
+    for axis in counts:
+        divisor = divisor.unsqueeze(-1) * torch.tensor(axis, dtype=torch.float64)
+    flat = divisor.flatten()
+    if bool((flat == flat[0]).all()):
+        return g.scale(x, 1.0 / flat[0].item())
+    return g.mul(g.rescale(x), g.constant(1.0 / divisor))
+
+
+def _avg_pool(g: Builder, x: Value, kernel, stride, padding, ceil: bool, count_pad: bool, divisor, dims: int) -> Value:
+    kernel, padding = _each(kernel, dims), _each(padding, dims)
+    stride = _each(stride, dims) if stride else kernel
+    spans, counts = [], []
+    for i in range(dims):
+        size, pad = x.shape[x.ndim - dims + i], padding[i]
+        starts = [o * stride[i] - pad for o in range(_out_size(size, kernel[i], stride[i], pad, 1, ceil))]
+        stops = [min(s + kernel[i], size + pad) for s in starts]
+        spans.append([(max(s, 0), min(e, size)) for s, e in zip(starts, stops, strict=True)])
+        counts.append([e - s for s, e in (zip(starts, stops, strict=True) if count_pad else spans[-1])])
+    if divisor:
+        counts = [[1] * len(c) for c in counts]
+        return g.scale(_average(g, x, spans, counts), 1.0 / divisor)
+    return _average(g, x, spans, counts)
+
+
+@lowers(aten.avg_pool2d.default)
+def avg_pool2d(g, x, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
+    """Mean of each window."""
+    return _avg_pool(g, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override, 2)
+
+
+@lowers(aten.avg_pool1d.default)
+def avg_pool1d(g, x, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    """Mean of each window of a sequence."""
+    return _avg_pool(g, x, kernel, stride, padding, ceil_mode, count_include_pad, None, 1)
+
+
+def _bins(size: int, bins: int) -> list[tuple[int, int]]:
+    return [(i * size // bins, math.ceil((i + 1) * size / bins)) for i in range(bins)]
+
+
+def _adaptive(g: Builder, x: Value, sizes: list[int]) -> Value:
+    spans = [_bins(x.shape[x.ndim - len(sizes) + i], n) for i, n in enumerate(sizes)]
+    return _average(g, x, spans, [[e - s for s, e in axis] for axis in spans])
+
+
+@lowers(aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default)
+def adaptive_avg_pool2d(g: Builder, x, size):
+    """Mean of each of a given number of bins."""
+    return _adaptive(g, x, _each(size, 2))
+
+
+@lowers(aten.adaptive_avg_pool1d.default)
+def adaptive_avg_pool1d(g: Builder, x, size):
+    """Mean of each of a given number of bins of a sequence."""
+    return _adaptive(g, x, _each(size, 1))

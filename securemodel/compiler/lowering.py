@@ -1,0 +1,136 @@
+"""From ATen operators to secure ones: the owner computes first, the rest is lowered."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import torch
+
+from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
+from securemodel.compiler.capture import Captured, source_line
+from securemodel.compiler.lower import LOWERINGS
+from securemodel.compiler.report import Problem
+
+aten = torch.ops.aten
+
+MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The graph before scales and masks, and the values the model returns."""
+
+    builder: Builder
+    outputs: tuple[Value, ...]
+    problems: tuple[Problem, ...]
+    operators: tuple[str, ...]
+
+
+def pool_before_activation(graph: torch.fx.Graph) -> None:
+    """max_pool(relu(x)) becomes relu(max_pool(x)): the same value with fewer comparisons."""
+    for pool in list(graph.nodes):
+        if pool.op != "call_function" or pool.target is not aten.max_pool2d.default:
+            continue
+        act = pool.args[0]
+        if act.op == "call_function" and act.target in MONOTONE and len(act.users) == 1:
+            pool.replace_input_with(act, act.args[0])
+            with graph.inserting_after(pool):
+                after = graph.create_node("call_function", act.target, (pool, *act.args[1:]), act.kwargs)
+            after.meta = {**act.meta, "val": pool.meta["val"]}
+            pool.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
+            graph.erase_node(act)
+
+
+def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowered:
+    """Lowers every operator; collects what has no secure version instead of stopping at the first."""
+    g = Builder()
+    env: dict[torch.fx.Node, Any] = {}
+    problems: list[Problem] = []
+    operators: dict[str, None] = {}
+    pool_before_activation(captured.graph)
+    for node in captured.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = _placeholder(g, captured, node, weights, owners)
+        elif node.op == "call_function":
+            operators[str(node.target)] = None
+            g.source = source_line(node)
+            try:
+                env[node] = _lower_node(g, node, env)
+            except CannotLower as problem:
+                problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
+                env[node] = None
+    outputs = tuple(_lookup(n, env) for n in captured.outputs)
+    return Lowered(g, outputs, tuple(problems), tuple(operators))
+
+
+def _placeholder(g: Builder, captured: Captured, node, weights: str, owners: Sequence[str]) -> Any:
+    if node.name in captured.constants:
+        return g.constant(captured.constants[node.name])
+    value = node.meta["val"]
+    if not isinstance(value, torch.Tensor):
+        raise CannotLower(f"the input {node.name} is not a tensor")
+    integer = not value.is_floating_point()
+    if node.name in captured.states:
+        return g.placeholder(f"state:{captured.states[node.name]}", value.shape, weights, integer)
+    index = captured.inputs.index(node.name)
+    return g.placeholder(f"input:{index}", value.shape, owners[index], integer)
+
+
+def _lookup(arg: Any, env: dict) -> Any:
+    if isinstance(arg, torch.fx.Node):
+        return env[arg]
+    if isinstance(arg, (list, tuple)):
+        return [_lookup(a, env) for a in arg]
+    return arg
+
+
+def _contains_none(arg: Any, fx_arg: Any) -> bool:
+    if isinstance(fx_arg, torch.fx.Node):
+        return arg is None
+    if isinstance(fx_arg, (list, tuple)):
+        return any(_contains_none(a, f) for a, f in zip(arg, fx_arg, strict=True))
+    return False
+
+
+def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
+    args = [_lookup(a, env) for a in node.args]
+    kwargs = {k: _lookup(v, env) for k, v in node.kwargs.items()}
+    if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
+        return None
+    operands = values_in([args, kwargs])
+    if node.target is operator.getitem and isinstance(args[0], tuple):
+        return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
+    if all(not v.secret for v in operands) and common_owner(operands):
+        return _in_the_clear(g, node, args, kwargs)
+    lowering = LOWERINGS.get(node.target)
+    if lowering is None:
+        raise CannotLower("no secure version exists", "replace it, or move it to where one party owns its inputs")
+    try:
+        inspect.signature(lowering).bind(g, *args, **kwargs)
+    except TypeError as problem:
+        raise CannotLower(f"these arguments are not supported: {problem}") from problem
+    return lowering(g, *args, **kwargs)
+
+
+def _no_result(node: torch.fx.Node):
+    raise CannotLower("this further result of the operator has no secure version", "use only its first result")
+
+
+def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
+    """The operator itself, run by the one party that owns its operands."""
+    made = node.meta.get("val")
+    if isinstance(made, (list, tuple)):
+        whole = g.float(node.target, *args, shape=(), **kwargs)
+        return tuple(
+            g.float(operator.getitem, whole, i, shape=t.shape, integer=not t.is_floating_point())
+            for i, t in enumerate(made)
+            if isinstance(t, torch.Tensor)
+        )
+    integer = not made.is_floating_point()
+    return g.float(node.target, *args, shape=made.shape, integer=integer, **kwargs)
+
+
+__all__ = ["PUBLIC", "Lowered", "lower_model", "pool_before_activation"]

@@ -1,0 +1,222 @@
+"""Chooses the form of every secret: where a mask is opened, what follows from masks for free.
+
+Gates read masked operands. A mask is opened on the value a gate reads, except
+- where it follows locally from values that are masked anyway (sums, differences, moved elements), and
+- where several gates read parts of one tensor that together are no smaller than the tensor: then the
+  tensor is masked once and the parts are taken from it.
+Each value is masked at most once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from protocols.gates import numel
+from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.linear import LAYOUT
+from protocols.shares import words
+from securemodel.compiler.builder import PUBLIC
+from securemodel.compiler.ir import Graph, Node
+
+_FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
+
+
+def _is_public(graph: Graph, node_id: int) -> bool:
+    return graph[node_id].op == "share" and graph[node_id].owner == PUBLIC
+
+
+def _masked_operands(graph: Graph, node: Node) -> tuple[int, ...]:
+    if node.op == "bilinear":
+        return () if any(_is_public(graph, a) for a in node.args) else node.args
+    if node.op in ("square", "truncate", "is_negative"):
+        return node.args
+    if node.op == "select":
+        return (_selected(graph, node).id,)
+    return ()
+
+
+def _selected(graph: Graph, node: Node) -> Node:
+    """What a select reads: the untruncated value where its operand is a truncation (they are fused)."""
+    x = graph[node.args[1]]
+    return graph[x.args[0]] if x.op == "truncate" else x
+
+
+def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
+    """(values that need a masked form, those of them that get it for free from masked operands)."""
+    users = graph.users()
+    live = _live(graph)
+    needed = {a for node in graph.nodes if node.id in live for a in _masked_operands(graph, node)}
+    free: set[int] = set()
+    pushed: dict[int, list[int]] = {}
+    for node in reversed(graph.nodes):
+        parts = pushed.get(node.id, [])
+        if parts and (node.id in needed or sum(numel(graph[p].shape) for p in parts) >= numel(node.shape)):
+            needed.add(node.id)
+            free.update(parts)
+        if node.id not in needed or node.op != "linear":
+            continue
+        if node.attrs["kind"] in _FREE and all(a in needed or graph[a].op == "share" for a in node.args):
+            if any(graph[a].op != "share" for a in node.args):
+                needed.update(node.args)
+                free.add(node.id)
+        elif node.attrs["kind"] in LAYOUT:
+            pushed.setdefault(node.args[0], []).append(node.id)
+    del users
+    return needed, free
+
+
+def _live(graph: Graph) -> set[int]:
+    live = {node.id for node in graph.nodes if node.op == "reveal"}
+    for node in reversed(graph.nodes):
+        if node.id not in live:
+            continue
+        if node.op == "select" and graph[node.args[1]].op == "truncate":
+            live.update((node.args[0], _selected(graph, node).id))
+        else:
+            live.update(node.args)
+    return live
+
+
+@dataclass
+class _Pass:
+    old: Graph
+    new: Graph
+    floats: dict[int, int]
+    needed: set[int]
+    free: set[int]
+    additive_of: dict[int, int] = field(default_factory=dict)
+    masked_of: dict[int, int] = field(default_factory=dict)
+    bits_of: dict[int, int] = field(default_factory=dict)
+    encoded: dict[int, int] = field(default_factory=dict)
+
+    def _add(self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, load=False) -> int:
+        shape = like.shape if shape is None else shape
+        frac = like.frac if form in ("additive", "masked", "public", "float") else None
+        node = self.new.add(op, args, shape, form, frac=frac, owner=owner, attrs=attrs or {}, source=like.source)
+        node.load = load or (bool(node.args) and op != "reveal" and all(self.new[a].load for a in node.args))
+        return node.id
+
+    def _encode(self, node: Node) -> int:
+        if node.id not in self.encoded:
+            at = self.floats[node.attrs["float"]]
+            self.encoded[node.id] = self._add(node, "encode", [at], "public", load=node.load)
+        return self.encoded[node.id]
+
+    def additive(self, node_id: int) -> int:
+        """The additive form of a value."""
+        if node_id not in self.additive_of:
+            node = self.old[node_id]
+            if node_id in self.masked_of and (node_id in self.free or node.op == "share"):
+                self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
+            elif node_id in self.needed and (node_id in self.free or (node.op == "share" and node.owner != PUBLIC)):
+                self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
+            else:
+                self.additive_of[node_id] = self._compute(node)
+        return self.additive_of[node_id]
+
+    def masked(self, node_id: int) -> int:
+        """The masked form of a value that needs one."""
+        if node_id not in self.masked_of:
+            node = self.old[node_id]
+            if node.op == "share" and node.owner == PUBLIC:
+                made = self._add(node, "public_masked", [self._encode(node)], "masked")
+            elif node.op == "share":
+                at = self.floats[node.attrs["float"]]
+                made = self._add(node, "input", [at], "masked", owner=node.owner, load=node.load)
+            elif node_id in self.free:
+                made = self._add(node, "linear", [self.masked(a) for a in node.args], "masked", attrs=node.attrs)
+            else:
+                made = self._add(node, "mask", [self.additive(node_id)], "masked", attrs={"width": 64})
+            self.masked_of[node_id] = made
+        return self.masked_of[node_id]
+
+    def bit(self, node_id: int) -> int:
+        """The masked form of a secret bit: the comparison of protocols.gates.compare, layer by layer."""
+        if node_id not in self.bits_of:
+            self.bits_of[node_id] = self._compare(self.old[node_id])
+        return self.bits_of[node_id]
+
+    def _compare(self, node: Node) -> int:
+        x, count = self.masked(node.args[0]), words(numel(node.shape))
+        shift, low_bits = node.attrs["shift"], node.attrs["low_bits"]
+        top = self._add(node, "top_bit", [x], "bits", (1, count), {"bit": shift + low_bits})
+        digits = digit_count(low_bits)
+        window = {"shift": shift, "low_bits": low_bits}
+        bits = self._add(node, "digits", [x], "bits", (leaf_planes(digits), count), window)
+        while digits > 1:
+            opened = self._add(node, "mask_bits", [bits], "masked_bits", self.new[bits].shape)
+            attrs, digits = {"digits": digits}, len(groups(digits))
+            bits = self._add(node, "combine", [opened], "bits", (leaf_planes(digits), count), attrs)
+        sign = self._add(node, "xor", [bits, top], "bits", (1, count))
+        return self._add(node, "mask_bits", [sign], "masked_bits", (1, count))
+
+    def _compute(self, node: Node) -> int:
+        return getattr(self, f"_compute_{node.op}")(node)
+
+    def _compute_share(self, node: Node) -> int:
+        if node.owner == PUBLIC:
+            return self._add(node, "public_additive", [self._encode(node)], "additive")
+        at = self.floats[node.attrs["float"]]
+        return self._add(node, "own", [at], "additive", owner=node.owner, load=node.load)
+
+    def _compute_linear(self, node: Node) -> int:
+        return self._add(node, "linear", [self.additive(a) for a in node.args], "additive", attrs=node.attrs)
+
+    def _compute_bilinear(self, node: Node) -> int:
+        x, y = node.args
+        if _is_public(self.old, y):
+            return self._public_product(node, self.additive(x), self._encode(self.old[y]), False)
+        if _is_public(self.old, x):
+            return self._public_product(node, self.additive(y), self._encode(self.old[x]), True)
+        return self._add(node, "bilinear", [self.masked(x), self.masked(y)], "additive", attrs=node.attrs)
+
+    def _public_product(self, node: Node, secret: int, public: int, swapped: bool) -> int:
+        attrs = {**node.attrs, "swapped": swapped}
+        return self._add(node, "bilinear_public", [secret, public], "additive", attrs=attrs)
+
+    def _compute_square(self, node: Node) -> int:
+        return self._add(node, "square", [self.masked(node.args[0])], "additive")
+
+    def _compute_truncate(self, node: Node) -> int:
+        return self._add(node, "truncate", [self.masked(node.args[0])], "additive", attrs=node.attrs)
+
+    def _compute_select(self, node: Node) -> int:
+        x, operand = _selected(self.old, node), self.old[node.args[1]]
+        args = [self.bit(node.args[0]), self.masked(x.id)]
+        if operand.op != "truncate":
+            return self._add(node, "select", args, "additive", attrs=node.attrs)
+        attrs = {**node.attrs, "bits": operand.attrs["bits"]}
+        return self._add(node, "select_truncated", args, "additive", attrs=attrs)
+
+    def _compute_bit_to_ring(self, node: Node) -> int:
+        return self._add(node, "bit_to_ring", [self.bit(node.args[0])], "additive", attrs=node.attrs)
+
+
+def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int]) -> Graph:
+    """The runnable graph: `floats` (already in place) followed by nodes of known form."""
+    needed, free = choose_masked(graph)
+    masks = _Pass(graph, floats, float_ids, needed, free)
+    for node in graph.nodes:
+        if node.op == "reveal":
+            made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
+            masks.new[made].owner = node.owner
+    narrow_masks(masks.new)
+    return masks.new
+
+
+def narrow_masks(graph: Graph) -> None:
+    """Opens only the low bits of a value that is read by comparisons alone (in whole bytes)."""
+    bits = [0] * len(graph.nodes)
+    for node in reversed(graph.nodes):
+        if node.op == "mask":
+            node.attrs = {**node.attrs, "width": min(64, -(-bits[node.id] // 8) * 8)}
+        for arg in node.args:
+            if node.op == "digits":
+                need = node.attrs["shift"] + node.attrs["low_bits"]
+            elif node.op == "top_bit":
+                need = node.attrs["bit"] + 1
+            elif node.op == "linear" and node.form == "masked":
+                need = bits[node.id]
+            else:
+                need = 64
+            bits[arg] = max(bits[arg], need)

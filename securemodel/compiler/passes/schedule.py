@@ -1,0 +1,67 @@
+"""Orders a program: what loads with the weights first, then round by round; drops dead nodes."""
+
+from __future__ import annotations
+
+from securemodel.compiler.ir import TALK, Graph, Node
+
+
+def depths(graph: Graph) -> list[int]:
+    """For each node, the number of rounds of its phase that must be over before it can be read."""
+    out: list[int] = []
+    for node in graph.nodes:
+        ready = max((out[a] for a in node.args if graph[a].load == node.load), default=0)
+        out.append(ready + 1 if node.op in TALK else ready)
+    return out
+
+
+def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
+    """The live nodes in the order they run, and {old id: new id}.
+
+    The load phase comes first. Within a phase, local nodes precede the opening that first needs a round
+    they are ready for, and openings of one round stand together: they share a message.
+    """
+    live = {node.id for node in graph.nodes if node.op == "reveal"}
+    for node in reversed(graph.nodes):
+        if node.id in live:
+            live.update(node.args)
+    depth = depths(graph)
+
+    def key(node: Node) -> tuple:
+        talks = node.op in TALK
+        return (not node.load, node.form != "float" or talks, depth[node.id] - talks, talks, node.id)
+
+    order = sorted((n for n in graph.nodes if n.id in live), key=key)
+    ids = {node.id: position for position, node in enumerate(order)}
+    made = Graph()
+    for node in order:
+        rest = {"frac": node.frac, "owner": node.owner, "load": node.load, "source": node.source}
+        made.add(node.op, [ids[a] for a in node.args], node.shape, node.form, attrs=node.attrs, **rest)
+    return made, ids
+
+
+def rounds(graph: Graph, load: bool) -> list[tuple[list[Node], list[Node]]]:
+    """One phase as rounds: (local nodes, then the talking nodes that share one message); a last one may only compute."""
+    out: list[tuple[list[Node], list[Node]]] = [([], [])]
+    for node in graph.nodes:
+        if node.load != load:
+            continue
+        if node.op in TALK:
+            out[-1][1].append(node)
+        else:
+            if out[-1][1]:
+                out.append(([], []))
+            out[-1][0].append(node)
+    return out
+
+
+def split_rounds(graph: Graph, load: bool) -> list[tuple[list[Node], list[Node]]]:
+    """`rounds`, where consecutive openings of different depth are kept apart."""
+    depth = depths(graph)
+    out: list[tuple[list[Node], list[Node]]] = []
+    for local, talk in rounds(graph, load):
+        levels = sorted({depth[n.id] for n in talk})
+        if not levels:
+            out.append((local, []))
+        for index, level in enumerate(levels):
+            out.append((local if index == 0 else [], [n for n in talk if depth[n.id] == level]))
+    return out

@@ -1,0 +1,41 @@
+"""What in a model has no secure version, all of it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One operator without a secure version."""
+
+    operator: str
+    source: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `check`: empty when the model compiles. True when there is no problem."""
+
+    model: str
+    problems: tuple[Problem, ...]
+    operators: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        if not self.problems:
+            return f"{self.model}: all {len(self.operators)} operators have a secure version"
+        count = len(self.problems)
+        verb = "operator of this model has" if count == 1 else "operators of this model have"
+        lines = [f"{count} {verb} no secure version ({self.model})"]
+        width = max(len(p.operator) for p in self.problems)
+        for p in self.problems:
+            lines.append(f"  {p.operator:<{width}}  {p.source}")
+            lines.append(f"  {'':<{width}}  {p.reason}")
+            if p.remedy:
+                lines.append(f"  {'':<{width}}  → {p.remedy}")
+        return "\n".join(lines)

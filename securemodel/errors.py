@@ -1,0 +1,41 @@
+"""Errors of the compiler; those of the protocols are in protocols.errors and are re-exported here.
+
+    SecureModelError
+    ├── CompileError            a model cannot be made into a secure program
+    │   └── UnsupportedOperator     some operators have no secure version; lists all of them
+    ├── ProgramError            a program's text is damaged or of another version
+    └── ... (protocols.errors)
+"""
+
+from __future__ import annotations
+
+from protocols.errors import ConfigError, InputError, Mismatch, PeerError, PreprocessingError, SecureModelError
+
+
+class CompileError(SecureModelError):
+    """A model cannot be made into a secure program."""
+
+
+class UnsupportedOperator(CompileError):
+    """Some operators of a model have no secure version; `.report` has the whole list."""
+
+    def __init__(self, report) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+class ProgramError(SecureModelError):
+    """A program's text is damaged or of another version."""
+
+
+__all__ = [
+    "CompileError",
+    "ConfigError",
+    "InputError",
+    "Mismatch",
+    "PeerError",
+    "PreprocessingError",
+    "ProgramError",
+    "SecureModelError",
+    "UnsupportedOperator",
+]

@@ -1,0 +1,73 @@
+"""A compiled model: the secure program every party runs, its text and its digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+
+from securemodel.atomic import write_atomically
+from securemodel.compiler.builder import FloatCall
+from securemodel.compiler.rows import rows_are_independent
+from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
+
+
+@dataclass(frozen=True, repr=False)
+class Program:
+    """A secure program. Compiled ones can be run; those read from a file can be planned and dealt for."""
+
+    header: Header
+    graph: Graph
+    calls: dict[int, FloatCall] = field(default_factory=dict)
+    model: torch.nn.Module | None = None
+    examples: tuple[torch.Tensor, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Program({len(self.graph.nodes)} nodes, parties={list(self.header.parties)}, digest={self.digest[:12]})"
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The online parties in rank order."""
+        return self.header.parties
+
+    @cached_property
+    def _text(self) -> str:
+        return program_text(self.header, self.graph)
+
+    def text(self) -> str:
+        """The secure graph, one operation a line."""
+        return self._text
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the text: equal at all parties and the dealer before anything runs."""
+        return digest(self._text)
+
+    @cached_property
+    def row_independent(self) -> bool:
+        """Whether a run may be split along the first axis: each output row depends on one input row only."""
+        return self.model is not None and rows_are_independent(self.model, self.examples)
+
+    def plan(self, network: Any = "lan"):
+        """What a run costs: rounds, bytes, preprocessing, memory and predicted time (securemodel.Plan)."""
+        from securemodel.compiler.plan import make_plan
+
+        return make_plan(self, network)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the text; never leaves a half-written file."""
+        write_atomically(Path(path), self._text.encode())
+
+    @staticmethod
+    def load(path: str | Path) -> Program:
+        """Reads a text written by `save`. Raises ProgramError."""
+        header, graph = parse_program(Path(path).read_text())
+        return Program(header, graph)
+
+
+def receivers(outputs: str | Sequence[str], count: int) -> list[str]:
+    """Who learns each of `count` outputs."""
+    return [outputs] * count if isinstance(outputs, str) else list(outputs)

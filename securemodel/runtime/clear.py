@@ -1,0 +1,94 @@
+"""What one party computes in the clear: functions of its own values and public ones, in float."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence
+
+import torch
+
+from securemodel.compiler.builder import PUBLIC, Value
+from securemodel.compiler.capture import model_state
+from securemodel.errors import InputError
+from securemodel.program import Program
+
+
+class ClearSide:
+    """Evaluates float nodes on demand; weights once per loaded model, inputs once per run."""
+
+    def __init__(self, program: Program, me: str) -> None:
+        self._program, self._me = program, me
+        self._state: dict[str, torch.Tensor] = {}
+        self._inputs: Sequence[Optional[torch.Tensor]] = ()
+        self._values: dict[int, Any] = {}
+
+    def set_model(self, model: Optional[torch.nn.Module]) -> None:
+        """The model whose parameters and buffers this party gives, where it owns them."""
+        self._values = {}
+        owns = self._program.header.weights in (self._me, PUBLIC)
+        self._state = model_state(model) if model is not None and owns else {}
+        self._check_state()
+
+    def _check_state(self) -> None:
+        if self._program.header.weights not in (self._me, PUBLIC):
+            return
+        for node in self._program.graph.nodes:
+            if node.op != "placeholder" or not node.attrs["name"].startswith("state:"):
+                continue
+            name = node.attrs["name"][len("state:") :]
+            tensor = self._state.get(name)
+            if tensor is None or tensor.is_meta:
+                how = "is not in the model given" if tensor is None else "is on the meta device and has no values"
+                raise InputError(
+                    f"party {self._me!r} owns the weights, but {name!r} {how}. "
+                    "Give the real model to compile() or session.load()."
+                )
+            if tuple(tensor.shape) != node.shape:
+                raise InputError(
+                    f"the weight {name!r} has shape {list(tensor.shape)}, the program was compiled for "
+                    f"{list(node.shape)}. Load a model of the same architecture."
+                )
+
+    def set_inputs(self, inputs: Sequence[Optional[torch.Tensor]]) -> None:
+        """The inputs of the next run; None for what others own."""
+        self._inputs = inputs
+        self._values = {i: v for i, v in self._values.items() if self._program.graph[i].load}
+
+    def value(self, node_id: int) -> torch.Tensor:
+        """The value of a float node that this party may compute."""
+        if node_id in self._values:
+            return self._values[node_id]
+        node = self._program.graph[node_id]
+        if node.op == "placeholder":
+            kind, name = node.attrs["name"].split(":", 1)
+            made = self._state[name] if kind == "state" else self._inputs[int(name)]
+        else:
+            call = self._program.calls[node_id]
+            with torch.no_grad():
+                made = call.target(*self._fill(call.args), **self._fill(call.kwargs))
+        self._values[node_id] = made
+        return made
+
+    def forget(self) -> None:
+        """Drops what was computed; the next value is computed afresh."""
+        self._values = {}
+
+    def describe(self, node_id: int) -> str:
+        """A name for errors: which weight or input a float comes from."""
+        seen, queue, names = set(), [node_id], []
+        while queue:
+            node = self._program.graph[queue.pop()]
+            if node.id in seen:
+                continue
+            seen.add(node.id)
+            if node.op == "placeholder":
+                kind, name = node.attrs["name"].split(":", 1)
+                names.append(f"weight {name!r}" if kind == "state" else f"input {name}")
+            queue.extend(node.args)
+        return f"party {self._me!r}: {' and '.join(sorted(names)) or 'a constant'}"
+
+    def _fill(self, arg: Any) -> Any:
+        if isinstance(arg, Value):
+            return self.value(arg.id)
+        if isinstance(arg, dict):
+            return {k: self._fill(v) for k, v in arg.items()}
+        return type(arg)(self._fill(a) for a in arg) if isinstance(arg, (list, tuple)) else arg

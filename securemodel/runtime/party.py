@@ -1,0 +1,284 @@
+"""One online party's walk through a program: a coroutine that computes, and yields when it must talk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Generator, Optional, Sequence
+
+import torch
+
+from protocols import linear
+from protocols.bilinear import bilinear
+from protocols.channel import Label, Purpose
+from protocols.fixedpoint import decode, encode
+from protocols.gates import GATES
+from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive
+from securemodel.compiler.builder import PUBLIC
+from securemodel.compiler.ir import Node
+from securemodel.errors import InputError, Mismatch
+from securemodel.program import Program
+from securemodel.runtime.clear import ClearSide
+from securemodel.runtime.dealing import last_uses
+from securemodel.runtime.preparing import LoadedOperand, Prepared
+from securemodel.runtime.rounds import START, Step, item_bytes, message_bytes, sends, steps
+
+Message = dict[str, torch.Tensor]
+TakePrepared = Callable[[int], Prepared]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One round as a party asks for it: what to send to whom, and how much to expect from whom."""
+
+    label: Label
+    sends: dict[str, list[torch.Tensor]]
+    receives: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many rows of a run are real (0: not my inputs) and how many are still to come after it."""
+
+    now: int = 0
+    left: int = 0
+
+
+class OnlineParty:
+    """Runs a program's phases as coroutines: each `yield` is a round, and is answered with what was received."""
+
+    def __init__(self, program: Program, me: str) -> None:
+        self.program, self.me = program, me
+        graph, names = program.graph, program.parties
+        self.role = Role(names.index(me), len(names))
+        self.peers = tuple(n for n in names if n != me)
+        self._graph = graph
+        self._steps = {load: steps(graph, load) for load in (True, False)}
+        self._done = {load: last_uses(graph, load) for load in (True, False)}
+        self._digest = bytes.fromhex(program.digest)[:16]
+        self._loaded: dict[int, Any] = {}
+        self.loaded_operands: dict[int, LoadedOperand] = {}
+        self.clear = ClearSide(program, me)
+
+    # ---- phases
+    def load(self, epoch: int, take: TakePrepared) -> Generator[Talk, Message, None]:
+        """Shares the weights; what it leaves is used by every later run."""
+        self._loaded = {}
+        env = yield from self._phase(True, epoch, take, Rows(), lambda values: None)
+        self._loaded = {i: v for i, v in env.items() if v is not None or self._graph[i].form != "float"}
+        self.loaded_operands = {
+            i: LoadedOperand(v.m, v.lam, to_additive(v, self.role)) for i, v in env.items() if isinstance(v, Masked)
+        }
+
+    def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Generator[Talk, Message, tuple[list, Rows]]:
+        """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""
+        outputs: list[Optional[torch.Tensor]] = [None] * len(self.program.header.outputs)
+        agreed = [rows]
+        yield from self._phase(False, epoch, take, rows, agreed.append, outputs)
+        return outputs, agreed[-1]
+
+    def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):
+        env: dict[int, Any] = dict(self._loaded)
+        done, first = self._done[load], True
+        for index, step in enumerate(self._steps[load]):
+            for node in step.local:
+                env[node.id] = self._local(node, env, take)
+                self._release(env, done, node, load)
+            if not step.talk and not first:
+                continue
+            items = [(node, self._outgoing(node, env, take)) for node in step.talk]
+            start = self._start(rows) if first else None
+            at = step.talk[0].id if step.talk else index
+            received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
+            if first:
+                agree(self._check_start(received, rows))
+            self._incoming(items, env, received, START.size if first else 0, outputs)
+            for node in step.talk:
+                self._release(env, done, node, load)
+            first = False
+        return env
+
+    def _release(self, env: dict, done: dict[int, list[int]], node: Node, load: bool) -> None:
+        if load:
+            return
+        for value in done.get(node.id, ()):
+            env.pop(value, None)
+
+    # ---- talking
+    def _start(self, rows: Rows) -> torch.Tensor:
+        packed = START.pack(self._digest, rows.now, rows.left, 0)
+        return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+    def _check_start(self, received: Message, mine: Rows) -> Rows:
+        given = {self.me: mine} if mine.now else {}
+        for peer, payload in received.items():
+            digest, now, left, _ = START.unpack(payload[: START.size].numpy().tobytes())
+            if digest != self._digest:
+                raise Mismatch(
+                    peer,
+                    f"party {peer!r} runs another program than {self.me!r} ({digest.hex()[:12]} here is "
+                    f"{self._digest.hex()[:12]}). Run the same script with the same versions at every party and "
+                    "compare Program.digest.",
+                )
+            if now:
+                given[peer] = Rows(now, left)
+        if len(set(given.values())) > 1:
+            counts = ", ".join(f"{name} {r.now + r.left}" for name, r in sorted(given.items()))
+            raise InputError(f"the parties gave different numbers of rows: {counts}. Give as many rows at each.")
+        return next(iter(given.values()), Rows())
+
+    def _talk(self, label: Label, items: list[tuple[Node, Any]], start: Optional[torch.Tensor]) -> Talk:
+        outgoing: dict[str, list[torch.Tensor]] = {}
+        incoming: dict[str, int] = {}
+        talk = [node for node, _ in items]
+        for peer in self.peers:
+            buffers = [start] if start is not None else []
+            buffers += [wire for node, (wire, _) in items if sends(node, self.me, peer)]
+            if buffers:
+                outgoing[peer] = buffers
+            expected = message_bytes(talk, peer, self.me, start is not None)
+            if expected:
+                incoming[peer] = expected
+        return Talk(label, outgoing, incoming)
+
+    def _outgoing(self, node: Node, env: dict, take: TakePrepared) -> tuple[Optional[torch.Tensor], Any]:
+        """(what goes on the wire, what must be kept until the peers' parts are here)."""
+        if node.op == "reveal":
+            share = env[node.args[0]]
+            share = _zeros(self._graph[node.args[0]]) if share is None else share.contiguous()
+            return share, share
+        prepared = take(node.id)["lam"]
+        if node.op == "input":
+            if node.owner != self.me:
+                return None, None
+            m = self._encoded(node) + prepared
+            return m, (m, prepared)
+        if node.op == "mask_bits":
+            hat = env[node.args[0]] ^ prepared
+            return hat, (hat, prepared)
+        share = env[node.args[0]]
+        m = prepared.clone() if share is None else (share + prepared).contiguous()
+        return _narrow(m, node), (m, prepared)
+
+    def _incoming(self, items, env: dict, received: Message, offset: int, outputs) -> None:
+        at = dict.fromkeys(self.peers, offset)
+        for node, (_, kept) in items:
+            parts = {}
+            for peer in self.peers:
+                if sends(node, peer, self.me):
+                    parts[peer] = received[peer][at[peer] : at[peer] + item_bytes(node)]
+                    at[peer] += item_bytes(node)
+            env[node.id] = self._opened(node, kept, parts, outputs)
+
+    def _opened(self, node: Node, kept: Any, parts: Message, outputs) -> Any:
+        if node.op == "mask_bits":
+            hat, beta = kept
+            for part in parts.values():
+                hat ^= part.view(torch.int64).view(hat.shape)
+            return MaskedBits(hat, beta)
+        if node.op == "mask":
+            m, lam = kept
+            for part in parts.values():
+                m += _widen(part, node)
+            return Masked(m, lam)
+        if node.op == "input":
+            if kept is not None:
+                return Masked(*kept)
+            (part,) = parts.values()
+            return Masked(part.view(torch.int64).view(node.shape), None)
+        if node.owner in (self.me, "all"):
+            total = kept.clone()
+            for part in parts.values():
+                total += part.view(torch.int64).view(total.shape)
+            integer = node.attrs["integer"]
+            outputs[node.attrs["index"]] = total if integer else decode(total, node.frac or 0)
+        return None
+
+    # ---- computing
+    def _encoded(self, node: Node) -> torch.Tensor:
+        """A float of this party (or public) as ring elements of the node's shape and scale."""
+        value = self.clear.value(node.args[0])
+        limit = 2.0 ** (62 - 2 * self.program.header.frac_bits)
+        if self.program.header.width < 64:
+            limit = min(limit, 2.0 ** (self.program.header.width - 1 - self.program.header.frac_bits))
+        return encode(value, node.frac or 0, limit, self.clear.describe(node.args[0])).reshape(node.shape).contiguous()
+
+    def _local(self, node: Node, env: dict, take: TakePrepared) -> Any:
+        if node.op in GATES:
+            return self._gate(node, env, take(node.id))
+        return getattr(self, f"_do_{node.op}")(node, env, take)
+
+    def _gate(self, node: Node, env: dict, dealt: Prepared) -> torch.Tensor:
+        gate, operands = GATES[node.op], [env[a] for a in node.args]
+        fixed = self.loaded_operands.get(node.args[1]) if node.op == "bilinear" else None
+        if fixed is not None:
+            return gate.finish(node.attrs, operands[0].m, fixed.share, dealt)
+        return gate.evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
+
+    def _do_placeholder(self, node: Node, env: dict, take) -> None:
+        return None
+
+    def _do_float(self, node: Node, env: dict, take) -> None:
+        return None
+
+    def _do_own(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+        return self._encoded(node) if node.owner == self.me else None
+
+    def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
+        return self._encoded(node)
+
+    def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
+        take(node.id)
+        return Masked(env[node.args[0]], None)
+
+    def _do_public_additive(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+        return env[node.args[0]] if self.role.first else None
+
+    def _do_to_additive(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+        return to_additive(env[node.args[0]], self.role)
+
+    def _do_xor(self, node: Node, env: dict, take) -> torch.Tensor:
+        x, y = (env[a] for a in node.args)
+        return x ^ y
+
+    def _do_linear(self, node: Node, env: dict, take) -> Any:
+        kind, attrs = node.attrs["kind"], node.attrs["attrs"]
+        operands = [env[a] for a in node.args]
+        if node.form == "masked":
+            m = linear.LINEAR[kind](*[x.m for x in operands], **attrs)
+            return Masked(m, take(node.id)["lam"])
+        if kind == "add" and operands[0] is not None and operands[0].shape == torch.Size(node.shape):
+            return add_shares(*operands)
+        return linear.apply(kind, operands, attrs, [self._graph[a].shape for a in node.args], node.shape)
+
+    def _do_bilinear_public(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+        x, y = (env[a] for a in node.args)
+        if x is None:
+            return None
+        first, second = (y, x) if node.attrs["swapped"] else (x, y)
+        return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
+
+
+def _zeros(node: Node) -> torch.Tensor:
+    return torch.zeros(node.shape, dtype=torch.int64)
+
+
+def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
+    """The low bytes of each element, padded to whole words."""
+    width = node.attrs["width"] // 8
+    if width == 8:
+        return m
+    low = m.contiguous().view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
+    return torch.nn.functional.pad(low, (0, item_bytes(node) - low.numel()))
+
+
+def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
+    """The inverse of `_narrow`, with zero high bytes."""
+    width = node.attrs["width"] // 8
+    if width == 8:
+        return part.view(torch.int64).view(node.shape)
+    out = torch.zeros(node.shape, dtype=torch.int64)
+    out.view(-1).view(torch.uint8).view(-1, 8)[:, :width] = part[: out.numel() * width].view(-1, width)
+    return out
+
+
+__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk"]

@@ -1,0 +1,301 @@
+"""Sessions: what a script holds to load weights once and run many times."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+
+import torch
+
+from protocols.channel import ChannelStats, Channel, local_channels
+from protocols.gates import Dealt, Part
+from protocols.prg import Stream, new_key
+from securemodel.errors import InputError, SecureModelError
+from securemodel.program import Program
+from securemodel.runtime.dealing import Dealing
+from securemodel.runtime.party import OnlineParty, Rows
+from securemodel.runtime.preparing import Preparing, Prepared, StreamSource
+
+RUNS_PER_LOAD = 1 << 20
+
+
+def epoch_number(load: int, run: int) -> int:
+    """The epoch of run `run` (from 1) after load `load`; run 0 is the load itself. Never repeats in a session."""
+    if run >= RUNS_PER_LOAD or load >= (1 << 32) // RUNS_PER_LOAD:
+        raise SecureModelError("this session used up its epochs; open a new one with connect() or local()")
+    return load * RUNS_PER_LOAD + run
+
+
+@dataclass(frozen=True)
+class SessionStats:
+    """Counts of one phase: the last call of `run` (all its batches) or of `load`.
+
+    `sent_bytes` and `rounds` are per party of this process, headers included; `preprocessing_bytes` is what
+    the dealer sent to the last party (only that party and local sessions see it).
+    """
+
+    seconds: float = 0.0
+    rounds: int = 0
+    sent_bytes: Mapping[str, int] = field(default_factory=dict)
+    preprocessing_bytes: int = 0
+
+
+def split_rows(inputs: Sequence[Optional[torch.Tensor]], program: Program, mine: Sequence[bool]) -> int:
+    """Number of rows given by this party (0: none of the inputs is its own). Raises InputError."""
+    header, rows = program.header, set()
+    if len(inputs) != len(header.inputs):
+        raise InputError(
+            f"run() takes {len(header.inputs)} inputs (owned by {', '.join(header.inputs)}), got {len(inputs)}. "
+            "Pass None for what another party owns."
+        )
+    for index, (x, shape, own) in enumerate(zip(inputs, header.input_shapes, mine, strict=True)):
+        if not own:
+            continue
+        where = f"input {index} of {header.inputs[index]!r}"
+        if not isinstance(x, torch.Tensor):
+            raise InputError(f"{where} must be a tensor of shape {list(shape)}, got {type(x).__name__}")
+        if tuple(x.shape[1:]) != shape[1:] or x.ndim != len(shape) or (x.ndim and not x.shape[0]):
+            raise InputError(
+                f"{where} has shape {list(x.shape)}; the program was compiled for {list(shape)} "
+                "(only the number of rows, the first axis, may differ, and not be 0)"
+            )
+        rows.add(x.shape[0] if x.ndim else 1)
+        if tuple(x.shape) != shape and not program.row_independent:
+            raise InputError(
+                f"{where} has shape {list(x.shape)}; the program was compiled for {list(shape)} and its rows "
+                "depend on each other, so another number of rows means another model. Compile for this shape."
+            )
+    if len(rows) > 1:
+        raise InputError(f"the inputs have different numbers of rows: {sorted(rows)}")
+    return rows.pop() if rows else 0
+
+
+def batches(
+    inputs: Sequence[Optional[torch.Tensor]], shapes: Sequence[tuple[int, ...]], total: int
+) -> Iterator[tuple[list[Optional[torch.Tensor]], Rows]]:
+    """Slices of the compiled number of rows; the last one is filled up with zeros."""
+    if not total or not any(shapes):
+        yield list(inputs), Rows(total, 0)
+        return
+    size = next(s[0] for s in shapes if s)
+    for start in range(0, total, size):
+        now = min(size, total - start)
+        part = [None if x is None else _filled(x[start : start + now], size) for x in inputs]
+        yield part, Rows(now, total - start - now)
+
+
+def _filled(x: torch.Tensor, size: int) -> torch.Tensor:
+    if x.shape[0] == size:
+        return x
+    return torch.cat([x, x.new_zeros((size - x.shape[0], *x.shape[1:]))])
+
+
+def joined(parts: list[list[Optional[torch.Tensor]]], rows: list[Rows], program: Program) -> list:
+    """Outputs of all batches together, without the rows that only filled up."""
+    if len(parts) == 1 and rows[0] in (Rows(), Rows(_compiled_rows(program), 0)):
+        return parts[0]
+    out: list[Optional[torch.Tensor]] = []
+    for values in zip(*parts, strict=True):
+        if values[0] is None:
+            out.append(None)
+        else:
+            out.append(torch.cat([v[: r.now] for v, r in zip(values, rows, strict=True)]))
+    return out
+
+
+def _compiled_rows(program: Program) -> int:
+    return next((s[0] for s in program.header.input_shapes if s), 0)
+
+
+class Session(ABC):
+    """Load the weights once, run many times. A context manager; closing it ends the parties' connection."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.stats = SessionStats()
+        self.load_stats = SessionStats()
+        self._loads = self._runs = 0
+        self._loaded = False
+
+    def load(self, program: Program, model: Optional[torch.nn.Module]) -> None:
+        """Shares the weights of `model` for all later runs; parties that do not own them may pass None.
+
+        Raises InputError when `program` is not this session's or a weight is missing or of another shape.
+        """
+        if program.digest != self.program.digest:
+            raise InputError(
+                f"this session runs program {self.program.digest[:12]}, not {program.digest[:12]}: "
+                "open a session with the program you want to load"
+            )
+        self._timed("load_stats", lambda: self._load(model))
+        self._loaded = True
+
+    def run(self, *inputs: Optional[torch.Tensor]):
+        """One secure evaluation. Returns the output, or a tuple of outputs; None where this party may not learn.
+
+        Every party calls it with the same number of inputs and passes None for what it does not own. The
+        number of rows is free when the model treats rows independently: it runs in batches of the compiled
+        size. Raises InputError (nothing is sent then) and PeerError.
+        """
+        if not self._loaded:
+            self.load(self.program, self.program.model)
+        outputs = self._timed("stats", lambda: self._run(inputs))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _timed(self, name: str, action: Callable[[], Any]) -> Any:
+        before, start = self._counts(), time.perf_counter()
+        try:
+            return action()
+        finally:
+            seconds, (rounds, sent, dealt) = time.perf_counter() - start, self._counts()
+            sent_bytes = {party: count - before[1].get(party, 0) for party, count in sent.items()}
+            setattr(self, name, SessionStats(seconds, rounds - before[0], sent_bytes, dealt - before[2]))
+
+    @abstractmethod
+    def _load(self, model: Optional[torch.nn.Module]) -> None: ...
+
+    @abstractmethod
+    def _run(self, inputs: Sequence[Optional[torch.Tensor]]) -> list: ...
+
+    @abstractmethod
+    def _counts(self) -> tuple[int, dict[str, int], int]:
+        """(rounds, sent bytes by party, preprocessing bytes) up to now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the session; harmless when it has ended."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+
+def in_order(prepared: Iterator[tuple[int, Prepared]]) -> Callable[[int], Prepared]:
+    """A function that hands out what was prepared, node by node in the program's order."""
+
+    def take(node: int) -> Prepared:
+        made, value = next(prepared)
+        if made != node:
+            raise SecureModelError(f"prepared node {made}, but node {node} asks for it: the program is out of order")
+        return value
+
+    return take
+
+
+@dataclass
+class _DealtHere:
+    """The last party's dealt shares in a local session, made when they are asked for."""
+
+    dealing: Dealing
+    sent_bytes: int = 0
+    _pending: Optional[Iterator[tuple[int, list[torch.Tensor]]]] = None
+
+    def begin(self, epoch: int, load: bool) -> None:
+        self._pending = self.dealing.deal(epoch, load)
+
+    def finish(self) -> None:
+        """Lets the dealer walk to the end of the phase."""
+        for node, _ in self._pending:
+            raise SecureModelError(f"node {node} was dealt for but not run: the program is out of order")
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+        _, shares = next(self._pending)
+        self.sent_bytes += frame_bytes(parts)
+        return {part.name: share for part, share in zip(parts, shares, strict=True)}
+
+
+def frame_bytes(parts: Sequence[Part]) -> int:
+    """Bytes of the message that carries one gate's dealt shares."""
+    from protocols.channel import HEADER_BYTES
+
+    return HEADER_BYTES + sum(part.nbytes for part in parts)
+
+
+class LocalSession(Session):
+    """All parties and the dealer in this process, stepped round by round: for tests, notebooks and plans."""
+
+    def __init__(self, program: Program, keys: Optional[Mapping[str, bytes]] = None) -> None:
+        super().__init__(program)
+        keys = keys or {name: new_key() for name in program.parties}
+        streams = {name: Stream(key) for name, key in keys.items()}
+        self._dealt = _DealtHere(Dealing(program.graph, program.parties, streams))
+        self.channels: dict[str, Channel] = dict(local_channels(program.parties))
+        self._parties = {name: OnlineParty(program, name) for name in program.parties}
+        self._preparing = {}
+        for name, party in self._parties.items():
+            source = self._dealt if party.role.last else StreamSource(streams[name])
+            self._preparing[name] = Preparing(program.graph, name, streams[name], source)
+
+    def _counts(self) -> tuple[int, dict[str, int], int]:
+        stats: dict[str, ChannelStats] = {name: channel.stats for name, channel in self.channels.items()}
+        sent = {name: s.sent_bytes for name, s in stats.items()}
+        return max(s.rounds for s in stats.values()), sent, self._dealt.sent_bytes
+
+    def _takes(self, epoch: int, load: bool) -> dict[str, Callable[[int], Prepared]]:
+        self._dealt.begin(epoch, load)
+        operands = {n: {} if load else p.loaded_operands for n, p in self._parties.items()}
+        return {n: in_order(p.run(epoch, load, operands[n])) for n, p in self._preparing.items()}
+
+    def _load(self, model: Optional[torch.nn.Module]) -> None:
+        epoch = epoch_number(self._loads, 0)
+        self._loads, self._runs = self._loads + 1, 0
+        for party in self._parties.values():
+            party.clear.set_model(model)
+        takes = self._takes(epoch, True)
+        drive({n: p.load(epoch, takes[n]) for n, p in self._parties.items()}, self.channels)
+        self._dealt.finish()
+
+    def _run(self, inputs: Sequence[Optional[torch.Tensor]]) -> list:
+        header = self.program.header
+        total = split_rows(inputs, self.program, [True] * len(header.inputs))
+        results, counted = [], []
+        for part, rows in batches(inputs, header.input_shapes, total):
+            self._runs += 1
+            epoch = epoch_number(self._loads - 1, self._runs)
+            runs = {}
+            takes = self._takes(epoch, False)
+            for name, party in self._parties.items():
+                owned = [x if owner in (name, "public") else None for x, owner in zip(part, header.inputs, strict=True)]
+                party.clear.set_inputs(owned)
+                given = rows if name in header.inputs else Rows()
+                runs[name] = party.run(epoch, takes[name], given)
+            done = drive(runs, self.channels)
+            self._dealt.finish()
+            results.append(_first_known([outputs for outputs, _ in done.values()]))
+            counted.append(rows)
+        return joined(results, counted, self.program)
+
+    def close(self) -> None:
+        for channel in self.channels.values():
+            channel.close()
+
+
+def _first_known(outputs: list[list[Optional[torch.Tensor]]]) -> list[Optional[torch.Tensor]]:
+    return [next((v for v in values if v is not None), None) for values in zip(*outputs, strict=True)]
+
+
+def drive(parties: Mapping[str, Any], channels: Mapping[str, Channel]) -> dict[str, Any]:
+    """Steps coroutines of parties through their rounds together; returns what each returned."""
+    results: dict[str, Any] = {}
+    received: dict[str, Any] = dict.fromkeys(parties)
+    while True:
+        talks = {}
+        for name, party in parties.items():
+            try:
+                talks[name] = party.send(received[name])
+            except StopIteration as end:
+                results[name] = end.value
+        if not talks:
+            return results
+        for name, talk in talks.items():
+            channels[name].begin(talk.label, talk.sends, talk.receives)
+        received = {name: channels[name].finish() for name in talks}
+
+
+def local(program: Program) -> LocalSession:
+    """A session with all parties in this process; `run` takes and returns everything."""
+    return LocalSession(program)
