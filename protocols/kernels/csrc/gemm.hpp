@@ -25,8 +25,14 @@ struct Output {
   i64 first = 0;
 
   Output part(i64 i, i64 j) const { return {data + i * row, row, columns, image, mode, first + j}; }
-  u64* at(i64 i, i64 j) const { return data + (first + j) / columns * image + i * row + (first + j) % columns; }
-  bool unbroken(i64 j, i64 count) const { return (first + j) % columns + count <= columns; }
+  u64* at(i64 i, i64 j) const {
+    const i64 p = first + j;
+    return p < columns ? data + i * row + p : data + p / columns * image + i * row + p % columns;
+  }
+  bool unbroken(i64 j, i64 count) const {
+    const i64 p = first + j;
+    return (p < columns ? p : p % columns) + count <= columns;
+  }
 };
 
 // What later parts of a sum do to a result that the first part has written.
@@ -243,8 +249,8 @@ inline constexpr auto kDotTiles = dot_table(std::make_index_sequence<Lanes::kDot
 
 // out(i, j) = sum over k of a[i * a_row + k] * b[j * b_row + k]; the smaller operand stays in cache.
 inline void dot_product(i64 m, i64 n, i64 depth, const u64* a, i64 a_row, const u64* b, i64 b_row, Output out) {
-  constexpr i64 R = Lanes::kDotRows, C = Lanes::kDotColumns, kCached = 32768;
-  const i64 block = std::max<i64>(512, kCached / std::max<i64>(1, std::min(m, n)) / 64 * 64);
+  constexpr i64 R = Lanes::kDotRows, C = Lanes::kDotColumns;
+  const i64 block = std::min(m, n) <= std::min(R, C) ? std::max<i64>(1, depth) : 512;  // tiles fit the first-level cache
   const auto one = [&](i64 k, i64 kc, i64 i, i64 j) {
     const i64 rows = std::min(R, m - i), columns = std::min(C, n - j);
     kDotTiles[static_cast<std::size_t>(rows - 1)][static_cast<std::size_t>(columns - 1)](
@@ -273,7 +279,7 @@ constexpr i64 kStrip = 512;
 
 template <int Rows>
 void update_rows(i64 n, i64 depth, const Matrix& a, const Matrix& b, const Output& out) {
-  constexpr int W = Lanes::kWidth, kAtOnce = 4;
+  constexpr int W = Lanes::kWidth, kAtOnce = Rows <= 2 ? 8 : 4;
   alignas(64) u64 sums[Rows][kStrip];
   for (i64 j0 = 0; j0 < n; j0 += kStrip) {
     const i64 width = std::min(kStrip, n - j0), whole = width / W * W;
@@ -287,7 +293,7 @@ void update_rows(i64 n, i64 depth, const Matrix& a, const Matrix& b, const Outpu
         }
         for (i64 j = 0; j < whole; j += W) {
           Lanes::Sum total[Rows] = {};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int t = 0; t < kAtOnce; ++t) {
             const Lanes::Right right = Lanes::load_right(b.at(k + t, j0 + j));
 #pragma GCC unroll 4

@@ -40,7 +40,11 @@ inline void unpack_bits(u8* out, const u64* words, i64 n) {
 #if defined(__AVX512BW__)
       _mm512_storeu_si512(to, _mm512_maskz_set1_epi8(word, 1));
 #else
-      for (int e = 0; e < 64; ++e) to[e] = static_cast<u8>((word >> e) & 1);
+      for (int group = 0; group < 8; ++group) {  // bit i of a byte, moved to byte i by one multiplication
+        const u64 byte = (word >> (8 * group)) & 0xff;
+        const u64 spread = (((byte & 0x7f) * 0x0002040810204081u) & 0x0101010101010101u) | (byte >> 7) << 56;
+        std::memcpy(to + 8 * group, &spread, 8);
+      }
 #endif
     } else {
       for (i64 e = 0; e < count; ++e) to[e] = static_cast<u8>((word >> e) & 1);
@@ -81,27 +85,6 @@ inline void bit_plane(u64* out, const u64* x, i64 n, int bit) {
 
 inline u64 digit_mask(int digit, int low_bits) { return (u64(1) << std::min(4, low_bits - 4 * digit)) - 1; }
 
-// out[d][e]: bit a says that digit d of lam[e] is at least a.
-inline void thermometer(u16* out, const u64* lam, i64 n, int low_bits, int shift, int threads) {
-  constexpr i64 kBlock = 1024;  // stays in the first-level cache while every digit is taken from it
-  const int digits = (low_bits + 3) / 4;
-  parallel(n, kBlock, threads_for(n * digits, 4 * kBitWorkPerMillisecond, threads), [&](i64 begin, i64 end) {
-    for (i64 e0 = begin; e0 < end; e0 += kBlock) {
-      const i64 e1 = std::min(end, e0 + kBlock);
-      for (int d = 0; d < digits; ++d) {
-        const int by = shift + 4 * d;
-        const u32 mask = static_cast<u32>(digit_mask(d, low_bits));
-        u16* to = out + d * n;
-        for (i64 e = e0; e < e1; ++e) to[e] = static_cast<u16>((2u << (static_cast<u32>(lam[e] >> by) & mask)) - 1);
-      }
-    }
-  });
-}
-
-struct LeafWords {
-  u64 at_least, less;
-};
-
 #if defined(__AVX512BW__)
 // Digits 4 q .. 4 q + 3 of 64 elements, as 16-bit lanes.
 struct SixteenBits {
@@ -119,7 +102,48 @@ inline SixteenBits sixteen_bits(const u64* m, int by) {
   };
   return {join(part), join(part + 4)};
 }
+#endif
 
+// out[d][e]: bit a says that digit d of lam[e] is at least a.
+inline void thermometer(u16* out, const u64* lam, i64 n, int low_bits, int shift, int threads) {
+  constexpr i64 kBlock = 1024;  // stays in the first-level cache while every digit is taken from it
+  const int digits = (low_bits + 3) / 4;
+  parallel(n, kBlock, threads_for(n * digits, 4 * kBitWorkPerMillisecond, threads), [&](i64 begin, i64 end) {
+    for (i64 e0 = begin; e0 < end; e0 += kBlock) {
+      const i64 e1 = std::min(end, e0 + kBlock);
+      i64 e = e0;
+#if defined(__AVX512BW__)
+      for (int first = 0; first < digits; first += 4) {
+        for (e = e0; e + 64 <= e1; e += 64) {
+          const SixteenBits four = sixteen_bits(lam + e, shift + 4 * first);
+          for (int d = first; d < std::min(digits, first + 4); ++d) {
+            const __m128i by = _mm_cvtsi32_si128(4 * (d - first));
+            const __m512i keep = _mm512_set1_epi16(static_cast<short>(digit_mask(d, low_bits)));
+            const __m512i one = _mm512_set1_epi16(1), two = _mm512_set1_epi16(2);
+            const auto word = [&](const __m512i& lanes) {
+              return _mm512_sub_epi16(_mm512_sllv_epi16(two, _mm512_and_si512(_mm512_srl_epi16(lanes, by), keep)), one);
+            };
+            _mm512_storeu_si512(out + d * n + e, word(four.low));
+            _mm512_storeu_si512(out + d * n + e + 32, word(four.high));
+          }
+        }
+      }
+#endif
+      for (int d = 0; d < digits; ++d) {
+        const int by = shift + 4 * d;
+        const u32 mask = static_cast<u32>(digit_mask(d, low_bits));
+        u16* to = out + d * n;
+        for (i64 t = e; t < e1; ++t) to[t] = static_cast<u16>((2u << (static_cast<u32>(lam[t] >> by) & mask)) - 1);
+      }
+    }
+  });
+}
+
+struct LeafWords {
+  u64 at_least, less;
+};
+
+#if defined(__AVX512BW__)
 inline LeafWords leaf_words(const SixteenBits& m, const u16* therm, int by, u64 mask) {
   const __m128i shift = _mm_cvtsi32_si128(by);
   const __m512i keep = _mm512_set1_epi16(static_cast<short>(mask));
@@ -145,33 +169,37 @@ inline LeafWords leaf_words(const u64* m, const u16* therm, i64 count, int by, u
 
 // Planes lt0, lt1, eq1, lt2, eq2, ...: bits a + 1 and a of the thermometer word at the digit a of m.
 inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits, int shift, int threads) {
+  constexpr i64 kBlock = 8;  // words gathered per plane, so that planes are written by whole cache lines
   const int digits = (low_bits + 3) / 4;
   const i64 total = words_for(n);
-  const auto put = [&](int d, i64 w, const LeafWords& words) {
-    if (d == 0) {
-      out[w] = words.less;
-    } else {
-      out[(2 * d - 1) * total + w] = words.less;
-      out[2 * d * total + w] = words.at_least ^ words.less;
-    }
-  };
-  parallel(total, 8, threads_for(n * digits, 4 * kBitWorkPerMillisecond, threads), [&](i64 begin, i64 end) {
-    for (i64 w = begin; w < end; ++w) {
-      const u64* values = m + 64 * w;
-      const i64 count = std::min<i64>(64, n - 64 * w);
+  parallel(total, kBlock, threads_for(n * digits, 4 * kBitWorkPerMillisecond, threads), [&](i64 begin, i64 end) {
+    u64 less[16][kBlock], equal[16][kBlock];
+    for (i64 w0 = begin; w0 < end; w0 += kBlock) {
+      const i64 block = std::min(kBlock, end - w0);
+      for (i64 w = 0; w < block; ++w) {
+        const i64 e = 64 * (w0 + w), count = std::min<i64>(64, n - e);
+        const auto keep = [&](int d, const LeafWords& words) {
+          less[d][w] = words.less;
+          equal[d][w] = words.at_least ^ words.less;
+        };
 #if defined(__AVX512BW__)
-      if (count == 64) {
-        for (int first = 0; first < digits; first += 4) {
-          const SixteenBits four = sixteen_bits(values, shift + 4 * first);
-          for (int d = first; d < std::min(digits, first + 4); ++d) {
-            put(d, w, leaf_words(four, therm + d * n + 64 * w, 4 * (d - first), digit_mask(d, low_bits)));
+        if (count == 64) {
+          for (int first = 0; first < digits; first += 4) {
+            const SixteenBits four = sixteen_bits(m + e, shift + 4 * first);
+            for (int d = first; d < std::min(digits, first + 4); ++d) {
+              keep(d, leaf_words(four, therm + d * n + e, 4 * (d - first), digit_mask(d, low_bits)));
+            }
           }
+          continue;
         }
-        continue;
-      }
 #endif
+        for (int d = 0; d < digits; ++d) {
+          keep(d, leaf_words(m + e, therm + d * n + e, count, shift + 4 * d, digit_mask(d, low_bits)));
+        }
+      }
       for (int d = 0; d < digits; ++d) {
-        put(d, w, leaf_words(values, therm + d * n + 64 * w, count, shift + 4 * d, digit_mask(d, low_bits)));
+        std::memcpy(out + std::max(0, 2 * d - 1) * total + w0, less[d], static_cast<std::size_t>(block) * 8);
+        if (d > 0) std::memcpy(out + 2 * d * total + w0, equal[d], static_cast<std::size_t>(block) * 8);
       }
     }
   });
@@ -184,7 +212,6 @@ inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits
 template <int K, bool WithEq>
 struct Group {
   static constexpr int kInputs = WithEq ? 2 * K : 2 * K - 1;
-  static constexpr int kOutputs = WithEq ? 2 : 1;
   static constexpr int kSets = WithEq ? K + 1 : K;  // the last one is EQ
 
   static constexpr int less(int digit) { return WithEq ? 2 * digit : (digit == 0 ? 0 : 2 * digit - 1); }
@@ -201,81 +228,103 @@ struct Group {
     }
     return false;
   }
-  static constexpr int index(unsigned t) {
-    int below = 0;
-    for (unsigned u = 0; u < t; ++u) below += used(u) ? 1 : 0;
-    return below;
+
+  struct Monomials {
+    int count = 0;
+    int index[1 << kInputs] = {};
+    unsigned sets[1 << kInputs] = {};
+  };
+  static constexpr Monomials list() {
+    Monomials all;
+    for (unsigned t = 0; t < (1u << kInputs); ++t) {
+      if (used(t)) {
+        all.index[t] = all.count;
+        all.sets[all.count++] = t;
+      }
+    }
+    return all;
   }
-  static constexpr int plane(unsigned t) {
-    int p = 0;
-    while ((t >> p) != 1) ++p;
-    return p;
-  }
+  static constexpr Monomials kMonomials = list();
 };
+
+constexpr int planes_in(unsigned set) { return set == 0 ? 0 : static_cast<int>(set & 1u) + planes_in(set >> 1); }
+
+// The subset of `set` that takes its i-th plane where bit i of `choice` is set.
+constexpr unsigned subset(unsigned set, unsigned choice) {
+  unsigned taken = 0;
+  for (int p = 0; p < 8; ++p) {
+    if ((set >> p) & 1u) {
+      taken |= (choice & 1u) << p;
+      choice >>= 1;
+    }
+  }
+  return taken;
+}
+
+constexpr int lowest(unsigned set) { return (set & 1u) ? 0 : 1 + lowest(set >> 1); }
 
 // The product of the planes of Set at one word.
 template <unsigned Set>
 inline __attribute__((always_inline)) u64 product_of(const u64* planes, i64 stride) {
-  u64 value = ~u64(0);
-#pragma GCC unroll 8
-  for (int p = 0; p < 8; ++p) {
-    if ((Set >> p) & 1u) value &= planes[p * stride];
-  }
-  return value;
-}
-
-template <class G, unsigned T>
-inline __attribute__((always_inline)) void put_monomial(u64* out, const u64* masks, i64 stride) {
-  if constexpr (G::used(T)) {
-    constexpr int q = G::index(T);
-    out[q * stride] = product_of<T>(masks, stride);
+  if constexpr (Set == 0) {
+    return ~u64(0);
+  } else if constexpr ((Set & (Set - 1)) == 0) {
+    return planes[lowest(Set) * stride];
+  } else {
+    return planes[lowest(Set) * stride] & product_of<(Set & (Set - 1))>(planes, stride);
   }
 }
 
-template <class G, unsigned... T>
-void all_monomials(u64* out, const u64* masks, i64 words, std::integer_sequence<unsigned, T...>) {
-  for (i64 w = 0; w < words; ++w) (put_monomial<G, T>(out + w, masks + w, words), ...);
+template <int K, bool WithEq, int... Q>
+void monomials_of(u64* __restrict out, const u64* __restrict masks, i64 words, std::integer_sequence<int, Q...>) {
+  const auto one = [=](auto set, u64* __restrict to) {
+    for (i64 w = 0; w < words; ++w) to[w] = product_of<decltype(set)::value>(masks + w, words);
+  };
+  (one(std::integral_constant<unsigned, Group<K, WithEq>::kMonomials.sets[Q]>(), out + Q * words), ...);
 }
 
 template <int K, bool WithEq>
 void monomials_of(u64* out, const u64* masks, i64 words) {
-  using G = Group<K, WithEq>;
-  all_monomials<G>(out, masks, words, std::make_integer_sequence<unsigned, (1u << G::kInputs)>());
+  monomials_of<K, WithEq>(out, masks, words, std::make_integer_sequence<int, Group<K, WithEq>::kMonomials.count>());
 }
 
-// Terms of the product over Set with exactly the factors T masked: public part times the share of the masked part.
+// The part of the product over Set in which exactly the planes of T are masked: public part times mask share.
 template <class G, unsigned Set, unsigned T>
 inline __attribute__((always_inline)) u64 term(const u64* opened, const u64* masks, const u64* monomials, i64 stride,
                                                u64 everywhere) {
-  if constexpr ((T & ~Set) != 0) {
-    return 0;
-  } else if constexpr (T == 0) {
-    return product_of<Set>(opened, stride) & everywhere;
+  const u64 known = product_of<(Set & ~T)>(opened, stride);
+  if constexpr (T == 0) {
+    return known & everywhere;
   } else if constexpr (G::single(T)) {
-    constexpr int p = G::plane(T);
-    return product_of<(Set & ~T)>(opened, stride) & masks[p * stride];
+    return known & masks[lowest(T) * stride];
   } else {
-    constexpr int q = G::index(T);
-    return product_of<(Set & ~T)>(opened, stride) & monomials[q * stride];
+    return known & monomials[G::kMonomials.index[T] * stride];
   }
 }
 
-template <class G, int S, unsigned... T>
+template <class G, unsigned Set, unsigned... Choice>
 inline __attribute__((always_inline)) u64 expanded(const u64* opened, const u64* masks, const u64* monomials, i64 stride,
-                                                   u64 everywhere, std::integer_sequence<unsigned, T...>) {
-  return (term<G, G::set(S), T>(opened, masks, monomials, stride, everywhere) ^ ...);
+                                                   u64 everywhere, std::integer_sequence<unsigned, Choice...>) {
+  return (term<G, Set, subset(Set, Choice)>(opened, masks, monomials, stride, everywhere) ^ ...);
+}
+
+template <class G, int S>
+inline __attribute__((always_inline)) u64 expanded(const u64* opened, const u64* masks, const u64* monomials, i64 stride,
+                                                   u64 everywhere) {
+  constexpr unsigned set = G::set(S);
+  return expanded<G, set>(opened, masks, monomials, stride, everywhere,
+                          std::make_integer_sequence<unsigned, (1u << planes_in(set))>());
 }
 
 template <int K, bool WithEq, int... S>
 void combine_of(u64* __restrict out, const u64* __restrict opened, const u64* __restrict masks,
                 const u64* __restrict monomials, i64 words, bool first, std::integer_sequence<int, S...>) {
   using G = Group<K, WithEq>;
-  constexpr auto subsets = std::make_integer_sequence<unsigned, (1u << G::kInputs)>();
   const u64 everywhere = first ? ~u64(0) : u64(0);
   for (i64 w = 0; w < words; ++w) {
-    out[w] = (expanded<G, S>(opened + w, masks + w, monomials + w, words, everywhere, subsets) ^ ...);
+    out[w] = (expanded<G, S>(opened + w, masks + w, monomials + w, words, everywhere) ^ ...);
     if constexpr (WithEq) {
-      out[words + w] = expanded<G, K>(opened + w, masks + w, monomials + w, words, everywhere, subsets);
+      out[words + w] = expanded<G, K>(opened + w, masks + w, monomials + w, words, everywhere);
     }
   }
 }
@@ -286,13 +335,10 @@ void combine_of(u64* out, const u64* opened, const u64* masks, const u64* monomi
 }
 
 inline void monomials(u64* out, const u64* masks, i64 words, int k, bool with_eq) {
-  if (k == 2) {
-    with_eq ? monomials_of<2, true>(out, masks, words) : monomials_of<2, false>(out, masks, words);
-  } else if (k == 3) {
-    with_eq ? monomials_of<3, true>(out, masks, words) : monomials_of<3, false>(out, masks, words);
-  } else {
-    with_eq ? monomials_of<4, true>(out, masks, words) : monomials_of<4, false>(out, masks, words);
-  }
+  using Run = void (*)(u64*, const u64*, i64);
+  constexpr Run runs[2][3] = {{monomials_of<2, false>, monomials_of<3, false>, monomials_of<4, false>},
+                              {monomials_of<2, true>, monomials_of<3, true>, monomials_of<4, true>}};
+  runs[with_eq ? 1 : 0][k - 2](out, masks, words);
 }
 
 inline void combine(u64* out, const u64* opened, const u64* masks, const u64* monomials, i64 words, int k, bool with_eq,
