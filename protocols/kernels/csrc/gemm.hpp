@@ -116,6 +116,24 @@ struct MatrixPanels {
 
 constexpr int kMaxRows = Lanes::kTileRows, kMaxVectors = Lanes::kTileVectors, kTileColumns = kMaxVectors * Lanes::kWidth;
 
+template <int Rows, int Vectors>
+inline __attribute__((always_inline)) void store_tile(const Lanes::Sum (&sums)[Rows][Vectors], const Output& out, i64 j,
+                                                      i64 columns) {
+  constexpr int W = Lanes::kWidth;
+  if (columns == Vectors * W && out.unbroken(j, columns)) {
+    u64* c = out.at(0, j);
+    for (int i = 0; i < Rows; ++i) {
+      for (int v = 0; v < Vectors; ++v) put_vector(c + i * out.row + v * W, Lanes::total(sums[i][v]), out.mode);
+    }
+    return;
+  }
+  u64 values[Vectors * W];
+  for (int i = 0; i < Rows; ++i) {
+    for (int v = 0; v < Vectors; ++v) Lanes::store(values + v * W, Lanes::total(sums[i][v]));
+    for (i64 c = 0; c < columns; ++c) put(out.at(i, j + c), values[c], out.mode);
+  }
+}
+
 // Result rows [0, Rows) of one tile from packed panels: a[k][Rows], b[k][Vectors * width].
 template <int Rows, int Vectors>
 void tile(i64 depth, const u64* a, const u64* b, const Output& out, i64 j, i64 columns) {
@@ -132,18 +150,7 @@ void tile(i64 depth, const u64* a, const u64* b, const Output& out, i64 j, i64 c
       for (int v = 0; v < Vectors; ++v) Lanes::multiply_add(sums[i][v], left, right[v]);
     }
   }
-  if (columns == Vectors * W && out.unbroken(j, columns)) {
-    u64* c = out.at(0, j);
-    for (int i = 0; i < Rows; ++i) {
-      for (int v = 0; v < Vectors; ++v) put_vector(c + i * out.row + v * W, Lanes::total(sums[i][v]), out.mode);
-    }
-    return;
-  }
-  u64 values[Vectors * W];
-  for (int i = 0; i < Rows; ++i) {
-    for (int v = 0; v < Vectors; ++v) Lanes::store(values + v * W, Lanes::total(sums[i][v]));
-    for (i64 c = 0; c < columns; ++c) put(out.at(i, j + c), values[c], out.mode);
-  }
+  store_tile<Rows, Vectors>(sums, out, j, columns);
 }
 
 using Tile = void (*)(i64, const u64*, const u64*, const Output&, i64, i64);
