@@ -5,10 +5,12 @@
     stats     counts of bytes, messages and rounds
     base      Channel: what a party holds, whatever carries the messages
     local     parties in one process
+    stream    bytes to and from a socket that never blocks, plain or TLS
     link      one connection to one peer, and the loop that drives several
     tcp       Channel over links
     tls       TLS 1.3 with pinned certificates
     connect   dialing, accepting and the first message
+    testing   throw-away parties on one host
 """
 from protocols.channel.base import Channel
 from protocols.channel.connect import connect, dial, listen_for

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from protocols.channel.frame import PROTOCOL_VERSION, Label, Purpose
 from protocols.channel.link import Link
+from protocols.channel.stream import PlainStream, TlsStream
 from protocols.channel.tcp import TcpChannel
 from protocols.channel.tls import client_context, peer_name, server_context
 from protocols.errors import (
@@ -214,21 +215,19 @@ class _Meeting:
         sock = socket.create_connection((peer.host, peer.port), timeout=self._handshake_s())
         try:
             _tune(sock)
-            if context:
-                sock = self._handshake(sock, context, peer)
-                peer_name(sock, [peer])
-            link = Link(self.me, peer.name, sock, self.config.timeouts.receive_s)
+            stream = self._authenticate(sock, context, peer) if context else PlainStream(sock)
+            link = Link(self.me, peer.name, stream, self.config.timeouts.receive_s)
             self._greet(link, {peer.name})
             return link
         except BaseException:
             sock.close()
             raise
 
-    def _handshake(self, sock: socket.socket, context: ssl.SSLContext, peer: Entry) -> ssl.SSLSocket:
+    def _authenticate(self, sock: socket.socket, context: ssl.SSLContext, peer: Entry) -> TlsStream:
+        stream = TlsStream(sock, context, server_side=False)
         try:
-            return context.wrap_socket(sock)
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError, ConnectionError, TimeoutError):
-            raise ConnectionError("the connection ended during the TLS handshake") from None
+            peer_name(stream.handshake(self._handshake_s()), [peer])
+            return stream
         except ssl.SSLError as error:
             raise IdentityError(
                 peer.name,
@@ -286,12 +285,10 @@ class _Meeting:
         known = ""
         try:
             _tune(sock)
-            sock.settimeout(self._handshake_s())
-            if context:
-                sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-                sock.do_handshake()
-                known = peer_name(sock, peers)
-            link = Link(self.me, known or "unknown", sock, self.config.timeouts.receive_s)
+            stream = TlsStream(sock, context, server_side=True) if context else PlainStream(sock)
+            if isinstance(stream, TlsStream):
+                known = peer_name(stream.handshake(self._handshake_s()), peers)
+            link = Link(self.me, known or "unknown", stream, self.config.timeouts.receive_s)
             link.peer = self._greet(link, {known} if known else {entry.name for entry in peers})
             self._deliver(link.peer, link)
         except (OSError, PeerError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import selectors
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,25 +25,23 @@ from protocols.channel.frame import (
     parse_header,
 )
 from protocols.channel.stats import LinkCounter
+from protocols.channel.stream import PlainStream, TlsStream
 from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, ProtocolError, explain, summary
 
 MAX_REASON_BYTES = 1024
 _TURN_BYTES = 1 << 20  # after moving this much, a link lets the others have a turn
 _SLOWEST_BYTES_PER_S = 10_000
-_WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
 _UNCOUNTED = frozenset((Purpose.HELLO, Purpose.ABORT, Purpose.BYE))
 _GOODBYE_S = 1.0  # longest time spent on telling peers that the session ends
 
 
 class Link:
-    """Frames to and from one peer over a connected TCP or TLS socket. Use it from one thread at a time."""
+    """Frames to and from one peer over a TCP or TLS stream. Use it from one thread at a time."""
 
-    def __init__(self, me: str, peer: str, sock: socket.socket, receive_s: float) -> None:
-        sock.setblocking(False)
+    def __init__(self, me: str, peer: str, stream: PlainStream | TlsStream, receive_s: float) -> None:
         self.me, self.peer, self.receive_s = me, peer, receive_s
         self.counter = LinkCounter()
-        self._sock = sock
-        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._stream = stream
         self._closed = False
         self._outbox: deque[memoryview] = deque()
         self._sent = self._received = 0  # sequence numbers of the next frames
@@ -131,18 +128,23 @@ class Link:
         return message
 
     @property
+    def sending(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._outbox) or self._stream.unsent
+
+    @property
     def busy(self) -> bool:
         """Whether something is still to be sent or received."""
-        return bool(self._outbox) or self._expected is not None or self._write_error is not None
+        return self._expected is not None or self.sending or self._write_error is not None
 
     def flush(self) -> None:
         """Send what can be sent now, without waiting and without receiving."""
-        if self._outbox:
+        if self.sending:
             self._push()
 
     def step(self) -> bool:
         """Send and receive what is possible now; true if it stopped only to let other links have a turn."""
-        again = bool(self._outbox) and self._push()
+        again = self.sending and self._push()
         if self._expected is not None:
             return self._pull() or again
         if self._write_error is not None:
@@ -158,15 +160,15 @@ class Link:
 
     def pending(self) -> bool:
         """Whether decrypted bytes wait that the operating system does not know of."""
-        return self._tls and self._sock.pending() > 0
+        return self._stream.pending
 
     def interest(self) -> int:
         """What to wait for, as selectors' event mask; 0 for nothing."""
         reading = selectors.EVENT_READ if self._held is None or self._expected is not None else 0
-        return reading | (selectors.EVENT_WRITE if self._outbox else 0)
+        return reading | (selectors.EVENT_WRITE if self.sending else 0)
 
     def fileno(self) -> int:
-        return self._sock.fileno()
+        return self._stream.socket.fileno()
 
     def stalled_at(self, timeout_s: float | None) -> float:
         """When, on the monotonic clock, the peer's silence, or a hopelessly slow trickle, becomes an error."""
@@ -188,7 +190,7 @@ class Link:
 
     def _start_clock(self, nbytes: int) -> None:
         now = time.monotonic()
-        if not self._outbox and self._expected is None:
+        if not self.busy:
             self._begun_at, self._volume = now, 0
         self._moved_at = now
         self._volume += nbytes
@@ -196,9 +198,10 @@ class Link:
     def _push(self) -> bool:
         outbox, budget = self._outbox, _TURN_BYTES
         try:
+            self._stream.flush()
             while outbox:
                 view = outbox[0]
-                sent = self._sock.send(view)
+                sent = self._stream.send(view)
                 if sent == len(view):
                     outbox.popleft()
                 else:
@@ -206,7 +209,7 @@ class Link:
                 budget -= sent
                 if budget <= 0:
                     break
-        except _WOULD_BLOCK:
+        except BlockingIOError:
             pass
         except OSError as error:
             # The peer is gone for writing, but may have said why before: whoever reads next finds out.
@@ -290,8 +293,8 @@ class Link:
     def _read_into(self, view: memoryview) -> int:
         """Bytes read, 0 if none can be read now. Raises PeerDied at the end of the connection."""
         try:
-            got = self._sock.recv_into(view)
-        except _WOULD_BLOCK:
+            got = self._stream.recv_into(view)
+        except BlockingIOError:
             return 0
         except OSError as error:
             raise self._died("its connection broke", error) from error
@@ -316,7 +319,7 @@ class Link:
             total = self._message[1].numel() if self._message else 0
             got = total - len(self._room or b"")
             return f"receiving [{self._expected}] from it, {got} payload bytes arrived"
-        if self._outbox:
+        if self.sending:
             return f"sending message {self._sent - 1} to it, {sum(map(len, self._outbox))} bytes left"
         return "between two messages"
 
@@ -391,15 +394,15 @@ def say_goodbye(links: Sequence[Link], purpose: Purpose, reason: str) -> None:
         link._closed = True
     if not open_links:
         return
-    unsent = [link for link in open_links if link._outbox]
+    unsent = [link for link in open_links if link._write_error is None]
     while unsent and time.monotonic() < deadline:
         for link in unsent:
             link._push()
-        unsent = [link for link in unsent if link._outbox]
+        unsent = [link for link in unsent if link.sending and link._write_error is None]
         if unsent:
             time.sleep(0.001)
     for link in open_links:
-        _shut(link._sock, deadline if purpose == Purpose.ABORT else time.monotonic() + 0.05)
+        _shut(link._stream.socket, deadline if purpose == Purpose.ABORT else time.monotonic() + 0.05)
         if link._pump:
             link._pump.close()
 
@@ -411,8 +414,8 @@ def _shut(sock: socket.socket, deadline: float) -> None:
     """
     scratch = bytearray(1 << 16)
     try:
-        sock.shutdown(socket.SHUT_WR)  # from here on the socket is plain TCP again: unread records are skipped undecrypted
-        while time.monotonic() < deadline:
+        sock.shutdown(socket.SHUT_WR)
+        while time.monotonic() < deadline:  # what still comes is skipped undecrypted
             sock.settimeout(max(deadline - time.monotonic(), 0.001))
             if not sock.recv_into(scratch):
                 break

@@ -50,9 +50,9 @@ def _context(protocol: int, identity: Identity, peers: Iterable[Entry]) -> ssl.S
     return context
 
 
-def peer_name(sock: ssl.SSLSocket, candidates: Iterable[Entry]) -> str:
-    """Which of the candidates holds the certificate the other end showed. Raises IdentityError if none does."""
-    shown = fingerprint(sock.getpeercert(binary_form=True) or b"")
+def peer_name(certificate: bytes, candidates: Iterable[Entry]) -> str:
+    """Which of the candidates holds the certificate (DER) the other end showed. Raises IdentityError if none does."""
+    shown = fingerprint(certificate)
     for entry in candidates:
         if entry.fingerprint == shown:
             return entry.name

@@ -67,8 +67,13 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Chann
 
 
 def write(attacker: Link, data: bytes) -> None:
-    attacker._sock.settimeout(5)
-    attacker._sock.sendall(data)
+    view, stream = memoryview(data), attacker._stream
+    while view or stream.unsent:
+        try:
+            view = view[stream.send(view) :] if view else view[:0]
+            stream.flush()
+        except BlockingIOError:
+            time.sleep(0.001)
 
 
 def frame(payload: bytes, *, sequence: int = 1, label: Label = OPEN, length: int | None = None) -> bytes:
@@ -149,7 +154,7 @@ def test_no_memory_is_reserved_for_what_the_peer_claims(
 def test_dies_in_the_middle_of_a_message(pair: tuple[Channel, Link], sent: int) -> None:
     victim, attacker = pair
     write(attacker, frame(bytes(5000))[:sent])
-    attacker._sock.close()
+    attacker._stream.socket.close()
     expect_error(PeerDied, "a", lambda: victim.receive("a", OPEN, 5000), "OPEN of node 7")
 
 
@@ -158,8 +163,8 @@ def test_resets_while_much_is_sent_to_it(pair: tuple[Channel, Link]) -> None:
 
     def reset() -> None:
         time.sleep(0.1)
-        attacker._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        attacker._sock.close()
+        attacker._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        attacker._stream.socket.close()
 
     threading.Thread(target=reset).start()
     expect_error(PeerDied, "a", lambda: victim.exchange(OPEN, {"a": [bytes(64 << 20)]}, {}))
