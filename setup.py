@@ -7,6 +7,7 @@ works with the remaining variants, or with the plain torch versions of the kerne
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -14,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("protocols/kernels/csrc")
 FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-g0", "-pthread"]
+FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC's own intrinsics headers set them off
 VARIANTS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
     VARIANTS["v3"] = ["-march=x86-64-v3", "-mtune=generic"]
@@ -51,9 +53,11 @@ class BuildVariants(build_ext):
         self.extensions = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists()]
 
     def _attempt(self, ext: Extension) -> str | None:
+        apart = copy(self)  # all variants compile one source file: each needs a folder for its object file
+        apart.build_temp = str(Path(self.build_temp) / ext.name)
         try:
-            self.build_extension(ext)
-        except Exception as error:  # any failure of a compiler must leave the installation usable
+            apart.build_extension(ext)
+        except Exception as error:  # noqa: BLE001  whatever a compiler does, the installation must go on
             return f"{ext.name.rpartition('_')[2]} ({type(error).__name__}: {str(error)[:200]})"
         return None
 

@@ -40,7 +40,7 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
     if kernels is None:
         return twins.matmul(a, b, out, accumulate)
     if out is None:
-        out = torch.empty(shape, dtype=torch.int64)
+        out = a.new_empty(shape)
     sa, sb = a.stride(), b.stride()
     kernels.matmul(
         out.data_ptr(), a.data_ptr(), b.data_ptr(), rows, n, k, sa[-2], sa[-1], sb[-2], sb[-1], mode,
@@ -98,7 +98,7 @@ def conv2d(
             x, w, (sh, sw), ((top, bottom), (left, right)), (dh, dw), groups, out, accumulate
         )  # fmt: skip
     if out is None:
-        out = torch.empty((n, o, rows, columns), dtype=torch.int64)
+        out = x.new_empty((n, o, rows, columns))
     kernels.conv2d(
         out.data_ptr(), x.data_ptr(), w.data_ptr(),
         (n, c, height, width, o, kh, kw, rows, columns, sh, sw, dh, dw, top, left, groups),

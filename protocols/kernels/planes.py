@@ -44,7 +44,7 @@ def msb_plane(x: Tensor, bit: int) -> Tensor:
     kernels = native(x)
     if kernels is None:
         return twins.msb_plane(x, bit)
-    out = torch.empty((x.numel() + 63) >> 6, dtype=torch.int64)
+    out = x.new_empty((x.numel() + 63) >> 6)
     kernels.bit_plane(out.data_ptr(), x.data_ptr(), x.numel(), bit)
     return out
 
@@ -88,7 +88,7 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     kernels = native(m)
     if kernels is None:
         return twins.leaves(m.view(-1), therm.view(digits, n), low_bits, shift)
-    out = torch.empty((2 * digits - 1, (n + 63) >> 6), dtype=torch.int64)
+    out = m.new_empty((2 * digits - 1, (n + 63) >> 6))
     kernels.leaves(out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift, torch.get_num_threads())
     return out
 
@@ -112,7 +112,7 @@ def monomials(masks: Tensor, k: int, with_eq: bool) -> Tensor:
     kernels = native(masks)
     if kernels is None:
         return twins.monomials(masks, k, with_eq)
-    out = torch.empty((len(monomial_sets(k, bool(with_eq))), masks.shape[1]), dtype=torch.int64)
+    out = masks.new_empty((len(monomial_sets(k, bool(with_eq))), masks.shape[1]))
     kernels.monomials(out.data_ptr(), masks.data_ptr(), masks.shape[1], k, with_eq)
     return out
 
@@ -136,7 +136,7 @@ def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, 
     kernels = native(opened)
     if kernels is None:
         return twins.combine(opened, mask_share, monomial_share, k, with_eq, first)
-    out = torch.empty((2 if with_eq else 1, w), dtype=torch.int64)
+    out = opened.new_empty((2 if with_eq else 1, w))
     kernels.combine(
         out.data_ptr(), opened.data_ptr(), mask_share.data_ptr(), monomial_share.data_ptr(), w, k, with_eq, first
     )

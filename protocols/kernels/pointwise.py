@@ -55,7 +55,7 @@ def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
     kernels = native(words)
     if kernels is None:
         return twins.bit_times(words, v, n)
-    out = torch.empty(n, dtype=torch.int64) if v is None else _like(v)
+    out = words.new_empty(n) if v is None else _like(v)
     kernels.bit_times(out.data_ptr(), words.data_ptr(), 0 if v is None else v.data_ptr(), n, get_num_threads())
     return out
 

@@ -287,7 +287,7 @@ constexpr i64 kStrip = 512;
 template <int Rows>
 void update_rows(i64 n, i64 depth, const Matrix& a, const Matrix& b, const Output& out) {
   constexpr int W = Lanes::kWidth, kAtOnce = Rows <= 2 ? 8 : 4;
-  alignas(64) u64 sums[Rows][kStrip];
+  alignas(64) u64 sums[Rows][kStrip];  // fits the first-level cache
   for (i64 j0 = 0; j0 < n; j0 += kStrip) {
     const i64 width = std::min(kStrip, n - j0), whole = width / W * W;
     std::memset(sums, 0, sizeof(sums));
@@ -303,7 +303,7 @@ void update_rows(i64 n, i64 depth, const Matrix& a, const Matrix& b, const Outpu
 #pragma GCC unroll 8
           for (int t = 0; t < kAtOnce; ++t) {
             const Lanes::Right right = Lanes::load_right(b.at(k + t, j0 + j));
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) Lanes::multiply_add(total[r], left[r][t], right);
           }
           for (int r = 0; r < Rows; ++r) put_vector(sums[r] + j, Lanes::total(total[r]), kPlus);
@@ -322,13 +322,18 @@ void update_rows(i64 n, i64 depth, const Matrix& a, const Matrix& b, const Outpu
   }
 }
 
-inline void few_rows(i64 m, i64 n, i64 depth, Matrix a, const Matrix& b, const Output& out) {
-  i64 i = 0;
-  for (; i + 4 <= m; i += 4) update_rows<4>(n, depth, {a.at(i, 0), a.row, a.column}, b, out.part(i, 0));
-  const Matrix rest{a.at(i, 0), a.row, a.column};
-  if (m - i == 3) update_rows<3>(n, depth, rest, b, out.part(i, 0));
-  if (m - i == 2) update_rows<2>(n, depth, rest, b, out.part(i, 0));
-  if (m - i == 1) update_rows<1>(n, depth, rest, b, out.part(i, 0));
+constexpr i64 kFewRows = 8;
+
+using RowUpdate = void (*)(i64, i64, const Matrix&, const Matrix&, const Output&);
+
+template <std::size_t... I>
+constexpr std::array<RowUpdate, sizeof...(I)> row_updates(std::index_sequence<I...>) {
+  return {update_rows<static_cast<int>(I) + 1>...};
+}
+
+inline void few_rows(i64 m, i64 n, i64 depth, const Matrix& a, const Matrix& b, const Output& out) {
+  constexpr auto updates = row_updates(std::make_index_sequence<kFewRows>());
+  updates[static_cast<std::size_t>(m - 1)](n, depth, a, b, out);
 }
 
 // --- choice -------------------------------------------------------------------------------------------------
@@ -348,7 +353,7 @@ inline void product_part(i64 m, i64 n, i64 depth, const Matrix& a, const Matrix&
   thread_local Scratch memory;
   if (a_rows && b_rows && (std::min(m, n) <= 2 * kThin) && depth >= 4 * Lanes::kWidth) {
     dot_product(m, n, depth, a.data, a.row, b.data, b.column, out);
-  } else if (m <= 4 && b.column == 1) {
+  } else if (m <= kFewRows && b.column == 1) {
     few_rows(m, n, depth, a, b, out);
   } else if (b_rows && m <= kThin && depth >= 4 * Lanes::kWidth) {
     u64* copy = memory.reserve(m * depth);
