@@ -10,7 +10,9 @@ from protocols.errors import InputError, explain
 
 Buffer = Any  # a contiguous CPU tensor, or anything that supports memoryview (bytes, bytearray, numpy array)
 
+_NUMPY_INTEGERS = frozenset((torch.int64, torch.uint8, torch.int32, torch.int16))
 _SMALL_BYTES = 4096  # below this, copying a buffer is cheaper than one more write
+_RECORD_BYTES = 16384  # largest TLS record
 
 
 def byte_view(buffer: Buffer) -> memoryview:
@@ -26,7 +28,9 @@ def byte_view(buffer: Buffer) -> memoryview:
             )
         if not buffer.numel():
             return memoryview(b"")
-        return memoryview(buffer.detach().view(-1).view(torch.uint8).numpy())
+        if buffer.dtype not in _NUMPY_INTEGERS:
+            buffer = buffer.detach().view(-1).view(torch.uint8)
+        return memoryview(buffer.numpy()).cast("B")
     view = memoryview(buffer)
     if not view.contiguous:
         raise InputError(explain("cannot send a buffer that is not contiguous", fix="copy it into bytes first"))
@@ -62,9 +66,6 @@ def coalesce(header: bytes, views: Sequence[memoryview]) -> list[memoryview]:
     if small:
         pieces.append(memoryview(small))
     return pieces
-
-
-_RECORD_BYTES = 16384  # largest TLS record
 
 
 def gather(views: Sequence[memoryview], nbytes: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ all its links with one `Pump`, so that large messages in both directions never w
 """
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import time
@@ -31,6 +32,8 @@ from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, Pro
 MAX_REASON_BYTES = 1024
 _TURN_BYTES = 1 << 20  # after moving this much, a link lets the others have a turn
 _SLOWEST_BYTES_PER_S = 10_000
+_SPIN_S = 30e-6  # how long to look for an event before sleeping until one comes
+_yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 _UNCOUNTED = frozenset((Purpose.HELLO, Purpose.ABORT, Purpose.BYE))
 _GOODBYE_S = 1.0  # longest time spent on telling peers that the session ends
 
@@ -359,7 +362,7 @@ class Pump:
             left = first.stalled_at(timeout_s) - now
             if left <= 0:
                 raise first.stalled(timeout_s)
-            links = [key.data for key, _ in self._selector.select(left)]
+            links = [key.data for key, _ in self._spin() or self._selector.select(left)]
             ready = [link for link in links if link.busy]
             for link in links:
                 if not link.busy:
@@ -368,6 +371,16 @@ class Pump:
                         self._change(link, self._masks[link], 0)
             if ready:
                 return ready
+
+    def _spin(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Look for events for a moment, letting other processes run, before paying for sleep and wake-up."""
+        end = time.perf_counter() + _SPIN_S
+        while time.perf_counter() < end:
+            events = self._selector.select(0)
+            if events:
+                return events
+            _yield()
+        return []
 
     def _change(self, link: Link, mask: int, wanted: int) -> None:
         if not mask:
