@@ -3,8 +3,9 @@
 from securemodel.compiler.compile import check, compile
 from securemodel.errors import SecureModelError, UnsupportedOperator
 from securemodel.program import Program
+from securemodel.runtime.remote import connect
 from securemodel.runtime.session import Session, local
 
 __version__ = "0.1.0"
 
-__all__ = ["Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compile", "local"]
+__all__ = ["Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compile", "connect", "local"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Optional, Sequence
 
 import torch
@@ -68,9 +69,16 @@ class ClearSide:
         self._values[node_id] = made
         return made
 
-    def forget(self) -> None:
-        """Drops what was computed; the next value is computed afresh."""
-        self._values = {}
+    def weights_digest(self) -> Optional[str]:
+        """SHA-256 of the weights this party gives; None if it gives none."""
+        if self._program.header.weights != self._me:
+            return None
+        digest = hashlib.sha256()
+        for name in sorted(self._state):
+            tensor = self._state[name].cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def describe(self, node_id: int) -> str:
         """A name for errors: which weight or input a float comes from."""

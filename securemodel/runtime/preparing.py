@@ -41,6 +41,7 @@ class LoadedOperand:
 
 
 Prepared = dict[str, Optional[torch.Tensor]]
+Item = tuple[int, Prepared]
 
 
 def needs_preparing(node: Node) -> bool:

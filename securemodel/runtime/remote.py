@@ -1,0 +1,317 @@
+"""Sessions between processes: the same script at every party, links over mutual TLS, a dealer or a store."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Iterator, Optional, Sequence
+
+import torch
+
+from protocols import identity
+from protocols.channel import Channel, Label, Link, Purpose
+from protocols.channel import connect as connect_channel
+from protocols.channel import dial
+from protocols.errors import PeerError, ProtocolError, explain, summary
+from protocols.identity import DEALER, Identity, PartiesConfig
+from protocols.prg import Stream
+from securemodel.errors import ConfigError, InputError, Mismatch, SecureModelError
+from securemodel.program import Program
+from securemodel.runtime.ahead import Ahead
+from securemodel.runtime.party import OnlineParty, Rows
+from securemodel.runtime.preparing import Item, Preparing, StreamSource
+from securemodel.runtime.session import Session, batches, epoch_number, frame_bytes, joined, split_rows
+from securemodel.runtime.sources import DealerSource, NoSource
+from securemodel.runtime.store import Store, StoreSource
+
+ENV_ME, ENV_CONFIG, ENV_STORE, ENV_SCRIPT = (
+    "SECUREMODEL_ME",
+    "SECUREMODEL_CONFIG",
+    "SECUREMODEL_STORE",
+    "SECUREMODEL_SCRIPT_DIGEST",
+)
+_AGREE = Label(0, 0, Purpose.CONTROL)
+_AGREE_BYTES = 1024
+_AHEAD_BYTES = 256 << 20
+
+
+class RemoteSession(Session):
+    """One party's end of a session between processes. Made by `connect`."""
+
+    def __init__(
+        self,
+        program: Program,
+        me: str,
+        channel: Channel,
+        key: bytes,
+        source: DealerSource | StoreSource | NoSource,
+        *,
+        store: Optional[Store] = None,
+        ahead: bool = True,
+    ) -> None:
+        super().__init__(program)
+        self.me, self.channel = me, channel
+        self._party = OnlineParty(program, me)
+        self._source, self._store, self._ahead = source, store, ahead
+        stream = Stream(key)
+        shares = source if self._party.role.last else StreamSource(stream)
+        self._preparing = Preparing(program.graph, me, stream, _Counted(shares, self))
+        self._worker = Ahead(self._prepare, _AHEAD_BYTES, me)
+        self._submitted = 0
+        self.dealt_bytes: dict[int, int] = {}
+        self._dealt_total = 0
+        self._closed = False
+        self._first_run = store.next_run if store else 1
+
+    # ---- phases
+    def _prepare(self, epoch: int, load: bool) -> Iterator[Item]:
+        self._source.begin(epoch, load)
+        return self._preparing.run(epoch, load, {} if load else self._party.loaded_operands)
+
+    def _load(self, model: Optional[torch.nn.Module]) -> None:
+        try:
+            self._party.clear.set_model(model)
+            if self._store:
+                self._check_store_load()
+            self._worker.discard()
+            epoch = epoch_number(0 if self._store else self._loads, 0)
+            self._loads, self._runs, self._submitted = self._loads + 1, self._first_run - 1, self._first_run - 1
+            self._worker.submit(epoch, True)
+            drive_one(self._party.load(epoch, self._worker.take_from(epoch)), self.channel)
+            self._worker.finish(epoch)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _check_store_load(self) -> None:
+        """One store, one set of weights: the same mask over other weights would show their difference."""
+        self._store.bind_weights(self._party.clear.weights_digest())
+        if self._loads:
+            self._first_run = self._store.next_run
+
+    def _submit_up_to(self, run: int) -> None:
+        while self._submitted < run:
+            self._submitted += 1
+            if self._store:
+                self._store.consume(self._submitted)
+            self._worker.submit(self._epoch(self._submitted), False)
+
+    def _epoch(self, run: int) -> int:
+        return epoch_number(0 if self._store else self._loads - 1, run)
+
+    def _run(self, inputs: Sequence[Optional[torch.Tensor]]) -> list:
+        header = self.program.header
+        try:
+            mine = [owner in (self.me, "public") for owner in header.inputs]
+            total = split_rows(inputs, self.program, mine)
+            owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
+            if not any(owner == self.me for owner in header.inputs):
+                return self._follow(owned)
+            results, counted = [], []
+            for part, rows in batches(owned, header.input_shapes, total):
+                outputs, _ = self._run_batch(part, rows)
+                results.append(outputs)
+                counted.append(rows)
+            return joined(results, counted, self.program)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _follow(self, inputs: Sequence[Optional[torch.Tensor]]) -> list:
+        """Runs as many batches as the owners of the inputs announce."""
+        results, counted = [], []
+        while not counted or counted[-1].left:
+            outputs, rows = self._run_batch(inputs, Rows())
+            results.append(outputs)
+            counted.append(rows)
+        return joined(results, counted, self.program)
+
+    def _run_batch(self, inputs: Sequence[Optional[torch.Tensor]], rows: Rows) -> tuple[list, Rows]:
+        self._runs += 1
+        epoch = self._epoch(self._runs)
+        self._submit_up_to(self._runs)
+        self._party.clear.set_inputs(inputs)
+        result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel)
+        self._dealt_total += self.dealt_bytes.pop(epoch, 0)
+        if self._ahead and not self._store:
+            self._submit_up_to(self._runs + 1)
+        return result
+
+    # ---- counting and ending
+    def _counts(self) -> tuple[int, dict[str, int], int]:
+        stats = self.channel.stats
+        return stats.rounds, {self.me: stats.sent_bytes}, self._dealt_total
+
+    def _fail(self, error: BaseException) -> None:
+        """Tells the peers that this party stops, without saying anything about its values."""
+        if isinstance(error, InputError):
+            reason = f"party {self.me!r} was given an input or weights it cannot use; its own output says which"
+        elif isinstance(error, SecureModelError):
+            reason = summary(error)
+        else:
+            reason = f"party {self.me!r} stopped with {type(error).__name__}"
+        self.channel.abort(reason)
+        self._closed = True
+        self._worker.close()
+        if isinstance(error, ProtocolError) and not isinstance(error, PeerError):
+            return
+        self._close_source()
+
+    def _close_source(self) -> None:
+        try:
+            self._source.close()
+        except SecureModelError:
+            pass  # the session is over already; its cause is being raised
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._worker.close()
+        self.channel.close()
+        self._close_source()
+
+
+class _Counted:
+    """A source that notes how many bytes each epoch took from the dealer."""
+
+    def __init__(self, source: Any, session: RemoteSession) -> None:
+        self._source, self._session = source, session
+
+    def dealt(self, epoch: int, node: int, parts):
+        if isinstance(self._source, (DealerSource, StoreSource)):
+            counted = self._session.dealt_bytes
+            counted[epoch] = counted.get(epoch, 0) + frame_bytes(parts)
+        return self._source.dealt(epoch, node, parts)
+
+
+def drive_one(party: Any, channel: Channel) -> Any:
+    """Steps one party's coroutine over its channel; returns what it returned."""
+    received = None
+    while True:
+        try:
+            talk = party.send(received)
+        except StopIteration as end:
+            return end.value
+        received = channel.exchange(talk.label, talk.sends, talk.receives)
+
+
+def connect(
+    program: Program,
+    me: Optional[str] = None,
+    config: Optional[str | Path | PartiesConfig] = None,
+    *,
+    store: Optional[str | Path] = None,
+    ahead: bool = True,
+    insecure_plain: bool = False,
+) -> RemoteSession:
+    """Connects this party with the others and returns its end of the session.
+
+    The same script runs at every party; `me` and `config` (a parties file) come from the command line
+    `securemodel run` unless given. With `store`, preprocessing made by `securemodel prepare` is used instead
+    of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
+    measurements on one host only.
+
+    Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
+    """
+    me = me or os.environ.get(ENV_ME)
+    config = config or os.environ.get(ENV_CONFIG)
+    store = store or os.environ.get(ENV_STORE)
+    if not me or not config:
+        raise ConfigError(
+            "connect() does not know who this process is. Start the script with "
+            "`securemodel run SCRIPT --local` or `securemodel run SCRIPT --me NAME --config parties.toml`, "
+            "or pass me= and config=."
+        )
+    if not isinstance(config, PartiesConfig):
+        config = identity.load_config(config)
+    _check_parties(program, me, config)
+    own = _own_identity(config, insecure_plain)
+    opened = Store.open(Path(store), program, me) if store else None
+    channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
+    try:
+        _agree(program, me, channel, opened)
+        last = program.parties[-1] == me
+        if opened:
+            source = StoreSource(opened) if last else NoSource()
+            return RemoteSession(program, me, channel, opened.key(), source, store=opened, ahead=ahead)
+        link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
+        key = _introduce(program, link)
+        return RemoteSession(program, me, channel, key, _source(link, last), ahead=ahead)
+    except BaseException as error:
+        channel.abort(summary(error) if isinstance(error, SecureModelError) else f"party {me!r} stopped")
+        raise
+
+
+def _source(link: Link, last: bool) -> DealerSource | NoSource:
+    return DealerSource(link) if last else _Held(link)
+
+
+class _Held(NoSource):
+    """A link to the dealer that carried the key and stays open until the session ends."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Optional[Identity]:
+    if insecure_plain:
+        return None
+    if config.identity is None:
+        raise ConfigError(f"{config.path or 'the configuration'} names no identity: set identity under [me]")
+    return identity.load(config.identity)
+
+
+def _check_parties(program: Program, me: str, config: PartiesConfig) -> None:
+    if me not in program.parties:
+        raise ConfigError(f"{me!r} is not a party of this program: its parties are {', '.join(program.parties)}")
+    if set(config.parties) != set(program.parties):
+        raise ConfigError(
+            f"the program's parties are {', '.join(program.parties)}, but {config.path or 'the configuration'} lists "
+            f"{', '.join(config.parties)}. Use the same names in both."
+        )
+
+
+def _agree(program: Program, me: str, channel: Channel, store: Optional[Store]) -> None:
+    """Compares what must be equal at all parties before anything secret is sent."""
+    from securemodel import __version__
+
+    mine = {
+        "program": program.digest,
+        "version of securemodel": __version__,
+        "script": os.environ.get(ENV_SCRIPT, ""),
+        "store": store.id if store else "",
+    }
+    cursor = store.next_run if store else 0
+    payload = json.dumps({**mine, "next": cursor}).encode().ljust(_AGREE_BYTES)
+    sizes = dict.fromkeys(channel.peers, _AGREE_BYTES)
+    received = channel.exchange(_AGREE, dict.fromkeys(channel.peers, [payload]), sizes)
+    for peer, data in received.items():
+        try:
+            theirs = json.loads(data.numpy().tobytes())
+            differ = [name for name, value in mine.items() if theirs.get(name) != value]
+            cursor = max(cursor, int(theirs.get("next", 0)))
+        except (ValueError, AttributeError, TypeError):
+            differ = ["version of securemodel"]
+        if differ:
+            raise Mismatch(
+                peer,
+                explain(
+                    f"party {peer!r} does not run what {me!r} runs: different {' and '.join(differ)}",
+                    where="agreement before the first message",
+                    why="all parties must run the same program, made by the same script and the same versions",
+                    fix="compare the scripts, `pip list` and Program.digest of both parties",
+                ),
+            )
+    if store:
+        store.skip_to(cursor)
+
+
+def _introduce(program: Program, link: Link) -> bytes:
+    """Hands the dealer the program's text and gets this party's key."""
+    link.send(Label(0, 0, Purpose.CONTROL), [program.text().encode()])
+    return link.receive(Label(0, 0, Purpose.SEED), 32).numpy().tobytes()
