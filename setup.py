@@ -46,9 +46,11 @@ class BuildVariants(build_ext):
         with ThreadPoolExecutor(max_workers=len(self.extensions)) as pool:
             failures = [f for f in pool.map(self._attempt, self.extensions) if f]
         if failures:
+            rest = len(failures) < len(self.extensions)
             self.warn(
-                f"native kernels not built: {'; '.join(failures)}. The package works without them, more slowly; "
-                "protocols.kernels.info() says what is in use. Install a C++17 compiler and reinstall to have them."
+                f"native kernels not built: {'; '.join(failures)}. "
+                f"{'The other builds' if rest else 'Plain torch versions'} will be used, which are slower; "
+                "install a C++17 compiler and reinstall to have all. protocols.kernels.info() says what is in use."
             )
         self.extensions = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists()]
 
@@ -58,7 +60,7 @@ class BuildVariants(build_ext):
         try:
             apart.build_extension(ext)
         except Exception as error:  # noqa: BLE001  whatever a compiler does, the installation must go on
-            return f"{ext.name.rpartition('_')[2]} ({type(error).__name__}: {str(error)[:200]})"
+            return f"{ext.name.rpartition('_')[2]} ({type(error).__name__}; the compiler's messages are above)"
         return None
 
 
