@@ -57,7 +57,7 @@ class Link:
         self._room: memoryview | None = None  # what is left of the payload to fill
         self._message: tuple[Label, torch.Tensor] | None = None
         self._begun_at = self._moved_at = 0.0
-        self._volume = 0  # bytes to send and receive since `_begun_at`
+        self._volume = 0  # bytes to send and receive before it is idle again
         self._pump: Pump | None = None
 
     # Blocking use, by a thread of its own.
@@ -107,7 +107,7 @@ class Link:
             raise ProtocolError(explain(f"the link to {self.peer!r} is closed", where=str(label), fix="start a new session"))
         views = [byte_view(buffer) for buffer in buffers]
         nbytes = sum(map(len, views))
-        self._start_clock(nbytes)
+        self._plan(nbytes)
         self._outbox.extend(coalesce(pack_header(self._sent, label, nbytes), views))
         self._sent += 1
         if label.purpose not in _UNCOUNTED:
@@ -120,7 +120,7 @@ class Link:
             raise ProtocolError(explain(f"the link to {self.peer!r} is {state}", where=str(expected)))
         if expected.nbytes < 0:
             raise InputError(explain(f"cannot expect {expected.nbytes} bytes", where=str(expected)))
-        self._start_clock(expected.nbytes)
+        self._plan(expected.nbytes)
         self._expected = expected
 
     def take(self) -> tuple[Label, torch.Tensor]:
@@ -133,7 +133,7 @@ class Link:
     @property
     def sending(self) -> bool:
         """Whether something is still to be sent."""
-        return bool(self._outbox) or self._stream.unsent
+        return self._write_error is None and (bool(self._outbox) or self._stream.unsent > 0)
 
     @property
     def busy(self) -> bool:
@@ -173,6 +173,10 @@ class Link:
     def fileno(self) -> int:
         return self._stream.socket.fileno()
 
+    def start_clock(self) -> None:
+        """Waiting begins now."""
+        self._begun_at = self._moved_at = time.monotonic()
+
     def stalled_at(self, timeout_s: float | None) -> float:
         """When, on the monotonic clock, the peer's silence, or a hopelessly slow trickle, becomes an error."""
         patience_s = self.receive_s if timeout_s is None else timeout_s
@@ -191,15 +195,11 @@ class Link:
             ),
         )
 
-    def _start_clock(self, nbytes: int) -> None:
-        now = time.monotonic()
-        if not self.busy:
-            self._begun_at, self._volume = now, 0
-        self._moved_at = now
-        self._volume += nbytes
+    def _plan(self, nbytes: int) -> None:
+        self._volume = self._volume + nbytes if self.busy else nbytes
 
     def _push(self) -> bool:
-        outbox, budget = self._outbox, _TURN_BYTES
+        outbox, budget, unsent = self._outbox, _TURN_BYTES, self._stream.unsent
         try:
             self._stream.flush()
             while outbox:
@@ -217,9 +217,8 @@ class Link:
         except OSError as error:
             # The peer is gone for writing, but may have said why before: whoever reads next finds out.
             self._write_error = error
-            outbox.clear()
-            return True
-        if budget != _TURN_BYTES:
+            return False
+        if budget != _TURN_BYTES or self._stream.unsent != unsent:
             self._moved_at = time.monotonic()
         return budget <= 0
 
@@ -341,6 +340,8 @@ class Pump:
         `timeout_s` replaces the links' own limit on a peer's silence.
         """
         ready = [link for link in self._links if link.busy]
+        for link in ready:
+            link.start_clock()
         while ready:
             again = False
             for link in ready:

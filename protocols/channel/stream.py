@@ -16,7 +16,7 @@ _BATCH_BYTES = 1 << 18  # one system call moves up to this many bytes of TLS rec
 class PlainStream:
     """A TCP connection as it is."""
 
-    unsent = False  # what was sent is with the operating system
+    unsent = 0  # what was sent is with the operating system
     pending = False
 
     def __init__(self, sock: socket.socket) -> None:
@@ -68,9 +68,9 @@ class TlsStream:
         return self._tls.getpeercert(binary_form=True) or b""
 
     @property
-    def unsent(self) -> bool:
-        """Whether encrypted bytes still wait for `flush`."""
-        return bool(self._unsent)
+    def unsent(self) -> int:
+        """How many encrypted bytes still wait for `flush`."""
+        return len(self._unsent)
 
     @property
     def pending(self) -> bool:

@@ -234,6 +234,24 @@ def test_sockets_can_be_stepped_in_one_thread_too(kind: str, tmp_path: Path) -> 
         channel.close()
 
 
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_own_work_between_begin_and_finish_is_not_the_peers_silence(kind: str, tmp_path: Path) -> None:
+    made = make_channels(kind, ("a", "b"), tmp_path, Timeouts(10, 0.4))
+
+    def step(channel: Channel) -> None:
+        if channel.me == "a":
+            channel.begin(OPEN, {}, {"b": 4})
+            time.sleep(0.6)
+            assert channel.finish()["b"].numpy().tobytes() == b"late"
+        else:
+            time.sleep(0.8)
+            channel.send("a", OPEN, [b"late"])
+
+    everywhere(made, step)
+    for channel in made.values():
+        channel.close()
+
+
 def test_sender_may_reuse_its_buffer_after_the_round(channels: dict[str, Channel]) -> None:
     size = 300_000
 
