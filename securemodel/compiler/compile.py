@@ -29,6 +29,7 @@ def compile(
     parties: Optional[Sequence[str]] = None,
     frac_bits: int = 16,
     width: int = 64,
+    truncate_outputs: bool = False,
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
 
@@ -37,7 +38,8 @@ def compile(
     what everybody knows. `parties` orders the online parties; by default the weights' owner is first.
     The weights need not be real at any party but their owner: a model on the meta device will do.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
-    2^(width - 1 - frac_bits); smaller is faster.
+    2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
+    fractional bits; `truncate_outputs` cuts them to frac_bits first, for one more round.
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
@@ -53,6 +55,9 @@ def compile(
     if len(to) != len(lowered.outputs):
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
     header = Header(names, frac_bits, width, weights, tuple(owners), tuple(tuple(x.shape) for x in example_inputs), ())
+    if truncate_outputs:
+        outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
+        lowered = replace(lowered, outputs=outs)
     graph, calls = _run_passes(lowered, to, frac_bits, width)
     return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Generator, Optional, Sequence
 
@@ -10,8 +11,10 @@ import torch
 from protocols import linear
 from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
+from protocols.correlations import mask_share
 from protocols.fixedpoint import decode, encode
 from protocols.gates import GATES
+from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Node
@@ -46,8 +49,9 @@ class Rows:
 class OnlineParty:
     """Runs a program's phases as coroutines: each `yield` is a round, and is answered with what was received."""
 
-    def __init__(self, program: Program, me: str) -> None:
+    def __init__(self, program: Program, me: str, stream: Stream) -> None:
         self.program, self.me = program, me
+        self._stream = stream
         graph, names = program.graph, program.parties
         self.role = Role(names.index(me), len(names))
         self.peers = tuple(n for n in names if n != me)
@@ -58,6 +62,7 @@ class OnlineParty:
         self._loaded: dict[int, Any] = {}
         self.loaded_operands: dict[int, LoadedOperand] = {}
         self.clear = ClearSide(program, me)
+        self.inputs_shared_at = self.result_shared_at = 0.0
 
     # ---- phases
     def load(self, epoch: int, take: TakePrepared) -> Generator[Talk, Message, None]:
@@ -85,13 +90,17 @@ class OnlineParty:
                 self._release(env, done, node, load)
             if not step.talk and not first:
                 continue
-            items = [(node, self._outgoing(node, env, take)) for node in step.talk]
+            if step.talk and step.talk[-1].op == "reveal":
+                self.result_shared_at = time.perf_counter()
+            items = [(node, self._outgoing(node, env, take, epoch)) for node in step.talk]
             start = self._start(rows) if first else None
             at = step.talk[0].id if step.talk else index
             received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
             if first:
                 agree(self._check_start(received, rows))
             self._incoming(items, env, received, START.size if first else 0, outputs)
+            if first:
+                self.inputs_shared_at = time.perf_counter()
             for node in step.talk:
                 self._release(env, done, node, load)
             first = False
@@ -140,18 +149,19 @@ class OnlineParty:
                 incoming[peer] = expected
         return Talk(label, outgoing, incoming)
 
-    def _outgoing(self, node: Node, env: dict, take: TakePrepared) -> tuple[Optional[torch.Tensor], Any]:
+    def _outgoing(self, node: Node, env: dict, take: TakePrepared, epoch: int) -> tuple[Optional[torch.Tensor], Any]:
         """(what goes on the wire, what must be kept until the peers' parts are here)."""
         if node.op == "reveal":
             share = env[node.args[0]]
             share = _zeros(self._graph[node.args[0]]) if share is None else share.contiguous()
             return share, share
-        prepared = take(node.id)["lam"]
         if node.op == "input":
             if node.owner != self.me:
                 return None, None
-            m = self._encoded(node) + prepared
-            return m, (m, prepared)
+            lam = mask_share(self._stream, epoch, node.id, node.shape)
+            m = self._encoded(node) + lam
+            return m, (m, lam)
+        prepared = take(node.id)["lam"]
         if node.op == "mask_bits":
             hat = env[node.args[0]] ^ prepared
             return hat, (hat, prepared)

@@ -44,9 +44,9 @@ Prepared = dict[str, Optional[torch.Tensor]]
 Item = tuple[int, Prepared]
 
 
-def needs_preparing(node: Node) -> bool:
-    """Whether a node has anything to prepare."""
-    return node.op in GATES or node.op in ("mask", "mask_bits", "input") or node.form == "masked"
+def has_mask(node: Node) -> bool:
+    """Whether a node's value is masked."""
+    return node.op == "mask_bits" or node.form == "masked"
 
 
 class Preparing:
@@ -57,16 +57,20 @@ class Preparing:
         self._done = {load: last_uses(graph, load) for load in (True, False)}
 
     def run(self, epoch: int, load: bool, loaded: dict[int, LoadedOperand]) -> Iterator[tuple[int, Prepared]]:
-        """(node id, what was prepared for it), for each node that has something to prepare."""
+        """(node id, what was prepared for it), for each node that has something to prepare.
+
+        Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
+        """
         lams: dict[int, Optional[torch.Tensor]] = {i: value.lam for i, value in loaded.items()}
         for node in self._graph.nodes:
             if node.load != load:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, lams, epoch, loaded)
-            elif needs_preparing(node):
+            elif has_mask(node):
                 lams[node.id] = self._mask(node, lams, epoch)
-                yield node.id, {"lam": lams[node.id]}
+                if node.op != "input":
+                    yield node.id, {"lam": lams[node.id]}
             for value in self._done[load].get(node.id, ()):
                 lams.pop(value, None)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import torch
 
@@ -37,7 +38,10 @@ _AHEAD_BYTES = 256 << 20
 
 
 class RemoteSession(Session):
-    """One party's end of a session between processes. Made by `connect`."""
+    """One party's end of a session between processes. Made by `connect`.
+
+    With `deal_after_inputs` the dealer is asked only when the inputs are shared: benchmarks time it so.
+    """
 
     def __init__(
         self,
@@ -52,9 +56,10 @@ class RemoteSession(Session):
     ) -> None:
         super().__init__(program)
         self.me, self.channel = me, channel
-        self._party = OnlineParty(program, me)
-        self._source, self._store, self._ahead = source, store, ahead
         stream = Stream(key)
+        self._party = OnlineParty(program, me, stream)
+        self._source, self._store, self._ahead = source, store, ahead
+        self.deal_after_inputs = False
         shares = source if self._party.role.last else StreamSource(stream)
         self._preparing = Preparing(program.graph, me, stream, _Counted(shares, self))
         self._worker = Ahead(self._prepare, _AHEAD_BYTES, me)
@@ -130,13 +135,20 @@ class RemoteSession(Session):
     def _run_batch(self, inputs: Sequence[Optional[torch.Tensor]], rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
         epoch = self._epoch(self._runs)
-        self._submit_up_to(self._runs)
+        submit = functools.partial(self._submit_up_to, self._runs)
+        if not self.deal_after_inputs:
+            submit()
         self._party.clear.set_inputs(inputs)
-        result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel)
+        result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel, submit)
         self._dealt_total += self.dealt_bytes.pop(epoch, 0)
         if self._ahead and not self._store:
             self._submit_up_to(self._runs + 1)
         return result
+
+    @property
+    def shared_times(self) -> tuple[float, float]:
+        """When, on the host's monotonic clock, the last run's inputs and its result were shared."""
+        return self._party.inputs_shared_at, self._party.result_shared_at
 
     # ---- counting and ending
     def _counts(self) -> tuple[int, dict[str, int], int]:
@@ -186,7 +198,7 @@ class _Counted:
         return self._source.dealt(epoch, node, parts)
 
 
-def drive_one(party: Any, channel: Channel) -> Any:
+def drive_one(party: Any, channel: Channel, after_first: Callable[[], None] = lambda: None) -> Any:
     """Steps one party's coroutine over its channel; returns what it returned."""
     received = None
     while True:
@@ -194,7 +206,10 @@ def drive_one(party: Any, channel: Channel) -> Any:
             talk = party.send(received)
         except StopIteration as end:
             return end.value
+        first = received is None
         received = channel.exchange(talk.label, talk.sends, talk.receives)
+        if first:
+            after_first()
 
 
 def connect(

@@ -9,7 +9,7 @@ from typing import Sequence
 from protocols.channel import HEADER_BYTES
 from protocols.gates import numel
 from securemodel.compiler.ir import Graph, Node
-from securemodel.compiler.passes.schedule import split_rounds
+from securemodel.compiler.passes.schedule import rounds
 
 START = struct.Struct("<16sIII4x")
 """First bytes of each phase's first message: program digest, rows given (0: none), rows still to come, spare."""
@@ -24,11 +24,11 @@ class Step:
 
 
 def steps(graph: Graph, load: bool) -> tuple[Step, ...]:
-    """The rounds of one phase; its first message always goes out, because it carries START."""
-    made = [Step(tuple(local), tuple(talk)) for local, talk in split_rounds(graph, load)]
-    if not any(step.talk for step in made):
-        return (*made[:-1], made[-1]) if made else (Step((), ()),)
-    return tuple(made)
+    """The rounds of one phase. The first carries START and the inputs, and goes out even if there are none."""
+    made = [Step(tuple(local), tuple(talk)) for local, talk in rounds(graph, load)]
+    inputs = tuple(node for step in made for node in step.talk if node.op == "input")
+    rest = [Step(step.local, tuple(n for n in step.talk if n.op != "input")) for step in made]
+    return (Step((), inputs), *(step for step in rest if step.local or step.talk))
 
 
 def item_bytes(node: Node) -> int:

@@ -224,7 +224,7 @@ class LocalSession(Session):
         streams = {name: Stream(key) for name, key in keys.items()}
         self._dealt = _DealtHere(Dealing(program.graph, program.parties, streams))
         self.channels: dict[str, Channel] = dict(local_channels(program.parties))
-        self._parties = {name: OnlineParty(program, name) for name in program.parties}
+        self._parties = {name: OnlineParty(program, name, streams[name]) for name in program.parties}
         self._preparing = {}
         for name, party in self._parties.items():
             source = self._dealt if party.role.last else StreamSource(streams[name])

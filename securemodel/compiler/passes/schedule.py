@@ -40,28 +40,15 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
 
 
 def rounds(graph: Graph, load: bool) -> list[tuple[list[Node], list[Node]]]:
-    """One phase as rounds: (local nodes, then the talking nodes that share one message); a last one may only compute."""
+    """One phase of an ordered graph as rounds: local nodes, then the talking nodes that share one message."""
+    depth = depths(graph)
     out: list[tuple[list[Node], list[Node]]] = [([], [])]
     for node in graph.nodes:
         if node.load != load:
             continue
-        if node.op in TALK:
-            out[-1][1].append(node)
-        else:
-            if out[-1][1]:
-                out.append(([], []))
-            out[-1][0].append(node)
-    return out
-
-
-def split_rounds(graph: Graph, load: bool) -> list[tuple[list[Node], list[Node]]]:
-    """`rounds`, where consecutive openings of different depth are kept apart."""
-    depth = depths(graph)
-    out: list[tuple[list[Node], list[Node]]] = []
-    for local, talk in rounds(graph, load):
-        levels = sorted({depth[n.id] for n in talk})
-        if not levels:
-            out.append((local, []))
-        for index, level in enumerate(levels):
-            out.append((local if index == 0 else [], [n for n in talk if depth[n.id] == level]))
+        local, talk = out[-1]
+        if talk and (node.op not in TALK or depth[node.id] != depth[talk[-1].id]):
+            out.append(([], []))
+            local, talk = out[-1]
+        (talk if node.op in TALK else local).append(node)
     return out
