@@ -1,0 +1,421 @@
+"""One conformance suite for all gates: shares of two and three parties against one line in the clear.
+
+Secrets are masked, dealt for, evaluated party by party and put together again, with nothing but
+`protocols.correlations`; what comes out must equal the clear version in the ring, bit for bit.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols import correlations, kernels
+from protocols.bilinear import BILINEAR
+from protocols.gates import GATES, dealt_bytes
+from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.prg import Stream, insecure_test_key
+from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive, words
+
+EDGES = (0, 1, -1, 2, -2, 0xFFFF, 1 << 16, -(1 << 16), (1 << 31) - 1, 1 << 32, (1 << 62) - 1, 1 << 62, -(1 << 62))
+WILD_EDGES = (*EDGES, (1 << 63) - 1, -(1 << 63), -(1 << 63) + 1)
+PARTIES = (2, 3)
+EVERYBODY = "everybody"
+
+seeds = st.integers(0, 2**32)
+party_counts = st.sampled_from(PARTIES)
+
+
+@dataclass
+class Table:
+    """The parties and the dealer of one test: their streams, and fresh node numbers."""
+
+    parties: int
+    seed: int
+    nodes: int = 0
+    streams: list[Stream] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.streams = [Stream(insecure_test_key(self.seed, f"party {i}")) for i in range(self.parties)]
+
+    def node(self) -> int:
+        self.nodes += 1
+        return self.nodes
+
+    def roles(self) -> list[Role]:
+        return [Role(rank, self.parties) for rank in range(self.parties)]
+
+    def mask(self, x: torch.Tensor, by=EVERYBODY) -> tuple[list[Masked], torch.Tensor]:
+        """Every party's masked form of ring values, and the whole mask; `by` a rank: an input of that party."""
+        node, by = self.node(), range(self.parties) if by == EVERYBODY else [by]
+        lams = [correlations.mask_share(s, 1, node, x.shape) if i in by else None for i, s in enumerate(self.streams)]
+        full = correlations.full_mask([self.streams[i] for i in by], 1, node, x.shape)
+        return [Masked(x + full, lam) for lam in lams], full
+
+    def mask_bits(self, planes: torch.Tensor) -> tuple[list[MaskedBits], torch.Tensor]:
+        """Every party's masked form of packed bits, and the whole mask."""
+        node = self.node()
+        betas = [correlations.bit_mask_share(s, 1, node, planes.shape) for s in self.streams]
+        full = correlations.full_bit_mask(self.streams, 1, node, planes.shape)
+        return [MaskedBits(planes ^ full, beta) for beta in betas], full
+
+    def gate(self, name: str, attrs: dict, operands, shape) -> list[torch.Tensor]:
+        """Every party's result of a gate on what `mask` or `mask_bits` returned."""
+        gate, node = GATES[name], self.node()
+        masks = [full for _, full in operands]
+        shapes = [tuple(full.shape) for full in masks]
+        parts = gate.parts(attrs, shapes, shape)
+        fixed = correlations.corrections(self.streams[:-1], 1, node, parts, gate.deal(attrs, masks))
+        assert [(tuple(t.shape), t.dtype) for t in fixed] == [(p.shape, p.dtype) for p in parts]
+        assert sum(t.numel() * t.element_size() for t in fixed) == dealt_bytes(gate, attrs, shapes, shape)
+        results = []
+        for role, stream in zip(self.roles(), self.streams, strict=True):
+            dealt = correlations.expand_share(stream, 1, node, parts)
+            if role.last:
+                dealt = {part.name: share for part, share in zip(parts, fixed, strict=True)}
+            results.append(gate.evaluate(role, attrs, [forms[role.rank] for forms, _ in operands], dealt))
+        return results
+
+
+def total(shares) -> torch.Tensor:
+    """The value of additive shares."""
+    out = None
+    for share in shares:
+        out = add_shares(out, share)
+    return out
+
+
+def xor(shares) -> torch.Tensor:
+    """The planes of exclusive-or shares."""
+    out = shares[0].clone()
+    for share in shares[1:]:
+        out ^= share
+    return out
+
+
+def ring(rng: np.random.Generator, *shape: int, edges=WILD_EDGES, low: int = -(1 << 63), high: int = (1 << 63) - 1):
+    """Ring values within [low, high], about half of them edge values."""
+    wild = rng.integers(low, high, shape, dtype=np.int64, endpoint=True)
+    legal = np.array([e for e in edges if low <= e <= high], dtype=np.int64)
+    return torch.from_numpy(np.where(rng.random(shape) < 0.5, wild, rng.choice(legal, shape)))
+
+
+def bits(rng: np.random.Generator, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """n random bits as 0 and 1, and packed with garbage after the last one."""
+    plain = torch.from_numpy(rng.integers(0, 2, n))
+    packed = kernels.pack_bits(plain.to(torch.uint8))
+    if n % 64:
+        packed[-1] |= ring(rng, 1)[0] << (n % 64)
+    return plain, packed.unsqueeze(0)
+
+
+def floor(x: torch.Tensor, bits_: int) -> torch.Tensor:
+    return x >> bits_
+
+
+def test_every_gate_has_a_test():
+    products_, bits_ = {"bilinear", "square", "truncate"}, {"select", "select_truncated", "bit_to_ring"}
+    tested = products_ | bits_ | {"digits", "top_bit", "combine"}
+    assert tested == set(GATES), "a gate was added or renamed: test it here, against the clear, and name it above"
+
+
+# --- products -------------------------------------------------------------------------------------------------
+
+CLEAR = {
+    "mul": lambda x, y: x * y,
+    "matmul": torch.matmul,
+    "conv1d": F.conv1d,
+    "conv2d": F.conv2d,
+    "conv_transpose1d": F.conv_transpose1d,
+    "conv_transpose2d": F.conv_transpose2d,
+}
+
+
+def _conv_case(draw, dims: int, turned: bool):
+    one = lambda low, high: draw(st.integers(low, high))
+    groups_ = one(1, 2)
+    channels, filters, batch = groups_ * one(1, 2), groups_ * one(1, 3), one(1, 2)
+    kernel, dilation, stride = ([one(1, 3) for _ in range(dims)], [one(1, 2) for _ in range(dims)], one(1, 3))
+    size = [d * (k - 1) + one(1, 4) for k, d in zip(kernel, dilation, strict=True)]
+    attrs = {"stride": [stride] * dims, "dilation": dilation, "groups": groups_}
+    if turned:
+        attrs["padding"] = [min(one(0, 1), (k - 1) * d) for k, d in zip(kernel, dilation, strict=True)]
+        attrs["output_padding"] = [one(0, min(stride - 1, 1)) for _ in range(dims)]
+        weight = (channels, filters // groups_, *kernel)
+    else:
+        attrs["padding"] = [one(0, 2) for _ in range(dims)]
+        weight = (filters, channels // groups_, *kernel)
+    if dims == 1:
+        attrs = {name: value[0] if isinstance(value, list) else value for name, value in attrs.items()}
+    return (batch, channels, *size), weight, attrs
+
+
+@st.composite
+def products(draw):
+    """(kind, shape of x, shape of y, attributes)."""
+    kind = draw(st.sampled_from(sorted(BILINEAR)))
+    size = lambda: draw(st.integers(1, 5))
+    if kind == "mul":
+        pairs = [((3, 4), (3, 4)), ((2, 3, 4), (3, 1)), ((5,), ()), ((1, 4), (3, 1)), ((70,), (70,))]
+        x, y = draw(st.sampled_from(pairs))
+        return kind, x, y, {}
+    if kind == "matmul":
+        m, k, n = size(), size(), size()
+        batch_x, batch_y = draw(st.sampled_from([((), ()), ((3,), ()), ((3,), (3,)), ((2, 1), (3,)), ((2, 3), ())]))
+        return kind, (*batch_x, m, k), (*batch_y, k, n), {}
+    return kind, *_conv_case(draw, 1 if kind.endswith("1d") else 2, "transpose" in kind)
+
+
+@settings(deadline=None, max_examples=150)
+@given(seeds, party_counts, products(), st.sampled_from([EVERYBODY, 0, 1]), st.sampled_from([EVERYBODY, 0, 1]))
+def test_bilinear(seed, parties, product, x_by, y_by):
+    kind, x_shape, y_shape, attrs = product
+    rng = np.random.default_rng(seed)
+    x, y, table = ring(rng, *x_shape), ring(rng, *y_shape), Table(parties, seed)
+    clear = CLEAR[kind](x, y, **attrs)
+    operands = [table.mask(x, x_by), table.mask(y, y_by)]
+    shares = table.gate("bilinear", {"kind": kind, "attrs": attrs}, operands, tuple(clear.shape))
+    assert torch.equal(total(shares), clear)
+
+
+def test_every_bilinear_kind_is_drawn():
+    assert set(CLEAR) == set(BILINEAR)
+
+
+@pytest.mark.parametrize("parties", PARTIES)
+def test_bilinear_in_two_halves_equals_one(parties):
+    rng, attrs = np.random.default_rng(5), {"kind": "matmul", "attrs": {}}
+    x, y, table, gate = ring(rng, 3, 7), ring(rng, 7, 2), Table(parties, 5), GATES["bilinear"]
+    (xs, x_lam), (ys, y_lam) = table.mask(x), table.mask(y, by=0)
+    parts = gate.parts(attrs, [x.shape, y.shape], (3, 2))
+    last = correlations.corrections(table.streams[:-1], 1, 9, parts, gate.deal(attrs, [x_lam, y_lam]))
+    shares = []
+    for role, stream in zip(table.roles(), table.streams, strict=True):
+        dealt = {"product": last[0]} if role.last else correlations.expand_share(stream, 1, 9, parts)
+        prepared = gate.prepare(attrs, xs[role.rank].lam, ys[role.rank].m, dealt)
+        shares.append(gate.finish(attrs, xs[role.rank].m, to_additive(ys[role.rank], role), prepared))
+    assert torch.equal(total(shares), x @ y)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, party_counts, st.sampled_from([EVERYBODY, 0, 1]))
+def test_square(seed, parties, by):
+    x, table = ring(np.random.default_rng(seed), 3, 50), Table(parties, seed)
+    assert torch.equal(total(table.gate("square", {}, [table.mask(x, by)], (3, 50))), x * x)
+
+
+# --- truncation -------------------------------------------------------------------------------------------------
+
+IN_RANGE = {"low": -(1 << 62), "high": (1 << 62) - 1}
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, party_counts, st.integers(1, 61), st.sampled_from([EVERYBODY, 0]))
+def test_truncate_is_floor_or_one_more(seed, parties, f, by):
+    x, table = ring(np.random.default_rng(seed), 4, 50, **IN_RANGE), Table(parties, seed)
+    error = total(table.gate("truncate", {"bits": f}, [table.mask(x, by)], (4, 50))) - floor(x, f)
+    assert bool(((error == 0) | (error == 1)).all())
+    exact = (x & ((1 << f) - 1)) == 0
+    assert not error[exact].any(), "a multiple of 2^f has nothing to round"
+
+
+@pytest.mark.parametrize("parties", PARTIES)
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.9])
+def test_truncate_rounds_without_bias(parties, fraction):
+    count, f = 1 << 16, 16
+    x, table = torch.full((count,), 5 * (1 << f) + int(fraction * (1 << f))), Table(parties, 77)
+    made = total(table.gate("truncate", {"bits": f}, [table.mask(x)], (count,)))
+    up = (made - 5).double().mean().item()
+    assert abs(up - fraction) < 6 * (fraction * (1 - fraction) / count) ** 0.5
+
+
+# --- bits times values ------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, party_counts, st.sampled_from([1, 63, 64, 65, 130]), st.booleans(), st.sampled_from([EVERYBODY, 0, 1]))
+def test_select(seed, parties, n, invert, by):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    x, (b, packed) = ring(rng, n), bits(rng, n)
+    shares = table.gate("select", {"invert": invert}, [table.mask_bits(packed), table.mask(x, by)], (n,))
+    assert torch.equal(total(shares), (1 - b if invert else b) * x)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, party_counts, st.sampled_from([1, 64, 65, 130]), st.booleans(), st.integers(1, 61))
+def test_select_truncated(seed, parties, n, invert, f):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    x, (b, packed) = ring(rng, n, **IN_RANGE), bits(rng, n)
+    attrs = {"invert": invert, "bits": f}
+    made = total(table.gate("select_truncated", attrs, [table.mask_bits(packed), table.mask(x)], (n,)))
+    b = 1 - b if invert else b
+    error = made - b * floor(x, f)
+    assert bool(((error == 0) | (error == b)).all()), "b = 0 gives 0, b = 1 gives floor or floor + 1"
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, party_counts, st.sampled_from([(1,), (5, 13), (64,), (2, 65)]), st.booleans())
+def test_bit_to_ring(seed, parties, shape, invert):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    b, packed = bits(rng, int(np.prod(shape)))
+    attrs = {"invert": invert, "shape": list(shape)}
+    made = total(table.gate("bit_to_ring", attrs, [table.mask_bits(packed)], shape))
+    assert torch.equal(made.reshape(-1), 1 - b if invert else b)
+
+
+# --- comparison -------------------------------------------------------------------------------------------------
+
+
+def unpack(planes: torch.Tensor, n: int) -> torch.Tensor:
+    return torch.stack([kernels.unpack_bits(p, n) for p in planes])
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, party_counts, st.integers(0, 63))
+def test_top_bit(seed, parties, bit):
+    x, table = ring(np.random.default_rng(seed), 70), Table(parties, seed)
+    forms, lam = table.mask(x)
+    made = xor(table.gate("top_bit", {"bit": bit}, [(forms, lam)], (1, 2)))
+    assert torch.equal(unpack(made, 70)[0].long(), (((x + lam) >> bit) ^ (lam >> bit)) & 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, party_counts, st.integers(0, 30), st.integers(1, 33))
+def test_digits(seed, parties, shift, low_bits):
+    x, table = ring(np.random.default_rng(seed), 70), Table(parties, seed)
+    forms, lam = table.mask(x)
+    digits = digit_count(low_bits)
+    attrs = {"shift": shift, "low_bits": low_bits}
+    made = unpack(xor(table.gate("digits", attrs, [(forms, lam)], (leaf_planes(digits), 2))), 70).long()
+    clear = []
+    for start in range(0, low_bits, 4):
+        size = min(4, low_bits - start)
+        a, d = (((v >> (shift + start)) & ((1 << size) - 1)) for v in (x + lam, lam))
+        clear += [a < d, a == d]
+    assert torch.equal(made, torch.stack([clear[0], *clear[2:]]).long())
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, party_counts, st.integers(2, 16))
+def test_combine(seed, parties, digits):
+    rng, n, table = np.random.default_rng(seed), 70, Table(parties, seed)
+    rows = [bits(rng, n) for _ in range(leaf_planes(digits))]
+    lt = [rows[0][0]] + [rows[2 * d - 1][0] for d in range(1, digits)]
+    eq = [torch.zeros_like(lt[0])] + [rows[2 * d][0] for d in range(1, digits)]
+    layout, clear = groups(digits), []
+    for start, count in layout:
+        less, same = lt[start], eq[start]
+        for d in range(start + 1, start + count):
+            less, same = lt[d] ^ (eq[d] & less), eq[d] & same
+        clear += [less] if start == 0 else [less, same]
+    packed = torch.cat([plane for _, plane in rows])
+    made = xor(table.gate("combine", {"digits": digits}, [table.mask_bits(packed)], (leaf_planes(len(layout)), 2)))
+    assert torch.equal(unpack(made, n).long(), torch.stack(clear))
+
+
+def negative(table: Table, x: torch.Tensor, shift: int, low_bits: int) -> torch.Tensor:
+    """The whole comparison as a program runs it: digits, layers, top bit; 1 where x looks negative."""
+    n, masked = x.numel(), table.mask(x)
+    digits, count = digit_count(low_bits), words(x.numel())
+    attrs = {"shift": shift, "low_bits": low_bits}
+    shares = table.gate("digits", attrs, [masked], (leaf_planes(digits), count))
+    while digits > 1:
+        opened = table.mask_bits(xor(shares))
+        shape = (leaf_planes(len(groups(digits))), count)
+        shares, digits = table.gate("combine", {"digits": digits}, [opened], shape), len(groups(digits))
+    top = table.gate("top_bit", {"bit": shift + low_bits}, [masked], (1, count))
+    return kernels.unpack_bits((xor(shares) ^ xor(top))[0], n).long()
+
+
+@pytest.mark.parametrize("parties", PARTIES)
+@pytest.mark.parametrize("width", range(24, 65))
+def test_sign(parties, width):
+    rng = np.random.default_rng(width)
+    for shift in sorted({0, 1, 8, 13, 16, 24} & set(range(65 - width))):
+        reach = 1 << (width - 1 + shift)
+        step = 1 << shift
+        near = (0, 1, -1, step, -step, -step - 1, reach - step - 1, -reach, -reach + 1, 5 * step, -5 * step)
+        x = ring(rng, 200, edges=(*near, *EDGES), low=-reach, high=reach - step - 1 if shift else reach - 1)
+        made = negative(Table(parties, width), x, shift, width - 1)
+        # Below 2^shift in magnitude the dropped low bits may carry: a tiny negative number may count as zero.
+        certain = (x >= 0) | (x < -step) if shift else torch.ones_like(x, dtype=torch.bool)
+        assert torch.equal(made[certain], (x < 0).long()[certain]), f"shift {shift}"
+
+
+# --- what a single party sees -----------------------------------------------------------------------------------
+
+COUNT = 1 << 12
+SIGMAS = 6.0
+
+
+def balanced(t: torch.Tensor) -> None:
+    """Every bit position of independent elements is set about half of the time."""
+    width = 8 * t.element_size()
+    lanes = t.reshape(-1).to(torch.int64)
+    ones = torch.stack([(lanes >> b) & 1 for b in range(width)]).double().mean(1)
+    assert float((ones - 0.5).abs().max()) < SIGMAS * 0.5 / lanes.numel() ** 0.5
+
+
+def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[torch.Tensor]:
+    """Every party's result where all elements hold the same secret."""
+    table, x = Table(parties, seed), torch.full((COUNT,), value)
+    planes = lambda count: torch.full((count, COUNT), -bit)  # one word for each element
+    n = (COUNT,)
+    if name == "bilinear":
+        return table.gate(name, {"kind": "mul", "attrs": {}}, [table.mask(x), table.mask(x, by=0)], n)
+    if name in ("square", "truncate"):
+        return table.gate(name, {"bits": 16}, [table.mask(x)], n)
+    if name == "digits":
+        return table.gate(name, {"shift": 0, "low_bits": 31}, [table.mask(x)], (leaf_planes(8), words(COUNT)))
+    if name == "top_bit":
+        return table.gate(name, {"bit": 31}, [table.mask(x)], (1, words(COUNT)))
+    if name == "combine":
+        return table.gate(name, {"digits": 8}, [table.mask_bits(planes(leaf_planes(8)))], (leaf_planes(2), COUNT))
+    b = table.mask_bits(torch.full((1, words(COUNT)), -bit))
+    if name == "bit_to_ring":
+        return table.gate(name, {"invert": False, "shape": [COUNT]}, [b], n)
+    return table.gate(name, {"invert": False, "bits": 16}, [b, table.mask(x)], n)
+
+
+@pytest.mark.parametrize("parties", PARTIES)
+@pytest.mark.parametrize("name", sorted(GATES))
+@pytest.mark.parametrize("value, bit", [(0, 0), (12345, 1), (-1, 1)])
+def test_a_share_does_not_depend_on_the_secret(name, parties, value, bit):
+    shares = _gate_run(name, parties, 1 + value % 7, value, bit)
+    for rank in range(parties):
+        balanced(shares[rank])
+        coalition = [s for i, s in enumerate(shares) if i != rank]
+        balanced(xor(coalition) if name in ("digits", "top_bit", "combine") else total(coalition))
+
+
+@pytest.mark.parametrize("parties", PARTIES)
+@pytest.mark.parametrize("value", [0, -1, 1 << 40])
+def test_what_is_opened_does_not_depend_on_the_secret(parties, value):
+    table = Table(parties, 3)
+    x = torch.full((COUNT,), value)
+    (first, _), (second, _) = table.mask(x), table.mask(x)
+    balanced(first[0].m)
+    assert not torch.equal(first[0].m, second[0].m), "a mask was used twice"
+    balanced(first[0].m - second[0].m)
+    (hats, _), (other, _) = table.mask_bits(x.view(1, -1)), table.mask_bits(x.view(1, -1))
+    balanced(hats[0].hat)
+    balanced(hats[0].hat ^ other[0].hat)
+    for form in first:
+        balanced(form.lam)
+
+
+def test_inputs_are_hidden_by_their_owner_alone():
+    forms, full = Table(3, 1).mask(torch.zeros(4, dtype=torch.int64), by=1)
+    assert forms[0].lam is None and forms[2].lam is None
+    assert torch.equal(forms[1].lam, full)
+
+
+@pytest.mark.parametrize("parties", PARTIES)
+def test_no_form_shows_its_contents(parties):
+    table = Table(parties, 1)
+    (masked, _), (hidden, _) = table.mask(torch.arange(3)), table.mask_bits(torch.ones(1, 2).long())
+    for form in (masked[0], hidden[0]):
+        assert "tensor" not in repr(form) and "[" in repr(form)
