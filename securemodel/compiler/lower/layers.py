@@ -69,6 +69,12 @@ def _each(value, dims: int) -> list[int]:
     return value * dims if len(value) == 1 else value
 
 
+def _attrs(dims: int, **attrs) -> dict:
+    """Attributes of a convolution as the ring kernels take them: a number for sequences, a pair for images."""
+    lists = {name: _each(value, dims) for name, value in attrs.items()}
+    return {name: value[0] for name, value in lists.items()} if dims == 1 else lists
+
+
 def _register_conv(dims: int) -> None:
     default, padded = getattr(aten, f"conv{dims}d").default, getattr(aten, f"conv{dims}d").padding
     turned = getattr(aten, f"conv_transpose{dims}d")
@@ -77,7 +83,7 @@ def _register_conv(dims: int) -> None:
     @lowers(default)
     def conv(g, x, w, bias=None, stride=1, padding=0, dilation=1, groups=1):
         """Convolution."""
-        attrs = {"stride": _each(stride, dims), "padding": _each(padding, dims), "dilation": _each(dilation, dims)}
+        attrs = _attrs(dims, stride=stride, padding=padding, dilation=dilation)
         return _conv(g, f"conv{dims}d", x, w, bias, dims, groups=groups, **attrs)
 
     @lowers(padded)
@@ -93,8 +99,7 @@ def _register_conv(dims: int) -> None:
     @lowers(turned)
     def conv_transpose(g, x, w, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
         """Transposed convolution."""
-        attrs = {"stride": _each(stride, dims), "padding": _each(padding, dims), "dilation": _each(dilation, dims)}
-        attrs["output_padding"] = _each(output_padding, dims)
+        attrs = _attrs(dims, stride=stride, padding=padding, dilation=dilation, output_padding=output_padding)
         return _conv(g, f"conv_transpose{dims}d", x, w, bias, dims, groups=groups, **attrs)
 
 
