@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Builds the virtual environments of the peers, in the root of the repository:
+#
+#     benchmarks/peers/setup.sh            both
+#     benchmarks/peers/setup.sh spu        .venv-spu (needs CPython 3.10 or 3.11; about 1 GB)
+#     benchmarks/peers/setup.sh crypten    .venv-crypten
+#
+# PYTHON_SPU and PYTHON_CRYPTEN name an interpreter to use instead of the one found.
+# An environment that is already complete is left as it is; delete its folder to build it anew.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+fail() {
+    echo "setup.sh: $*" >&2
+    exit 1
+}
+
+# find_python WHAT CHOICE NAME...: prints the first interpreter that runs and has one of the versions in the names.
+find_python() {
+    local what=$1 choice=$2 name
+    shift 2
+    if [ -n "$choice" ]; then
+        "$choice" -c 'import sys, venv, ensurepip' 2>/dev/null ||
+            fail "$choice (asked for $what) does not run, or has no venv module"
+        echo "$choice"
+        return
+    fi
+    for name in "$@"; do
+        # a command may be found and still not run: version managers leave such stand-ins in the path
+        if "$name" -c 'import sys, venv, ensurepip' >/dev/null 2>&1; then
+            echo "$name"
+            return
+        fi
+    done
+    fail "$what needs one of: $*; none of them runs here with its venv module." \
+         "Install one (on Debian and Ubuntu also the matching -venv package)" \
+         "or name one with PYTHON_${what^^}=/path/to/python."
+}
+
+# Each of the two leaves a file "complete" as its last step, so that an interrupted build is not taken for a good one.
+make_spu() {
+    local python env=.venv-spu
+    [ -e $env/complete ] && { echo "$env is complete"; return; }
+    python=$(find_python spu "${PYTHON_SPU:-}" python3.11 python3.10)
+    "$python" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' ||
+        fail "$python is $("$python" -V); SPU 0.9.5 has wheels for CPython 3.10 and 3.11 only." \
+            "Set PYTHON_SPU to one of these."
+    "$python" -m venv --clear $env
+    # 0.9.5 does not work with a newer JAX, nor this JAX with numpy 2
+    $env/bin/pip install --quiet spu==0.9.5 jax==0.4.34 jaxlib==0.4.34 numpy==1.26.4 scipy
+    $env/bin/python -c 'import jax, spu' || fail "$env was built, but SPU or JAX does not import (message above)"
+    touch $env/complete
+    echo "$env is ready"
+}
+
+make_crypten() {
+    local python env=.venv-crypten
+    [ -e $env/complete ] && { echo "$env is complete"; return; }
+    python=$(find_python crypten "${PYTHON_CRYPTEN:-}" python3.11 python3.12 python3.10 python3)
+    "$python" -m venv --clear $env
+    $env/bin/pip install --quiet torch==2.13.0
+    $env/bin/pip install --quiet pyyaml omegaconf onnx pandas future
+    # CrypTen asks for an old torch and scikit-learn that it can do without here
+    $env/bin/pip install --quiet --no-deps crypten==0.4.1
+    $env/bin/python -c 'import torch, omegaconf, onnx' ||
+        fail "$env was built, but a package does not import (message above)"
+    touch $env/complete
+    echo "$env is ready"
+}
+
+case "${1:-all}" in
+    spu) make_spu ;;
+    crypten) make_crypten ;;
+    all) make_spu; make_crypten ;;
+    *) fail "unknown environment '$1'; the choices are: spu, crypten, all" ;;
+esac
