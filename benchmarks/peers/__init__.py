@@ -87,7 +87,7 @@ def _rows(peer: Peer, cases: list[str], repeat: int) -> list[dict[str, Any]]:
                     f"the runner of peer {peer.name!r} ended with status {ended.returncode}",
                     where=str(peer.runner.relative_to(ROOT)),
                     why="its own message is above",
-                    fix=f"if a package is missing, delete .venv-{peer.name} and run benchmarks/peers/setup.sh {peer.name}",
+                    fix=f"to build it anew, delete .venv-{peer.name} and run benchmarks/peers/setup.sh {peer.name}",
                 )
             )
         return json.loads(out.read_text())

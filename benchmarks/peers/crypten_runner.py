@@ -5,9 +5,9 @@ Runs in .venv-crypten:
     .venv-crypten/bin/python benchmarks/peers/crypten_runner.py --cases relu,lenet5_b1 --out crypten.json
 
 Two processes joined by gloo over TCP on this host, one torch thread each, links not encrypted, 16 fraction bits,
-inputs and weights secret. Correlated randomness comes from CrypTen's default provider, in which party 0 makes, and so knows, every
-triple: the figures are better than a safe setting would allow. Timed is a run after a warm-up, from a common start
-until the slower party is done; sharing of inputs and opening of the result are outside.
+inputs and weights secret. Correlated randomness comes from CrypTen's default provider, in which party 0 makes, and so
+knows, every triple: the figures are better than a safe setting would allow. Timed is a run after a warm-up, from a
+common start until the slower party is done; sharing of inputs and opening of the result are outside.
 """
 from __future__ import annotations
 
