@@ -236,6 +236,21 @@ def test_a_third_party_is_told(tmp_path: Path) -> None:
     assert "'a' sent the wrong message" in results["c"].reason
 
 
+def test_an_abort_that_came_together_with_a_message_is_seen(tmp_path: Path) -> None:
+    """'c' reads 'b's message and its ABORT at once, and then waits for 'a', which stays silent."""
+    config, ids = loopback_parties(("a", "b", "c"), tmp_path, timeouts=TIMEOUTS)
+    made = run_together(
+        {
+            "a": lambda: dial("a", "c", config, ids["a"]),
+            "b": lambda: dial("b", "c", config, ids["b"]),
+            "c": lambda: connect("c", config, ids["c"]),
+        }
+    )
+    write(made["b"], frame(b"12345678") + frame(b"enough", sequence=2, label=Label(0, 0, Purpose.ABORT)))
+    error = expect_error(PeerAborted, "b", lambda: made["c"].exchange(OPEN, {}, {"a": 8, "b": 8}))
+    assert error.reason == "enough"
+
+
 # Who is let in.
 
 
@@ -316,6 +331,17 @@ def test_a_stranger_does_not_keep_the_right_party_out(scene: Scene) -> None:
     made = run_together({"b": lambda: connect("b", scene.config, scene.ids["b"]), "a": attack_then_behave})
     made["a"].send("b", OPEN, [b"hi"])
     assert made["b"].receive("a", OPEN, 2).numpy().tobytes() == b"hi"
+    for channel in made.values():
+        channel.close()
+
+
+def test_noise_on_a_plain_port_does_not_keep_the_right_party_out(scene: Scene) -> None:
+    def noise_then_behave() -> Channel:
+        talk(scene.raw(scene.config.entry("b")), b"GET / HTTP/1.1\r\nHost: victim.example\r\n\r\n")
+        return connect("a", scene.config, insecure_plain=True)
+
+    made = run_together({"b": lambda: connect("b", scene.config, insecure_plain=True), "a": noise_then_behave})
+    assert isinstance(made["b"], Channel) and isinstance(made["a"], Channel), made
     for channel in made.values():
         channel.close()
 
