@@ -25,9 +25,9 @@ def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Te
                 f"{what} has {bad}; with {frac_bits} fractional bits every value must be finite and within "
                 f"[-{limit:.6g}, {limit:.6g}]. Clean or rescale it, or compile with other frac_bits or width."
             )
-    return torch.ldexp(x.to(torch.float64), torch.tensor(frac_bits)).round_().to(torch.int64)
+    return (x.to(torch.float64) * 2.0**frac_bits).round_().to(torch.int64)
 
 
 def decode(ring: torch.Tensor, frac_bits: int) -> torch.Tensor:
     """Float32 tensor of a ring tensor."""
-    return torch.ldexp(ring.to(torch.float64), torch.tensor(-frac_bits)).to(torch.float32)
+    return (ring.to(torch.float64) * 2.0**-frac_bits).to(torch.float32)

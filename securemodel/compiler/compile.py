@@ -122,7 +122,7 @@ def _run_passes(lowered: Lowered, to: list[str], frac_bits: int, width: int) -> 
     scaled = place_truncations(builder.graph, outputs, to, replaced, frac_bits, width)
     floats, float_ids = _copy_floats(builder)
     masked = place_masks(scaled, floats, float_ids)
-    _mark_integers(masked, lowered.outputs)
+    _mark_types(masked, lowered.dtypes)
     ordered, ids = order_nodes(masked)
     calls = {}
     for old, call in builder.calls.items():
@@ -152,10 +152,10 @@ def _copy_floats(builder: Builder) -> tuple[Graph, dict[int, int]]:
     return graph, ids
 
 
-def _mark_integers(graph: Graph, outputs: Sequence[Value]) -> None:
+def _mark_types(graph: Graph, dtypes: Sequence[str]) -> None:
     for node in graph.nodes:
         if node.op == "reveal":
-            node.attrs = {**node.attrs, "integer": outputs[node.attrs["index"]].integer}
+            node.attrs = {**node.attrs, "dtype": dtypes[node.attrs["index"]]}
 
 
 def _map(arg: Any, change) -> Any:

@@ -25,6 +25,7 @@ class Lowered:
 
     builder: Builder
     outputs: tuple[Value, ...]
+    dtypes: tuple[str, ...]
     problems: tuple[Problem, ...]
     operators: tuple[str, ...]
 
@@ -63,7 +64,8 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowe
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
                 env[node] = None
     outputs = tuple(_lookup(n, env) for n in captured.outputs)
-    return Lowered(g, outputs, tuple(problems), tuple(operators))
+    dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in captured.outputs)
+    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators))
 
 
 def _placeholder(g: Builder, captured: Captured, node, weights: str, owners: Sequence[str]) -> Any:

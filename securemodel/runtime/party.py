@@ -199,8 +199,8 @@ class OnlineParty:
             total = kept.clone()
             for part in parts.values():
                 total += part.view(torch.int64).view(total.shape)
-            integer = node.attrs["integer"]
-            outputs[node.attrs["index"]] = total if integer else decode(total, node.frac or 0)
+            dtype = getattr(torch, node.attrs["dtype"])
+            outputs[node.attrs["index"]] = decode(total, node.frac or 0).to(dtype) if node.frac else total.to(dtype)
         return None
 
     # ---- computing

@@ -118,7 +118,8 @@ class _Pass:
 
     def _visit_bit_to_ring(self, node: Node) -> _Scaled:
         args = [self.env[node.args[0]].id]
-        return _Scaled(self._add(node, "bit_to_ring", args, node.shape, frac=0, **node.attrs), 0)
+        rest = {"frac": 0, "attrs": node.attrs, "source": node.source}
+        return _Scaled(self.new.add("bit_to_ring", args, node.shape, "secret", **rest).id, 0)
 
 
 def place_truncations(

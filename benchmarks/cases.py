@@ -1,0 +1,68 @@
+"""The cases: what is computed, on which inputs, owned by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import torch
+from torch import nn
+
+from benchmarks import models
+
+PARTIES = ("alice", "bob")
+_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement. `build` gives the model and its inputs, seeded; alice owns weights, `inputs` the inputs."""
+
+    name: str
+    build: Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]
+    inputs: tuple[str, ...] = ("bob",)
+    width: int = 64
+    peer: str | None = None
+
+    @property
+    def peer_name(self) -> str:
+        """The case of the same work in benchmarks.peers."""
+        return self.peer or self.name
+
+
+def _seeded(make: Callable[[], nn.Module], *shapes: Sequence[int], uniform: bool = False):
+    def build():
+        torch.manual_seed(0)  # benchmark data, not protocol randomness
+        model = make().eval()
+        draw = torch.rand if uniform else torch.randn
+        return model, tuple(draw(*shape) for shape in shapes)
+
+    return build
+
+
+def _sign(x: torch.Tensor) -> torch.Tensor:
+    return x > 0
+
+
+def _case(name: str, make, *shapes, inputs=("bob",), uniform=False, **rest) -> Case:
+    return Case(name, _seeded(make, *shapes, uniform=uniform), inputs, **rest)
+
+
+_BOTH = ("alice", "bob")
+ALL: tuple[Case, ...] = (
+    _case("product", lambda: models.Operator(torch.mul), (_ELEMENTS,), (_ELEMENTS,), inputs=_BOTH),
+    _case("relu", lambda: models.WithParameter(torch.relu), (_ELEMENTS,)),
+    _case("relu_w32", lambda: models.WithParameter(torch.relu), (_ELEMENTS,), width=32, peer="relu"),
+    _case("sign", lambda: models.WithParameter(_sign), (_ELEMENTS,)),
+    _case("matmul512", lambda: models.Operator(torch.matmul), (512, 512), (512, 512), inputs=_BOTH),
+    _case("matmul1024", lambda: models.Operator(torch.matmul), (1024, 1024), (1024, 1024), inputs=_BOTH),
+    _case("conv", lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), (1, 64, 56, 56)),
+    _case("maxpool", lambda: models.WithParameter(nn.MaxPool2d(2)), (16, 32, 32, 32)),
+    _case("mlp_b128", models.mlp, (128, 784), uniform=True),
+    _case("lenet5_b1", models.lenet5, (1, 1, 28, 28), uniform=True),
+    _case("lenet5_b32", models.lenet5, (32, 1, 28, 28), uniform=True),
+    _case("lenet5_b128", models.lenet5, (128, 1, 28, 28), uniform=True),
+    _case("vgg16_b1", models.vgg16_cifar, (1, 3, 32, 32), uniform=True),
+    _case("resnet18_b1", models.resnet18_cifar, (1, 3, 32, 32), uniform=True),
+)
+BY_NAME = {case.name: case for case in ALL}

@@ -1,0 +1,196 @@
+"""Runs one case with three processes over loopback, and tells what it took."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import securemodel
+from benchmarks.cases import PARTIES, Case
+from protocols import identity
+from securemodel.runtime.rounds import Step, phase_cost, steps
+
+SYSTEM = {"tls": "securemodel", "plain": "securemodel, no TLS", "local": "securemodel, one process"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; seconds run from inputs shared to result shared, dealer included."""
+
+    case: str
+    system: str
+    parties: int
+    seconds: float
+    rounds: int | None
+    sent_bytes_per_party: int | None
+    preprocessing_bytes: int | None
+    error: float | None
+    machine: str
+    whole_run_seconds: float | None = None
+    load_seconds: float | None = None
+    compile_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    plaintext_seconds: float | None = None
+
+
+def machine() -> str:
+    """Cores and processor of this machine."""
+    name = platform.processor() or platform.machine()
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+        name = next(line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{os.cpu_count()} cores, {name}"
+
+
+def plaintext_seconds(case: Case, repeat: int = 5) -> float:
+    """Median time of plain torch on one thread."""
+    model, inputs = case.build()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    with torch.no_grad():
+        for _ in range(repeat + 1):
+            start = time.perf_counter()
+            model(*inputs)
+            times.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return statistics.median(times[1:])
+
+
+def compiled(case: Case) -> tuple[securemodel.Program, tuple[torch.Tensor, ...]]:
+    """The case's program and its inputs; results are truncated, as the peers' are."""
+    model, inputs = case.build()
+    program = securemodel.compile(
+        model,
+        inputs,
+        weights=PARTIES[0],
+        inputs=case.inputs,
+        outputs=PARTIES[1],
+        parties=PARTIES,
+        width=case.width,
+        truncate_outputs=True,
+    )
+    return program, inputs
+
+
+def evaluation_bytes(program: securemodel.Program) -> int:
+    """Bytes the busiest party sends between inputs shared and result shared (the peers' definition)."""
+    kept = [Step(s.local, tuple(n for n in s.talk if n.op != "reveal")) for s in steps(program.graph, False)]
+    empty = Step((), ())
+    _, sent = phase_cost((empty, *kept[1:]), program.parties)
+    _, start = phase_cost((empty,), program.parties)
+    return max(sent[name] - start[name] for name in program.parties)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def write_configuration(directory: Path, tls: bool) -> None:
+    """Identities and one party file per process."""
+    names = (*PARTIES, identity.DEALER)
+    lines = []
+    for name, port in zip(names, _free_ports(len(names)), strict=True):
+        section = "dealer" if name == identity.DEALER else f"parties.{name}"
+        lines += [f"[{section}]", f'address = "127.0.0.1:{port}"']
+        if tls:
+            made = identity.create(name, directory / name)
+            lines.append(f'certificate = "{made.certificate_path.relative_to(directory).as_posix()}"')
+    for name in names:
+        own = [*lines, "[me]", f'identity = "{name}"'] if tls else lines
+        (directory / f"{name}.toml").write_text("\n".join(own) + "\n")
+
+
+def measure(case: Case, transport: str, repeat: int, plain: float) -> Row:
+    """Medians over `repeat` runs after one warm-up run. Raises RuntimeError when a process fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        write_configuration(directory, transport == "tls")
+        names = (identity.DEALER, *PARTIES)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "benchmarks.worker", folder, case.name, transport, str(repeat)]
+        processes = [subprocess.Popen([*command, name], env=environment) for name in names]
+        _wait_for_all(case.name, processes)
+        results = {name: json.loads((directory / f"{name}.json").read_text()) for name in PARTIES}
+    runs = zip(*(results[name]["runs"] for name in PARTIES), strict=True)
+    times = [max(r["result_shared"] for r in run) - min(r["inputs_shared"] for r in run) for run in runs]
+    first, last = (results[name] for name in PARTIES)
+    return Row(
+        case=case.name,
+        system=SYSTEM[transport],
+        parties=len(PARTIES),
+        seconds=statistics.median(times),
+        rounds=max(r["rounds"] for r in results.values()),
+        sent_bytes_per_party=last["evaluation_bytes"],
+        preprocessing_bytes=last["preprocessing_bytes"],
+        error=last["error"],
+        machine=machine(),
+        whole_run_seconds=statistics.median(r["seconds"] for r in last["runs"]),
+        load_seconds=last["load_seconds"],
+        compile_seconds=first["compile_seconds"],
+        peak_memory_bytes=max(r["peak_memory_bytes"] for r in results.values()),
+        plaintext_seconds=plain,
+    )
+
+
+def _wait_for_all(case: str, processes: list[subprocess.Popen]) -> None:
+    """Waits; when one process fails, ends the others at once."""
+    while any(process.poll() is None for process in processes):
+        if any(process.poll() for process in processes):
+            for process in processes:
+                process.terminate()
+        time.sleep(0.05)
+    if any(process.returncode for process in processes):
+        raise RuntimeError(f"case {case}: a process failed; its output is above")
+
+
+def measure_local(case: Case, repeat: int, plain: float) -> Row:
+    """All parties and the dealer in this process: no sockets, no second core."""
+    start = time.perf_counter()
+    program, inputs = compiled(case)
+    compile_seconds = time.perf_counter() - start
+    times = []
+    with securemodel.local(program) as session:
+        for _ in range(repeat + 1):
+            session.run(*inputs)
+            times.append(session.stats.seconds)
+        stats = session.stats
+        load_seconds = session.load_stats.seconds
+    return Row(
+        case=case.name,
+        system=SYSTEM["local"],
+        parties=len(PARTIES),
+        seconds=statistics.median(times[1:]),
+        rounds=stats.rounds,
+        sent_bytes_per_party=evaluation_bytes(program),
+        preprocessing_bytes=stats.preprocessing_bytes,
+        error=None,
+        machine=machine(),
+        load_seconds=load_seconds,
+        compile_seconds=compile_seconds,
+        plaintext_seconds=plain,
+    )
+
+
+def as_json(rows: list[Row]) -> str:
+    """Rows as JSON text."""
+    return json.dumps([asdict(row) for row in rows], indent=1)

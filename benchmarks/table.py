@@ -1,0 +1,43 @@
+"""Prints measurements side by side."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cases import BY_NAME
+from benchmarks.measure import SYSTEM, Row
+
+
+def show(rows: list[Row]) -> None:
+    """One line per case and system; ratios against plaintext torch and against securemodel with TLS."""
+    table = Table(title="seconds from inputs shared to result shared, dealer included (medians)")
+    columns = ("case", "system", "seconds", "× plaintext", "time / ours", "rounds", "sent MB/party", "preproc. MB", "error")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("case", "system") else "right")
+    ours = {row.case: row for row in rows if row.system == SYSTEM["tls"]}
+    for case in dict.fromkeys(row.case for row in rows if row.case in ours):
+        peer = BY_NAME[case].peer_name
+        group = [r for r in rows if r.case == case or (r.case == peer and r.system not in SYSTEM.values())]
+        for row in group:
+            table.add_row(*_cells(case, row, ours[case]), end_section=row is group[-1])
+    Console(width=140).print(table)
+
+
+def _cells(case: str, row: Row, ours: Row) -> list[str]:
+    plain = ours.plaintext_seconds
+    return [
+        case,
+        row.system,
+        f"{row.seconds:.3f}",
+        f"{row.seconds / plain:.0f}" if plain else "–",
+        f"{row.seconds / ours.seconds:.2f}",
+        "–" if row.rounds is None else str(row.rounds),
+        _megabytes(row.sent_bytes_per_party),
+        _megabytes(row.preprocessing_bytes),
+        "–" if row.error is None else f"{row.error:.1e}",
+    ]
+
+
+def _megabytes(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:.2f}"

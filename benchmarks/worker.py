@@ -1,0 +1,67 @@
+"""One process of a measurement: `python -m benchmarks.worker FOLDER CASE TRANSPORT REPEAT ROLE`."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import securemodel
+from benchmarks.cases import BY_NAME, PARTIES
+from benchmarks.measure import compiled, evaluation_bytes
+from protocols import identity
+from securemodel.runtime.dealer import serve
+
+
+def main(folder: str, case_name: str, transport: str, repeat: str, role: str) -> None:
+    """Takes part in one measurement and writes what it saw to FOLDER/ROLE.json."""
+    torch.set_num_threads(1)
+    directory, tls = Path(folder), transport == "tls"
+    config = identity.load_config(directory / f"{role}.toml", require_certificates=tls)
+    if role == identity.DEALER:
+        own = identity.load(config.identity) if tls else None
+        serve(config, own, once=True, insecure_plain=not tls)
+        return
+    case = BY_NAME[case_name]
+    start = time.perf_counter()
+    program, inputs = compiled(case)
+    compile_seconds = time.perf_counter() - start
+    given = [x if owner == role else None for x, owner in zip(inputs, case.inputs, strict=True)]
+    with securemodel.connect(program, role, config, ahead=False, insecure_plain=not tls) as session:
+        session.deal_after_inputs = True
+        session.load(program, program.model)
+        before = _peak_memory()
+        runs, output = [], None
+        for _ in range(int(repeat) + 1):
+            output = session.run(*given)
+            shared, done = session.shared_times
+            runs.append({"inputs_shared": shared, "result_shared": done, "seconds": session.stats.seconds})
+        report = {
+            "runs": runs[1:],
+            "rounds": session.stats.rounds,
+            "evaluation_bytes": evaluation_bytes(program),
+            "preprocessing_bytes": session.stats.preprocessing_bytes,
+            "load_seconds": session.load_stats.seconds,
+            "compile_seconds": compile_seconds,
+            "peak_memory_bytes": _peak_memory() - before,
+            "error": _error(program.model, inputs, output) if role == PARTIES[1] else None,
+        }
+    (directory / f"{role}.json").write_text(json.dumps(report))
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _error(model: torch.nn.Module, inputs, output: torch.Tensor) -> float:
+    with torch.no_grad():
+        return (model(*inputs).to(torch.float64) - output.to(torch.float64)).abs().max().item()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
