@@ -23,7 +23,11 @@ struct Lanes {
   static void multiply_add(Sum& s, const Factor& a, const Right& b) { s += a * b; }
   static Total total(const Sum& s) { return s; }
   static void store(u64* p, const Total& t) { _mm512_storeu_si512(p, (__m512i)t); }
-  static u64 reduce(const Sum& s) { return static_cast<u64>(_mm512_reduce_add_epi64((__m512i)s)); }
+  static u64 reduce(const Sum& s) {
+    typedef u64 Half __attribute__((vector_size(32)));
+    const Half h = (Half)_mm512_castsi512_si256((__m512i)s) + (Half)_mm512_extracti64x4_epi64((__m512i)s, 1);
+    return (h[0] + h[1]) + (h[2] + h[3]);  // the ready-made reduction adds signed numbers, which may not wrap
+  }
 };
 
 #elif defined(__AVX2__)
