@@ -257,7 +257,8 @@ inline constexpr auto kDotTiles = dot_table(std::make_index_sequence<Lanes::kDot
 // out(i, j) = sum over k of a[i * a_row + k] * b[j * b_row + k]; the smaller operand stays in cache.
 inline void dot_product(i64 m, i64 n, i64 depth, const u64* a, i64 a_row, const u64* b, i64 b_row, Output out) {
   constexpr i64 R = Lanes::kDotRows, C = Lanes::kDotColumns;
-  const i64 block = std::min(m, n) <= std::min(R, C) ? std::max<i64>(1, depth) : 512;  // tiles fit the first-level cache
+  constexpr i64 kCached = 32768;  // entries of the smaller operand that stay in the second-level cache
+  const i64 block = std::max<i64>(512, kCached / std::min(m, n) / 64 * 64);
   const auto one = [&](i64 k, i64 kc, i64 i, i64 j) {
     const i64 rows = std::min(R, m - i), columns = std::min(C, n - j);
     kDotTiles[static_cast<std::size_t>(rows - 1)][static_cast<std::size_t>(columns - 1)](
