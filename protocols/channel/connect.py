@@ -7,6 +7,7 @@ a known party that is wrong in any way ends the session at once.
 """
 from __future__ import annotations
 
+import errno
 import hashlib
 import ipaddress
 import os
@@ -79,10 +80,14 @@ def listen_for(
     config: PartiesConfig,
     identity: Identity | None = None,
     *,
+    idle_s: float = 0.0,
     insecure_plain: bool = False,
 ) -> dict[str, Link]:
-    """Accept one link from each of these parties, which `dial` us. Raises what `connect` raises."""
-    return _Meeting(me, config, identity, insecure_plain).run(accept=list(names), dial=[])
+    """Accept one link from each of these parties, which `dial` us. Raises what `connect` raises.
+
+    Waits up to `idle_s` for the first of them, and `connect_s` from then on for the others.
+    """
+    return _Meeting(me, config, identity, insecure_plain, idle_s).run(accept=list(names), dial=[])
 
 
 @dataclass
@@ -93,6 +98,7 @@ class _Meeting:
     config: PartiesConfig
     identity: Identity | None
     plain: bool
+    idle_s: float = 0.0
     nonce: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     nonces: dict[str, bytes] = field(default_factory=dict, repr=False)
     refused: list[str] = field(default_factory=list)
@@ -105,7 +111,7 @@ class _Meeting:
 
     def __post_init__(self) -> None:
         self.entry = self.config.entry(self.me)
-        self.deadline = time.monotonic() + self.config.timeouts.connect_s
+        self.deadline = time.monotonic() + max(self.config.timeouts.connect_s, self.idle_s)
         if self.plain:
             return
         if self.identity is None:
@@ -128,12 +134,12 @@ class _Meeting:
     def run(self, accept: Sequence[str], dial: Sequence[str]) -> dict[str, Link]:
         """All links by name, or the first error that waiting cannot cure."""
         awaited = {*accept, *dial}
-        listener = self._listen(accept) if accept else None
+        listener, accepting = self._listen(accept) if accept else None, None
         try:
             for name in dial:
                 self._start(self._dial, self.config.entry(name))
             if listener:
-                self._start(self._accept, listener, [self.config.entry(name) for name in accept])
+                accepting = self._start(self._accept, listener, [self.config.entry(name) for name in accept])
             while awaited - self._links.keys():
                 try:
                     result = self._results.get(timeout=max(self.deadline - time.monotonic(), 0.001))
@@ -142,6 +148,7 @@ class _Meeting:
                 if isinstance(result, Exception):
                     raise result
                 self._links[result[0]] = result[1]
+                self.deadline = min(self.deadline, time.monotonic() + self.config.timeouts.connect_s)
             return dict(self._links)
         except BaseException as error:
             for link in self._links.values():
@@ -151,20 +158,22 @@ class _Meeting:
             with self._lock:
                 self._done.set()
             if listener:
-                listener.close()
+                _stop_listening(listener, accepting)
 
-    def _start(self, function: Callable[..., None], *arguments: object) -> None:
+    def _start(self, function: Callable[..., None], *arguments: object) -> threading.Thread:
         def guarded() -> None:
             try:
                 function(*arguments)
             except (SecureModelError, OSError) as error:
                 self._results.put(error)
 
-        threading.Thread(target=guarded, daemon=True, name=f"connect-{self.me}").start()
+        thread = threading.Thread(target=guarded, daemon=True, name=f"connect-{self.me}")
+        thread.start()
+        return thread
 
     def _absent(self, names: Sequence[str]) -> PeerError:
         who = ", ".join(f"{name!r} ({self.config.entry(name).address})" for name in names)
-        waited = f"waited {self.config.timeouts.connect_s:g} s"
+        waited = f"waited {max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s):g} s"
         refused = list(dict.fromkeys(self.refused))
         if any("certificate" in reason or "TLS" in reason for reason in refused):
             return IdentityError(
@@ -214,6 +223,8 @@ class _Meeting:
         self._check_local(peer)
         sock = socket.create_connection((peer.host, peer.port), timeout=self._handshake_s())
         try:
+            if sock.getsockname() == sock.getpeername():  # loopback may connect a socket with itself
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens there yet")
             _tune(sock)
             stream = self._authenticate(sock, context, peer) if context else PlainStream(sock)
             link = Link(self.me, peer.name, stream, self.config.timeouts.receive_s)
@@ -383,6 +394,17 @@ class _Meeting:
                     fix="use TLS: make identities and pin their certificates in the party file",
                 )
             )
+
+
+def _stop_listening(listener: socket.socket, accepting: threading.Thread | None) -> None:
+    """Free the address: it stays taken for as long as another thread waits on the socket."""
+    try:
+        listener.shutdown(socket.SHUT_RDWR)  # wakes that thread at once, where the system allows it
+    except OSError:
+        pass
+    if accepting:
+        accepting.join(1.0)
+    listener.close()
 
 
 def _tune(sock: socket.socket) -> None:
