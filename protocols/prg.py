@@ -22,9 +22,6 @@ class Purpose(IntEnum):
     BIT_MASK = 2
     DEALT = 3
     INPUT = 4
-    DEALT_BITS = 5
-    ZERO = 6
-    TEST = 7
 
 
 class Stream:

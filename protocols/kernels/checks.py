@@ -35,7 +35,7 @@ def fraction(f: int, what: str) -> None:
         raise ValueError(f"{what}: cannot truncate by {f} bits; choose 0 to 62")
 
 
-def check_out(out: Tensor, shape: tuple[int, ...], accumulate: str | None, what: str) -> None:
+def check_out(out: Tensor, shape: tuple[int, ...], what: str) -> None:
     """Refuse an output that the kernel cannot write in place."""
     if out.dtype is not torch.int64 or not out.is_contiguous():
         raise TypeError(f"{what}: out must be a contiguous int64 tensor, not {out.dtype} with strides {out.stride()}")

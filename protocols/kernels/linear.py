@@ -35,7 +35,7 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
         rows = m
         a, b = a.expand(*batch, m, k), b.expand(*batch, k, n)
     if out is not None:
-        check_out(out, shape, accumulate, "matmul")
+        check_out(out, shape, "matmul")
     kernels = native(a)
     if kernels is None:
         return twins.matmul(a, b, out, accumulate)
@@ -91,7 +91,7 @@ def conv2d(
     if rows < 1 or columns < 1:
         raise ValueError(f"conv2d: kernel {kh}x{kw} with dilation {dh, dw} is larger than the padded image")
     if out is not None:
-        check_out(out, (n, o, rows, columns), accumulate, "conv2d")
+        check_out(out, (n, o, rows, columns), "conv2d")
     kernels = native(x)
     if kernels is None:
         return twins.conv2d(

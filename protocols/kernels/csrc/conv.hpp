@@ -84,7 +84,8 @@ inline void pad_image(u64* dst, const u64* src, const ConvShape& s, i64 height, 
 
 // One tile of a result line whose pixels are neighbors in the image; may read up to a tile beyond the line.
 template <int Rows, int Vectors>
-void direct_tile(const u64* image, const i64* taps, i64 depth, const u64* weights, const Output& out, i64 j, i64 columns) {
+void direct_tile(const u64* image, const i64* taps, i64 depth, const u64* weights, const Output& out, i64 j,
+                 i64 columns) {
   constexpr int W = Lanes::kWidth;
   Lanes::Sum sums[Rows][Vectors] = {};
   for (i64 k = 0; k < depth; ++k) {
@@ -111,7 +112,8 @@ constexpr std::array<DirectTile, sizeof...(I)> direct_tiles_of(std::index_sequen
 template <std::size_t... V>
 constexpr auto direct_table(std::index_sequence<V...>) {
   using Row = std::array<DirectTile, kMaxRows>;
-  return std::array<Row, sizeof...(V)>{direct_tiles_of<static_cast<int>(V) + 1>(std::make_index_sequence<kMaxRows>())...};
+  constexpr auto rows = std::make_index_sequence<kMaxRows>();
+  return std::array<Row, sizeof...(V)>{direct_tiles_of<static_cast<int>(V) + 1>(rows)...};
 }
 
 inline constexpr auto kDirectTiles = direct_table(std::make_index_sequence<kMaxVectors>());
@@ -157,7 +159,8 @@ inline void conv_group(const ImagePanels& image, const u64* weights, i64 depth, 
 
 inline void conv2d(u64* out, const u64* x, const u64* w, const ConvShape& s, Store mode, int threads) {
   const i64 height = std::max(s.top + s.height, (s.rows - 1) * s.row_step + (s.kernel_rows - 1) * s.row_gap + 1);
-  const i64 width = std::max(s.left + s.width, (s.columns - 1) * s.column_step + (s.kernel_columns - 1) * s.column_gap + 1);
+  const i64 reach = (s.columns - 1) * s.column_step + (s.kernel_columns - 1) * s.column_gap + 1;
+  const i64 width = std::max(s.left + s.width, reach);
   const bool direct = is_direct(s);
   Scratch padded;
   if (height != s.height || width != s.width || direct) {
@@ -173,7 +176,9 @@ inline void conv2d(u64* out, const u64* x, const u64* w, const ConvShape& s, Sto
   taps.reserve(static_cast<std::size_t>(group_channels * s.kernel_rows * s.kernel_columns));
   for (i64 c = 0; c < group_channels; ++c) {
     for (i64 y = 0; y < s.kernel_rows; ++y) {
-      for (i64 z = 0; z < s.kernel_columns; ++z) taps.push_back((c * height + y * s.row_gap) * width + z * s.column_gap);
+      for (i64 z = 0; z < s.kernel_columns; ++z) {
+        taps.push_back((c * height + y * s.row_gap) * width + z * s.column_gap);
+      }
     }
   }
   const i64 depth = static_cast<i64>(taps.size());
@@ -192,7 +197,8 @@ inline void conv2d(u64* out, const u64* x, const u64* w, const ConvShape& s, Sto
   } else if (m > n) {
     parallel(m, kMaxRows, threads, [&](i64 begin, i64 end) { group(0, begin, end - begin, 0, n); });
   } else {
-    parallel(n, direct ? s.columns : kTileColumns, threads, [&](i64 begin, i64 end) { group(0, 0, m, begin, end - begin); });
+    const i64 grain = direct ? s.columns : kTileColumns;
+    parallel(n, grain, threads, [&](i64 begin, i64 end) { group(0, 0, m, begin, end - begin); });
   }
 }
 

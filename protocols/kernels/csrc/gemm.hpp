@@ -95,7 +95,9 @@ inline void pack_panel(u64* dst, const u64* src, i64 lane_stride, i64 k_stride, 
 #if defined(__AVX512F__)
   if (k_stride == 1 && lanes == width && width % 8 == 0) {
     for (; k + 8 <= depth; k += 8) {
-      for (i64 l = 0; l < width; l += 8) transpose_8x8(src + l * lane_stride + k, lane_stride, dst + k * width + l, width);
+      for (i64 l = 0; l < width; l += 8) {
+        transpose_8x8(src + l * lane_stride + k, lane_stride, dst + k * width + l, width);
+      }
     }
   }
 #endif
@@ -114,7 +116,8 @@ struct MatrixPanels {
 
 // --- register tiles -----------------------------------------------------------------------------------------
 
-constexpr int kMaxRows = Lanes::kTileRows, kMaxVectors = Lanes::kTileVectors, kTileColumns = kMaxVectors * Lanes::kWidth;
+constexpr int kMaxRows = Lanes::kTileRows, kMaxVectors = Lanes::kTileVectors;
+constexpr int kTileColumns = kMaxVectors * Lanes::kWidth;
 
 template <int Rows, int Vectors>
 inline __attribute__((always_inline)) void store_tile(const Lanes::Sum (&sums)[Rows][Vectors], const Output& out, i64 j,

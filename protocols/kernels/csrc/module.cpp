@@ -59,7 +59,8 @@ void py_chacha20(Address out, i64 bytes, const py::bytes& key, const py::bytes& 
 
 // Batches: `batch` sizes, with the strides of a and b along them (0 where one is shared); out is contiguous.
 void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a_row, i64 a_column, i64 b_row,
-               i64 b_column, int mode, const Sizes& batch, const Sizes& a_strides, const Sizes& b_strides, int threads) {
+               i64 b_column, int mode, const Sizes& batch, const Sizes& a_strides, const Sizes& b_strides,
+               int threads) {
   py::gil_scoped_release release;
   i64 count = 1;
   for (const i64 size : batch) count *= size;
@@ -83,7 +84,8 @@ void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a
 }
 
 void py_conv2d(Address out, Address x, Address w, const std::array<i64, 16>& s, int mode, int threads) {
-  const ConvShape shape{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15]};
+  const ConvShape shape{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7],
+                        s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15]};
   py::gil_scoped_release release;
   conv2d(words(out), words(x), words(w), shape, static_cast<Store>(mode), threads);
 }
@@ -100,8 +102,12 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("conv2d", &py_conv2d);
 
   m.def("pack_bits", [](Address out, Address bits, i64 n) { pack_bits(words(out), at<u8>(bits), n); }, free_running);
-  m.def("unpack_bits", [](Address out, Address bits, i64 n) { unpack_bits(at<u8>(out), words(bits), n); }, free_running);
-  m.def("bit_plane", [](Address out, Address x, i64 n, int bit) { bit_plane(words(out), words(x), n, bit); }, free_running);
+  m.def("unpack_bits", [](Address out, Address bits, i64 n) {
+    unpack_bits(at<u8>(out), words(bits), n);
+  }, free_running);
+  m.def("bit_plane", [](Address out, Address x, i64 n, int bit) {
+    bit_plane(words(out), words(x), n, bit);
+  }, free_running);
   m.def("thermometer", [](Address out, Address lam, i64 n, int low_bits, int shift, int threads) {
     thermometer(at<u16>(out), words(lam), n, low_bits, shift, threads);
   }, free_running);
@@ -116,11 +122,14 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
     combine(words(out), words(opened), words(masks), words(products), count, k, with_eq, first);
   }, free_running);
 
-  m.def("deal_truncation", [](Address a, Address k, Address lam, i64 n, int f, int threads) {
-    deal_truncation(words(a), words(k), words(lam), n, f, threads);
+  m.def("deal_truncation", [](Address a, Address k, int wrap_bytes, Address lam, i64 n, int f, int threads) {
+    with_width(wrap_bytes, k, [=](auto* narrow) { deal_truncation(words(a), narrow, words(lam), n, f, threads); });
   }, free_running);
-  m.def("truncate", [](Address out, Address x, Address a, Address k, i64 n, int f, bool first, int threads) {
-    truncate(words(out), words(x), words(a), words(k), n, f, first, threads);
+  m.def("truncate", [](Address out, Address x, Address a, Address k, int wrap_bytes, i64 n, int f, bool first,
+                       int threads) {
+    with_width(wrap_bytes, k, [=](auto* narrow) {
+      truncate(words(out), words(x), words(a), narrow, n, f, first, threads);
+    });
   }, free_running);
   m.def("bit_times", [](Address out, Address bits, Address v, i64 n, int threads) {
     bit_times(words(out), words(bits), words(v), n, threads);
@@ -130,9 +139,11 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
     select(words(out), words(bhat), words(x), words(lam), words(beta), words(beta_lam), n, first, threads);
   }, free_running);
   m.def("select_truncated", [](Address out, Address bhat, Address x, Address a, Address k, Address b, Address ba,
-                               Address bk, i64 n, int f, bool first, int threads) {
-    select_truncated(words(out), words(bhat), words(x), words(a), words(k), words(b), words(ba), words(bk), n, f, first,
-                     threads);
+                               Address bk, int wrap_bytes, i64 n, int f, bool first, int threads) {
+    with_width(wrap_bytes, k, [=](auto* narrow) {
+      select_truncated(words(out), words(bhat), words(x), words(a), narrow, words(b), words(ba),
+                       at<std::remove_reference_t<decltype(*narrow)>>(bk), n, f, first, threads);
+    });
   }, free_running);
   m.def("bit_to_ring", [](Address out, Address bhat, Address beta, i64 n, bool first, int threads) {
     bit_to_ring(words(out), words(bhat), words(beta), n, first, threads);

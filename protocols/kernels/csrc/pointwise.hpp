@@ -42,24 +42,26 @@ inline __attribute__((always_inline)) u64 when(u64 clear, u64 v) { return (u64(0
 // (1 - 2 bit) * v.
 inline __attribute__((always_inline)) u64 negate_if(u64 bit, u64 v) { return (v ^ (u64(0) - bit)) + bit; }
 
-inline void deal_truncation(u64* __restrict a, u64* __restrict k, const u64* __restrict lam, i64 n, int f, int threads) {
+// Wrap bits are shared modulo 2^f only, in the narrowest type of at least f bits: k counts in units of 2^(64-f).
+template <class Narrow>
+inline void deal_truncation(u64* __restrict a, Narrow* __restrict k, const u64* __restrict lam, i64 n, int f,
+                            int threads) {
   over(n, threads, [=](i64 begin, i64 end) {
-    const int up = f == 0 ? 0 : 64 - f;
-    const u64 keep = f == 0 ? 0 : ~u64(0);
     for (i64 e = begin; e < end; ++e) {
       a[e] = lam[e] >> f;
-      k[e] = ((lam[e] >> 63) << up) & keep;
+      k[e] = static_cast<Narrow>(lam[e] >> 63);
     }
   });
 }
 
-inline void truncate(u64* __restrict out, const u64* __restrict m, const u64* __restrict a, const u64* __restrict k,
+template <class Narrow>
+inline void truncate(u64* __restrict out, const u64* __restrict m, const u64* __restrict a, const Narrow* __restrict k,
                      i64 n, int f, bool first, int threads) {
   over(n, threads, [=](i64 begin, i64 end) {
     const u64 mine = first ? ~u64(0) : u64(0);
     for (i64 e = begin; e < end; ++e) {
       const Shifted p = shifted(m[e], f);
-      out[e] = (p.value & mine) - a[e] + when(p.clear, k[e]);
+      out[e] = (p.value & mine) - a[e] + when(p.clear, static_cast<u64>(k[e]) << (64 - f));
     }
   });
 }
@@ -90,15 +92,17 @@ inline void select(u64* __restrict out, const u64* __restrict bhat, const u64* _
   });
 }
 
+template <class Narrow>
 inline void select_truncated(u64* __restrict out, const u64* __restrict bhat, const u64* __restrict m,
-                             const u64* __restrict a, const u64* __restrict k, const u64* __restrict b,
-                             const u64* __restrict ba, const u64* __restrict bk, i64 n, int f, bool first, int threads) {
+                             const u64* __restrict a, const Narrow* __restrict k, const u64* __restrict b,
+                             const u64* __restrict ba, const Narrow* __restrict bk, i64 n, int f, bool first,
+                             int threads) {
   over(n, threads, [=](i64 begin, i64 end) {
     const u64 mine = first ? ~u64(0) : u64(0);
     with_bits(bhat, begin, end, [=](i64 e, u64 bit) {
       const Shifted p = shifted(m[e], f);
-      const u64 own = (p.value & mine) - a[e] + when(p.clear, k[e]);
-      const u64 other = p.value * b[e] - ba[e] + when(p.clear, bk[e]);
+      const u64 own = (p.value & mine) - a[e] + when(p.clear, static_cast<u64>(k[e]) << (64 - f));
+      const u64 other = p.value * b[e] - ba[e] + when(p.clear, static_cast<u64>(bk[e]) << (64 - f));
       out[e] = when(bit, own) + negate_if(bit, other);
     });
   });
