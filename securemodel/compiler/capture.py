@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, Sequence
@@ -68,12 +69,40 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
 
 
 def source_line(node: torch.fx.Node) -> str:
-    """`file.py:12  code` of the user's line that made this operator, as far as torch recorded it."""
+    """`module Class  file.py:12  code`: the module that made this operator, and the user's line.
+
+    As far as torch recorded them; operators of the model's own `forward` have no module part.
+    """
+    return "  ".join(part for part in (_module(node), *_line(node)) if part)
+
+
+def layer_of(source: str) -> str:
+    """The layer a source belongs to: its module, or the whole line where the model's own `forward` made it."""
+    first = source.split("  ", 1)[0]
+    return source if _IS_LINE.fullmatch(first) else first
+
+
+_IS_LINE = re.compile(r"\S+:\d+")
+
+
+def _module(node: torch.fx.Node) -> str:
+    """`features.0 Conv2d`; `act@1 ReLU` where a module is called for the second time."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    key, (path, kind) = list(stack.items())[-1]
+    call = f"@{key.rpartition('@')[2]}" if "@" in key else ""
+    kind = kind if isinstance(kind, str) else kind.__name__
+    return f"{path}{call} {kind.rpartition('.')[2]}" if path else ""
+
+
+def _line(node: torch.fx.Node) -> tuple[str, str]:
+    """(file.py:12, code)."""
     frames = [f for f in node.meta.get("stack_trace", "").split('File "')[1:]]
     own = [f for f in frames if "/torch/" not in f.split('"')[0]] or frames
     if not own:
-        return ""
+        return "", ""
     path, rest = own[-1].split('"', 1)
     line = rest.split("line ")[1].split(",")[0]
     code = rest.split("\n")[1].strip() if "\n" in rest else ""
-    return f"{path.rsplit('/', 1)[-1]}:{line}  {code}".strip()
+    return f"{path.rsplit('/', 1)[-1]}:{line}", code

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import numel

@@ -1,0 +1,40 @@
+"""Which layer of the model each node of a program belongs to, for people who read a plan."""
+
+from __future__ import annotations
+
+from protocols.linear import LAYOUT
+from securemodel.compiler.capture import layer_of
+from securemodel.compiler.ir import Graph, Node
+
+INPUTS, OUTPUTS = "inputs", "outputs"
+
+
+def layer_names(graph: Graph) -> list[str]:
+    """A name for each node: the module or line that made it, "inputs" or "outputs".
+
+    Programs read from a file do not know the model; there a layer is a product or a comparison, named by its
+    node, with all that follows up to the next one.
+    """
+    names: list[str] = []
+    for node in graph.nodes:
+        names.append(_name(graph, node, names))
+    return names
+
+
+def _name(graph: Graph, node: Node, names: list[str]) -> str:
+    if node.op == "reveal":
+        return OUTPUTS
+    if node.op == "input" and not node.load:
+        return INPUTS
+    if node.op == "linear" and node.attrs["kind"] in LAYOUT and not node.load:
+        return names[node.args[0]]  # elements that only move stay where they were computed
+    if node.source:
+        return layer_of(node.source)
+    if node.op in ("bilinear", "bilinear_public"):
+        return f"%{node.id} {node.attrs['kind']}"
+    if node.op == "square":
+        return f"%{node.id} square"
+    if node.op in ("digits", "top_bit"):
+        return f"%{node.args[0]} comparison"
+    followed = [a for a in node.args if not graph[a].load]
+    return names[max(followed)] if followed else INPUTS

@@ -1,0 +1,107 @@
+"""How much memory a party needs for the ring tensors of a run, simulated over the schedule from shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protocols.gates import numel
+from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.work import ELEMENT_BYTES, VIEWS, gate_bytes, held, mask_bytes, value_bytes
+
+Parts = list[tuple[object, int]]
+"""A value as the storages it is made of: (key, bytes)."""
+
+
+class _Storages:
+    """Counts bytes of values that may share storage with others."""
+
+    def __init__(self) -> None:
+        self.live = 0
+        self._parts: dict[int, Parts] = {}
+        self._users: dict[object, int] = {}
+
+    def put(self, value: int, parts: Parts) -> None:
+        """A value made of (storage, bytes) parts; storages already known cost nothing more."""
+        self._parts[value] = parts
+        for key, nbytes in parts:
+            self._users[key] = self._users.get(key, 0) + 1
+            self.live += nbytes if self._users[key] == 1 else 0
+
+    def of(self, value: int) -> Parts:
+        """The storages of a value that is live, or nothing."""
+        return self._parts.get(value, [])
+
+    def drop(self, value: int) -> None:
+        """Forgets a value, and storages nobody else uses."""
+        for key, nbytes in self._parts.pop(value, ()):
+            self._users[key] -= 1
+            self.live -= nbytes if self._users[key] == 0 else 0
+
+
+def peak_bytes(graph: Graph, parties: Sequence[str], me: str, ahead_bytes: int) -> int:
+    """Most bytes of ring tensors that `me` holds at once during a run, the loaded weights included.
+
+    `ahead_bytes` bounds what is prepared before it is needed. Float values (the model and the inputs in the
+    clear), messages on their way and what a kernel needs while it works are not counted.
+    """
+    have, first = held(graph, parties, me), parties[0] == me
+    storages, contiguous = _Storages(), [True] * len(graph.nodes)
+    for node in graph.nodes:
+        if node.load:
+            storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
+            if node.form == "masked" and have[node.id]:  # its additive share, made once for all products
+                storages.put(-1 - node.id, [((node.id, "share"), ELEMENT_BYTES * numel(node.shape))])
+    run, ends = [n for n in graph.nodes if not n.load], _ends(graph)
+    waiting = sum(gate_bytes(graph, n) + mask_bytes(n) for n in run)
+    peak = storages.live + min(waiting, ahead_bytes)
+    for node in run:
+        dealt = gate_bytes(graph, node)
+        waiting -= dealt + mask_bytes(node)
+        storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
+        beside = 0 if node.op == "bilinear" else dealt  # a product is made in place of its dealt share
+        peak = max(peak, storages.live + min(waiting, ahead_bytes) + beside)
+        for value in ends.get(node.id, ()):
+            storages.drop(value)
+    return peak
+
+
+def _ends(graph: Graph) -> dict[int, list[int]]:
+    """For each node of the run phase, the values of that phase that nothing reads after it."""
+    last: dict[int, int] = {}
+    for node in graph.nodes:
+        if not node.load:
+            last[node.id] = node.id
+            last.update({a: node.id for a in node.args if not graph[a].load})
+    ends: dict[int, list[int]] = {}
+    for value, user in last.items():
+        ends.setdefault(user, []).append(value)
+    return ends
+
+
+def _parts_of(
+    graph: Graph, node: Node, storages: _Storages, have: Sequence[bool], first: bool, contiguous: list[bool]
+) -> Parts:
+    """The storages of a value: those of its operand for a view, else new ones."""
+    if _is_view(graph, node, have, first, contiguous):
+        return storages.of(node.args[0])
+    size = ELEMENT_BYTES * numel(node.shape)
+    if node.form == "masked_bits" or (node.form == "masked" and have[node.id]):
+        return [((node.id, "m"), size), ((node.id, "lam"), size)]
+    total = value_bytes(node, have)
+    return [((node.id, "m"), total)] if total else []
+
+
+def _is_view(graph: Graph, node: Node, have: Sequence[bool], first: bool, contiguous: list[bool]) -> bool:
+    """Whether a value shares its operand's memory; notes in `contiguous` what a later reshape has to copy."""
+    if node.op in ("public_masked", "public_additive"):
+        return node.op == "public_masked" or first
+    if node.op == "to_additive":
+        return first and not have[node.args[0]]
+    if node.op != "linear" or node.attrs["kind"] not in VIEWS:
+        return False
+    kind, attrs = node.attrs["kind"], node.attrs["attrs"]
+    if kind == "reshape":
+        return contiguous[node.args[0]]
+    outer = kind == "slice" and attrs["step"] == 1 and numel(graph[node.args[0]].shape[: attrs["dim"]]) == 1
+    contiguous[node.id] = outer and contiguous[node.args[0]]
+    return True
