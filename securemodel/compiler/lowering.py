@@ -17,6 +17,8 @@ from securemodel.compiler.report import Problem
 aten = torch.ops.aten
 
 MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
+CHECKS = (aten._assert_tensor_metadata.default,)
+"""What torch.export checked already."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowe
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             env[node] = _placeholder(g, captured, node, weights, owners)
-        elif node.op == "call_function":
+        elif node.op == "call_function" and node.target not in CHECKS:
             operators[str(node.target)] = None
             g.source = source_line(node)
             try:
@@ -63,8 +65,9 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowe
             except CannotLower as problem:
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
                 env[node] = None
-    outputs = tuple(_lookup(n, env) for n in captured.outputs)
-    dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in captured.outputs)
+    returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
+    outputs = tuple(_lookup(n, env) for n in returned)
+    dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
     return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators))
 
 
