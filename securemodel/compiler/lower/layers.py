@@ -18,21 +18,21 @@ def transposed(g: Builder, w: Value) -> Value:
     return t(g, w) if w.secret else g.float(torch.t, w, shape=w.shape[::-1])
 
 
+def _shaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
+    """The same elements in another shape, by their owner where there is one."""
+    return g.reshape(x, shape) if x.secret else g.float(torch.reshape, x, shape, shape=shape)
+
+
 def _with_bias(g: Builder, out: Value, bias: Optional[Value], dims_after: int) -> Value:
     if bias is None:
         return out
-    if not bias.secret:
-        shape = bias.shape + (1,) * dims_after
-        bias = g.float(torch.reshape, bias, shape, shape=shape) if dims_after else bias
-    elif dims_after:
-        bias = g.reshape(bias, bias.shape + (1,) * dims_after)
-    return g.add(out, bias)
+    return g.add(out, _shaped(g, bias, bias.shape + (1,) * dims_after) if dims_after else bias)
 
 
 @lowers(aten.linear.default)
 def linear(g: Builder, x, weight, bias=None):
     """x W^T + b."""
-    return _with_bias(g, g.bilinear("matmul", x, transposed(g, weight)), bias, 0)
+    return _with_bias(g, matmul(g, x, transposed(g, weight)), bias, 0)
 
 
 @lowers(aten.addmm.default)
@@ -45,15 +45,12 @@ def addmm(g: Builder, bias, x, w, beta=1, alpha=1):
 
 @lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)
 def matmul(g: Builder, x, y):
-    """Matrix product."""
-    if x.ndim == 1:
-        out = matmul(g, g.reshape(x, (1, *x.shape)), y)
-        return g.reshape(out, out.shape[:-2] + out.shape[-1:])
-    if y.ndim == 1:
-        column = g.reshape(y, (*y.shape, 1)) if y.secret else g.float(torch.unsqueeze, y, 1, shape=(*y.shape, 1))
-        out = g.bilinear("matmul", x, column)
-        return g.reshape(out, out.shape[:-1])
-    return g.bilinear("matmul", x, y)
+    """Matrix product; a vector is a row on the left and a column on the right."""
+    rows = _shaped(g, x, (1, *x.shape)) if x.ndim == 1 else x
+    columns = _shaped(g, y, (*y.shape, 1)) if y.ndim == 1 else y
+    out = g.bilinear("matmul", rows, columns)
+    shape = out.shape[:-2] + (() if x.ndim == 1 else out.shape[-2:-1]) + (() if y.ndim == 1 else out.shape[-1:])
+    return g.reshape(out, shape)
 
 
 def _conv(g: Builder, kind: str, x: Value, w: Value, bias, dims: int, **attrs) -> Value:
