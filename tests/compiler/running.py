@@ -1,0 +1,81 @@
+"""Compiles a model, runs all parties in this process and compares with torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import securemodel
+
+TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
+IDLE_THIRD = {"weights": "a", "inputs": "b", "outputs": "all", "parties": ("idle", "b", "a")}
+PUBLIC_WEIGHTS = {"weights": "public", "inputs": "b", "outputs": "a", "parties": ("b", "a")}
+SETTINGS = {"two parties": TWO, "three parties, one owns nothing": IDLE_THIRD, "public weights": PUBLIC_WEIGHTS}
+
+TOLERANCE = 2.0**-10
+
+
+class Fn(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(*inputs)
+
+
+class Several(torch.nn.Module):
+    """Several modules on the same secrets; returns all their outputs in one tuple.
+
+    What one party alone can compute, it computes in the clear. So the second half of the inputs are veils
+    of another party, and the modules get x + veil, or x * veil, which is nobody's and has more fractional bits.
+    """
+
+    def __init__(self, modules, veil: str = "add") -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(m if isinstance(m, torch.nn.Module) else Fn(m) for m in modules)
+        self.veil = getattr(torch, veil)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        half = len(inputs) // 2
+        secrets = [self.veil(x, veil) for x, veil in zip(inputs[:half], inputs[half:], strict=True)]
+        return tuple(t for part in self.parts for t in tensors(part(*secrets)))
+
+
+def veils(inputs, kind: str) -> tuple[torch.Tensor, ...]:
+    """What `Several` needs behind its inputs to change nothing."""
+    return tuple(torch.zeros_like(x) if kind == "add" else torch.ones_like(x) for x in inputs)
+
+
+def tensors(result: Any) -> list[torch.Tensor]:
+    """All tensors of a nest, in order."""
+    return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in tensors(part)]
+
+
+def run(program: securemodel.Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """The outputs of one run with all parties in this process."""
+    with securemodel.local(program) as session:
+        return tensors(session.run(*inputs))
+
+
+def difference(made: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest absolute difference; infinite when the shapes or kinds of number differ."""
+    same_kind = made.is_floating_point() == expected.is_floating_point()
+    if made.shape != expected.shape or not same_kind:
+        return float("inf")
+    return float((made.double() - expected.double()).abs().max()) if made.numel() else 0.0
+
+
+def check_agrees(model, inputs, tolerance: float = TOLERANCE, veil: str = "add", settings=TWO, **changes) -> None:
+    """Raises AssertionError unless `model` on secret inputs gives what torch gives."""
+    with torch.no_grad():
+        whole, given = Several([model], veil).eval(), (*inputs, *veils(inputs, veil))
+        expected = tensors(whole(*given))
+    settings = {**settings, **changes}
+    owners = (settings.pop("inputs"),) * len(inputs) + ("a",) * len(inputs)
+    made = run(securemodel.compile(whole, given, inputs=owners, **settings), *given)
+    off = [difference(m, e) for m, e in zip(made, expected, strict=True)]
+    assert max(off) <= tolerance, f"off by {off}"
