@@ -49,17 +49,20 @@ class SelectTruncated:
     """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return tuple(Part(name, "add", tuple(shape)) for name in ("high", "wrap", "bit", "bit_high", "bit_wrap"))
+        narrow = kernels.wrap_dtype(attrs["bits"])
+        ring = tuple(Part(name, "add", tuple(shape)) for name in ("high", "bit", "bit_high"))
+        return (*ring, Part("wrap", "add", tuple(shape), narrow), Part("bit_wrap", "add", tuple(shape), narrow))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
         high, wrap = kernels.deal_truncation(lam, attrs["bits"])
+        bit = kernels.bit_times(beta, None, lam.numel())
         made = {
             "high": high,
-            "wrap": wrap,
-            "bit": kernels.bit_times(beta, None, lam.numel()),
+            "bit": bit,
             "bit_high": kernels.bit_times(beta, high, lam.numel()),
-            "bit_wrap": kernels.bit_times(beta, wrap, lam.numel()),
+            "wrap": wrap,
+            "bit_wrap": bit.to(wrap.dtype) * wrap,
         }
         return {name: value.reshape(masks[1].shape) for name, value in made.items()}
 

@@ -2,7 +2,8 @@
 
 z = x + 2^62 is opened as m = z + l. With w = msb(l) (1 - msb(m)), the carry out of z + l,
     x >> f = (m >> f) - (l >> f) + w 2^(64-f) - 2^(62-f) - c,     c in {0, 1} the dropped low carry.
-The dealer shares `high` = l >> f and `wrap` = msb(l) 2^(64-f); 1 - msb(m) is public.
+The dealer shares `high` = l >> f and `wrap` = msb(l), the latter modulo 2^f only, because it is multiplied by
+2^(64-f): two bytes for f <= 16. 1 - msb(m) is public.
 [Dalskov et al. 2019, section 5 (carry correction); Escudero et al. 2020.] Result additive.
 """
 
@@ -21,7 +22,7 @@ class Truncate:
     """attrs: {"bits": f}, 1 <= f <= 61."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("high", "add", tuple(shape)), Part("wrap", "add", tuple(shape)))
+        return (Part("high", "add", tuple(shape)), Part("wrap", "add", tuple(shape), kernels.wrap_dtype(attrs["bits"])))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         high, wrap = kernels.deal_truncation(masks[0], attrs["bits"])

@@ -32,10 +32,11 @@ from protocols.kernels.pointwise import (
     select_truncated,
     truncate,
 )
+from protocols.kernels.twins import wrap_dtype
 from protocols.kernels.variant import info, use
 
 __all__ = [
     "bit_times", "bit_to_ring", "chacha20", "combine", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d",
     "deal_truncation", "decode", "encode", "info", "leaves", "matmul", "monomial_sets", "monomials", "msb_plane",
-    "pack_bits", "select", "select_truncated", "thermometer", "truncate", "unpack_bits", "use",
+    "pack_bits", "select", "select_truncated", "thermometer", "truncate", "unpack_bits", "use", "wrap_dtype",
 ]  # fmt: skip

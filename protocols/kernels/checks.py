@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from protocols.kernels.twins import wrap_dtype
+
 CONTIGUOUS = torch.contiguous_format
 
 
@@ -31,8 +33,17 @@ def plane(words: Tensor, n: int, what: str) -> Tensor:
 
 def fraction(f: int, what: str) -> None:
     """ValueError unless a value can be truncated by f bits."""
-    if not 0 <= f <= 62:
-        raise ValueError(f"{what}: cannot truncate by {f} bits; choose 0 to 62")
+    if not 1 <= f <= 62:
+        raise ValueError(f"{what}: cannot truncate by {f} bits; choose 1 to 62")
+
+
+def wrap(t: Tensor, numel: int, f: int, what: str) -> Tensor:
+    """A contiguous tensor of `numel` wrap bits' shares for a truncation by f bits; TypeError for another type."""
+    if t.dtype is not wrap_dtype(f):
+        raise TypeError(f"{what} must be {wrap_dtype(f)} for a truncation by {f} bits, not {t.dtype}")
+    if t.numel() != numel:
+        raise ValueError(f"{what} has {t.numel()} entries, expected {numel}")
+    return t if t.is_contiguous() else t.contiguous()
 
 
 def check_out(out: Tensor, shape: tuple[int, ...], what: str) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, get_num_threads
 
 from protocols.kernels import twins
-from protocols.kernels.checks import CONTIGUOUS, fraction, plane, ring, same_size
+from protocols.kernels.checks import CONTIGUOUS, fraction, plane, ring, same_size, wrap
+from protocols.kernels.twins import wrap_dtype
 from protocols.kernels.variant import native
 
 
@@ -18,14 +19,16 @@ def _like(t: Tensor) -> Tensor:
 
 
 def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
-    """What a truncation by f bits needs of a mask: (lam >> f, top bit of lam times 2^(64-f))."""
+    """What a truncation by f bits needs of a mask: (lam >> f, top bit of lam in the type `wrap_dtype(f)`)."""
     lam = ring(lam, "deal_truncation: lam")
     fraction(f, "deal_truncation")
     kernels = native(lam)
     if kernels is None:
         return twins.deal_truncation(lam, f)
-    a, k = _like(lam), _like(lam)
-    kernels.deal_truncation(a.data_ptr(), k.data_ptr(), lam.data_ptr(), lam.numel(), f, get_num_threads())
+    a, k = _like(lam), torch.empty(lam.shape, dtype=wrap_dtype(f))
+    kernels.deal_truncation(
+        a.data_ptr(), k.data_ptr(), k.element_size(), lam.data_ptr(), lam.numel(), f, get_num_threads()
+    )
     return a, k
 
 
@@ -33,17 +36,19 @@ def truncate(m: Tensor, a: Tensor, k: Tensor, f: int, first: bool) -> Tensor:
     """Share of x >> f, possibly one too high in the last place, for |x| < 2^62.
 
     a, k: additive shares of what `deal_truncation` returns. With m' = m + 2^62 and s = 1 - msb(m'):
-    first * ((m' >> f) - 2^(62-f)) - a + s * k.
+    first * ((m' >> f) - 2^(62-f)) - a + s * k * 2^(64-f).
     """
     m = ring(m, "truncate: m")
     n = m.numel()
-    a, k = same_size(a, n, "truncate: a"), same_size(k, n, "truncate: k")
     fraction(f, "truncate")
+    a, k = same_size(a, n, "truncate: a"), wrap(k, n, f, "truncate: k")
     kernels = native(m)
     if kernels is None:
         return twins.truncate(m, a.view(m.shape), k.view(m.shape), f, first)
     out = _like(m)
-    kernels.truncate(out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), n, f, first, get_num_threads())
+    kernels.truncate(
+        out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), k.element_size(), n, f, first, get_num_threads()
+    )
     return out
 
 
@@ -89,22 +94,23 @@ def select_truncated(
     """Share of b * (x >> f) for the masked bit b = bhat ^ beta.
 
     a, k: additive shares of what `deal_truncation` returns; b, ba, bk: additive shares of beta, beta * a, beta * k.
-    With s as in `truncate` and p its public part: bhat * (first * p - a + s * k) + (1 - 2 bhat) * (p * b - ba + s * bk).
+    With s as in `truncate`, p its public part and K = k * 2^(64-f):
+    bhat * (first * p - a + s * K) + (1 - 2 bhat) * (p * b - ba + s * beta K).
     """
     m = ring(m, "select_truncated: m")
     n = m.numel()
     bhat = plane(bhat, n, "select_truncated: bhat")
     fraction(f, "select_truncated")
-    a, k = same_size(a, n, "select_truncated: a"), same_size(k, n, "select_truncated: k")
+    a, k = same_size(a, n, "select_truncated: a"), wrap(k, n, f, "select_truncated: k")
     b, ba = same_size(b, n, "select_truncated: b"), same_size(ba, n, "select_truncated: ba")
-    bk = same_size(bk, n, "select_truncated: bk")
+    bk = wrap(bk, n, f, "select_truncated: bk")
     kernels = native(m)
     if kernels is None:
         return twins.select_truncated(bhat, m, *(t.view(m.shape) for t in (a, k, b, ba, bk)), f, first)
     out = _like(m)
     kernels.select_truncated(
         out.data_ptr(), bhat.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), b.data_ptr(), ba.data_ptr(),
-        bk.data_ptr(), n, f, first, get_num_threads(),
+        bk.data_ptr(), k.element_size(), n, f, first, get_num_threads(),
     )  # fmt: skip
     return out
 

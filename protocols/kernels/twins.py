@@ -235,9 +235,14 @@ def _bits(words: Tensor, like: Tensor) -> Tensor:
     return unpack_bits(words, like.numel()).to(torch.int64).reshape(like.shape)
 
 
+def wrap_dtype(f: int) -> torch.dtype:
+    """The narrowest type of at least f bits: what is multiplied by 2^(64-f) counts modulo 2^f only."""
+    return torch.int16 if f <= 16 else torch.int32 if f <= 32 else torch.int64
+
+
 def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
-    """lam >> f (logical), and the top bit of lam moved to where a wrap shows."""
-    return shift_right(lam, f), shift_right(lam, 63) << (64 - f) if f else torch.zeros_like(lam)
+    """lam >> f (logical), and the top bit of lam."""
+    return shift_right(lam, f), shift_right(lam, 63).to(wrap_dtype(f))
 
 
 def _shifted(m: Tensor, f: int) -> tuple[Tensor, Tensor]:
@@ -249,7 +254,7 @@ def _shifted(m: Tensor, f: int) -> tuple[Tensor, Tensor]:
 def truncate(m: Tensor, a: Tensor, k: Tensor, f: int, first: bool) -> Tensor:
     """Share of x >> f."""
     public, clear = _shifted(m, f)
-    return (public if first else 0) - a + clear * k
+    return (public if first else 0) - a + (clear * k.to(torch.int64) << (64 - f))
 
 
 def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
@@ -271,8 +276,9 @@ def select_truncated(
     """Share of b * (x >> f)."""
     bits = _bits(bhat, m)
     public, clear = _shifted(m, f)
-    own = (public if first else 0) - a + clear * k
-    return bits * own + (1 - 2 * bits) * (public * b - ba + clear * bk)
+    own = (public if first else 0) - a + (clear * k.to(torch.int64) << (64 - f))
+    other = public * b - ba + (clear * bk.to(torch.int64) << (64 - f))
+    return bits * own + (1 - 2 * bits) * other
 
 
 def bit_to_ring(bhat: Tensor, beta: Tensor, first: bool) -> Tensor:

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <string>
+#include <type_traits>
 
 #include "chacha20.hpp"
 #include "conv.hpp"
@@ -26,6 +27,18 @@ T* at(Address address) {
 }
 
 u64* words(Address address) { return at<u64>(address); }
+
+// body(address as a pointer to unsigned integers of that many bytes).
+template <class Body>
+void with_width(int bytes, Address address, const Body& body) {
+  if (bytes == 2) {
+    body(at<u16>(address));
+  } else if (bytes == 4) {
+    body(at<u32>(address));
+  } else {
+    body(at<u64>(address));
+  }
+}
 
 #if defined(__x86_64__)
 std::vector<std::string> cpu_features() {
