@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     BIT_MASK = 2
     DEALT = 3
     INPUT = 4
+    ZERO = 6
 
 
 class Stream:

@@ -91,6 +91,13 @@ class Link:
         """End the link in good order. Closing twice does nothing."""
         say_goodbye([self], Purpose.BYE, "")
 
+    def interrupt(self) -> None:
+        """End the connection under another thread that waits on this link: its wait ends in PeerDied."""
+        try:
+            self._stream.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+
     def _run(self, timeout_s: float | None) -> None:
         self._pump = self._pump or Pump([self])
         try:
@@ -160,6 +167,11 @@ class Link:
             self._read_header()
         if self._write_error is not None and self._held is not None:
             raise self._died("while sending to it", self._write_error)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether a message came that nobody expected yet; found by `peek` or while waiting for something else."""
+        return self._held is not None
 
     def pending(self) -> bool:
         """Whether decrypted bytes wait that the operating system does not know of."""

@@ -31,7 +31,7 @@ class Ahead:
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._error: Optional[BaseException] = None
-        self._discarding = False
+        self._discarding = self._closed = False
         self._open_jobs = 0
         self._current: deque[Item] = deque()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"prepare-{name}")
@@ -59,7 +59,9 @@ class Ahead:
     def finish(self, epoch: int) -> None:
         """Waits until the worker is done with an epoch of which nothing is left to take."""
         with self._changed:
-            self._wait_for(lambda: not any(e == epoch for e, _, _ in self._ready) and self._open_jobs == 0)
+            self._wait_for(lambda: bool(self._ready) or self._open_jobs == 0)
+            if self._ready or self._current:
+                raise SecureModelError(f"more was prepared for epoch {epoch} than it took: out of order")
 
     def discard(self) -> None:
         """Lets the worker end what it was asked for, and drops it all."""
@@ -74,20 +76,24 @@ class Ahead:
             self._waiting_bytes = 0
             self._discarding = False
 
-    def close(self) -> None:
-        """Stops the worker after what it is doing now; does not wait."""
+    def close(self, wait_s: float = 0.0) -> bool:
+        """Stops the worker after the value it prepares now; true if it has ended within `wait_s`."""
         with self._changed:
-            self._discarding = True
+            self._discarding = self._closed = True
             self._ready.clear()
+            self._current.clear()
+            self._waiting_bytes = 0
             self._changed.notify_all()
         self._jobs.put(None)
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
 
     def _wait_for(self, done: Callable[[], bool]) -> None:
         while not done():
             if self._error is not None:
                 raise self._error
-            if not self._thread.is_alive():
-                raise SecureModelError("the preparing thread has ended: the session is closed")
+            if self._closed or not self._thread.is_alive():
+                raise SecureModelError("nothing is prepared any more: the session is closed. Open a new one.")
             self._changed.wait(_POLL_S)
 
     def _next_batch(self, epoch: int) -> list[Item]:
@@ -102,6 +108,8 @@ class Ahead:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            if self._closed:
+                return
             try:
                 self._work_on(*job)
             except BaseException as error:
@@ -117,6 +125,8 @@ class Ahead:
         batch: list[Item] = []
         nbytes = 0
         for item in self._prepare(epoch, load):
+            if self._closed:
+                return
             batch.append(item)
             nbytes += sum(t.numel() * t.element_size() for t in item[1].values() if t is not None)
             if nbytes >= _BATCH_BYTES:

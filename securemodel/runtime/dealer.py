@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Callable, Optional
 
 from protocols.channel import Label, Link, Purpose, listen_for
-from protocols.errors import BadFrame, Mismatch, PeerAbsent, ProtocolError, explain, summary
+from protocols.channel.frame import Expected
+from protocols.channel.link import Pump
+from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream, new_key
 from securemodel.compiler.ir import Graph, Header, parse_program
-from securemodel.errors import ProgramError, SecureModelError
+from securemodel.errors import ProgramError
 from securemodel.runtime.dealing import Dealing
-from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
+from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST, RUNS_PER_LOAD
 
 MAX_PROGRAM_BYTES = 64 << 20
 _IDLE_S = 7 * 24 * 3600.0
@@ -27,24 +29,23 @@ def serve(
 ) -> None:
     """Serves sessions one after the other: waits for all parties, deals until they end.
 
+    A session that fails, whatever its parties sent, ends neither this process nor the next session.
+
     With `once`, returns after the first session, and raises what ended it if that was an error.
     """
     while True:
+        idle_s = 0.0 if once else _IDLE_S
+        links: dict[str, Link] = {}
         try:
-            links = listen_for(DEALER, list(config.parties), config, identity, insecure_plain=insecure_plain)
-        except PeerAbsent as error:
-            if once:
-                raise
-            if "nobody came" not in str(error):
-                say(summary(error))
-            continue
-        try:
+            links = listen_for(
+                DEALER, list(config.parties), config, identity, idle_s=idle_s, insecure_plain=insecure_plain
+            )
             deal_session(links, say)
             say("session ended")
-        except SecureModelError as error:
+        except Exception as error:
             for link in links.values():
                 link.abort(summary(error))
-            if once:
+            if once or isinstance(error, ConfigError):
                 raise
             say(f"session failed: {summary(error)}")
         if once:
@@ -59,26 +60,46 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None]) -> None:
         link.send(Label(0, 0, Purpose.SEED), [keys[name]])
     say(f"session of {', '.join(header.parties)}: {len(graph.nodes)} nodes")
     dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()})
-    asks, last = links[header.parties[-1]], -1
-    while True:
-        label, payload = asks.receive_next((Purpose.REQUEST,), REQUEST.size, timeout_s=_IDLE_S)
-        epoch, what = _request(asks.peer, label, payload.numpy().tobytes())
-        if what == END:
-            break
-        if epoch <= last:
-            raise BadFrame(
-                asks.peer,
-                explain(
-                    f"party {asks.peer!r} asked for epoch {epoch} again",
-                    why="correlated randomness is dealt once",
-                    fix="start a new session",
-                ),
-            )
-        last = epoch
-        for node, shares in dealing.deal(epoch, what == DEAL_LOAD):
-            asks.send(Label(epoch, node, Purpose.DEAL), shares)
+    pump = Pump(list(links.values()))
+    try:
+        _deal_on_request(dealing, links[header.parties[-1]], pump)
+    finally:
+        pump.close()
     for link in links.values():
         link.close()
+
+
+def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
+    """Deals until the last party ends the session. Every wait also notices a party that fails."""
+    last: Optional[int] = None
+    while True:
+        asks.expect(Expected(None, REQUEST.size, False, (Purpose.REQUEST,)))
+        pump.run(_IDLE_S)
+        label, payload = asks.take()
+        epoch, what = _request(asks.peer, label, payload.numpy().tobytes())
+        if what == END:
+            return
+        _check_epoch(asks.peer, epoch, what, last)
+        last = epoch
+        for node, shares in dealing.deal(epoch, what == DEAL_LOAD):
+            asks.peek()
+            if asks.arrived:  # the party ends the session, and needs no more of this
+                break
+            asks.post(Label(epoch, node, Purpose.DEAL), shares)
+            pump.run(_IDLE_S)  # the party may keep us waiting between two runs, but not if another one fails
+
+
+def _check_epoch(peer: str, epoch: int, what: int, last: Optional[int]) -> None:
+    """Weights first, then runs on these weights; nothing twice. Raises BadFrame."""
+    if last is not None and epoch <= last:
+        problem, why = f"epoch {epoch} again, after epoch {last}", "correlated randomness is dealt once"
+    elif (what == DEAL_LOAD) != (epoch % RUNS_PER_LOAD == 0):
+        problem, why = f"epoch {epoch} as {'weights' if what == DEAL_LOAD else 'a run'}", "its number says otherwise"
+    elif what == DEAL_RUN and (last is None or epoch // RUNS_PER_LOAD != last // RUNS_PER_LOAD):
+        problem, why = f"run {epoch} without its weights", "the masks of the weights are made first"
+    else:
+        return
+    raise BadFrame(peer, explain(f"party {peer!r} asked for {problem}", why=why, fix="start a new session"))
 
 
 def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int]:
@@ -107,13 +128,15 @@ def _agreed_program(links: dict[str, Link]) -> tuple[Header, Graph]:
             )
     try:
         header, graph = parse_program(texts[first].decode())
-    except (ProgramError, UnicodeDecodeError) as error:
-        raise ProtocolError(explain("the parties' program cannot be read", why=str(error))) from error
-    if set(header.parties) != set(links):
+    except (ProgramError, UnicodeDecodeError, RecursionError) as error:
+        why = str(error).splitlines()[0] if isinstance(error, ProgramError) else type(error).__name__
+        fix = "use the same version at the parties and the dealer"
+        raise ProtocolError(explain("the parties' program cannot be read", why=why, fix=fix)) from error
+    if sorted(map(str, header.parties)) != sorted(links):
         raise Mismatch(
             first,
             explain(
-                f"the program's parties are {', '.join(header.parties)}, the dealer serves {', '.join(links)}",
+                f"the program's parties are {', '.join(map(str, header.parties))}, the dealer serves {', '.join(links)}",
                 fix="use the same names in the program and in the dealer's parties file",
             ),
         )

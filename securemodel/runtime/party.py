@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Generator, Optional, Sequence
+from typing import Any, Callable, Generator, Mapping, Optional, Sequence
 
 import torch
 
@@ -24,6 +24,7 @@ from securemodel.runtime.clear import ClearSide
 from securemodel.runtime.dealing import last_uses
 from securemodel.runtime.preparing import LoadedOperand, Prepared
 from securemodel.runtime.rounds import START, Step, item_bytes, message_bytes, sends, steps
+from securemodel.runtime.zero import add_zero
 
 Message = dict[str, torch.Tensor]
 TakePrepared = Callable[[int], Prepared]
@@ -49,12 +50,13 @@ class Rows:
 class OnlineParty:
     """Runs a program's phases as coroutines: each `yield` is a round, and is answered with what was received."""
 
-    def __init__(self, program: Program, me: str, stream: Stream) -> None:
+    def __init__(self, program: Program, me: str, stream: Stream, pairs: Mapping[str, Stream]) -> None:
         self.program, self.me = program, me
         self._stream = stream
         graph, names = program.graph, program.parties
         self.role = Role(names.index(me), len(names))
         self.peers = tuple(n for n in names if n != me)
+        self._pairs = dict(pairs) if len(names) > 2 else {}
         self._graph = graph
         self._steps = {load: steps(graph, load) for load in (True, False)}
         self._done = {load: last_uses(graph, load) for load in (True, False)}
@@ -154,6 +156,7 @@ class OnlineParty:
         if node.op == "reveal":
             share = env[node.args[0]]
             share = _zeros(self._graph[node.args[0]]) if share is None else share.contiguous()
+            share = add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share
             return share, share
         if node.op == "input":
             if node.owner != self.me:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 import torch
 
@@ -14,27 +13,30 @@ from protocols import identity
 from protocols.channel import Channel, Label, Link, Purpose
 from protocols.channel import connect as connect_channel
 from protocols.channel import dial
-from protocols.errors import PeerError, ProtocolError, explain, summary
+from protocols.errors import summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
-from securemodel.errors import ConfigError, InputError, Mismatch, SecureModelError
+from securemodel.errors import ConfigError, InputError, PreprocessingError, SecureModelError
 from securemodel.program import Program
+from securemodel.runtime.agree import ENV_SCRIPT, agree
 from securemodel.runtime.ahead import Ahead
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Item, Preparing, StreamSource
-from securemodel.runtime.session import Session, batches, epoch_number, frame_bytes, joined, split_rows
-from securemodel.runtime.sources import DealerSource, NoSource
+from securemodel.runtime.session import (
+    RUNS_PER_LOAD,
+    Session,
+    batches,
+    epoch_number,
+    frame_bytes,
+    joined,
+    split_rows,
+)
+from securemodel.runtime.sources import DealerSource, NoSource, largest_message
 from securemodel.runtime.store import Store, StoreSource
 
-ENV_ME, ENV_CONFIG, ENV_STORE, ENV_SCRIPT = (
-    "SECUREMODEL_ME",
-    "SECUREMODEL_CONFIG",
-    "SECUREMODEL_STORE",
-    "SECUREMODEL_SCRIPT_DIGEST",
-)
-_AGREE = Label(0, 0, Purpose.CONTROL)
-_AGREE_BYTES = 1024
+ENV_ME, ENV_CONFIG, ENV_STORE = "SECUREMODEL_ME", "SECUREMODEL_CONFIG", "SECUREMODEL_STORE"
 _AHEAD_BYTES = 256 << 20
+_STOP_S = 2.0  # longest wait for the preparing thread, before and after its source is cut off
 
 
 class RemoteSession(Session):
@@ -51,13 +53,14 @@ class RemoteSession(Session):
         key: bytes,
         source: DealerSource | StoreSource | NoSource,
         *,
+        pairs: Mapping[str, Stream],
         store: Optional[Store] = None,
         ahead: bool = True,
     ) -> None:
         super().__init__(program)
         self.me, self.channel = me, channel
         stream = Stream(key)
-        self._party = OnlineParty(program, me, stream)
+        self._party = OnlineParty(program, me, stream, pairs)
         self._source, self._store, self._ahead = source, store, ahead
         self.deal_after_inputs = False
         shares = source if self._party.role.last else StreamSource(stream)
@@ -66,7 +69,6 @@ class RemoteSession(Session):
         self._submitted = 0
         self.dealt_bytes: dict[int, int] = {}
         self._dealt_total = 0
-        self._closed = False
         self._first_run = store.next_run if store else 1
 
     # ---- phases
@@ -111,7 +113,7 @@ class RemoteSession(Session):
             mine = [owner in (self.me, "public") for owner in header.inputs]
             total = split_rows(inputs, self.program, mine)
             owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
-            if not any(owner == self.me for owner in header.inputs):
+            if not any(mine):
                 return self._follow(owned)
             results, counted = [], []
             for part, rows in batches(owned, header.input_shapes, total):
@@ -141,7 +143,7 @@ class RemoteSession(Session):
         self._party.clear.set_inputs(inputs)
         result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel, submit)
         self._dealt_total += self.dealt_bytes.pop(epoch, 0)
-        if self._ahead and not self._store:
+        if self._ahead and not self._store and self._runs + 1 < RUNS_PER_LOAD:
             self._submit_up_to(self._runs + 1)
         return result
 
@@ -157,32 +159,44 @@ class RemoteSession(Session):
 
     def _fail(self, error: BaseException) -> None:
         """Tells the peers that this party stops, without saying anything about its values."""
-        if isinstance(error, InputError):
-            reason = f"party {self.me!r} was given an input or weights it cannot use; its own output says which"
-        elif isinstance(error, SecureModelError):
-            reason = summary(error)
-        else:
-            reason = f"party {self.me!r} stopped with {type(error).__name__}"
-        self.channel.abort(reason)
-        self._closed = True
-        self._worker.close()
-        if isinstance(error, ProtocolError) and not isinstance(error, PeerError):
+        if self._closed:
             return
-        self._close_source()
-
-    def _close_source(self) -> None:
-        try:
-            self._source.close()
-        except SecureModelError:
-            pass  # the session is over already; its cause is being raised
+        self._closed = f"it failed: {type(error).__name__}"
+        reason = public_reason(error, self.me)
+        self.channel.abort(reason)
+        self._stop_worker()
+        self._source.abort(reason)
+        self._release()
 
     def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
-        self._worker.close()
+        self._closed = "close() was called"
         self.channel.close()
-        self._close_source()
+        self._stop_worker()
+        self._source.close()
+        self._release()
+
+    def _stop_worker(self) -> None:
+        """From here on, nobody else uses the source."""
+        if not self._worker.close(_STOP_S):
+            self._source.interrupt()
+            self._worker.close(_STOP_S)
+
+    def _release(self) -> None:
+        if self._store:
+            self._store.close()
+
+
+def public_reason(error: BaseException, me: str) -> str:
+    """What the peers are told about an error: nothing about this party's values, files or folders."""
+    if isinstance(error, InputError):
+        return f"party {me!r} was given an input or weights it cannot use; its own output says which"
+    if isinstance(error, PreprocessingError):
+        return f"party {me!r}: {str(error).splitlines()[0]}"
+    if isinstance(error, SecureModelError):
+        return summary(error)
+    return f"party {me!r} stopped with {type(error).__name__}"
 
 
 class _Counted:
@@ -244,33 +258,42 @@ def connect(
     _check_parties(program, me, config)
     own = _own_identity(config, insecure_plain)
     opened = Store.open(Path(store), program, me) if store else None
-    channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
     try:
-        _agree(program, me, channel, opened)
-        last = program.parties[-1] == me
+        return _meet(program, me, config, own, opened, ahead, insecure_plain)
+    except BaseException:
         if opened:
-            source = StoreSource(opened) if last else NoSource()
-            return RemoteSession(program, me, channel, opened.key(), source, store=opened, ahead=ahead)
-        link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
-        key = _introduce(program, link)
-        return RemoteSession(program, me, channel, key, _source(link, last), ahead=ahead)
-    except BaseException as error:
-        channel.abort(summary(error) if isinstance(error, SecureModelError) else f"party {me!r} stopped")
+            opened.close()
         raise
 
 
-def _source(link: Link, last: bool) -> DealerSource | NoSource:
-    return DealerSource(link) if last else _Held(link)
-
-
-class _Held(NoSource):
-    """A link to the dealer that carried the key and stays open until the session ends."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def close(self) -> None:
-        self._link.close()
+def _meet(
+    program: Program,
+    me: str,
+    config: PartiesConfig,
+    own: Optional[Identity],
+    store: Optional[Store],
+    ahead: bool,
+    insecure_plain: bool,
+) -> RemoteSession:
+    """Connects, compares what the parties run, and gets this party's key."""
+    channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
+    link = None
+    try:
+        pairs = agree(program, me, channel, store)
+        last = program.parties[-1] == me
+        if store:
+            source = StoreSource(store) if last else NoSource()
+            return RemoteSession(program, me, channel, store.key(), source, pairs=pairs, store=store, ahead=ahead)
+        link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
+        key = _introduce(program, link)
+        source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
+        return RemoteSession(program, me, channel, key, source, pairs=pairs, ahead=ahead)
+    except BaseException as error:
+        reason = public_reason(error, me)
+        channel.abort(reason)
+        if link:
+            link.abort(reason)
+        raise
 
 
 def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Optional[Identity]:
@@ -291,42 +314,10 @@ def _check_parties(program: Program, me: str, config: PartiesConfig) -> None:
         )
 
 
-def _agree(program: Program, me: str, channel: Channel, store: Optional[Store]) -> None:
-    """Compares what must be equal at all parties before anything secret is sent."""
-    from securemodel import __version__
-
-    mine = {
-        "program": program.digest,
-        "version of securemodel": __version__,
-        "script": os.environ.get(ENV_SCRIPT, ""),
-        "store": store.id if store else "",
-    }
-    cursor = store.next_run if store else 0
-    payload = json.dumps({**mine, "next": cursor}).encode().ljust(_AGREE_BYTES)
-    sizes = dict.fromkeys(channel.peers, _AGREE_BYTES)
-    received = channel.exchange(_AGREE, dict.fromkeys(channel.peers, [payload]), sizes)
-    for peer, data in received.items():
-        try:
-            theirs = json.loads(data.numpy().tobytes())
-            differ = [name for name, value in mine.items() if theirs.get(name) != value]
-            cursor = max(cursor, int(theirs.get("next", 0)))
-        except (ValueError, AttributeError, TypeError):
-            differ = ["version of securemodel"]
-        if differ:
-            raise Mismatch(
-                peer,
-                explain(
-                    f"party {peer!r} does not run what {me!r} runs: different {' and '.join(differ)}",
-                    where="agreement before the first message",
-                    why="all parties must run the same program, made by the same script and the same versions",
-                    fix="compare the scripts, `pip list` and Program.digest of both parties",
-                ),
-            )
-    if store:
-        store.skip_to(cursor)
-
-
 def _introduce(program: Program, link: Link) -> bytes:
     """Hands the dealer the program's text and gets this party's key."""
     link.send(Label(0, 0, Purpose.CONTROL), [program.text().encode()])
     return link.receive(Label(0, 0, Purpose.SEED), 32).numpy().tobytes()
+
+
+__all__ = ["ENV_CONFIG", "ENV_ME", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one"]

@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 import torch
 
 from protocols.channel import ChannelStats, Channel, local_channels
+from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import Stream, new_key
 from securemodel.errors import InputError, SecureModelError
@@ -17,9 +18,8 @@ from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Preparing, Prepared, StreamSource
-
-RUNS_PER_LOAD = 1 << 20
-
+from securemodel.runtime.sources import RUNS_PER_LOAD
+from securemodel.runtime.zero import local_pairs
 
 def epoch_number(load: int, run: int) -> int:
     """The epoch of run `run` (from 1) after load `load`; run 0 is the load itself. Never repeats in a session."""
@@ -75,7 +75,10 @@ def split_rows(inputs: Sequence[Optional[torch.Tensor]], program: Program, mine:
 def batches(
     inputs: Sequence[Optional[torch.Tensor]], shapes: Sequence[tuple[int, ...]], total: int
 ) -> Iterator[tuple[list[Optional[torch.Tensor]], Rows]]:
-    """Slices of the compiled number of rows; the last one is filled up with zeros."""
+    """Slices of the compiled number of rows; the last one is filled up with its last row.
+
+    Whoever learns the outputs also learns those of the rows that fill up: a repeated row tells nothing new.
+    """
     if not total or not any(shapes):
         yield list(inputs), Rows(total, 0)
         return
@@ -89,7 +92,7 @@ def batches(
 def _filled(x: torch.Tensor, size: int) -> torch.Tensor:
     if x.shape[0] == size:
         return x
-    return torch.cat([x, x.new_zeros((size - x.shape[0], *x.shape[1:]))])
+    return torch.cat([x, x[-1:].expand(size - x.shape[0], *x.shape[1:])])
 
 
 def joined(parts: list[list[Optional[torch.Tensor]]], rows: list[Rows], program: Program) -> list:
@@ -118,17 +121,20 @@ class Session(ABC):
         self.load_stats = SessionStats()
         self._loads = self._runs = 0
         self._loaded = False
+        self._closed = ""
 
     def load(self, program: Program, model: Optional[torch.nn.Module]) -> None:
         """Shares the weights of `model` for all later runs; parties that do not own them may pass None.
 
         Raises InputError when `program` is not this session's or a weight is missing or of another shape.
         """
+        self._check_open()
         if program.digest != self.program.digest:
             raise InputError(
                 f"this session runs program {self.program.digest[:12]}, not {program.digest[:12]}: "
                 "open a session with the program you want to load"
             )
+        self._loaded = False
         self._timed("load_stats", lambda: self._load(model))
         self._loaded = True
 
@@ -139,10 +145,19 @@ class Session(ABC):
         number of rows is free when the model treats rows independently: it runs in batches of the compiled
         size. Raises InputError (nothing is sent then) and PeerError.
         """
+        self._check_open()
         if not self._loaded:
+            if self._loads:
+                raise InputError("the last load() of this session failed: load() a model before run()")
             self.load(self.program, self.program.model)
         outputs = self._timed("stats", lambda: self._run(inputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProtocolError(
+                explain("this session is closed", why=self._closed, fix="open a new one with connect() or local()")
+            )
 
     def _timed(self, name: str, action: Callable[[], Any]) -> Any:
         before, start = self._counts(), time.perf_counter()
@@ -224,7 +239,7 @@ class LocalSession(Session):
         streams = {name: Stream(key) for name, key in keys.items()}
         self._dealt = _DealtHere(Dealing(program.graph, program.parties, streams))
         self.channels: dict[str, Channel] = dict(local_channels(program.parties))
-        self._parties = {name: OnlineParty(program, name, streams[name]) for name in program.parties}
+        self._parties = {n: OnlineParty(program, n, streams[n], local_pairs(keys, n)) for n in program.parties}
         self._preparing = {}
         for name, party in self._parties.items():
             source = self._dealt if party.role.last else StreamSource(streams[name])
@@ -270,6 +285,7 @@ class LocalSession(Session):
         return joined(results, counted, self.program)
 
     def close(self) -> None:
+        self._closed = self._closed or "close() was called"
         for channel in self.channels.values():
             channel.close()
 

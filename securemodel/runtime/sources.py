@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import Sequence
 
 import torch
 
 from protocols.channel import Label, Link, Purpose
-from protocols.gates import Dealt, Part
+from protocols.errors import PeerError
+from protocols.gates import GATES, Dealt, Part, dealt_bytes
+from securemodel.compiler.ir import Graph
 
 REQUEST = struct.Struct("<IB3x")
 """A request to the dealer: epoch, and what to do (one of the numbers below)."""
 DEAL_RUN, DEAL_LOAD, END = 0, 1, 2
+RUNS_PER_LOAD = 1 << 20
+"""Epochs are numbered load by load: epoch `load * RUNS_PER_LOAD` is the load itself."""
+_PATIENCE = 0.75  # of the peers' patience, so that a silent dealer is named before a peer gives up on this party
+_GOODBYE_S = 5.0
 
 
 def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
@@ -24,33 +31,64 @@ def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
     return out
 
 
-class DealerSource:
-    """Shares streamed by the dealer process, asked for epoch by epoch."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def begin(self, epoch: int, load: bool) -> None:
-        """Asks the dealer for an epoch."""
-        self._link.send(
-            Label(epoch, 0, Purpose.REQUEST), [REQUEST.pack(epoch, DEAL_LOAD if load else DEAL_RUN)]
-        )
-
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
-        nbytes = sum(part.nbytes for part in parts)
-        return split_shares(self._link.receive(Label(epoch, node, Purpose.DEAL), nbytes), parts)
-
-    def close(self) -> None:
-        """Ends the session with the dealer."""
-        self._link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, END)])
-        self._link.close()
+def largest_message(graph: Graph) -> int:
+    """Payload bytes of the largest message that the dealer sends for a program."""
+    gates = (node for node in graph.nodes if node.op in GATES)
+    return max(
+        (dealt_bytes(GATES[n.op], n.attrs, [graph[a].shape for a in n.args], n.shape) for n in gates), default=0
+    )
 
 
 class NoSource:
-    """All ranks but the last: nothing to ask for."""
+    """All ranks but the last: nothing to ask for. `link` carried the key; it ends with the session."""
+
+    def __init__(self, link: Link | None = None) -> None:
+        self._link = link
 
     def begin(self, epoch: int, load: bool) -> None:
         return None
 
+    def interrupt(self) -> None:
+        """Ends a wait of another thread."""
+        if self._link:
+            self._link.interrupt()
+
+    def abort(self, reason: str) -> None:
+        """Tells the dealer, with a public reason, that the session failed."""
+        if self._link:
+            self._link.abort(reason)
+
     def close(self) -> None:
-        return None
+        """Ends the session with the dealer in good order."""
+        if self._link:
+            self._link.close()
+
+
+class DealerSource(NoSource):
+    """Shares streamed by the dealer process, asked for epoch by epoch. `largest` bounds a message, in bytes."""
+
+    def __init__(self, link: Link, largest: int) -> None:
+        super().__init__(link)
+        self._link: Link = link
+        self._largest = largest
+
+    def begin(self, epoch: int, load: bool) -> None:
+        """Asks the dealer for an epoch."""
+        self._link.send(Label(epoch, 0, Purpose.REQUEST), [REQUEST.pack(epoch, DEAL_LOAD if load else DEAL_RUN)])
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+        nbytes = sum(part.nbytes for part in parts)
+        patience_s = _PATIENCE * self._link.receive_s
+        payload = self._link.receive(Label(epoch, node, Purpose.DEAL), nbytes, timeout_s=patience_s)
+        return split_shares(payload, parts)
+
+    def close(self) -> None:
+        """Ends the session with the dealer, dropping what it still sends; used when no other thread waits any more."""
+        deadline = time.monotonic() + _GOODBYE_S
+        try:
+            self._link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, END)], timeout_s=_GOODBYE_S)
+            while (left := deadline - time.monotonic()) > 0:
+                self._link.receive_next((Purpose.DEAL,), self._largest, timeout_s=left)
+        except PeerError:
+            pass  # the dealer's goodbye, or its end
+        self._link.close()

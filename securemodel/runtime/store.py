@@ -171,6 +171,9 @@ class Store:
         self.weights = digest
         self._save()
 
+    def close(self) -> None:
+        """Lets other processes use the folder."""
+
     def _save(self) -> None:
         cursor = json.dumps({"next": self.next_run, "weights": self.weights})
         write_atomically(self.path / "cursor.json", cursor.encode())
@@ -212,6 +215,12 @@ class StoreSource:
             )
         self._at += nbytes
         return split_shares(piece.clone(), parts)
+
+    def interrupt(self) -> None:
+        return None
+
+    def abort(self, reason: str) -> None:
+        return None
 
     def close(self) -> None:
         return None

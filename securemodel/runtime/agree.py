@@ -1,0 +1,71 @@
+"""What parties compare before anything secret is sent, and the keys that each two of them share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Optional
+
+from protocols.channel import Channel, Label, Purpose
+from protocols.errors import explain
+from protocols.prg import KEY_BYTES, Stream, new_key
+from securemodel.errors import Mismatch
+from securemodel.program import Program
+from securemodel.runtime.store import Store
+
+ENV_SCRIPT = "SECUREMODEL_SCRIPT_DIGEST"
+_AGREE = Label(0, 0, Purpose.CONTROL)
+_TEXT_BYTES = 1024
+
+
+def agree(program: Program, me: str, channel: Channel, store: Optional[Store]) -> dict[str, Stream]:
+    """Compares program, versions, script and store with all peers; returns the stream shared with each peer.
+
+    Parties that used up different numbers of a store's runs go on after the largest. Raises Mismatch.
+    """
+    from securemodel import __version__
+
+    mine = {
+        "program": program.digest,
+        "version of securemodel": __version__,
+        "script": hashlib.sha256(os.environ.get(ENV_SCRIPT, "").encode()).hexdigest(),
+        "store": store.id if store else "",
+    }
+    text = json.dumps({**mine, "next": store.next_run if store else 0}).encode().ljust(_TEXT_BYTES)
+    halves = {peer: new_key() for peer in channel.peers}
+    sizes = dict.fromkeys(channel.peers, _TEXT_BYTES + KEY_BYTES)
+    received = channel.exchange(_AGREE, {peer: [text, halves[peer]] for peer in channel.peers}, sizes)
+    streams, nexts = {}, [store.next_run if store else 0]
+    for peer, payload in received.items():
+        data = payload.numpy().tobytes()
+        nexts.append(_check(mine, data[:_TEXT_BYTES], peer, me, store))
+        theirs = data[_TEXT_BYTES:]
+        both = halves[peer] + theirs if me < peer else theirs + halves[peer]
+        streams[peer] = Stream(hashlib.sha256(b"zero shares" + channel.session + both).digest())
+    if store:
+        store.skip_to(max(nexts))
+    return streams
+
+
+def _check(mine: dict[str, str], text: bytes, peer: str, me: str, store: Optional[Store]) -> int:
+    """The next unused run of a peer whose statement is ours. Raises Mismatch."""
+    try:
+        theirs = json.loads(text)
+        differ = [name for name, value in mine.items() if theirs.get(name) != value]
+        after = int(theirs.get("next", 0))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        differ, after = ["version of securemodel"], 0
+    if not differ and store and not 1 <= after <= store.runs + 1:
+        differ = ["store"]
+    if differ:
+        raise Mismatch(
+            peer,
+            explain(
+                f"party {peer!r} does not run what {me!r} runs: different {' and '.join(differ)}",
+                where="agreement before the first message",
+                why="all parties must run the same program, made by the same script and the same versions",
+                fix="compare the scripts, `pip list`, Program.digest and the stores of both parties",
+            ),
+        )
+    return after

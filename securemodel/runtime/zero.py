@@ -1,0 +1,30 @@
+"""Fresh shares of zero: whoever receives the shares of a result learns their sum and nothing else.
+
+Each two parties share a stream; one adds its output, the other subtracts it, so all additions cancel. Without
+it, a result that is linear in the inputs of several parties would show each party's part of it to the receiver.
+Two online parties need none: the receiver's own share and the result tell it the other share anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+from protocols.prg import Purpose, Stream
+
+
+def local_pairs(keys: Mapping[str, bytes], me: str) -> dict[str, Stream]:
+    """The streams that a party shares with each peer, where one process knows all keys."""
+    peers = [name for name in keys if name != me]
+    secrets = {peer: b"".join(keys[name] for name in sorted((me, peer))) for peer in peers}
+    return {peer: Stream(hashlib.sha256(b"zero shares" + secret).digest()) for peer, secret in secrets.items()}
+
+
+def add_zero(share: torch.Tensor, me: str, streams: Mapping[str, Stream], epoch: int, node: int) -> torch.Tensor:
+    """A copy of an additive share plus this party's share of zero. `streams`: by peer, the one shared with it."""
+    out = share.clone(memory_format=torch.contiguous_format)
+    for peer, stream in streams.items():
+        stream.fill(out, epoch, node, Purpose.ZERO, mode="add" if me < peer else "sub")
+    return out
