@@ -1,0 +1,35 @@
+"""The `securemodel` command: its subcommands, and what it says about itself."""
+
+from __future__ import annotations
+
+import click
+
+import securemodel
+from securemodel.cli import doctor, keys, programs, run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(securemodel.__version__, prog_name="securemodel")
+def main() -> None:
+    """Run PyTorch models on data that none of the parties shows to another.
+
+    \b
+    Start here:
+      securemodel doctor                      is this installation sound?
+      securemodel check model.py              can this model be run securely?
+      securemodel plan infer.py               what will a run cost?
+      securemodel run infer.py --local        all parties on this machine
+      securemodel run infer.py --me bank --config parties.toml
+    """
+
+
+for command in (
+    run.run,
+    run.dealer,
+    keys.keys,
+    programs.prepare,
+    programs.plan,
+    programs.check,
+    doctor.doctor,
+):
+    main.add_command(command)

@@ -1,0 +1,61 @@
+"""What all commands share: exit codes, and errors that are told in words rather than by a traceback."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import click
+
+from protocols.errors import ProtocolError, SecureModelError
+
+OK, FAILED, USAGE, SESSION_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+_TRACEBACK = "securemodel.traceback"
+
+
+def exit_code(error: SecureModelError) -> int:
+    """3 when the parties could not go on together, 1 for every other error of this project."""
+    return SESSION_FAILED if isinstance(error, ProtocolError) else FAILED
+
+
+def wants_traceback() -> bool:
+    """Whether the running command was given --traceback."""
+    return bool(click.get_current_context().meta.get(_TRACEBACK))
+
+
+def print_error(error: BaseException | str) -> None:
+    """Writes an error's own text to the error output."""
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    click.echo("\n".join([click.style("error: ", fg="red", bold=True) + first, *rest]), err=True)
+
+
+class Command(click.Command):
+    """A command that takes --traceback; it prints errors of this project and ends with their exit code."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params.append(
+            click.Option(
+                ["--traceback"],
+                is_flag=True,
+                expose_value=False,
+                callback=_remember,
+                help="Show where in the code an error arose.",
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SecureModelError as error:
+            if ctx.meta.get(_TRACEBACK):
+                traceback.print_exception(error)
+            print_error(error)
+            ctx.exit(exit_code(error))
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_TRACEBACK] = value

@@ -1,0 +1,88 @@
+"""securemodel doctor: what this installation has, and whether its parts work."""
+
+from __future__ import annotations
+
+import platform
+import ssl
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+
+import securemodel
+from protocols import kernels
+from protocols.channel import connect
+from protocols.channel.testing import loopback_parties, run_together
+from securemodel.cli.base import FAILED, Command
+
+_TOLERANCE = 2.0**-8
+
+
+@click.command(cls=Command)
+def doctor() -> None:
+    """Show what this installation uses, and test that its parts work.
+
+    Ends with 1 if a test fails.
+    """
+    native = kernels.info()
+    click.echo(f"securemodel  {securemodel.__version__}, {Path(securemodel.__file__).parent}")
+    click.echo(f"python       {platform.python_version()}, {platform.platform()}")
+    click.echo(f"torch        {torch.__version__}, {torch.get_num_threads()} threads")
+    click.echo(f"kernels      {native['variant']} (available: {', '.join(native['available'])})")
+    click.echo(f"cpu          {platform.machine()}: {' '.join(native['cpu']) or 'features unknown'}")
+    click.echo(f"tls          {ssl.OPENSSL_VERSION}\n")
+    results = [
+        _check("python is 3.10 or newer", lambda: _require(sys.version_info >= (3, 10), platform.python_version())),
+        _check("compiled kernels are in use", lambda: _require(native["variant"] != "twins", _NO_KERNELS), needed=False),
+        _check("TLS 1.3 is available", lambda: _require(ssl.HAS_TLSv1_3, "this Python's OpenSSL lacks it")),
+        _check("two parties meet over mutual TLS", _meet),
+        _check("a network gives in shares what it gives in torch", _infer),
+    ]
+    if not all(results):
+        click.get_current_context().exit(FAILED)
+
+
+_NO_KERNELS = "slow torch versions run instead; install a C++17 compiler and reinstall"
+
+
+def _require(condition: bool, why: str) -> str:
+    if not condition:
+        raise RuntimeError(why)
+    return ""
+
+
+def _check(what: str, test: Callable[[], str], *, needed: bool = True) -> bool:
+    try:
+        note, good = test(), True
+    except Exception as error:  # noqa: BLE001  the point is to tell whatever is wrong
+        note, good = str(error) or type(error).__name__, False
+    mark = click.style("✓", fg="green") if good else click.style("✗" if needed else "!", fg="red" if needed else "yellow")
+    click.echo(f"{mark} {what}" + (f": {note}" if note else ""))
+    return good or not needed
+
+
+def _meet() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        config, own = loopback_parties(("a", "b"), Path(folder))
+        results = run_together({name: lambda name=name: connect(name, config, own[name]) for name in own}, 20.0)
+        for result in results.values():
+            if isinstance(result, BaseException):
+                raise result
+        run_together({name: channel.close for name, channel in results.items()}, 20.0)
+    return ""
+
+
+def _infer() -> str:
+    """Convolution, pooling, comparison, products: most gates of an ordinary network."""
+    layers = torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(27, 4)
+    model, x = torch.nn.Sequential(*layers).eval(), torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        expected = model(x)
+    program = securemodel.compile(model, (x,), weights="a", inputs="b", outputs="b")
+    with securemodel.local(program) as session:
+        error = (session.run(x) - expected).abs().max().item()
+    _require(error < _TOLERANCE, f"the result is off by {error:.3g}, allowed is {_TOLERANCE:.3g}")
+    return f"largest difference {error:.1e}"

@@ -1,0 +1,151 @@
+"""All parties of a script and their dealer as processes of this machine, joined by mutual TLS on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from protocols.channel.testing import loopback_parties
+from protocols.identity import DEALER, Timeouts
+from securemodel.cli.base import OK, SESSION_FAILED
+
+GRACE_S = 2.0  # after a failure, for the other parties to notice and say what they saw
+_TERMINATE_S = 2.0
+_POLL_S = 0.02
+# Long, as a silent process here is a busy one: when one ends, all are ended.
+_TIMEOUTS = Timeouts(connect_s=300.0, receive_s=600.0)
+
+Say = Callable[[str, str, bool], None]
+"""Takes a line of output: whose it is, its text, and whether it went to the error output."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the exit code to give, which process it is from if it failed, and which had to be stopped."""
+
+    code: int = OK
+    cause: str = ""
+    stopped: tuple[str, ...] = ()
+
+
+def run_local(
+    script: Path, args: Sequence[str], parties: Sequence[str], say: Say, *, traceback: bool = False
+) -> Outcome:
+    """Runs the script once per party, and a dealer, and returns when all have ended.
+
+    When one fails the others are stopped. Identities, keys and ports are made for this run and removed with it.
+    KeyboardInterrupt and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
+    """
+    with tempfile.TemporaryDirectory(prefix="securemodel-") as folder, _terminated_like_interrupted():
+        configs = _configurations(parties, Path(folder))
+        shown = ["--traceback"] if traceback else []
+        commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]}
+        for name in parties:
+            options = ["--me", name, "--config", str(configs[name]), *shown]
+            commands[name] = ["run", *options, "--", str(script), *args]
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        readers: list[threading.Thread] = []
+        try:
+            for name, command in commands.items():
+                processes[name] = _start(command, len(parties))
+                readers += _read(name, processes[name], say)
+            return _wait(processes)
+        finally:
+            _end(processes.values())
+            for reader in readers:
+                reader.join(_TERMINATE_S)
+
+
+def _configurations(parties: Sequence[str], folder: Path) -> dict[str, Path]:
+    """A party file for each process; they differ in whose identity they name."""
+    roster, identities = loopback_parties(parties, folder, dealer=True, timeouts=_TIMEOUTS)
+    text, paths = roster.path.read_text(), {}
+    for name in identities:
+        paths[name] = folder / f"{name}.toml"
+        paths[name].write_text(f'{text}[me]\nidentity = "{name}"\n')
+    return paths
+
+
+def _start(command: Sequence[str], parties: int) -> subprocess.Popen[bytes]:
+    threads = str(max(1, (os.cpu_count() or 1) // parties))  # the parties share this machine's cores
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "securemodel.cli", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends them in order
+    )
+
+
+def _read(name: str, process: subprocess.Popen[bytes], say: Say) -> list[threading.Thread]:
+    def read(pipe: IO[bytes], error: bool) -> None:
+        with pipe:
+            for line in pipe:
+                say(name, line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2], error)
+
+    pipes = ((process.stdout, False), (process.stderr, True))
+    readers = [threading.Thread(target=read, args=pipe, daemon=True, name=f"read-{name}") for pipe in pipes]
+    for reader in readers:
+        reader.start()
+    return readers
+
+
+def _wait(processes: Mapping[str, subprocess.Popen[bytes]]) -> Outcome:
+    """Waits for all parties, or for the first failure and a little longer."""
+    failed: dict[str, int] = {}
+    deadline = float("inf")
+    while True:
+        codes = {name: process.poll() for name, process in processes.items()}
+        for name, code in codes.items():
+            if code:
+                failed.setdefault(name, code if code > 0 else 128 - code)
+        running = tuple(name for name, code in codes.items() if code is None and name != DEALER)
+        if failed:
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+        if not running or time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S)
+    if not failed:
+        return Outcome()
+    # A party that complains about another is not the cause, even if it was quicker to end.
+    cause = next((name for name, code in failed.items() if code != SESSION_FAILED), next(iter(failed)))
+    return Outcome(failed[cause], cause, running)
+
+
+def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Ends what still runs, with everything it started: first politely, then at once."""
+    running = [process for process in processes if process.poll() is None]
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        for process in running:
+            try:
+                os.killpg(process.pid, signum)
+            except (ProcessLookupError, PermissionError):
+                pass
+        deadline = time.monotonic() + _TERMINATE_S
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends this process the way Ctrl-C does, so that nothing is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,154 @@
+"""securemodel plan, check and prepare: what can be done with a program or a model before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.progress import Progress
+
+from protocols.errors import InputError, explain
+from securemodel.cli.base import FAILED, Command
+from securemodel.cli.script import explained, load_file
+from securemodel.compiler.compile import check as check_model
+from securemodel.errors import ProgramError
+from securemodel.program import Program
+from securemodel.runtime.store import prepare as prepare_stores
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def load_program(path: Path) -> Program:
+    """A program from the text `Program.save` wrote, or from a Python file's `program` or `make_program()`.
+
+    Raises ProgramError, InputError, ScriptFailed.
+    """
+    if path.suffix != ".py":
+        try:
+            return Program.load(path)
+        except UnicodeDecodeError:
+            raise ProgramError(f"{path} is not a secure program: it is not even text") from None
+    module = load_file(path)
+    found = getattr(module, "program", None)
+    if found is None and callable(getattr(module, "make_program", None)):
+        with explained(path):
+            found = module.make_program()
+    if not isinstance(found, Program):
+        raise InputError(
+            explain(
+                "this file defines no program",
+                where=str(path),
+                why="it has neither `program = securemodel.compile(...)` nor a function make_program() that returns one",
+                fix="add one of them, or give a file written by Program.save()",
+            )
+        )
+    return found
+
+
+@click.command(cls=Command, no_args_is_help=True)
+@click.argument("program", metavar="SCRIPT_OR_PROGRAM", type=_FILE)
+@click.option("--network", default="lan", show_default=True, help="lan or wan: what the time is predicted for.")
+def plan(program: Path, network: str) -> None:
+    """Print what a run costs: rounds, bytes, preprocessing, memory and predicted time.
+
+    SCRIPT_OR_PROGRAM is a text written by Program.save(), or a Python file that defines `program` or a function
+    make_program(). A Python file is imported, which runs what is outside `if __name__ == "__main__"`.
+
+    \b
+    Examples:
+      securemodel plan program.txt
+      securemodel plan infer.py --network wan
+    """
+    click.echo(str(load_program(program).plan(network)))
+
+
+@click.command(cls=Command, no_args_is_help=True)
+@click.argument("targets", metavar="FILE.py[:NAME]...", nargs=-1, required=True)
+@click.option("--shape", "shapes", multiple=True, metavar="N,N,...", help="Shape of an input, where no example is given; repeat for more inputs.")
+def check(targets: tuple[str, ...], shapes: tuple[str, ...]) -> None:
+    """Say which operators of a model have no secure version, where they are and what to do.
+
+    NAME is a model or a class of models in the file, with `example_inputs` beside it or --shape; or a function that
+    returns a model and its example inputs. Without NAME, `model` is taken, or else make_model(). The file is
+    imported, which runs what is outside `if __name__ == "__main__"`. Ends with 1 if something is not supported.
+
+    \b
+    Examples:
+      securemodel check my_model.py
+      securemodel check model.py:LeNet5 --shape 1,1,28,28
+    """
+    given = tuple(_zeros(shape) for shape in shapes)
+    reports = [check_model(*_model(target, given)) for target in targets]
+    for report in reports:
+        click.echo(str(report))
+    if not all(reports):
+        click.get_current_context().exit(FAILED)
+
+
+def _zeros(shape: str) -> torch.Tensor:
+    try:
+        return torch.zeros([int(size) for size in shape.split(",")])
+    except (ValueError, RuntimeError):
+        raise click.BadParameter(f"{shape!r} is not a shape; write 1,3,224,224", param_hint="--shape") from None
+
+
+def _model(target: str, given: tuple[torch.Tensor, ...]) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """The model a target means, and example inputs. Raises InputError, ScriptFailed."""
+    file, name = target.rpartition(":")[::2] if ".py:" in target else (target, "")
+    path = Path(file)
+    if not path.is_file():
+        raise click.BadParameter(f"there is no file {file!r}", param_hint="FILE.py[:NAME]")
+    module = load_file(path)
+    if not name:
+        name = "model" if hasattr(module, "model") else "make_model"
+    found, examples = getattr(module, name, None), given or getattr(module, "example_inputs", None)
+    with explained(path):
+        if isinstance(found, type) and issubclass(found, torch.nn.Module):
+            found = found().eval()
+        elif callable(found) and not isinstance(found, torch.nn.Module):
+            found, made = _pair(found(), name, path)
+            examples = given or made
+    if not isinstance(found, torch.nn.Module):
+        fix = "name a model, a class of models, or a function that returns (model, example_inputs)"
+        raise InputError(explain(f"{name!r} is not a model", where=str(path), fix=fix))
+    if examples is None:
+        fix = "define example_inputs in the file, or give --shape"
+        raise InputError(explain(f"no example inputs for {name!r}", where=str(path), fix=fix))
+    return found, examples
+
+
+def _pair(made: Any, name: str, path: Path) -> tuple[Any, Any]:
+    if isinstance(made, tuple) and len(made) == 2:
+        return made
+    if isinstance(made, torch.nn.Module):
+        return made, None
+    fix = "return (model, example_inputs)"
+    raise InputError(explain(f"{name}() does not return a model and its example inputs", where=str(path), fix=fix))
+
+
+@click.command(cls=Command, no_args_is_help=True)
+@click.argument("program", metavar="PROGRAM", type=_FILE)
+@click.option("--count", required=True, type=click.IntRange(min=1), help="How many runs to prepare for.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new folder.")
+def prepare(program: Path, count: int, out: Path) -> None:
+    """Make correlated randomness beforehand, so that no dealer is needed during a session.
+
+    PROGRAM is what `securemodel plan` takes too: a text written by Program.save(), or a Python file. Whoever runs
+    this command is the dealer: give each party its own folder over a safe way, and delete the rest. Every
+    prepared run is used once.
+
+    \b
+    Example:
+      securemodel prepare program.txt --count 100 --out prepared
+      securemodel run infer.py --me bank --config parties.toml --store prepared/bank
+    """
+    made = load_program(program)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("preparing", total=count)
+        folders = prepare_stores(made, count, out, lambda done: progress.update(task, completed=done))
+    for name, folder in folders.items():
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        click.echo(f"{name}: {folder} ({count} runs, {size / 1e6:.1f} MB)")
+    click.echo("Each folder is secret: bring it to its own party only, and delete it here.")

@@ -1,0 +1,130 @@
+"""securemodel run and securemodel dealer: the processes of a session."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import click
+
+from protocols import identity
+from protocols.errors import ConfigError, explain
+from protocols.identity import DEALER
+from securemodel.cli import script as scripts
+from securemodel.cli.base import Command, print_error, wants_traceback
+from securemodel.cli.launch import Say, run_local
+from securemodel.runtime.dealer import serve
+
+_COLORS = ("cyan", "magenta", "yellow", "green", "blue", "bright_red")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(cls=Command, no_args_is_help=True)
+@click.argument("script", type=_FILE)
+@click.argument("args", nargs=-1)
+@click.option("--local", is_flag=True, help="All parties and the dealer on this machine, with identities of their own.")
+@click.option("--parties", metavar="A,B", help="With --local: the parties' names, instead of PARTIES in the script.")
+@click.option("--me", metavar="NAME", help="Be this party of a parties file.")
+@click.option("--config", type=_FILE, help="With --me: the parties file (see `securemodel keys`).")
+@click.option(
+    "--store",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
+)
+def run(
+    script: Path,
+    args: tuple[str, ...],
+    local: bool,
+    parties: str | None,
+    me: str | None,
+    config: Path | None,
+    store: Path | None,
+) -> None:
+    """Run a Python SCRIPT as one party of a session, or as all of them.
+
+    The same script runs at every party; securemodel.connect() in it knows who it is. With --local a script needs
+    PARTIES = ("bank", "hospital") at its top level. Put -- before ARGS that begin with a dash.
+
+    \b
+    Examples:
+      securemodel run infer.py --local
+      securemodel run infer.py --local -- --images 100
+      securemodel run infer.py --me bank --config parties.toml
+      securemodel run infer.py --me bank --config parties.toml --store prepared/bank
+
+    \b
+    Ends with 0 if all went well, 2 if called wrongly, 3 if the parties could not go on together, 130 if interrupted,
+    1 for other errors, and with the script's own code where it calls sys.exit. With --local it is the exit code of
+    the party that failed first; the others are stopped.
+    """
+    if local:
+        if me or config or store:
+            raise click.UsageError("--local is for all parties of a session: leave out --me, --config and --store.")
+        names = scripts.checked_parties(_split(parties)) if parties else scripts.declared_parties(script)
+        _run_all(script, args, names)
+        return
+    if parties:
+        raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
+    if not me or not config:
+        raise click.UsageError("give --local, or both --me NAME and --config FILE.")
+    _run_one(script, args, me, config, store)
+
+
+def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...]) -> None:
+    outcome = run_local(script, args, names, prefixed(names), traceback=wants_traceback())
+    if outcome.code:
+        stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""
+        print_error(f"{outcome.cause} ended with exit code {outcome.code}{stopped}")
+        click.get_current_context().exit(outcome.code)
+
+
+def _run_one(script: Path, args: tuple[str, ...], me: str, config: Path, store: Path | None) -> None:
+    if me == DEALER:
+        raise ConfigError(explain("the dealer runs no script", fix=f"securemodel dealer --config {config}"))
+    parties = identity.load_config(config)
+    parties.entry(me)
+    if parties.identity is None:
+        fix = f'make one with `securemodel keys new {me}`, and name its folder: [me] identity = "keys/{me}"'
+        raise ConfigError(explain("the parties file does not say where this party's identity is", where=str(config), fix=fix))
+    identity.load(parties.identity)
+    scripts.run_as_party(script, args, me, config, store)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def prefixed(names: tuple[str, ...]) -> Say:
+    """Prints each line behind the colored name of the party it is from."""
+    width, lock = max(map(len, (*names, DEALER))), threading.Lock()
+    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
+
+    def say(name: str, text: str, error: bool) -> None:
+        with lock:
+            prefix = click.style(f"{name:>{width}} | ", fg=colors.get(name, "white"), dim=name == DEALER)
+            click.echo(prefix + text, err=error)
+
+    return say
+
+
+@click.command(cls=Command)
+@click.option("--config", required=True, type=_FILE, help="A parties file with [dealer], and [me] of the dealer.")
+@click.option("--once", is_flag=True, help="End after the first session, with an error if it failed.")
+def dealer(config: Path, once: bool) -> None:
+    """Serve correlated randomness to the parties of a file.
+
+    The dealer learns which program the parties run, and sees neither their data nor their messages. It must not
+    work together with any of them. It serves one session after the other until it is stopped.
+
+    \b
+    Example:
+      securemodel dealer --config parties.toml
+    """
+    parties = identity.load_config(config)
+    entry = parties.entry(DEALER)
+    if parties.identity is None:
+        fix = 'make one with `securemodel keys new dealer`, and name its folder: [me] identity = "keys/dealer"'
+        raise ConfigError(explain("the parties file does not say where the dealer's identity is", where=str(config), fix=fix))
+    own = identity.load(parties.identity)
+    click.echo(f"dealer for {', '.join(parties.parties)} on {entry.address}")
+    serve(parties, own, once=once, say=click.echo)

@@ -1,0 +1,138 @@
+"""A user's Python files: which parties a script names, running it as one of them, what a file defines."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from protocols.errors import ConfigError, InputError, SecureModelError, explain
+from protocols.identity import DEALER
+from securemodel.runtime.remote import ENV_CONFIG, ENV_ME, ENV_SCRIPT, ENV_STORE
+
+
+class ScriptFailed(SecureModelError):
+    """A user's file raised an error of its own."""
+
+
+def declared_parties(script: Path) -> tuple[str, ...]:
+    """The names in the script's top-level `PARTIES = ("a", "b")`, without running it. Raises ConfigError."""
+    try:
+        body = ast.parse(script.read_bytes(), filename=str(script)).body
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(explain("the script is not valid Python", where=str(script), why=str(error))) from None
+    for statement in body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "PARTIES" for target in targets):
+            try:
+                names = ast.literal_eval(statement.value)
+            except (ValueError, TypeError):
+                names = None
+            if isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names):
+                return checked_parties(names)
+            where, fix = f"{script}, line {statement.lineno}", 'write it out: PARTIES = ("bank", "hospital")'
+            raise ConfigError(explain("PARTIES is not a plain list of names", where=where, fix=fix))
+    raise ConfigError(
+        explain(
+            "the script does not say who takes part",
+            where=str(script),
+            why="it has no top-level PARTIES",
+            fix='add PARTIES = ("bank", "hospital") to it, or start it with --parties bank,hospital',
+        )
+    )
+
+
+def checked_parties(names: Sequence[str]) -> tuple[str, ...]:
+    """The names if they can be those of a session's parties. Raises ConfigError."""
+    if len(names) < 2 or len(set(names)) != len(names) or DEALER in names:
+        raise ConfigError(
+            explain(
+                f"these cannot be the parties: {', '.join(names) or 'nobody'}",
+                why=f"a session has at least two parties, all with different names, none called {DEALER!r}",
+                fix="correct PARTIES in the script, or --parties",
+            )
+        )
+    return tuple(names)
+
+
+def digest(script: Path) -> str:
+    """SHA-256 of the file, in hexadecimal; the parties compare it before they exchange anything."""
+    return hashlib.sha256(script.read_bytes()).hexdigest()
+
+
+def run_as_party(script: Path, args: Sequence[str], me: str, config: Path, store: Path | None) -> None:
+    """Runs the script as `python SCRIPT ARGS` would, with connect() knowing who this is.
+
+    Raises ScriptFailed for errors that are not this project's; SystemExit passes through.
+    """
+    wanted = {ENV_ME: me, ENV_CONFIG: str(config.resolve()), ENV_SCRIPT: digest(script)}
+    wanted[ENV_STORE] = str(store.resolve()) if store else None
+    with _environment(wanted), _as_main(script, args), explained(script):
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def load_file(path: Path) -> ModuleType:
+    """Imports a Python file that lies anywhere; files beside it can be imported by it. Raises ScriptFailed."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(explain("not a Python file", where=str(path), fix="give a file that ends in .py"))
+    module = importlib.util.module_from_spec(spec)
+    with _as_main(path, ()), explained(path):
+        sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look a module up by its name
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns errors of a user's file into ScriptFailed, with the line of that file's folder they came from."""
+    try:
+        yield
+    except SecureModelError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if _beside(f.filename, path)]
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else str(path)
+        raise ScriptFailed(explain(text, where=where, fix="--traceback shows the whole call stack")) from error
+
+
+def _beside(filename: str, path: Path) -> bool:
+    return path.resolve().parent in Path(filename).resolve().parents
+
+
+@contextmanager
+def _as_main(script: Path, args: Sequence[str]) -> Iterator[None]:
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = [str(script), *args]
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = argv, path
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in wanted}
+    _set_environment(wanted)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(wanted: Mapping[str, str | None]) -> None:
+    for name, value in wanted.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
