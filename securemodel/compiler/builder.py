@@ -80,10 +80,14 @@ def common_owner(values: Sequence[Value]) -> Optional[str]:
 
 @dataclass
 class Builder:
-    """Appends secure operators to a graph; shapes are computed with torch on the meta device."""
+    """Appends secure operators to a graph; shapes are computed with torch on the meta device.
+
+    `returned` holds the nodes whose values the model returns.
+    """
 
     graph: Graph = field(default_factory=Graph)
     calls: dict[int, FloatCall] = field(default_factory=dict)
+    returned: frozenset[int] = frozenset()
     source: str = ""
 
     def _value(self, node: Node, integer: bool = False) -> Value:

@@ -67,6 +67,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowe
                 env[node] = None
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
+    g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
     dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
     return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators))
 

@@ -18,7 +18,10 @@ _CHANNEL_AXIS = {"conv1d": 0, "conv2d": 0, "conv_transpose1d": 1, "conv_transpos
 
 
 def fold_owner_scales(g: Builder) -> dict[int, int]:
-    """Rewrites the builder's graph in place; returns {folded node: the node that replaces it}."""
+    """Rewrites the builder's graph in place; returns {folded node: the node that replaces it}.
+
+    Nothing is folded into a value that the model returns or that something else reads.
+    """
     users, replaced = g.graph.users(), {}
     for node in list(g.graph.nodes):
         if node.op != "bilinear" or node.attrs["kind"] != "mul":
@@ -28,7 +31,8 @@ def fold_owner_scales(g: Builder) -> dict[int, int]:
         product, added = (g.graph[base.args[0]], base) if _is_biased(g, base) else (base, None)
         if factor.form != "float" or product.op != "bilinear" or product.attrs["kind"] not in _CHANNEL_AXIS:
             continue
-        if any(len(users[n.id]) != 1 for n in (product, added) if n) or node.shape != base.shape:
+        changed = {node.args[0], product.id, base.id}
+        if any(len(users[i]) != 1 or i in g.returned for i in changed) or node.shape != base.shape:
             continue
         if _fold(g, product, added, factor):
             replaced[node.id] = base.id
