@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from securemodel.compiler.capture import model_state
 
-_ROWS = 2
+Row = list[torch.Tensor]
+_TRIALS = 3
 
 
 def _probe_state(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -23,20 +25,34 @@ def _probe_state(model: torch.nn.Module, generator: torch.Generator) -> dict[str
     return state
 
 
-def _rows(example: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    shape = (_ROWS, *example.shape[1:])
-    if example.is_floating_point():
-        return torch.rand(shape, generator=generator) + 0.1
-    flat = example.reshape(-1)
-    return flat[torch.randint(flat.numel(), shape, generator=generator)]
+def _row(examples: Sequence[torch.Tensor], generator: torch.Generator) -> Row:
+    """One made-up row of each input."""
+    row = []
+    for example in examples:
+        shape = (1, *example.shape[1:])
+        if example.is_floating_point():
+            row.append(torch.rand(shape, generator=generator) + 0.1)
+        else:
+            flat = example.reshape(-1)
+            row.append(flat[torch.randint(flat.numel(), shape, generator=generator)])
+    return row
+
+
+def _unknown(row: Row) -> Row:
+    """The row with NaN for every real number: whatever is computed from it is NaN too, for any weights."""
+    return [torch.full_like(x, float("nan")) if x.is_floating_point() else x for x in row]
 
 
 def _tensors(out: Any) -> list[torch.Tensor]:
     return [out] if isinstance(out, torch.Tensor) else [t for o in out for t in _tensors(o)]
 
 
+def _same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.allclose(x.double(), y.double(), rtol=1e-4, atol=1e-6) for x, y in zip(a, b, strict=True))
+
+
 def rows_are_independent(model: torch.nn.Module, examples: Sequence[torch.Tensor]) -> bool:
-    """Runs the model on two rows, changes the second row and sees whether the first one's results stay.
+    """Runs the model on pairs of rows: does a row give the same whatever stands beside it, and at either place?
 
     Weights and rows are made up: the answer depends on the model's structure alone. The generator is
     seeded because nothing here hides anything.
@@ -45,14 +61,22 @@ def rows_are_independent(model: torch.nn.Module, examples: Sequence[torch.Tensor
         return False
     generator = torch.Generator().manual_seed(0)
     state = _probe_state(model, generator)
-    first = [_rows(x, generator) for x in examples]
-    second = [torch.cat([a[:1], _rows(a, generator)[1:]]) for a in first]
+
+    def at(place: int, pair: tuple[Row, Row]) -> list[torch.Tensor]:
+        inputs = tuple(torch.cat(both) for both in zip(*pair, strict=True))
+        outputs = _tensors(torch.func.functional_call(model, state, inputs))
+        if any(t.ndim == 0 or t.shape[0] != 2 for t in outputs):
+            raise ValueError("an output has no row for each row of the inputs")
+        return [t[place] for t in outputs]
+
     try:
         with torch.no_grad():
-            one, two = (_tensors(torch.func.functional_call(model, state, tuple(x))) for x in (first, second))
+            for _ in range(_TRIALS):
+                mine, other, third = (_row(examples, generator) for _ in range(3))
+                alone = at(0, (mine, other))
+                beside = [(mine, third), (mine, _unknown(other))]
+                if not all(_same(alone, at(0, pair)) and _same(alone, at(1, pair[::-1])) for pair in beside):
+                    return False
     except Exception:  # a model that cannot run on two rows is not one to be split by rows
         return False
-    return all(
-        a.ndim > 0 and a.shape[0] == _ROWS and torch.allclose(a[0].double(), b[0].double(), rtol=1e-4, atol=1e-6)
-        for a, b in zip(one, two, strict=True)
-    )
+    return True

@@ -1,0 +1,110 @@
+"""Which models may be run in batches of another size: those whose rows do not know of each other."""
+
+import pytest
+import torch
+from running import TOLERANCE, Fn, difference, run
+from torch import nn
+
+import securemodel
+from securemodel.compiler.rows import rows_are_independent
+from securemodel.errors import InputError
+
+
+class Biased(nn.Module):
+    """Adds a parameter of a given shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias
+
+
+INDEPENDENT = {
+    "linear": nn.Linear(5, 3),
+    "relu of minus": lambda x: torch.relu(-x),
+    "two layers": nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)),
+    "batch norm at evaluation": nn.BatchNorm1d(5),
+    "mean along the row": lambda x: x - x.mean(1, keepdim=True),
+    "argmax": lambda x: x.argmax(1),
+    "several outputs": lambda x: (x + 1, x.sum(1)),
+    "bias for all rows": Biased(1, 5),
+    "flip along the row": lambda x: x.flip(1),
+    "weights times rows": lambda x: (x.unsqueeze(1) @ torch.ones(5, 2)).squeeze(1),
+}
+DEPENDENT = {
+    "mean of the batch": lambda x: x - x.mean(0),
+    "hardly": lambda x: x + 1e-9 * x.mean(0),
+    "behind a closed relu": lambda x: x * (1 + torch.relu(-x.mean(0))),
+    "only if rows are alike": lambda x: torch.relu(1e-3 - (x - x.flip(0)) ** 2) + x,
+    "rows compared": lambda x: x > x.mean(0),
+    "reversed": lambda x: x.flip(0),
+    "rolled": lambda x: x.roll(1, 0),
+    "running sum": lambda x: x.cumsum(0),
+    "running sum from the end": lambda x: x.flip(0).cumsum(0).flip(0),
+    "gram matrix": lambda x: x @ x.T,
+    "argmax over rows": lambda x: x.argmax(0),
+    "sum of all": lambda x: x.sum(),
+    "only the first": lambda x: x[:1],
+    "rows doubled": lambda x: torch.cat([x, x]),
+    "place in the batch": lambda x: x + torch.tensor([[1.0], [2.0]]),
+    "bias per row": Biased(2, 5),
+    "fixed number of rows": lambda x: x.view(3, 5),
+    "pairs of rows": lambda x: x.reshape(-1, 10),
+}
+
+
+def module(model) -> nn.Module:
+    return (model if isinstance(model, nn.Module) else Fn(model)).eval()
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_independent(name):
+    for rows in (1, 2, 3):
+        assert rows_are_independent(module(INDEPENDENT[name]), [torch.randn(rows, 5)])
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_dependent(name):
+    assert not rows_are_independent(module(DEPENDENT[name]), [torch.randn(3, 5)])
+
+
+def test_several_inputs_need_as_many_rows():
+    add = module(lambda x, y: x[:, :1] + y[:, :1])
+    assert rows_are_independent(add, [torch.randn(2, 5), torch.randn(2, 3)])
+    assert not rows_are_independent(add, [torch.randn(2, 5), torch.randn(1, 3)])
+    assert not rows_are_independent(module(lambda x, y: x * y), [torch.randn(2, 5), torch.tensor(1.0)])
+
+
+def test_tokens():
+    table = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
+    assert rows_are_independent(table, [torch.tensor([[1, 9], [0, 3]])])
+    assert not rows_are_independent(module(lambda i: i.flip(0)), [torch.tensor([[1, 9], [0, 3], [4, 5]])])
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    return model, securemodel.compile(model, torch.randn(3, 5), weights="a", inputs="b", outputs="b")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7])
+def test_a_batch_of_any_size_is_its_rows_one_by_one(network, rows):
+    model, program = network
+    x = torch.randn(rows, 5)
+    with torch.no_grad(), securemodel.local(program) as session:
+        together, expected = session.run(x), model(x)
+        apart = torch.cat([session.run(row.unsqueeze(0)) for row in x])
+    assert difference(together, expected) < TOLERANCE
+    assert difference(apart, expected) < TOLERANCE
+
+
+def test_dependent_rows_run_at_their_size_only():
+    model = module(lambda x, y: torch.relu(x + y - x.mean(0)))
+    x, y = torch.randn(3, 5), torch.randn(3, 5)
+    program = securemodel.compile(model, (x, y), weights="a", inputs=("a", "b"), outputs="b")
+    assert difference(run(program, x, y)[0], model(x, y)) < TOLERANCE
+    with pytest.raises(InputError, match="rows\\s+depend on each other"):
+        run(program, x[:2], y[:2])
