@@ -82,8 +82,9 @@ def _parts_of(
     graph: Graph, node: Node, storages: _Storages, have: Sequence[bool], first: bool, contiguous: list[bool]
 ) -> Parts:
     """The storages of a value: those of its operand for a view, else new ones."""
-    if _is_view(graph, node, have, first, contiguous):
-        return storages.of(node.args[0])
+    shared = _shared_with(graph, node, have, first, contiguous)
+    if shared is not None:
+        return storages.of(shared)
     size = ELEMENT_BYTES * numel(node.shape)
     if node.form == "masked_bits" or (node.form == "masked" and have[node.id]):
         return [((node.id, "m"), size), ((node.id, "lam"), size)]
@@ -91,17 +92,23 @@ def _parts_of(
     return [((node.id, "m"), total)] if total else []
 
 
-def _is_view(graph: Graph, node: Node, have: Sequence[bool], first: bool, contiguous: list[bool]) -> bool:
-    """Whether a value shares its operand's memory; notes in `contiguous` what a later reshape has to copy."""
-    if node.op in ("public_masked", "public_additive"):
-        return node.op == "public_masked" or first
+def _shared_with(
+    graph: Graph, node: Node, have: Sequence[bool], first: bool, contiguous: list[bool]
+) -> int | None:
+    """The operand whose memory a value shares, if any; notes in `contiguous` what a later reshape has to copy."""
+    if node.op == "public_masked" or (node.op == "public_additive" and first):
+        return node.args[0]
     if node.op == "to_additive":
-        return first and not have[node.args[0]]
-    if node.op != "linear" or node.attrs["kind"] not in VIEWS:
-        return False
-    kind, attrs = node.attrs["kind"], node.attrs["attrs"]
-    if kind == "reshape":
-        return contiguous[node.args[0]]
-    outer = kind == "slice" and attrs["step"] == 1 and numel(graph[node.args[0]].shape[: attrs["dim"]]) == 1
-    contiguous[node.id] = outer and contiguous[node.args[0]]
-    return True
+        return node.args[0] if first and not have[node.args[0]] else None
+    if node.op != "linear":
+        return None
+    kind, attrs, x = node.attrs["kind"], node.attrs["attrs"], node.args[0]
+    if kind == "add" and node.form == "additive":  # a share of nothing is not added
+        present = [a for a in node.args if have[a]]
+        return present[0] if len(present) == 1 else None
+    if kind not in VIEWS or (kind == "reshape" and not contiguous[x]):
+        return None
+    if kind != "reshape":
+        outer = kind == "slice" and attrs["step"] == 1 and numel(graph[x].shape[: attrs["dim"]]) == 1
+        contiguous[node.id] = outer and contiguous[x]
+    return x
