@@ -1,0 +1,62 @@
+# Everything a person does with this project. Works with GNU make 3.81 or newer, on Linux and macOS.
+#   PYTHON   the Python to make the environment with (3.10 or newer)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard protocols/kernels/csrc/*)
+INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all bench bench-peers docs lint clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## Make the virtual environment .venv and build the kernels into it
+
+demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
+	$(BIN)/python examples/lenet_mnist/demo.py
+
+test: $(INSTALLED) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED) ## Run all tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: $(INSTALLED) ## Measure this machine (ARGS=case to measure one case)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(INSTALLED) ## Measure other systems as well (builds their environments first, about 2 GB)
+	benchmarks/peers/setup.sh
+	$(BIN)/python -m benchmarks --peers $(ARGS)
+
+docs: $(INSTALLED_DOCS) ## Build the documentation into site/
+	$(BIN)/python -m mkdocs build -f mkdocs.yml --site-dir site
+
+lint: $(INSTALLED) ## Check the style of the Python code
+	$(BIN)/ruff check .
+
+clean: ## Remove builds, caches and results (.venv stays, and is brought up to date by the next make)
+	rm -rf $(INSTALLED) $(INSTALLED_DOCS) build dist site out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -f protocols/kernels/*.so
+	find protocols securemodel benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "make: Python 3.10 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there)." >&2; \
+	    echo "      Install one, or name it: make PYTHON=/path/to/python3.11 setup" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv." >&2; exit 1; }
+
+# torch first and alone: it is by far the largest package, and a failure to get it is told at once.
+$(INSTALLED): $(SOURCES) | $(BIN)/python
+	@$(BIN)/python -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 22)' || \
+	    $(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,examples]"
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
