@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -47,18 +48,15 @@ def shown(batches: list) -> Iterator[torch.Tensor | None]:
 
 
 def main(out: Path, count: int) -> None:
-    program = make_program()
-    with securemodel.connect(program) as session:
+    with securemodel.connect(make_program()) as session:
         bank = session.me == "bank"
-        session.load(program, load_trained(HERE / "lenet5.safetensors") if bank else None)
+        session.load(session.program, load_trained(HERE / "lenet5.safetensors") if bank else None)
         logits, stats = [], []
         for batch in shown([None] * count if bank else hospital_batches(count)):
             logits.append(session.run(batch))  # the hospital's result; None at the bank
             stats.append(session.stats)
-        counts = {name: sum(getattr(s, name) for s in stats) for name in ("seconds", "rounds", "preprocessing_bytes")}
-        counts |= {"load_seconds": session.load_stats.seconds, "sent_bytes": sum(s.sent_bytes[session.me] for s in stats)}
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{session.me}.json").write_text(json.dumps(counts))
+    (out / f"{session.me}.json").write_text(json.dumps([asdict(s) for s in stats]))
     if not bank:
         scores = torch.cat(logits).numpy()
         np.savez(out / "hospital.npz", logits=scores, predictions=scores.argmax(1))
