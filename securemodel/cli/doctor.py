@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import torch
+from torch import nn
 
 import securemodel
 from protocols import kernels
@@ -36,7 +37,7 @@ def doctor() -> None:
     click.echo(f"tls          {ssl.OPENSSL_VERSION}\n")
     results = [
         _check("python is 3.10 or newer", lambda: _require(sys.version_info >= (3, 10), platform.python_version())),
-        _check("compiled kernels are in use", lambda: _require(native["variant"] != "twins", _NO_KERNELS), needed=False),
+        _check("compiled kernels are in use", _compiled, needed=False),
         _check("TLS 1.3 is available", lambda: _require(ssl.HAS_TLSv1_3, "this Python's OpenSSL lacks it")),
         _check("two parties meet over mutual TLS", _meet),
         _check("a network gives in shares what it gives in torch", _infer),
@@ -44,8 +45,6 @@ def doctor() -> None:
     if not all(results):
         click.get_current_context().exit(FAILED)
 
-
-_NO_KERNELS = "slow torch versions run instead; install a C++17 compiler and reinstall"
 
 
 def _require(condition: bool, why: str) -> str:
@@ -59,9 +58,14 @@ def _check(what: str, test: Callable[[], str], *, needed: bool = True) -> bool:
         note, good = test(), True
     except Exception as error:  # noqa: BLE001  the point is to tell whatever is wrong
         note, good = str(error) or type(error).__name__, False
-    mark = click.style("✓", fg="green") if good else click.style("✗" if needed else "!", fg="red" if needed else "yellow")
-    click.echo(f"{mark} {what}" + (f": {note}" if note else ""))
+    mark, color = ("✓", "green") if good else ("✗", "red") if needed else ("!", "yellow")
+    click.echo(f"{click.style(mark, fg=color)} {what}" + (f": {note}" if note else ""))
     return good or not needed
+
+
+def _compiled() -> str:
+    why = "slow torch versions run instead; install a C++17 compiler and reinstall"
+    return _require(kernels.info()["variant"] != "twins", why)
 
 
 def _meet() -> str:
@@ -77,8 +81,8 @@ def _meet() -> str:
 
 def _infer() -> str:
     """Convolution, pooling, comparison, products: most gates of an ordinary network."""
-    layers = torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(27, 4)
-    model, x = torch.nn.Sequential(*layers).eval(), torch.randn(2, 1, 8, 8)
+    layers = nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 4)
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 1, 8, 8)
     with torch.no_grad():
         expected = model(x)
     program = securemodel.compile(model, (x,), weights="a", inputs="b", outputs="b")

@@ -40,7 +40,7 @@ def load_program(path: Path) -> Program:
             explain(
                 "this file defines no program",
                 where=str(path),
-                why="it has neither `program = securemodel.compile(...)` nor a function make_program() that returns one",
+                why="it has neither `program = securemodel.compile(...)` nor a make_program() that returns one",
                 fix="add one of them, or give a file written by Program.save()",
             )
         )
@@ -66,7 +66,13 @@ def plan(program: Path, network: str) -> None:
 
 @click.command(cls=Command, no_args_is_help=True)
 @click.argument("targets", metavar="FILE.py[:NAME]...", nargs=-1, required=True)
-@click.option("--shape", "shapes", multiple=True, metavar="N,N,...", help="Shape of an input, where no example is given; repeat for more inputs.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="N,N,...",
+    help="Shape of an input if the file has no example; repeatable.",
+)
 def check(targets: tuple[str, ...], shapes: tuple[str, ...]) -> None:
     """Say which operators of a model have no secure version, where they are and what to do.
 

@@ -9,7 +9,7 @@ import click
 
 from protocols import identity
 from protocols.errors import ConfigError, explain
-from protocols.identity import DEALER
+from protocols.identity import DEALER, Identity, PartiesConfig
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, print_error, wants_traceback
 from securemodel.cli.launch import Say, run_local
@@ -83,11 +83,25 @@ def _run_one(script: Path, args: tuple[str, ...], me: str, config: Path, store: 
         raise ConfigError(explain("the dealer runs no script", fix=f"securemodel dealer --config {config}"))
     parties = identity.load_config(config)
     parties.entry(me)
-    if parties.identity is None:
-        fix = f'make one with `securemodel keys new {me}`, and name its folder: [me] identity = "keys/{me}"'
-        raise ConfigError(explain("the parties file does not say where this party's identity is", where=str(config), fix=fix))
-    identity.load(parties.identity)
+    _own_identity(parties, me)
     scripts.run_as_party(script, args, me, config, store)
+
+
+def _own_identity(parties: PartiesConfig, me: str) -> Identity:
+    """The identity the parties file names for this process; checked before the script starts. Raises ConfigError."""
+    if parties.identity is None:
+        raise ConfigError(
+            explain(
+                f"the parties file does not say where the identity of {me!r} is",
+                where=str(parties.path),
+                fix=f'make one with `securemodel keys new {me}`, and name its folder: [me] identity = "keys/{me}"',
+            )
+        )
+    own = identity.load(parties.identity)
+    if own.name != me:
+        fix = "use this party's own parties file and identity"
+        raise ConfigError(explain(f"the identity is of {own.name!r}, not {me!r}", where=str(parties.identity), fix=fix))
+    return own
 
 
 def _split(names: str) -> list[str]:
@@ -122,9 +136,6 @@ def dealer(config: Path, once: bool) -> None:
     """
     parties = identity.load_config(config)
     entry = parties.entry(DEALER)
-    if parties.identity is None:
-        fix = 'make one with `securemodel keys new dealer`, and name its folder: [me] identity = "keys/dealer"'
-        raise ConfigError(explain("the parties file does not say where the dealer's identity is", where=str(config), fix=fix))
-    own = identity.load(parties.identity)
+    own = _own_identity(parties, DEALER)
     click.echo(f"dealer for {', '.join(parties.parties)} on {entry.address}")
     serve(parties, own, once=once, say=click.echo)
