@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import torch
 
@@ -24,19 +24,19 @@ class ClearSide:
 
     def set_model(self, model: Optional[torch.nn.Module]) -> None:
         """The model whose parameters and buffers this party gives, where it owns them."""
-        self._values = {}
         owns = self._program.header.weights in (self._me, PUBLIC)
-        self._state = model_state(model) if model is not None and owns else {}
-        self._check_state()
+        state = model_state(model) if model is not None and owns else {}
+        self._check_state(state)
+        self._state, self._values = state, {}
 
-    def _check_state(self) -> None:
+    def _check_state(self, state: dict[str, torch.Tensor]) -> None:
         if self._program.header.weights not in (self._me, PUBLIC):
             return
         for node in self._program.graph.nodes:
             if node.op != "placeholder" or not node.attrs["name"].startswith("state:"):
                 continue
             name = node.attrs["name"][len("state:") :]
-            tensor = self._state.get(name)
+            tensor = state.get(name)
             if tensor is None or tensor.is_meta:
                 how = "is not in the model given" if tensor is None else "is on the meta device and has no values"
                 raise InputError(
@@ -73,12 +73,19 @@ class ClearSide:
         """SHA-256 of the weights this party gives; None if it gives none."""
         if self._program.header.weights != self._me:
             return None
-        digest = hashlib.sha256()
-        for name in sorted(self._state):
-            tensor = self._state[name].cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(self._state).hexdigest()
+
+    def agreed_digest(self, load: bool) -> bytes:
+        """16 bytes that all parties must have in common in a phase: of the program and its public values."""
+        header = self._program.header
+        if load:
+            public = self._state if header.weights == PUBLIC else {}
+        else:
+            owned = zip(header.inputs, self._inputs, strict=True)
+            public = {f"input {i}": x for i, (owner, x) in enumerate(owned) if owner == PUBLIC}
+        digest = _digest(public)
+        digest.update(bytes.fromhex(self._program.digest))
+        return digest.digest()[:16]
 
     def describe(self, node_id: int) -> str:
         """A name for errors: which weight or input a float comes from."""
@@ -100,3 +107,13 @@ class ClearSide:
         if isinstance(arg, dict):
             return {k: self._fill(v) for k, v in arg.items()}
         return type(arg)(self._fill(a) for a in arg) if isinstance(arg, (list, tuple)) else arg
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]):
+    """SHA-256 over names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest

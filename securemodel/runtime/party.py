@@ -12,6 +12,7 @@ from protocols import linear
 from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import mask_share
+from protocols.errors import BadFrame, explain
 from protocols.fixedpoint import decode, encode
 from protocols.gates import GATES
 from protocols.prg import Stream
@@ -60,7 +61,8 @@ class OnlineParty:
         self._graph = graph
         self._steps = {load: steps(graph, load) for load in (True, False)}
         self._done = {load: last_uses(graph, load) for load in (True, False)}
-        self._digest = bytes.fromhex(program.digest)[:16]
+        _check_runnable(program)
+        self._digest = b""
         self._loaded: dict[int, Any] = {}
         self.loaded_operands: dict[int, LoadedOperand] = {}
         self.clear = ClearSide(program, me)
@@ -85,6 +87,7 @@ class OnlineParty:
 
     def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):
         env: dict[int, Any] = dict(self._loaded)
+        self._digest = self.clear.agreed_digest(load)
         done, first = self._done[load], True
         for index, step in enumerate(self._steps[load]):
             for node in step.local:
@@ -126,15 +129,37 @@ class OnlineParty:
             if digest != self._digest:
                 raise Mismatch(
                     peer,
-                    f"party {peer!r} runs another program than {self.me!r} ({digest.hex()[:12]} here is "
-                    f"{self._digest.hex()[:12]}). Run the same script with the same versions at every party and "
-                    "compare Program.digest.",
+                    explain(
+                        f"party {peer!r} runs another program than {self.me!r}, or has other public weights or inputs",
+                        where="first message of a phase",
+                        why="all parties must run the same program on the same public values",
+                        fix="run the same script with the same versions and public values everywhere; "
+                        "compare Program.digest",
+                    ),
+                )
+            size = next((shape[0] for shape in self.program.header.input_shapes if shape), 1)
+            if now > size or (left and now < size):
+                raise BadFrame(
+                    peer,
+                    explain(
+                        f"party {peer!r} announced {now} rows, and {left} to follow",
+                        where="first message of a phase",
+                        why=f"the program takes {size} rows at a time",
+                        fix="run the same version at every party",
+                    ),
                 )
             if now:
                 given[peer] = Rows(now, left)
         if len(set(given.values())) > 1:
             counts = ", ".join(f"{name} {r.now + r.left}" for name, r in sorted(given.items()))
-            raise InputError(f"the parties gave different numbers of rows: {counts}. Give as many rows at each.")
+            raise InputError(
+                explain(
+                    f"the parties gave different numbers of rows: {counts}",
+                    where="first message of a run",
+                    why="row by row, the inputs of all parties belong together",
+                    fix="give as many rows at each party",
+                )
+            )
         return next(iter(given.values()), Rows())
 
     def _talk(self, label: Label, items: list[tuple[Node, Any]], start: Optional[torch.Tensor]) -> Talk:
@@ -269,6 +294,18 @@ class OnlineParty:
             return None
         first, second = (y, x) if node.attrs["swapped"] else (x, y)
         return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
+
+
+def _check_runnable(program: Program) -> None:
+    """A program that was read from a file lacks the calls that its owners make in the clear. Raises InputError."""
+    if any(node.op == "float" and node.id not in program.calls for node in program.graph.nodes):
+        raise InputError(
+            explain(
+                "this program was read from a file, and such a program can be planned and dealt for, but not run",
+                why="the file does not hold what the owners compute in the clear",
+                fix="run the program that compile() returns",
+            )
+        )
 
 
 def _zeros(node: Node) -> torch.Tensor:

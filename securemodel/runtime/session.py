@@ -67,9 +67,14 @@ def split_rows(inputs: Sequence[Optional[torch.Tensor]], program: Program, mine:
                 f"{where} has shape {list(x.shape)}; the program was compiled for {list(shape)} and its rows "
                 "depend on each other, so another number of rows means another model. Compile for this shape."
             )
+    if not rows:
+        return 0
+    owned = [(x, shape) for x, shape, own in zip(inputs, header.input_shapes, mine, strict=True) if own]
+    if all(tuple(x.shape) == shape for x, shape in owned):
+        return compiled_rows(header.input_shapes)
     if len(rows) > 1:
-        raise InputError(f"the inputs have different numbers of rows: {sorted(rows)}")
-    return rows.pop() if rows else 0
+        raise InputError(f"the inputs have different numbers of rows: {sorted(rows)}. Give as many rows in each.")
+    return rows.pop()
 
 
 def batches(
@@ -79,10 +84,10 @@ def batches(
 
     Whoever learns the outputs also learns those of the rows that fill up: a repeated row tells nothing new.
     """
-    if not total or not any(shapes):
+    size = compiled_rows(shapes)
+    if total in (0, size):
         yield list(inputs), Rows(total, 0)
         return
-    size = next(s[0] for s in shapes if s)
     for start in range(0, total, size):
         now = min(size, total - start)
         part = [None if x is None else _filled(x[start : start + now], size) for x in inputs]
@@ -97,7 +102,7 @@ def _filled(x: torch.Tensor, size: int) -> torch.Tensor:
 
 def joined(parts: list[list[Optional[torch.Tensor]]], rows: list[Rows], program: Program) -> list:
     """Outputs of all batches together, without the rows that only filled up."""
-    if len(parts) == 1 and rows[0] in (Rows(), Rows(_compiled_rows(program), 0)):
+    if len(parts) == 1 and rows[0] in (Rows(), Rows(compiled_rows(program.header.input_shapes), 0)):
         return parts[0]
     out: list[Optional[torch.Tensor]] = []
     for values in zip(*parts, strict=True):
@@ -108,8 +113,9 @@ def joined(parts: list[list[Optional[torch.Tensor]]], rows: list[Rows], program:
     return out
 
 
-def _compiled_rows(program: Program) -> int:
-    return next((s[0] for s in program.header.input_shapes if s), 0)
+def compiled_rows(shapes: Sequence[tuple[int, ...]]) -> int:
+    """How many rows the program takes at a time: the first axis of its first input that has one."""
+    return next((s[0] for s in shapes if s), 1)
 
 
 class Session(ABC):
