@@ -5,32 +5,38 @@ Layout of a party's folder
   program.txt   the program it was made for
   key           this party's stream key (32 bytes, readable by its owner only)
   cursor.json   the next unused run, and a digest of the weights its masks were used with
-  load.bin, run-N.bin   the last party's dealt shares; a run's file is deleted when it is taken
+  load.bin, run-N.bin   the last party's dealt shares and a checksum; a run's file is deleted when it is taken
+  lock          held by the process that uses the folder
 
-The cursor is on disk before a run is used: a crash loses that run and never uses it twice.
+The cursor is on disk before a run is used: a crash loses that run and never uses it twice. A copy of a folder, or
+one restored from a backup, must never be used: nothing in it tells that its runs were used elsewhere.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import IO, Callable, Optional, Sequence
 
 import torch
 
 from protocols.errors import PreprocessingError, PreprocessingReused, PreprocessingUsedUp, explain
 from protocols.gates import Dealt, Part
-from protocols.prg import Stream, new_key
-from securemodel.atomic import write_atomically
+from protocols.prg import KEY_BYTES, Stream, new_key
+from securemodel.atomic import sync_directory, write_atomically
+from securemodel.errors import InputError
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
-from securemodel.runtime.sources import split_shares
+from securemodel.runtime.sources import RUNS_PER_LOAD, split_shares
 
-_VERSION = 1
+_VERSION = 2
+_CHECKSUM_BYTES = 32
 
 
 def prepare(
@@ -42,7 +48,9 @@ def prepare(
     Raises PreprocessingError when the directory already holds something.
     """
     directory = Path(directory)
-    if directory.exists() and any(directory.iterdir()):
+    if not 0 < count < RUNS_PER_LOAD:
+        raise InputError(f"prepare() makes 1 to {RUNS_PER_LOAD - 1} runs, not {count}. Choose another count.")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise PreprocessingError(
             explain(f"{directory} is not empty", why="a store is never overwritten", fix="choose a new directory")
         )
@@ -53,6 +61,7 @@ def prepare(
         if directory.exists():
             directory.rmdir()
         os.replace(temporary, directory)
+        sync_directory(directory.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -63,22 +72,33 @@ def _write_stores(program: Program, count: int, directory: Path, progress: Calla
     keys = {name: new_key() for name in program.parties}
     store_id = os.urandom(16).hex()
     for name, key in keys.items():
+        (directory / name).mkdir(mode=0o700)
         meta = {"version": _VERSION, "id": store_id, "party": name, "digest": program.digest, "runs": count}
         write_atomically(directory / name / "store.json", json.dumps(meta, indent=1).encode())
         write_atomically(directory / name / "program.txt", program.text().encode())
-        write_atomically(directory / name / "cursor.json", json.dumps({"next": 1, "weights": None}).encode())
+        write_atomically(directory / name / "cursor.json", json.dumps({"next": 1, "weights": None}).encode(), 0o600)
         write_atomically(directory / name / "key", key, 0o600)
     dealing = Dealing(program.graph, program.parties, {name: Stream(key) for name, key in keys.items()})
     last = directory / program.parties[-1]
     for run in range(count + 1):
+        checksum = _checksum(store_id, run)
         with open(last / _run_file(run), "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             for _, shares in dealing.deal(run, run == 0):
                 for share in shares:
-                    file.write(memoryview(share.contiguous().view(-1).view(torch.uint8).numpy()))
+                    data = memoryview(share.contiguous().view(-1).view(torch.uint8).numpy())
+                    checksum.update(data)
+                    file.write(data)
+            file.write(checksum.digest())
             file.flush()
             os.fsync(file.fileno())
         progress(run)
+    sync_directory(last)
+
+
+def _checksum(store_id: str, run: int):
+    """Over what a file holds, for which run and of which store: files that were mixed up are noticed."""
+    return hashlib.sha256(f"{store_id} {run}\n".encode())
 
 
 def _run_file(run: int) -> str:
@@ -94,21 +114,37 @@ class Store:
     runs: int
     next_run: int
     weights: Optional[str]
+    _lock: Optional[IO] = field(default=None, repr=False)
 
     @staticmethod
     def open(path: Path, program: Program, me: str) -> Store:
-        """Opens the folder for this program and party. Raises PreprocessingError."""
+        """Opens the folder for this program and party, and locks it until `close`. Raises PreprocessingError."""
+        lock = _locked(path)
+        try:
+            store = Store._read(path, program, me)
+        except BaseException:
+            lock.close()
+            raise
+        store._lock = lock
+        return store
+
+    @staticmethod
+    def _read(path: Path, program: Program, me: str) -> Store:
         try:
             meta = json.loads((path / "store.json").read_text())
             cursor = json.loads((path / "cursor.json").read_text())
             found = (meta["version"], meta["party"], meta["digest"])
-            store = Store(path, meta["id"], int(meta["runs"]), int(cursor["next"]), cursor["weights"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            store = Store(path, str(meta["id"]), int(meta["runs"]), int(cursor["next"]), cursor["weights"])
+            if not 1 <= store.next_run <= store.runs + 1 or not isinstance(store.weights, (str, type(None))):
+                raise ValueError(f"cursor.json says that run {store.next_run} of {store.runs} is next")
+            if len(store.key()) != KEY_BYTES:
+                raise ValueError(f"the key has not {KEY_BYTES} bytes")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise PreprocessingError(
                 explain(
                     f"{path} is not a store of preprocessing",
                     why=f"{type(error).__name__}: {error}",
-                    fix="point to the folder that `securemodel prepare` made for this party",
+                    fix="point to the folder that `securemodel prepare` made for this party; a damaged one is lost",
                 )
             ) from error
         if found != (_VERSION, me, program.digest):
@@ -137,23 +173,30 @@ class Store:
                 explain(
                     f"all {self.runs} prepared runs are used up",
                     where=str(self.path),
+                    why="every run uses its preprocessing up",
                     fix="make more with `securemodel prepare`, or connect to a dealer",
                 )
             )
-        if run < self.next_run:
+        if run != self.next_run:
             raise PreprocessingReused(
-                explain(f"run {run} was used before", where=str(self.path), why="using it twice would leak data")
+                explain(
+                    f"run {run} is not the next unused one of this store, {self.next_run}",
+                    where=str(self.path),
+                    why="using it twice would leak data",
+                    fix="make more with `securemodel prepare`, or connect to a dealer",
+                )
             )
-        self.skip_to(run + 1)
+        self.next_run = run + 1
+        self._save()
 
     def skip_to(self, run: int) -> None:
-        """Gives up all runs before `run`: another party has used them already."""
-        if run <= self.next_run:
-            return
-        skipped, self.next_run = range(self.next_run, run - 1), run
+        """Gives up all runs before `run`: another party has used them already. Also what a crash left of them."""
+        self.next_run = max(run, self.next_run)
         self._save()
-        for old in skipped:
-            (self.path / _run_file(old)).unlink(missing_ok=True)
+        for file in self.path.glob("run-*.bin"):
+            number = file.stem.removeprefix("run-")
+            if number.isdecimal() and int(number) < self.next_run:
+                file.unlink(missing_ok=True)
 
     def bind_weights(self, digest: Optional[str]) -> None:
         """Ties the store to the weights it is first used with. Raises PreprocessingReused for other weights."""
@@ -172,11 +215,41 @@ class Store:
         self._save()
 
     def close(self) -> None:
-        """Lets other processes use the folder."""
+        """Lets other processes use the folder. Nothing more can be consumed."""
+        self.next_run = self.runs + 1
+        if self._lock:
+            self._lock.close()
 
     def _save(self) -> None:
         cursor = json.dumps({"next": self.next_run, "weights": self.weights})
-        write_atomically(self.path / "cursor.json", cursor.encode())
+        write_atomically(self.path / "cursor.json", cursor.encode(), 0o600)
+
+
+def _locked(path: Path) -> IO:
+    """Takes the folder for this process; freed when it is closed or the process ends. Raises PreprocessingError."""
+    try:
+        file = open(path / "lock", "ab")
+    except OSError as error:
+        raise PreprocessingError(
+            explain(
+                f"{path} is not a store of preprocessing",
+                why=error.strerror or type(error).__name__,
+                fix="point to the folder that `securemodel prepare` made for this party",
+            )
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise PreprocessingError(
+            explain(
+                "this store is in use by another session",
+                where=str(path),
+                why="two sessions would use the same runs, which would leak data",
+                fix="wait until that session ends, or prepare a store for each",
+            )
+        ) from error
+    return file
 
 
 class StoreSource:
@@ -194,27 +267,34 @@ class StoreSource:
             raw = path.read_bytes()
         except OSError as error:
             raise PreprocessingReused(
-                explain(f"the preprocessing of run {epoch} is gone", where=str(path), why=str(error))
+                explain(
+                    f"the preprocessing of run {epoch} is gone",
+                    where=str(path),
+                    why="it was used before, or the folder is incomplete",
+                    fix="give all parties a new store",
+                )
             ) from error
-        self._data = torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-        self._at = 0
         if not load:
             path.unlink()
+        checksum = _checksum(self._store.id, epoch)
+        checksum.update(memoryview(raw)[:-_CHECKSUM_BYTES])
+        if checksum.digest() != raw[-_CHECKSUM_BYTES:]:
+            raise self._damaged(epoch, "its checksum is wrong")
+        payload = bytearray(memoryview(raw)[:-_CHECKSUM_BYTES])
+        self._data = torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
+        self._at = 0
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         nbytes = sum(part.nbytes for part in parts)
         piece = self._data[self._at : self._at + nbytes]
         if piece.numel() != nbytes:
-            raise PreprocessingError(
-                explain(
-                    f"the preprocessing of run {epoch} is damaged",
-                    where=f"{self._store.path}, node {node}",
-                    why=f"{nbytes} bytes are due, {piece.numel()} are left",
-                    fix="give all parties a new store",
-                )
-            )
+            raise self._damaged(epoch, f"node {node} needs {nbytes} bytes, {piece.numel()} are left")
         self._at += nbytes
         return split_shares(piece.clone(), parts)
+
+    def _damaged(self, epoch: int, why: str) -> PreprocessingError:
+        where, fix = str(self._store.path), "give all parties a new store"
+        return PreprocessingError(explain(f"the preprocessing of run {epoch} is damaged", where=where, why=why, fix=fix))
 
     def interrupt(self) -> None:
         return None
