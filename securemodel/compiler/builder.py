@@ -125,6 +125,10 @@ class Builder:
         """A public integer constant of the program, without fractional bits."""
         return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=True)
 
+    def unknown(self, shape: Sequence[int], integer: bool = False) -> Value:
+        """A secret that nothing computes: stands for the result of an operator without a secure version."""
+        return self._value(self.graph.add("unknown", shape=shape), integer)
+
     # ---- linear
     def linear(self, kind: str, *operands: Value, **attrs) -> Value:
         """A linear operation of protocols.linear."""

@@ -64,7 +64,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowe
                 env[node] = _lower_node(g, node, env)
             except CannotLower as problem:
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
-                env[node] = None
+                env[node] = _stand_in(g, node.meta.get("val"))
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
     g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
@@ -119,6 +119,13 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
     except TypeError as problem:
         raise CannotLower(f"these arguments are not supported: {problem}") from problem
     return lowering(g, *args, **kwargs)
+
+
+def _stand_in(g: Builder, made: Any) -> Any:
+    """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs."""
+    if isinstance(made, (list, tuple)):
+        return tuple(_stand_in(g, part) for part in made)
+    return g.unknown(made.shape, not made.is_floating_point()) if isinstance(made, torch.Tensor) else None
 
 
 def _no_result(node: torch.fx.Node):

@@ -1,0 +1,275 @@
+"""Programs as text, their digests, and what compile and check say about models and arguments they cannot use."""
+
+import copy
+import re
+
+import pytest
+import torch
+from running import TWO, Fn, run
+from torch import nn
+
+import securemodel
+from securemodel.compiler.ir import digest, parse_program, program_text
+from securemodel.errors import CompileError, ProgramError, UnsupportedOperator
+
+
+def network(hidden: int = 6) -> nn.Module:
+    torch.manual_seed(4)
+    layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(18, hidden), nn.ReLU6(), nn.Linear(hidden, 3), nn.LeakyReLU()).eval()
+
+
+IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def program():
+    return securemodel.compile(network(), IMAGES, **TWO)
+
+
+# --- text and digest ---
+
+
+def test_text_is_read_back_unchanged(program):
+    header, graph = parse_program(program.text())
+    assert program_text(header, graph) == program.text()
+    assert (header, graph) == (program.header, program.graph)
+    assert digest(program.text()) == program.digest
+
+
+def test_text_of_every_kind_of_node_is_read_back(capture_once):
+    functions = [
+        lambda x, y: (torch.relu(x * y), (x + y).argmax(1), x > y),
+        lambda x, y: torch.nn.functional.pad(x * y, (1, 1), value=2.5) * 0.3,
+        lambda x, y: (x * y).sum() - torch.square(x + y).mean(),
+        lambda x, y: torch.cat([x, y, x.clamp(-float("inf"), 1.0)]),
+    ]
+    for function in functions:
+        for width in (24, 64):
+            x = torch.randn(3, 4)
+            made = securemodel.compile(Fn(function), (x, x), weights="a", inputs=("a", "b"), outputs="all", width=width)
+            assert program_text(*parse_program(made.text())) == made.text()
+
+
+def test_a_saved_program_is_the_same(program, tmp_path):
+    program.save(tmp_path / "program.txt")
+    loaded = securemodel.Program.load(tmp_path / "program.txt")
+    assert loaded.digest == program.digest and loaded.parties == ("a", "b")
+
+
+def test_text_has_no_paths_and_no_weights(program):
+    assert "/" not in program.text() and ".py" not in program.text()
+    weight = network()[5].weight.flatten()[0].item()
+    assert f"{weight:.5f}"[:6] not in program.text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: "hello\n",
+        lambda text: text.replace("secure-program 1", "secure-program 2"),
+        lambda text: text.replace("secure-program 1 {", "secure-program 1 ["),
+        lambda text: text.replace('"weights":"a"', '"heights":"a"'),
+        lambda text: text.replace("%3 =", "%4 =", 1),
+        lambda text: text.replace("mask %", "mask %9999"),
+        lambda text: text.replace(" : masked", " : "),
+        lambda text: text.replace('{"invert":true', '{"invert":tru'),
+        lambda text: text + "%1 = surprise\n",
+    ],
+)
+def test_damaged_text_is_refused(program, change):
+    changed = change(program.text())
+    assert changed != program.text()
+    with pytest.raises(ProgramError):
+        parse_program(changed)
+
+
+def test_digest_is_the_same_without_weights(program):
+    meta = network().to("meta")
+    assert securemodel.compile(meta, IMAGES, **TWO).digest == program.digest
+    assert next(meta.parameters()).is_meta, "compile must leave the model as it was"
+    other = network()
+    nn.init.ones_(other[5].weight)
+    assert securemodel.compile(other, IMAGES * 2, **TWO).digest == program.digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parties": ("b", "a")},
+        {"parties": ("a", "b", "c")},
+        {"weights": "c"},
+        {"weights": "public", "outputs": "a"},
+        {"inputs": "a", "outputs": "b"},
+        {"outputs": "a"},
+        {"outputs": "all"},
+        {"frac_bits": 15},
+        {"width": 32},
+    ],
+    ids=str,
+)
+def test_digest_tells_settings_apart(program, changes):
+    assert securemodel.compile(network(), IMAGES, **{**TWO, **changes}).digest != program.digest
+
+
+@pytest.mark.parametrize(
+    "model, images",
+    [
+        (network(hidden=7), IMAGES),
+        (network(), IMAGES[:1]),
+        (network()[:-1], IMAGES),
+        (nn.Sequential(*network()[:-1], nn.LeakyReLU(0.02)), IMAGES),
+        (nn.Sequential(*network(), nn.Identity(), nn.ReLU()), IMAGES),
+    ],
+)
+def test_digest_tells_models_apart(program, model, images):
+    assert securemodel.compile(model, images, **TWO).digest != program.digest
+
+
+# --- arguments ---
+
+
+def compiled(**changes):
+    return securemodel.compile(nn.Linear(4, 2), torch.randn(3, 4), **{**TWO, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"parties": ("a", "c")}, "unknown party b"),
+        ({"parties": ("b", "c"), "outputs": "d"}, "unknown party a, d"),
+        ({"weights": "b"}, "at least two online parties, got b"),
+        ({"weights": "public", "outputs": "b"}, "at least two"),
+        ({"weights": "public", "inputs": "public", "outputs": "all"}, "at least two"),
+        ({"parties": ("a", "b", "a")}, "bad party names"),
+        ({"weights": "dealer"}, "'dealer'"),
+        ({"weights": "a b"}, "'a b'"),
+        ({"weights": ""}, "''"),
+        ({"weights": "a/../b"}, "bad party names"),
+        ({"width": 23}, "width = 23 is outside 24..64"),
+        ({"width": 65}, "width = 65"),
+        ({"frac_bits": 3}, "frac_bits = 3"),
+        ({"frac_bits": 25}, "frac_bits = 25"),
+        ({"frac_bits": 20, "width": 27}, "width = 27 is outside 28..64 for 20 fractional bits"),
+        ({"outputs": ("a", "b")}, "outputs names 2 receivers, but the model returns 1"),
+        ({"inputs": ("a", "b")}, "inputs names 2 owners for 1 example inputs"),
+        ({"inputs": ()}, "inputs names 0 owners"),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_used(changes, text):
+    with pytest.raises(CompileError, match=re.escape(text)):
+        compiled(**changes)
+
+
+def test_inputs_must_be_tensors():
+    with pytest.raises(CompileError, match="must be tensors"):
+        securemodel.compile(Fn(lambda x: x + 1), ([1, 2],), **TWO)
+
+
+def test_models_that_cannot_be_exported():
+    with pytest.raises(CompileError, match="(?s)torch.export could not capture Fn.*data-dependent control flow"):
+        securemodel.compile(Fn(lambda x: x if x.sum() > 0 else -x), torch.randn(3), **TWO)
+
+
+def test_models_that_change_their_state():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x):
+            self.count += 1
+            return x * self.count
+
+    with pytest.raises(CompileError, match="changes its own state.*count"):
+        securemodel.compile(Counts(), torch.randn(3), **TWO)
+
+
+# --- operators without a secure version ---
+
+
+class Unsupported(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(x)
+        a = torch.erfinv(y)  # first
+        b = y.topk(2).values  # second
+        c = torch.digamma(a) + b[:, :1]  # third, behind the first
+        return torch.relu(c) / y.sum()  # fourth
+
+
+def lines_of(module: type[nn.Module]) -> dict[str, int]:
+    """Line numbers by the word after the comment sign."""
+    import inspect
+
+    lines, start = inspect.getsourcelines(module)
+    return {line.split("# ")[1].split(",")[0].strip(): start + i for i, line in enumerate(lines) if "# " in line}
+
+
+def secret_first() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), Unsupported())
+
+
+def test_all_unsupported_operators_are_listed_at_once():
+    with pytest.raises(UnsupportedOperator) as caught:
+        securemodel.compile(secret_first(), torch.randn(3, 4), **TWO)
+    report, text = caught.value.report, str(caught.value)
+    assert [p.operator.split(".")[1] for p in report.problems] == ["erfinv", "topk", "digamma", "div"]
+    lines = lines_of(Unsupported)
+    for problem, word in zip(report.problems, ("first", "second", "third", "fourth"), strict=True):
+        assert f"test_compile.py:{lines[word]}" in problem.source and "Unsupported" in problem.source
+        assert problem.reason and problem.remedy
+        assert all(part in text for part in (problem.operator, problem.source, problem.reason, problem.remedy))
+    assert "erfinv(y)" in report.problems[0].source
+    assert text.startswith("4 operators of this model have no secure version (Sequential)")
+
+
+def test_check_says_what_compile_says():
+    model, x = secret_first(), torch.randn(3, 4)
+    report = securemodel.check(model, x)
+    with pytest.raises(UnsupportedOperator) as caught:
+        securemodel.compile(model, x, **TWO)
+    assert not report and str(report) == str(caught.value)
+
+
+def test_check_of_a_supported_model():
+    report = securemodel.check(network(), IMAGES)
+    assert report and report.problems == ()
+    assert "aten.conv2d.default" in report.operators
+    assert str(report) == f"Sequential: all {len(report.operators)} operators have a secure version"
+
+
+def test_one_owner_may_use_any_operator():
+    x = torch.rand(3, 4)
+    model = nn.Sequential(Fn(lambda x: torch.erfinv(x / 2)), nn.Linear(4, 2)).eval()
+    made = run(securemodel.compile(model, x, **TWO), x)[0]
+    assert torch.allclose(made, model(x), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "function, reason",
+    [
+        (lambda s: s / (s + 1), "division by a secret"),
+        (lambda s: s**0.5, "0.5 is not a whole number"),
+        (lambda s: s**-1, "-1 is not a whole number"),
+        (lambda s: s.to(torch.int64), "cannot become torch.int64"),
+        (lambda s: torch.nn.functional.max_pool1d(s, 2, return_indices=True)[1], "no secure version"),
+    ],
+)
+def test_reasons(function, reason):
+    report = securemodel.check(nn.Sequential(nn.Linear(4, 4), Fn(function)), torch.randn(3, 4))
+    assert len(report.problems) == 1 and reason in report.problems[0].reason
+
+
+def test_compiling_leaves_the_model_as_it_was():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    securemodel.compile(model, IMAGES, **TWO)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_nothing_shows_what_is_inside(program):
+    assert (
+        repr(program) == f"Program({len(program.graph.nodes)} nodes, parties=['a', 'b'], digest={program.digest[:12]})"
+    )
