@@ -33,10 +33,10 @@ from protocols.kernels.pointwise import (
     truncate,
 )
 from protocols.kernels.twins import wrap_dtype
-from protocols.kernels.variant import info, use
+from protocols.kernels.variant import info, keep_freed_memory, use
 
 __all__ = [
     "bit_times", "bit_to_ring", "chacha20", "combine", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d",
-    "deal_truncation", "decode", "encode", "info", "leaves", "matmul", "monomial_sets", "monomials", "msb_plane",
-    "pack_bits", "select", "select_truncated", "thermometer", "truncate", "unpack_bits", "use", "wrap_dtype",
+    "deal_truncation", "decode", "encode", "info", "keep_freed_memory", "leaves", "matmul", "monomial_sets",
+    "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate", "unpack_bits", "use", "wrap_dtype",
 ]  # fmt: skip

@@ -61,6 +61,15 @@ def info() -> dict[str, object]:
     }
 
 
+def keep_freed_memory() -> bool:
+    """Lets this process keep up to 512 MiB of freed memory, which saves a third of the time of large programs.
+
+    Secure programs allocate and free tensors of the same sizes over and over; handing each back to the system
+    means clearing its pages again. Only with glibc; elsewhere nothing happens and the result is False.
+    """
+    return _module is not None and _module.keep_freed_memory()
+
+
 @contextmanager
 def use(variant: str) -> Iterator[None]:
     """Run the kernels of one variant inside a `with` block (for tests and benchmarks; holds for all threads).

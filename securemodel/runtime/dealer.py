@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
+from protocols import kernels
 from protocols.channel import Label, Link, Purpose, listen_for
 from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
@@ -33,6 +34,7 @@ def serve(
 
     With `once`, returns after the first session, and raises what ended it if that was an error.
     """
+    kernels.keep_freed_memory()
     while True:
         idle_s = 0.0 if once else _IDLE_S
         links: dict[str, Link] = {}

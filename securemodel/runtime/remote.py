@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 import torch
 
-from protocols import identity
+from protocols import identity, kernels
 from protocols.channel import Channel, Label, Link, Purpose
 from protocols.channel import connect as connect_channel
 from protocols.channel import dial
@@ -244,6 +244,7 @@ def connect(
 
     Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
+    kernels.keep_freed_memory()
     me = me or os.environ.get(ENV_ME)
     config = config or os.environ.get(ENV_CONFIG)
     store = store or os.environ.get(ENV_STORE)

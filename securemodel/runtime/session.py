@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 import torch
 
+from protocols import kernels
 from protocols.channel import ChannelStats, Channel, local_channels
 from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
@@ -320,4 +321,5 @@ def drive(parties: Mapping[str, Any], channels: Mapping[str, Channel]) -> dict[s
 
 def local(program: Program) -> LocalSession:
     """A session with all parties in this process; `run` takes and returns everything."""
+    kernels.keep_freed_memory()
     return LocalSession(program)

@@ -3,6 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#if defined(__linux__)
+#include <malloc.h>
+#endif
+
 #include <array>
 #include <string>
 #include <type_traits>
@@ -62,6 +66,15 @@ std::vector<std::string> cpu_features() {
 std::vector<std::string> cpu_features() { return {}; }
 #endif
 
+// Makes the allocator keep freed blocks of up to 32 MiB instead of handing them back page by page.
+bool keep_freed_memory() {
+#if defined(__GLIBC__)
+  return mallopt(M_MMAP_THRESHOLD, 32 << 20) && mallopt(M_TRIM_THRESHOLD, 512 << 20) && mallopt(M_ARENA_MAX, 1);
+#else
+  return false;
+#endif
+}
+
 void py_chacha20(Address out, i64 bytes, const py::bytes& key, const py::bytes& nonce, int mode, int lane_bytes,
                  u32 offset, int threads) {
   const char* k = PyBytes_AS_STRING(key.ptr());
@@ -110,6 +123,7 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   const auto free_running = py::call_guard<py::gil_scoped_release>();
 
   m.def("cpu_features", &cpu_features);
+  m.def("keep_freed_memory", &keep_freed_memory);
   m.def("chacha20", &py_chacha20);
   m.def("matmul", &py_matmul);
   m.def("conv2d", &py_conv2d);
