@@ -59,6 +59,11 @@ def _describe(arg: Any) -> Any:
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 
+def _whole(integer: bool) -> dict[str, bool]:
+    """Marks floats that are whole numbers: they enter the ring without fractional bits, and exactly."""
+    return {"integer": True} if integer else {}
+
+
 def values_in(arg: Any) -> list[Value]:
     """All Values in a nest of lists, tuples and dicts."""
     if isinstance(arg, Value):
@@ -97,7 +102,8 @@ class Builder:
     # ---- in the clear
     def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
         """A parameter, buffer or input of the model, as its owner has it."""
-        node = self.graph.add("placeholder", shape=shape, form="float", owner=owner, attrs={"name": name})
+        attrs = {"name": name, **_whole(integer)}
+        node = self.graph.add("placeholder", shape=shape, form="float", owner=owner, attrs=attrs)
         return self._value(node, integer)
 
     def float(self, target: Callable, *args, shape: Sequence[int], integer: bool = False, **kwargs) -> Value:
@@ -107,7 +113,7 @@ class Builder:
         if owner is None:
             raise CannotLower("operands belong to different parties")
         name = getattr(target, "__name__", "") if callable(target) and "::" not in str(target) else str(target)
-        attrs = {"target": name or str(target), "args": _describe(args), "kwargs": _describe(kwargs)}
+        attrs = {"target": name or str(target), "args": _describe(args), "kwargs": _describe(kwargs), **_whole(integer)}
         node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs)
         self.calls[node.id] = FloatCall(target, args, kwargs)
         return self._value(node, integer)
@@ -118,12 +124,12 @@ class Builder:
         return self.float(target, *args, shape=shape)
 
     def constant(self, value: torch.Tensor) -> Value:
-        """A public real constant of the program."""
-        return self.float(torch.tensor, value.tolist(), shape=value.shape)
+        """A public constant of the program; whole numbers have no fractional bits."""
+        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=not value.is_floating_point())
 
     def integers(self, value: torch.Tensor) -> Value:
-        """A public integer constant of the program, without fractional bits."""
-        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=True)
+        """A public constant of whole numbers."""
+        return self.constant(value.to(torch.int64))
 
     def unknown(self, shape: Sequence[int], integer: bool = False) -> Value:
         """A secret that nothing computes: stands for the result of an operator without a secure version."""
@@ -180,7 +186,11 @@ class Builder:
 
     def offset(self, x: Value, number: float) -> Value:
         """Sum with a public number."""
-        return x if number == 0 else self.add(x, self.constant(torch.tensor(float(number), dtype=torch.float64)))
+        if number == 0:
+            return x
+        whole = x.integer and float(number).is_integer()
+        dtype, number = (torch.int64, int(number)) if whole else (torch.float64, float(number))
+        return self.add(x, self.constant(torch.tensor(number, dtype=dtype)))
 
     # ---- comparison
     def rescale(self, x: Value) -> Value:

@@ -66,7 +66,7 @@ def difference(made: torch.Tensor, expected: torch.Tensor) -> float:
     same_kind = made.is_floating_point() == expected.is_floating_point()
     if made.shape != expected.shape or not same_kind:
         return float("inf")
-    return float((made.double() - expected.double()).abs().max()) if made.numel() else 0.0
+    return float((made.double() - expected.detach().double()).abs().max()) if made.numel() else 0.0
 
 
 def check_agrees(model, inputs, tolerance: float = TOLERANCE, veil: str = "add", settings=TWO, **changes) -> None:
