@@ -46,8 +46,8 @@ def test_text_of_every_kind_of_node_is_read_back(capture_once):
     ]
     for function in functions:
         for width in (24, 64):
-            x = torch.randn(3, 4)
-            made = securemodel.compile(Fn(function), (x, x), weights="a", inputs=("a", "b"), outputs="all", width=width)
+            inputs = (torch.randn(3, 4), torch.randn(3, 4))
+            made = securemodel.compile(Fn(function), inputs, weights="a", inputs=("a", "b"), outputs="all", width=width)
             assert program_text(*parse_program(made.text())) == made.text()
 
 

@@ -1,0 +1,272 @@
+"""What the passes make of a graph, read as text, and what they must leave alone."""
+
+import pytest
+import torch
+from running import TWO, Fn
+from torch import nn
+
+import securemodel
+from securemodel.compiler.ir import Graph, parse_node
+from securemodel.compiler.passes import order_nodes
+from securemodel.compiler.passes.masks import narrow_masks
+
+X = torch.randn(2, 3, 6, 6)
+
+
+def ops(program: securemodel.Program, *names: str) -> list:
+    """The nodes of the named operators, in order."""
+    return [node for node in program.graph.nodes if node.op in names]
+
+
+def two_inputs(function, width: int = 64, shape=(2, 3, 6, 6)) -> securemodel.Program:
+    inputs = (torch.randn(shape), torch.randn(shape))
+    return securemodel.compile(Fn(function), inputs, weights="a", inputs=("a", "b"), outputs="b", width=width)
+
+
+def graph(text: str) -> Graph:
+    return Graph([parse_node(line.strip()) for line in text.strip().splitlines()])
+
+
+# --- folding into weights ---
+
+
+class Scaled(nn.Module):
+    """A convolution and a factor per channel; `also` says what else is done with the convolution."""
+
+    def __init__(self, also=None, scale_shape=(4, 1, 1)) -> None:
+        super().__init__()
+        self.conv, self.also = nn.Conv2d(3, 4, 3), also
+        self.scale = nn.Parameter(torch.randn(scale_shape))
+
+    def forward(self, x):
+        y = self.conv(x)
+        return (y * self.scale, self.also(y)) if self.also else y * self.scale
+
+
+def products(program) -> list[str]:
+    return [node.attrs["kind"] for node in ops(program, "bilinear", "bilinear_public")]
+
+
+def test_batch_norm_is_folded_into_the_convolution_before():
+    for before in (nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, bias=False), nn.ConvTranspose2d(3, 4, 3)):
+        program = securemodel.compile(nn.Sequential(before, nn.BatchNorm2d(4)), X, **TWO)
+        assert len(products(program)) == 1 and products(program)[0].startswith("conv")
+        assert not ops(program, "mask", "truncate"), "folding leaves nothing to do online but the convolution"
+
+
+def test_a_factor_is_folded_into_the_layer_before():
+    assert products(securemodel.compile(Scaled(), X, **TWO)) == ["conv2d"]
+    assert products(securemodel.compile(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), X[0, 0], **TWO)) == [
+        "matmul"
+    ]
+    per_row = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(6))
+    assert products(securemodel.compile(per_row, X[0], **TWO)) == ["matmul", "mul"], (
+        "a factor per row is not per column"
+    )
+
+
+@pytest.mark.parametrize(
+    "also", [torch.relu, lambda y: y, lambda y: y.sum(1)], ids=["has another user", "is returned", "is summed"]
+)
+def test_nothing_is_folded_into_what_is_needed_elsewhere(also):
+    assert products(securemodel.compile(Scaled(also), X, **TWO)) == ["conv2d", "mul"]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 1, 4), (2, 1, 1, 1)])
+def test_nothing_is_folded_that_is_not_one_factor_per_channel(shape):
+    assert products(securemodel.compile(Scaled(scale_shape=shape), X, **TWO)) == ["conv2d", "mul"]
+
+
+def test_nothing_is_folded_for_another_owner():
+    model = Fn(lambda x, scale, w: torch.conv2d(x, w) * scale)
+    inputs = (X, torch.randn(4, 1, 1), torch.randn(4, 3, 3, 3))
+    arrange = lambda *owners: securemodel.compile(model, inputs, weights="a", inputs=owners, outputs="b")
+    assert products(arrange("b", "b", "a")) == ["conv2d", "mul"]
+    assert products(arrange("b", "a", "a")) == ["conv2d"]
+    assert products(arrange("b", "public", "a")) == ["conv2d"], "whoever owns the weights knows public factors too"
+
+
+def test_grouped_transposed_convolutions_are_not_folded():
+    model = nn.Sequential(nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4))
+    assert products(securemodel.compile(model, torch.randn(1, 4, 5, 5), **TWO)) == ["conv_transpose2d", "mul"]
+
+
+# --- fractional bits ---
+
+
+def test_truncation_shares_the_opening_of_the_sign():
+    program = securemodel.compile(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), X[0, 0], **TWO)
+    assert [n.op for n in ops(program, "mask", "truncate", "select", "select_truncated")] == [
+        "mask", "select_truncated", "mask",
+    ]  # fmt: skip
+    select = ops(program, "select_truncated")[0]
+    assert {n.op for n in program.graph.nodes if select.args[1] in n.args} == {"digits", "top_bit", "select_truncated"}
+    assert [n.frac for n in ops(program, "reveal")] == [32], "a result is revealed as it is"
+
+
+def test_products_of_products_are_truncated_once():
+    def function(x, y):
+        product = x * y
+        return product * x, product * y
+
+    program = two_inputs(function)
+    assert len(ops(program, "truncate")) == 1 and {n.frac for n in ops(program, "reveal")} == {32}
+
+
+def test_sums_of_products_are_not_truncated():
+    program = two_inputs(lambda x, y: x * y + (x + y) * x - y)
+    assert not ops(program, "truncate")
+
+
+def test_powers_of_two_and_whole_numbers_are_free():
+    program = two_inputs(lambda x, y: (x + y) * 0.25 * 3 + (x - y) * -0.5)
+    assert not ops(program, "truncate", "bilinear", "bilinear_public", "mask")
+
+
+# --- masks ---
+
+
+def test_what_is_masked_already_is_not_masked_again():
+    def function(x, y):
+        return x * y, torch.relu(torch.cat([x, y, x])), torch.relu((x - y).flatten(1).transpose(0, 1))
+
+    shapes = [n.shape for n in ops(two_inputs(function), "input", "mask")]
+    assert shapes == [X.shape, X.shape], "sums, parts and orders of masked values are masked"
+    shapes = [n.shape for n in ops(two_inputs(lambda x, y: torch.relu(x - y)), "input", "mask")]
+    assert shapes == [X.shape], "the difference alone is masked where nothing needs x and y"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z, x: (torch.relu(z), z * z, z * x, z.clamp(0, 1)),
+        lambda z, x: nn.functional.max_pool2d(torch.relu(z), 3, 1),
+        lambda z, x: z[:, :1] * z[:, 1:2] * z[:, 2:],
+        lambda z, x: torch.relu(torch.cat([z, x])) * torch.cat([x, z]),
+    ],
+)
+def test_each_value_is_masked_at_most_once(function):
+    program = two_inputs(lambda x, y: function(x * y, x))
+    opened = [node.args for node in ops(program, "mask", "mask_bits")]
+    assert len(opened) == len(set(opened))
+    floats = [node.args for node in ops(program, "input")]
+    assert len(floats) == len(set(floats))
+
+
+def test_parts_of_a_tensor_share_one_mask():
+    program = two_inputs(lambda x, y: [torch.relu(part) for part in (x * y).chunk(2, -1)])
+    masks = ops(program, "mask")
+    assert [m.shape for m in masks] == [(2, 3, 6, 6)], "two halves: the whole is masked, the halves follow"
+    program = two_inputs(lambda x, y: torch.relu((x * y)[..., 0]))
+    assert [m.shape for m in ops(program, "mask")] == [(2, 3, 6, 1)], "one sixth alone: only that is masked"
+
+
+def test_weights_are_masked_when_they_are_loaded():
+    program = securemodel.compile(nn.Linear(6, 4), X[0, 0], **TWO)
+    loads = {node.op: node.load for node in ops(program, "input", "own", "bilinear", "reveal")}
+    assert loads == {"input": False, "own": True, "bilinear": False, "reveal": False}
+    assert [n.load for n in ops(program, "input")] == [True, False]
+
+
+def test_only_what_a_comparison_reads_is_opened():
+    for width, opened in ((64, 64), (32, 48), (24, 40)):
+        program = two_inputs(lambda x, y: x * y < 0.5, width=width)
+        assert [m.attrs["width"] for m in ops(program, "mask")] == [opened], "16 bits of the product are never read"
+    for width in (24, 32, 64):
+        program = two_inputs(lambda x, y: torch.relu(x * y), width=width)
+        assert [m.attrs["width"] for m in ops(program, "mask")] == [64], "the product itself needs all bits"
+
+
+def test_narrow_masks_follow_local_operations():
+    made = graph(
+        """
+        %0 = own@a : additive f16 [4]
+        %1 = mask %0 {"width":64} : masked f16 [4]
+        %2 = linear %1 {"attrs":{"dims":[0]},"kind":"flip"} : masked f16 [4]
+        %3 = top_bit %2 {"bit":29} : bits [1,1]
+        %4 = mask %0 {"width":64} : masked f16 [4]
+        %5 = linear %4 %1 {"attrs":{},"kind":"add"} : masked f16 [4]
+        %6 = digits %5 {"low_bits":11,"shift":1} : bits [5,1]
+        %7 = square %4 : additive f32 [4]
+        """
+    )
+    narrow_masks(made)
+    assert [(n.id, n.attrs["width"]) for n in made.nodes if n.op == "mask"] == [(1, 32), (4, 64)]
+
+
+# --- pooling before activations ---
+
+
+def comparisons(program) -> int:
+    return sum(node.shape[-1] for node in ops(program, "top_bit"))
+
+
+@pytest.mark.parametrize("act", [torch.relu, nn.functional.relu6, lambda x: nn.functional.hardtanh(x, -2.0, 0.5)])
+def test_pooling_comes_before_monotone_activations(act):
+    big = (2, 8, 16, 16)
+    first = two_inputs(lambda x, y: nn.functional.max_pool2d(act(x * y), 2), shape=big)
+    second = two_inputs(lambda x, y: act(nn.functional.max_pool2d(x * y, 2)), shape=big)
+    assert comparisons(first) == comparisons(second)
+    assert [n.op for n in first.graph.nodes] == [n.op for n in second.graph.nodes]
+
+
+def pooled_and_not(z):
+    active = torch.relu(z)
+    return nn.functional.max_pool2d(active, 2), active
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pooled_and_not,
+        lambda z: nn.functional.max_pool2d(nn.functional.leaky_relu(z, -1.0), 2),
+        lambda z: nn.functional.avg_pool2d(torch.relu(z), 2),
+    ],
+    ids=["relu has another user", "not monotone", "an average"],
+)
+def test_pooling_stays_behind_other_activations(function):
+    program = two_inputs(lambda x, y: function(x * y), shape=(2, 8, 16, 16))
+    everywhere = 2 * 8 * 16 * 16 // 64
+    assert max(node.shape[-1] for node in ops(program, "top_bit")) == everywhere
+    assert ops(program, "top_bit")[0].shape[-1] == everywhere, "the activation comes first"
+
+
+# --- order ---
+
+
+def test_nodes_that_nothing_reads_are_dropped():
+    program = two_inputs(lambda x, y: (torch.relu(x * y), x * y + 1)[1])
+    assert not ops(program, "top_bit", "digits", "mask")
+
+
+def test_loading_comes_first_and_openings_of_one_round_stand_together():
+    made = graph(
+        """
+        %0 = placeholder@b {"name":"input:0"} : float [4]
+        %1 = input@b %0 : masked f16 [4]
+        %2 = square %1 : additive f32 [4]
+        %3 = mask %2 {"width":64} : masked f32 [4]
+        %4 = placeholder@a {"name":"state:w"} : float [4] load
+        %5 = input@a %4 : masked f16 [4] load
+        %6 = square %1 : additive f32 [4]
+        %7 = mask %6 {"width":64} : masked f32 [4]
+        %8 = bilinear %3 %5 {"attrs":{},"kind":"mul"} : additive f48 [4]
+        %9 = bilinear %7 %5 {"attrs":{},"kind":"mul"} : additive f48 [4]
+        %10 = square %7 : additive f64 [4]
+        %11 = reveal@b %8 {"dtype":"float32","index":0} : float f48 [4]
+        %12 = reveal@b %9 {"dtype":"float32","index":1} : float f48 [4]
+        """
+    )
+    ordered, ids = order_nodes(made)
+    assert [f"{n.op}{'*' if n.load else ''}" for n in ordered.nodes] == [
+        "placeholder*", "input*", "placeholder", "input", "square", "square", "mask", "mask", "bilinear", "bilinear",
+        "reveal", "reveal",
+    ]  # fmt: skip
+    assert 10 not in ids and all(arg < node.id for node in ordered.nodes for arg in node.args)
+
+
+def test_compiling_twice_gives_the_same_text():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    assert securemodel.compile(model, X, **TWO).text() == securemodel.compile(model, X, **TWO).text()
