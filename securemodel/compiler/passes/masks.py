@@ -56,7 +56,7 @@ def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
         if node.id not in needed or node.op != "linear":
             continue
         if node.attrs["kind"] in _FREE and all(a in needed or graph[a].op == "share" for a in node.args):
-            if any(graph[a].op != "share" for a in node.args):
+            if any(graph[a].op != "share" or a in needed for a in node.args):
                 needed.update(node.args)
                 free.add(node.id)
         elif node.attrs["kind"] in LAYOUT:
