@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
+import torch
+
 from protocols import kernels
 from protocols.channel import Label, Link, Purpose, listen_for
 from protocols.channel.frame import Expected
@@ -14,8 +16,11 @@ from protocols.prg import Stream, new_key
 from securemodel.compiler.ir import Graph, Header, parse_program
 from securemodel.errors import ProgramError
 from securemodel.runtime.dealing import Dealing
+from securemodel.runtime.pipeline import pipelined
 from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST, RUNS_PER_LOAD
 
+_AHEAD_BYTES = 64 << 20  # made while earlier shares are being sent
+_SEND_BYTES = 1 << 18  # messages smaller than this travel together
 MAX_PROGRAM_BYTES = 64 << 20
 _IDLE_S = 7 * 24 * 3600.0
 
@@ -83,12 +88,22 @@ def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
             return
         _check_epoch(asks.peer, epoch, what, last)
         last = epoch
-        for node, shares in dealing.deal(epoch, what == DEAL_LOAD):
+        posted = 0
+        for node, shares in pipelined(dealing.deal(epoch, what == DEAL_LOAD), _share_bytes, _AHEAD_BYTES):
+            asks.post(Label(epoch, node, Purpose.DEAL), shares)
+            posted += _share_bytes((node, shares))
+            if posted < _SEND_BYTES:
+                continue
+            posted = 0
+            pump.run(_IDLE_S)  # the party may keep us waiting between two runs, but not if another one fails
             asks.peek()
             if asks.arrived:  # the party ends the session, and needs no more of this
                 break
-            asks.post(Label(epoch, node, Purpose.DEAL), shares)
-            pump.run(_IDLE_S)  # the party may keep us waiting between two runs, but not if another one fails
+        pump.run(_IDLE_S)
+
+
+def _share_bytes(dealt: tuple[int, list[torch.Tensor]]) -> int:
+    return sum(share.numel() * share.element_size() for share in dealt[1])
 
 
 def _check_epoch(peer: str, epoch: int, what: int, last: Optional[int]) -> None:
