@@ -149,11 +149,12 @@ def _agreed_program(links: dict[str, Link]) -> tuple[Header, Graph]:
         why = str(error).splitlines()[0] if isinstance(error, ProgramError) else type(error).__name__
         fix = "use the same version at the parties and the dealer"
         raise ProtocolError(explain("the parties' program cannot be read", why=why, fix=fix)) from error
-    if sorted(map(str, header.parties)) != sorted(links):
+    parties = [str(name) for name in header.parties]
+    if sorted(parties) != sorted(links):
         raise Mismatch(
             first,
             explain(
-                f"the program's parties are {', '.join(map(str, header.parties))}, the dealer serves {', '.join(links)}",
+                f"the program's parties are {', '.join(parties)}, the dealer serves {', '.join(links)}",
                 fix="use the same names in the program and in the dealer's parties file",
             ),
         )

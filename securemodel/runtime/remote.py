@@ -10,9 +10,8 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 import torch
 
 from protocols import identity, kernels
-from protocols.channel import Channel, Label, Link, Purpose
+from protocols.channel import Channel, Label, Link, Purpose, dial
 from protocols.channel import connect as connect_channel
-from protocols.channel import dial
 from protocols.errors import summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream

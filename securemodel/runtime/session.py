@@ -22,6 +22,7 @@ from securemodel.runtime.preparing import Preparing, Prepared, StreamSource
 from securemodel.runtime.sources import RUNS_PER_LOAD
 from securemodel.runtime.zero import local_pairs
 
+
 def epoch_number(load: int, run: int) -> int:
     """The epoch of run `run` (from 1) after load `load`; run 0 is the load itself. Never repeats in a session."""
     if run >= RUNS_PER_LOAD or load >= (1 << 32) // RUNS_PER_LOAD:

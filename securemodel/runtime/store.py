@@ -293,8 +293,8 @@ class StoreSource:
         return split_shares(piece.clone(), parts)
 
     def _damaged(self, epoch: int, why: str) -> PreprocessingError:
-        where, fix = str(self._store.path), "give all parties a new store"
-        return PreprocessingError(explain(f"the preprocessing of run {epoch} is damaged", where=where, why=why, fix=fix))
+        what, fix = f"the preprocessing of run {epoch} is damaged", "give all parties a new store"
+        return PreprocessingError(explain(what, where=str(self._store.path), why=why, fix=fix))
 
     def interrupt(self) -> None:
         return None

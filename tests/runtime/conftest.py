@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 import securemodel
 from protocols.channel import link as link_module
 from protocols.channel.testing import free_addresses, run_together
+from protocols.errors import PeerAborted, SecureModelError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
 from securemodel.program import Program
 from securemodel.runtime import remote
@@ -52,7 +52,9 @@ class Sum(torch.nn.Module):
 class World:
     """Parties in threads over plain sockets of this host, and a dealer like the one of the command line."""
 
-    def __init__(self, program: Program, *, dealer: bool = True, receive_s: float = 3.0, connect_s: float = 8.0) -> None:
+    def __init__(
+        self, program: Program, *, dealer: bool = True, receive_s: float = 3.0, connect_s: float = 8.0
+    ) -> None:
         self.program = program
         first, *addresses = free_addresses(len(program.parties) + 1)
         self.config: PartiesConfig = plain_config(
@@ -157,15 +159,39 @@ def rows(count: int, seed: int = 7) -> torch.Tensor:
     return torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
 
 
+def tasks(program: Program, x: torch.Tensor, runs: int = 3) -> dict[str, Callable[[RemoteSession], Any]]:
+    """All parties run a few times; the hospital has the input."""
+
+    def some(session: RemoteSession) -> list:
+        return [session.run(x if session.me == "hospital" else None) for _ in range(runs)]
+
+    return dict.fromkeys(program.parties, some)
+
+
+def check_texts(results: dict[str, Any]) -> None:
+    """Every party has an error of ours, with all that an error should say."""
+    for me, error in results.items():
+        assert isinstance(error, SecureModelError), f"{me}: {error!r}"
+        text = str(error)
+        assert "why:" in text and "→" in text and "'" in text, f"{me}: {text}"
+        assert isinstance(error, PeerAborted) or "where:" in text, f"{me}: {text}"
+
+
+def works(world: Any, x: torch.Tensor) -> None:
+    """The next session with the same dealer is a good one."""
+    results = world.run(tasks(world.program, x, 1))
+    expected = world.program.model(x).detach()
+    torch.testing.assert_close(results["hospital"][0], expected, atol=2**-10, rtol=0)
+
+
 @pytest.fixture
 def tools() -> Any:
     """The helpers above, for test modules (which import nothing from here)."""
 
     class Tools:
         limit_s = LIMIT_S
-        environment = dict(os.environ)
         root = Path(securemodel.__file__).parent.parent
 
-    for name, made in {"make_model": make_model, "make_program": make_program, "rows": rows}.items():
-        setattr(Tools, name, staticmethod(made))
+    for made in (make_model, make_program, rows, tasks, check_texts, works):
+        setattr(Tools, made.__name__, staticmethod(made))
     return Tools

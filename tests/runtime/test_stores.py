@@ -1,4 +1,4 @@
-"""Preprocessing made beforehand: used once, by the right party, for the right program and weights, also after crashes."""
+"""Preprocessing made beforehand: used once, by the right party, for one program and its weights, after crashes too."""
 
 from __future__ import annotations
 
