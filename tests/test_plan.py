@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import securemodel
 from protocols import bilinear as bilinear_maps
 from protocols.gates import bilinear as bilinear_gates
+from securemodel.compiler.ir import Graph
 from securemodel.compiler.memory import peak_bytes
 from securemodel.compiler.plan import AHEAD_BYTES, Cost, Machine, Network, PartyCost, make_plan
 from securemodel.compiler.plantable import bytes_text, count_text, seconds_text
@@ -31,8 +32,9 @@ class Pooled(nn.Module):
         self.out = nn.Linear(27, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.act(self.features(x) - 0.5).flatten(1)
-        return self.act(self.out(hidden))
+        hidden = self.act(self.features(x) - 0.5)
+        flat = hidden.flatten(1)
+        return self.act(self.out(flat))
 
 
 class Function(nn.Module):
@@ -44,6 +46,18 @@ class Function(nn.Module):
 
     def forward(self, *inputs: torch.Tensor):
         return self.function(*inputs)
+
+
+class Mixed(nn.Module):
+    """Values that are read masked by one product and as shares by another, with a public matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 5))
+        self.public = torch.rand(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + (x + self.weight) @ self.public
 
 
 class Turned(nn.Module):
@@ -92,6 +106,8 @@ CASES = {
     "pooled": (Pooled, [(2, 1, 6, 6)], {**TWO}),
     "pooled_three": (Pooled, [(2, 1, 6, 6)], {**TWO, "parties": ABC}),
     "turned": (Turned, [(2, 2, 3, 3)], {**TWO, "parties": ABC}),
+    "mixed": (Mixed, [(5, 5)], {**TWO, "parties": ("carol", "alice", "bob")}),
+    "sums": (lambda: Function(lambda x, y: (x - y) * (x + y)), [(5, 5), (5, 5)], {**BOTH, "parties": ABC}),
     "product": (lambda: Function(torch.mul), [(70,), (70,)], BOTH),
     "matmul_three": (lambda: Function(torch.matmul), [(5, 5), (5, 3)], {**BOTH, "parties": ABC}),
     "power": (lambda: Function(lambda x, y: (x - y).pow(3)), [(4, 4), (4, 4)], BOTH),
@@ -297,6 +313,23 @@ def test_memory_is_about_what_is_held(name: str, monkeypatch) -> None:
         assert abs(planned - measured) <= 0.05 * measured + 64  # an input's message has headers and padding
 
 
+def _moved(shape_between: list[int], kind: str, attrs: dict) -> int:
+    """Memory for an input of 24 elements, moved and then reshaped."""
+    graph = Graph()
+    graph.add("placeholder", (), (2, 3, 4), "float", owner="alice")
+    graph.add("input", [0], (2, 3, 4), "masked", owner="alice")
+    graph.add("linear", [1], shape_between, "masked", attrs={"kind": kind, "attrs": attrs})
+    graph.add("linear", [2], (24,), "masked", attrs={"kind": "reshape", "attrs": {"shape": [24]}})
+    return peak_bytes(graph, AB, "bob", 0)
+
+
+def test_reshaping_costs_memory_where_elements_are_out_of_order() -> None:
+    one = 24 * 8
+    assert _moved([6, 4], "reshape", {"shape": [6, 4]}) == one
+    assert _moved([2, 3, 4], "slice", {"dim": 0, "start": 0, "stop": 2, "step": 1}) == one
+    assert _moved([4, 3, 2], "permute", {"dims": [2, 1, 0]}) == 2 * one
+
+
 def test_what_waits_prepared_counts_as_memory() -> None:
     program, _ = compiled("pooled")
     graph, parties = program.graph, program.parties
@@ -313,7 +346,7 @@ def test_layers_are_modules_and_lines() -> None:
     assert {"features.0 Conv2d", "features.1 ReLU", "features.2 MaxPool2d", "act ReLU", "out Linear"} < set(names)
     assert "act@1 ReLU" in names  # called twice: two layers
     lines = [name for name in names if name.startswith("test_plan.py:")]
-    assert lines and all("- 0.5" in line for line in lines)
+    assert lines and all("- 0.5" in line for line in lines)  # flatten only moves elements: no layer of its own
 
 
 def test_layers_of_a_program_from_text_are_products_and_comparisons(tmp_path) -> None:

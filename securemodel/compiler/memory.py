@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from protocols.gates import numel
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.wire import steps
 from securemodel.compiler.work import ELEMENT_BYTES, VIEWS, gate_bytes, held, mask_bytes, value_bytes
 
 Parts = list[tuple[object, int]]
@@ -51,17 +52,20 @@ def peak_bytes(graph: Graph, parties: Sequence[str], me: str, ahead_bytes: int) 
             storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
             if node.form == "masked" and have[node.id]:  # its additive share, made once for all products
                 storages.put(-1 - node.id, [((node.id, "share"), ELEMENT_BYTES * numel(node.shape))])
-    run, ends = [n for n in graph.nodes if not n.load], _ends(graph)
-    waiting = sum(gate_bytes(graph, n) + mask_bytes(n) for n in run)
+    ends = _ends(graph)
+    waiting = sum(gate_bytes(graph, n) + mask_bytes(n) for n in graph.nodes if not n.load)
     peak = storages.live + min(waiting, ahead_bytes)
-    for node in run:
-        dealt = gate_bytes(graph, node)
-        waiting -= dealt + mask_bytes(node)
-        storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
-        beside = 0 if node.op == "bilinear" else dealt  # a product is made in place of its dealt share
-        peak = max(peak, storages.live + min(waiting, ahead_bytes) + beside)
-        for value in ends.get(node.id, ()):
-            storages.drop(value)
+    for step in steps(graph, False):
+        for together in (*((node,) for node in step.local), step.talk):  # a round's openings are all held at its end
+            beside = 0
+            for node in together:
+                dealt = gate_bytes(graph, node)
+                waiting -= dealt + mask_bytes(node)
+                beside += 0 if node.op == "bilinear" else dealt  # a product is made in place of its dealt share
+                storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
+            peak = max(peak, storages.live + min(waiting, ahead_bytes) + beside)
+            for value in (value for node in together for value in ends.get(node.id, ())):
+                storages.drop(value)
     return peak
 
 
@@ -103,9 +107,9 @@ def _shared_with(
     if node.op != "linear":
         return None
     kind, attrs, x = node.attrs["kind"], node.attrs["attrs"], node.args[0]
-    if kind == "add" and node.form == "additive":  # a share of nothing is not added
+    if kind in ("add", "sub") and node.form == "additive":  # a share of nothing is not added
         present = [a for a in node.args if have[a]]
-        return present[0] if len(present) == 1 else None
+        return present[0] if len(present) == 1 and (kind == "add" or present[0] == x) else None
     if kind not in VIEWS or (kind == "reshape" and not contiguous[x]):
         return None
     if kind != "reshape":
