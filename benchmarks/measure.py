@@ -31,7 +31,7 @@ class Row:
     case: str
     system: str
     parties: int
-    seconds: float
+    seconds: float | None
     rounds: int | None
     sent_bytes_per_party: int | None
     preprocessing_bytes: int | None

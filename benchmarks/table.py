@@ -12,7 +12,7 @@ from benchmarks.measure import SYSTEM, Row
 def show(rows: list[Row]) -> None:
     """One line per case and system; ratios against plaintext torch and against securemodel with TLS."""
     table = Table(title="seconds from inputs shared to result shared, dealer included (medians)")
-    columns = ("case", "system", "seconds", "× plaintext", "time / ours", "rounds", "sent MB/party", "preproc. MB", "error")
+    columns = ("case", "system", "seconds", "plain ms", "× plain", "time / ours", "rounds", "sent MB/party", "preproc. MB", "error")
     for name in columns:
         table.add_column(name, justify="left" if name in ("case", "system") else "right")
     ours = {row.case: row for row in rows if row.system == SYSTEM["tls"]}
@@ -29,9 +29,10 @@ def _cells(case: str, row: Row, ours: Row) -> list[str]:
     return [
         case,
         row.system,
-        f"{row.seconds:.3f}",
-        f"{row.seconds / plain:.0f}" if plain else "–",
-        f"{row.seconds / ours.seconds:.2f}",
+        f"{row.seconds:.3f}" if row.seconds is not None else "–",
+        f"{plain * 1e3:.2f}" if plain else "–",
+        f"{row.seconds / plain:.0f}" if plain and row.seconds else "–",
+        f"{row.seconds / ours.seconds:.2f}" if row.seconds else "–",
         "–" if row.rounds is None else str(row.rounds),
         _megabytes(row.sent_bytes_per_party),
         _megabytes(row.preprocessing_bytes),
