@@ -1,0 +1,133 @@
+"""What goes over the wire is under review: a seeded run of small programs gives the bytes in wire.json.
+
+A refactor leaves the file alone. A change of protocol changes it on purpose: run this file as a script
+(`PYTHONPATH=. python tests/compiler/test_wire.py`) and commit the difference with the change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from running import Fn
+from torch import nn
+
+import securemodel
+from protocols import kernels
+from protocols.channel import Label, Purpose
+from protocols.gates import GATES
+from protocols.prg import Stream, insecure_test_key
+from securemodel.runtime.dealing import Dealing
+from securemodel.runtime.session import LocalSession, epoch_number
+
+BASELINE = Path(__file__).with_name("wire.json")
+DIGEST_BYTES = 16
+
+
+def exact(*shape: int) -> torch.Tensor:
+    """Numbers that the ring holds exactly, so that no platform rounds them differently."""
+    return ((torch.arange(torch.Size(shape).numel()) * 37 % 64) - 30).reshape(shape) / 16
+
+
+def with_exact_weights(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(exact(*parameter.shape) / 4)
+    return model
+
+
+PROGRAMS = {
+    "product": (lambda x, y: x * y, {}),
+    "square": (lambda x, y: torch.square(x - y), {}),
+    "truncation": (lambda x, y: x * y * x, {}),
+    "relu of a product": (lambda x, y: torch.relu(x * y), {}),
+    "relu of a sum": (lambda x, y: torch.relu(x + y), {}),
+    "relu, 24 bits": (lambda x, y: torch.relu(x + y), {"width": 24}),
+    "comparison, 32 bits": (lambda x, y: x * y < 0.5, {"width": 32}),
+    "maximum of windows": (lambda x, y: nn.functional.max_pool1d((x + y).unsqueeze(0), 3, 2), {}),
+    "index of the largest": (lambda x, y: (x * y).argmax(1), {}),
+    "public factors": (lambda x, y: (x + y) * torch.tensor([0.5, -0.75, 3.0, 1.25, 2.0, 0.0]), {}),
+    "to two receivers": (lambda x, y: (x + y, x * y), {"outputs": ("a", "all")}),
+    "linear layer": (with_exact_weights(nn.Linear(6, 3)), {"inputs": "b"}),
+    "network": (with_exact_weights(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))), {"inputs": "b"}),
+    "images": (
+        with_exact_weights(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2))),
+        {"inputs": "b", "shape": (2, 1, 4, 4)},
+    ),
+}  # fmt: skip
+PARTIES = {"two": ("a", "b"), "three": ("a", "c", "b")}
+CASES = [f"{name}, {parties} parties" for name in PROGRAMS for parties in PARTIES]
+
+
+def compiled(case: str) -> tuple[securemodel.Program, list[torch.Tensor]]:
+    name, parties = case.removesuffix(" parties").rsplit(", ", 1)
+    model, settings = PROGRAMS[name]
+    settings = {"inputs": ("a", "b"), "outputs": "all", **settings}
+    inputs = [exact(*settings.pop("shape", (4, 6))) for _ in range(1 if settings["inputs"] == "b" else 2)]
+    module = model if isinstance(model, nn.Module) else Fn(model)
+    return securemodel.compile(module, inputs, weights="a", parties=PARTIES[parties], **settings), inputs
+
+
+def digest_of(label: Label, buffers) -> bytes:
+    """Hash of one message, without the program's digest in a phase's first one: it is no protocol."""
+    content = hashlib.sha256(str(label).encode())
+    for index, buffer in enumerate(buffers):
+        data = buffer.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        content.update(data[DIGEST_BYTES:] if label.purpose == Purpose.START and index == 0 else data)
+    return content.digest()
+
+
+def sent(case: str, seed: int = 2024) -> dict[str, str]:
+    """Hash of all that each party, and the dealer, sends in a load and a run with keys of a test."""
+    program, inputs = compiled(case)
+    keys = {name: insecure_test_key(seed, name) for name in program.parties}
+    hashes = {name: hashlib.sha256() for name in (*program.parties, "dealer")}
+    session = LocalSession(program, keys)
+    for name, channel in session.channels.items():
+        channel.begin = _recording(channel.begin, hashes[name])
+    with session:
+        session.run(*inputs)
+    dealing = Dealing(program.graph, program.parties, {name: Stream(key) for name, key in keys.items()})
+    for load, epoch in ((True, epoch_number(0, 0)), (False, epoch_number(0, 1))):
+        for node, shares in dealing.deal(epoch, load):
+            hashes["dealer"].update(node.to_bytes(4, "little") + b"".join(t.numpy().tobytes() for t in shares))
+    return {name: value.hexdigest()[:32] for name, value in hashes.items()}
+
+
+def _recording(begin, content):
+    def recorded(label, sends, receives):
+        for peer in sorted(sends):
+            content.update(peer.encode() + digest_of(label, sends[peer]))
+        begin(label, sends, receives)
+
+    return recorded
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_wire_is_what_it_was(case):
+    assert sent(case) == json.loads(BASELINE.read_text())[case], "see the top of this file"
+
+
+def test_other_seeds_give_other_bytes():
+    first, other = sent(CASES[0], 1), sent(CASES[0], 2)
+    assert sent(CASES[0], 1) == first
+    assert all(other[name] != first[name] for name in first)
+
+
+@pytest.mark.parametrize("variant", kernels.info()["available"])
+def test_every_build_of_the_kernels_sends_the_same(variant):
+    with kernels.use(variant):
+        for case in ("network, two parties", "images, three parties", "index of the largest, two parties"):
+            assert sent(case) == json.loads(BASELINE.read_text())[case], case
+
+
+def test_every_gate_is_on_the_wire():
+    used = {node.op for case in CASES[::2] for node in compiled(case)[0].graph.nodes}
+    assert set(GATES) | {"input", "mask", "mask_bits", "reveal", "bilinear_public"} <= used
+
+
+if __name__ == "__main__":
+    BASELINE.write_text(json.dumps({case: sent(case) for case in CASES}, indent=1) + "\n")
