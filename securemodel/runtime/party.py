@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Generator, Mapping, Optional, Sequence
 
 import torch
@@ -36,7 +36,7 @@ class Talk:
     """One round as a party asks for it: what to send to whom, and how much to expect from whom."""
 
     label: Label
-    sends: dict[str, list[torch.Tensor]]
+    sends: dict[str, list[torch.Tensor]] = field(repr=False)  # masked values and shares
     receives: dict[str, int]
 
 

@@ -113,7 +113,7 @@ class Store:
     id: str
     runs: int
     next_run: int
-    weights: Optional[str]
+    weights: Optional[str] = field(repr=False)
     _lock: Optional[IO] = field(default=None, repr=False)
 
     @staticmethod
