@@ -1,7 +1,8 @@
 """What a program will cost before it runs: rounds and bytes exactly, memory and time as estimates.
 
-Rounds, sent bytes and preprocessing bytes are those that channels count (docs/costs.md). Time is predicted as
-    rounds * latency + bytes / bandwidth + multiply-adds / rate + touched bytes / rate + operations * overhead.
+Rounds, sent bytes and preprocessing bytes are those that channels count. Time is predicted as
+    rounds * latency + bytes / bandwidth + multiply-adds / rate + touched bytes / rate + operations * overhead
+where a party sends and receives at once, so the larger of the two counts (docs/costs.md).
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ AHEAD_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Network:
-    """A network between the parties: bits per second a party can send (and receive), seconds one way."""
+    """A network between the parties: bits per second a party can send and receive at once, seconds one way.
+
+    One way is half a round trip; in a round all parties send at once, so a round takes it once.
+    """
 
     bandwidth: float
     latency: float
@@ -44,7 +48,7 @@ class Network:
 
 
 NETWORKS = {
-    "local": Network(10e9, 50e-6, "local"),
+    "local": Network(10e9, 0.1e-3, "local"),
     "lan": Network(1e9, 0.25e-3, "lan"),
     "wan": Network(100e6, 20e-3, "wan"),
 }
@@ -53,11 +57,33 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast a party computes. The defaults were measured on 2 cores of an AMD EPYC server with AVX-512."""
+    """How fast a party or the dealer computes, on a machine of its own.
 
-    multiply_adds_per_s: float = 20e9
-    bytes_per_s: float = 3e9
-    seconds_per_operation: float = 20e-6
+    The defaults are medians measured on 2 cores of an AMD EPYC server with AVX-512: ring multiply-adds of layers,
+    bytes that operations read and write, bytes of masks and dealt shares made from a key, and the fixed time of
+    one operation.
+    """
+
+    multiply_adds_per_s: float = 15e9
+    bytes_per_s: float = 12e9
+    prepared_bytes_per_s: float = 4e9
+    seconds_per_operation: float = 30e-6
+
+    def __post_init__(self) -> None:
+        rates = (self.multiply_adds_per_s, self.bytes_per_s, self.prepared_bytes_per_s)
+        if not all(rate > 0 for rate in rates) or not self.seconds_per_operation >= 0:
+            raise InputError(f"{self} cannot be: rates are positive, and the time of one operation is 0 or more")
+
+    def online_seconds(self, multiply_adds: int, moved_bytes: int, operations: int) -> float:
+        """Time to compute with values that are there."""
+        return self._seconds(multiply_adds, moved_bytes / self.bytes_per_s, operations)
+
+    def preparing_seconds(self, multiply_adds: int, made_bytes: int, operations: int) -> float:
+        """Time to make masks and dealt shares, and to multiply masks."""
+        return self._seconds(multiply_adds, made_bytes / self.prepared_bytes_per_s, operations)
+
+    def _seconds(self, multiply_adds: int, bytes_seconds: float, operations: int) -> float:
+        return multiply_adds / self.multiply_adds_per_s + bytes_seconds + operations * self.seconds_per_operation
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,7 @@ class PartyCost:
     def seconds(self, network: Network, machine: Machine) -> float:
         """Predicted time from sharing the inputs to holding the outputs, everything prepared."""
         talk = self.rounds * network.latency + 8 * max(self.sent_bytes, self.received_bytes) / network.bandwidth
-        return talk + _compute(self.multiply_adds, self.moved_bytes, self.operations, machine)
+        return talk + machine.online_seconds(self.multiply_adds, self.moved_bytes, self.operations)
 
 
 @dataclass(frozen=True)
@@ -116,18 +142,13 @@ class Cost:
     def preparing_seconds(self, network: Network, machine: Machine) -> float:
         """Predicted time of preparing one run: dealing, sending and expanding overlap, the slowest counts."""
         made = max(cost.prepared_bytes for cost in self.parties.values())
-        dealing = _compute(self.dealt_multiply_adds, len(self.parties) * made, self.dealt_messages, machine)
+        dealing = machine.preparing_seconds(self.dealt_multiply_adds, len(self.parties) * made, self.dealt_messages)
         sending = network.latency * bool(self.preprocessing_bytes) + 8 * self.preprocessing_bytes / network.bandwidth
         expanding = max(
-            _compute(cost.prepared_multiply_adds, cost.prepared_bytes, self.dealt_messages, machine)
+            machine.preparing_seconds(cost.prepared_multiply_adds, cost.prepared_bytes, self.dealt_messages)
             for cost in self.parties.values()
         )
         return max(dealing, sending, expanding)
-
-
-def _compute(multiply_adds: int, nbytes: int, operations: int, machine: Machine) -> float:
-    arithmetic = multiply_adds / machine.multiply_adds_per_s + nbytes / machine.bytes_per_s
-    return arithmetic + operations * machine.seconds_per_operation
 
 
 @dataclass(frozen=True)

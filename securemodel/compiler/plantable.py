@@ -24,7 +24,7 @@ def plan_text(plan: Plan) -> str:
     above = ["", "", *["sent by"] * len(names), "prepro-", "multiply-", ""]
     rows = [_row(plan, layer.name, layer.cost, names) for layer in plan.layers]
     table = _aligned([above, heading, *rows, _row(plan, "total", plan.total, names)])
-    rule = "-" * len(table[0])
+    rule = "-" * max(map(len, table))
     title = f"program {plan.digest[:12]}, parties {', '.join(costs)}; {network_text(plan.network)}"
     return "\n".join([title, *table[:2], rule, *table[2:-1], rule, table[-1], *_footer(plan)])
 
@@ -48,10 +48,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows with the first column to the left, cut to what the others leave of the width, and the rest to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(1, len(rows[0]))]
     first = min(max(len(row[0]) for row in rows), _COLUMNS - sum(widths) - 2 * len(widths))
-    return [
-        "  ".join([_shortened(row[0], first).ljust(first), *(c.rjust(w) for c, w in zip(row[1:], widths, strict=True))])
-        for row in rows
-    ]
+    lines = []
+    for name, *cells in rows:
+        right = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append("  ".join([_shortened(name, first).ljust(first), *right]).rstrip())
+    return lines
 
 
 def _footer(plan: Plan) -> list[str]:
