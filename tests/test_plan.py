@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import runpy
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -363,6 +365,21 @@ def test_seconds_follow_the_stated_formula() -> None:
     assert cost.seconds(Network(24000.0, 2.0), machine) == 5 * 2.0 + 8 * 3000 / 24000 + 70 / 7 + 90 / 9 + 2 * 3.0
 
 
+def test_preparing_takes_as_long_as_its_slowest_part() -> None:
+    machine = Machine(multiply_adds_per_s=7.0, prepared_bytes_per_s=9.0, seconds_per_operation=3.0)
+    cost = Cost({"a": PartyCost(prepared_multiply_adds=70, prepared_bytes=90), "b": PartyCost()}, 1000, 140, 2)
+    dealing, expanding, sending = 140 / 7 + 2 * 90 / 9 + 2 * 3.0, 70 / 7 + 90 / 9 + 2 * 3.0, 8 * 1000 / 10.0 + 0.5
+    assert dealing > expanding
+    assert cost.preparing_seconds(Network(1e12, 0.0), machine) == pytest.approx(dealing)
+    assert cost.preparing_seconds(Network(10.0, 0.5), machine) == pytest.approx(sending)
+
+
+def test_impossible_machines_are_refused() -> None:
+    for wrong in ({"multiply_adds_per_s": 0}, {"bytes_per_s": -1.0}, {"seconds_per_operation": float("nan")}):
+        with pytest.raises(InputError, match="positive"):
+            Machine(**wrong)
+
+
 def test_total_time_is_the_slowest_party_s() -> None:
     machine, network = Machine(), Network(1e9, 1e-3)
     slow, fast = PartyCost(rounds=9), PartyCost(rounds=2, sent_bytes=8)
@@ -422,3 +439,10 @@ def test_numbers_are_short() -> None:
     ]  # fmt: skip
     assert [count_text(n) for n in (7, 1500, 3 * 10**12)] == ["7", "1.5 K", "3.0 T"]
     assert [seconds_text(s) for s in (0.00123, 2.0)] == ["1.23 ms", "2.00 s"]
+
+
+def test_the_page_of_costs_is_what_the_code_declares() -> None:
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    printed = runpy.run_path(str(docs / "make_costs.py"))["document"]()
+    same = printed == (docs / "costs.md").read_text()
+    assert same, "costs have changed: run `python docs/make_costs.py > docs/costs.md`"

@@ -1,0 +1,217 @@
+"""Prints docs/costs.md from what the code declares: `python docs/make_costs.py > docs/costs.md`."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import securemodel
+from protocols.gates import GATES, dealt_bytes
+from securemodel.compiler.plan import NETWORKS, Machine, Plan
+from securemodel.compiler.plantable import bytes_text, count_text, network_text, seconds_text
+from securemodel.compiler.wire import START, item_bytes
+from securemodel.compiler.work import gate_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+ELEMENTS = 6400  # a multiple of 64: no padding in packed bits
+PARTIES = ("alice", "bob")
+
+
+class Function(nn.Module):
+    """A function of two parties' values."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.function(x, y)
+
+
+OPERATORS: tuple[tuple[str, Callable, tuple[int, ...]], ...] = (
+    ("sum, difference, negation; product with a whole number", lambda x, y: 3 * (x + y) - y, (ELEMENTS,)),
+    ("product", lambda x, y: (x + y) * (x - y), (ELEMENTS,)),
+    ("product of products (truncates one)", lambda x, y: (x + y) * (x - y) * (x + y), (ELEMENTS,)),
+    ("product with a public number", lambda x, y: (x + y) * 0.3, (ELEMENTS,)),
+    ("square", lambda x, y: (x + y).square(), (ELEMENTS,)),
+    ("third power", lambda x, y: (x + y).pow(3), (ELEMENTS,)),
+    ("comparison `x > 0`", lambda x, y: x + y > 0, (ELEMENTS,)),
+    ("ReLU", lambda x, y: torch.relu(x + y), (ELEMENTS,)),
+    ("ReLU of a product (truncates it)", lambda x, y: torch.relu((x + y) * (x - y)), (ELEMENTS,)),
+    ("ReLU6, hardtanh, clamp to an interval", lambda x, y: torch.clamp(x + y, -1.0, 1.0), (ELEMENTS,)),
+    ("leaky ReLU", lambda x, y: nn.functional.leaky_relu(x + y), (ELEMENTS,)),
+    ("maximum of 4 (2 x 2 pooling)", lambda x, y: nn.functional.max_pool2d(x + y, 2), (1, 1, 80, 80)),
+    ("arg-max of 10", lambda x, y: (x + y).argmax(1), (640, 10)),
+)
+
+
+def compiled(function: Callable, shape: tuple[int, ...], width: int) -> securemodel.Program:
+    """A function of two parties' values as a program that reveals its result to both."""
+    arguments = {"weights": "public", "inputs": PARTIES, "outputs": "all", "width": width}
+    return securemodel.compile(Function(function), (torch.zeros(shape), torch.zeros(shape)), **arguments)
+
+
+def operator_row(name: str, function: Callable, shape: tuple[int, ...]) -> list[str]:
+    """Rounds and bytes per input element, without the first message and the reveal."""
+    cells = [name]
+    for width in (64, 32):
+        program = compiled(function, shape, width)
+        nodes = [n for n in program.graph.nodes if not n.load]
+        opened = sum(item_bytes(n) for n in nodes if n.op in ("input", "mask", "mask_bits"))
+        dealt = sum(gate_bytes(program.graph, n) for n in nodes)
+        cells += [str(program.plan().rounds - 2), f"{opened / ELEMENTS:.4g}", f"{dealt / ELEMENTS:.4g}"]
+    return cells
+
+
+GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
+    ("bilinear", "product, matrix product, convolution: per element of the result", {}, [(ELEMENTS,), (ELEMENTS,)]),
+    ("square", "square", {}, [(ELEMENTS,)]),
+    ("truncate", "division by 2^16", {"bits": 16}, [(ELEMENTS,)]),
+    ("digits", "digits of a comparison, width 64", {"shift": 0, "low_bits": 63}, [(ELEMENTS,)]),
+    ("digits", "digits of a comparison, width 32", {"shift": 0, "low_bits": 31}, [(ELEMENTS,)]),
+    ("top_bit", "top bit of a comparison", {"bit": 63}, [(ELEMENTS,)]),
+    ("combine", "first layer over 16 digits (width 64)", {"digits": 16}, [(31, ELEMENTS // 64)]),
+    ("combine", "second layer, over 4 digits", {"digits": 4}, [(7, ELEMENTS // 64)]),
+    ("combine", "only layer over 2 digits", {"digits": 2}, [(3, ELEMENTS // 64)]),
+    ("select", "bit times value", {"invert": False}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
+    ("select_truncated", "bit times value / 2^16", {"invert": False, "bits": 16}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
+    ("bit_to_ring", "bit as a number", {"invert": False, "shape": [ELEMENTS]}, [(1, ELEMENTS // 64)]),
+)
+
+
+def gate_row(name: str, what: str, attrs: dict, shapes: Sequence[tuple[int, ...]]) -> list[str]:
+    """Dealt bytes per element."""
+    return [f"`{name}`", what, f"{dealt_bytes(GATES[name], attrs, shapes, (ELEMENTS,)) / ELEMENTS:.4g}"]
+
+
+def mlp() -> nn.Module:
+    """Three layers of 128, 128 and 10 on images of 28 x 28."""
+    layers = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def lenet5() -> nn.Module:
+    """The network of examples/lenet_mnist."""
+    return runpy.run_path(str(ROOT / "examples" / "lenet_mnist" / "model.py"))["LeNet5"]()
+
+
+def model_plan(make: Callable[[], nn.Module], rows: int, network: str) -> Plan:
+    """One party's model on the other's images."""
+    with torch.device("meta"):
+        model = make()
+    arguments = {"weights": "alice", "inputs": "bob", "outputs": "bob"}
+    return securemodel.compile(model, torch.zeros(rows, 1, 28, 28), **arguments).plan(network)
+
+
+def model_row(name: str, make: Callable[[], nn.Module], rows: int) -> list[str]:
+    """Costs of one run."""
+    lan, wan = (model_plan(make, rows, network) for network in ("lan", "wan"))
+    products = max(cost.multiply_adds for cost in lan.total.parties.values())
+    sent, memory = max(lan.sent_bytes.values()), max(lan.peak_bytes.values())
+    cells = [name, str(rows), str(lan.rounds), bytes_text(sent), bytes_text(lan.preprocessing_bytes)]
+    return [*cells, count_text(products), bytes_text(memory), seconds_text(lan.seconds), seconds_text(wan.seconds)]
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but those of text to the right."""
+    rows = list(rows)
+    numbers = [all(row[i][:1].isdigit() for row in rows) for i in range(len(heading))]
+    rule = ["---:" if number else "---" for number in numbers]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heading, rule, *rows))
+
+
+def document() -> str:
+    """The whole page."""
+    machine = Machine()
+    networks = "\n".join(f"- `{network_text(network)}`" for network in NETWORKS.values())
+    heading = ["operation", "rounds", "opened", "dealt", "rounds, width 32", "opened, width 32", "dealt, width 32"]
+    return TEXT.format(
+        networks=networks,
+        operators=table(heading, (operator_row(*row) for row in OPERATORS)),
+        gates=table(["gate", "what it does", "dealt bytes an element"], (gate_row(*row) for row in GATE_CASES)),
+        models=table(
+            ["model", "rows", "rounds", "sent by a party", "dealt", "multiply-adds", "memory", "lan", "wan"],
+            (model_row(name, make, rows) for name, make in (("MLP", mlp), ("LeNet-5", lenet5)) for rows in (1, 100)),
+        ),
+        plan=replace(model_plan(lenet5, 1, "wan"), digest="(digest)"),
+        start=START.size,
+        products=f"{machine.multiply_adds_per_s / 1e9:g}",
+        moved=f"{machine.bytes_per_s / 1e9:g}",
+        made=f"{machine.prepared_bytes_per_s / 1e9:g}",
+        overhead=f"{machine.seconds_per_operation * 1e6:g}",
+    )
+
+
+TEXT = """\
+# Costs
+
+This page is printed by `docs/make_costs.py` from what the code declares; a test compares it with the code, and other
+tests compare what the code declares with the messages that are counted in real runs.
+
+## The plan of a program
+
+`program.plan(network)` says what one run costs with the number of rows the program was compiled for. `print` shows it
+layer by layer; `securemodel plan FILE` does the same for a saved program.
+
+```text
+{plan}
+```
+
+- **Rounds, bytes sent and preprocessing bytes are exact**: those that `session.stats` counts, with the 32 bytes of each
+  message's header and the {start} bytes with which a phase's first message begins. What TLS and TCP add is not in
+  them. A run of more rows than were compiled for is several runs.
+- A **round** is one exchange of messages: all parties send at once, then wait for each other. Openings of several
+  layers that share a message are one round; it counts for the layer of the first of them.
+- **Preprocessing** is what the dealer sends, all of it to the last party. It does not depend on the inputs.
+- **Multiply-adds** are products in the ring while a run goes on, for the party that has most. Half of those of a layer
+  with loaded weights are made before, with the masks; `plan.total` has these, and the dealer's, too.
+- **Memory** is an estimate: ring tensors that a party holds at once, with up to 256 MiB prepared ahead. The model and
+  the inputs in the clear, messages on their way and what a kernel needs while it works are not in it.
+- Loading the weights is done once for all runs and is shown apart.
+
+Layers are modules, or lines of the model's own `forward`. A program read from a file does not know them: there a layer
+is a product or a comparison, named by the node of the program's text.
+
+### Predicted time
+
+    seconds = rounds x latency + max(sent, received) x 8 / bandwidth
+            + multiply-adds / {products}e9 + bytes touched / {moved}e9 + operations x {overhead}e-6
+
+The rates were measured on two cores of an AMD EPYC server with AVX-512, and hold for a party that has such a machine to
+itself and finds everything prepared; preparing a run is predicted apart, with {made}e9 bytes of masks and dealt shares
+a second. Expect a factor of two of error in computing. Other rates: `securemodel.compiler.plan.Machine`; another
+network: `Network(bandwidth, latency)` there, with bits per second and seconds **one way** (half of a round trip). By
+name there are:
+
+{networks}
+
+Processes of one host share its cores and are slower than `local` says.
+
+## Operators
+
+Two online parties, for each element of the input. *Opened* is what each party sends to the other, *dealt* what the
+dealer sends, in bytes. Operands are shares that are not masked yet, so opening them is counted; what is opened once
+serves every operation that reads it. Message headers are left out. `width` is the argument of `compile`.
+
+{operators}
+
+With three or more parties each party sends what it opens to each of the others; rounds and dealt bytes stay the same.
+
+## Gates
+
+{gates}
+
+## Models
+
+One party has the weights, the other the images (28 x 28).
+
+{models}
+"""
+
+if __name__ == "__main__":
+    print(document(), end="")
