@@ -23,7 +23,7 @@ LIMIT_S = 200.0
 
 def start(*words: object, cwd: Path = ROOT) -> subprocess.Popen[str]:
     """Python with these words, and the project importable from anywhere."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, *map(str, words)], cwd=cwd, env=environment, text=True, stdout=pipe, stderr=pipe
@@ -39,6 +39,7 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, errors
 
 
+@pytest.mark.slow
 def test_each_party_needs_its_own_file_only(tmp_path: Path) -> None:
     """Bank, hospital and dealer as three commands; the bank's folder has no images, the hospital's no weights."""
     roster, _ = loopback_parties(("bank", "hospital"), tmp_path, dealer=True)
