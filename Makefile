@@ -18,7 +18,7 @@ setup: $(INSTALLED) ## Make the virtual environment .venv and build the kernels 
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py
 
-test: $(INSTALLED) ## Run the tests, without the slow ones
+test: $(INSTALLED) ## Run the tests, without the slow ones (on an idle machine ARGS="-n 2" is quicker)
 	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED) ## Run all tests
