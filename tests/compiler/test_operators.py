@@ -57,6 +57,7 @@ def _labels(rows: list[Row], inputs) -> list[str]:
     return out
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("veil", ["add", "mul"])
 @pytest.mark.parametrize("rows", [rows for _, rows in GROUPS], ids=[name for name, _ in GROUPS])
 def test_operator_agrees_with_torch(rows, veil, lowered, capture_once):
@@ -94,8 +95,7 @@ TIES = torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0], [-1.0
 
 def test_argmax_takes_the_first_of_equals():
     check_agrees(lambda x: (x.argmax(1), x.argmax(0), x.argmax()), [TIES], tolerance=0.0)
-    for size in range(1, 8):
-        check_agrees(lambda x: x.argmax(0), [torch.ones(size)], tolerance=0.0)
+    check_agrees(lambda x: [x[:size].argmax(0) for size in range(1, 8)], [torch.ones(7)], tolerance=0.0)
 
 
 def test_comparisons_of_equals():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ PARTIES = {"two": ("a", "b"), "three": ("a", "c", "b")}
 CASES = [f"{name}, {parties} parties" for name in PROGRAMS for parties in PARTIES]
 
 
+@cache
 def compiled(case: str) -> tuple[securemodel.Program, list[torch.Tensor]]:
     name, parties = case.removesuffix(" parties").rsplit(", ", 1)
     model, settings = PROGRAMS[name]
