@@ -16,6 +16,7 @@ import torch
 import securemodel
 from protocols.channel import Link
 from protocols.errors import Mismatch, PeerAborted, PeerAbsent, PeerDied, PeerError, PeerStalled
+from protocols.gates import GATES
 from protocols.identity import DEALER
 from securemodel.runtime import agree as agree_module
 from securemodel.runtime import dealer as dealer_module
@@ -120,11 +121,12 @@ def test_a_dealer_that_starts_late(worlds, program, tools) -> None:
 
 @pytest.mark.parametrize("who", ["bank", "hospital"])
 def test_a_party_stalls_between_runs(worlds, program, tools, who: str) -> None:
-    world, x = worlds(program, receive_s=SHORT_S), tools.rows(2)
+    world, x, said = worlds(program, receive_s=SHORT_S), tools.rows(2), []
 
     def slow(session: RemoteSession) -> None:
         session.run(x if who == "hospital" else None)
         time.sleep(3 * SHORT_S)
+        said.extend(world.said)
         session.run(x if who == "hospital" else None)
 
     results = world.run({**tools.tasks(program, x), who: slow})
@@ -132,7 +134,7 @@ def test_a_party_stalls_between_runs(worlds, program, tools, who: str) -> None:
     other = "bank" if who == "hospital" else "hospital"
     assert type(results[other]) is PeerStalled and results[other].party == who
     assert type(results[who]) is PeerAborted and f"'{who}' made no progress" in str(results[who])
-    world.wait_until_said("session failed")
+    assert "session failed" in "".join(said)  # the dealer waited for neither of them
     tools.works(world, x)
 
 
@@ -157,6 +159,9 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(64, 64)) for _ in range(4)))
     options = {"weights": "bank", "inputs": "hospital", "outputs": "hospital"}
     program = securemodel.compile(model.eval(), (torch.zeros(2048, 64),), **options)
+    gates = sum(node.op in GATES for node in program.graph.nodes if not node.load)
+    dealt, gate = [], Dealing._gate
+    monkeypatch.setattr(Dealing, "_gate", lambda self, node, *rest: (dealt.append(node), gate(self, node, *rest))[1])
     world, x = worlds(program, receive_s=2 * SHORT_S), torch.randn(2048, 64)
 
     def idle(session: RemoteSession) -> Any:
@@ -167,7 +172,8 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
 
     results = world.run({"bank": idle, "hospital": idle})
     torch.testing.assert_close(results["hospital"], model(x).detach(), atol=2**-9, rtol=0)
-    world.wait_until_said("session ended")  # closed in good order, although a third run was on its way
+    world.wait_until_said("session ended")  # closed in good order, although a third run was on its way,
+    assert 2 * gates < sum(not node.load for node in dealt) < 3 * gates  # of which the rest was not made any more
 
 
 @pytest.mark.parametrize("who", ["bank", "hospital", "helper"])

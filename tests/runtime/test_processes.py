@@ -126,7 +126,9 @@ def good_session(scene: Scene, runs: int = 3, **environment: dict[str, str]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who, how", [("hospital", signal.SIGKILL), ("bank", signal.SIGSTOP)], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "who, how", [("hospital", signal.SIGKILL), ("bank", signal.SIGSTOP)], ids=["killed", "stopped"]
+)
 def test_a_process_is_killed_or_stopped(scene: Scene, who: str, how: signal.Signals) -> None:
     dealer = scene.dealer()
     made = {name: scene.party(name, 1_000_000) for name in ("bank", "hospital")}
