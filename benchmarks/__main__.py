@@ -9,16 +9,21 @@ from rich.console import Console
 
 from benchmarks import cases
 from benchmarks.measure import Row, as_json, measure, measure_local, plaintext_seconds
-from benchmarks.table import show
+from benchmarks.table import markdown, show
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[CASE]...")
 @click.option("--peers", is_flag=True, help="Also run SPU and CrypTen (see benchmarks/peers).")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
+@click.option(
+    "--markdown", "markdown_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the table here."
+)
 @click.option("--repeat", default=5, show_default=True, help="Timed runs per case, after one warm-up.")
 @click.option("--only-tls", is_flag=True, help="Leave out the runs without TLS and in one process.")
-def main(names: tuple[str, ...], peers: bool, json_file: Path | None, repeat: int, only_tls: bool) -> None:
+def main(
+    names: tuple[str, ...], peers: bool, json_file: Path | None, markdown_file: Path | None, repeat: int, only_tls: bool
+) -> None:
     """Times CASEs (all by default) as three processes over loopback TCP with TLS, the dealer included."""
     unknown = [name for name in names if name not in cases.BY_NAME]
     if unknown:
@@ -33,6 +38,8 @@ def main(names: tuple[str, ...], peers: bool, json_file: Path | None, repeat: in
     show(rows)
     if json_file:
         json_file.write_text(as_json(rows))
+    if markdown_file:
+        markdown_file.write_text(markdown(rows))
 
 
 def _measured(case: cases.Case, repeat: int, only_tls: bool) -> list[Row]:
