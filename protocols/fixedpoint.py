@@ -20,7 +20,7 @@ def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Te
         low, high = torch.aminmax(x)
         largest = max(-low.item(), high.item())
         if not largest <= limit:  # also true for NaN
-            bad = "NaN or infinite values" if not torch.isfinite(x).all() else f"magnitude {largest:.6g}"
+            bad = "NaN or infinite values" if not torch.isfinite(x).all() else "values out of range"
             raise InputError(
                 f"{what} has {bad}; with {frac_bits} fractional bits every value must be finite and within "
                 f"[-{limit:.6g}, {limit:.6g}]. Clean or rescale it, or compile with other frac_bits or width."

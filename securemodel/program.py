@@ -69,5 +69,6 @@ class Program:
 
 
 def receivers(outputs: str | Sequence[str], count: int) -> list[str]:
-    """Who learns each of `count` outputs."""
-    return [outputs] * count if isinstance(outputs, str) else list(outputs)
+    """Who learns each of `count` outputs: a party, or "all" (also said as "public")."""
+    names = [outputs] * count if isinstance(outputs, str) else list(outputs)
+    return ["all" if name == "public" else name for name in names]

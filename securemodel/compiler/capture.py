@@ -45,7 +45,7 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, tuple(example_inputs)).run_decompositions({})
+            exported = torch.export.export(model, _distinct(example_inputs)).run_decompositions({})
     except Exception as problem:
         raise CompileError(
             f"torch.export could not capture {type(model).__name__}: {problem}\n"
@@ -66,6 +66,14 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
         raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
     output_node = next(n for n in exported.graph.nodes if n.op == "output")
     return Captured(exported.graph, states, constants, inputs, list(output_node.args[0]))
+
+
+def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The same values, where no two are the same object: torch.export would take these for one input."""
+    out: list[torch.Tensor] = []
+    for tensor in tensors:
+        out.append(tensor.clone() if any(tensor is other for other in out) else tensor)
+    return tuple(out)
 
 
 def source_line(node: torch.fx.Node) -> str:

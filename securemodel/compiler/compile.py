@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, Optional, Sequence
 
@@ -17,6 +18,7 @@ from securemodel.errors import CompileError, UnsupportedOperator
 from securemodel.program import Program, receivers
 
 _RESERVED = frozenset({PUBLIC, "all", "dealer"})
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def compile(
@@ -82,7 +84,8 @@ def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
 
 def _party_names(weights: str, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
     to = [outputs] if isinstance(outputs, str) else list(outputs)
-    used = list(dict.fromkeys(n for n in [weights, *owners, *to] if n not in (PUBLIC, "all")))
+    given = [n for n in (weights, *owners) if n != PUBLIC] + [n for n in to if n not in (PUBLIC, "all")]
+    used = list(dict.fromkeys(given))
     names = tuple(parties) if parties is not None else tuple(used)
     missing = [n for n in used if n not in names]
     if missing:
@@ -90,11 +93,11 @@ def _party_names(weights: str, owners: Sequence[str], outputs, parties) -> tuple
             f"unknown party {', '.join(missing)}: the parties are {', '.join(names)}. "
             "Name every owner and receiver in `parties`."
         )
-    bad = [n for n in names if n in _RESERVED or not all(c.isalnum() or c in "_-." for c in n) or not n]
+    bad = [n for n in names if n in _RESERVED or not _NAME.fullmatch(n)]
     if bad or len(set(names)) != len(names):
         raise CompileError(
-            f"bad party names {', '.join(map(repr, bad or names))}: use different names of letters, digits, '.', '_', "
-            f"'-', none of {', '.join(sorted(_RESERVED))}"
+            f"bad party names {', '.join(map(repr, bad or names))}: use different names of letters, digits, '_' and "
+            f"'-' that start with a letter, none of {', '.join(sorted(_RESERVED))}"
         )
     if len(names) < 2:
         raise CompileError(

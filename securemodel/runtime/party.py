@@ -28,6 +28,7 @@ from securemodel.runtime.rounds import START, Step, item_bytes, message_bytes, s
 from securemodel.runtime.zero import add_zero
 
 Message = dict[str, torch.Tensor]
+_NOTHING = torch.empty(0, dtype=torch.uint8)
 TakePrepared = Callable[[int], Prepared]
 
 
@@ -203,7 +204,7 @@ class OnlineParty:
             parts = {}
             for peer in self.peers:
                 if sends(node, peer, self.me):
-                    parts[peer] = received[peer][at[peer] : at[peer] + item_bytes(node)]
+                    parts[peer] = received.get(peer, _NOTHING)[at[peer] : at[peer] + item_bytes(node)]
                     at[peer] += item_bytes(node)
             env[node.id] = self._opened(node, kept, parts, outputs)
 
