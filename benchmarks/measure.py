@@ -19,7 +19,7 @@ import torch
 import securemodel
 from benchmarks.cases import PARTIES, Case
 from protocols import identity
-from securemodel.runtime.rounds import Step, phase_cost, steps
+from securemodel.compiler.wire import Step, phase_cost, steps
 
 SYSTEM = {"tls": "securemodel", "plain": "securemodel, no TLS", "local": "securemodel, one process"}
 

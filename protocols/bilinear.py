@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 
 from protocols import kernels
@@ -36,8 +34,8 @@ def bilinear(
     x: torch.Tensor,
     y: torch.Tensor,
     attrs: dict,
-    out: Optional[torch.Tensor] = None,
-    accumulate: Optional[str] = None,
+    out: torch.Tensor | None = None,
+    accumulate: str | None = None,
 ) -> torch.Tensor:
     """B(x, y); with `out` and accumulate "add" or "sub", adds it to or takes it from `out` in place."""
     return BILINEAR[kind](x, y, **attrs, out=out, accumulate=accumulate)

@@ -8,7 +8,7 @@ are sent (docs/protocol.md, section 1).
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

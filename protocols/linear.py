@@ -6,7 +6,7 @@ applied to m and lam of a masked value, to additive shares and, by whoever deals
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,7 +15,7 @@ def _window_sum(x: torch.Tensor, dim: int, starts: list[int], ends: list[int]) -
     """Sums over the index ranges [starts[i], ends[i]) of one axis; exact in the ring by prefix sums."""
     zero = torch.zeros_like(x.narrow(dim, 0, 1))
     prefix = torch.cat([zero, x.cumsum(dim)], dim)
-    index = lambda at: torch.as_tensor(at, device=x.device)  # noqa: E731
+    index = lambda at: torch.as_tensor(at, device=x.device)
     return prefix.index_select(dim, index(ends)) - prefix.index_select(dim, index(starts))
 
 

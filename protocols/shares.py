@@ -12,7 +12,6 @@ W = ceil(N / 64): bit e of plane p is bit e % 64 of word [p, e // 64].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 
@@ -24,7 +23,7 @@ class Masked:
     """A masked ring tensor: the public `m` and this party's share `lam` of the mask (None = zero)."""
 
     m: torch.Tensor
-    lam: Optional[torch.Tensor]
+    lam: torch.Tensor | None
 
     def __repr__(self) -> str:
         return f"Masked(shape={list(self.m.shape)})"
@@ -62,14 +61,14 @@ def words(numel: int) -> int:
     return (numel + 63) // 64
 
 
-def to_additive(x: Masked, role: Role) -> Optional[torch.Tensor]:
+def to_additive(x: Masked, role: Role) -> torch.Tensor | None:
     """This party's additive share of a masked value: m - lam at rank 0, -lam elsewhere."""
     if role.first:
         return x.m if x.lam is None else x.m - x.lam
     return None if x.lam is None else -x.lam
 
 
-def add_shares(a: Optional[torch.Tensor], b: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+def add_shares(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
     """Sum of two shares, where None is zero."""
     if a is None or b is None:
         return b if a is None else a

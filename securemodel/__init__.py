@@ -1,6 +1,7 @@
 """Compiles ordinary PyTorch models into programs that several parties run without showing their data."""
 
 from securemodel.compiler.compile import check, compile
+from securemodel.compiler.plan import Network
 from securemodel.errors import SecureModelError, UnsupportedOperator
 from securemodel.program import Program
 from securemodel.runtime.remote import connect
@@ -8,4 +9,4 @@ from securemodel.runtime.session import Session, local
 
 __version__ = "0.1.0"
 
-__all__ = ["Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compile", "connect", "local"]
+__all__ = ["Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compile", "connect", "local"]

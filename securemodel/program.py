@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 
 from securemodel.atomic import write_atomically
 from securemodel.compiler.builder import FloatCall
-from securemodel.compiler.rows import rows_are_independent
 from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
+from securemodel.compiler.rows import rows_are_independent
 
 
 @dataclass(frozen=True, repr=False)

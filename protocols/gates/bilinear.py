@@ -8,7 +8,7 @@ and the dealer shares B(l_x, l_y): one ring element per element of the result
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -26,13 +26,13 @@ class Bilinear:
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         return {"product": bilinear(attrs["kind"], *masks, attrs["attrs"])}
 
-    def prepare(self, attrs: dict, x_lam: Optional[torch.Tensor], y_m: torch.Tensor, dealt: Dealt) -> Dealt:
+    def prepare(self, attrs: dict, x_lam: torch.Tensor | None, y_m: torch.Tensor, dealt: Dealt) -> Dealt:
         """The half that does not depend on x: B(l_x, l_y) - B(l_x, m_y), computed before m_x arrives."""
         if x_lam is not None:
             bilinear(attrs["kind"], x_lam, y_m, attrs["attrs"], out=dealt["product"], accumulate="sub")
         return dealt
 
-    def finish(self, attrs: dict, x_m: torch.Tensor, y_share: Optional[torch.Tensor], dealt: Dealt) -> torch.Tensor:
+    def finish(self, attrs: dict, x_m: torch.Tensor, y_share: torch.Tensor | None, dealt: Dealt) -> torch.Tensor:
         """The other half: B(m_x, this party's additive share of y), one ring product; consumes `dealt`."""
         if y_share is None:
             return dealt["product"]

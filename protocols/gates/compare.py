@@ -15,7 +15,7 @@ Planes of D digits are ordered [lt_0, lt_1, eq_1, ..., lt_{D-1}, eq_{D-1}]: the 
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

@@ -8,13 +8,13 @@ Results are additive. With attrs["invert"] the bit is 1 - b (a public flip of ha
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape, numel
-from protocols.shares import Masked, MaskedBits, Role
+from protocols.shares import MaskedBits, Role
 
 
 def _bits(b: MaskedBits, attrs: dict) -> torch.Tensor:

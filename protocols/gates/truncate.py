@@ -9,7 +9,7 @@ The dealer shares `high` = l >> f and `wrap` = msb(l), the latter modulo 2^f onl
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, Sequence
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ class Value:
 
     id: int
     shape: tuple[int, ...]
-    owner: Optional[str] = None
+    owner: str | None = None
     integer: bool = False
 
     @property
@@ -75,7 +76,7 @@ def values_in(arg: Any) -> list[Value]:
     return []
 
 
-def common_owner(values: Sequence[Value]) -> Optional[str]:
+def common_owner(values: Sequence[Value]) -> str | None:
     """Who can compute a function of these floats alone: "public", one party, or None (nobody may)."""
     owners = {v.owner for v in values} - {PUBLIC}
     if None in owners or len(owners) > 1:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 
@@ -65,7 +66,10 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
     if mutated:
         raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
     output_node = next(n for n in exported.graph.nodes if n.op == "output")
-    return Captured(exported.graph, states, constants, inputs, list(output_node.args[0]))
+    outputs = list(output_node.args[0])
+    if not all(isinstance(out, torch.fx.Node) for out in outputs):
+        raise CompileError("the model returns something else than tensors: return tensors only, no None and no numbers")
+    return Captured(exported.graph, states, constants, inputs, outputs)
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def compile(
     weights: str,
     inputs: str | Sequence[str],
     outputs: str | Sequence[str],
-    parties: Optional[Sequence[str]] = None,
+    parties: Sequence[str] | None = None,
     frac_bits: int = 16,
     width: int = 64,
     truncate_outputs: bool = False,
@@ -131,7 +132,7 @@ def _run_passes(lowered: Lowered, to: list[str], frac_bits: int, width: int) -> 
     for old, call in builder.calls.items():
         new = ids.get(float_ids[old])
         if new is not None:
-            rename = lambda v: replace(v, id=ids[float_ids[v.id]])  # noqa: E731
+            rename = lambda v: replace(v, id=ids[float_ids[v.id]])
             calls[new] = FloatCall(call.target, _map(call.args, rename), _map(call.kwargs, rename))
             ordered[new].attrs = {
                 **ordered[new].attrs,

@@ -20,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Optional
+from typing import Any
 
 from securemodel.errors import ProgramError
 
@@ -39,8 +40,8 @@ class Node:
     attrs: dict[str, Any]
     shape: tuple[int, ...]
     form: str
-    frac: Optional[int] = None
-    owner: Optional[str] = None
+    frac: int | None = None
+    owner: str | None = None
     load: bool = False
     source: str = field(default="", compare=False)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Optional
 
 from protocols.channel import Channel, Label, Purpose
 from protocols.errors import explain
@@ -19,7 +18,7 @@ _AGREE = Label(0, 0, Purpose.CONTROL)
 _TEXT_BYTES = 1024
 
 
-def agree(program: Program, me: str, channel: Channel, store: Optional[Store]) -> dict[str, Stream]:
+def agree(program: Program, me: str, channel: Channel, store: Store | None) -> dict[str, Stream]:
     """Compares program, versions, script and store with all peers; returns the stream shared with each peer.
 
     Parties that used up different numbers of a store's runs go on after the largest. Raises Mismatch.
@@ -48,7 +47,7 @@ def agree(program: Program, me: str, channel: Channel, store: Optional[Store]) -
     return streams
 
 
-def _check(mine: dict[str, str], text: bytes, peer: str, me: str, store: Optional[Store]) -> int:
+def _check(mine: dict[str, str], text: bytes, peer: str, me: str, store: Store | None) -> int:
     """The next unused run of a peer whose statement is ours. Raises Mismatch."""
     try:
         theirs = json.loads(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from typing import Callable, Iterator, Optional
+from collections.abc import Callable, Iterator
 
 from securemodel.errors import SecureModelError
 from securemodel.runtime.preparing import Item, Prepared
@@ -26,11 +26,11 @@ class Ahead:
 
     def __init__(self, prepare: PrepareRun, limit_bytes: int, name: str) -> None:
         self._prepare, self._limit = prepare, limit_bytes
-        self._jobs: queue.SimpleQueue[Optional[tuple[int, bool]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
         self._ready: deque[tuple[int, list[Item], int]] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
         self._discarding = self._closed = False
         self._open_jobs = 0
         self._current: deque[Item] = deque()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -19,10 +20,10 @@ class ClearSide:
     def __init__(self, program: Program, me: str) -> None:
         self._program, self._me = program, me
         self._state: dict[str, torch.Tensor] = {}
-        self._inputs: Sequence[Optional[torch.Tensor]] = ()
+        self._inputs: Sequence[torch.Tensor | None] = ()
         self._values: dict[int, Any] = {}
 
-    def set_model(self, model: Optional[torch.nn.Module]) -> None:
+    def set_model(self, model: torch.nn.Module | None) -> None:
         """The model whose parameters and buffers this party gives, where it owns them."""
         owns = self._program.header.weights in (self._me, PUBLIC)
         state = model_state(model) if model is not None and owns else {}
@@ -49,7 +50,7 @@ class ClearSide:
                     f"{list(node.shape)}. Load a model of the same architecture."
                 )
 
-    def set_inputs(self, inputs: Sequence[Optional[torch.Tensor]]) -> None:
+    def set_inputs(self, inputs: Sequence[torch.Tensor | None]) -> None:
         """The inputs of the next run; None for what others own."""
         self._inputs = inputs
         self._values = {i: v for i, v in self._values.items() if self._program.graph[i].load}
@@ -69,11 +70,14 @@ class ClearSide:
         self._values[node_id] = made
         return made
 
-    def weights_digest(self) -> Optional[str]:
-        """SHA-256 of the weights this party gives; None if it gives none."""
+    def weights_digest(self) -> str | None:
+        """SHA-256 of the weights this party gives, and of the torch version, which may round what it computes
+        from them otherwise; None if it gives none."""
         if self._program.header.weights != self._me:
             return None
-        return _digest(self._state).hexdigest()
+        digest = _digest(self._state)
+        digest.update(torch.__version__.encode())
+        return digest.hexdigest()
 
     def agreed_digest(self, load: bool) -> bytes:
         """16 bytes that all parties must have in common in a phase: of the program and its public values."""

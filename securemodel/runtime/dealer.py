@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 
@@ -27,7 +27,7 @@ _IDLE_S = 7 * 24 * 3600.0
 
 def serve(
     config: PartiesConfig,
-    identity: Optional[Identity],
+    identity: Identity | None,
     *,
     once: bool = False,
     insecure_plain: bool = False,
@@ -78,7 +78,7 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None]) -> None:
 
 def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
     """Deals until the last party ends the session. Every wait also notices a party that fails."""
-    last: Optional[int] = None
+    last: int | None = None
     while True:
         asks.expect(Expected(None, REQUEST.size, False, (Purpose.REQUEST,)))
         pump.run(_IDLE_S)
@@ -106,7 +106,7 @@ def _share_bytes(dealt: tuple[int, list[torch.Tensor]]) -> int:
     return sum(share.numel() * share.element_size() for share in dealt[1])
 
 
-def _check_epoch(peer: str, epoch: int, what: int, last: Optional[int]) -> None:
+def _check_epoch(peer: str, epoch: int, what: int, last: int | None) -> None:
     """Weights first, then runs on these weights; nothing twice. Raises BadFrame."""
     if last is not None and epoch <= last:
         problem, why = f"epoch {epoch} again, after epoch {last}", "correlated randomness is dealt once"

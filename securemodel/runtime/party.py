@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Generator, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 
@@ -19,12 +20,12 @@ from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Node
+from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.errors import InputError, Mismatch
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
 from securemodel.runtime.dealing import last_uses
 from securemodel.runtime.preparing import LoadedOperand, Prepared
-from securemodel.runtime.rounds import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.runtime.zero import add_zero
 
 Message = dict[str, torch.Tensor]
@@ -81,7 +82,7 @@ class OnlineParty:
 
     def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Generator[Talk, Message, tuple[list, Rows]]:
         """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""
-        outputs: list[Optional[torch.Tensor]] = [None] * len(self.program.header.outputs)
+        outputs: list[torch.Tensor | None] = [None] * len(self.program.header.outputs)
         agreed = [rows]
         yield from self._phase(False, epoch, take, rows, agreed.append, outputs)
         return outputs, agreed[-1]
@@ -163,7 +164,7 @@ class OnlineParty:
             )
         return next(iter(given.values()), Rows())
 
-    def _talk(self, label: Label, items: list[tuple[Node, Any]], start: Optional[torch.Tensor]) -> Talk:
+    def _talk(self, label: Label, items: list[tuple[Node, Any]], start: torch.Tensor | None) -> Talk:
         outgoing: dict[str, list[torch.Tensor]] = {}
         incoming: dict[str, int] = {}
         talk = [node for node, _ in items]
@@ -177,7 +178,7 @@ class OnlineParty:
                 incoming[peer] = expected
         return Talk(label, outgoing, incoming)
 
-    def _outgoing(self, node: Node, env: dict, take: TakePrepared, epoch: int) -> tuple[Optional[torch.Tensor], Any]:
+    def _outgoing(self, node: Node, env: dict, take: TakePrepared, epoch: int) -> tuple[torch.Tensor | None, Any]:
         """(what goes on the wire, what must be kept until the peers' parts are here)."""
         if node.op == "reveal":
             share = env[node.args[0]]
@@ -259,7 +260,7 @@ class OnlineParty:
     def _do_float(self, node: Node, env: dict, take) -> None:
         return None
 
-    def _do_own(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+    def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return self._encoded(node) if node.owner == self.me else None
 
     def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
@@ -269,10 +270,10 @@ class OnlineParty:
         take(node.id)
         return Masked(env[node.args[0]], None)
 
-    def _do_public_additive(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+    def _do_public_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return env[node.args[0]] if self.role.first else None
 
-    def _do_to_additive(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+    def _do_to_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return to_additive(env[node.args[0]], self.role)
 
     def _do_xor(self, node: Node, env: dict, take) -> torch.Tensor:
@@ -289,7 +290,7 @@ class OnlineParty:
             return add_shares(*operands)
         return linear.apply(kind, operands, attrs, [self._graph[a].shape for a in node.args], node.shape)
 
-    def _do_bilinear_public(self, node: Node, env: dict, take) -> Optional[torch.Tensor]:
+    def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:
         x, y = (env[a] for a in node.args)
         if x is None:
             return None

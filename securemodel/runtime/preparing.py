@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Optional, Protocol, Sequence
+from typing import Protocol
 
 import torch
 
@@ -35,12 +36,12 @@ class StreamSource:
 class LoadedOperand:
     """A masked value of the load phase: what later products need of it."""
 
-    m: Optional[torch.Tensor]
-    lam: Optional[torch.Tensor]
-    share: Optional[torch.Tensor]
+    m: torch.Tensor | None
+    lam: torch.Tensor | None
+    share: torch.Tensor | None
 
 
-Prepared = dict[str, Optional[torch.Tensor]]
+Prepared = dict[str, torch.Tensor | None]
 Item = tuple[int, Prepared]
 
 
@@ -61,7 +62,7 @@ class Preparing:
 
         Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
         """
-        lams: dict[int, Optional[torch.Tensor]] = {i: value.lam for i, value in loaded.items()}
+        lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
         for node in self._graph.nodes:
             if node.load != load:
                 continue
@@ -74,7 +75,7 @@ class Preparing:
             for value in self._done[load].get(node.id, ()):
                 lams.pop(value, None)
 
-    def _mask(self, node: Node, lams: dict, epoch: int) -> Optional[torch.Tensor]:
+    def _mask(self, node: Node, lams: dict, epoch: int) -> torch.Tensor | None:
         if node.op == "mask" or (node.op == "input" and node.owner == self._me):
             return mask_share(self._stream, epoch, node.id, node.shape)
         if node.op == "mask_bits":

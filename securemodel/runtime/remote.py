@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ class RemoteSession(Session):
         source: DealerSource | StoreSource | NoSource,
         *,
         pairs: Mapping[str, Stream],
-        store: Optional[Store] = None,
+        store: Store | None = None,
         ahead: bool = True,
     ) -> None:
         super().__init__(program)
@@ -75,7 +76,7 @@ class RemoteSession(Session):
         self._source.begin(epoch, load)
         return self._preparing.run(epoch, load, {} if load else self._party.loaded_operands)
 
-    def _load(self, model: Optional[torch.nn.Module]) -> None:
+    def _load(self, model: torch.nn.Module | None) -> None:
         try:
             self._party.clear.set_model(model)
             if self._store:
@@ -106,7 +107,7 @@ class RemoteSession(Session):
     def _epoch(self, run: int) -> int:
         return epoch_number(0 if self._store else self._loads - 1, run)
 
-    def _run(self, inputs: Sequence[Optional[torch.Tensor]]) -> list:
+    def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header = self.program.header
         try:
             mine = [owner in (self.me, "public") for owner in header.inputs]
@@ -124,7 +125,7 @@ class RemoteSession(Session):
             self._fail(error)
             raise
 
-    def _follow(self, inputs: Sequence[Optional[torch.Tensor]]) -> list:
+    def _follow(self, inputs: Sequence[torch.Tensor | None]) -> list:
         """Runs as many batches as the owners of the inputs announce."""
         results, counted = [], []
         while not counted or counted[-1].left:
@@ -133,7 +134,7 @@ class RemoteSession(Session):
             counted.append(rows)
         return joined(results, counted, self.program)
 
-    def _run_batch(self, inputs: Sequence[Optional[torch.Tensor]], rows: Rows) -> tuple[list, Rows]:
+    def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
         epoch = self._epoch(self._runs)
         submit = functools.partial(self._submit_up_to, self._runs)
@@ -227,10 +228,10 @@ def drive_one(party: Any, channel: Channel, after_first: Callable[[], None] = la
 
 def connect(
     program: Program,
-    me: Optional[str] = None,
-    config: Optional[str | Path | PartiesConfig] = None,
+    me: str | None = None,
+    config: str | Path | PartiesConfig | None = None,
     *,
-    store: Optional[str | Path] = None,
+    store: str | Path | None = None,
     ahead: bool = True,
     insecure_plain: bool = False,
 ) -> RemoteSession:
@@ -270,8 +271,8 @@ def _meet(
     program: Program,
     me: str,
     config: PartiesConfig,
-    own: Optional[Identity],
-    store: Optional[Store],
+    own: Identity | None,
+    store: Store | None,
     ahead: bool,
     insecure_plain: bool,
 ) -> RemoteSession:
@@ -296,7 +297,7 @@ def _meet(
         raise
 
 
-def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Optional[Identity]:
+def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Identity | None:
     if insecure_plain:
         return None
     if config.identity is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 
 from protocols import kernels
-from protocols.channel import ChannelStats, Channel, local_channels
+from protocols.channel import Channel, ChannelStats, local_channels
 from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import Stream, new_key
@@ -18,7 +19,7 @@ from securemodel.errors import InputError, SecureModelError
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.party import OnlineParty, Rows
-from securemodel.runtime.preparing import Preparing, Prepared, StreamSource
+from securemodel.runtime.preparing import Prepared, Preparing, StreamSource
 from securemodel.runtime.sources import RUNS_PER_LOAD
 from securemodel.runtime.zero import local_pairs
 
@@ -44,7 +45,7 @@ class SessionStats:
     preprocessing_bytes: int = 0
 
 
-def split_rows(inputs: Sequence[Optional[torch.Tensor]], program: Program, mine: Sequence[bool]) -> int:
+def split_rows(inputs: Sequence[torch.Tensor | None], program: Program, mine: Sequence[bool]) -> int:
     """Number of rows given by this party (0: none of the inputs is its own). Raises InputError."""
     header, rows = program.header, set()
     if len(inputs) != len(header.inputs):
@@ -80,8 +81,8 @@ def split_rows(inputs: Sequence[Optional[torch.Tensor]], program: Program, mine:
 
 
 def batches(
-    inputs: Sequence[Optional[torch.Tensor]], shapes: Sequence[tuple[int, ...]], total: int
-) -> Iterator[tuple[list[Optional[torch.Tensor]], Rows]]:
+    inputs: Sequence[torch.Tensor | None], shapes: Sequence[tuple[int, ...]], total: int
+) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
     """Slices of the compiled number of rows; the last one is filled up with its last row.
 
     Whoever learns the outputs also learns those of the rows that fill up: a repeated row tells nothing new.
@@ -102,11 +103,11 @@ def _filled(x: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([x, x[-1:].expand(size - x.shape[0], *x.shape[1:])])
 
 
-def joined(parts: list[list[Optional[torch.Tensor]]], rows: list[Rows], program: Program) -> list:
+def joined(parts: list[list[torch.Tensor | None]], rows: list[Rows], program: Program) -> list:
     """Outputs of all batches together, without the rows that only filled up."""
     if len(parts) == 1 and rows[0] in (Rows(), Rows(compiled_rows(program.header.input_shapes), 0)):
         return parts[0]
-    out: list[Optional[torch.Tensor]] = []
+    out: list[torch.Tensor | None] = []
     for values in zip(*parts, strict=True):
         if values[0] is None:
             out.append(None)
@@ -131,7 +132,7 @@ class Session(ABC):
         self._loaded = False
         self._closed = ""
 
-    def load(self, program: Program, model: Optional[torch.nn.Module]) -> None:
+    def load(self, program: Program, model: torch.nn.Module | None) -> None:
         """Shares the weights of `model` for all later runs; parties that do not own them may pass None.
 
         Raises InputError when `program` is not this session's or a weight is missing or of another shape.
@@ -146,7 +147,7 @@ class Session(ABC):
         self._timed("load_stats", lambda: self._load(model))
         self._loaded = True
 
-    def run(self, *inputs: Optional[torch.Tensor]):
+    def run(self, *inputs: torch.Tensor | None):
         """One secure evaluation. Returns the output, or a tuple of outputs; None where this party may not learn.
 
         Every party calls it with the same number of inputs and passes None for what it does not own. The
@@ -177,10 +178,10 @@ class Session(ABC):
             setattr(self, name, SessionStats(seconds, rounds - before[0], sent_bytes, dealt - before[2]))
 
     @abstractmethod
-    def _load(self, model: Optional[torch.nn.Module]) -> None: ...
+    def _load(self, model: torch.nn.Module | None) -> None: ...
 
     @abstractmethod
-    def _run(self, inputs: Sequence[Optional[torch.Tensor]]) -> list: ...
+    def _run(self, inputs: Sequence[torch.Tensor | None]) -> list: ...
 
     @abstractmethod
     def _counts(self) -> tuple[int, dict[str, int], int]:
@@ -215,7 +216,7 @@ class _DealtHere:
 
     dealing: Dealing
     sent_bytes: int = 0
-    _pending: Optional[Iterator[tuple[int, list[torch.Tensor]]]] = None
+    _pending: Iterator[tuple[int, list[torch.Tensor]]] | None = None
 
     def begin(self, epoch: int, load: bool) -> None:
         self._pending = self.dealing.deal(epoch, load)
@@ -241,7 +242,7 @@ def frame_bytes(parts: Sequence[Part]) -> int:
 class LocalSession(Session):
     """All parties and the dealer in this process, stepped round by round: for tests, notebooks and plans."""
 
-    def __init__(self, program: Program, keys: Optional[Mapping[str, bytes]] = None) -> None:
+    def __init__(self, program: Program, keys: Mapping[str, bytes] | None = None) -> None:
         super().__init__(program)
         keys = keys or {name: new_key() for name in program.parties}
         streams = {name: Stream(key) for name, key in keys.items()}
@@ -263,7 +264,7 @@ class LocalSession(Session):
         operands = {n: {} if load else p.loaded_operands for n, p in self._parties.items()}
         return {n: in_order(p.run(epoch, load, operands[n])) for n, p in self._preparing.items()}
 
-    def _load(self, model: Optional[torch.nn.Module]) -> None:
+    def _load(self, model: torch.nn.Module | None) -> None:
         epoch = epoch_number(self._loads, 0)
         self._loads, self._runs = self._loads + 1, 0
         for party in self._parties.values():
@@ -272,7 +273,7 @@ class LocalSession(Session):
         drive({n: p.load(epoch, takes[n]) for n, p in self._parties.items()}, self.channels)
         self._dealt.finish()
 
-    def _run(self, inputs: Sequence[Optional[torch.Tensor]]) -> list:
+    def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header = self.program.header
         total = split_rows(inputs, self.program, [True] * len(header.inputs))
         results, counted = [], []
@@ -298,7 +299,7 @@ class LocalSession(Session):
             channel.close()
 
 
-def _first_known(outputs: list[list[Optional[torch.Tensor]]]) -> list[Optional[torch.Tensor]]:
+def _first_known(outputs: list[list[torch.Tensor | None]]) -> list[torch.Tensor | None]:
     return [next((v for v in values if v is not None), None) for values in zip(*outputs, strict=True)]
 
 

@@ -20,9 +20,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Callable, Optional, Sequence
+from typing import IO
 
 import torch
 
@@ -113,8 +114,8 @@ class Store:
     id: str
     runs: int
     next_run: int
-    weights: Optional[str] = field(repr=False)
-    _lock: Optional[IO] = field(default=None, repr=False)
+    weights: str | None = field(repr=False)
+    _lock: IO | None = field(default=None, repr=False)
 
     @staticmethod
     def open(path: Path, program: Program, me: str) -> Store:
@@ -198,7 +199,7 @@ class Store:
             if number.isdecimal() and int(number) < self.next_run:
                 file.unlink(missing_ok=True)
 
-    def bind_weights(self, digest: Optional[str]) -> None:
+    def bind_weights(self, digest: str | None) -> None:
         """Ties the store to the weights it is first used with. Raises PreprocessingReused for other weights."""
         if digest is None or digest == self.weights:
             return

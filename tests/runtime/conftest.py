@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ class World:
         self.dealer = threading.Thread(target=serve, args=(self.config, None), kwargs=options, daemon=True)
         self.dealer.start()
 
-    def connect(self, me: str, program: Optional[Program] = None, **options: Any) -> RemoteSession:
+    def connect(self, me: str, program: Program | None = None, **options: Any) -> RemoteSession:
         """One party's end, in the calling thread."""
         return connect(program or self.program, me, self.config, insecure_plain=True, **options)
 

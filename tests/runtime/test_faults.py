@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_other_script(world, program, tools, thread_name, monkeypatch) -> None:
 
 def test_a_statement_that_cannot_be_read(world, program, tools, thread_name, monkeypatch) -> None:
     for text in ("[" * 1000, "[]", "null", '{"next": "x"}'):
-        dumps = lambda made, text=text: text if thread_name.name == "bank" else '{"next": 0}'  # noqa: E731
+        dumps = lambda made, text=text: text if thread_name.name == "bank" else '{"next": 0}'
         json = SimpleNamespace(dumps=dumps, loads=agree_module.json.loads)
         with monkeypatch.context() as patch:
             patch.setattr(agree_module, "json", json)

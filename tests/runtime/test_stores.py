@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_other_weights_are_refused(world, stores, program, model, tools, when: s
         world.run(both(1, x), store=stores)
         results = world.run({"bank": bank_later, "hospital": lambda s: s.run(x)}, store=stores)
     else:
-        hospital = lambda s: (s.run(x), s.load(program, None))  # noqa: E731
+        hospital = lambda s: (s.run(x), s.load(program, None))
         results = world.run({"bank": bank, "hospital": hospital}, store=stores)
     assert type(results["bank"]) is PreprocessingReused and "other weights" in str(results["bank"])
     assert type(results["hospital"]) is PeerAborted

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
@@ -23,7 +21,7 @@ def _shaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
     return g.reshape(x, shape) if x.secret else g.float(torch.reshape, x, shape, shape=shape)
 
 
-def _with_bias(g: Builder, out: Value, bias: Optional[Value], dims_after: int) -> Value:
+def _with_bias(g: Builder, out: Value, bias: Value | None, dims_after: int) -> Value:
     if bias is None:
         return out
     return g.add(out, _shaped(g, bias, bias.shape + (1,) * dims_after) if dims_after else bias)

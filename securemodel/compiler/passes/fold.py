@@ -7,7 +7,6 @@ convolution costs nothing online.
 from __future__ import annotations
 
 import math
-from typing import Optional
 
 import torch
 
@@ -53,7 +52,7 @@ def _value(node: Node) -> Value:
     return Value(node.id, node.shape, node.owner)
 
 
-def _fold(g: Builder, product: Node, added: Optional[Node], factor: Node) -> bool:
+def _fold(g: Builder, product: Node, added: Node | None, factor: Node) -> bool:
     kind, weight = product.attrs["kind"], g.graph[product.args[1]]
     bias = g.graph[added.args[1]] if added else None
     floats = [n for n in (weight, factor, bias) if n is not None]

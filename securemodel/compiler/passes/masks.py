@@ -106,9 +106,7 @@ class _Pass:
         """The additive form of a value."""
         if node_id not in self.additive_of:
             node = self.old[node_id]
-            if node_id in self.masked_of and (node_id in self.free or node.op == "share"):
-                self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
-            elif node_id in self.needed and (node_id in self.free or (node.op == "share" and node.owner != PUBLIC)):
+            if node_id in self.masked_of and (node_id in self.free or node.op == "share") or node_id in self.needed and (node_id in self.free or (node.op == "share" and node.owner != PUBLIC)):
                 self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
             else:
                 self.additive_of[node_id] = self._compute(node)
