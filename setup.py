@@ -60,7 +60,7 @@ class BuildVariants(build_ext):
         apart.build_temp = str(Path(self.build_temp) / ext.name)
         try:
             apart.build_extension(ext)
-        except Exception as error:  # noqa: BLE001  whatever a compiler does, the installation must go on
+        except Exception as error:
             return f"{ext.name.rpartition('_')[2]} ({type(error).__name__}; the compiler's messages are above)"
         return None
 

@@ -110,7 +110,7 @@ def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 1 and len(blocks[0].strip().splitlines()) <= 18
     names: dict[str, object] = {}
-    exec(compile(blocks[0], "README.md", "exec"), names)  # noqa: S102  our own text
+    exec(compile(blocks[0], "README.md", "exec"), names)
     assert (names["scores"] - names["model"](names["patients"])).abs().max() < 2**-8
     assert "rounds" in capsys.readouterr().out
 

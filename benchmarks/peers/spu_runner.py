@@ -214,7 +214,7 @@ def run_parties(
                 runtime.run(executable)
                 times[rank].append(time.perf_counter() - start)
             outputs[rank] = [runtime.get_var(name) for name in executable.output_names]
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # the other parties wait inside C++, where only the end of the process reaches them
             sys.__stderr__.write(f"party {rank}: {error!r}\n")
             sys.__stderr__.flush()

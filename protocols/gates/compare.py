@@ -16,6 +16,7 @@ Planes of D digits are ordered [lt_0, lt_1, eq_1, ..., lt_{D-1}, eq_{D-1}]: the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -41,7 +42,7 @@ def groups(digits: int) -> list[tuple[int, int]]:
     """Splits digits (lowest first) into ceil(digits / 4) groups of even size: (first digit, count)."""
     count = -(-digits // FAN_IN)
     bounds = [digits * i // count for i in range(count + 1)]
-    return [(low, high - low) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [(low, high - low) for low, high in pairwise(bounds)]
 
 
 def _group_planes(start: int, count: int) -> slice:

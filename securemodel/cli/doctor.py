@@ -56,7 +56,7 @@ def _require(condition: bool, why: str) -> str:
 def _check(what: str, test: Callable[[], str], *, needed: bool = True) -> bool:
     try:
         note, good = test(), True
-    except Exception as error:  # noqa: BLE001  the point is to tell whatever is wrong
+    except Exception as error:
         note, good = str(error) or type(error).__name__, False
     mark, color = ("✓", "green") if good else ("✗", "red") if needed else ("!", "yellow")
     click.echo(f"{click.style(mark, fg=color)} {what}" + (f": {note}" if note else ""))

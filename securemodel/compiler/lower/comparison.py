@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
@@ -15,7 +17,7 @@ def _difference(g: Builder, x, y) -> Value:
         return g.sub(x, y)
     if isinstance(y, Value):
         return g.offset(g.linear("neg", y), x)
-    if isinstance(y, float) and y != y:
+    if isinstance(y, float) and math.isnan(y):
         raise CannotLower("comparison with NaN", "compare with a number")
     return g.offset(x, -y)
 
