@@ -1,6 +1,8 @@
 # Everything a person does with this project. Works with GNU make 3.81 or newer, on Linux and macOS.
 #   PYTHON   the Python to make the environment with (3.10 or newer)
+#   JOBS     how many tests to run side by side (2; more disturbs those that wait for other processes)
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard protocols/kernels/csrc/*)
@@ -18,11 +20,11 @@ setup: $(INSTALLED) ## Make the virtual environment .venv and build the kernels 
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py
 
-test: $(INSTALLED) ## Run the tests, without the slow ones (on an idle machine ARGS="-n 2" is quicker)
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+test: $(INSTALLED) ## Run the tests, without the slow ones (JOBS=0: one after the other)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED) ## Run all tests
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
 bench: $(INSTALLED) ## Measure this machine (ARGS=case to measure one case)
 	$(BIN)/python -m benchmarks $(ARGS)
