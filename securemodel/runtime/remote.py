@@ -87,6 +87,7 @@ class RemoteSession(Session):
             self._worker.submit(epoch, True)
             drive_one(self._party.load(epoch, self._worker.take_from(epoch)), self.channel)
             self._worker.finish(epoch)
+            self._dealt_total += self.dealt_bytes.pop(epoch, 0)
         except BaseException as error:
             self._fail(error)
             raise
