@@ -38,7 +38,7 @@ from protocols.errors import (
 from protocols.identity import Timeouts, plain_config
 
 OPEN = Label(3, 7, Purpose.OPEN)
-TIMEOUTS = Timeouts(connect_s=10, receive_s=10)
+TIMEOUTS = Timeouts(connect_s=60, receive_s=10)
 NAMES = ("a", "b", "c")
 
 

@@ -38,7 +38,7 @@ from protocols.errors import (
 from protocols.identity import Entry, Identity, PartiesConfig, Timeouts, create, plain_config
 
 OPEN = Label(3, 7, Purpose.OPEN)
-TIMEOUTS = Timeouts(connect_s=3, receive_s=0.5)
+TIMEOUTS = Timeouts(connect_s=10, receive_s=0.5)
 LIMIT_S = 4.0
 
 
