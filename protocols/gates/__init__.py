@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
 from protocols.gates.bilinear import Bilinear, Square
 from protocols.gates.compare import Combine, Digits, TopBit
+from protocols.gates.lookup import Lookup, LookupShared, Spline
 from protocols.gates.select import BitToRing, Select, SelectTruncated
 from protocols.gates.truncate import Truncate
 
@@ -18,6 +19,9 @@ GATES: dict[str, Gate] = {
     "select": Select(),
     "select_truncated": SelectTruncated(),
     "bit_to_ring": BitToRing(),
+    "lookup": Lookup(),
+    "lookup_shared": LookupShared(),
+    "spline": Spline(),
 }
 
 __all__ = ["GATES", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]

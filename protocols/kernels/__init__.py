@@ -8,6 +8,7 @@ Every kernel is a pure function on buffers that knows no party and no network. M
   linear     matrix products and convolutions
   planes     comparison and other work on packed bits
   pointwise  truncation, selection, fixed point
+  tables     lookups at a secret index
 """
 
 from protocols.kernels.keystream import chacha20
@@ -32,11 +33,13 @@ from protocols.kernels.pointwise import (
     select_truncated,
     truncate,
 )
+from protocols.kernels.tables import unit_lookup, unit_vectors
 from protocols.kernels.twins import wrap_dtype
 from protocols.kernels.variant import info, keep_freed_memory, use
 
 __all__ = [
     "bit_times", "bit_to_ring", "chacha20", "combine", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d",
     "deal_truncation", "decode", "encode", "info", "keep_freed_memory", "leaves", "matmul", "monomial_sets",
-    "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate", "unpack_bits", "use", "wrap_dtype",
+    "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate", "unit_lookup",
+    "unit_vectors", "unpack_bits", "use", "wrap_dtype",
 ]  # fmt: skip

@@ -95,6 +95,7 @@ class Builder:
     calls: dict[int, FloatCall] = field(default_factory=dict)
     returned: frozenset[int] = frozenset()
     source: str = ""
+    frac_bits: int = 16
 
     def _value(self, node: Node, integer: bool = False) -> Value:
         node.source = self.source
@@ -214,6 +215,18 @@ class Builder:
     def relu(self, x: Value) -> Value:
         """max(x, 0): one sign, one select of the truncated value; both use the same opening."""
         return self.select(self.is_negative(x), self.rescale(x), invert=True)
+
+    def spline(self, z: Value, table: list[list[int]], step_bits: int) -> Value:
+        """A piecewise polynomial of z in [0, K 2^-step_bits): row r of the table has the pieces' coefficients of t^r.
+
+        Piece j is chosen for z in [(j - 1), (j + 1)) 2^-step_bits, at random between the two that fit, and reads
+        t = z - j 2^-step_bits.
+        """
+        index = self._value(self.graph.add("index", [z.id], z.shape, attrs={"step_bits": step_bits}), integer=True)
+        t = self.sub(z, self.scale(index, 2.0**-step_bits))
+        shape = (len(table), *z.shape)
+        coefficients = self._value(self.graph.add("lookup", [index.id], shape, attrs={"table": table}))
+        return self._value(self.graph.add("spline", [coefficients.id, t.id], z.shape))
 
     def maximum(self, x: Value, y: Value) -> Value:
         """max(x, y) = y + [x - y >= 0] (x - y)."""

@@ -51,7 +51,7 @@ def compile(
     names = _party_names(weights, owners, outputs, parties)
     _check_arguments(example_inputs, owners, frac_bits, width)
     captured = capture(model, example_inputs)
-    lowered = lower_model(captured, weights, owners)
+    lowered = lower_model(captured, weights, owners, frac_bits)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     to = receivers(outputs, len(lowered.outputs))
@@ -61,7 +61,7 @@ def compile(
     if truncate_outputs:
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
         lowered = replace(lowered, outputs=outs)
-    graph, calls = _run_passes(lowered, to, frac_bits, width)
+    graph, calls = _run_passes(lowered, to, frac_bits, width, len(names))
     return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs)
 
 
@@ -119,13 +119,15 @@ def _check_arguments(example_inputs, owners, frac_bits: int, width: int) -> None
         raise CompileError(f"width = {width} is outside {frac_bits + 8}..64 for {frac_bits} fractional bits")
 
 
-def _run_passes(lowered: Lowered, to: list[str], frac_bits: int, width: int) -> tuple[Graph, dict[int, FloatCall]]:
+def _run_passes(
+    lowered: Lowered, to: list[str], frac_bits: int, width: int, parties: int
+) -> tuple[Graph, dict[int, FloatCall]]:
     builder = lowered.builder
     replaced = fold_owner_scales(builder)
     outputs = [replaced.get(v.id, v.id) for v in lowered.outputs]
     scaled = place_truncations(builder.graph, outputs, to, replaced, frac_bits, width)
     floats, float_ids = _copy_floats(builder)
-    masked = place_masks(scaled, floats, float_ids)
+    masked = place_masks(scaled, floats, float_ids, parties)
     _mark_types(masked, lowered.dtypes)
     ordered, ids = order_nodes(masked)
     calls = {}

@@ -48,9 +48,9 @@ def pool_before_activation(graph: torch.fx.Graph) -> None:
             graph.erase_node(act)
 
 
-def lower_model(captured: Captured, weights: str, owners: Sequence[str]) -> Lowered:
+def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first."""
-    g = Builder()
+    g = Builder(frac_bits=frac_bits)
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}

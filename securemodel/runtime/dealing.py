@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from protocols import linear
-from protocols.correlations import corrections, full_bit_mask, full_mask
+from protocols.correlations import corrections, expand_share, full_bit_mask, full_mask
 from protocols.gates import GATES
+from protocols.gates.lookup import Lookup
 from protocols.prg import Stream
 from securemodel.compiler.ir import Graph, Node
 
@@ -71,6 +72,9 @@ class Dealing:
         shapes = [self._graph[a].shape for a in node.args]
         operands = [_present(masks.get(a), s) for a, s in zip(node.args, shapes, strict=True)]
         parts = gate.parts(node.attrs, shapes, node.shape)
+        if isinstance(gate, Lookup):
+            first = expand_share(self._streams[0], epoch, node.id, parts)
+            masks[node.id] = gate.mask_of_result(node.attrs, operands, first)
         return corrections(self._streams[:-1], epoch, node.id, parts, gate.deal(node.attrs, operands))
 
 

@@ -14,6 +14,7 @@
 #include "chacha20.hpp"
 #include "conv.hpp"
 #include "gemm.hpp"
+#include "lookup.hpp"
 #include "planes.hpp"
 #include "pointwise.hpp"
 
@@ -174,6 +175,10 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   }, free_running);
   m.def("bit_to_ring", [](Address out, Address bhat, Address beta, i64 n, bool first, int threads) {
     bit_to_ring(words(out), words(bhat), words(beta), n, first, threads);
+  }, free_running);
+  m.def("unit_lookup", [](Address out, Address x, Address bits, Address turned, i64 n, i64 size, i64 columns,
+                          int threads) {
+    unit_lookup(words(out), words(x), words(bits), words(turned), n, size, columns, threads);
   }, free_running);
   m.def("encode", [](Address out, Address x, i64 n, bool wide, double scale, int threads) {
     if (wide) {

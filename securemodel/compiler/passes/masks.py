@@ -28,7 +28,7 @@ def _is_public(graph: Graph, node_id: int) -> bool:
 def _masked_operands(graph: Graph, node: Node) -> tuple[int, ...]:
     if node.op == "bilinear":
         return () if any(_is_public(graph, a) for a in node.args) else node.args
-    if node.op in ("square", "truncate", "is_negative"):
+    if node.op in ("square", "truncate", "is_negative", "lookup", "spline"):
         return node.args
     if node.op == "select":
         return (_selected(graph, node).id,)
@@ -84,6 +84,7 @@ class _Pass:
     floats: dict[int, int]
     needed: set[int]
     free: set[int]
+    parties: int
     additive_of: dict[int, int] = field(default_factory=dict)
     masked_of: dict[int, int] = field(default_factory=dict)
     bits_of: dict[int, int] = field(default_factory=dict)
@@ -186,14 +187,24 @@ class _Pass:
         attrs = {**node.attrs, "bits": operand.attrs["bits"]}
         return self._add(node, "select_truncated", args, "additive", attrs=attrs)
 
+    def _compute_lookup(self, node: Node) -> int:
+        op = "lookup" if self.parties == 2 else "lookup_shared"
+        return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
+
+    def _compute_spline(self, node: Node) -> int:
+        coefficients, t = node.args
+        signed = self.parties == 2
+        args = [self.masked(coefficients), self.masked(t), *([self.additive(coefficients)] if signed else [])]
+        return self._add(node, "spline", args, "additive", attrs={"signed": signed})
+
     def _compute_bit_to_ring(self, node: Node) -> int:
         return self._add(node, "bit_to_ring", [self.bit(node.args[0])], "additive", attrs=node.attrs)
 
 
-def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int]) -> Graph:
+def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int) -> Graph:
     """The runnable graph: `floats` (already in place) followed by nodes of known form."""
     needed, free = choose_masked(graph)
-    masks = _Pass(graph, floats, float_ids, needed, free)
+    masks = _Pass(graph, floats, float_ids, needed, free, parties)
     for node in graph.nodes:
         if node.op == "reveal":
             made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
@@ -213,6 +224,8 @@ def narrow_masks(graph: Graph) -> None:
                 need = node.attrs["shift"] + node.attrs["low_bits"]
             elif node.op == "top_bit":
                 need = node.attrs["bit"] + 1
+            elif node.op in ("lookup", "lookup_shared"):
+                need = 8
             elif node.op == "linear" and node.form == "masked":
                 need = bits[node.id]
             else:

@@ -103,6 +103,28 @@ class _Pass:
             x = have
         return _Scaled(x.id, x.frac + node.attrs["bits"])
 
+    def _visit_index(self, node: Node) -> _Scaled:
+        bits = self.frac_bits - node.attrs["step_bits"]
+        args = [self.exactly(node.args[0])]
+        return _Scaled(self._add(node, "truncate", args, node.shape, frac=0, bits=bits), 0)
+
+    def _visit_lookup(self, node: Node) -> _Scaled:
+        index = self.env[node.args[0]].id
+        return _Scaled(self._add(node, "lookup", [index], node.shape, frac=0, **node.attrs), 0)
+
+    def _visit_spline(self, node: Node) -> _Scaled:
+        terms = self.old[node.args[0]].shape[0]
+        args = [self.env[node.args[0]].id, self.exactly(node.args[1])]
+        frac = terms * self.frac_bits
+        return _Scaled(self._add(node, "spline", args, node.shape, frac=frac), frac)
+
+    def exactly(self, node_id: int) -> int:
+        """The value with exactly frac_bits fractional bits."""
+        value = self.reduced(node_id)
+        if value.frac == self.frac_bits:
+            return value.id
+        return self.at(node_id, self.frac_bits)
+
     def _visit_is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
         shift = max(0, frac - self.frac_bits)

@@ -1,0 +1,106 @@
+"""Public tables at a secret index, and the polynomial whose coefficients they give.
+
+An index j in Z_K, K = 2^k, is opened as m = j + l mod K. The dealer shares, by exclusive or, the unit vector of
+l. Each of the two parties sums the table entries T[m - v] over the set bits v of its share: the sums differ by
++T[j] or -T[j], because they agree everywhere but at v = l [Pika, Wagh 2022; SIGMA, section 5]. So
+[u T[j]] is additive, with a sign u that the dealer knows. `Spline` opens u T[j] and removes u where it
+multiplies by the argument, with no further opening.
+
+With more than two parties the dealer shares the unit vector additively; then u = 1.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+
+from protocols import kernels
+from protocols.gates.base import Dealt, Part, Shape, numel
+from protocols.shares import Masked, Role
+
+
+def _table(attrs: dict) -> torch.Tensor:
+    return torch.tensor(attrs["table"], dtype=torch.int64)
+
+
+class Lookup:
+    """[u T_c[j]] for each column c: two parties. attrs: {"table": C rows of K ring integers}; shape [C, ...]."""
+
+    def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
+        size = len(attrs["table"][0])
+        return (Part("unit", "xor", (numel(shapes[0]), max(1, size // 64))),)
+
+    def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        return {"unit": kernels.unit_vectors(masks[0].reshape(-1), len(attrs["table"][0]))}
+
+    def mask_of_result(self, attrs: dict, masks: Sequence[torch.Tensor], first_share: Dealt) -> torch.Tensor:
+        """The sign u, for whoever deals: +1 where the first party's share has the set bit."""
+        lam, unit = masks[0].reshape(-1), first_share["unit"]
+        at = lam & (len(attrs["table"][0]) - 1)
+        bit = (unit.gather(1, (at // 64).unsqueeze(1)).squeeze(1) >> (at % 64)) & 1
+        return (2 * bit - 1).reshape(masks[0].shape)
+
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
+        (index,) = operands
+        sums = kernels.unit_lookup(index.m, dealt["unit"], _table(attrs))
+        return (sums if role.first else -sums).reshape(-1, *index.m.shape)
+
+
+class LookupShared:
+    """T_c[j] for each column c: any number of parties. attrs and shape as for Lookup."""
+
+    def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
+        return (Part("unit", "add", (numel(shapes[0]), len(attrs["table"][0]))),)
+
+    def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        size = len(attrs["table"][0])
+        at = masks[0].reshape(-1) & (size - 1)
+        return {"unit": (at.unsqueeze(1) == torch.arange(size)).to(torch.int64)}
+
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
+        (index,), table = operands, _table(attrs)
+        size = table.shape[1]
+        at = (index.m.reshape(-1, 1) - torch.arange(size)) & (size - 1)
+        sums = torch.stack([(column[at] * dealt["unit"]).sum(1) for column in table])
+        return sums.reshape(-1, *index.m.shape)
+
+
+class Spline:
+    """sum over r of T_r t^r for a masked t and masked u T_r, r = 0, 1, 2.
+
+    attrs: {"signed": whether u is there}. Operands: (u T [C, ...] masked, t masked, and with a sign the lookup).
+    With T_r = u (m_r - l_r), t = m - l and the products of u, l_r and powers of l dealt, everything is local.
+    """
+
+    def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
+        terms = shapes[0][0]
+        count = terms - (not attrs["signed"]) + sum(range(1, terms + 1))
+        return (Part("products", "add", (count, *shape)),)
+
+    def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        coefficients, lam = masks[0], masks[1]
+        sign = masks[2] if attrs["signed"] else torch.ones_like(lam)
+        powers = [sign]
+        for _ in range(coefficients.shape[0] - 1):
+            powers.append(powers[-1] * lam)
+        own = powers if attrs["signed"] else powers[1:]
+        mixed = [coefficients[r] * powers[i] for r in range(coefficients.shape[0]) for i in range(r + 1)]
+        return {"products": torch.stack([*own, *mixed])}
+
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
+        coefficients, t = operands[0], operands[1]
+        terms, products = coefficients.m.shape[0], list(dealt["products"])
+        if not attrs["signed"]:
+            one = torch.ones_like(t.m) if role.first else torch.zeros_like(t.m)
+            products.insert(0, one)
+        powers, mixed = products[:terms], iter(products[terms:])
+        out = torch.zeros_like(t.m)
+        for r in range(terms):
+            for i in range(r + 1):  # t^r = sum over i of binomial(r, i) m^(r-i) (-l)^i
+                factor = _BINOMIAL[r][i] * (-1) ** i * t.m ** (r - i)
+                out += factor * (coefficients.m[r] * powers[i] - next(mixed))
+        return out
+
+
+_BINOMIAL = ((1,), (1, 1), (1, 2, 1))

@@ -1,0 +1,87 @@
+"""Smooth functions as quadratic splines: tables that are fitted when a program is compiled.
+
+A function is replaced on [low, high] by pieces of step h = 2^-step_bits and continued by a line above and a
+constant below. A secret argument may fall into either of the two pieces around it, so each piece is fitted on
+[-h, h] around its center, where the error of the best quadratic is at most h^3 / 24 times the largest third
+derivative (Chebyshev). `Spline.max_error` states the whole error; tests hold it over the whole line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Callable
+
+import numpy as np
+import torch
+
+TABLE_SIZE = 256
+_MARGIN = 3  # pieces that only catch arguments one unit outside, and the one above the last center
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """A function and its domain: constant below `low`, growing by `slope` above `high`."""
+
+    name: str
+    function: Callable[[torch.Tensor], torch.Tensor]
+    low: float
+    high: float
+    step_bits: int
+    slope: float
+    max_error: float
+
+    def pieces(self) -> int:
+        """Pieces between low and high."""
+        return round((self.high - self.low) * 2**self.step_bits)
+
+
+def _erf(x: torch.Tensor) -> torch.Tensor:
+    return torch.erf(x)
+
+
+def _gelu(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.gelu(x)
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+SMOOTH = {
+    s.name: s
+    for s in (
+        Smooth("sigmoid", torch.sigmoid, -7.875, 7.875, 4, 0.0, 2**-11),
+        Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 0.0, 2**-13),
+        Smooth("erf", _erf, -7.875, 7.875, 4, 0.0, 2**-13),
+        Smooth("gelu", _gelu, -7.875, 7.875, 4, 1.0, 2**-13),
+        Smooth("gelu_tanh", _gelu_tanh, -7.875, 7.875, 4, 1.0, 2**-13),
+        Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 1.0, 2**-13),
+        Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 1.0, 2**-12),
+        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 1.0, 2**-13),
+        Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 0.0, 2**-13),
+        Smooth("exp", torch.exp, -16.0, 8.0, 3, 0.0, 2**-15),
+    )
+}
+
+
+@cache
+def table(name: str, frac_bits: int) -> tuple[tuple[int, ...], ...]:
+    """Three rows of ring integers: the coefficients of 1, t and t^2 of each piece, at a common scale of 3 frac_bits.
+
+    Piece j has its center at low + (j - 1) h: the first and the last two pieces are margins.
+    """
+    smooth = SMOOTH[name]
+    if smooth.pieces() + _MARGIN > TABLE_SIZE:
+        raise ValueError(f"{name}: {smooth.pieces()} pieces do not fit a table of {TABLE_SIZE}")
+    step = 2.0**-smooth.step_bits
+    centers = smooth.low + (torch.arange(TABLE_SIZE, dtype=torch.float64) - 1) * step
+    centers = centers.clamp(max=smooth.high + step)  # beyond it no argument falls
+    nodes = np.cos((np.arange(8) + 0.5) * np.pi / 8)
+    points = centers.unsqueeze(1) + torch.from_numpy(nodes) * step
+    values = smooth.function(points).numpy()
+    basis = np.vander(nodes * step, 3, increasing=True)
+    fitted = np.linalg.lstsq(basis, values.T, rcond=None)[0]
+    return tuple(
+        tuple(int(round(float(c) * 2.0 ** ((3 - power) * frac_bits))) for c in row) for power, row in enumerate(fitted)
+    )

@@ -1,0 +1,110 @@
+"""Smooth activations and functions, by the splines of securemodel.compiler.approximations."""
+
+from __future__ import annotations
+
+import torch
+
+from securemodel.compiler.approximations import SMOOTH, table
+from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.activation import clipped
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+
+def smooth(g: Builder, name: str, x: Value) -> Value:
+    """A function of `approximations.SMOOTH`: clip, look up a piece, evaluate it, add the line above the domain."""
+    fit = SMOOTH[name]
+    above_low = g.relu(g.offset(x, -fit.low))
+    above_high = g.relu(g.offset(x, -fit.high))
+    z = g.offset(g.sub(above_low, above_high), 2.0**-fit.step_bits)
+    rows = [list(row) for row in table(name, g.frac_bits)]
+    out = g.rescale(g.spline(z, rows, fit.step_bits))
+    return g.add(out, g.scale(above_high, fit.slope)) if fit.slope else out
+
+
+@lowers(aten.sigmoid.default)
+def sigmoid(g: Builder, x):
+    """1 / (1 + exp(-x))."""
+    return smooth(g, "sigmoid", x)
+
+
+@lowers(aten.tanh.default)
+def tanh(g: Builder, x):
+    """Hyperbolic tangent."""
+    return smooth(g, "tanh", x)
+
+
+@lowers(aten.erf.default)
+def erf(g: Builder, x):
+    """Error function."""
+    return smooth(g, "erf", x)
+
+
+@lowers(aten.gelu.default)
+def gelu(g: Builder, x, approximate="none"):
+    """x times the normal distribution function, exactly or by its tanh form."""
+    return smooth(g, "gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+@lowers(aten.silu.default)
+def silu(g: Builder, x):
+    """x sigmoid(x)."""
+    return smooth(g, "silu", x)
+
+
+@lowers(aten.mish.default)
+def mish(g: Builder, x):
+    """x tanh(softplus(x))."""
+    return smooth(g, "mish", x)
+
+
+@lowers(aten.softplus.default)
+def softplus(g: Builder, x, beta=1.0, threshold=20.0):
+    """log(1 + exp(beta x)) / beta."""
+    return g.scale(smooth(g, "softplus", g.scale(x, beta)), 1.0 / beta)
+
+
+@lowers(aten.elu.default)
+def elu(g: Builder, x, alpha=1.0, scale=1.0, input_scale=1.0):
+    """scale x above zero, scale alpha (exp(input_scale x) - 1) below: ELU, CELU and SELU."""
+    if input_scale <= 0:
+        raise CannotLower(f"an input scale of {input_scale}", "use a positive one")
+    below = smooth(g, "expm1_below_zero", g.scale(x, input_scale))
+    return g.add(g.scale(g.relu(x), scale), g.scale(below, scale * alpha))
+
+
+@lowers(aten.celu.default)
+def celu(g: Builder, x, alpha=1.0):
+    """max(x, 0) + min(alpha (exp(x / alpha) - 1), 0)."""
+    return elu(g, x, alpha, 1.0, 1.0 / alpha)
+
+
+@lowers(aten.selu.default)
+def selu(g: Builder, x):
+    """ELU with the constants of self-normalizing networks (Klambauer et al. 2017)."""
+    return elu(g, x, 1.6732632423543772, 1.0507009873554805)
+
+
+@lowers(aten.exp.default)
+def exp(g: Builder, x):
+    """exp on [-16, 8]; constant outside."""
+    return smooth(g, "exp", x)
+
+
+@lowers(aten.expm1.default)
+def expm1(g: Builder, x):
+    """exp(x) - 1, on the domain of exp."""
+    return g.offset(exp(g, x), -1.0)
+
+
+@lowers(aten.hardsigmoid.default)
+def hardsigmoid(g: Builder, x):
+    """relu6(x + 3) / 6."""
+    return g.scale(clipped(g, g.offset(x, 3.0), 0.0, 6.0), 1 / 6)
+
+
+@lowers(aten.hardswish.default)
+def hardswish(g: Builder, x):
+    """x relu6(x + 3) / 6."""
+    return g.mul(g.rescale(x), hardsigmoid(g, x))
