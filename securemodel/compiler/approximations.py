@@ -60,6 +60,10 @@ SMOOTH = {
         Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 1.0, 2**-12),
         Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 1.0, 2**-13),
         Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 0.0, 2**-13),
+        Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 0.0, 2**-13),
+        Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 0.0, 2**-13),
+        Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 0.0, 2**-13),
+        Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 0.0, 2**-13),
         Smooth("exp", torch.exp, -16.0, 8.0, 3, 0.0, 2**-15),
     )
 }

@@ -1,6 +1,16 @@
 """Secure versions of ATen operators, grouped by kind; importing this registers all of them."""
 
-from securemodel.compiler.lower import activation, arithmetic, comparison, layers, layout, pooling, smooth  # noqa: F401
+from securemodel.compiler.lower import (  # noqa: F401
+    activation,
+    arithmetic,
+    comparison,
+    layers,
+    layout,
+    normalization,
+    pooling,
+    positive,
+    smooth,
+)
 from securemodel.compiler.lower.registry import LOWERINGS, lowers
 
 __all__ = ["LOWERINGS", "lowers"]

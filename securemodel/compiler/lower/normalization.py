@@ -1,0 +1,111 @@
+"""Softmax and normalization by statistics of secret values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.lower.arithmetic import mean
+from securemodel.compiler.lower.positive import log, reciprocal_positive, rsqrt_positive
+from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.smooth import smooth
+
+aten = torch.ops.aten
+
+
+def largest(g: Builder, x: Value, dim: int) -> Value:
+    """The maximum along an axis, which stays with size one: a tournament."""
+    while x.shape[dim] > 1:
+        size, half = x.shape[dim], x.shape[dim] // 2
+        winners = g.maximum(g.slice(x, dim, 0, half), g.slice(x, dim, half, 2 * half))
+        x = g.linear("cat", winners, g.slice(x, dim, size - 1, size), dim=dim) if size % 2 else winners
+    return x
+
+
+def _shifted(g: Builder, x: Value, dim: int) -> Value:
+    x = g.rescale(x)
+    return g.sub(x, g.expand(largest(g, x, dim), x.shape))
+
+
+@lowers(aten._softmax.default, aten.softmax.int)
+def softmax(g: Builder, x, dim, half_to_float=False):
+    """exp(x - max) / sum of them."""
+    dim %= x.ndim
+    powers = smooth(g, "exp_below_zero", _shifted(g, x, dim))
+    total = g.linear("sum", powers, dims=[dim], keepdim=True)
+    return g.mul(powers, g.expand(g.rescale(reciprocal_positive(g, total)), powers.shape))
+
+
+@lowers(aten._log_softmax.default, aten.log_softmax.int)
+def log_softmax(g: Builder, x, dim, half_to_float=False):
+    """x - max - log(sum of exp(x - max))."""
+    dim %= x.ndim
+    below = _shifted(g, x, dim)
+    total = g.linear("sum", smooth(g, "exp_below_zero", below), dims=[dim], keepdim=True)
+    return g.sub(below, g.expand(g.rescale(log(g, total)), below.shape))
+
+
+@lowers(aten.logsumexp.default)
+def logsumexp(g: Builder, x, dim, keepdim=False):
+    """max + log(sum of exp(x - max)) along one axis."""
+    dim = (dim[0] if isinstance(dim, (list, tuple)) else dim) % x.ndim
+    x = g.rescale(x)
+    top = largest(g, x, dim)
+    powers = smooth(g, "exp_below_zero", g.sub(x, g.expand(top, x.shape)))
+    out = g.add(top, g.rescale(log(g, g.linear("sum", powers, dims=[dim], keepdim=True))))
+    return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i != dim])
+
+
+def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> tuple[Value, Value]:
+    """(x minus its mean, variance) over axes; the axes stay with size one."""
+    x = g.rescale(x)
+    centered = g.sub(x, g.expand(g.rescale(mean(g, x, dims, True)), x.shape))
+    count = math.prod(x.shape[d] for d in dims)
+    total = g.linear("sum", g.square(g.rescale(centered)), dims=dims, keepdim=True)
+    return centered, g.scale(total, 1.0 / (count - correction))
+
+
+def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
+    """(x - mean) / sqrt(variance + eps) over axes."""
+    centered, var = variance(g, x, dims)
+    inverse = g.rescale(rsqrt_positive(g, g.offset(g.rescale(var), eps)))
+    return g.mul(centered, g.expand(inverse, centered.shape))
+
+
+def _affine(g: Builder, x: Value, weight, bias) -> Value:
+    if weight is not None:
+        x = g.mul(g.rescale(x), weight)
+    return x if bias is None else g.add(x, bias)
+
+
+@lowers(aten.native_layer_norm.default)
+def native_layer_norm(g: Builder, x, shape, weight, bias, eps):
+    """Layer normalization; variance + eps in [2^-10, 2^14)."""
+    dims = list(range(x.ndim - len(shape), x.ndim))
+    return (_affine(g, normalized(g, x, dims, eps), weight, bias),)
+
+
+@lowers(aten.layer_norm.default)
+def layer_norm(g: Builder, x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
+    """Layer normalization; variance + eps in [2^-10, 2^14)."""
+    return native_layer_norm(g, x, shape, weight, bias, eps)[0]
+
+
+@lowers(aten.var.correction)
+def var(g: Builder, x, dim=None, correction=1, keepdim=False):
+    """Variance over axes."""
+    dims = list(range(x.ndim)) if not dim else [d % x.ndim for d in dim]
+    out = variance(g, x, dims, 1 if correction is None else correction)[1]
+    return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i not in dims])
+
+
+@lowers(aten.amax.default)
+def amax(g: Builder, x, dim=(), keepdim=False):
+    """Largest value along axes."""
+    dims = list(range(x.ndim)) if not dim else [d % x.ndim for d in dim]
+    out = x
+    for d in dims:
+        out = largest(g, out, d)
+    return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i not in dims])

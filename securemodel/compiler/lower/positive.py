@@ -1,0 +1,144 @@
+"""Functions of positive numbers over many orders of magnitude: reciprocal, roots, logarithm.
+
+x in [2^-10, 2^14) is scaled by a power of 16 into y in [1, 16): five comparisons with public thresholds say
+which. The function of y is a spline; the function of the scale is a sum of the same five bits.
+Outside of the domain the result is meaningless, and nobody can see that it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from securemodel.compiler.approximations import SMOOTH, table
+from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+LOWEST, HIGHEST = 2.0**-10, 2.0**14
+_EXPONENTS = (10, 6, 2, -2, -6, -10)  # of the scales; the thresholds are 16 / scale
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A positive number as y / scale, with y in [1, 16) and the bits x >= threshold for each threshold."""
+
+    y: Value
+    bits: tuple[Value, ...]
+
+    def of_scale(self, g: Builder, values: list[float]) -> Value:
+        """The secret choice among six public values, one per scale."""
+        steps = [g.scale(bit, after - before) for bit, before, after in zip(self.bits, values, values[1:], strict=False)]
+        total = steps[0]
+        for step in steps[1:]:
+            total = g.add(total, step)
+        return g.offset(total, values[0])
+
+
+def scaled(g: Builder, x: Value) -> Scaled:
+    """Brings a positive number into [1, 16) by a secret power of 16."""
+    x = g.rescale(x)
+    thresholds = [16.0 / 2.0**e for e in _EXPONENTS[:-1]]
+    bits = tuple(g.bit_to_ring(g.is_negative(g.offset(x, -t)), invert=True) for t in thresholds)
+    partial = Scaled(x, bits)
+    return Scaled(g.mul(x, partial.of_scale(g, [2.0**e for e in _EXPONENTS])), bits)
+
+
+def _on_1_16(g: Builder, name: str, y: Value) -> Value:
+    fit = SMOOTH[name]
+    z = g.offset(g.rescale(y), 2.0**-fit.step_bits - fit.low)
+    return g.rescale(g.spline(z, [list(row) for row in table(name, g.frac_bits)], fit.step_bits))
+
+
+def reciprocal_positive(g: Builder, x: Value) -> Value:
+    """1 / x for x in [2^-10, 2^14)."""
+    parts = scaled(g, x)
+    return g.mul(_on_1_16(g, "reciprocal_1_16", parts.y), parts.of_scale(g, [2.0**e for e in _EXPONENTS]))
+
+
+def rsqrt_positive(g: Builder, x: Value) -> Value:
+    """x^(-1/2) for x in [2^-10, 2^14)."""
+    parts = scaled(g, x)
+    return g.mul(_on_1_16(g, "rsqrt_1_16", parts.y), parts.of_scale(g, [2.0 ** (e / 2) for e in _EXPONENTS]))
+
+
+def signed(g: Builder, x: Value) -> tuple[Value, Value]:
+    """(|x|, sign of x as -1 or 1)."""
+    negative = g.is_negative(x)
+    magnitude = g.sub(g.rescale(x), g.scale(g.select(negative, g.rescale(x)), 2.0))
+    return magnitude, g.offset(g.scale(g.bit_to_ring(negative), -2.0), 1.0)
+
+
+@lowers(aten.reciprocal.default)
+def reciprocal(g: Builder, x):
+    """1 / x for 2^-10 <= |x| < 2^14."""
+    magnitude, sign = signed(g, x)
+    return g.mul(g.rescale(reciprocal_positive(g, magnitude)), sign)
+
+
+def divide(g: Builder, x, y: Value) -> Value:
+    """x / y for a secret y with 2^-10 <= |y| < 2^14."""
+    inverse = reciprocal(g, y)
+    return g.mul(x, inverse) if isinstance(x, Value) else g.scale(inverse, x)
+
+
+@lowers(aten.rsqrt.default)
+def rsqrt(g: Builder, x):
+    """x^(-1/2) for x in [2^-10, 2^14)."""
+    return rsqrt_positive(g, x)
+
+
+@lowers(aten.sqrt.default)
+def sqrt(g: Builder, x):
+    """Square root for x in [2^-10, 2^14), and of 0."""
+    return g.mul(g.rescale(x), rsqrt_positive(g, x))
+
+
+@lowers(aten.log.default)
+def log(g: Builder, x):
+    """Natural logarithm for x in [2^-10, 2^14)."""
+    parts = scaled(g, x)
+    return g.add(_on_1_16(g, "log_1_16", parts.y), parts.of_scale(g, [-e * math.log(2.0) for e in _EXPONENTS]))
+
+
+@lowers(aten.log1p.default)
+def log1p(g: Builder, x):
+    """log(1 + x), on the domain of log."""
+    return log(g, g.offset(x, 1.0))
+
+
+@lowers(aten.log2.default)
+def log2(g: Builder, x):
+    """Logarithm to base 2, on the domain of log."""
+    return g.scale(log(g, x), 1.0 / math.log(2.0))
+
+
+@lowers(aten.sign.default)
+def sign(g: Builder, x):
+    """-1, 0 or 1."""
+    positive = g.bit_to_ring(g.is_negative(g.linear("neg", x)))
+    return g.sub(positive, g.bit_to_ring(g.is_negative(x)))
+
+
+@lowers(aten.abs.default)
+def absolute(g: Builder, x):
+    """|x| = 2 max(x, 0) - x."""
+    return g.sub(g.scale(g.relu(x), 2.0), g.rescale(x))
+
+
+@lowers(aten.maximum.default)
+def maximum(g: Builder, x, y):
+    """The larger of two values."""
+    return g.maximum(x, y)
+
+
+@lowers(aten.minimum.default)
+def minimum(g: Builder, x, y):
+    """The smaller of two values."""
+    difference = g.sub(x, y)
+    return g.add(y, g.select(g.is_negative(difference), difference))
+
+
