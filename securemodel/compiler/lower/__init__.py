@@ -3,12 +3,14 @@
 from securemodel.compiler.lower import (  # noqa: F401
     activation,
     arithmetic,
+    attention,
     comparison,
     layers,
     layout,
     normalization,
     pooling,
     positive,
+    recurrent,
     smooth,
 )
 from securemodel.compiler.lower.registry import LOWERINGS, lowers

@@ -7,6 +7,7 @@ import math
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.positive import divide
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -65,11 +66,11 @@ def mul(g: Builder, x, y):
 
 @lowers(aten.div.Tensor, aten.div.Scalar)
 def div(g: Builder, x, y):
-    """Quotient by a number, or by a tensor that one party owns: that party inverts it in the clear."""
+    """Quotient; a divisor that one party owns is inverted by that party in the clear."""
     if not isinstance(y, Value):
         return g.scale(x, 1.0 / y)
     if y.secret:
-        raise CannotLower("division by a secret has no secure version", "divide by a public or owned value")
+        return divide(g, x, y)
     return g.mul(x, g.pointwise(torch.reciprocal, y))
 
 

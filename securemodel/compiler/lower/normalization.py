@@ -101,6 +101,12 @@ def var(g: Builder, x, dim=None, correction=1, keepdim=False):
     return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i not in dims])
 
 
+@lowers(aten.var.dim)
+def var_unbiased(g: Builder, x, dim=None, unbiased=True, keepdim=False):
+    """Variance over axes, in the older form."""
+    return var(g, x, dim, 1 if unbiased else 0, keepdim)
+
+
 @lowers(aten.amax.default)
 def amax(g: Builder, x, dim=(), keepdim=False):
     """Largest value along axes."""

@@ -1,0 +1,61 @@
+"""Attention, and choices by known conditions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.normalization import softmax
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+_FORBIDDEN = -1024.0  # a score that no other can make up for
+
+
+def _bias(g: Builder, mask: Value) -> Value:
+    """A mask as something to add to the scores: booleans forbid, minus infinity becomes a number."""
+    if mask.secret:
+        return mask
+    if mask.integer:
+        return g.float(torch.where, mask, 0.0, _FORBIDDEN, shape=mask.shape)
+    return g.float(torch.clamp, mask, _FORBIDDEN, -_FORBIDDEN, shape=mask.shape)
+
+
+@lowers(aten.scaled_dot_product_attention.default)
+def scaled_dot_product_attention(
+    g: Builder, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
+):
+    """softmax(q k^T scale + mask) v (Vaswani et al. 2017)."""
+    if enable_gqa or dropout_p:
+        raise CannotLower("grouped queries and dropout in attention", "repeat the keys; call model.eval()")
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    turned = g.linear("permute", k, dims=[*range(k.ndim - 2), k.ndim - 1, k.ndim - 2])
+    scores = g.scale(g.bilinear("matmul", q, turned), scale)
+    if is_causal:
+        allowed = torch.ones(scores.shape[-2:]).tril() == 1
+        scores = g.add(scores, g.constant(torch.where(allowed, 0.0, _FORBIDDEN)))
+    if attn_mask is not None:
+        scores = g.add(scores, _bias(g, attn_mask))
+    return g.bilinear("matmul", g.rescale(softmax(g, scores, -1)), v)
+
+
+@lowers(aten.masked_fill.Scalar)
+def masked_fill(g: Builder, x, mask, value):
+    """x, with a public number where a mask is set."""
+    keep = g.offset(g.linear("neg", mask), 1.0) if mask.secret else _whole(g, torch.logical_not, mask)
+    value = max(min(float(value), -_FORBIDDEN), _FORBIDDEN) if math.isinf(value) else float(value)
+    there = mask if mask.secret else _whole(g, torch.clone, mask)
+    return g.add(g.mul(x, keep), g.scale(there, value))
+
+
+def _whole(g: Builder, target, x: Value) -> Value:
+    return g.float(target, x, shape=x.shape, integer=True)
+
+
+@lowers(aten.where.self)
+def where(g: Builder, condition, x, y):
+    """x where a condition holds, else y."""
+    return g.add(y, g.mul(g.sub(x, y), condition))
