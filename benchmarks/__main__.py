@@ -51,8 +51,9 @@ def _measured(case: cases.Case, repeat: int, only_tls: bool) -> list[Row]:
 
 
 def _peers(names: list[str], console: Console) -> list[Row]:
-    from benchmarks.peers import run_peers
+    from benchmarks.peers import CASES, run_peers
 
+    names = [name for name in names if name in CASES]
     with console.status("peers ..."):
         return [Row(**{k: v for k, v in row.items() if k in Row.__dataclass_fields__}) for row in run_peers(names)]
 

@@ -55,6 +55,24 @@ def _case(name: str, make, *shapes, inputs=("bob",), uniform=False, **rest) -> C
 
 
 _BOTH = ("alice", "bob")
+_SMALLER = 100_000
+_FUNCTIONS = {
+    "exp": torch.exp,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "reciprocal": torch.reciprocal,
+    "rsqrt": torch.rsqrt,
+}
+
+
+def _function(name: str, operator: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    """A function of 100,000 elements; positive ones where it needs them."""
+    positive = name in ("reciprocal", "rsqrt")
+    make = lambda: models.WithParameter(operator, shift=0.5 if positive else 0.0)  # noqa: E731
+    return _case(name, make, (_SMALLER,), uniform=positive)
+
+
 ALL: tuple[Case, ...] = (
     _case("product", lambda: models.Operator(torch.mul), (_ELEMENTS,), (_ELEMENTS,), inputs=_BOTH),
     _case("relu", lambda: models.WithParameter(torch.relu), (_ELEMENTS,)),
@@ -70,5 +88,10 @@ ALL: tuple[Case, ...] = (
     _case("lenet5_b128", models.lenet5, (128, 1, 28, 28), uniform=True),
     _case("vgg16_b1", models.vgg16_cifar, (1, 3, 32, 32), uniform=True),
     _case("resnet18_b1", models.resnet18_cifar, (1, 3, 32, 32), uniform=True),
+    *(_function(name, operator) for name, operator in _FUNCTIONS.items()),
+    _case("softmax", lambda: models.WithParameter(lambda x: torch.softmax(x, 1)), (1000, 128)),
+    _case("argmax", lambda: models.WithParameter(lambda x: x.argmax(1)), (10_000, 10)),
+    _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
+    _case("encoder_layer", models.encoder_layer, (1, 32, 384)),
 )
 BY_NAME = {case.name: case for case in ALL}

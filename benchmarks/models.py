@@ -70,13 +70,29 @@ def resnet18_cifar() -> nn.Module:
 class WithParameter(nn.Module):
     """An operator on a client's value plus a parameter: the sum is secret to everybody."""
 
-    def __init__(self, operator) -> None:
+    def __init__(self, operator, shift: float = 0.0) -> None:
         super().__init__()
-        self.zero = nn.Parameter(torch.zeros(()))
+        self.shift = nn.Parameter(torch.tensor(shift))
         self.operator = operator
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.operator(x + self.zero)
+        return self.operator(x + self.shift)
+
+
+class Sequence(nn.Module):
+    """The outputs of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
+def encoder_layer() -> nn.Module:
+    """One layer of a BERT-like encoder: hidden 384, 12 heads, feed-forward 1536, GELU."""
+    return nn.TransformerEncoderLayer(384, 12, 1536, activation="gelu", batch_first=True)
 
 
 class Operator(nn.Module):
