@@ -93,8 +93,11 @@ def rsqrt(g: Builder, x):
 
 @lowers(aten.sqrt.default)
 def sqrt(g: Builder, x):
-    """Square root for x in [2^-10, 2^14), and of 0."""
-    return g.mul(g.rescale(x), rsqrt_positive(g, x))
+    """Square root for x in [2^-10, 2^14), and of 0: y y^(-1/2) times the root of the scale."""
+    parts = scaled(g, x)
+    y = g.rescale(parts.y)
+    root = g.rescale(g.mul(y, _on_1_16(g, "rsqrt_1_16", y)))
+    return g.mul(root, parts.of_scale(g, [2.0 ** (-e / 2) for e in _EXPONENTS]))
 
 
 @lowers(aten.log.default)
