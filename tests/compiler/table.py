@@ -271,6 +271,25 @@ row(aten.clone.default, nn.Sequential(nn.Dropout(0.9), nn.Dropout2d(), nn.ReLU()
 row((aten.clone.default, aten.detach.default), lambda x: (x.clone() + 1, x.detach() - 1), MATRIX)
 row(aten._to_copy.default, lambda x: x.double() * 2, MATRIX)
 
+# --- smooth functions, functions of positive numbers, normalization: test_functions.py covers their domains ---
+row((aten.sigmoid.default, aten.tanh.default, aten.erf.default), lambda x: (x.sigmoid(), x.tanh(), x.erf()), MATRIX)
+row(aten.gelu.default, lambda x: (F.gelu(x), F.gelu(x, approximate="tanh")), MATRIX)
+row((aten.silu.default, aten.mish.default, aten.softplus.default), lambda x: (F.silu(x), F.mish(x), F.softplus(x)), MATRIX)
+row((aten.elu.default, aten.celu.default, aten.selu.default), lambda x: (F.elu(x), F.celu(x, 0.5), F.selu(x)), MATRIX)
+row((aten.hardsigmoid.default, aten.hardswish.default), lambda x: (F.hardsigmoid(4 * x), F.hardswish(4 * x)), MATRIX)
+row((aten.exp.default, aten.expm1.default), lambda x: (torch.exp(-x.abs()), torch.expm1(-x.abs())), MATRIX)
+row((aten.reciprocal.default, aten.rsqrt.default), lambda x: ((x.abs() + 1).reciprocal(), (x.abs() + 1).rsqrt()), MATRIX)
+row(aten.sqrt.default, lambda x: (x.abs() + 1).sqrt(), MATRIX)
+row((aten.log.default, aten.log1p.default), lambda x: (torch.log(x.abs() + 1), torch.log1p(x.abs())), MATRIX)
+row(aten.log2.default, lambda x: torch.log2(x.abs() + 1), MATRIX)
+row((aten.abs.default, aten.sign.default), lambda x: (x.abs(), x.sign()), MATRIX)
+row((aten.maximum.default, aten.minimum.default), lambda x, y: (x.maximum(y), x.minimum(y)), ((3, 4), (3, 1)))
+row(aten.softmax.int, lambda x: (x.softmax(1), x.softmax(0)), MATRIX)
+row(aten.log_softmax.int, lambda x: x.log_softmax(1), MATRIX)
+row((aten.logsumexp.default, aten.amax.default), lambda x: (x.logsumexp(1), x.amax((0, 1))), MATRIX)
+row(aten.layer_norm.default, nn.LayerNorm(5), MATRIX)
+row(aten.var.correction, lambda x: (x.var(1), x.var(0, correction=0, keepdim=True)), MATRIX)
+
 NOT_FROM_TORCH = {
     aten.alias.default: "torch.export removes aliases",
     aten.contiguous.default: "torch.export removes it where it changes nothing and writes clone where it does",
@@ -279,6 +298,10 @@ NOT_FROM_TORCH = {
     aten.lift_fresh_copy.default: "only tensors written in the code are lifted; nobody's secret",
     aten._prelu_kernel.default: "torch.export keeps prelu, which has the same function",
     aten.reshape.default: "torch.export writes it as view or clone and view",
+    aten._softmax.default: "torch.export keeps softmax.int, which has the same function",
+    aten._log_softmax.default: "torch.export keeps log_softmax.int, which has the same function",
+    aten.native_layer_norm.default: "torch.export keeps layer_norm, which calls it",
+    aten.var.dim: "an older form of var.correction, which it calls",
     aten.narrow.default: "torch.export writes it as slice",
 }
 """Operators with a secure version that no program hands to it, and why that is known."""

@@ -118,7 +118,8 @@ def floor(x: torch.Tensor, bits_: int) -> torch.Tensor:
 
 def test_every_gate_has_a_test():
     products_, bits_ = {"bilinear", "square", "truncate"}, {"select", "select_truncated", "bit_to_ring"}
-    tested = products_ | bits_ | {"digits", "top_bit", "combine"}
+    tables_ = {"lookup", "lookup_shared", "spline"}  # in test_lookup.py
+    tested = products_ | bits_ | tables_ | {"digits", "top_bit", "combine"}
     assert tested == set(GATES), "a gate was added or renamed: test it here, against the clear, and name it above"
 
 
@@ -374,14 +375,20 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
         return table.gate(name, {"bit": 31}, [table.mask(x)], (1, words(COUNT)))
     if name == "combine":
         return table.gate(name, {"digits": 8}, [table.mask_bits(planes(leaf_planes(8)))], (leaf_planes(2), COUNT))
+    if name in ("lookup", "lookup_shared"):
+        entries = ring(np.random.default_rng(1), 1, 256)
+        return [share[0] for share in table.gate(name, {"table": entries.tolist()}, [table.mask(x)], (1, COUNT))]
+    if name == "spline":
+        return table.gate(name, {"signed": False}, [table.mask(torch.stack([x, x, x])), table.mask(x)], n)
     b = table.mask_bits(torch.full((1, words(COUNT)), -bit))
     if name == "bit_to_ring":
         return table.gate(name, {"invert": False, "shape": [COUNT]}, [b], n)
     return table.gate(name, {"invert": False, "bits": 16}, [b, table.mask(x)], n)
 
 
-@pytest.mark.parametrize("parties", PARTIES)
-@pytest.mark.parametrize("name", sorted(GATES))
+@pytest.mark.parametrize(
+    "name, parties", [(name, n) for name in sorted(GATES) for n in PARTIES if (name, n) != ("lookup", 3)]
+)  # fmt: skip
 @pytest.mark.parametrize("value, bit", [(0, 0), (12345, 1), (-1, 1)])
 def test_a_share_does_not_depend_on_the_secret(name, parties, value, bit):
     shares = _gate_run(name, parties, 1 + value % 7, value, bit)
