@@ -290,6 +290,14 @@ row((aten.logsumexp.default, aten.amax.default), lambda x: (x.logsumexp(1), x.am
 row(aten.layer_norm.default, nn.LayerNorm(5), MATRIX)
 row(aten.var.correction, lambda x: (x.var(1), x.var(0, correction=0, keepdim=True)), MATRIX)
 
+# --- recurrent layers, attention, choices ---
+row(aten.lstm.input, nn.LSTM(9, 3, batch_first=True), SEQUENCE)
+row(aten.gru.input, nn.GRU(9, 3, batch_first=True), SEQUENCE)
+row((aten.rnn_tanh.input,), nn.RNN(9, 3, batch_first=True), SEQUENCE)
+row((aten.rnn_relu.input,), nn.RNN(9, 3, batch_first=True, nonlinearity="relu"), SEQUENCE)
+row(aten.scaled_dot_product_attention.default, lambda x: F.scaled_dot_product_attention(x, x, x), SEQUENCE)
+row((aten.where.self, aten.masked_fill.Scalar), lambda x: (torch.where(x > 0, x, -x), x.masked_fill(x > 0, 2)), MATRIX)
+
 NOT_FROM_TORCH = {
     aten.alias.default: "torch.export removes aliases",
     aten.contiguous.default: "torch.export removes it where it changes nothing and writes clone where it does",
