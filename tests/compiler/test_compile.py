@@ -196,7 +196,7 @@ class Unsupported(nn.Module):
         a = torch.erfinv(y)  # first
         b = y.topk(2).values  # second
         c = torch.digamma(a) + b[:, :1]  # third, behind the first
-        return torch.relu(c) / y.sum()  # fourth
+        return torch.fmod(torch.relu(c), y.sum())  # fourth
 
 
 def lines_of(module: type[nn.Module]) -> dict[str, int]:
@@ -215,7 +215,7 @@ def test_all_unsupported_operators_are_listed_at_once():
     with pytest.raises(UnsupportedOperator) as caught:
         securemodel.compile(secret_first(), torch.randn(3, 4), **TWO)
     report, text = caught.value.report, str(caught.value)
-    assert [p.operator.split(".")[1] for p in report.problems] == ["erfinv", "topk", "digamma", "div"]
+    assert [p.operator.split(".")[1] for p in report.problems] == ["erfinv", "topk", "digamma", "fmod"]
     lines = lines_of(Unsupported)
     for problem, word in zip(report.problems, ("first", "second", "third", "fourth"), strict=True):
         assert f"test_compile.py:{lines[word]}" in problem.source and "Unsupported" in problem.source
@@ -250,7 +250,6 @@ def test_one_owner_may_use_any_operator():
 @pytest.mark.parametrize(
     "function, reason",
     [
-        (lambda s: s / (s + 1), "division by a secret"),
         (lambda s: s**0.5, "0.5 is not a whole number"),
         (lambda s: s**-1, "-1 is not a whole number"),
         (lambda s: s.to(torch.int64), "cannot become torch.int64"),

@@ -31,7 +31,8 @@ class Scaled:
 
     def of_scale(self, g: Builder, values: list[float]) -> Value:
         """The secret choice among six public values, one per scale."""
-        steps = [g.scale(bit, after - before) for bit, before, after in zip(self.bits, values, values[1:], strict=False)]
+        changes = [after - before for before, after in zip(values, values[1:], strict=False)]
+        steps = [g.scale(bit, change) for bit, change in zip(self.bits, changes, strict=True)]
         total = steps[0]
         for step in steps[1:]:
             total = g.add(total, step)
