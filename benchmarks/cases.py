@@ -69,7 +69,7 @@ _FUNCTIONS = {
 def _function(name: str, operator: Callable[[torch.Tensor], torch.Tensor]) -> Case:
     """A function of 100,000 elements; positive ones where it needs them."""
     positive = name in ("reciprocal", "rsqrt")
-    make = lambda: models.WithParameter(operator, shift=0.5 if positive else 0.0)  # noqa: E731
+    make = lambda: models.WithParameter(operator, shift=0.5 if positive else 0.0)
     return _case(name, make, (_SMALLER,), uniform=positive)
 
 

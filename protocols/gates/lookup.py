@@ -11,7 +11,7 @@ With more than two parties the dealer shares the unit vector additively; then u 
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

@@ -9,14 +9,15 @@ fixed point adds two units in the last place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Callable
 
 import numpy as np
 import torch
 
 TABLE_SIZE = 256
+_GRID_BITS = 24
 _MARGIN = 3  # pieces that only catch arguments one unit outside, and the one above the last center
 
 
@@ -91,5 +92,11 @@ def table(name: str, frac_bits: int) -> tuple[tuple[int, ...], ...]:
     basis = np.vander(nodes * step, 3, increasing=True)
     fitted = np.linalg.lstsq(basis, values.T, rcond=None)[0]
     return tuple(
-        tuple(int(round(float(c) * 2.0 ** ((3 - power) * frac_bits))) for c in row) for power, row in enumerate(fitted)
+        tuple(_ring(float(c), (3 - power) * frac_bits) for c in row) for power, row in enumerate(fitted)
     )
+
+
+def _ring(coefficient: float, frac_bits: int) -> int:
+    """A coefficient at a scale, rounded to 2^-24 first: machines that differ in the last digits get equal tables."""
+    rounded, shift = round(coefficient * 2.0**_GRID_BITS), frac_bits - _GRID_BITS
+    return rounded << shift if shift >= 0 else (rounded + (1 << (-shift - 1))) >> -shift

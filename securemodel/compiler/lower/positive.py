@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -31,7 +32,7 @@ class Scaled:
 
     def of_scale(self, g: Builder, values: list[float]) -> Value:
         """The secret choice among six public values, one per scale."""
-        changes = [after - before for before, after in zip(values, values[1:], strict=False)]
+        changes = [after - before for before, after in pairwise(values)]
         steps = [g.scale(bit, change) for bit, change in zip(self.bits, changes, strict=True)]
         total = steps[0]
         for step in steps[1:]:
