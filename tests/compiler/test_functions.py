@@ -221,4 +221,4 @@ def test_layer_norm_with_weights():
         norm.bias.copy_(on_grid(torch.randn(65, generator=generator)))
     x = rows(12, 65)
     made = run(securemodel.compile(nn.Sequential(Veiled(lambda x: x), norm).eval(), x, **TWO), x)[0]
-    assert (made - norm(x)).abs().max() <= 2.0**-10
+    assert (made - norm(x)).abs().max() <= 2.0**-10 * norm.weight.abs().max()  # the weights scale the error

@@ -13,10 +13,6 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
-def _broadcast(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
-    return g.expand(x, shape)
-
-
 def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
     """x + alpha y or x - alpha y for tensors and numbers."""
     if not isinstance(y, Value):

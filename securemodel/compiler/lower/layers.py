@@ -59,14 +59,15 @@ def _conv(g: Builder, kind: str, x: Value, w: Value, bias, dims: int, **attrs) -
     return g.reshape(out, out.shape[1:]) if unbatched else out
 
 
-def _each(value, dims: int) -> list[int]:
+def each_axis(value, dims: int) -> list[int]:
+    """An argument given once for all axes, or for each."""
     value = [value] if isinstance(value, int) else list(value)
     return value * dims if len(value) == 1 else value
 
 
 def _attrs(dims: int, **attrs) -> dict:
     """Attributes of a convolution as the ring kernels take them: a number for sequences, a pair for images."""
-    lists = {name: _each(value, dims) for name, value in attrs.items()}
+    lists = {name: each_axis(value, dims) for name, value in attrs.items()}
     return {name: value[0] for name, value in lists.items()} if dims == 1 else lists
 
 
@@ -84,7 +85,7 @@ def _register_conv(dims: int) -> None:
     @lowers(padded)
     def conv_named_padding(g, x, w, bias=None, stride=1, padding="valid", dilation=1, groups=1):
         """Convolution with padding "same" or "valid"."""
-        dilation = _each(dilation, dims)
+        dilation = each_axis(dilation, dims)
         if padding == "same":
             total = [d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True)]
             pads = [side for n in reversed(total) for side in (n // 2, n - n // 2)]

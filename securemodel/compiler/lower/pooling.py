@@ -7,14 +7,10 @@ import math
 import torch
 
 from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.lower.layers import each_axis
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
-
-
-def _each(value, dims: int) -> list[int]:
-    value = [value] if isinstance(value, int) else list(value)
-    return value * dims if len(value) == 1 else value
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
@@ -54,8 +50,8 @@ def _max_along(g: Builder, x: Value, dim: int, taps: list[list[int]]) -> Value:
 
 
 def _max_pool(g: Builder, x: Value, kernel, stride, padding, dilation, ceil: bool, dims: int) -> Value:
-    kernel, padding, dilation = _each(kernel, dims), _each(padding, dims), _each(dilation, dims)
-    stride = _each(stride, dims) if stride else kernel
+    kernel, padding, dilation = each_axis(kernel, dims), each_axis(padding, dims), each_axis(dilation, dims)
+    stride = each_axis(stride, dims) if stride else kernel
     for i in reversed(range(dims)):
         dim = x.ndim - dims + i
         x = _max_along(g, x, dim, _taps(x.shape[dim], kernel[i], stride[i], padding[i], dilation[i], ceil))
@@ -83,7 +79,7 @@ def max_pool2d_with_indices(g: Builder, x, kernel, stride=None, padding=0, dilat
 @lowers(aten.adaptive_max_pool2d.default)
 def adaptive_max_pool2d(g: Builder, x, size):
     """Largest value of each bin; the indices have no secure version."""
-    for i, bins in enumerate(_each(size, 2)):
+    for i, bins in enumerate(each_axis(size, 2)):
         dim = x.ndim - 2 + i
         spans = _bins(x.shape[dim], bins)
         width = max(stop - start for start, stop in spans)
@@ -112,8 +108,8 @@ def _average(g: Builder, x: Value, spans: list[list[tuple[int, int]]], counts: l
 
 
 def _avg_pool(g: Builder, x: Value, kernel, stride, padding, ceil: bool, count_pad: bool, divisor, dims: int) -> Value:
-    kernel, padding = _each(kernel, dims), _each(padding, dims)
-    stride = _each(stride, dims) if stride else kernel
+    kernel, padding = each_axis(kernel, dims), each_axis(padding, dims)
+    stride = each_axis(stride, dims) if stride else kernel
     spans, counts = [], []
     for i in range(dims):
         size, pad = x.shape[x.ndim - dims + i], padding[i]
@@ -151,10 +147,10 @@ def _adaptive(g: Builder, x: Value, sizes: list[int]) -> Value:
 @lowers(aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default)
 def adaptive_avg_pool2d(g: Builder, x, size):
     """Mean of each of a given number of bins."""
-    return _adaptive(g, x, _each(size, 2))
+    return _adaptive(g, x, each_axis(size, 2))
 
 
 @lowers(aten.adaptive_avg_pool1d.default)
 def adaptive_avg_pool1d(g: Builder, x, size):
     """Mean of each of a given number of bins of a sequence."""
-    return _adaptive(g, x, _each(size, 1))
+    return _adaptive(g, x, each_axis(size, 1))

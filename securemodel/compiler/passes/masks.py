@@ -43,7 +43,6 @@ def _selected(graph: Graph, node: Node) -> Node:
 
 def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
     """(values that need a masked form, those of them that get it for free from masked operands)."""
-    users = graph.users()
     live = _live(graph)
     needed = {a for node in graph.nodes if node.id in live for a in _masked_operands(graph, node)}
     free: set[int] = set()
@@ -61,7 +60,6 @@ def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
                 free.add(node.id)
         elif node.attrs["kind"] in LAYOUT:
             pushed.setdefault(node.args[0], []).append(node.id)
-    del users
     return needed, free
 
 
