@@ -16,7 +16,7 @@ def pack_bits(bits: Tensor) -> Tensor:
     """Pack the lowest bit of each uint8 or bool entry, [N] -> int64[ceil(N/64)]."""
     if bits.dtype not in (torch.uint8, torch.bool):
         raise TypeError(f"pack_bits: bits must be uint8 or bool, not {bits.dtype}")
-    bits = bits.reshape(-1)
+    bits = bits.reshape(-1).contiguous()
     kernels = native(bits)
     if kernels is None:
         return twins.pack_bits(bits)

@@ -277,6 +277,7 @@ def test_packing(variant, seed, n, bit):
             int(b) << i for i, b in enumerate(bits)
         )
         assert torch.equal(kernels.pack_bits(bits.bool()), packed)
+        assert torch.equal(kernels.pack_bits(torch.stack([bits, bits], 1)[:, 0]), packed), "elements apart in memory"
         assert torch.equal(kernels.unpack_bits(packed, n), bits)
         assert torch.equal(kernels.unpack_bits(kernels.msb_plane(x, bit), n), bits)
 
