@@ -78,6 +78,12 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
     ("combine", "first layer over 16 digits (width 64)", {"digits": 16}, [(31, ELEMENTS // 64)]),
     ("combine", "second layer, over 4 digits", {"digits": 4}, [(7, ELEMENTS // 64)]),
     ("combine", "only layer over 2 digits", {"digits": 2}, [(3, ELEMENTS // 64)]),
+    (
+        "conjunction",
+        "whether three bits are set",
+        {"size": ELEMENTS, "terms": [[[0, False], [1, False], [2, False]]]},
+        [(1, 3 * ELEMENTS // 64)],
+    ),
     ("select", "bit times value", {"invert": False}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
     ("select_truncated", "bit times value / 2^16", {"invert": False, "bits": 16}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
     ("bit_to_ring", "bit as a number", {"invert": False, "shape": [ELEMENTS]}, [(1, ELEMENTS // 64)]),

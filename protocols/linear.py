@@ -32,6 +32,11 @@ def _index(x: torch.Tensor, dim: int, index: list[int]) -> torch.Tensor:
     return x.index_select(dim, torch.as_tensor(index, device=x.device))
 
 
+def _index_sub(x: torch.Tensor, dim: int, plus: list[int], minus: list[int]) -> torch.Tensor:
+    """Differences of positions of one axis."""
+    return _index(x, dim, plus) - _index(x, dim, minus)
+
+
 LINEAR: dict[str, Callable[..., torch.Tensor]] = {
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
@@ -41,6 +46,7 @@ LINEAR: dict[str, Callable[..., torch.Tensor]] = {
     "permute": lambda x, dims: x.permute(dims),
     "expand": lambda x, shape: x.expand(shape),
     "slice": _slice,
+    "index_sub": _index_sub,
     "flip": lambda x, dims: x.flip(dims),
     "index": _index,
     "cat": lambda *xs, dim: torch.cat(xs, dim),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
 from protocols.gates.bilinear import Bilinear, Square
 from protocols.gates.compare import Combine, Digits, TopBit
+from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
 from protocols.gates.select import BitToRing, Select, SelectTruncated
 from protocols.gates.truncate import Truncate
@@ -16,6 +17,7 @@ GATES: dict[str, Gate] = {
     "digits": Digits(),
     "top_bit": TopBit(),
     "combine": Combine(),
+    "conjunction": Conjunction(),
     "select": Select(),
     "select_truncated": SelectTruncated(),
     "bit_to_ring": BitToRing(),

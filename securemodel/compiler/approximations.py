@@ -1,7 +1,7 @@
 """Smooth functions as quadratic splines: tables that are fitted when a program is compiled.
 
-A function is replaced on [low, high] by pieces of step h = 2^-step_bits and continued by a line above and a
-constant below. A secret argument may fall into either of the two pieces around it, so each piece is fitted on
+A function is replaced on [low, high] by pieces of step h = 2^-step_bits and continued by a constant below and a
+line above. A secret argument may fall into either of the two pieces around it, so each piece is fitted on
 [-h, h] around its center, where the error of the best quadratic is at most h^3 / 24 times the largest third
 derivative (Chebyshev). `Smooth.max_error` states the error of exact arithmetic over the whole line, the tails included;
 fixed point adds two units in the last place.
@@ -9,6 +9,7 @@ fixed point adds two units in the last place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,9 +24,10 @@ _MARGIN = 3  # pieces that only catch arguments one unit outside, and the one ab
 
 @dataclass(frozen=True)
 class Smooth:
-    """A function and its domain: constant below `low`, growing by `slope` above `high`.
+    """A function and its domain: `below` under `low`, `above` + `slope` x over `high`.
 
-    max_error: the largest error, absolute; for exp up to `high` only, and relative to max(exp(x), 2^-5).
+    `above` is None where no argument is larger than `high`. max_error: the largest error, absolute; for exp up to
+    `high` only, and relative to max(exp(x), 2^-5).
     """
 
     name: str
@@ -33,8 +35,10 @@ class Smooth:
     low: float
     high: float
     step_bits: int
-    slope: float
     max_error: float
+    below: float = 0.0
+    above: float | None = 0.0
+    slope: float = 0.0
 
     def pieces(self) -> int:
         """Pieces between low and high."""
@@ -56,20 +60,20 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 SMOOTH = {
     s.name: s
     for s in (
-        Smooth("sigmoid", torch.sigmoid, -7.875, 7.875, 4, 0.0, 2**-11),
-        Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 0.0, 2**-15),
-        Smooth("erf", _erf, -7.875, 7.875, 4, 0.0, 2**-15),
-        Smooth("gelu", _gelu, -7.875, 7.875, 4, 1.0, 2**-16),
-        Smooth("gelu_tanh", _gelu_tanh, -7.875, 7.875, 4, 1.0, 2**-16),
-        Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 1.0, 2**-15),
-        Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 1.0, 2**-14),
-        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 1.0, 2**-16),
-        Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 0.0, 2**-16),
-        Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 0.0, 2**-16),
-        Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 0.0, 2**-14),
-        Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 0.0, 2**-15),
-        Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 0.0, 2**-15),
-        Smooth("exp", torch.exp, -16.0, 8.0, 3, 0.0, 2**-13),
+        Smooth("sigmoid", torch.sigmoid, -15.75, 15.75, 3, 2**-16, above=1.0),
+        Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0),
+        Smooth("erf", _erf, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0),
+        Smooth("gelu", _gelu, -7.875, 7.875, 4, 2**-16, slope=1.0),
+        Smooth("gelu_tanh", _gelu_tanh, -7.875, 7.875, 4, 2**-16, slope=1.0),
+        Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 2**-15, slope=1.0),
+        Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 2**-14, slope=1.0),
+        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 2**-16, slope=1.0),
+        Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 2**-16, below=-1.0),
+        Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 2**-16, above=None),
+        Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),
+        Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None),
+        Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None),
+        Smooth("exp", torch.exp, -16.0, 8.0, 3, 2**-13, above=math.exp(8.0)),
     )
 }
 

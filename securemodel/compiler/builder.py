@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,6 +187,10 @@ class Builder:
             return out if factor > 0 else self.linear("neg", out)
         return self.mul(x, self.constant(torch.tensor(factor, dtype=torch.float64)))
 
+    def shrink(self, x: Value, bits: int) -> Value:
+        """x / 2^bits, free of error and charge, for values known to stay below 2^(62 - 2 frac_bits - bits)."""
+        return self._value(self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": bits, "small": True})) if bits else x
+
     def offset(self, x: Value, number: float) -> Value:
         """Sum with a public number."""
         if number == 0:
@@ -203,6 +208,18 @@ class Builder:
         """The secret bit x < 0 of each element."""
         return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit"))
 
+    def either(self, x: Value, y: Value) -> Value:
+        """The exclusive or of two secret bits; local."""
+        return self._value(self.graph.add("either", [x.id, y.id], x.shape, "bit"))
+
+    def all_of(self, bits: Value, terms: Sequence[Sequence[tuple[int, bool]]]) -> Value:
+        """For each term, the secret bit that all its bits are set; one opening.
+
+        A term names 2 to 7 positions of the first axis of `bits`, each with whether the opposite is meant.
+        """
+        attrs = {"size": math.prod(bits.shape[1:]), "terms": [[list(factor) for factor in term] for term in terms]}
+        return self._value(self.graph.add("all_of", [bits.id], (len(terms), *bits.shape[1:]), "bit", attrs=attrs))
+
     def select(self, bit: Value, x: Value, invert: bool = False) -> Value:
         """bit * x, or (1 - bit) * x with `invert`."""
         return self._value(self.graph.add("select", [bit.id, x.id], x.shape, attrs={"invert": invert}))
@@ -217,13 +234,13 @@ class Builder:
         return self.select(self.is_negative(x), self.rescale(x), invert=True)
 
     def spline(self, z: Value, table: list[list[int]], step_bits: int) -> Value:
-        """A piecewise polynomial of z in [0, K 2^-step_bits): row r of the table has the pieces' coefficients of t^r.
+        """A piecewise polynomial of z modulo K 2^-step_bits: row r of the table has the K pieces' coefficients of t^r.
 
         Piece j is chosen for z in [(j - 1), (j + 1)) 2^-step_bits, at random between the two that fit, and reads
         t = z - j 2^-step_bits.
         """
         index = self._value(self.graph.add("index", [z.id], z.shape, attrs={"step_bits": step_bits}), integer=True)
-        t = self.sub(z, self.scale(index, 2.0**-step_bits))
+        t = self.sub(self.rescale(z), self.scale(index, 2.0**-step_bits))
         shape = (len(table), *z.shape)
         coefficients = self._value(self.graph.add("lookup", [index.id], shape, attrs={"table": table}))
         return self._value(self.graph.add("spline", [coefficients.id, t.id], z.shape))

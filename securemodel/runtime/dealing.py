@@ -61,6 +61,8 @@ class Dealing:
             return full_mask([self._streams[self._parties.index(node.owner)]], epoch, node.id, node.shape)
         if node.op == "mask_bits":
             return full_bit_mask(self._streams, epoch, node.id, node.shape)
+        if node.op == "xor" and node.form == "masked_bits":
+            return masks[node.args[0]] ^ masks[node.args[1]]
         if node.op == "linear" and node.form == "masked":
             shapes = [self._graph[a].shape for a in node.args]
             operands = [masks.get(a) for a in node.args]

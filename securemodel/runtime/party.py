@@ -276,9 +276,9 @@ class OnlineParty:
     def _do_to_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return to_additive(env[node.args[0]], self.role)
 
-    def _do_xor(self, node: Node, env: dict, take) -> torch.Tensor:
+    def _do_xor(self, node: Node, env: dict, take) -> Any:
         x, y = (env[a] for a in node.args)
-        return x ^ y
+        return MaskedBits(x.hat ^ y.hat, take(node.id)["lam"]) if node.form == "masked_bits" else x ^ y
 
     def _do_linear(self, node: Node, env: dict, take) -> Any:
         kind, attrs = node.attrs["kind"], node.attrs["attrs"]

@@ -47,7 +47,7 @@ Item = tuple[int, Prepared]
 
 def has_mask(node: Node) -> bool:
     """Whether a node's value is masked."""
-    return node.op == "mask_bits" or node.form == "masked"
+    return node.form in ("masked", "masked_bits")
 
 
 class Preparing:
@@ -80,6 +80,8 @@ class Preparing:
             return mask_share(self._stream, epoch, node.id, node.shape)
         if node.op == "mask_bits":
             return bit_mask_share(self._stream, epoch, node.id, node.shape)
+        if node.op == "xor":
+            return lams[node.args[0]] ^ lams[node.args[1]]
         if node.op == "linear":
             shapes = [self._graph[a].shape for a in node.args]
             operands = [lams[a] for a in node.args]

@@ -270,3 +270,48 @@ def test_compiling_twice_gives_the_same_text():
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
     )
     assert securemodel.compile(model, X, **TWO).text() == securemodel.compile(model, X, **TWO).text()
+
+
+# --- what is opened for functions ---
+
+
+def test_a_value_that_is_compared_twice_is_masked_once():
+    program = two_inputs(lambda x, y: torch.sigmoid(x + y), shape=(64,))
+    opened = [node.attrs["width"] for node in ops(program, "mask")]
+    assert sorted(opened) == [8, 64, 64, 64, 64], "argument, index, distance, coefficients, polynomial; nothing twice"
+
+
+def test_all_pairs_are_compared_from_the_masks_of_their_operands():
+    program = two_inputs(lambda x, y: (x * y).amax(0), shape=(8, 10))
+    masks = ops(program, "mask")
+    assert [node.shape for node in masks] == [(8, 1, 10)], "28 differences of 8 values"
+
+
+def test_few_differences_are_masked_themselves():
+    program = two_inputs(lambda x, y: (x * y).amax(0), shape=(2, 10))
+    assert [node.shape for node in ops(program, "mask")] == [(1, 10)]
+
+
+def rounds_of(module: nn.Module, x: torch.Tensor) -> int:
+    return securemodel.compile(module.eval(), x, **TWO, truncate_outputs=True).plan().rounds
+
+
+class Shifted(nn.Module):
+    """A function of the input plus a parameter."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.shift = function, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return self.function(x + self.shift)
+
+
+def test_rounds_of_functions_stay_few():
+    assert rounds_of(Shifted(lambda x: torch.softmax(x, 1)), torch.zeros(2, 128)) <= 27
+    assert rounds_of(Shifted(nn.functional.gelu), torch.zeros(4)) <= 7
+
+
+def test_rounds_of_a_recurrent_step_stay_few():
+    few, more = (rounds_of(nn.LSTM(4, 8), torch.zeros(steps, 1, 4)) for steps in (2, 5))
+    assert (more - few) / 3 <= 13

@@ -119,7 +119,7 @@ def floor(x: torch.Tensor, bits_: int) -> torch.Tensor:
 def test_every_gate_has_a_test():
     products_, bits_ = {"bilinear", "square", "truncate"}, {"select", "select_truncated", "bit_to_ring"}
     tables_ = {"lookup", "lookup_shared", "spline"}  # in test_lookup.py
-    tested = products_ | bits_ | tables_ | {"digits", "top_bit", "combine"}
+    tested = products_ | bits_ | tables_ | {"digits", "top_bit", "combine", "conjunction"}
     assert tested == set(GATES), "a gate was added or renamed: test it here, against the clear, and name it above"
 
 
@@ -317,6 +317,19 @@ def test_combine(seed, parties, digits):
     assert torch.equal(unpack(made, n).long(), torch.stack(clear))
 
 
+@settings(deadline=None, max_examples=60)
+@given(seeds, party_counts, st.sampled_from([1, 5, 63, 64, 70]), st.integers(2, 7), st.integers(1, 3))
+def test_conjunction(seed, parties, size, fan_in, terms):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    rows = rng.integers(0, 2, (fan_in + 1, size)) | (rng.random((fan_in + 1, size)) < 0.7)
+    chosen = [[[int(row), bool(rng.integers(0, 2))] for row in rng.permutation(fan_in + 1)[:fan_in]] for _ in range(terms)]
+    clear = np.stack([np.all([rows[row] ^ invert for row, invert in term], axis=0) for term in chosen])
+    packed = kernels.pack_bits(torch.from_numpy(rows).to(torch.uint8)).unsqueeze(0)
+    attrs = {"size": size, "terms": chosen}
+    shares = table.gate("conjunction", attrs, [table.mask_bits(packed)], (1, words(terms * size)))
+    assert torch.equal(unpack(xor(shares), terms * size)[0].long(), torch.from_numpy(clear).reshape(-1).long())
+
+
 def negative(table: Table, x: torch.Tensor, shift: int, low_bits: int) -> torch.Tensor:
     """The whole comparison as a program runs it: digits, layers, top bit; 1 where x looks negative."""
     n, masked = x.numel(), table.mask(x)
@@ -380,6 +393,9 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
         return [share[0] for share in table.gate(name, {"table": entries.tolist()}, [table.mask(x)], (1, COUNT))]
     if name == "spline":
         return table.gate(name, {"signed": False}, [table.mask(torch.stack([x, x, x])), table.mask(x)], n)
+    if name == "conjunction":
+        attrs = {"size": COUNT, "terms": [[[0, False], [1, True]]]}
+        return table.gate(name, attrs, [table.mask_bits(torch.full((1, words(2 * COUNT)), -bit))], (1, words(COUNT)))
     b = table.mask_bits(torch.full((1, words(COUNT)), -bit))
     if name == "bit_to_ring":
         return table.gate(name, {"invert": False, "shape": [COUNT]}, [b], n)
@@ -395,7 +411,7 @@ def test_a_share_does_not_depend_on_the_secret(name, parties, value, bit):
     for rank in range(parties):
         balanced(shares[rank])
         coalition = [s for i, s in enumerate(shares) if i != rank]
-        balanced(xor(coalition) if name in ("digits", "top_bit", "combine") else total(coalition))
+        balanced(xor(coalition) if name in ("digits", "top_bit", "combine", "conjunction") else total(coalition))
 
 
 @pytest.mark.parametrize("parties", PARTIES)

@@ -8,7 +8,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.arithmetic import mean
-from securemodel.compiler.lower.positive import log, reciprocal_positive, rsqrt_positive
+from securemodel.compiler.lower.positive import of_sum, powers_of_16, rsqrt_positive
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
 
@@ -16,12 +16,37 @@ aten = torch.ops.aten
 
 
 def largest(g: Builder, x: Value, dim: int) -> Value:
-    """The maximum along an axis, which stays with size one: a tournament."""
+    """The maximum along an axis, which stays with size one: a tournament.
+
+    Matches of up to eight need the fewest rounds, matches of two the fewest comparisons: large tensors get the latter.
+    """
     while x.shape[dim] > 1:
-        size, half = x.shape[dim], x.shape[dim] // 2
-        winners = g.maximum(g.slice(x, dim, 0, half), g.slice(x, dim, half, 2 * half))
-        x = g.linear("cat", winners, g.slice(x, dim, size - 1, size), dim=dim) if size % 2 else winners
+        size, levels = x.shape[dim], math.ceil(math.log(x.shape[dim], _MATCH) - 1e-9)
+        match = 2 if math.prod(x.shape) > _FEW else math.ceil(size / _MATCH ** (levels - 1))
+        whole = size // match
+        winners = [_winner(g, [g.slice(x, dim, i * whole, (i + 1) * whole) for i in range(match)])]
+        if size % match:
+            winners.append(_winner(g, [g.slice(x, dim, i, i + 1) for i in range(match * whole, size)]))
+        x = g.linear("cat", *winners, dim=dim) if len(winners) > 1 else winners[0]
     return x
+
+
+_MATCH = 8
+_FEW = 2**18
+
+
+def _winner(g: Builder, xs: list[Value]) -> Value:
+    """The largest of up to eight tensors, element by element: all pairs are compared at once; of equals, the first."""
+    if len(xs) < 3:
+        return xs[0] if len(xs) == 1 else g.maximum(*xs)
+    together = g.linear("cat", *[g.reshape(x, (1, *x.shape)) for x in xs], dim=0)
+    last = len(xs) - 1
+    pairs = [(i, j) for i in range(last) for j in range(i + 1, last + 1)]
+    loses = g.is_negative(g.linear("index_sub", together, dim=0, plus=[i for i, _ in pairs], minus=[j for _, j in pairs]))
+    terms = [[(pairs.index((min(i, j), max(i, j))), i < j) for j in range(last + 1) if j != i] for i in range(last)]
+    above_last = g.linear("index_sub", together, dim=0, plus=list(range(last)), minus=[last] * last)
+    gained = g.linear("sum", g.select(g.all_of(loses, terms), above_last), dims=[0], keepdim=False)
+    return g.add(xs[last], gained)
 
 
 def _shifted(g: Builder, x: Value, dim: int) -> Value:
@@ -33,9 +58,18 @@ def _shifted(g: Builder, x: Value, dim: int) -> Value:
 def softmax(g: Builder, x, dim, half_to_float=False):
     """exp(x - max) / sum of them."""
     dim %= x.ndim
+    count = x.shape[dim]
     powers = smooth(g, "exp_below_zero", _shifted(g, x, dim))
     total = g.linear("sum", powers, dims=[dim], keepdim=True)
-    return g.mul(powers, g.expand(g.rescale(reciprocal_positive(g, total)), powers.shape))
+    bits = min(math.ceil(math.log2(count)), 13)  # 2^bits / total has more significant bits than 1 / total
+    scales = [2 ** (bits - 4 * i) for i in range(powers_of_16(count))]
+    inverse = of_sum(g, "reciprocal_1_16", total, [0.0] * len(scales), scales)
+    return g.rescale(g.shrink(g.mul(powers, g.expand(inverse, powers.shape)), bits))
+
+
+def _log_of_sum(g: Builder, total: Value, count: int) -> Value:
+    shifts = [4 * i * math.log(2.0) for i in range(powers_of_16(count))]
+    return of_sum(g, "log_1_16", total, shifts, [1] * len(shifts))
 
 
 @lowers(aten._log_softmax.default, aten.log_softmax.int)
@@ -44,7 +78,7 @@ def log_softmax(g: Builder, x, dim, half_to_float=False):
     dim %= x.ndim
     below = _shifted(g, x, dim)
     total = g.linear("sum", smooth(g, "exp_below_zero", below), dims=[dim], keepdim=True)
-    return g.sub(below, g.expand(g.rescale(log(g, total)), below.shape))
+    return g.sub(below, g.expand(_log_of_sum(g, total, x.shape[dim]), below.shape))
 
 
 @lowers(aten.logsumexp.default)
@@ -54,7 +88,7 @@ def logsumexp(g: Builder, x, dim, keepdim=False):
     x = g.rescale(x)
     top = largest(g, x, dim)
     powers = smooth(g, "exp_below_zero", g.sub(x, g.expand(top, x.shape)))
-    out = g.add(top, g.rescale(log(g, g.linear("sum", powers, dims=[dim], keepdim=True))))
+    out = g.add(top, _log_of_sum(g, g.linear("sum", powers, dims=[dim], keepdim=True), x.shape[dim]))
     return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i != dim])
 
 

@@ -8,6 +8,7 @@ Outside of the domain the result is meaningless, and nobody can see that it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,6 +54,34 @@ def _on_1_16(g: Builder, name: str, y: Value) -> Value:
     fit = SMOOTH[name]
     z = g.offset(g.rescale(y), 2.0**-fit.step_bits - fit.low)
     return g.rescale(g.spline(z, [list(row) for row in table(name, g.frac_bits)], fit.step_bits))
+
+
+def of_sum(g: Builder, name: str, total: Value, shifts: Sequence[float], factors: Sequence[int]) -> Value:
+    """factors[i] times a function of y plus shifts[i], for a total = 16^i y.
+
+    y is in [1, 16): the function is looked up for all i at once, from one opening of the total, while comparisons find out which one holds.
+    """
+    fit, step = SMOOTH[name], 2.0 ** -SMOOTH[name].step_bits
+    smaller = [g.is_negative(g.offset(total, -(16.0**i))) for i in range(1, len(shifts))]
+    out = None
+    for i, (shift, factor) in enumerate(zip(shifts, factors, strict=True)):
+        constant, *rest = table(name, g.frac_bits)
+        rows = [[c * factor + round(shift * 2 ** (3 * g.frac_bits)) for c in constant]]
+        rows += [[c * factor for c in row] for row in rest]
+        y = g.offset(g.shrink(total, 4 * i), step - fit.low)
+        value = g.rescale(g.spline(y, rows, fit.step_bits))
+        if i + 1 < len(shifts):
+            bit = g.either(smaller[i - 1], smaller[i]) if i else smaller[i]
+            value = g.select(bit, value)
+        elif i:
+            value = g.select(smaller[i - 1], value, invert=True)
+        out = value if out is None else g.add(out, value)
+    return out
+
+
+def powers_of_16(count: int) -> int:
+    """How many powers of 16, from 1 on, are below `count`."""
+    return max(1, math.ceil(math.log2(max(count, 2)) / 4))
 
 
 def reciprocal_positive(g: Builder, x: Value) -> Value:

@@ -13,14 +13,25 @@ aten = torch.ops.aten
 
 
 def smooth(g: Builder, name: str, x: Value) -> Value:
-    """A function of `approximations.SMOOTH`: clip, look up a piece, evaluate it, add the line above the domain."""
+    """A function of `approximations.SMOOTH`.
+
+    The pieces repeat with the table's period, so they are looked up for any argument, while two comparisons find out
+    whether it is inside of the domain.
+    """
     fit = SMOOTH[name]
-    above_low = g.relu(g.offset(x, -fit.low))
-    above_high = g.relu(g.offset(x, -fit.high))
-    z = g.offset(g.sub(above_low, above_high), 2.0**-fit.step_bits)
     rows = [list(row) for row in table(name, g.frac_bits)]
-    out = g.rescale(g.spline(z, rows, fit.step_bits))
-    return g.add(out, g.scale(above_high, fit.slope)) if fit.slope else out
+    value = g.rescale(g.spline(g.offset(x, 2.0**-fit.step_bits - fit.low), rows, fit.step_bits))
+    below = g.is_negative(g.offset(x, -fit.low))
+    if fit.above is None:
+        out = g.select(below, value, invert=True)
+    else:
+        not_above = g.is_negative(g.offset(x, -fit.high))
+        out = g.select(g.either(below, not_above), value)
+        if fit.slope:
+            out = g.add(out, g.scale(g.select(not_above, g.rescale(x), invert=True), fit.slope))
+        if fit.above:
+            out = g.add(out, g.scale(g.bit_to_ring(not_above, invert=True), fit.above))
+    return g.add(out, g.scale(g.bit_to_ring(below), fit.below)) if fit.below else out
 
 
 @lowers(aten.sigmoid.default)

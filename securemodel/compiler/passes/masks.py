@@ -45,6 +45,7 @@ def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
     """(values that need a masked form, those of them that get it for free from masked operands)."""
     live = _live(graph)
     needed = {a for node in graph.nodes if node.id in live for a in _masked_operands(graph, node)}
+    needed |= _operands_of_many_sums(graph, needed)
     free: set[int] = set()
     pushed: dict[int, list[int]] = {}
     for node in reversed(graph.nodes):
@@ -58,9 +59,33 @@ def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
             if any(graph[a].op != "share" or a in needed for a in node.args):
                 needed.update(node.args)
                 free.add(node.id)
-        elif node.attrs["kind"] in LAYOUT:
+        elif node.attrs["kind"] in LAYOUT or node.attrs["kind"] == "index_sub":
             pushed.setdefault(node.args[0], []).append(node.id)
     return needed, free
+
+
+def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
+    """Values that are fewer than the needed sums and differences of them, as where all pairs are compared."""
+    group: dict[int, int] = {}
+
+    def find(a: int) -> int:
+        while group.setdefault(a, a) != a:
+            a = group[a]
+        return a
+
+    sums = [n for n in graph.nodes if n.id in needed and n.op == "linear" and n.attrs["kind"] in ("add", "sub")]
+    terms = {n.id: [a for a in n.args if not _is_public(graph, a)] for n in sums}
+    for node in sums:
+        for a in terms[node.id]:
+            group[find(a)] = find(terms[node.id][0])
+    cost: dict[int, int] = {}
+    for node in sums:
+        for a in terms[node.id][:1]:
+            cost[find(a)] = cost.get(find(a), 0) - numel(node.shape)
+    operands = {a for args in terms.values() for a in args}
+    for a in operands - needed:
+        cost[find(a)] += numel(graph[a].shape)
+    return {a for a in operands if graph[a].op != "share" and cost[find(a)] < 0}
 
 
 def _live(graph: Graph) -> set[int]:
@@ -128,12 +153,23 @@ class _Pass:
         return self.masked_of[node_id]
 
     def bit(self, node_id: int) -> int:
-        """The masked form of a secret bit: the comparison of protocols.gates.compare, layer by layer."""
+        """The masked form of a secret bit."""
         if node_id not in self.bits_of:
-            self.bits_of[node_id] = self._compare(self.old[node_id])
+            node = self.old[node_id]
+            self.bits_of[node_id] = getattr(self, f"_bit_{node.op}")(node)
         return self.bits_of[node_id]
 
-    def _compare(self, node: Node) -> int:
+    def _bit_either(self, node: Node) -> int:
+        args = [self.bit(a) for a in node.args]
+        return self._add(node, "xor", args, "masked_bits", self.new[args[0]].shape)
+
+    def _bit_all_of(self, node: Node) -> int:
+        shape = (1, words(numel(node.shape)))
+        made = self._add(node, "conjunction", [self.bit(node.args[0])], "bits", shape, node.attrs)
+        return self._add(node, "mask_bits", [made], "masked_bits", shape)
+
+    def _bit_is_negative(self, node: Node) -> int:
+        """The comparison of protocols.gates.compare, layer by layer."""
         x, count = self.masked(node.args[0]), words(numel(node.shape))
         shift, low_bits = node.attrs["shift"], node.attrs["low_bits"]
         top = self._add(node, "top_bit", [x], "bits", (1, count), {"bit": shift + low_bits})

@@ -99,13 +99,13 @@ class _Pass:
     def _visit_ldexp(self, node: Node) -> _Scaled:
         x = self.reduced(node.args[0])
         have = self.env.get(node.args[0], x)
-        if have.frac + node.attrs["bits"] <= 2 * self.frac_bits:
+        if node.attrs.get("small") or have.frac + node.attrs["bits"] <= 2 * self.frac_bits:
             x = have
         return _Scaled(x.id, x.frac + node.attrs["bits"])
 
     def _visit_index(self, node: Node) -> _Scaled:
-        bits = self.frac_bits - node.attrs["step_bits"]
-        args = [self.exactly(node.args[0])]
+        frac = max(self.frac_bits, self.natural(node.args[0]))
+        args, bits = [self.at(node.args[0], frac)], frac - node.attrs["step_bits"]
         return _Scaled(self._add(node, "truncate", args, node.shape, frac=0, bits=bits), 0)
 
     def _visit_lookup(self, node: Node) -> _Scaled:
@@ -131,6 +131,12 @@ class _Pass:
         low_bits = min(self.width, 64 - shift) - 1
         args = [self.at(node.args[0], frac)]
         return _Scaled(self._add(node, "is_negative", args, node.shape, "bit", shift=shift, low_bits=low_bits), 0)
+
+    def _visit_either(self, node: Node) -> _Scaled:
+        args = [self.env[a].id for a in node.args]
+        return _Scaled(self._add(node, node.op, args, node.shape, "bit", **node.attrs), 0)
+
+    _visit_all_of = _visit_either
 
     def _visit_select(self, node: Node) -> _Scaled:
         bit, x = self.env[node.args[0]], node.args[1]
