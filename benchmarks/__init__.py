@@ -1,0 +1,1 @@
+"""Time only: the cases of this project, and other systems beside it."""
