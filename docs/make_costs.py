@@ -86,6 +86,7 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
     ),
     ("select", "bit times value", {"invert": False}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
     ("select_truncated", "bit times value / 2^16", {"invert": False, "bits": 16}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
+    ("unit", "unit vector of an index into 256", {"size": 256}, [(ELEMENTS,)]),
     ("bit_to_ring", "bit as a number", {"invert": False, "shape": [ELEMENTS]}, [(1, ELEMENTS // 64)]),
 )
 

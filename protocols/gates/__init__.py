@@ -9,6 +9,7 @@ from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
 from protocols.gates.select import BitToRing, Select, SelectTruncated
 from protocols.gates.truncate import Truncate
+from protocols.gates.unit import Unit
 
 GATES: dict[str, Gate] = {
     "bilinear": Bilinear(),
@@ -24,6 +25,7 @@ GATES: dict[str, Gate] = {
     "lookup": Lookup(),
     "lookup_shared": LookupShared(),
     "spline": Spline(),
+    "unit": Unit(),
 }
 
 __all__ = ["GATES", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]

@@ -233,6 +233,10 @@ class Builder:
         """max(x, 0): one sign, one select of the truncated value; both use the same opening."""
         return self.select(self.is_negative(x), self.rescale(x), invert=True)
 
+    def unit(self, index: Value, size: int) -> Value:
+        """[index = v] for v = 0 .. size - 1 in a new last axis; size is a power of two, the index is a whole number."""
+        return self._value(self.graph.add("unit", [index.id], (*index.shape, size), attrs={"size": size}), integer=True)
+
     def spline(self, z: Value, table: list[list[int]], step_bits: int) -> Value:
         """A piecewise polynomial of z modulo K 2^-step_bits: row r of the table has the K pieces' coefficients of t^r.
 

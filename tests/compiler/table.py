@@ -301,6 +301,20 @@ row((aten.rnn_relu.input,), nn.RNN(9, 3, batch_first=True, nonlinearity="relu"),
 row(aten.scaled_dot_product_attention.default, lambda x: F.scaled_dot_product_attention(x, x, x), SEQUENCE)
 row((aten.where.self, aten.masked_fill.Scalar), lambda x: (torch.where(x > 0, x, -x), x.masked_fill(x > 0, 2)), MATRIX)
 
+# --- order and secret positions ---
+row(aten.sort.default, lambda x: (*x.sort(), *x.sort(0, descending=True)), MATRIX)
+row(aten.sort.default, lambda x: (*x.sort(1), *x.sort(2)[:1]), IMAGE)
+row(aten.argsort.default, lambda x: (x.argsort(), x.argsort(0, True)), MATRIX)
+row(aten.topk.default, lambda x: (*x.topk(1), *x.topk(2), *x.topk(3, 0), *x.topk(4, largest=False)), MATRIX)
+row((aten.max.dim, aten.min.dim), lambda x: (*x.max(1), *x.min(0, keepdim=True)), MATRIX)
+row(aten.argmin.default, lambda x: (x.argmin(), x.argmin(1), x.argmin(0, keepdim=True)), MATRIX)
+row((aten.kthvalue.default, aten.median.dim), lambda x: (*x.kthvalue(2), *x.median(0, keepdim=True)), MATRIX)
+row(aten.one_hot.default, lambda x: F.one_hot(x.argmax(1), 5), MATRIX)
+row(aten.embedding.default, Weighted(lambda x, w: F.embedding(x.argmax(1), w), (5, 4)), MATRIX)
+row(aten.index_select.default, lambda x: (x.index_select(1, x.argmax(1)), x.index_select(0, x.argmin(0))), MATRIX)
+row((aten.gather.default, aten.topk.default), lambda x: x.gather(1, x.topk(2).indices), MATRIX)
+row(aten.take_along_dim.default, lambda x: (x.take_along_dim(x.argsort(1), 1), x.take_along_dim(x.argmax())), MATRIX)
+
 NOT_FROM_TORCH = {
     aten.alias.default: "torch.export removes aliases",
     aten.contiguous.default: "torch.export removes it where it changes nothing and writes clone where it does",

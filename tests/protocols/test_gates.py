@@ -118,7 +118,7 @@ def floor(x: torch.Tensor, bits_: int) -> torch.Tensor:
 
 def test_every_gate_has_a_test():
     products_, bits_ = {"bilinear", "square", "truncate"}, {"select", "select_truncated", "bit_to_ring"}
-    tables_ = {"lookup", "lookup_shared", "spline"}  # in test_lookup.py
+    tables_ = {"lookup", "lookup_shared", "spline", "unit"}  # in test_lookup.py
     tested = products_ | bits_ | tables_ | {"digits", "top_bit", "combine", "conjunction"}
     assert tested == set(GATES), "a gate was added or renamed: test it here, against the clear, and name it above"
 
@@ -391,6 +391,8 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     if name in ("lookup", "lookup_shared"):
         entries = ring(np.random.default_rng(1), 1, 256)
         return [share[0] for share in table.gate(name, {"table": entries.tolist()}, [table.mask(x)], (1, COUNT))]
+    if name == "unit":
+        return [share.reshape(-1) for share in table.gate(name, {"size": 8}, [table.mask(x)], (COUNT, 8))]
     if name == "spline":
         return table.gate(name, {"signed": False}, [table.mask(torch.stack([x, x, x])), table.mask(x)], n)
     if name == "conjunction":

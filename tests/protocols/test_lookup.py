@@ -179,3 +179,12 @@ def test_spline_removes_the_sign_of_a_lookup(seed, shape, terms):
     operands = [parties.mask(signed), parties.mask(t), (unused, sign)]
     made, _ = parties.run("spline", {"signed": True}, operands, shape)
     assert torch.equal(made, polynomial(table[:, index & 31], t))
+
+
+@given(seeds, parties_, st.sampled_from([(1,), (65,), (3, 7)]), st.sampled_from([1, 2, 8, 512]))
+@settings(max_examples=60, deadline=None)
+def test_unit_is_the_unit_vector(seed, count, shape, size):
+    rng, parties = np.random.default_rng(seed), Setting(count, seed)
+    index = ring(rng, *shape)
+    made, _ = parties.run("unit", {"size": size}, [parties.mask(index)], (*shape, size))
+    assert torch.equal(made, ((index & (size - 1)).unsqueeze(-1) == torch.arange(size)).long())

@@ -4,6 +4,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     activation,
     arithmetic,
     attention,
+    choosing,
     comparison,
     layers,
     layout,
@@ -12,6 +13,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     positive,
     recurrent,
     smooth,
+    sorting,
 )
 from securemodel.compiler.lower.registry import LOWERINGS, lowers
 

@@ -76,7 +76,12 @@ def prelu(g: Builder, x, weight):
 
 @lowers(aten.argmax.default)
 def argmax(g: Builder, x, dim=None, keepdim=False):
-    """Index of the largest value (the first of equals), by a tournament of (value, index) pairs."""
+    """Index of the largest value (the first of equals)."""
+    return argmax_with_value(g, x, dim, keepdim)[1]
+
+
+def argmax_with_value(g: Builder, x: Value, dim: int | None, keepdim: bool) -> tuple[Value, Value]:
+    """(largest value, its index: the first of equals), by a tournament of pairs of both."""
     if dim is None:
         out_shape = [1] * x.ndim if keepdim else []
         x, dim = g.reshape(x, (math.prod(x.shape),)), 0
@@ -88,7 +93,7 @@ def argmax(g: Builder, x, dim=None, keepdim=False):
         values, indices = _argmax_round(g, values, indices, dim)
     if indices is None:
         indices = g.integers(torch.zeros(values.shape, dtype=torch.int64))
-    return g.reshape(indices, out_shape)
+    return g.reshape(values, out_shape), g.reshape(indices, out_shape)
 
 
 def _argmax_round(g: Builder, values: Value, indices, dim: int):

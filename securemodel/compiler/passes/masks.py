@@ -28,7 +28,7 @@ def _is_public(graph: Graph, node_id: int) -> bool:
 def _masked_operands(graph: Graph, node: Node) -> tuple[int, ...]:
     if node.op == "bilinear":
         return () if any(_is_public(graph, a) for a in node.args) else node.args
-    if node.op in ("square", "truncate", "is_negative", "lookup", "spline"):
+    if node.op in ("square", "truncate", "is_negative", "lookup", "unit", "spline"):
         return node.args
     if node.op == "select":
         return (_selected(graph, node).id,)
@@ -225,6 +225,9 @@ class _Pass:
         op = "lookup" if self.parties == 2 else "lookup_shared"
         return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
 
+    def _compute_unit(self, node: Node) -> int:
+        return self._add(node, "unit", [self.masked(node.args[0])], "additive", attrs=node.attrs)
+
     def _compute_spline(self, node: Node) -> int:
         coefficients, t = node.args
         signed = self.parties == 2
@@ -239,8 +242,15 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     """The runnable graph: `floats` (already in place) followed by nodes of known form."""
     needed, free = choose_masked(graph)
     masks = _Pass(graph, floats, float_ids, needed, free, parties)
-    for node in graph.nodes:
-        if node.op == "reveal":
+    live = _live(graph)
+    for node in graph.nodes:  # in order, so that no form asks for more than the forms of its operands
+        if node.id not in live:
+            continue
+        if node.form == "bit":
+            masks.bit(node.id)
+        elif node.op != "reveal":
+            masks.additive(node.id)
+        else:
             made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
             masks.new[made].owner = node.owner
     narrow_masks(masks.new)
@@ -260,6 +270,8 @@ def narrow_masks(graph: Graph) -> None:
                 need = node.attrs["bit"] + 1
             elif node.op in ("lookup", "lookup_shared"):
                 need = 8
+            elif node.op == "unit":
+                need = node.attrs["size"].bit_length() - 1
             elif node.op == "linear" and node.form == "masked":
                 need = bits[node.id]
             else:

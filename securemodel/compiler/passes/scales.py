@@ -112,6 +112,9 @@ class _Pass:
         index = self.env[node.args[0]].id
         return _Scaled(self._add(node, "lookup", [index], node.shape, frac=0, **node.attrs), 0)
 
+    def _visit_unit(self, node: Node) -> _Scaled:
+        return _Scaled(self._add(node, "unit", [self.at(node.args[0], 0)], node.shape, frac=0, **node.attrs), 0)
+
     def _visit_spline(self, node: Node) -> _Scaled:
         terms = self.old[node.args[0]].shape[0]
         args = [self.env[node.args[0]].id, self.exactly(node.args[1])]
