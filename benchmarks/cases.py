@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks import models
+from benchmarks.peers.common import FUNCTION_ELEMENTS, FUNCTIONS
 
 PARTIES = ("alice", "bob")
 _ELEMENTS = 1 << 20
@@ -36,11 +37,10 @@ def _representable(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x == 0, 1.0, x) / 2**16
 
 
-def _seeded(make: Callable[[], nn.Module], *shapes: Sequence[int], uniform: bool = False):
+def _seeded(make: Callable[[], nn.Module], *shapes: Sequence[int], draw: Callable = torch.randn):
     def build():
         torch.manual_seed(0)  # benchmark data, not protocol randomness
         model = make().eval()
-        draw = torch.rand if uniform else torch.randn
         return model, tuple(_representable(draw(*shape)) for shape in shapes)
 
     return build
@@ -50,13 +50,12 @@ def _sign(x: torch.Tensor) -> torch.Tensor:
     return x > 0
 
 
-def _case(name: str, make, *shapes, inputs=("bob",), uniform=False, **rest) -> Case:
-    return Case(name, _seeded(make, *shapes, uniform=uniform), inputs, **rest)
+def _case(name: str, make, *shapes, inputs=("bob",), draw=torch.randn, **rest) -> Case:
+    return Case(name, _seeded(make, *shapes, draw=draw), inputs, **rest)
 
 
 _BOTH = ("alice", "bob")
-_SMALLER = 100_000
-_FUNCTIONS = {
+_OPERATORS = {
     "exp": torch.exp,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -66,11 +65,14 @@ _FUNCTIONS = {
 }
 
 
-def _function(name: str, operator: Callable[[torch.Tensor], torch.Tensor]) -> Case:
-    """A function of 100,000 elements; positive ones where it needs them."""
-    positive = name in ("reciprocal", "rsqrt")
-    make = lambda: models.WithParameter(operator, shift=0.5 if positive else 0.0)
-    return _case(name, make, (_SMALLER,), uniform=positive)
+def _function(name: str) -> Case:
+    """A function of as many elements, drawn as for the peers."""
+    kind, *numbers = FUNCTIONS[name]
+    if kind == "normal":
+        draw = lambda *shape: torch.randn(shape) * numbers[0]
+    else:
+        draw = lambda *shape: torch.rand(shape) * (numbers[1] - numbers[0]) + numbers[0]
+    return _case(name, lambda: models.WithParameter(_OPERATORS[name]), (FUNCTION_ELEMENTS,), draw=draw)
 
 
 ALL: tuple[Case, ...] = (
@@ -82,13 +84,13 @@ ALL: tuple[Case, ...] = (
     _case("matmul1024", lambda: models.Operator(torch.matmul), (1024, 1024), (1024, 1024), inputs=_BOTH),
     _case("conv", lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), (1, 64, 56, 56)),
     _case("maxpool", lambda: models.WithParameter(nn.MaxPool2d(2)), (16, 32, 32, 32)),
-    _case("mlp_b128", models.mlp, (128, 784), uniform=True),
-    _case("lenet5_b1", models.lenet5, (1, 1, 28, 28), uniform=True),
-    _case("lenet5_b32", models.lenet5, (32, 1, 28, 28), uniform=True),
-    _case("lenet5_b128", models.lenet5, (128, 1, 28, 28), uniform=True),
-    _case("vgg16_b1", models.vgg16_cifar, (1, 3, 32, 32), uniform=True),
-    _case("resnet18_b1", models.resnet18_cifar, (1, 3, 32, 32), uniform=True),
-    *(_function(name, operator) for name, operator in _FUNCTIONS.items()),
+    _case("mlp_b128", models.mlp, (128, 784), draw=torch.rand),
+    _case("lenet5_b1", models.lenet5, (1, 1, 28, 28), draw=torch.rand),
+    _case("lenet5_b32", models.lenet5, (32, 1, 28, 28), draw=torch.rand),
+    _case("lenet5_b128", models.lenet5, (128, 1, 28, 28), draw=torch.rand),
+    _case("vgg16_b1", models.vgg16_cifar, (1, 3, 32, 32), draw=torch.rand),
+    _case("resnet18_b1", models.resnet18_cifar, (1, 3, 32, 32), draw=torch.rand),
+    *(_function(name) for name in FUNCTIONS),
     _case("softmax", lambda: models.WithParameter(lambda x: torch.softmax(x, 1)), (1000, 128)),
     _case("argmax", lambda: models.WithParameter(lambda x: x.argmax(1)), (10_000, 10)),
     _case("sort", lambda: models.WithParameter(lambda x: x.sort()[0]), (10_000,)),

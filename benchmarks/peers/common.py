@@ -29,8 +29,18 @@ from typing import Any
 CASES = (
     "product", "relu", "sign", "matmul512", "matmul1024", "conv", "maxpool",
     "mlp_b128", "lenet5_b1", "lenet5_b32", "lenet5_b128", "vgg16_b1", "resnet18_b1",
+    "exp", "sigmoid", "tanh", "gelu", "reciprocal", "rsqrt",
+    "softmax", "argmax", "sort", "lstm", "encoder_layer", "minilm6",
 )
 ELEMENTS = 1 << 20  # of product, relu and sign
+FUNCTION_ELEMENTS = 100_000
+# what each function is given: normal with a deviation, or uniform between two numbers
+FUNCTIONS = {
+    "exp": ("normal", 1.0), "sigmoid": ("normal", 2.0), "tanh": ("normal", 2.0), "gelu": ("normal", 2.0),
+    "reciprocal": ("uniform", 0.5, 10.0), "rsqrt": ("uniform", 0.5, 10.0),
+}
+LSTM = (16, 20, 40, 128)  # batch, steps, features, hidden
+ENCODER = (32, 384, 12, 1536)  # sequence, width, heads, width inside; a batch of one
 MLP_SIZES = (784, 128, 128, 10)
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # channels; 0 is a pooling
 # channels and stride of each block
