@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,16 +176,13 @@ class Builder:
         return self._value(self.graph.add("square", [x.id], x.shape))
 
     def scale(self, x: Value, factor: float) -> Value:
-        """Product with a public number: exact for integers and powers of two."""
+        """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic)."""
         factor = float(factor)
+        if not math.isfinite(factor):
+            raise CannotLower(f"the factor {factor}", "use a finite number")
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
-        mantissa, exponent = torch.frexp(torch.tensor(factor, dtype=torch.float64))
-        if abs(mantissa.item()) == 0.5 and -16 < exponent - 1 < 0:
-            node = self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": 1 - int(exponent)})
-            out = self._value(node)
-            return out if factor > 0 else self.linear("neg", out)
-        return self.mul(x, self.constant(torch.tensor(factor, dtype=torch.float64)))
+        return self._value(self.graph.add("factor", [x.id], x.shape, attrs={"factor": factor}))
 
     def offset(self, x: Value, number: float) -> Value:
         """Sum with a public number."""
