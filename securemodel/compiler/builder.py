@@ -102,6 +102,11 @@ class Builder:
         node.source = self.source
         return Value(node.id, node.shape, node.owner if node.form == "float" else None, integer)
 
+    @property
+    def least(self) -> float:
+        """The smallest number that an owner may bring into the ring."""
+        return -(2.0 ** (62 - 2 * self.frac_bits))
+
     # ---- in the clear
     def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
         """A parameter, buffer or input of the model, as its owner has it."""
