@@ -270,3 +270,12 @@ def test_compiling_twice_gives_the_same_text():
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
     )
     assert securemodel.compile(model, X, **TWO).text() == securemodel.compile(model, X, **TWO).text()
+
+
+def test_a_deep_model_is_no_deep_recursion():
+    def function(x, y):
+        for _ in range(250):
+            x = torch.relu(x * y)
+        return x
+
+    assert len(ops(two_inputs(function, shape=(2,)), "select_truncated")) == 250

@@ -203,8 +203,13 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     """The runnable graph: `floats` (already in place) followed by nodes of known form."""
     needed, free = choose_masked(graph)
     masks = _Pass(graph, floats, float_ids, needed, free, parties)
-    for node in graph.nodes:
-        if node.op == "reveal":
+    live = _live(graph)
+    for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
+        if node.op == "is_negative":
+            masks.bit(node.id)
+        elif node.op != "reveal":
+            masks.masked(node.id) if node.id in needed else masks.additive(node.id)
+        else:
             made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
             masks.new[made].owner = node.owner
     narrow_masks(masks.new)
