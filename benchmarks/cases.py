@@ -96,5 +96,6 @@ ALL: tuple[Case, ...] = (
     _case("sort", lambda: models.WithParameter(lambda x: x.sort()[0]), (10_000,)),
     _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
     _case("encoder_layer", models.encoder_layer, (1, 32, 384)),
+    _case("minilm6", models.minilm6, (1, 32, 384)),
 )
 BY_NAME = {case.name: case for case in ALL}

@@ -95,6 +95,11 @@ def encoder_layer() -> nn.Module:
     return nn.TransformerEncoderLayer(384, 12, 1536, activation="gelu", batch_first=True)
 
 
+def minilm6() -> nn.Module:
+    """Six such layers, as MiniLM-L6 has them, with random weights."""
+    return nn.TransformerEncoder(encoder_layer(), 6, enable_nested_tensor=False)
+
+
 class Operator(nn.Module):
     """A function of inputs only."""
 

@@ -102,6 +102,11 @@ class Builder:
         node.source = self.source
         return Value(node.id, node.shape, node.owner if node.form == "float" else None, integer)
 
+    @property
+    def least(self) -> float:
+        """The smallest number that an owner may bring into the ring."""
+        return -(2.0 ** (62 - 2 * self.frac_bits))
+
     # ---- in the clear
     def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
         """A parameter, buffer or input of the model, as its owner has it."""
@@ -176,20 +181,13 @@ class Builder:
         return self._value(self.graph.add("square", [x.id], x.shape))
 
     def scale(self, x: Value, factor: float) -> Value:
-        """Product with a public number: exact for integers and powers of two."""
+        """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic)."""
         factor = float(factor)
+        if not math.isfinite(factor):
+            raise CannotLower(f"the factor {factor}", "use a finite number")
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
-        mantissa, exponent = torch.frexp(torch.tensor(factor, dtype=torch.float64))
-        if abs(mantissa.item()) == 0.5 and -16 < exponent - 1 < 0:
-            node = self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": 1 - int(exponent)})
-            out = self._value(node)
-            return out if factor > 0 else self.linear("neg", out)
-        return self.mul(x, self.constant(torch.tensor(factor, dtype=torch.float64)))
-
-    def shrink(self, x: Value, bits: int) -> Value:
-        """x / 2^bits, free of error and charge, for values known to stay below 2^(62 - 2 frac_bits - bits)."""
-        return self._value(self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": bits, "small": True})) if bits else x
+        return self._value(self.graph.add("factor", [x.id], x.shape, attrs={"factor": factor}))
 
     def offset(self, x: Value, number: float) -> Value:
         """Sum with a public number."""

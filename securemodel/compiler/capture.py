@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 
 from securemodel.errors import CompileError
+
+Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
+_RESULTS = (torch.Tensor, list, tuple, Mapping)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,29 @@ def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
-def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> Captured:
+def tensors_in(made: Any) -> list[torch.Tensor]:
+    """The tensors of a model's result, in order: of lists and tuples, and of the fields of dicts and dataclasses.
+
+    Nothing (None) is left out, and so are named fields without tensors, such as caches. Raises CompileError for
+    other things.
+    """
+    if made is None or isinstance(made, torch.Tensor):
+        return [] if made is None else [made]
+    if isinstance(made, (list, tuple)):
+        return [tensor for part in made for tensor in tensors_in(part)]
+    if is_dataclass(made) and not isinstance(made, Mapping):
+        made = {field.name: getattr(made, field.name) for field in fields(made)}
+    if isinstance(made, Mapping):
+        return [t for part in made.values() if isinstance(part, _RESULTS) for t in tensors_in(part)]
+    raise CompileError(f"the model returns a {type(made).__name__}: return tensors, or a nest of them")
+
+
+def call(model: Callable, examples: Examples, inputs: Sequence[torch.Tensor]) -> Any:
+    """What a model returns for these inputs, by the names of `examples` where it has names."""
+    return model(**dict(zip(examples, inputs, strict=True))) if isinstance(examples, Mapping) else model(*inputs)
+
+
+def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     """Runs torch.export on the model in evaluation mode; weights may be on the meta device.
 
     Raises CompileError with torch's reason when the model cannot be exported.
@@ -44,9 +70,12 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
     if any(t.is_meta for t in model_state(model).values()):
         model = copy.deepcopy(model).to_empty(device="cpu")
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _masks_as_given(), _plain_forward(model, examples):
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, _distinct(example_inputs)).run_decompositions({})
+            inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
+            exported = torch.export.export(model, inputs).run_decompositions({})
+    except CompileError:
+        raise
     except Exception as problem:
         raise CompileError(
             f"torch.export could not capture {type(model).__name__}: {problem}\n"
@@ -67,9 +96,34 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
         raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
     output_node = next(n for n in exported.graph.nodes if n.op == "output")
     outputs = list(output_node.args[0])
-    if not all(isinstance(out, torch.fx.Node) for out in outputs):
-        raise CompileError("the model returns something else than tensors: return tensors only, no None and no numbers")
     return Captured(exported.graph, states, constants, inputs, outputs)
+
+
+@contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Transformers of torch compare a mask with the causal one, to find a faster kernel; export cannot follow that."""
+    module, name = torch.nn.modules.transformer, "_detect_is_causal_mask"
+    before = getattr(module, name, None)
+    if before is not None:
+        setattr(module, name, lambda mask, is_causal=None, size=None: is_causal is True)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(module, name, before)
+
+
+@contextmanager
+def _plain_forward(model: torch.nn.Module, examples: Examples) -> Iterator[None]:
+    """Lets `model.forward` take its inputs by position and return a tuple of tensors, as torch.export wants it."""
+    before, own = model.forward, "forward" in model.__dict__
+    model.forward = lambda *inputs: tuple(tensors_in(call(before, examples, inputs)))
+    try:
+        yield
+    finally:
+        del model.forward
+        if own:
+            model.forward = before
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

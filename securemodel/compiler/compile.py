@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, FloatCall, Value
-from securemodel.compiler.capture import capture
+from securemodel.compiler.capture import Examples, capture
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes import fold_owner_scales, order_nodes, place_masks, place_truncations
@@ -24,10 +24,10 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 def compile(
     model: torch.nn.Module,
-    example_inputs: Sequence[torch.Tensor],
+    example_inputs: Examples,
     *,
     weights: str,
-    inputs: str | Sequence[str],
+    inputs: str | Sequence[str] | Mapping[str, str],
     outputs: str | Sequence[str],
     parties: Sequence[str] | None = None,
     frac_bits: int = 16,
@@ -36,8 +36,10 @@ def compile(
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
 
+    `example_inputs` is a tensor, a tuple of tensors, or a dict of those that `model` takes by name; `run` then takes
+    them in the dict's order. Of what the model returns, the tensors are the outputs, in order.
     `weights` names the party that owns the parameters and buffers, `inputs` the owner of each input (one
-    name for all, or a tuple), `outputs` who learns each output (a party, "all", or a tuple). "public" marks
+    name for all, a tuple, or a dict), `outputs` who learns each output (a party, "all", or a tuple). "public" marks
     what everybody knows. `parties` orders the online parties; by default the weights' owner is first.
     The weights need not be real at any party but their owner: a model on the meta device will do.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
@@ -46,11 +48,12 @@ def compile(
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
-    example_inputs = _as_tuple(example_inputs)
-    owners = [inputs] * len(example_inputs) if isinstance(inputs, str) else list(inputs)
+    examples = _as_examples(example_inputs)
+    example_inputs = tuple(examples.values()) if isinstance(examples, Mapping) else examples
+    owners = _owners(inputs, examples)
     names = _party_names(weights, owners, outputs, parties)
     _check_arguments(example_inputs, owners, frac_bits, width)
-    captured = capture(model, example_inputs)
+    captured = capture(model, examples)
     lowered = lower_model(captured, weights, owners, frac_bits)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
@@ -62,21 +65,34 @@ def compile(
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
         lowered = replace(lowered, outputs=outs)
     graph, calls = _run_passes(lowered, to, frac_bits, width, len(names))
-    return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs)
+    return Program(replace(header, outputs=tuple(to)), graph, calls, model, examples)
 
 
-def check(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> Report:
+def check(model: torch.nn.Module, example_inputs: Examples) -> Report:
     """Every operator of a model that has no secure version, with source line, reason and remedy.
 
     Assumes the usual case: one party owns the weights, another the inputs.
     """
-    example_inputs = _as_tuple(example_inputs)
-    lowered = lower_model(capture(model, example_inputs), "model owner", ["data owner"] * len(example_inputs))
+    examples = _as_examples(example_inputs)
+    lowered = lower_model(capture(model, examples), "model owner", ["data owner"] * len(examples))
     return _report(model, lowered)
 
 
-def _as_tuple(example_inputs: Any) -> tuple[torch.Tensor, ...]:
-    return (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+def _as_examples(given: Any) -> Examples:
+    if isinstance(given, Mapping):
+        return dict(given)
+    return (given,) if isinstance(given, torch.Tensor) else tuple(given)
+
+
+def _owners(inputs: str | Sequence[str] | Mapping[str, str], examples: Examples) -> list[str]:
+    """The owner of each input, in the order of the examples."""
+    if isinstance(inputs, str):
+        return [inputs] * len(examples)
+    if not isinstance(inputs, Mapping):
+        return list(inputs)
+    if not isinstance(examples, Mapping) or set(inputs) != set(examples):
+        raise CompileError("inputs names owners by the names of inputs: give example_inputs as a dict with the same names")
+    return [inputs[name] for name in examples]
 
 
 def _report(model: torch.nn.Module, lowered: Lowered) -> Report:

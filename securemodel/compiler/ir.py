@@ -12,7 +12,7 @@ Operators (docs/architecture.md, "The secure graph", says what each computes)
   talk          input, mask, mask_bits, reveal
   local         own, encode, public_masked, public_additive, to_additive, xor, linear
   gates         the keys of protocols.gates.GATES
-  only before masks are placed: bilinear with float operands, rescale, ldexp, is_negative, select
+  only before masks are placed: bilinear with float operands, rescale, factor, is_negative, select
 """
 
 from __future__ import annotations

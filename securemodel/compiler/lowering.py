@@ -21,6 +21,16 @@ MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
 CHECKS = (aten._assert_tensor_metadata.default,)
 """What torch.export checked already."""
 
+FILLS = {
+    aten.new_zeros.default: 0,
+    aten.zeros_like.default: 0,
+    aten.new_ones.default: 1,
+    aten.ones_like.default: 1,
+    aten.new_full.default: None,
+    aten.full_like.default: None,
+}
+"""What looks at a tensor's shape only, and the number it fills the result with (None: its last argument)."""
+
 
 @dataclass(frozen=True)
 class Lowered:
@@ -108,6 +118,8 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
         return None
     operands = values_in([args, kwargs])
+    if node.target in FILLS and len(operands) == 1:
+        return _filled(g, node, args)
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
@@ -120,6 +132,14 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
     except TypeError as problem:
         raise CannotLower(f"these arguments are not supported: {problem}") from problem
     return lowering(g, *args, **kwargs)
+
+
+def _filled(g: Builder, node: torch.fx.Node, args: list) -> Value:
+    """A public tensor of one number: of a secret, only the public shape is read."""
+    made, number = node.meta["val"], FILLS[node.target]
+    number = args[-1] if number is None else number
+    integer = not made.is_floating_point()
+    return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
 
 
 def _stand_in(g: Builder, made: Any) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from securemodel.compiler.capture import model_state
+from securemodel.compiler.capture import Examples, call, model_state, tensors_in
 
 Row = list[torch.Tensor]
 _TRIALS = 3
@@ -43,20 +42,17 @@ def _unknown(row: Row) -> Row:
     return [torch.full_like(x, float("nan")) if x.is_floating_point() else x for x in row]
 
 
-def _tensors(out: Any) -> list[torch.Tensor]:
-    return [out] if isinstance(out, torch.Tensor) else [t for o in out for t in _tensors(o)]
-
-
 def _same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.allclose(x.double(), y.double(), rtol=1e-4, atol=1e-6) for x, y in zip(a, b, strict=True))
 
 
-def rows_are_independent(model: torch.nn.Module, examples: Sequence[torch.Tensor]) -> bool:
+def rows_are_independent(model: torch.nn.Module, given: Examples) -> bool:
     """Runs the model on pairs of rows: does a row give the same whatever stands beside it, and at either place?
 
     Weights and rows are made up: the answer depends on the model's structure alone. The generator is
     seeded because nothing here hides anything.
     """
+    examples = list(given.values()) if isinstance(given, Mapping) else given
     if any(x.ndim == 0 for x in examples) or len({x.shape[0] for x in examples}) != 1:
         return False
     generator = torch.Generator().manual_seed(0)
@@ -64,7 +60,8 @@ def rows_are_independent(model: torch.nn.Module, examples: Sequence[torch.Tensor
 
     def at(place: int, pair: tuple[Row, Row]) -> list[torch.Tensor]:
         inputs = tuple(torch.cat(both) for both in zip(*pair, strict=True))
-        outputs = _tensors(torch.func.functional_call(model, state, inputs))
+        run = lambda *args, **named: torch.func.functional_call(model, state, args, named)
+        outputs = tensors_in(call(run, given, inputs))
         if any(t.ndim == 0 or t.shape[0] != 2 for t in outputs):
             raise ValueError("an output has no row for each row of the inputs")
         return [t[place] for t in outputs]

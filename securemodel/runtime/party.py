@@ -237,7 +237,7 @@ class OnlineParty:
     def _encoded(self, node: Node) -> torch.Tensor:
         """A float of this party (or public) as ring elements of the node's shape and scale."""
         value = self.clear.value(node.args[0])
-        limit = 2.0 ** (62 - 2 * self.program.header.frac_bits)
+        limit = 2.0 ** (62 - max(2 * self.program.header.frac_bits, node.frac or 0))
         if self.program.header.width < 64:
             limit = min(limit, 2.0 ** (self.program.header.width - 1 - self.program.header.frac_bits))
         return encode(value, node.frac or 0, limit, self.clear.describe(node.args[0])).reshape(node.shape).contiguous()

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from running import TWO, Fn, run
 from torch import nn
 
 import securemodel
+from securemodel.compiler.capture import tensors_in
 from securemodel.compiler.ir import digest, parse_program, program_text
 from securemodel.errors import CompileError, ProgramError, UnsupportedOperator
 
@@ -272,3 +274,67 @@ def test_nothing_shows_what_is_inside(program):
     assert (
         repr(program) == f"Program({len(program.graph.nodes)} nodes, parties=['a', 'b'], digest={program.digest[:12]})"
     )
+
+
+# --- named inputs, nests of outputs ---
+
+
+@dataclass
+class Named:
+    """A result with names, as libraries of models have them."""
+
+    total: torch.Tensor
+    nothing: None = None
+    cache: object = None
+
+
+class ByName(nn.Module):
+    """Takes its inputs by name and returns `made` of their difference."""
+
+    def __init__(self, made) -> None:
+        super().__init__()
+        self.scale, self.made = nn.Parameter(torch.tensor(3.0)), made
+
+    def forward(self, *, left, right):
+        return self.made(self.scale * left - right)
+
+
+NESTS = {
+    "dict": lambda x: {"a": x, "b": [x + 1, None], "c": 5},
+    "dataclass": lambda x: Named(x, cache=object()),
+    "tuple": lambda x: (x, None, (x * 2,)),
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+def test_outputs_are_the_tensors_of_a_nest(name):
+    x, y, model = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0]), ByName(NESTS[name])
+    owners = {"right": "b", "left": "c"}
+    program = securemodel.compile(model, {"left": x, "right": y}, weights="a", inputs=owners, outputs="b")
+    assert program.header.inputs == ("c", "b")
+    expected = tensors_in(model(left=x, right=y))
+    made = run(program, x, y)
+    assert len(made) == len(expected) == {"dict": 2, "dataclass": 1, "tuple": 2}[name]
+    for one, other in zip(made, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-3, rtol=0)
+
+
+def test_other_outputs_are_refused():
+    with pytest.raises(CompileError, match="the model returns a float: return tensors"):
+        securemodel.compile(Fn(lambda x: (x, 1.5)), torch.ones(2), **TWO)
+
+
+@pytest.mark.parametrize("inputs", [{"left": "b"}, {"left": "b", "right": "b", "more": "a"}])
+def test_owners_have_the_names_of_inputs(inputs):
+    given = {"left": torch.ones(2), "right": torch.ones(2)}
+    with pytest.raises(CompileError, match="give example_inputs as a dict with the same names"):
+        securemodel.compile(ByName(lambda x: x), given, **{**TWO, "inputs": inputs})
+
+
+def test_a_tensor_of_one_number_needs_no_secret():
+    """The shape of a secret is public, so what is filled by a number is, too."""
+    fills = lambda x: (x + x.new_zeros(2), x * torch.full_like(x, 3.0), x - torch.ones_like(x), x + x.new_full((2,), 2))
+    x = torch.tensor([1.0, -2.0])
+    made = run(securemodel.compile(ByName(fills), {"left": x, "right": x}, weights="a", inputs="b", outputs="b"), x, x)
+    for one, other in zip(made, fills(3 * x - x), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)

@@ -272,6 +272,15 @@ def test_compiling_twice_gives_the_same_text():
     assert securemodel.compile(model, X, **TWO).text() == securemodel.compile(model, X, **TWO).text()
 
 
+def test_a_deep_model_is_no_deep_recursion():
+    def function(x, y):
+        for _ in range(250):
+            x = torch.relu(x * y)
+        return x
+
+    assert len(ops(two_inputs(function, shape=(2,)), "select_truncated")) == 250
+
+
 # --- what is opened for functions ---
 
 

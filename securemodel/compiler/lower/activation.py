@@ -59,8 +59,8 @@ def clamp_max(g: Builder, x, high):
 @lowers(aten.leaky_relu.default)
 def leaky_relu(g: Builder, x, slope=0.01):
     """slope x + (1 - slope) relu(x)."""
-    x = g.rescale(x)
-    return g.add(g.scale(x, slope), g.scale(g.relu(x), 1 - slope))
+    x, small = g.rescale(x), g.constant(torch.tensor(slope, dtype=torch.float64))
+    return g.add(g.mul(x, small), g.scale(g.relu(x), 1 - slope))  # both with 2 frac_bits: their sum truncates nothing
 
 
 @lowers(aten.prelu.default, aten._prelu_kernel.default)

@@ -13,6 +13,24 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
+FORBIDDEN = -1024.0
+"""What stands for minus infinity in masks: a score that no other can make up for."""
+
+
+def _finite(x: torch.Tensor, least: float) -> torch.Tensor:
+    return torch.where(x <= least, FORBIDDEN, x)
+
+
+def finite(g: Builder, x: Value) -> Value:
+    """A float to add to scores: what is below the range of the ring, as masks have it, becomes FORBIDDEN.
+
+    Weights and inputs themselves stay: there, such a number is a mistake that their owner is told.
+    """
+    if x.secret or x.integer or g.graph[x.id].op == "placeholder":
+        return x
+    return g.float(_finite, x, g.least, shape=x.shape)
+
+
 def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
     """x + alpha y or x - alpha y for tensors and numbers."""
     if not isinstance(y, Value):
@@ -21,7 +39,7 @@ def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
         return g.offset(g.linear("neg", y) if kind == "sub" else y, x)
     if alpha != 1:
         y = g.scale(y, alpha) if y.secret else g.pointwise(torch.mul, y, alpha)
-    return g.linear(kind, x, y)
+    return g.linear(kind, finite(g, x), finite(g, y))
 
 
 @lowers(aten.add.Tensor, aten.add.Scalar)

@@ -7,21 +7,19 @@ import math
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.arithmetic import FORBIDDEN, finite
 from securemodel.compiler.lower.normalization import softmax
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
-
-_FORBIDDEN = -1024.0  # a score that no other can make up for
-
 
 def _bias(g: Builder, mask: Value) -> Value:
     """A mask as something to add to the scores: booleans forbid, minus infinity becomes a number."""
     if mask.secret:
         return mask
     if mask.integer:
-        return g.float(torch.where, mask, 0.0, _FORBIDDEN, shape=mask.shape)
-    return g.float(torch.clamp, mask, _FORBIDDEN, -_FORBIDDEN, shape=mask.shape)
+        return g.float(torch.where, mask, 0.0, FORBIDDEN, shape=mask.shape)
+    return g.float(torch.clamp, mask, FORBIDDEN, -FORBIDDEN, shape=mask.shape)
 
 
 @lowers(aten.scaled_dot_product_attention.default)
@@ -36,7 +34,7 @@ def scaled_dot_product_attention(
     scores = g.scale(g.bilinear("matmul", q, turned), scale)
     if is_causal:
         allowed = torch.ones(scores.shape[-2:]).tril() == 1
-        scores = g.add(scores, g.constant(torch.where(allowed, 0.0, _FORBIDDEN)))
+        scores = g.add(scores, g.constant(torch.where(allowed, 0.0, FORBIDDEN)))
     if attn_mask is not None:
         scores = g.add(scores, _bias(g, attn_mask))
     return g.bilinear("matmul", g.rescale(softmax(g, scores, -1)), v)
@@ -46,7 +44,7 @@ def scaled_dot_product_attention(
 def masked_fill(g: Builder, x, mask, value):
     """x, with a public number where a mask is set."""
     keep = g.offset(g.linear("neg", mask), 1.0) if mask.secret else _whole(g, torch.logical_not, mask)
-    value = max(min(float(value), -_FORBIDDEN), _FORBIDDEN) if math.isinf(value) else float(value)
+    value = FORBIDDEN if value <= g.least else -FORBIDDEN if value >= -g.least else float(value)
     there = mask if mask.secret else _whole(g, torch.clone, mask)
     return g.add(g.mul(x, keep), g.scale(there, value))
 
@@ -55,7 +53,14 @@ def _whole(g: Builder, target, x: Value) -> Value:
     return g.float(target, x, shape=x.shape, integer=True)
 
 
+@lowers(aten.masked_fill.Tensor)
+def masked_fill_tensor(g: Builder, x, mask, value):
+    """x, with a number that is a tensor where a mask is set."""
+    return where(g, mask, value, x)
+
+
 @lowers(aten.where.self)
 def where(g: Builder, condition, x, y):
     """x where a condition holds, else y."""
+    x, y = (finite(g, v) for v in (x, y))
     return g.add(y, g.mul(g.sub(x, y), condition))

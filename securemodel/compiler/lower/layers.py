@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.arithmetic import finite
 from securemodel.compiler.lower.layout import t
 from securemodel.compiler.lower.registry import lowers
 
@@ -39,6 +40,14 @@ def addmm(g: Builder, bias, x, w, beta=1, alpha=1):
     if beta != 1 or alpha != 1:
         raise CannotLower("addmm with factors", "write the product and the sum apart")
     return g.add(g.bilinear("matmul", x, w), bias)
+
+
+@lowers(aten.baddbmm.default)
+def baddbmm(g: Builder, bias, x, y, beta=1, alpha=1):
+    """bias + x y for batches of matrices."""
+    if beta != 1 or alpha != 1:
+        raise CannotLower("baddbmm with factors", "write the product and the sum apart")
+    return g.add(g.bilinear("matmul", x, y), finite(g, bias))
 
 
 @lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)

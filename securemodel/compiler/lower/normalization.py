@@ -64,7 +64,7 @@ def softmax(g: Builder, x, dim, half_to_float=False):
     bits = min(math.ceil(math.log2(count)), 13)  # 2^bits / total has more significant bits than 1 / total
     scales = [2 ** (bits - 4 * i) for i in range(powers_of_16(count))]
     inverse = of_sum(g, "reciprocal_1_16", total, [0.0] * len(scales), scales)
-    return g.rescale(g.shrink(g.mul(powers, g.expand(inverse, powers.shape)), bits))
+    return g.rescale(g.scale(g.mul(powers, g.expand(inverse, powers.shape)), 2.0**-bits))
 
 
 def _log_of_sum(g: Builder, total: Value, count: int) -> Value:

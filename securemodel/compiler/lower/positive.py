@@ -68,7 +68,7 @@ def of_sum(g: Builder, name: str, total: Value, shifts: Sequence[float], factors
         constant, *rest = table(name, g.frac_bits)
         rows = [[c * factor + round(shift * 2 ** (3 * g.frac_bits)) for c in constant]]
         rows += [[c * factor for c in row] for row in rest]
-        y = g.offset(g.shrink(total, 4 * i), step - fit.low)
+        y = g.offset(g.scale(total, 2.0 ** (-4 * i)), step - fit.low)
         value = g.rescale(g.spline(y, rows, fit.step_bits))
         if i + 1 < len(shifts):
             bit = g.either(smaller[i - 1], smaller[i]) if i else smaller[i]

@@ -56,23 +56,30 @@ def _rnn_relu_cell(g: Builder, given: Value, recurrent: Value, state: State) -> 
 
 
 def _direction(g: Builder, cell: Cell, x: Value, state: State, weights: Sequence[Value], backward: bool):
-    """One layer in one direction over x [steps, batch, features]; returns (outputs of all steps, last state)."""
-    biases = weights[2:] or (None, None)
+    """One layer in one direction over x [steps, batch, features]; returns (outputs of all steps, last state).
+
+    `weights`: of the input and of the state, their biases, and a projection of the new state, as far as there are any.
+    """
+    projection = weights[-1] if len(weights) % 2 else None
+    biases = weights[2:4] if len(weights) > 3 else (None, None)
     given = linear(g, x, weights[0], biases[0])
     order = range(x.shape[0])
     outputs: dict[int, Value] = {}
     for step in reversed(order) if backward else order:
         recurrent = linear(g, state[0], weights[1], biases[1])
         state = cell(g, select(g, given, 0, step), recurrent, state)
+        if projection is not None:
+            state = (g.rescale(linear(g, state[0], projection)), *state[1:])
         outputs[step] = g.reshape(state[0], (1, *state[0].shape))
     return g.linear("cat", *[outputs[step] for step in order], dim=0), state
 
 
-def _layers(g: Builder, cell: Cell, x: Value, states: Sequence[Value], params, biases, layers, bidirectional, first):
+def _layers(g: Builder, cell: Cell, x: Value, states: Sequence[Value], params, layers, bidirectional, first):
     if x.ndim != 3:
         raise CannotLower("a sequence without a batch axis", "give it one: x.unsqueeze(1), or (0) with batch_first")
     x = g.linear("permute", x, dims=[1, 0, 2]) if first else x
-    directions, per = 1 + bidirectional, 2 + 2 * biases
+    directions = 1 + bidirectional
+    per = len(params) // (layers * directions)
     last: list[State] = []
     for layer in range(layers):
         outputs = []
@@ -92,22 +99,22 @@ def _layers(g: Builder, cell: Cell, x: Value, states: Sequence[Value], params, b
 @lowers(aten.lstm.input)
 def lstm(g: Builder, x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
     """LSTM (Hochreiter and Schmidhuber 1997): several layers, both directions."""
-    return _layers(g, _lstm_cell, x, hx, params, has_biases, num_layers, bidirectional, batch_first)
+    return _layers(g, _lstm_cell, x, hx, params, num_layers, bidirectional, batch_first)
 
 
 @lowers(aten.gru.input)
 def gru(g: Builder, x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
     """GRU (Cho et al. 2014): several layers, both directions."""
-    return _layers(g, _gru_cell, x, [hx], params, has_biases, num_layers, bidirectional, batch_first)
+    return _layers(g, _gru_cell, x, [hx], params, num_layers, bidirectional, batch_first)
 
 
 @lowers(aten.rnn_tanh.input)
 def rnn_tanh(g: Builder, x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
     """Recurrent layers with tanh."""
-    return _layers(g, _rnn_tanh_cell, x, [hx], params, has_biases, num_layers, bidirectional, batch_first)
+    return _layers(g, _rnn_tanh_cell, x, [hx], params, num_layers, bidirectional, batch_first)
 
 
 @lowers(aten.rnn_relu.input)
 def rnn_relu(g: Builder, x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
     """Recurrent layers with ReLU."""
-    return _layers(g, _rnn_relu_cell, x, [hx], params, has_biases, num_layers, bidirectional, batch_first)
+    return _layers(g, _rnn_relu_cell, x, [hx], params, num_layers, bidirectional, batch_first)

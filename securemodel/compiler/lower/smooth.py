@@ -119,4 +119,4 @@ def hardsigmoid(g: Builder, x):
 def hardswish(g: Builder, x):
     """x relu6(x + 3) / 6."""
     product = g.mul(g.rescale(x), clipped(g, g.offset(x, 3.0), 0.0, 6.0))
-    return g.scale(g.scale(g.rescale(product), 8 / 6), 1 / 8)  # 8/6 has a smaller relative error at 16 bits than 1/6
+    return g.scale(g.scale(g.rescale(product), 8 / 6), 1 / 8)  # 8/6 gets one more significant bit than 1/6

@@ -13,6 +13,7 @@ import torch
 from securemodel.compiler.builder import Builder, Value, common_owner
 from securemodel.compiler.ir import Node
 
+_LEAST = 2.0**-4  # a smaller public factor would cost the weights their last digits
 _CHANNEL_AXIS = {"conv1d": 0, "conv2d": 0, "conv_transpose1d": 1, "conv_transpose2d": 1, "matmul": -1}
 
 
@@ -23,19 +24,30 @@ def fold_owner_scales(g: Builder) -> dict[int, int]:
     """
     users, replaced = g.graph.users(), {}
     for node in list(g.graph.nodes):
-        if node.op != "bilinear" or node.attrs["kind"] != "mul":
+        if not _is_factor(g, node):
             continue
         base = _resolve(g, replaced, node.args[0])
-        factor = g.graph[node.args[1]]
         product, added = (g.graph[base.args[0]], base) if _is_biased(g, base) else (base, None)
-        if factor.form != "float" or product.op != "bilinear" or product.attrs["kind"] not in _CHANNEL_AXIS:
+        if product.op != "bilinear" or product.attrs["kind"] not in _CHANNEL_AXIS:
             continue
         changed = {node.args[0], product.id, base.id}
         if any(len(users[i]) != 1 or i in g.returned for i in changed) or node.shape != base.shape:
             continue
-        if _fold(g, product, added, factor):
+        if _fold(g, product, added, _factor(g, node)):
             replaced[node.id] = base.id
     return replaced
+
+
+def _is_factor(g: Builder, node: Node) -> bool:
+    if node.op == "factor":
+        return abs(node.attrs["factor"]) >= _LEAST
+    return node.op == "bilinear" and node.attrs["kind"] == "mul" and g.graph[node.args[1]].form == "float"
+
+
+def _factor(g: Builder, node: Node) -> Node:
+    if node.op == "factor":
+        return g.graph[g.constant(torch.tensor(node.attrs["factor"], dtype=torch.float64)).id]
+    return g.graph[node.args[1]]
 
 
 def _resolve(g: Builder, replaced: dict[int, int], node_id: int) -> Node:

@@ -243,13 +243,11 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     needed, free = choose_masked(graph)
     masks = _Pass(graph, floats, float_ids, needed, free, parties)
     live = _live(graph)
-    for node in graph.nodes:  # in order, so that no form asks for more than the forms of its operands
-        if node.id not in live:
-            continue
+    for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
         if node.form == "bit":
             masks.bit(node.id)
         elif node.op != "reveal":
-            masks.additive(node.id)
+            masks.masked(node.id) if node.id in needed else masks.additive(node.id)
         else:
             made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
             masks.new[made].owner = node.owner

@@ -1,11 +1,13 @@
 """Gives every secret its number of fractional bits and places truncations where products need them.
 
 A product of two values of f fractional bits has 2f. It stays so through sums, maxima and reveals; it is
-truncated to f where the next product, square or activation reads it.
+truncated to f where the next product, square or activation reads it. A small public factor adds up to 2f
+fractional bits instead of losing its last digits.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from securemodel.compiler.ir import Graph, Node
@@ -17,6 +19,20 @@ class _Scaled:
 
     id: int
     frac: int
+
+
+def dyadic(factor: float, frac_bits: int) -> tuple[int, int]:
+    """(n, b) with factor about n 2^-b: n has up to frac_bits significant bits where |factor| < 1, so that a product
+    by n takes no more range than one by a number of order one; b <= 2 frac_bits.
+
+    The relative error is at most 2^-frac_bits for 2^-frac_bits <= |factor| < 1, and 2^-(frac_bits + 1) / |factor|
+    above. Integers and powers of two are exact, the latter down to 2^(-2 frac_bits).
+    """
+    bits = frac_bits + min(frac_bits, max(0, -math.frexp(factor)[1]))
+    numerator = round(factor * 2.0**bits)
+    while bits and numerator % 2 == 0:
+        numerator, bits = numerator // 2, bits - 1
+    return numerator, bits
 
 
 @dataclass
@@ -41,11 +57,12 @@ class _Pass:
         return self.env[node_id].frac
 
     def at(self, node_id: int, frac: int) -> int:
-        """The value with exactly `frac` fractional bits (never fewer than it has)."""
+        """The value with exactly `frac` fractional bits, at least frac_bits; truncated if it has more."""
         node = self.old[node_id]
         if node.form == "float":
             return self.share(node, frac)
         have = self.env[node_id]
+        have = self.reduced(node_id) if have.frac > frac else have
         if have.frac == frac:
             return have.id
         factor = {"kind": "scale", "attrs": {"factor": 2 ** (frac - have.frac)}}
@@ -80,9 +97,15 @@ class _Pass:
         return made
 
     def _visit_linear(self, node: Node) -> _Scaled:
-        frac = max(self.natural(a) for a in node.args)
+        frac = self._common_frac(node.args)
         args = [self.at(a, frac) for a in node.args]
         return _Scaled(self._add(node, "linear", args, node.shape, frac=frac, **node.attrs), frac)
+
+    def _common_frac(self, args: tuple[int, ...]) -> int:
+        """The fractional bits of a sum. What has more than 2 frac_bits does not take range from what has fewer."""
+        secret = {self.env[a].frac for a in args if self.old[a].form != "float"}
+        most = max(secret) if len(secret) == 1 else 2 * self.frac_bits
+        return max(n if n <= most else self.frac_bits for n in map(self.natural, args))
 
     def _visit_bilinear(self, node: Node) -> _Scaled:
         x, y = (self.reduced(a) for a in node.args)
@@ -96,12 +119,13 @@ class _Pass:
     def _visit_rescale(self, node: Node) -> _Scaled:
         return self.reduced(node.args[0])
 
-    def _visit_ldexp(self, node: Node) -> _Scaled:
-        x = self.reduced(node.args[0])
-        have = self.env.get(node.args[0], x)
-        if node.attrs.get("small") or have.frac + node.attrs["bits"] <= 2 * self.frac_bits:
-            x = have
-        return _Scaled(x.id, x.frac + node.attrs["bits"])
+    def _visit_factor(self, node: Node) -> _Scaled:
+        numerator, bits = dyadic(node.attrs["factor"], self.frac_bits)
+        have = self.natural(node.args[0])
+        most = (3 if abs(numerator) == 1 else 2) * self.frac_bits
+        x = _Scaled(self.at(node.args[0], have), have) if have + bits <= most else self.reduced(node.args[0])
+        frac, attrs = x.frac + bits, {"kind": "scale", "attrs": {"factor": numerator}}
+        return _Scaled(x.id if numerator == 1 else self._add(node, "linear", [x.id], node.shape, frac=frac, **attrs), frac)
 
     def _visit_index(self, node: Node) -> _Scaled:
         frac = max(self.frac_bits, self.natural(node.args[0]))
