@@ -183,8 +183,8 @@ def test_names_that_mean_nothing_here(changes):
 
 
 def test_outputs_that_are_no_tensors():
-    with pytest.raises(securemodel.SecureModelError, match="return tensors only"):
-        securemodel.compile(Fn(lambda x: (x + 1, None)), torch.randn(3, 4), **TWO)
+    with pytest.raises(securemodel.SecureModelError, match="return tensors, or a nest"):
+        securemodel.compile(Fn(lambda x: (x + 1, 3)), torch.randn(3, 4), **TWO)
 
 
 def test_public_outputs_are_for_all():
