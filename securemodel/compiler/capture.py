@@ -47,6 +47,8 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, _distinct(example_inputs)).run_decompositions({})
+    except CompileError:
+        raise
     except Exception as problem:
         raise CompileError(
             f"torch.export could not capture {type(model).__name__}: {problem}\n"

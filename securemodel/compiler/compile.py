@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from securemodel.compiler.builder import PUBLIC, Builder, FloatCall, Value
 from securemodel.compiler.capture import capture
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
+from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
 from securemodel.compiler.passes import fold_owner_scales, order_nodes, place_masks, place_truncations
+from securemodel.compiler.postprocess import Reveal, capture_revealing
 from securemodel.compiler.report import Report
 from securemodel.errors import CompileError, UnsupportedOperator
 from securemodel.program import Program, receivers
@@ -26,20 +28,24 @@ def compile(
     model: torch.nn.Module,
     example_inputs: Sequence[torch.Tensor],
     *,
-    weights: str,
+    weights: str | Mapping[str, str],
     inputs: str | Sequence[str],
     outputs: str | Sequence[str],
     parties: Sequence[str] | None = None,
+    reveal: Reveal = "all",
     frac_bits: int = 16,
     width: int = 64,
     truncate_outputs: bool = False,
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
 
-    `weights` names the party that owns the parameters and buffers, `inputs` the owner of each input (one
+    `weights` names the party that owns the parameters and buffers, or maps prefixes of their names to owners
+    (the longest prefix counts, "" is for the rest), `inputs` the owner of each input (one
     name for all, or a tuple), `outputs` who learns each output (a party, "all", or a tuple). "public" marks
-    what everybody knows. `parties` orders the online parties; by default the weights' owner is first.
+    what everybody knows. `parties` orders the online parties; by default the weights' owners are first.
     The weights need not be real at any party but their owner: a model on the meta device will do.
+    `reveal` says what becomes of the model's result before it is revealed: "all" of it, its softmax
+    ("probabilities"), the "class" of the largest score, or ("top", k) classes and their probabilities.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits; `truncate_outputs` cuts them to frac_bits first, for one more round.
@@ -48,9 +54,11 @@ def compile(
     """
     example_inputs = _as_tuple(example_inputs)
     owners = [inputs] * len(example_inputs) if isinstance(inputs, str) else list(inputs)
+    weights = given_weights(weights)
+    check_owners(weights, model)
     names = _party_names(weights, owners, outputs, parties)
     _check_arguments(example_inputs, owners, frac_bits, width)
-    captured = capture(model, example_inputs)
+    captured = capture_revealing(model, example_inputs, reveal)
     lowered = lower_model(captured, weights, owners, frac_bits)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
@@ -62,7 +70,7 @@ def compile(
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
         lowered = replace(lowered, outputs=outs)
     graph, calls = _run_passes(lowered, to, frac_bits, width, len(names))
-    return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs)
+    return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs, reveal)
 
 
 def check(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> Report:
@@ -83,9 +91,9 @@ def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
     return Report(type(model).__name__, lowered.problems, lowered.operators)
 
 
-def _party_names(weights: str, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
+def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
     to = [outputs] if isinstance(outputs, str) else list(outputs)
-    given = [n for n in (weights, *owners) if n != PUBLIC] + [n for n in to if n not in (PUBLIC, "all")]
+    given = [n for n in (*weight_owners(weights), *owners) if n != PUBLIC] + [n for n in to if n not in (PUBLIC, "all")]
     used = list(dict.fromkeys(given))
     names = tuple(parties) if parties is not None else tuple(used)
     missing = [n for n in used if n not in names]
