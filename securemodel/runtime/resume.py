@@ -38,14 +38,14 @@ def agree_on_start(channel: Channel, mine: Kept | None) -> Kept:
     keeping = {name: kept for name, kept in sorted(counts.items()) if kept}
     rows = {name: kept.rows for name, kept in keeping.items() if kept.rows}
     if len(set(rows.values())) > 1:
-        said = ", ".join(f"{name} {count}" for name, count in rows.items())
+        said = ", ".join(f"{name!r} {count}" for name, count in rows.items())
         fix = "give the files that belong together; for new ones, name another output"
         raise _mismatch(channel, keeping, f"the parties count different numbers of rows: {said}", fix)
     total = max(rows.values(), default=0)
     if not any(kept.done for kept in keeping.values()):
         return Kept(hashlib.sha256(b"job" + channel.session).hexdigest()[:16], 0, total)
     if len({kept.job for kept in keeping.values()}) > 1:
-        said = ", ".join(f"{name} {kept.done} rows of {kept.job or 'a new job'}" for name, kept in keeping.items())
+        said = ", ".join(f"{name!r} {kept.done} rows of {kept.job or 'a new job'}" for name, kept in keeping.items())
         fix = "give every party its output of the same job, or a new output at every party to begin again"
         raise _mismatch(channel, keeping, f"the parties have results of different jobs: {said}", fix)
     first = min(keeping.values(), key=lambda kept: kept.done)
