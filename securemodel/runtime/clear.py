@@ -49,7 +49,7 @@ class ClearSide:
             if tensor is None or tensor.is_meta:
                 how = "is not in the model given" if tensor is None else "is on the meta device and has no values"
                 raise InputError(
-                    f"party {self._me!r} owns weights, but {name!r} {how}. "
+                    f"party {self._me!r} owns the weight {name!r}, but it {how}. "
                     "Give the real model to compile() or session.load()."
                 )
             if tuple(tensor.shape) != node.shape:

@@ -170,7 +170,7 @@ def test_a_part_that_is_missing_is_named_at_its_owner(worlds, parts, tools) -> N
         session.run(x if session.me == "hospital" else None)
 
     results = worlds(program).run(dict.fromkeys(models, task))
-    assert type(results["lab"]) is InputError and "'encoder.weight' is on the meta device" in str(results["lab"])
+    assert type(results["lab"]) is InputError and "'encoder.weight', but it is on the meta device" in str(results["lab"])
     assert isinstance(results["bank"], PeerError) and "encoder" not in str(results["bank"])
 
 
