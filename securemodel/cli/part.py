@@ -135,12 +135,12 @@ def _rows(program: Program, me: str, mine: Sequence[bool], given: Given) -> Rows
 
 
 def _output(program: Program, me: str, given: Given) -> Path | None:
-    """Where this party's results go; whoever learns only what all learn may do without."""
+    """Where this party's results go; of results for all, at least the owners of inputs keep a copy."""
     named = tuple(dict.fromkeys(name for name in program.header.outputs if name != "all"))
     concerned = program.parties if "all" in program.header.outputs else named
     said = given.of(me, "output", program.parties, concerned)
     if said is None:
-        if me in named:
+        if me in (named or _owners(program)):
             fix = "give --output FILE.csv or FILE.npz"
             raise InputError(explain(f"party {me!r} gets results of this program", fix=fix))
         return None

@@ -61,15 +61,17 @@ class Record:
         self._partial = journal.with_suffix(".partial")
         found = _read(journal)
         self.journal = found or fresh
-        if not found and output and output.exists():
-            fix = "name another output, or move this one away"
-            raise InputError(explain("the output exists already", where=str(output), fix=fix))
-        if found:
-            self._check(fresh)
-
-    def _check(self, fresh: Journal) -> None:
         parts = {"program": "program", "input": "input file or choice out of it"}
         differ = [name for key, name in parts.items() if getattr(self.journal, key) != getattr(fresh, key)]
+        if not output:
+            self.journal = fresh if differ else self.journal
+        elif found:
+            self._check(differ)
+        elif output.exists():
+            fix = "name another output, or move this one away"
+            raise InputError(explain("the output exists already", where=str(output), fix=fix))
+
+    def _check(self, differ: Sequence[str]) -> None:
         if differ:
             raise InputError(
                 explain(
@@ -80,7 +82,7 @@ class Record:
                 )
             )
         size = self._partial.stat().st_size if self._partial.exists() else 0
-        if self.output and size < self.journal.done * self._row.itemsize and not self.is_complete:
+        if size < self.journal.done * self._row.itemsize and not self.is_complete:
             raise InputError(
                 explain(
                     f"results of {self.journal.done} rows are counted, but they are not there",
@@ -96,7 +98,7 @@ class Record:
 
     def kept(self, rows: int) -> Kept:
         """What to tell the other parties; `rows` is how many rows this party's input has, if it has one."""
-        return Kept(self.journal.job, self.journal.done, rows or self.journal.rows)
+        return Kept(self.journal.job, self.journal.done, rows or self.journal.rows, self.output is not None)
 
     def begin(self, agreed: Kept) -> None:
         """Takes part in the job the parties agreed on."""
@@ -105,13 +107,12 @@ class Record:
 
     def add(self, first: int, rows: int, values: Sequence[torch.Tensor]) -> None:
         """Keeps the results of a batch that begins at row `first`; rows that are here already stay as they are."""
-        if first + rows <= self.journal.done:
+        if not self._results or first + rows <= self.journal.done:
             return
-        if self._results:
-            table = np.empty(rows, self._row)
-            for result, value in zip(self._results, values, strict=True):
-                table[result.name] = value.detach().numpy()
-            self._append(table.tobytes())
+        table = np.empty(rows, self._row)
+        for result, value in zip(self._results, values, strict=True):
+            table[result.name] = value.detach().numpy()
+        self._append(table.tobytes())
         self._save(done=first + rows)
 
     def _append(self, data: bytes) -> None:
@@ -155,7 +156,7 @@ def _csv(table: np.ndarray, results: Sequence[Result], names: Sequence[str]) -> 
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     columns = [name for result in results for name in result.columns()]
-    writer.writerow([*(["file"] if names else []), *columns])
+    writer.writerow([*(["file_name"] if names else []), *columns])
     for index, row in enumerate(table):
         numbers = [str(number) for result in results for number in np.asarray(row[result.name]).reshape(-1)]
         writer.writerow([*([names[index]] if names else []), *numbers])
@@ -165,5 +166,5 @@ def _csv(table: np.ndarray, results: Sequence[Result], names: Sequence[str]) -> 
 def _npz(table: np.ndarray, results: Sequence[Result], names: Sequence[str]) -> bytes:
     data = io.BytesIO()
     arrays = {result.name: np.ascontiguousarray(table[result.name]) for result in results}
-    np.savez(data, **arrays, **({"file": np.array(names)} if names else {}))
+    np.savez(data, **arrays, **({"file_name": np.array(names)} if names else {}))
     return data.getvalue()

@@ -74,7 +74,8 @@ def open_rows(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Rows:
 def _digest(files: Sequence[Path], choice: Choice) -> str:
     digest = hashlib.sha256(repr(choice).encode())
     for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        name = path.name if len(files) > 1 else ""  # a single file may be renamed, those of a folder may not
+        digest.update(f"{name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
@@ -90,21 +91,19 @@ def _csv(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Rows:
     """Each line fills this party's inputs, one after the other."""
     if choice.arrays:
         raise _refused("a CSV file has columns, no arrays", path, fix="choose with --columns")
-    header, first = _header(path)
-    indices = _columns(path, header, first, choice.columns)
-    size = sum(w.size for w in wanted)
+    first, cells = next(_lines(path), (0, []))
+    indices, size = _columns(path, cells, choice.columns), sum(w.size for w in wanted)
     if len(indices) != size:
         raise _refused(
             f"{len(indices)} columns for inputs of {size} numbers a row", path, fix="choose the columns with --columns"
         )
     whole = [not w.dtype.is_floating_point for w in wanted for _ in range(w.size)]
-    named = [header[i] if header else str(i + 1) for i in indices]
+    header = not all(index < len(cells) and _is_number(cells[index]) for index in indices)
 
     def lines() -> Iterator[list[float]]:
         for number, line in _lines(path):
-            if header and number == first:
-                continue
-            yield [_number(line, i, w, (path, number, name)) for i, w, name in zip(indices, whole, named, strict=True)]
+            if not header or number != first:
+                yield [_number(line, i, w, path, number) for i, w in zip(indices, whole, strict=True)]
 
     def read(start: int, size: int) -> Iterator[list[torch.Tensor]]:
         source = islice(lines(), start, None)
@@ -126,13 +125,6 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise _refused(f"not a CSV file in UTF-8: {type(error).__name__}", path) from None
 
 
-def _header(path: Path) -> tuple[list[str], int]:
-    """Names of columns and the line they are on; the names are empty if the first line is numbers."""
-    number, line = next(_lines(path), (0, []))
-    cells = [cell.strip() for cell in line]
-    return ([] if all(map(_is_number, cells)) else cells), number
-
-
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -141,25 +133,19 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _columns(path: Path, header: list[str], first: int, chosen: Sequence[str]) -> list[int]:
-    """Positions of the chosen columns, given by name or counted from 1."""
-    if not chosen:
-        return list(range(len(next(_lines(path), (0, []))[1])))
-    if not header and not all(name.isdecimal() and name != "0" for name in chosen):
-        raise _refused("columns chosen by name, but the first line is numbers", path, f", line {first}",
-                       "count the columns from 1: --columns 1,3,4")  # fmt: skip
-    if not header:
-        return [int(name) - 1 for name in chosen]
-    missing = [name for name in chosen if header.count(name) != 1]
+def _columns(path: Path, cells: Sequence[str], chosen: Sequence[str]) -> list[int]:
+    """Positions of the chosen columns, which are counted from 1 or named by the first line."""
+    if all(name.isdecimal() and name != "0" for name in chosen):
+        return [int(name) - 1 for name in chosen] or list(range(len(cells)))
+    names = [cell.strip() for cell in cells]
+    missing = [name for name in chosen if names.count(name) != 1]
     if missing:
-        raise _refused(
-            f"not exactly one column is named {', '.join(missing)}", path, fix=f"there are {', '.join(header)}"
-        )
-    return [header.index(name) for name in chosen]
+        fix = "correct --columns; without a line of names, count the columns from 1: --columns 1,3,4"
+        raise _refused(f"the first line does not name {', '.join(missing)} exactly once", path, fix=fix)
+    return [names.index(name) for name in chosen]
 
 
-def _number(line: list[str], index: int, whole: bool, place: tuple[Path, int, str]) -> float:
-    path, number, name = place
+def _number(line: Sequence[str], index: int, whole: bool, path: Path, number: int) -> float:
     try:
         value = int(line[index]) if whole else float(line[index])
         if math.isfinite(value):
@@ -167,14 +153,16 @@ def _number(line: list[str], index: int, whole: bool, place: tuple[Path, int, st
     except (ValueError, IndexError):
         pass
     kind = "whole number" if whole else "finite number"
-    raise _refused(f"there is no {kind}", path, f", line {number}, column {name}", "correct the file, or leave it out")
+    raise _refused(
+        f"there is no {kind}", path, f", line {number}, column {index + 1}", "correct the file, or leave it out"
+    )
 
 
 def _split(batch: list[list[float]], wanted: Sequence[Wanted], divide_by: float) -> list[torch.Tensor]:
     made, at = [], 0
     for w in wanted:
-        part = torch.tensor([line[at : at + w.size] for line in batch], dtype=w.dtype if w.dtype.is_floating_point else
-                            torch.int64)  # fmt: skip
+        dtype = torch.float64 if w.dtype.is_floating_point else torch.int64
+        part = torch.tensor([line[at : at + w.size] for line in batch], dtype=dtype)
         made.append(_as_wanted(part, w, divide_by))
         at += w.size
     return made

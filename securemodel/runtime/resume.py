@@ -1,4 +1,4 @@
-"""Where parties go on with a long job after an interruption: each keeps a count of its own, and the smallest rules."""
+"""Where parties go on with a long job after an interruption: who keeps results counts them, and the smallest rules."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ _TEXT_BYTES = 256
 
 @dataclass(frozen=True)
 class Kept:
-    """What one party has of a job: its identifier (empty: none yet), rows finished, rows in all (0: not known here)."""
+    """What one party has of a job: its identifier (empty: none yet), rows finished, rows in all (0: not known here).
+
+    `results` is false for a party that only gives inputs: it knows the job, and has nothing to lose.
+    """
 
     job: str = ""
     done: int = 0
     rows: int = 0
+    results: bool = True
 
 
 def agree_on_start(channel: Channel, mine: Kept | None) -> Kept:
     """The job all parties go on with, from its first row that somebody still needs, and its rows in all.
 
-    `mine` is None for a party that keeps no count. Parties that have finished nothing begin a new job. All
-    parties learn these numbers, and nothing about the rows. Raises Mismatch when counts belong to different jobs.
+    `mine` is None for a party that gives and keeps nothing. Where nobody has results, a new job begins. All
+    parties learn these numbers, and nothing about the rows. Raises Mismatch when they belong to different jobs.
     """
     text = json.dumps(asdict(mine) if mine else None).encode().ljust(_TEXT_BYTES)
     received = channel.exchange(
@@ -42,14 +46,14 @@ def agree_on_start(channel: Channel, mine: Kept | None) -> Kept:
         fix = "give the files that belong together; for new ones, name another output"
         raise _mismatch(channel, keeping, f"the parties count different numbers of rows: {said}", fix)
     total = max(rows.values(), default=0)
-    if not any(kept.done for kept in keeping.values()):
+    holding = [kept for kept in keeping.values() if kept.results]
+    if not any(kept.done for kept in holding):
         return Kept(hashlib.sha256(b"job" + channel.session).hexdigest()[:16], 0, total)
     if len({kept.job for kept in keeping.values()}) > 1:
         said = ", ".join(f"{name!r} {kept.done} rows of {kept.job or 'a new job'}" for name, kept in keeping.items())
         fix = "give every party its output of the same job, or a new output at every party to begin again"
         raise _mismatch(channel, keeping, f"the parties have results of different jobs: {said}", fix)
-    first = min(keeping.values(), key=lambda kept: kept.done)
-    return Kept(first.job, first.done, total)
+    return Kept(holding[0].job, min(kept.done for kept in holding), total)
 
 
 def _read(peer: str, text: bytes) -> Kept | None:
@@ -57,7 +61,7 @@ def _read(peer: str, text: bytes) -> Kept | None:
         fields = json.loads(text)
         if fields is None:
             return None
-        kept = Kept(str(fields["job"]), int(fields["done"]), int(fields["rows"]))
+        kept = Kept(str(fields["job"]), int(fields["done"]), int(fields["rows"]), bool(fields["results"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         kept = Kept(done=-1)
     if not 0 <= kept.done <= kept.rows or len(kept.job) > 64:

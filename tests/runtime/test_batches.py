@@ -190,6 +190,8 @@ def agreed(world: Any, kept: dict[str, Kept | None]) -> dict[str, Any]:
         ({"bank": Kept("a", 9, 9), "hospital": Kept("a", 8, 9)}, ("a", 8, 9)),
         ({"bank": Kept("a", 0, 9), "hospital": Kept("a", 2, 9)}, ("a", 0, 9)),
         ({"bank": Kept("a", 9, 9), "hospital": Kept("a", 9, 9)}, ("a", 9, 9)),
+        ({"bank": Kept("a", 4, 9), "hospital": Kept("a", 0, 9, False)}, ("a", 4, 9)),
+        ({"bank": Kept(), "hospital": Kept("old", 0, 9, False)}, ("new", 0, 9)),
     ],
 )
 def test_the_smallest_count_rules(world, kept, start) -> None:
@@ -205,6 +207,8 @@ def test_the_smallest_count_rules(world, kept, start) -> None:
     [
         ({"bank": Kept("a", 2, 9), "hospital": Kept("b", 2, 9)}, "different jobs: 'bank' 2 rows of a, 'hospital' 2 rows of b"),
         ({"bank": Kept("a", 2, 9), "hospital": Kept(rows=9)}, "'hospital' 0 rows of a new job"),
+        ({"bank": Kept("a", 2, 9), "hospital": Kept("b", 0, 9, False)}, "'hospital' 0 rows of b"),
+        ({"bank": Kept("a", 2, 9), "hospital": Kept("", 0, 9, False)}, "'hospital' 0 rows of a new job"),
         ({"bank": Kept("a", 2, 9), "hospital": Kept("a", 2, 8)}, "different numbers of rows: 'bank' 9, 'hospital' 8"),
         ({"bank": Kept("a", 2, 9), "hospital": Kept(rows=8)}, "different numbers of rows: 'bank' 9, 'hospital' 8"),
     ],
