@@ -99,8 +99,10 @@ def test_what_is_finished_stays_as_it_is(tmp_path: Path) -> None:
     """Another party was behind: rows come again, and are not written again."""
     made = begun(tmp_path)
     batch(made, 0, 2)
-    made.add(0, 2, [CLASSES[:2] * 0 - 1, PROBABILITIES[:2] * 0 - 1])
     batch(made, 2, 2)
+    for first in (0, 2):
+        made.add(first, 2, [CLASSES[:2] * 0 - 1, PROBABILITIES[:2] * 0 - 1])
+        assert record(tmp_path).kept(5).done == 4
     batch(made, 4, 1)
     made.finish()
     assert "-1" not in (tmp_path / "out.csv").read_text()

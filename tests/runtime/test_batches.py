@@ -119,6 +119,18 @@ def test_who_stops_early_ends_the_session(worlds, program: Program, tools, no_th
     assert results["hospital"] is None and isinstance(results["bank"], PeerError)
 
 
+def test_after_the_last_batch_nothing_is_left_to_stop(worlds, program: Program, tools) -> None:
+    def takes_what_there_is(session: RemoteSession) -> int:
+        made = session.run_batches(pieces(tools.rows(4)), 4)
+        left = [next(made).rows_left for _ in range(2)]
+        made.close()
+        assert left == [2, 0]
+        return len(session.run(tools.rows(2)))
+
+    tasks = {"bank": lambda s: (list(s.run_batches()), s.run(None)), "hospital": takes_what_there_is}
+    assert worlds(program).run(tasks)["hospital"] == 2
+
+
 def test_a_batch_shows_no_outputs(program: Program, tools) -> None:
     with securemodel.local(program) as session:
         (batch,) = session.run_batches(pieces(tools.rows(2)), 2)
