@@ -49,8 +49,9 @@ def run_local(
 ) -> Outcome:
     """Runs the script once per party, and a dealer, and returns when all have ended.
 
-    `command` is the command that each party runs, with options of its own. When one fails the others are stopped. Identities, keys and ports are made for this run and removed with it.
-    KeyboardInterrupt and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
+    `command` is the command that each party runs, with options of its own. When one fails the others are
+    stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt
+    and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
     """
     with tempfile.TemporaryDirectory(prefix="securemodel-") as folder, _terminated_like_interrupted():
         configs = _configurations(parties, Path(folder))

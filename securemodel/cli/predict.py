@@ -6,11 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from protocols.errors import explain
 from securemodel.cli import script as scripts
@@ -100,12 +102,12 @@ def predict(
 
 
 def _predict_all(script: Path, names: tuple[str, ...], given: Given) -> None:
-    say = prefixed(names)
-    with _bar() as shown:
+    with _display() as display:
+        say = prefixed(names, display.echo)
 
         def told(name: str, text: str, error: bool) -> None:
             said = _SAID.fullmatch(text)
-            shown(int(said[1]), int(said[2])) if said else say(name, text, error)
+            display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
         command = ("predict", *given.words(names))
         outcome = run_local(script, (), names, told, traceback=wants_traceback(), command=command)
@@ -122,8 +124,8 @@ def _predict_one(script: Path, me: str, given: Given) -> None:
         raise InputError(explain("predict needs a script", where=str(script), why=why, fix=fix))
     program = program_in(module, script)
     part = open_part(program, me, given)
-    with connect(program) as session, _bar() as shown:
-        _take_part(session, part, lambda: _model(module, script, program, me), shown)
+    with connect(program) as session, _display() as display:
+        _take_part(session, part, lambda: _model(module, script, program, me), display.rows)
     if part.record:
         part.record.finish(part.rows.names if part.rows else ())
         if part.record.output:
@@ -173,8 +175,16 @@ def _placed(batch: Sequence[torch.Tensor], mine: Sequence[bool]) -> list[torch.T
     return [next(source) if own else None for own in mine]
 
 
+@dataclass(frozen=True)
+class Display:
+    """Shows how many rows are done of how many, and lines of text beside that."""
+
+    rows: Callable[[int, int], None]
+    echo: Callable[..., None] = click.echo
+
+
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _display() -> Iterator[Display]:
     """Shows how many rows are done: a bar on a terminal, elsewhere a line whenever one percent more is done."""
     if not sys.stdout.isatty():
         said = [-1]
@@ -185,9 +195,13 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
                 said[0] = percent
                 click.echo(f"{done} of {rows} rows")
 
-        yield line
+        yield Display(line)
         return
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
         task = progress.add_task("predict", total=None)
-        yield lambda done, rows: progress.update(task, completed=done, total=rows)
+
+        def echo(text: str, err: bool = False) -> None:
+            click.echo(text, err=True) if err else progress.console.print(Text.from_ansi(text))
+
+        yield Display(lambda done, rows: progress.update(task, completed=done, total=rows), echo)

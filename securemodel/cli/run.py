@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -109,7 +110,7 @@ def _own_identity(parties: PartiesConfig, me: str) -> Identity:
     return own
 
 
-def prefixed(names: tuple[str, ...]) -> Say:
+def prefixed(names: tuple[str, ...], echo: Callable[..., None] = click.echo) -> Say:
     """Prints each line behind the colored name of the party it is from."""
     width, lock = max(map(len, (*names, DEALER))), threading.Lock()
     colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
@@ -117,7 +118,7 @@ def prefixed(names: tuple[str, ...]) -> Say:
     def say(name: str, text: str, error: bool) -> None:
         with lock:
             prefix = click.style(f"{name:>{width}} | ", fg=colors.get(name, "white"), dim=name == DEALER)
-            click.echo(prefix + text, err=error)
+            echo(prefix + text, err=error)
 
     return say
 

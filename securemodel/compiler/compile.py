@@ -40,10 +40,10 @@ def compile(
     """Compiles a model into a program that parties run together without showing each other their data.
 
     `weights` names the party that owns the parameters and buffers, or maps prefixes of their names to owners
-    (the longest prefix counts, "" is for the rest), `inputs` the owner of each input (one
-    name for all, or a tuple), `outputs` who learns each output (a party, "all", or a tuple). "public" marks
-    what everybody knows. `parties` orders the online parties; by default the weights' owners are first.
-    The weights need not be real at any party but their owner: a model on the meta device will do.
+    (the longest prefix counts, "" is for the rest), `inputs` the owner of each input (one name for all, or a
+    tuple), `outputs` who learns each output (a party, "all", or a tuple). "public" marks what everybody knows.
+    `parties` orders the online parties; by default the weights' owners are first. The weights need not be
+    real at any party but their owner: a model on the meta device will do.
     `reveal` says what becomes of the model's result before it is revealed: "all" of it, its softmax
     ("probabilities"), the "class" of the largest score, or ("top", k) classes and their probabilities.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below

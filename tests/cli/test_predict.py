@@ -316,8 +316,8 @@ def test_where_weights_come_from(write, program: Program) -> None:
 
 
 def test_progress_is_said_at_every_percent(capsys: pytest.CaptureFixture[str]) -> None:
-    with predict._bar() as shown:
+    with predict._display() as display:
         for done in range(1001):
-            shown(done, 1000)
+            display.rows(done, 1000)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 101 and said[0] == "0 of 1000 rows" and said[-1] == "1000 of 1000 rows"
