@@ -51,8 +51,8 @@ class Top(nn.Module):
         top, classes = scores.topk(self.k, -1)
         if self.scores:
             return classes, top
-        largest = top[..., :1]  # known already: softmax would look for it again
-        return classes, (top - largest).exp() / (scores - largest).exp().sum(-1, keepdim=True)
+        # Besides topk, not after it: both read the scores, so they share rounds.
+        return classes, (top - scores.logsumexp(-1, keepdim=True)).exp()
 
 
 class Revealing(nn.Module):
