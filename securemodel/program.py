@@ -14,6 +14,7 @@ from securemodel.atomic import write_atomically
 from securemodel.compiler.builder import FloatCall
 from securemodel.compiler.capture import Examples
 from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
+from securemodel.compiler.postprocess import Reveal, revealing
 from securemodel.compiler.rows import rows_are_independent
 
 
@@ -26,6 +27,7 @@ class Program:
     calls: dict[int, FloatCall] = field(default_factory=dict)
     model: torch.nn.Module | None = None
     examples: Examples = ()
+    reveal: Reveal = "all"
 
     def __repr__(self) -> str:
         return f"Program({len(self.graph.nodes)} nodes, parties={list(self.header.parties)}, digest={self.digest[:12]})"
@@ -51,7 +53,7 @@ class Program:
     @cached_property
     def row_independent(self) -> bool:
         """Whether a run may be split along the first axis: each output row depends on one input row only."""
-        return self.model is not None and rows_are_independent(self.model, self.examples)
+        return self.model is not None and rows_are_independent(revealing(self.model, self.reveal), self.examples)
 
     def plan(self, network: Any = "lan"):
         """What a run costs: rounds, bytes, preprocessing, memory and predicted time (securemodel.Plan)."""

@@ -31,6 +31,11 @@ def make_program() -> securemodel.Program:
     return securemodel.compile(model, (example,), weights="bank", inputs="hospital", outputs="hospital")
 
 
+def load_model(party: str) -> LeNet5 | None:
+    """The network with its weights. Only the bank has this file."""
+    return load_trained(HERE / "lenet5.safetensors") if party == "bank" else None
+
+
 def hospital_batches(count: int) -> list[torch.Tensor]:
     """Images between 0 and 1. Only the hospital has this file."""
     images = torch.from_numpy(np.load(HERE / "images.npz")["images"]).float().div(255).unsqueeze(1)
@@ -50,7 +55,7 @@ def shown(batches: list) -> Iterator[torch.Tensor | None]:
 def main(out: Path, count: int) -> None:
     with securemodel.connect(make_program()) as session:
         bank = session.me == "bank"
-        session.load(session.program, load_trained(HERE / "lenet5.safetensors") if bank else None)
+        session.load(session.program, load_model(session.me))
         logits, stats = [], []
         for batch in shown([None] * count if bank else hospital_batches(count)):
             logits.append(session.run(batch))  # the hospital's result; None at the bank

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import doctor, keys, programs, run
+from securemodel.cli import doctor, keys, predict, programs, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,11 +20,13 @@ def main() -> None:
       securemodel plan infer.py               what will a run cost?
       securemodel run infer.py --local        all parties on this machine
       securemodel run infer.py --me bank --config parties.toml
+      securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
 
 
 for command in (
     run.run,
+    predict.predict,
     run.dealer,
     keys.keys,
     programs.prepare,

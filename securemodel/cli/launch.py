@@ -39,12 +39,19 @@ class Outcome:
 
 
 def run_local(
-    script: Path, args: Sequence[str], parties: Sequence[str], say: Say, *, traceback: bool = False
+    script: Path,
+    args: Sequence[str],
+    parties: Sequence[str],
+    say: Say,
+    *,
+    traceback: bool = False,
+    command: Sequence[str] = ("run",),
 ) -> Outcome:
     """Runs the script once per party, and a dealer, and returns when all have ended.
 
-    When one fails the others are stopped. Identities, keys and ports are made for this run and removed with it.
-    KeyboardInterrupt and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
+    `command` is the command that each party runs, with options of its own. When one fails the others are
+    stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt
+    and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
     """
     with tempfile.TemporaryDirectory(prefix="securemodel-") as folder, _terminated_like_interrupted():
         configs = _configurations(parties, Path(folder))
@@ -52,12 +59,12 @@ def run_local(
         commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]}
         for name in parties:
             options = ["--me", name, "--config", str(configs[name]), *shown]
-            commands[name] = ["run", *options, "--", str(script), *args]
+            commands[name] = [*command, *options, "--", str(script), *args]
         processes: dict[str, subprocess.Popen[bytes]] = {}
         readers: list[threading.Thread] = []
         try:
-            for name, command in commands.items():
-                processes[name] = _start(command, len(parties))
+            for name, words in commands.items():
+                processes[name] = _start(words, len(parties))
                 readers += _read(name, processes[name], say)
             return _wait(processes)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -30,7 +31,11 @@ def load_program(path: Path) -> Program:
             return Program.load(path)
         except UnicodeDecodeError:
             raise ProgramError(f"{path} is not a secure program: it is not even text") from None
-    module = load_file(path)
+    return program_in(load_file(path), path)
+
+
+def program_in(module: ModuleType, path: Path) -> Program:
+    """The program a Python file defines. Raises InputError, ScriptFailed."""
     found = getattr(module, "program", None)
     if found is None and callable(getattr(module, "make_program", None)):
         with explained(path):

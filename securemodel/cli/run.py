@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -60,7 +61,7 @@ def run(
     if local:
         if me or config or store:
             raise click.UsageError("--local is for all parties of a session: leave out --me, --config and --store.")
-        names = scripts.checked_parties(_split(parties)) if parties else scripts.declared_parties(script)
+        names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
         _run_all(script, args, names)
         return
     if parties:
@@ -79,12 +80,17 @@ def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...]) -> Non
 
 
 def _run_one(script: Path, args: tuple[str, ...], me: str, config: Path, store: Path | None) -> None:
+    check_identity(me, config)
+    scripts.run_as_party(script, args, me, config, store)
+
+
+def check_identity(me: str, config: Path) -> None:
+    """Raises ConfigError unless the parties file lists this party and names its identity."""
     if me == DEALER:
         raise ConfigError(explain("the dealer runs no script", fix=f"securemodel dealer --config {config}"))
     parties = identity.load_config(config)
     parties.entry(me)
     _own_identity(parties, me)
-    scripts.run_as_party(script, args, me, config, store)
 
 
 def _own_identity(parties: PartiesConfig, me: str) -> Identity:
@@ -104,11 +110,7 @@ def _own_identity(parties: PartiesConfig, me: str) -> Identity:
     return own
 
 
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def prefixed(names: tuple[str, ...]) -> Say:
+def prefixed(names: tuple[str, ...], echo: Callable[..., None] = click.echo) -> Say:
     """Prints each line behind the colored name of the party it is from."""
     width, lock = max(map(len, (*names, DEALER))), threading.Lock()
     colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
@@ -116,7 +118,7 @@ def prefixed(names: tuple[str, ...]) -> Say:
     def say(name: str, text: str, error: bool) -> None:
         with lock:
             prefix = click.style(f"{name:>{width}} | ", fg=colors.get(name, "white"), dim=name == DEALER)
-            click.echo(prefix + text, err=error)
+            echo(prefix + text, err=error)
 
     return say
 

@@ -63,6 +63,11 @@ def checked_parties(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def split_names(names: str) -> list[str]:
+    """The parts of "a, b"."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def digest(script: Path) -> str:
     """SHA-256 of the file, in hexadecimal; the parties compare it before they exchange anything."""
     return hashlib.sha256(script.read_bytes()).hexdigest()
@@ -73,10 +78,17 @@ def run_as_party(script: Path, args: Sequence[str], me: str, config: Path, store
 
     Raises ScriptFailed for errors that are not this project's; SystemExit passes through.
     """
+    with as_party(script, args, me, config, store), explained(script):
+        runpy.run_path(str(script), run_name="__main__")
+
+
+@contextmanager
+def as_party(script: Path, args: Sequence[str], me: str, config: Path, store: Path | None) -> Iterator[None]:
+    """In this process, connect() knows who this is, and files beside the script can be imported."""
     wanted = {ENV_ME: me, ENV_CONFIG: str(config.resolve()), ENV_SCRIPT: digest(script)}
     wanted[ENV_STORE] = str(store.resolve()) if store else None
-    with _environment(wanted), _as_main(script, args), explained(script):
-        runpy.run_path(str(script), run_name="__main__")
+    with _environment(wanted), _as_main(script, args):
+        yield
 
 
 def load_file(path: Path) -> ModuleType:

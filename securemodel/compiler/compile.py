@@ -13,7 +13,9 @@ from securemodel.compiler.builder import PUBLIC, Builder, FloatCall, Value
 from securemodel.compiler.capture import Examples, capture
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
+from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
 from securemodel.compiler.passes import fold_owner_scales, order_nodes, place_masks, place_truncations
+from securemodel.compiler.postprocess import Reveal, capture_revealing
 from securemodel.compiler.report import Report
 from securemodel.errors import CompileError, UnsupportedOperator
 from securemodel.program import Program, receivers
@@ -26,10 +28,11 @@ def compile(
     model: torch.nn.Module,
     example_inputs: Examples,
     *,
-    weights: str,
+    weights: str | Mapping[str, str],
     inputs: str | Sequence[str] | Mapping[str, str],
     outputs: str | Sequence[str],
     parties: Sequence[str] | None = None,
+    reveal: Reveal = "all",
     frac_bits: int = 16,
     width: int = 64,
     truncate_outputs: bool = False,
@@ -38,10 +41,13 @@ def compile(
 
     `example_inputs` is a tensor, a tuple of tensors, or a dict of those that `model` takes by name; `run` then takes
     them in the dict's order. Of what the model returns, the tensors are the outputs, in order.
-    `weights` names the party that owns the parameters and buffers, `inputs` the owner of each input (one
-    name for all, a tuple, or a dict), `outputs` who learns each output (a party, "all", or a tuple). "public" marks
-    what everybody knows. `parties` orders the online parties; by default the weights' owner is first.
-    The weights need not be real at any party but their owner: a model on the meta device will do.
+    `weights` names the party that owns the parameters and buffers, or maps prefixes of their names to owners
+    (the longest prefix counts, "" is for the rest), `inputs` the owner of each input (one name for all, a
+    tuple, or a dict), `outputs` who learns each output (a party, "all", or a tuple). "public" marks what everybody
+    knows. `parties` orders the online parties; by default the weights' owners are first. The weights need not be
+    real at any party but their owner: a model on the meta device will do.
+    `reveal` says what becomes of the model's result before it is revealed: "all" of it, its softmax
+    ("probabilities"), the "class" of the largest score, or ("top", k) classes and their probabilities.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits; `truncate_outputs` cuts them to frac_bits first, for one more round.
@@ -51,9 +57,11 @@ def compile(
     examples = _as_examples(example_inputs)
     example_inputs = tuple(examples.values()) if isinstance(examples, Mapping) else examples
     owners = _owners(inputs, examples)
+    weights = given_weights(weights)
+    check_owners(weights, model)
     names = _party_names(weights, owners, outputs, parties)
     _check_arguments(example_inputs, owners, frac_bits, width)
-    captured = capture(model, examples)
+    captured = capture_revealing(model, examples, reveal)
     lowered = lower_model(captured, weights, owners, frac_bits)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
@@ -65,7 +73,7 @@ def compile(
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
         lowered = replace(lowered, outputs=outs)
     graph, calls = _run_passes(lowered, to, frac_bits, width, len(names))
-    return Program(replace(header, outputs=tuple(to)), graph, calls, model, examples)
+    return Program(replace(header, outputs=tuple(to)), graph, calls, model, examples, reveal)
 
 
 def check(model: torch.nn.Module, example_inputs: Examples) -> Report:
@@ -99,9 +107,9 @@ def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
     return Report(type(model).__name__, lowered.problems, lowered.operators)
 
 
-def _party_names(weights: str, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
+def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
     to = [outputs] if isinstance(outputs, str) else list(outputs)
-    given = [n for n in (weights, *owners) if n != PUBLIC] + [n for n in to if n not in (PUBLIC, "all")]
+    given = [n for n in (*weight_owners(weights), *owners) if n != PUBLIC] + [n for n in to if n not in (PUBLIC, "all")]
     used = list(dict.fromkeys(given))
     names = tuple(parties) if parties is not None else tuple(used)
     missing = [n for n in used if n not in names]

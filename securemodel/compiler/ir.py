@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from securemodel.compiler.owners import Weights
 from securemodel.errors import ProgramError
 
 TEXT_VERSION = 1
@@ -114,7 +115,7 @@ class Header:
     parties: tuple[str, ...]
     frac_bits: int
     width: int
-    weights: str
+    weights: Weights
     inputs: tuple[str, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[str, ...]
@@ -122,6 +123,16 @@ class Header:
     def text(self) -> str:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return f"secure-program {TEXT_VERSION} " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def _weights(field: Any) -> Weights:
+    """A name, or pairs of prefix and name. Raises TypeError or ValueError."""
+    if isinstance(field, str):
+        return field
+    pairs = tuple((prefix, owner) for prefix, owner in field)
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
+        raise TypeError("the owners of weights are not names")
+    return pairs
 
 
 def program_text(header: Header, graph: Graph) -> str:
@@ -152,7 +163,7 @@ def parse_program(text: str) -> tuple[Header, Graph]:
             parties=tuple(fields["parties"]),
             frac_bits=int(fields["frac_bits"]),
             width=int(fields["width"]),
-            weights=fields["weights"],
+            weights=_weights(fields["weights"]),
             inputs=tuple(fields["inputs"]),
             input_shapes=tuple(tuple(s) for s in fields["input_shapes"]),
             outputs=tuple(fields["outputs"]),

@@ -13,6 +13,7 @@ import torch
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
 from securemodel.compiler.capture import Captured, source_line
 from securemodel.compiler.lower import LOWERINGS
+from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
 
 aten = torch.ops.aten
@@ -58,7 +59,7 @@ def pool_before_activation(graph: torch.fx.Graph) -> None:
             graph.erase_node(act)
 
 
-def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
+def lower_model(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first."""
     g = Builder(frac_bits=frac_bits)
     env: dict[torch.fx.Node, Any] = {}
@@ -83,7 +84,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
     return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators))
 
 
-def _placeholder(g: Builder, captured: Captured, node, weights: str, owners: Sequence[str]) -> Any:
+def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners: Sequence[str]) -> Any:
     if node.name in captured.constants:
         return g.constant(captured.constants[node.name])
     value = node.meta["val"]
@@ -91,7 +92,8 @@ def _placeholder(g: Builder, captured: Captured, node, weights: str, owners: Seq
         raise CannotLower(f"the input {node.name} is not a tensor")
     integer = not value.is_floating_point()
     if node.name in captured.states:
-        return g.placeholder(f"state:{captured.states[node.name]}", value.shape, weights, integer)
+        name = captured.states[node.name]
+        return g.placeholder(f"state:{name}", value.shape, owner_of(weights, name), integer)
     index = captured.inputs.index(node.name)
     return g.placeholder(f"input:{index}", value.shape, owners[index], integer)
 

@@ -10,6 +10,7 @@ import torch
 
 from securemodel.compiler.builder import PUBLIC, Value
 from securemodel.compiler.capture import model_state
+from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
 
@@ -25,23 +26,30 @@ class ClearSide:
 
     def set_model(self, model: torch.nn.Module | None) -> None:
         """The model whose parameters and buffers this party gives, where it owns them."""
-        owns = self._program.header.weights in (self._me, PUBLIC)
-        state = model_state(model) if model is not None and owns else {}
+        given = model_state(model) if model is not None else {}
+        state = {name: tensor for name, tensor in given.items() if self._gives(name)}
         self._check_state(state)
         self._state, self._values = state, {}
 
+    def _gives(self, name: str) -> bool:
+        return owner_of(self._program.header.weights, name) in (self._me, PUBLIC)
+
+    def _public(self) -> dict[str, torch.Tensor]:
+        weights = self._program.header.weights
+        return {name: tensor for name, tensor in self._state.items() if owner_of(weights, name) == PUBLIC}
+
     def _check_state(self, state: dict[str, torch.Tensor]) -> None:
-        if self._program.header.weights not in (self._me, PUBLIC):
-            return
         for node in self._program.graph.nodes:
             if node.op != "placeholder" or not node.attrs["name"].startswith("state:"):
                 continue
             name = node.attrs["name"][len("state:") :]
+            if not self._gives(name):
+                continue
             tensor = state.get(name)
             if tensor is None or tensor.is_meta:
                 how = "is not in the model given" if tensor is None else "is on the meta device and has no values"
                 raise InputError(
-                    f"party {self._me!r} owns the weights, but {name!r} {how}. "
+                    f"party {self._me!r} owns the weight {name!r}, but it {how}. "
                     "Give the real model to compile() or session.load()."
                 )
             if tuple(tensor.shape) != node.shape:
@@ -73,9 +81,10 @@ class ClearSide:
     def weights_digest(self) -> str | None:
         """SHA-256 of the weights this party gives, and of the torch version, which may round what it computes
         from them otherwise; None if it gives none."""
-        if self._program.header.weights != self._me:
+        if self._me not in weight_owners(self._program.header.weights):
             return None
-        digest = _digest(self._state)
+        public = self._public()
+        digest = _digest({name: tensor for name, tensor in self._state.items() if name not in public})
         digest.update(torch.__version__.encode())
         return digest.hexdigest()
 
@@ -83,7 +92,7 @@ class ClearSide:
         """16 bytes that all parties must have in common in a phase: of the program and its public values."""
         header = self._program.header
         if load:
-            public = self._state if header.weights == PUBLIC else {}
+            public = self._public()
         else:
             owned = zip(header.inputs, self._inputs, strict=True)
             public = {f"input {i}": x for i, (owner, x) in enumerate(owned) if owner == PUBLIC}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class RemoteSession(Session):
         return self._preparing.run(epoch, load, {} if load else self._party.loaded_operands)
 
     def _load(self, model: torch.nn.Module | None) -> None:
-        try:
+        with self._guarded():
             self._party.clear.set_model(model)
             if self._store:
                 self._check_store_load()
@@ -88,9 +89,6 @@ class RemoteSession(Session):
             drive_one(self._party.load(epoch, self._worker.take_from(epoch)), self.channel)
             self._worker.finish(epoch)
             self._dealt_total += self.dealt_bytes.pop(epoch, 0)
-        except BaseException as error:
-            self._fail(error)
-            raise
 
     def _check_store_load(self) -> None:
         """One store, one set of weights: the same mask over other weights would show their difference."""
@@ -110,8 +108,8 @@ class RemoteSession(Session):
 
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header = self.program.header
-        try:
-            mine = [owner in (self.me, "public") for owner in header.inputs]
+        with self._guarded():
+            mine = [self._is_mine(owner) for owner in header.inputs]
             total = split_rows(inputs, self.program, mine)
             owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
             if not any(mine):
@@ -122,6 +120,14 @@ class RemoteSession(Session):
                 results.append(outputs)
                 counted.append(rows)
             return joined(results, counted, self.program)
+
+    def _is_mine(self, owner: str) -> bool:
+        return owner in (self.me, "public")
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
             self._fail(error)
             raise

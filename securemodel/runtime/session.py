@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +117,15 @@ def joined(parts: list[list[torch.Tensor | None]], rows: list[Rows], program: Pr
     return out
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one batch of `Session.run_batches` gave: this party's outputs, and how many rows come after it."""
+
+    outputs: tuple[torch.Tensor | None, ...] = field(repr=False)
+    rows: int
+    rows_left: int
+
+
 def compiled_rows(shapes: Sequence[tuple[int, ...]]) -> int:
     """How many rows the program takes at a time: the first axis of its first input that has one."""
     return next((s[0] for s in shapes if s), 1)
@@ -154,13 +164,44 @@ class Session(ABC):
         number of rows is free when the model treats rows independently: it runs in batches of the compiled
         size. Raises InputError (nothing is sent then) and PeerError.
         """
+        self._check_ready()
+        outputs = self._timed("stats", lambda: self._run(inputs))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run_batches(
+        self, batches: Iterable[Sequence[torch.Tensor | None]] | None = None, rows: int = 0
+    ) -> Iterator[Batch]:
+        """Runs rows that come in batches, and yields what each batch gave as soon as it is known.
+
+        `batches` yields the arguments of `run`, with as many rows as the program was compiled for (in the last
+        batch, what is left), and `rows` says how many rows these are in all. Every party calls it; one that
+        owns no inputs leaves both out. Whoever stops before the last batch ends the session. `stats` counts
+        the last batch. Raises InputError and PeerError.
+        """
+        self._check_ready()
+        header = self.program.header
+        mine = [self._is_mine(owner) for owner in header.inputs]
+        if any(mine) and (batches is None or rows < 1):
+            raise InputError("run_batches() needs the batches, and how many rows (at least 1) they have in all")
+        with self._guarded():
+            given = _announced(batches, rows, self.program, mine) if any(mine) else _others(len(mine))
+            while True:
+                inputs, announced = next(given)
+                outputs, agreed = self._timed("stats", lambda i=inputs, a=announced: self._run_batch(i, a))
+                count, left = agreed.now or compiled_rows(header.input_shapes), agreed.left
+                real = tuple(v if v is None or v.ndim == 0 else v[:count] for v in outputs)
+                batch = Batch(real, count, left)
+                if not left:
+                    break
+                yield batch
+        yield batch
+
+    def _check_ready(self) -> None:
         self._check_open()
         if not self._loaded:
             if self._loads:
                 raise InputError("the last load() of this session failed: load() a model before run()")
             self.load(self.program, self.program.model)
-        outputs = self._timed("stats", lambda: self._run(inputs))
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -184,6 +225,18 @@ class Session(ABC):
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list: ...
 
     @abstractmethod
+    def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
+        """One run of the compiled number of rows; (outputs, the rows that all parties agree on)."""
+
+    @abstractmethod
+    def _is_mine(self, owner: str) -> bool:
+        """Whether this process gives what `owner` owns."""
+
+    def _guarded(self) -> AbstractContextManager:
+        """Around whatever talks: an error inside must not leave the peers waiting."""
+        return nullcontext()
+
+    @abstractmethod
     def _counts(self) -> tuple[int, dict[str, int], int]:
         """(rounds, sent bytes by party, preprocessing bytes) up to now."""
 
@@ -196,6 +249,33 @@ class Session(ABC):
 
     def __exit__(self, kind, error, trace) -> None:
         self.close()
+
+
+def _announced(
+    batches: Iterable[Sequence[torch.Tensor | None]], rows: int, program: Program, mine: Sequence[bool]
+) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
+    """Checked batches, filled up, and what is announced with each. Raises InputError."""
+    size, left = compiled_rows(program.header.input_shapes), rows
+    source = iter(batches)
+    while left:
+        inputs = next(source, None)
+        if inputs is None:
+            raise InputError(f"run_batches() was to get {rows} rows, but its batches ended {left} rows before")
+        count, expected = split_rows(inputs, program, mine), min(size, left)
+        if count != expected:
+            raise InputError(
+                f"a batch has {count} rows where {expected} are due: give {size} rows in each, "
+                f"the rest in the last one, and {rows} in all"
+            )
+        left -= count
+        owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
+        yield [x if x is None or count == size else _filled(x, size) for x in owned], Rows(count, left)
+
+
+def _others(inputs: int) -> Iterator[tuple[list[None], Rows]]:
+    """What a party gives that owns no inputs."""
+    while True:
+        yield [None] * inputs, Rows()
 
 
 def in_order(prepared: Iterator[tuple[int, Prepared]]) -> Callable[[int], Prepared]:
@@ -278,20 +358,24 @@ class LocalSession(Session):
         total = split_rows(inputs, self.program, [True] * len(header.inputs))
         results, counted = [], []
         for part, rows in batches(inputs, header.input_shapes, total):
-            self._runs += 1
-            epoch = epoch_number(self._loads - 1, self._runs)
-            runs = {}
-            takes = self._takes(epoch, False)
-            for name, party in self._parties.items():
-                owned = [x if owner in (name, "public") else None for x, owner in zip(part, header.inputs, strict=True)]
-                party.clear.set_inputs(owned)
-                given = rows if name in header.inputs else Rows()
-                runs[name] = party.run(epoch, takes[name], given)
-            done = drive(runs, self.channels)
-            self._dealt.finish()
-            results.append(_first_known([outputs for outputs, _ in done.values()]))
+            results.append(self._run_batch(part, rows)[0])
             counted.append(rows)
         return joined(results, counted, self.program)
+
+    def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
+        self._runs += 1
+        epoch, owners = epoch_number(self._loads - 1, self._runs), self.program.header.inputs
+        runs, takes = {}, self._takes(epoch, False)
+        for name, party in self._parties.items():
+            owned = [x if owner in (name, "public") else None for x, owner in zip(inputs, owners, strict=True)]
+            party.clear.set_inputs(owned)
+            runs[name] = party.run(epoch, takes[name], rows if name in owners else Rows())
+        done = drive(runs, self.channels)
+        self._dealt.finish()
+        return _first_known([outputs for outputs, _ in done.values()]), rows
+
+    def _is_mine(self, owner: str) -> bool:
+        return True
 
     def close(self) -> None:
         self._closed = self._closed or "close() was called"

@@ -116,8 +116,8 @@ def bad_models(model: torch.nn.Module, tools: Any) -> dict[str, tuple[Any, tuple
         huge[0].weight[0, 0] = SECRET * 2.0**20
         nan[2].bias[0] = float("nan")
     return {
-        "missing": (None, ("'bank' owns the weights", "'0.weight'", "not in the model")),
-        "meta": (meta, ("'bank' owns the weights", "'0.weight'", "meta device")),
+        "missing": (None, ("'bank' owns the weight '0.weight'", "'0.weight'", "not in the model")),
+        "meta": (meta, ("'bank' owns the weight '0.weight'", "'0.weight'", "meta device")),
         "other shape": (tools.make_model(hidden=5), ("'0.weight'", "[5, 4]", "[3, 4]")),
         "out of range": (huge, ("'0.weight'", "within")),
         "NaN": (nan, ("'2.bias'", "NaN or infinite")),
