@@ -26,13 +26,13 @@ from protocols.errors import (
     PeerStalled,
     ProtocolError,
     explain,
+    summary,
 )
 from securemodel.backends.crypten import adapter
 from securemodel.backends.crypten.party import BEAT
 from securemodel.backends.crypten.program import TRUST, CryptenProgram
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
-from securemodel.runtime.party import Rows
 from securemodel.runtime.session import Session, batches, joined, split_rows
 
 _END_S = 2.0
@@ -64,12 +64,12 @@ class CryptenSession(Session):
     Each party's process gets what that party owns, and hands back the outputs that party may learn.
     """
 
-    def __init__(self, program: CryptenProgram, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(self, program: CryptenProgram, limits: Limits = Limits()) -> None:
         adapter.require()
         super().__init__(program)
         self.limits = limits
         self._clear = {name: ClearSide(program, name) for name in program.parties}
-        self._counted: dict[str, dict[str, float]] = dict.fromkeys(program.parties, {"rounds": 0, "bytes": 0})
+        self._counted: dict[str, Mapping[str, float]] = {name: {"rounds": 0, "bytes": 0} for name in program.parties}
         self._folder = tempfile.TemporaryDirectory(prefix="securemodel-crypten-")
         self._processes: dict[str, _Process] = {}
         try:
@@ -94,7 +94,7 @@ class CryptenSession(Session):
         total = split_rows(inputs, self.program, [True] * len(header.inputs))
         for part, rows in batches(inputs, header.input_shapes, total):
             results.append(self._outputs(self._evaluate(part)))
-            counted.append(rows if isinstance(rows, Rows) else Rows())
+            counted.append(rows)
         return joined(results, counted, self.program)
 
     def _evaluate(self, inputs: Sequence[torch.Tensor | None]) -> dict[str, dict[str, torch.Tensor]]:
@@ -142,7 +142,7 @@ class CryptenSession(Session):
                 self._tell(name, {"do": do, **words}, tensors.get(name, {}))
             return self._collect(do, now + limit_s)
         except BaseException as error:
-            self._closed = self._closed or str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._closed = self._closed or summary(error)
             self.close()
             raise
 

@@ -151,7 +151,7 @@ def _normalized(x, shape, weight, bias, eps):
 
 @runs(aten.layer_norm.default)
 def layer_norm(x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
-    """Normalization by the mean and the variance of the last axes; variances from 0.01 to 100."""
+    """Normalization by the mean and the variance of the last axes; variances from 0.1 to 100."""
     return _normalized(x, shape, weight, bias, eps)[0]
 
 

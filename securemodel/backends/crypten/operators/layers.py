@@ -11,6 +11,9 @@ from securemodel.compiler.lower.layers import each_axis
 
 aten = torch.ops.aten
 
+LOWEST = -(2.0**14)
+"""What max pooling pads with; values are to be above it."""
+
 
 @runs(aten.linear.default)
 def linear(x, weight, bias=None):
@@ -81,9 +84,15 @@ def _max_limits(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False) 
 
 @runs(aten.max_pool2d.default, check=_max_limits)
 def max_pool2d(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
-    """Largest value of each window; CrypTen pads with -2^(24 - frac_bits), which should be below every value."""
-    kernel, padding, dilation = _pair(kernel, 2), _pair(padding, 2), _pair(dilation, 2)
-    return x.max_pool2d(kernel, stride=_pair(stride or kernel, 2), padding=padding, dilation=dilation)
+    """Largest value of each window.
+
+    The padding is done here: CrypTen's own exchanges the two axes, and pads with a number that depends on how many
+    parties there are.
+    """
+    kernel, (rows, columns) = _pair(kernel, 2), _pair(padding, 2)
+    if rows or columns:
+        x = x.pad([columns, columns, rows, rows], value=LOWEST)
+    return x.max_pool2d(kernel, stride=_pair(stride or kernel, 2), dilation=_pair(dilation, 2))
 
 
 @runs(aten.max_pool1d.default, check=_max_limits)
