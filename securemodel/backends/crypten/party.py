@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -153,6 +154,7 @@ def serve(pipe: Pipe, me: str) -> None:
                 return
             pipe.reply(party.counted(), made)
     except Exception as error:
+        traceback.print_exc()
         where = f"at {party.at}: " if party else ""
         text = str(error) if isinstance(error, SecureModelError) else summary(error)
         pipe.reply({"error": where + text})

@@ -109,14 +109,16 @@ def silu(x):
 def _normal_cdf(x):
     """Probability that a normal variable is below x, by a sigmoid of an odd cubic.
 
-    Off by at most 5e-4, besides the error of CrypTen's sigmoid (Hendrycks and Gimpel 2016, section 2).
+    Off by at most 5e-4, besides the error of CrypTen's sigmoid (Hendrycks and Gimpel 2016, section 2). Clipped where
+    the probability is 0 or 1, as CrypTen's sigmoid is wrong beyond 512.
     """
-    return (x * (x.square() * (0.044715 * 2 * math.sqrt(2 / math.pi)) + 2 * math.sqrt(2 / math.pi))).sigmoid()
+    x, slope = x.hardtanh(-8, 8), 2 * math.sqrt(2 / math.pi)
+    return (x * (x.square() * (0.044715 * slope) + slope)).sigmoid()
 
 
 @runs(aten.gelu.default)
 def gelu(x, approximate="none"):
-    """x times the normal distribution function; both forms of torch are taken as the one by tanh. |x| up to 15."""
+    """x times the normal distribution function; both forms of torch are taken as the one by tanh."""
     return x * _normal_cdf(x)
 
 

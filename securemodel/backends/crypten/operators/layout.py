@@ -12,9 +12,8 @@ from securemodel.compiler.builder import CannotLower
 aten = torch.ops.aten
 
 ON_SHARES = (
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.permute.default, aten.transpose.int,
-    aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default,
-    aten.expand.default, aten.repeat.default, aten.slice.Tensor, aten.select.int, aten.narrow.default,
+    aten.reshape.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.squeeze.default,
+    aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.expand.default, aten.repeat.default, aten.slice.Tensor, aten.select.int, aten.narrow.default,
     aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int, aten.flip.default, aten.roll.default,
     aten.cat.default, aten.stack.default, aten.sum.default, aten.sum.dim_IntList, aten.cumsum.default,
     aten.neg.default,
@@ -43,14 +42,16 @@ def on_shares(target: Any, *args: Any, **kwargs: Any) -> Any:
     return tuple(with_share(like, part) for part in made)
 
 
-def _register(target: Any) -> None:
-    @runs(target)
+def _register(target: Any, *names: Any) -> None:
+    @runs(*names)
     def moved(*args: Any, **kwargs: Any) -> Any:
         return on_shares(target, *args, **kwargs)
 
 
 for _target in ON_SHARES:
-    _register(_target)
+    _register(_target, _target)
+# Shares need not lie in memory as the model's tensors did, which is what a view is possible for.
+_register(aten.reshape.default, aten.view.default, aten._unsafe_view.default)
 
 
 def _evaluates(x, *args, **kwargs) -> None:
