@@ -13,7 +13,7 @@ import torch
 from securemodel.backends.crypten.operators import OPERATORS
 from securemodel.backends.crypten.operators.arithmetic import FORBIDDEN
 from securemodel.backends.crypten.program import TRUST, CryptenProgram
-from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, _describe, values_in
+from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
 from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
@@ -45,7 +45,7 @@ class Calls:
         if operator.check:
             operator.check(*args, **kwargs)
         args, kwargs = self._secret(g, args), self._secret(g, kwargs)
-        attrs = {"target": str(target), "args": _describe(args), "kwargs": _describe(kwargs)}
+        attrs = {"target": str(target), "args": describe(args), "kwargs": describe(kwargs)}
         operands = [v.id for v in values_in([args, kwargs])]
         several = isinstance(made, (list, tuple))
         whole = g.graph.add("call", operands, () if several else made.shape, attrs=attrs, source=g.source)

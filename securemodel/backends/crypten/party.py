@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -108,6 +109,18 @@ def _filled(arg: Any, values: Mapping[int, Any]) -> Any:
     return [_filled(a, values) for a in arg] if isinstance(arg, list) else arg
 
 
+def pack(words: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """A message: the length of its JSON, the JSON, the tensors."""
+    head = json.dumps(words).encode()
+    return b"".join((len(head).to_bytes(8, "little"), head, safetensors.torch.save(dict(tensors))))
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What `pack` packed."""
+    end = 8 + int.from_bytes(message[:8], "little")
+    return json.loads(message[8:end]), safetensors.torch.load(message[end:])
+
+
 class Pipe:
     """Messages to and from the session's process; a beat now and then says that this one is alive."""
 
@@ -116,26 +129,25 @@ class Pipe:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
-        stop = threading.Event()
-        while not stop.wait(BEAT_S):
+        while True:
+            time.sleep(BEAT_S)
             self._send(BEAT)
 
-    def _send(self, *messages: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         try:
             with self._lock:
-                for message in messages:
-                    self._connection.send_bytes(message)
+                self._connection.send_bytes(message)
         except OSError:  # the session's process is gone
             os._exit(1)
 
-    def reply(self, words: dict[str, Any], tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+    def reply(self, words: Mapping[str, Any], tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         """Sends what was made, or an error."""
-        self._send(json.dumps(words).encode(), safetensors.torch.save(dict(tensors or {})))
+        self._send(pack(words, tensors or {}))
 
     def receive(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """What to do next. Ends this process when the session's is gone."""
         try:
-            return json.loads(self._connection.recv_bytes()), safetensors.torch.load(self._connection.recv_bytes())
+            return unpack(self._connection.recv_bytes())
         except (EOFError, OSError):
             os._exit(1)
 

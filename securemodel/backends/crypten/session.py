@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-import safetensors.torch
 import torch
 
 from protocols.errors import (
@@ -29,7 +30,7 @@ from protocols.errors import (
     summary,
 )
 from securemodel.backends.crypten import adapter
-from securemodel.backends.crypten.party import BEAT
+from securemodel.backends.crypten.party import BEAT, pack, unpack
 from securemodel.backends.crypten.program import TRUST, CryptenProgram
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
@@ -38,6 +39,7 @@ from securemodel.runtime.session import Session, batches, joined, split_rows
 _END_S = 2.0
 _GRACE_S = 2.0
 _LOOPBACK = ("lo", "lo0")
+_SILENT = "it gave no sign of life"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class CryptenSession(Session):
         self._processes: dict[str, _Process] = {}
         try:
             for rank, name in enumerate(program.parties):
-                self._processes[name] = _start(rank, name, len(program.parties), Path(self._folder.name))
+                self._processes[name] = _start(rank, name, len(program.parties), Path(self._folder.name), limits)
             self._all("start", {"program": program.text()}, {}, limits.start_s)
         except BaseException:
             self.close()
@@ -147,10 +149,10 @@ class CryptenSession(Session):
             raise
 
     def _tell(self, name: str, words: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        pipe = self._processes[name].pipe
         try:
-            pipe.send_bytes(json.dumps(words).encode())
-            pipe.send_bytes(safetensors.torch.save(dict(tensors)))
+            self._processes[name].pipe.send_bytes(pack(words, tensors))
+        except BlockingIOError:
+            self._stalled(name, words["do"], _SILENT)
         except OSError:
             self._died(name, words["do"])
 
@@ -160,22 +162,30 @@ class CryptenSession(Session):
         while len(made) < len(self._processes):
             for pipe in wait(list(pipes), timeout=0.5):
                 name = pipes[pipe]
-                try:
-                    message = pipe.recv_bytes()
-                    self._processes[name].alive = time.monotonic()
-                    if message != BEAT:
-                        made[name] = self._reply(name, json.loads(message), pipe.recv_bytes(), do)
-                except (EOFError, OSError):
-                    self._died(name, do)
+                message = self._message(name, do)
+                if message != BEAT:
+                    made[name] = self._reply(name, message, do)
             self._check_time(do, deadline, [name for name in self._processes if name not in made])
         return made
 
-    def _reply(self, name: str, words: dict[str, Any], tensors: bytes, do: str) -> dict[str, torch.Tensor]:
+    def _message(self, name: str, do: str) -> bytes:
+        process = self._processes[name]
+        try:
+            message = process.pipe.recv_bytes()
+        except BlockingIOError:
+            self._stalled(name, do, _SILENT)
+        except (EOFError, OSError):
+            self._died(name, do)
+        process.alive = time.monotonic()
+        return message
+
+    def _reply(self, name: str, message: bytes, do: str) -> dict[str, torch.Tensor]:
+        words, tensors = unpack(message)
         if "error" in words:
             self._blame_the_dead(do)
             raise PeerAborted(name, words["error"])
         self._counted[name] = words
-        return safetensors.torch.load(tensors)
+        return tensors
 
     def _blame_the_dead(self, do: str) -> None:
         """A party that complains may do so because another ended: that one is the cause."""
@@ -203,21 +213,20 @@ class CryptenSession(Session):
     def _check_time(self, do: str, deadline: float, due: Sequence[str]) -> None:
         now = time.monotonic()
         for name in due:
-            silent = now - self._processes[name].alive
-            if silent > self.limits.silent_s or now > deadline:
-                why = f"no sign of life for {silent:.0f} s" if now <= deadline else "the time limit has passed"
-                fix = "see whether it is stopped; or give longer Limits to CryptenSession"
-                what = f"party {name!r} does not answer"
-                raise PeerStalled(name, explain(what, where=f"protocol crypten, {do}", why=why, fix=fix))
+            if now - self._processes[name].alive > self.limits.silent_s:
+                self._stalled(name, do, _SILENT)
+            if now > deadline:
+                self._stalled(name, do, "the time limit has passed")
+
+    def _stalled(self, name: str, do: str, why: str) -> NoReturn:
+        what, fix = f"party {name!r} does not answer", "see whether it is stopped; or give CryptenSession longer Limits"
+        raise PeerStalled(name, explain(what, where=f"protocol crypten, {do}", why=why, fix=fix))
 
     def close(self) -> None:
         self._closed = self._closed or "close() was called"
         for process in self._processes.values():
-            try:
-                process.pipe.send_bytes(json.dumps({"do": "end"}).encode())
-                process.pipe.send_bytes(safetensors.torch.save({}))
-            except OSError:
-                pass
+            with suppress(OSError):
+                process.pipe.send_bytes(pack({"do": "end"}, {}))
         until = time.monotonic() + _END_S
         for process in self._processes.values():
             try:
@@ -229,9 +238,11 @@ class CryptenSession(Session):
         self._folder.cleanup()
 
 
-def _start(rank: int, name: str, parties: int, folder: Path) -> _Process:
+def _start(rank: int, name: str, parties: int, folder: Path, limits: Limits) -> _Process:
     """A party's process. A new interpreter, not a fork or a re-import of the user's script."""
     ours, theirs = socket.socketpair()
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # a process that stops in the middle of a message
+        ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", math.ceil(limits.silent_s), 0))
     environment = {
         **os.environ,
         "RANK": str(rank),
