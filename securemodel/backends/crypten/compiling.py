@@ -12,7 +12,7 @@ import torch
 
 from securemodel.backends.crypten.operators import OPERATORS
 from securemodel.backends.crypten.operators.arithmetic import FORBIDDEN
-from securemodel.backends.crypten.program import TRUST, CryptenProgram
+from securemodel.backends.crypten.program import CryptenProgram, trust
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
 from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Graph, Header
@@ -146,7 +146,7 @@ def assemble(
         if node.op == "input" and node.owner == PUBLIC:
             node.owner = header.parties[0]
     program = CryptenProgram(header, graph, lowered.builder.calls, model, examples)
-    warning = f"program {program.digest[:12]} for CrypTen: {TRUST} (docs/crypten.md)"
+    warning = f"program {program.digest[:12]} for CrypTen: {trust(header.parties[0])} (docs/crypten.md)"
     warnings.warn(warning, InsecureBackendWarning, stacklevel=3)
     return program
 

@@ -13,11 +13,13 @@ from securemodel.program import Program
 
 KIND = "crypten-program"
 
-TRUST = (
-    "the first party makes, and so knows, all correlated randomness, and can read every secret; masks are from a "
-    "generator that is not cryptographic; links between the parties are neither encrypted nor authenticated"
-)
-"""What CrypTen with its default provider (TFP) does not protect."""
+
+def trust(first: str) -> str:
+    """What CrypTen with its default provider (TFP) does not protect, where `first` is the first party."""
+    return (
+        f"the first party, {first}, makes and so knows all correlated randomness, and can read every secret; masks are "
+        "from a generator that is not cryptographic; links are neither encrypted nor authenticated"
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +71,7 @@ class CryptenPlan:
                 *(f"{who} shares {load} numbers at loading, {run} in a run" for who, load, run in self.shared),
                 *(f"output {index}: {to} learns {n} numbers" for index, (to, n) in enumerate(self.revealed)),
                 "not counted: rounds, bytes, memory and time; session.stats has rounds and bytes after a run",
-                f"trust: {TRUST}",
+                f"trust: {trust(self.parties[0])}",
             ]
         )
 

@@ -31,7 +31,7 @@ from protocols.errors import (
 )
 from securemodel.backends.crypten import adapter
 from securemodel.backends.crypten.party import BEAT, pack, unpack
-from securemodel.backends.crypten.program import TRUST, CryptenProgram
+from securemodel.backends.crypten.program import CryptenProgram, trust
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
 from securemodel.runtime.session import Session, batches, joined, split_rows
@@ -283,7 +283,7 @@ def open_connection(program: Program, *args: Any, **options: Any) -> NoReturn:
     raise ProtocolError(
         explain(
             "programs for CrypTen do not run between machines",
-            why=f"with CrypTen {TRUST}",
+            why=f"with CrypTen {trust(program.parties[0])}",
             fix="compile without protocol=; or run all parties on this machine with securemodel.local(program)",
         )
     )
