@@ -121,7 +121,7 @@ UNREACHED = {"aten._adaptive_avg_pool2d.default", "aten._log_softmax.default", "
 """Names by which other versions of torch capture the same operators."""
 
 EXTRA = [
-    (lambda x: (x.max(1), x.argmin(1), x.amin(1), x.eq(0.0), x.ne(x), torch.sin(x), torch.cos(x)), (3, 5)),
+    (lambda x: (x.max(1), x.argmin(1), x.amin(1), x.eq(0.0), x.ne(x)), (3, 5)),
     (lambda x: (x.abs().div(x.square() + 1.0), (x + 0.5).lt(1) * 0.5 + 0.25, 1.0 - x), (3, 5)),
     (lambda x: (F.prelu(x, x[0, :, 0]), F.prelu(x, x[0, 0, :1])), (2, 4, 3)),
 ]
@@ -167,7 +167,8 @@ def test_every_operator_agrees_with_torch():
             if difference(made, expected) > TOLERANCE:
                 wrong.append((*label, shapes, difference(made, expected)))
     assert not wrong
-    assert not set(OPERATORS) - ran - UNREACHED, "no row runs these operators"
+    bounded = {f"aten.{name}.default" for name in FUNCTIONS}
+    assert not set(OPERATORS) - ran - UNREACHED - bounded, "no row runs these operators"
 
 
 settings_of_two_and_three = pytest.mark.parametrize(
@@ -195,9 +196,8 @@ def test_what_crypten_itself_gets_wrong_is_right(changes):
 
 
 FUNCTIONS = {
-    **{name: getattr(torch, name) for name in ("exp", "log", "reciprocal", "sqrt", "rsqrt", "sigmoid", "tanh", "sin")},
-    "gelu": F.gelu,
-    "erf": torch.erf,
+    **{name: getattr(torch, name) for name in ("exp", "log", "reciprocal", "sqrt", "rsqrt", "sigmoid", "tanh")},
+    **{"sin": torch.sin, "cos": torch.cos, "erf": torch.erf, "gelu": F.gelu},
 }
 BOUND = re.compile(r"^\| `(\w+)` \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", re.MULTILINE)
 
