@@ -153,7 +153,7 @@ class Pipe:
 
 
 def serve(pipe: Pipe, me: str) -> None:
-    """Does what the session says until it says no more; an error is told and ends it."""
+    """Does what the session says until it says no more; an error is told, and is the last thing that is done."""
     party = None
     try:
         while True:
@@ -170,9 +170,11 @@ def serve(pipe: Pipe, me: str) -> None:
         where = f"at {party.at}: " if party else ""
         text = str(error) if isinstance(error, SecureModelError) else summary(error)
         pipe.reply({"error": where + text})
+        pipe.receive()  # ending now would make the others complain of it, maybe before this error is read
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"]))  # of the cores of this machine
+    torch.set_num_threads(min(share, torch.get_num_threads()))
     serve(Pipe(int(sys.argv[1])), sys.argv[2])
     os._exit(0)  # gloo's threads need not be waited for

@@ -240,6 +240,7 @@ class CryptenSession(Session):
 
 def _start(rank: int, name: str, parties: int, folder: Path, limits: Limits) -> _Process:
     """A party's process. A new interpreter, not a fork or a re-import of the user's script."""
+    loopback = _loopback()
     ours, theirs = socket.socketpair()
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # a process that stops in the middle of a message
         ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", math.ceil(limits.silent_s), 0))
@@ -249,7 +250,7 @@ def _start(rank: int, name: str, parties: int, folder: Path, limits: Limits) -> 
         "WORLD_SIZE": str(parties),
         "RENDEZVOUS": f"file://{folder / 'meeting'}",
         "DISTRIBUTED_BACKEND": "gloo",
-        "GLOO_SOCKET_IFNAME": _loopback(),
+        "GLOO_SOCKET_IFNAME": loopback,
     }
     command = [sys.executable, "-W", "ignore", "-m", "securemodel.backends.crypten.party", str(theirs.fileno()), name]
     with theirs:
