@@ -51,13 +51,14 @@ class FloatCall:
     kwargs: dict[str, Any]
 
 
-def _describe(arg: Any) -> Any:
+def describe(arg: Any) -> Any:
+    """Arguments as plain JSON values, with a Value as "%" and its node; a program's text has them so."""
     if isinstance(arg, Value):
         return f"%{arg.id}"
     if isinstance(arg, (list, tuple)):
-        return [_describe(a) for a in arg]
+        return [describe(a) for a in arg]
     if isinstance(arg, dict):
-        return {k: _describe(v) for k, v in arg.items()}
+        return {k: describe(v) for k, v in arg.items()}
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 
@@ -121,7 +122,7 @@ class Builder:
         if owner is None:
             raise CannotLower("operands belong to different parties")
         name = getattr(target, "__name__", "") if callable(target) and "::" not in str(target) else str(target)
-        attrs = {"target": name or str(target), "args": _describe(args), "kwargs": _describe(kwargs), **_whole(integer)}
+        attrs = {"target": name or str(target), "args": describe(args), "kwargs": describe(kwargs), **_whole(integer)}
         node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs)
         self.calls[node.id] = FloatCall(target, args, kwargs)
         return self._value(node, integer)
@@ -263,4 +264,4 @@ def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> 
     return getattr(torch.nn.functional, kind)(x, y, **attrs).shape
 
 
-__all__ = ["PUBLIC", "Builder", "CannotLower", "FloatCall", "Value", "bilinear", "common_owner", "values_in"]
+__all__ = ["PUBLIC", "Builder", "CannotLower", "FloatCall", "Value", "bilinear", "common_owner", "describe", "values_in"]
