@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from securemodel.compiler.lower import LOWERINGS
 from securemodel.errors import CompileError
 
 
@@ -46,7 +47,7 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, _distinct(example_inputs)).run_decompositions({})
+            exported = torch.export.export(model, _distinct(example_inputs)).run_decompositions(_decompositions())
     except Exception as problem:
         raise CompileError(
             f"torch.export could not capture {type(model).__name__}: {problem}\n"
@@ -70,6 +71,12 @@ def capture(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> C
     if not all(isinstance(out, torch.fx.Node) for out in outputs):
         raise CompileError("the model returns something else than tensors: return tensors only, no None and no numbers")
     return Captured(exported.graph, states, constants, inputs, outputs)
+
+
+def _decompositions() -> dict[Any, Callable]:
+    """How torch writes operators with simpler ones, for those that have no secure version of their own."""
+    known = torch.export.default_decompositions().materialize()
+    return {operator: steps for operator, steps in known.items() if operator not in LOWERINGS}
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

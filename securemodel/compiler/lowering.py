@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from securemodel.compiler.report import Problem
 aten = torch.ops.aten
 
 MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
-CHECKS = (aten._assert_tensor_metadata.default,)
+CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default)
 """What torch.export checked already."""
 
 
@@ -62,7 +62,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
             operators[str(node.target)] = None
             g.source = source_line(node)
             try:
-                env[node] = _lower_node(g, node, env)
+                env[node] = _marked(_lower_node(g, node, env), node.meta.get("val"))
             except CannotLower as problem:
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
                 env[node] = _stand_in(g, node.meta.get("val"))
@@ -122,6 +122,12 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
     return lowering(g, *args, **kwargs)
 
 
+def _marked(value: Any, made: Any) -> Any:
+    """Values of the type bool are marked as such."""
+    is_bool = isinstance(made, torch.Tensor) and made.dtype == torch.bool
+    return replace(value, boolean=True) if is_bool and isinstance(value, Value) else value
+
+
 def _stand_in(g: Builder, made: Any) -> Any:
     """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs."""
     if isinstance(made, (list, tuple)):
@@ -136,6 +142,10 @@ def _no_result(node: torch.fx.Node):
 def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
     made = node.meta.get("val")
+    if any(not isinstance(n, int) for t in torch.utils._pytree.tree_leaves(made) for n in getattr(t, "shape", ())):
+        raise CannotLower(
+            "the size of this result depends on values", "use torch.where instead, or give the size (output_size=...)"
+        )
     if isinstance(made, (list, tuple)):
         whole = g.float(node.target, *args, shape=(), **kwargs)
         return tuple(

@@ -13,6 +13,7 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 _FORBIDDEN = -1024.0  # a score that no other can make up for
+_UNREACHABLE = 2.0**30  # what no secret is: fillings beyond it, such as minus infinity, only mean to forbid
 
 
 def _bias(g: Builder, mask: Value) -> Value:
@@ -46,7 +47,7 @@ def scaled_dot_product_attention(
 def masked_fill(g: Builder, x, mask, value):
     """x, with a public number where a mask is set."""
     keep = g.offset(g.linear("neg", mask), 1.0) if mask.secret else _whole(g, torch.logical_not, mask)
-    value = max(min(float(value), -_FORBIDDEN), _FORBIDDEN) if math.isinf(value) else float(value)
+    value = math.copysign(_FORBIDDEN, value) if abs(value) > _UNREACHABLE else float(value)
     there = mask if mask.secret else _whole(g, torch.clone, mask)
     return g.add(g.mul(x, keep), g.scale(there, value))
 
@@ -57,5 +58,14 @@ def _whole(g: Builder, target, x: Value) -> Value:
 
 @lowers(aten.where.self)
 def where(g: Builder, condition, x, y):
-    """x where a condition holds, else y."""
+    """x where a condition holds, else y; public numbers beyond all secrets become smaller ones."""
+    x, y = _held(g, x), _held(g, y)
     return g.add(y, g.mul(g.sub(x, y), condition))
+
+
+def _held(g: Builder, x: Value) -> Value:
+    return x if x.secret or x.integer else g.float(_within_reach, x, shape=x.shape)
+
+
+def _within_reach(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x.abs() > _UNREACHABLE, x.sign() * -_FORBIDDEN, x)

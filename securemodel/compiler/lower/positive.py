@@ -121,7 +121,7 @@ def log2(g: Builder, x):
     return g.scale(log(g, x), 1.0 / math.log(2.0))
 
 
-@lowers(aten.sign.default)
+@lowers(aten.sign.default, aten.sgn.default)
 def sign(g: Builder, x):
     """-1, 0 or 1."""
     positive = g.bit_to_ring(g.is_negative(g.linear("neg", x)))

@@ -104,8 +104,8 @@ class _Pass:
         return _Scaled(x.id, x.frac + node.attrs["bits"])
 
     def _visit_index(self, node: Node) -> _Scaled:
-        bits = self.frac_bits - node.attrs["step_bits"]
-        args = [self.exactly(node.args[0])]
+        frac = max(self.natural(node.args[0]), self.frac_bits)
+        args, bits = [self.at(node.args[0], frac)], frac - node.attrs["step_bits"]
         return _Scaled(self._add(node, "truncate", args, node.shape, frac=0, bits=bits), 0)
 
     def _visit_lookup(self, node: Node) -> _Scaled:
@@ -128,7 +128,7 @@ class _Pass:
     def _visit_is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
         shift = max(0, frac - self.frac_bits)
-        low_bits = min(self.width, 64 - shift) - 1
+        low_bits = max(1, min(self.width - 1, 63 - shift, node.attrs.get("below", 64) + frac - shift))
         args = [self.at(node.args[0], frac)]
         return _Scaled(self._add(node, "is_negative", args, node.shape, "bit", shift=shift, low_bits=low_bits), 0)
 
