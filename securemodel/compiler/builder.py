@@ -133,22 +133,24 @@ class Builder:
         """A public constant of the program; whole numbers have no fractional bits."""
         return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=not value.is_floating_point())
 
-    def known(self, value: Value) -> torch.Tensor:
-        """What a public value is, where that is known without inputs and weights."""
-        if value.secret or value.id not in self.calls:
+    def known(self, arg: Any) -> Any:
+        """The tensors of public values in a nest of lists, tuples and dicts, from constants of the program alone.
+
+        Raises CannotLower for values that only inputs or weights give.
+        """
+        if isinstance(arg, dict):
+            return {key: self.known(part) for key, part in arg.items()}
+        if isinstance(arg, (list, tuple)):
+            return type(arg)(self.known(part) for part in arg)
+        if not isinstance(arg, Value):
+            return arg
+        if arg.id not in self.calls:
             raise CannotLower(
                 "positions that are not known when the model is compiled",
                 "write them as constants in the model's code, not as buffers or inputs",
             )
-        call = self.calls[value.id]
-        return call.target(*self._known_in(call.args), **self._known_in(call.kwargs))
-
-    def _known_in(self, arg: Any) -> Any:
-        if isinstance(arg, dict):
-            return {key: self._known_in(part) for key, part in arg.items()}
-        if isinstance(arg, (list, tuple)):
-            return type(arg)(self._known_in(part) for part in arg)
-        return self.known(arg) if isinstance(arg, Value) else arg
+        call = self.calls[arg.id]
+        return call.target(*self.known(call.args), **self.known(call.kwargs))
 
     def integers(self, value: torch.Tensor) -> Value:
         """A public constant of whole numbers."""

@@ -57,7 +57,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
     pool_before_activation(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
-            env[node] = _placeholder(g, captured, node, weights, owners)
+            env[node] = _marked(_placeholder(g, captured, node, weights, owners), node.meta.get("val"))
         elif node.op == "call_function" and node.target not in CHECKS:
             operators[str(node.target)] = None
             g.source = source_line(node)
@@ -108,6 +108,10 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
         return None
     operands = values_in([args, kwargs])
+    if node.target is aten.sym_size.int:
+        return args[0].shape[args[1]]
+    if not operands and isinstance(node.meta.get("val"), (torch.SymInt, torch.SymBool)):
+        return node.target(*args, **kwargs)
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
@@ -139,13 +143,24 @@ def _no_result(node: torch.fx.Node):
     raise CannotLower("this further result of the operator has no secure version", "use only its first result")
 
 
+def _sizes_depend_on_values(made: Any) -> bool:
+    return isinstance(made, torch.Tensor) and not all(isinstance(size, int) for size in made.shape)
+
+
+def _evaluated(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Value:
+    """The result of an operator whose size depends on values, where these are in the program: others have no size."""
+    try:
+        return g.constant(node.target(*g.known(args), **g.known(kwargs)))
+    except CannotLower as problem:
+        reason = "the size of this result depends on values"
+        raise CannotLower(reason, "use torch.where, or positions written in the model's code") from problem
+
+
 def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
     made = node.meta.get("val")
-    if any(not isinstance(n, int) for t in torch.utils._pytree.tree_leaves(made) for n in getattr(t, "shape", ())):
-        raise CannotLower(
-            "the size of this result depends on values", "use torch.where instead, or give the size (output_size=...)"
-        )
+    if _sizes_depend_on_values(made):
+        return _evaluated(g, node, args, kwargs)
     if isinstance(made, (list, tuple)):
         whole = g.float(node.target, *args, shape=(), **kwargs)
         return tuple(

@@ -36,14 +36,10 @@ def moved(g: Builder, operator: Callable, *values: Value) -> Value:
     return g.reshape(g.linear("index", joined, dim=0, index=made.flatten().tolist()), made.shape)
 
 
-def _known(g: Builder, indices: Sequence) -> list:
-    return [g.known(i) if isinstance(i, Value) else i for i in indices]
-
-
 @lowers(aten.index.Tensor)
 def index(g: Builder, x, indices):
     """x at public positions."""
-    indices = _known(g, indices)
+    indices = g.known(list(indices))
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:
         dim = given[0]
@@ -157,7 +153,7 @@ def index_put(g: Builder, x, indices, values, accumulate=False):
     masks = [i for i in indices if i is not None]
     if len(masks) == 1 and masks[0].secret and masks[0].boolean and masks[0].shape == x.shape and values.shape == ():
         return g.add(x, g.mul(g.linear("sub", values, x), masks[0]))
-    indices = _known(g, indices)
+    indices = g.known(list(indices))
     if accumulate:
         return _added(g, x, aten.index(torch.arange(math.prod(x.shape)).reshape(x.shape), indices), values)
     return moved(g, lambda numbers, given: aten.index_put(numbers, indices, given), x, values)

@@ -34,8 +34,8 @@ def _resize(g: Builder, x: Value, one_axis: Callable, size, scales) -> Value:
 
 
 def _as_images(rows: torch.Tensor) -> torch.Tensor:
-    """Each row as an image that is one pixel wide."""
-    return rows.unsqueeze(0).unsqueeze(-1)
+    """Each row as a channel of an image that is two pixels wide; one would be taken for another memory format."""
+    return rows.unsqueeze(0).unsqueeze(-1).repeat(1, 1, 1, 2)
 
 
 @lowers(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_trilinear3d.vec)
@@ -53,7 +53,7 @@ def resize_cubic(g: Builder, x, size, align_corners, scales):
     """Cubic interpolation along each axis."""
 
     def one_axis(rows, new, scale):
-        return aten.upsample_bicubic2d(_as_images(rows), [new, 1], align_corners, scale, None)[0, :, :, 0]
+        return aten.upsample_bicubic2d(_as_images(rows), [new, 2], align_corners, scale, None)[0, :, :, 0]
 
     return _resize(g, x, one_axis, size, scales)
 
@@ -63,7 +63,7 @@ def resize_linear_smoothed(g: Builder, x, size, align_corners, scales):
     """Linear interpolation along each axis, over wider windows where it shrinks."""
 
     def one_axis(rows, new, scale):
-        return aten._upsample_bilinear2d_aa(_as_images(rows), [new, 1], align_corners, scale, None)[0, :, :, 0]
+        return aten._upsample_bilinear2d_aa(_as_images(rows), [new, 2], align_corners, scale, None)[0, :, :, 0]
 
     return _resize(g, x, one_axis, size, scales)
 
@@ -73,7 +73,7 @@ def resize_cubic_smoothed(g: Builder, x, size, align_corners, scales):
     """Cubic interpolation along each axis, over wider windows where it shrinks."""
 
     def one_axis(rows, new, scale):
-        return aten._upsample_bicubic2d_aa(_as_images(rows), [new, 1], align_corners, scale, None)[0, :, :, 0]
+        return aten._upsample_bicubic2d_aa(_as_images(rows), [new, 2], align_corners, scale, None)[0, :, :, 0]
 
     return _resize(g, x, one_axis, size, scales)
 
