@@ -133,10 +133,15 @@ def _marked(value: Any, made: Any) -> Any:
 
 
 def _stand_in(g: Builder, made: Any) -> Any:
-    """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs."""
+    """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs.
+
+    What has no known shape is left out, and so is what comes after it.
+    """
     if isinstance(made, (list, tuple)):
         return tuple(_stand_in(g, part) for part in made)
-    return g.unknown(made.shape, not made.is_floating_point()) if isinstance(made, torch.Tensor) else None
+    if not isinstance(made, torch.Tensor) or _sizes_depend_on_values(made):
+        return None
+    return g.unknown(made.shape, not made.is_floating_point())
 
 
 def _no_result(node: torch.fx.Node):

@@ -27,7 +27,7 @@ row(aten._to_copy.default, lambda x: ((4 * x).long(), x.int() + 1, x.round().boo
 # --- equality and logic ---
 row((aten.eq.Scalar, aten.ne.Scalar), lambda x: (x.round() == 1, x.round() != -1, x.round() != float("inf")), MATRIX)
 row((aten.eq.Tensor, aten.ne.Tensor), lambda x, y: (x.round() == y.round(), x.round() != y.round()), PAIR)
-row((aten.eq.Tensor, aten.ne.Tensor), lambda x, y: ((x > 0) == (y > 0), (x > 0) != (y > 0), x == x), PAIR)
+row((aten.eq.Tensor, aten.ne.Tensor), lambda x, y: ((x > 0) == (y > 0), (x > 0) != (y > 0), x == x.clone()), PAIR)
 row((aten.bitwise_and.Tensor, aten.bitwise_or.Tensor), lambda x: ((x > 0) & (x < 1), (x > 1) | (x < 0)), MATRIX)
 row((aten.bitwise_xor.Tensor, aten.bitwise_not.default), lambda x: ((x > 0) ^ (x < 1), ~(x > 0)), MATRIX)
 row(aten.bitwise_and.Tensor, lambda x: (MASK & (x > 0), (x > 0) & MASK), MATRIX)

@@ -36,10 +36,16 @@ def moved(g: Builder, operator: Callable, *values: Value) -> Value:
     return g.reshape(g.linear("index", joined, dim=0, index=made.flatten().tolist()), made.shape)
 
 
+def _positions(g: Builder, indices: Sequence) -> list:
+    if any(i is not None and i.secret and i.boolean for i in indices):
+        raise CannotLower("the size of what a secret mask picks depends on values", "use torch.where or masked_fill")
+    return g.known(list(indices))
+
+
 @lowers(aten.index.Tensor)
 def index(g: Builder, x, indices):
     """x at public positions."""
-    indices = g.known(list(indices))
+    indices = _positions(g, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:
         dim = given[0]
@@ -63,7 +69,7 @@ def gather(g: Builder, x, dim, index, sparse_grad=False):
 @lowers(aten.masked_select.default)
 def masked_select(g: Builder, x, mask):
     """The elements that a public mask names."""
-    mask = g.known(mask)
+    (mask,) = _positions(g, [mask])
     return moved(g, lambda numbers: numbers.masked_select(mask), x)
 
 
@@ -153,7 +159,7 @@ def index_put(g: Builder, x, indices, values, accumulate=False):
     masks = [i for i in indices if i is not None]
     if len(masks) == 1 and masks[0].secret and masks[0].boolean and masks[0].shape == x.shape and values.shape == ():
         return g.add(x, g.mul(g.linear("sub", values, x), masks[0]))
-    indices = g.known(list(indices))
+    indices = _positions(g, indices)
     if accumulate:
         return _added(g, x, aten.index(torch.arange(math.prod(x.shape)).reshape(x.shape), indices), values)
     return moved(g, lambda numbers, given: aten.index_put(numbers, indices, given), x, values)

@@ -1,7 +1,7 @@
 """Powers, products along axes, and what follows from exp and log.
 
-Whole powers are squarings. A power r in (0, 1) works on the scaled form of positive.py, x = y / s with y in [1, 16):
-x^r = (y y^(r-1)) s^-r, where y^(r-1) is a spline fitted for r. It is 0 at 0.
+Whole powers are squarings. A power r in (-1, 1/2] works on the scaled form of positive.py, x = y / s with y in
+[1, 16): x^r = y^r s^-r, where y^r is a spline fitted for r. For r > 0 it is y times the spline for r - 1: 0 at 0.
 """
 
 from __future__ import annotations
@@ -40,16 +40,19 @@ def _fit(exponent: float) -> Smooth:
     return Smooth(f"power {exponent}", lambda y: y**exponent, 1.0, 16.0, 4, 0.0, 2**-14)
 
 
-def root_power(g: Builder, x: Value, exponent: float) -> Value:
-    """x^exponent for 0 < exponent < 1 and x in [2^-10, 2^14); 0 at 0."""
-    if exponent == 0.5:
-        return sqrt(g, x)
-    parts, fit = scaled(g, x), _fit(exponent - 1)
+def root(g: Builder, x: Value, exponent: float) -> Value:
+    """x^exponent for -1 < exponent < 1 and x in [2^-10, 2^14); 0 at 0 for positive exponents."""
+    if abs(exponent) == 0.5:
+        return sqrt(g, x) if exponent > 0 else rsqrt(g, x)
+    if exponent > 0.5:  # the scale's powers would be too small for their fractional bits
+        return g.mul(g.rescale(x), g.rescale(root(g, x, exponent - 1)))
+    parts, fit = scaled(g, x), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
     z = g.offset(y, 2.0**-fit.step_bits - fit.low)
-    slope = g.spline(z, [list(row) for row in fitted(fit, g.frac_bits)], fit.step_bits)
-    root = g.rescale(g.mul(y, g.rescale(slope)))
-    return g.mul(root, parts.of_scale(g, [2.0 ** (-e * exponent) for e in _EXPONENTS]))
+    made = g.rescale(g.spline(z, [list(row) for row in fitted(fit, g.frac_bits)], fit.step_bits))
+    if exponent > 0:
+        made = g.rescale(g.mul(y, made))
+    return g.mul(made, parts.of_scale(g, [2.0 ** (-e * exponent) for e in _EXPONENTS]))
 
 
 @lowers(aten.pow.Tensor_Scalar)
@@ -60,16 +63,12 @@ def power(g: Builder, x, exponent):
         raise CannotLower(f"the power {exponent} is above {_LARGEST}", "scale the values, and take a smaller power")
     if exponent == 0:
         return g.float(torch.ones, x.shape, shape=x.shape)
-    if exponent == -0.5:
-        return rsqrt(g, x)
-    if exponent < 0:
-        inverse = reciprocal_positive if exponent % 2 == 0 or exponent % 1 else reciprocal
-        return inverse(g, power(g, x, -exponent))
-    whole, rest = int(exponent), exponent % 1
-    if not rest:
-        return whole_power(g, x, whole)
-    root = root_power(g, x, rest)
-    return g.mul(g.rescale(whole_power(g, x, whole)), g.rescale(root)) if whole else root
+    whole, rest = int(abs(exponent)), abs(exponent) % 1
+    if not whole:
+        return root(g, x, exponent)
+    base = x if exponent > 0 else g.rescale((reciprocal_positive if rest else reciprocal)(g, x))
+    product = whole_power(g, base, whole)
+    return g.mul(g.rescale(product), g.rescale(root(g, x, math.copysign(rest, exponent)))) if rest else product
 
 
 @lowers(aten.pow.Scalar)

@@ -36,15 +36,15 @@ def _at_least(g: Builder, x: Value, limits: Sequence[float], below: int) -> Valu
 
 
 def quotient(g: Builder, x: Value, divisor: float) -> tuple[Value, Value]:
-    """(floor(x / divisor), the rest in [0, divisor)) for a public divisor, 2^-frac_bits to 2^14.
+    """(floor(x / divisor), the rest in [0, divisor)) for a public divisor, at least two units and at most 2^14.
 
     The divisor is rounded to frac_bits. If it is no power of two, |x| must stay below 2^15 and |x / divisor| below
     2^30: the estimate x (1 / divisor) is then off by less than one, and the floor one of four numbers.
     """
     unit = 2.0**-g.frac_bits
     divisor = round(divisor / unit) * unit
-    if not unit <= divisor <= _LARGEST_DIVISOR:
-        raise CannotLower(f"division with remainder by {divisor}", f"divide by a number from {unit} to 2^14")
+    if not 2 * unit <= divisor <= _LARGEST_DIVISOR:
+        raise CannotLower(f"division with remainder by {divisor}", f"divide by a number from {2 * unit} to 2^14")
     x, (mantissa, exponent) = g.rescale(x), math.frexp(divisor)
     if mantissa == 0.5:
         near, limits = g.floor_or_above(x, 1 - exponent), (0.0,)
