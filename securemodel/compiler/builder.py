@@ -146,8 +146,8 @@ class Builder:
             return arg
         if arg.id not in self.calls:
             raise CannotLower(
-                "positions that are not known when the model is compiled",
-                "write them as constants in the model's code, not as buffers or inputs",
+                "values that are not known when the model is compiled",
+                "write them as constants in the model's code, not as weights, buffers or inputs",
             )
         call = self.calls[arg.id]
         return call.target(*self.known(call.args), **self.known(call.kwargs))

@@ -21,6 +21,12 @@ row(aten.remainder.Scalar, lambda x: (x % 2, x % 0.75, 40 * x % 7, x % -3, (9 * 
 row(aten.fmod.Scalar, lambda x: (x.fmod(2), (20 * x).fmod(3), x.fmod(-0.75)), MATRIX)
 row(aten.div.Tensor_mode, lambda x: (40 * x // 3, x // 0.5, x // -2, torch.div(40 * x, 3, rounding_mode="trunc")), MATRIX)
 row(aten.div.Tensor_mode, lambda x: torch.div(40 * x, -7, rounding_mode="trunc"), MATRIX)
+row(
+    (aten.remainder.Tensor, aten.fmod.Tensor, aten.floor_divide.default),
+    lambda x: (x % torch.tensor(0.75), x.fmod(torch.tensor([2.0])), aten.floor_divide(9 * x, torch.tensor(2.5))),
+    MATRIX,
+)
+row(aten.floor_divide.Scalar, lambda x: aten.floor_divide.Scalar(40 * x, 3), MATRIX)
 row(aten.div.Scalar_mode, lambda x: aten.div.Scalar_mode(40 * x, 3, rounding_mode="floor"), MATRIX)
 row(aten._to_copy.default, lambda x: ((4 * x).long(), x.int() + 1, x.round().bool(), (x > 0).double()), MATRIX)
 

@@ -105,16 +105,16 @@ def trunc(g: Builder, x):
     return toward_zero(g, x, *quotient(g, x, 1.0), 1.0)[0]
 
 
-def _public(y) -> float:
-    if isinstance(y, Value):
+def _number(g: Builder, y) -> float:
+    if isinstance(y, Value) and (y.secret or math.prod(y.shape) != 1):
         raise CannotLower("division with remainder by something else than a number", "round or compare the quotient")
-    return float(y)
+    return float(g.known(y))
 
 
 @lowers(aten.remainder.Scalar, aten.remainder.Tensor)
 def remainder(g: Builder, x, y):
     """x - y floor(x / y), with the sign of y; exact as `quotient` is."""
-    y = _public(y)
+    y = _number(g, y)
     if y < 0:
         return g.linear("neg", remainder(g, g.linear("neg", x), -y))
     return quotient(g, x, y)[1]
@@ -123,7 +123,7 @@ def remainder(g: Builder, x, y):
 @lowers(aten.fmod.Scalar, aten.fmod.Tensor)
 def fmod(g: Builder, x, y):
     """x - y trunc(x / y), with the sign of x; exact as `quotient` is."""
-    x, y = g.rescale(x), abs(_public(y))
+    x, y = g.rescale(x), abs(_number(g, y))
     return toward_zero(g, x, *quotient(g, x, y), y)[1]
 
 
@@ -132,7 +132,7 @@ def divide_rounded(g: Builder, x, y, rounding_mode="floor"):
     """floor(x / y) or trunc(x / y) for a public number; exact as `quotient` is."""
     if rounding_mode is None:
         return div(g, x, y)
-    y = _public(y)
+    y = _number(g, y)
     x = g.rescale(x if y > 0 else g.linear("neg", x))
     whole, rest = quotient(g, x, abs(y))
     return whole if rounding_mode == "floor" else toward_zero(g, x, whole, rest, abs(y))[0]
