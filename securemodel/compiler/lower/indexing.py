@@ -132,7 +132,7 @@ def scatter(g: Builder, x, dim, index, source):
 @lowers(aten.scatter.value)
 def scatter_number(g: Builder, x, dim, index, value):
     """x with a public number written to public positions of one axis."""
-    return scatter(g, x, dim, index, _filled(g, g.known(index).shape, value))
+    return scatter(g, x, dim, index, _filled(g, index.shape, value))
 
 
 def _filled(g: Builder, shape: Sequence[int], value: float) -> Value:
@@ -156,9 +156,9 @@ def masked_scatter(g: Builder, x, mask, source):
 @lowers(aten.index_put.default)
 def index_put(g: Builder, x, indices, values, accumulate=False):
     """x with values written to public positions, or added there; a secret mask takes one number."""
-    masks = [i for i in indices if i is not None]
-    if len(masks) == 1 and masks[0].secret and masks[0].boolean and masks[0].shape == x.shape and values.shape == ():
-        return g.add(x, g.mul(g.linear("sub", values, x), masks[0]))
+    (mask, *more) = [i for i in indices if i is not None]
+    if mask.secret and mask.boolean and mask.shape == x.shape and values.shape == () and not more and not accumulate:
+        return g.add(x, g.mul(g.sub(values, x), mask))
     indices = _positions(g, indices)
     if accumulate:
         return _added(g, x, aten.index(torch.arange(math.prod(x.shape)).reshape(x.shape), indices), values)
@@ -176,9 +176,9 @@ def scatter_add(g: Builder, x, dim, index, source):
 
 def _added(g: Builder, x: Value, places: torch.Tensor, values: Value) -> Value:
     """x plus values at the numbers `places` of its elements: sorted by place, equal ones are sums of a window."""
-    flat, order = places.flatten(), None
-    values = g.linear("reshape", g.linear("expand", values, shape=list(places.shape)), shape=[flat.numel()])
+    flat = places.flatten()
     order = flat.argsort(stable=True)
+    values = g.linear("reshape", g.linear("expand", values, shape=list(places.shape)), shape=[flat.numel()])
     ordered = g.linear("index", values, dim=0, index=order.tolist())
     bounds = torch.searchsorted(flat[order], torch.arange(math.prod(x.shape) + 1)).tolist()
     sums = g.linear("window_sum", ordered, dim=0, starts=bounds[:-1], ends=bounds[1:])

@@ -13,6 +13,8 @@ from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
 
+_GRID = 2.0**24  # weights are rounded to it: machines that differ in the last digits compile equal programs
+
 
 def _times(g: Builder, x: Value, dim: int, matrix: torch.Tensor) -> Value:
     """One axis times a public matrix of [size, new size]."""
@@ -29,7 +31,8 @@ def _resize(g: Builder, x: Value, one_axis: Callable, size, scales) -> Value:
     for i in range(count):
         old, scale = x.shape[first + i], None if scales is None else scales[i]
         new = int(old * scale) if size is None else size[i]
-        x = _times(g, x, first + i, one_axis(torch.eye(old, dtype=torch.float64), new, scale).contiguous())
+        weights = one_axis(torch.eye(old, dtype=torch.float64), new, scale)
+        x = _times(g, x, first + i, (weights * _GRID).round() / _GRID)
     return x
 
 
