@@ -98,11 +98,14 @@ def toward_zero(g: Builder, x: Value, whole: Value, rest: Value, divisor: float)
 
 @lowers(aten.trunc.default)
 def trunc(g: Builder, x):
-    """The whole number next to x on the side of zero; exact."""
+    """The whole number next to x on the side of zero; exact: the floor, and one more for negative x that are not whole."""
     if x.integer:
         return x
     x = g.rescale(x)
-    return toward_zero(g, x, *quotient(g, x, 1.0), 1.0)[0]
+    near = g.floor_or_above(x)
+    rest = g.sub(x, near)
+    below, above = (g.bit_to_ring(g.is_negative(side, 0)) for side in (rest, g.linear("neg", rest)))
+    return g.add(g.sub(near, below), g.select(g.is_negative(x), g.add(below, above)))
 
 
 def _number(g: Builder, y) -> float:
