@@ -78,15 +78,19 @@ SMOOTH = {
 }
 
 
-@cache
 def table(name: str, frac_bits: int) -> tuple[tuple[int, ...], ...]:
+    """The table of a function of `SMOOTH`."""
+    return fitted(SMOOTH[name], frac_bits)
+
+
+@cache
+def fitted(smooth: Smooth, frac_bits: int) -> tuple[tuple[int, ...], ...]:
     """Three rows of ring integers: the coefficients of 1, t and t^2 of each piece, at a common scale of 3 frac_bits.
 
     Piece j has its center at low + (j - 1) h: the first and the last two pieces are margins.
     """
-    smooth = SMOOTH[name]
     if smooth.pieces() + _MARGIN > TABLE_SIZE:
-        raise ValueError(f"{name}: {smooth.pieces()} pieces do not fit a table of {TABLE_SIZE}")
+        raise ValueError(f"{smooth.name}: {smooth.pieces()} pieces do not fit a table of {TABLE_SIZE}")
     step = 2.0**-smooth.step_bits
     centers = smooth.low + (torch.arange(TABLE_SIZE, dtype=torch.float64) - 1) * step
     centers = centers.clamp(max=smooth.high + step)  # beyond it no argument falls
@@ -94,9 +98,9 @@ def table(name: str, frac_bits: int) -> tuple[tuple[int, ...], ...]:
     points = centers.unsqueeze(1) + torch.from_numpy(nodes) * step
     values = smooth.function(points).numpy()
     basis = np.vander(nodes * step, 3, increasing=True)
-    fitted = np.linalg.lstsq(basis, values.T, rcond=None)[0]
+    pieces = np.linalg.lstsq(basis, values.T, rcond=None)[0]
     return tuple(
-        tuple(_ring(float(c), (3 - power) * frac_bits) for c in row) for power, row in enumerate(fitted)
+        tuple(_ring(float(c), (3 - power) * frac_bits) for c in row) for power, row in enumerate(pieces)
     )
 
 

@@ -26,12 +26,16 @@ class CannotLower(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the model during lowering. `owner` is a party or "public" for floats, None for secrets."""
+    """A tensor of the model during lowering. `owner` is a party or "public" for floats, None for secrets.
+
+    integer: without fractional bits; boolean: 0 or 1, as the model's own operators made it.
+    """
 
     id: int
     shape: tuple[int, ...]
     owner: str | None = None
     integer: bool = False
+    boolean: bool = False
 
     @property
     def secret(self) -> bool:
@@ -136,6 +140,25 @@ class Builder:
         """A public constant of the program; whole numbers have no fractional bits."""
         return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=not value.is_floating_point())
 
+    def known(self, arg: Any) -> Any:
+        """The tensors of public values in a nest of lists, tuples and dicts, from constants of the program alone.
+
+        Raises CannotLower for values that only inputs or weights give.
+        """
+        if isinstance(arg, dict):
+            return {key: self.known(part) for key, part in arg.items()}
+        if isinstance(arg, (list, tuple)):
+            return type(arg)(self.known(part) for part in arg)
+        if not isinstance(arg, Value):
+            return arg
+        if arg.id not in self.calls:
+            raise CannotLower(
+                "values that are not known when the model is compiled",
+                "write them as constants in the model's code, not as weights, buffers or inputs",
+            )
+        call = self.calls[arg.id]
+        return call.target(*self.known(call.args), **self.known(call.kwargs))
+
     def integers(self, value: torch.Tensor) -> Value:
         """A public constant of whole numbers."""
         return self.constant(value.to(torch.int64))
@@ -203,9 +226,14 @@ class Builder:
         """The same value with at most the program's frac_bits: a truncation where products left more."""
         return self._value(self.graph.add("rescale", [x.id], x.shape))
 
-    def is_negative(self, x: Value) -> Value:
-        """The secret bit x < 0 of each element."""
-        return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit"))
+    def is_negative(self, x: Value, below: int | None = None) -> Value:
+        """The secret bit x < 0 of each element; cheaper where -2^below <= x < 2^below is known for some below >= 0."""
+        attrs = {} if below is None else {"below": below}
+        return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit", attrs=attrs))
+
+    def floor_or_above(self, x: Value, step_bits: int = 0) -> Value:
+        """A whole number next to x 2^step_bits: its floor, or one more at random, but never where it is whole itself."""
+        return self._value(self.graph.add("index", [x.id], x.shape, attrs={"step_bits": step_bits}), integer=True)
 
     def either(self, x: Value, y: Value) -> Value:
         """The exclusive or of two secret bits; local."""
@@ -242,7 +270,7 @@ class Builder:
         Piece j is chosen for z in [(j - 1), (j + 1)) 2^-step_bits, at random between the two that fit, and reads
         t = z - j 2^-step_bits.
         """
-        index = self._value(self.graph.add("index", [z.id], z.shape, attrs={"step_bits": step_bits}), integer=True)
+        index = self.floor_or_above(z, step_bits)
         t = self.sub(self.rescale(z), self.scale(index, 2.0**-step_bits))
         shape = (len(table), *z.shape)
         coefficients = self._value(self.graph.add("lookup", [index.id], shape, attrs={"table": table}))

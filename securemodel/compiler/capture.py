@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from securemodel.compiler.lower import LOWERINGS
 from securemodel.errors import CompileError
 
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
@@ -73,7 +74,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         with warnings.catch_warnings(), torch.no_grad(), _masks_as_given(), _plain_forward(model, examples):
             warnings.simplefilter("ignore")
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
-            exported = torch.export.export(model, inputs).run_decompositions({})
+            exported = torch.export.export(model, inputs).run_decompositions(_decompositions())
     except CompileError:
         raise
     except Exception as problem:
@@ -124,6 +125,12 @@ def _plain_forward(model: torch.nn.Module, examples: Examples) -> Iterator[None]
         del model.forward
         if own:
             model.forward = before
+
+
+def _decompositions() -> dict[Any, Callable]:
+    """How torch writes operators with simpler ones, for those that have no secure version of their own."""
+    known = torch.export.default_decompositions().materialize()
+    return {operator: steps for operator, steps in known.items() if operator not in LOWERINGS}
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

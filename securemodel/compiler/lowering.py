@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ Secure = Callable[[Builder, torch.fx.Node, list, dict[str, Any]], Any]
 """Makes the secure version of a captured operator from its arguments; raises CannotLower if there is none."""
 
 MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
-CHECKS = (aten._assert_tensor_metadata.default,)
+CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default)
 """What torch.export checked already."""
 
 FILLS = {
@@ -76,12 +76,12 @@ def lower_model(
     pool_before_activation(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
-            env[node] = _placeholder(g, captured, node, weights, owners)
+            env[node] = _marked(_placeholder(g, captured, node, weights, owners), node.meta.get("val"))
         elif node.op == "call_function" and node.target not in CHECKS:
             operators[str(node.target)] = None
             g.source = source_line(node)
             try:
-                env[node] = _lower_node(g, node, env, secure or secure_version)
+                env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
                 env[node] = _stand_in(g, node.meta.get("val"))
@@ -130,6 +130,10 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     operands = values_in([args, kwargs])
     if node.target in FILLS and len(operands) == 1:
         return _filled(g, node, args)
+    if node.target is aten.sym_size.int:
+        return args[0].shape[args[1]]
+    if not operands and isinstance(node.meta.get("val"), (torch.SymInt, torch.SymBool)):
+        return node.target(*args, **kwargs)
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
@@ -162,20 +166,46 @@ def _filled(g: Builder, node: torch.fx.Node, args: list) -> Value:
     return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
 
 
+def _marked(value: Any, made: Any) -> Any:
+    """Values of the type bool are marked as such."""
+    is_bool = isinstance(made, torch.Tensor) and made.dtype == torch.bool
+    return replace(value, boolean=True) if is_bool and isinstance(value, Value) else value
+
+
 def _stand_in(g: Builder, made: Any) -> Any:
-    """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs."""
+    """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs.
+
+    What has no known shape is left out, and so is what comes after it.
+    """
     if isinstance(made, (list, tuple)):
         return tuple(_stand_in(g, part) for part in made)
-    return g.unknown(made.shape, not made.is_floating_point()) if isinstance(made, torch.Tensor) else None
+    if not isinstance(made, torch.Tensor) or _sizes_depend_on_values(made):
+        return None
+    return g.unknown(made.shape, not made.is_floating_point())
 
 
 def _no_result(node: torch.fx.Node):
     raise CannotLower("this further result of the operator has no secure version", "use only its first result")
 
 
+def _sizes_depend_on_values(made: Any) -> bool:
+    return isinstance(made, torch.Tensor) and not all(isinstance(size, int) for size in made.shape)
+
+
+def _evaluated(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Value:
+    """The result of an operator whose size depends on values, where these are in the program: others have no size."""
+    try:
+        return g.constant(node.target(*g.known(args), **g.known(kwargs)))
+    except CannotLower as problem:
+        reason = "the size of this result depends on values"
+        raise CannotLower(reason, "use torch.where, or positions written in the model's code") from problem
+
+
 def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
     made = node.meta.get("val")
+    if _sizes_depend_on_values(made):
+        return _evaluated(g, node, args, kwargs)
     if isinstance(made, (list, tuple)):
         whole = g.float(node.target, *args, shape=(), **kwargs)
         return tuple(

@@ -319,7 +319,7 @@ def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
     width = node.attrs["width"] // 8
     if width == 8:
         return m
-    low = m.contiguous().view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
+    low = m.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
     return torch.nn.functional.pad(low, (0, item_bytes(node) - low.numel()))
 
 

@@ -316,7 +316,7 @@ row(aten.one_hot.default, lambda x: F.one_hot(x.argmax(1), 5), MATRIX)
 row(aten.embedding.default, Weighted(lambda x, w: F.embedding(x.argmax(1), w), (5, 4)), MATRIX)
 row(aten.index_select.default, lambda x: (x.index_select(1, x.argmax(1)), x.index_select(0, x.argmin(0))), MATRIX)
 row((aten.gather.default, aten.topk.default), lambda x: x.gather(1, x.topk(2).indices), MATRIX)
-row(aten.take_along_dim.default, lambda x: (x.take_along_dim(x.argsort(1), 1), x.take_along_dim(x.argmax())), MATRIX)
+row(aten.gather.default, lambda x: (x.take_along_dim(x.argsort(1), 1), x.take_along_dim(x.argmax())), MATRIX)
 
 NOT_FROM_TORCH = {
     aten.alias.default: "torch.export removes aliases",

@@ -3,6 +3,7 @@
 import operator
 
 import pytest
+import table_functions  # noqa: F401  (adds its rows)
 import torch
 from running import IDLE_THIRD, SETTINGS, TOLERANCE, TWO, Several, check_agrees, difference, run, tensors, veils
 from table import NOT_FROM_TORCH, ROWS, Row

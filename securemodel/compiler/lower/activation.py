@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -61,6 +61,14 @@ def leaky_relu(g: Builder, x, slope=0.01):
     """slope x + (1 - slope) relu(x)."""
     x, small = g.rescale(x), g.constant(torch.tensor(slope, dtype=torch.float64))
     return g.add(g.mul(x, small), g.scale(g.relu(x), 1 - slope))  # both with 2 frac_bits: their sum truncates nothing
+
+
+@lowers(aten.rrelu.default)
+def rrelu(g: Builder, x, lower=1 / 8, upper=1 / 3, training=False, generator=None):
+    """Leaky ReLU with the mean of the bounds, as at evaluation."""
+    if training:
+        raise CannotLower("random slopes in training mode", "call model.eval() before compiling")
+    return leaky_relu(g, x, (lower + upper) / 2)
 
 
 @lowers(aten.prelu.default, aten._prelu_kernel.default)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.positive import divide
 from securemodel.compiler.lower.registry import lowers
 
@@ -94,21 +94,8 @@ def square(g: Builder, x):
     return g.square(x)
 
 
-@lowers(aten.pow.Tensor_Scalar)
-def power(g: Builder, x, exponent):
-    """x to a small positive whole power, by squaring."""
-    if exponent != int(exponent) or not 1 <= exponent <= 64:
-        raise CannotLower(f"the power {exponent} is not a whole number from 1 to 64", "use a polynomial")
-    exponent, result, base = int(exponent), None, x
-    while exponent:
-        if exponent & 1:
-            result = base if result is None else g.mul(result, base)
-        exponent >>= 1
-        base = g.square(base) if exponent else base
-    return result
-
-
-def _dims(x: Value, dim) -> list[int]:
+def axes(x: Value, dim) -> list[int]:
+    """The axes an argument names, counted from 0; all of them where it names none."""
     if dim is None or dim == []:
         return list(range(x.ndim))
     return sorted(d % x.ndim for d in ([dim] if isinstance(dim, int) else dim))
@@ -117,13 +104,13 @@ def _dims(x: Value, dim) -> list[int]:
 @lowers(aten.sum.default, aten.sum.dim_IntList)
 def sum_(g: Builder, x, dim=None, keepdim=False, dtype=None):
     """Sum over axes; local."""
-    return g.linear("sum", x, dims=_dims(x, dim), keepdim=keepdim)
+    return g.linear("sum", x, dims=axes(x, dim), keepdim=keepdim)
 
 
 @lowers(aten.mean.default, aten.mean.dim)
 def mean(g: Builder, x, dim=None, keepdim=False, dtype=None):
     """Mean over axes: a local sum, then a public factor (exact for powers of two)."""
-    dims = _dims(x, dim)
+    dims = axes(x, dim)
     total = g.linear("sum", x, dims=dims, keepdim=keepdim)
     return g.scale(total, 1.0 / math.prod(x.shape[d] for d in dims))
 

@@ -13,6 +13,7 @@ from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
 
+
 def _bias(g: Builder, mask: Value) -> Value:
     """A mask as something to add to the scores: booleans forbid, minus infinity becomes a number."""
     if mask.secret:
@@ -64,3 +65,4 @@ def where(g: Builder, condition, x, y):
     """x where a condition holds, else y."""
     x, y = (finite(g, v) for v in (x, y))
     return g.add(y, g.mul(g.sub(x, y), condition))
+

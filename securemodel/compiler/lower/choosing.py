@@ -8,7 +8,7 @@ import torch
 
 from protocols.gates.unit import MAX_BITS
 from securemodel.compiler.builder import Builder, CannotLower, Value
-from securemodel.compiler.lower.layers import matmul
+from securemodel.compiler.lower.layers import matmul, shaped
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -27,13 +27,9 @@ def unit_vectors(g: Builder, index: Value, count: int) -> Value:
 def rows_at(g: Builder, table: Value, index: Value) -> Value:
     """table[index] along the first axis, for a secret index: the unit vectors times the table."""
     count, rest = table.shape[0], table.shape[1:]
-    flat = table if table.ndim == 2 else _reshaped(g, table, (count, math.prod(rest)))
-    chosen = matmul(g, g.reshape(unit_vectors(g, index, count), (math.prod(index.shape), count)), flat)
+    flat = table if table.ndim == 2 else shaped(g, table, (count, math.prod(rest)))
+    chosen = matmul(g, shaped(g, unit_vectors(g, index, count), (math.prod(index.shape), count)), flat)
     return g.reshape(chosen, (*index.shape, *rest))
-
-
-def _reshaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
-    return g.reshape(x, shape) if x.secret else g.float(torch.reshape, x, shape, shape=shape)
 
 
 def _moved(g: Builder, x: Value, dims: list[int]) -> Value:
@@ -49,40 +45,24 @@ def one_hot(g: Builder, index, num_classes=-1):
     return unit_vectors(g, index, num_classes)
 
 
-@lowers(aten.embedding.default)
-def embedding(g: Builder, weight, index, *rest):
-    """Rows of a table at secret positions, or of a secret table at known ones."""
-    return rows_at(g, weight, index)
-
-
-@lowers(aten.index_select.default)
-def index_select(g: Builder, x, dim, index):
-    """Positions of one axis, where the positions or the values are secret."""
+def positions_of_axis(g: Builder, x: Value, dim: int, index: Value) -> Value:
+    """Positions of one axis, where the positions are not known when the program is compiled."""
     dim %= x.ndim
     first = [dim, *[d for d in range(x.ndim) if d != dim]]
     chosen = rows_at(g, _moved(g, x, first), index)
-    return g.linear("permute", chosen, dims=[*range(1, dim + 1), 0, *range(dim + 1, x.ndim)])
+    many = index.ndim
+    return g.linear("permute", chosen, dims=[*range(many, dim + many), *range(many), *range(dim + many, chosen.ndim)])
 
 
-@lowers(aten.take_along_dim.default)
-def take_along_dim(g: Builder, x, index, dim=None):
-    """`gather`, where no axis means all elements in a row."""
-    if dim is None:
-        x, index = (_reshaped(g, v, (math.prod(v.shape),)) for v in (x, index))
-        dim = 0
-    return gather(g, x, dim, index)
-
-
-@lowers(aten.gather.default)
-def gather(g: Builder, x, dim, index, sparse_grad=False):
-    """x at a position of its own for each element of the result, along one axis."""
+def positions_one_by_one(g: Builder, x: Value, dim: int, index: Value) -> Value:
+    """x at a position of its own for each element of the result, along one axis; the positions are not known."""
     dim %= x.ndim
     size, axes = x.shape[dim], [*[d for d in range(x.ndim) if d != dim], dim]
     for d, length in enumerate(index.shape):
         if d != dim and length != x.shape[d]:
             raise CannotLower(f"gather of {length} of {x.shape[d]} positions of axis {d}", "slice the input first")
     columns = _moved(g, x, axes)
-    columns = _reshaped(g, columns, (*columns.shape, 1))
+    columns = shaped(g, columns, (*columns.shape, 1))
     chosen = g.bilinear("matmul", unit_vectors(g, _moved(g, index, axes), size), columns)
     back = [*range(dim), x.ndim - 1, *range(dim, x.ndim - 1)]
     return g.linear("permute", g.reshape(chosen, chosen.shape[:-1]), dims=back)

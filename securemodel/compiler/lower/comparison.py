@@ -12,7 +12,8 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
-def _difference(g: Builder, x, y) -> Value:
+def difference(g: Builder, x, y) -> Value:
+    """x - y for values and numbers."""
     if isinstance(x, Value) and isinstance(y, Value):
         return g.sub(x, y)
     if isinstance(y, Value):
@@ -23,7 +24,7 @@ def _difference(g: Builder, x, y) -> Value:
 
 
 def _less(g: Builder, x, y, invert: bool) -> Value:
-    return g.bit_to_ring(g.is_negative(_difference(g, x, y)), invert=invert)
+    return g.bit_to_ring(g.is_negative(difference(g, x, y)), invert=invert)
 
 
 @lowers(aten.lt.Scalar, aten.lt.Tensor)
@@ -41,10 +42,10 @@ def ge(g: Builder, x, y):
 @lowers(aten.gt.Scalar, aten.gt.Tensor)
 def gt(g: Builder, x, y):
     """x > y, that is y - x < 0."""
-    return g.bit_to_ring(g.is_negative(g.linear("neg", _difference(g, x, y))))
+    return g.bit_to_ring(g.is_negative(g.linear("neg", difference(g, x, y))))
 
 
 @lowers(aten.le.Scalar, aten.le.Tensor)
 def le(g: Builder, x, y):
     """x <= y."""
-    return g.bit_to_ring(g.is_negative(g.linear("neg", _difference(g, x, y))), invert=True)
+    return g.bit_to_ring(g.is_negative(g.linear("neg", difference(g, x, y))), invert=True)

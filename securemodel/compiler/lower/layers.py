@@ -17,7 +17,7 @@ def transposed(g: Builder, w: Value) -> Value:
     return t(g, w) if w.secret else g.float(torch.t, w, shape=w.shape[::-1])
 
 
-def _shaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
+def shaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
     """The same elements in another shape, by their owner where there is one."""
     return g.reshape(x, shape) if x.secret else g.float(torch.reshape, x, shape, shape=shape)
 
@@ -25,7 +25,7 @@ def _shaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
 def _with_bias(g: Builder, out: Value, bias: Value | None, dims_after: int) -> Value:
     if bias is None:
         return out
-    return g.add(out, _shaped(g, bias, bias.shape + (1,) * dims_after) if dims_after else bias)
+    return g.add(out, shaped(g, bias, bias.shape + (1,) * dims_after) if dims_after else bias)
 
 
 @lowers(aten.linear.default)
@@ -36,10 +36,27 @@ def linear(g: Builder, x, weight, bias=None):
 
 @lowers(aten.addmm.default)
 def addmm(g: Builder, bias, x, w, beta=1, alpha=1):
-    """bias + x w."""
-    if beta != 1 or alpha != 1:
-        raise CannotLower("addmm with factors", "write the product and the sum apart")
-    return g.add(g.bilinear("matmul", x, w), bias)
+    """beta bias + alpha x w."""
+    return scaled_sum(g, matmul(g, x, w), bias, beta, alpha)
+
+
+def scaled_sum(g: Builder, product: Value, bias: Value, beta: float, alpha: float) -> Value:
+    """beta bias + alpha product."""
+    if beta != 1:
+        bias = g.scale(bias, beta) if bias.secret else g.pointwise(torch.mul, bias, beta)
+    return g.add(g.scale(product, alpha), bias)
+
+
+@lowers(aten.addmv.default)
+def addmv(g: Builder, bias, x, vector, beta=1, alpha=1):
+    """beta bias + alpha x vector."""
+    return scaled_sum(g, matmul(g, x, vector), bias, beta, alpha)
+
+
+@lowers(aten.addbmm.default)
+def addbmm(g: Builder, bias, x, y, beta=1, alpha=1):
+    """beta bias + alpha times the sum of a batch of matrix products."""
+    return scaled_sum(g, g.linear("sum", matmul(g, x, y), dims=[0], keepdim=False), bias, beta, alpha)
 
 
 @lowers(aten.baddbmm.default)
@@ -53,11 +70,25 @@ def baddbmm(g: Builder, bias, x, y, beta=1, alpha=1):
 @lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)
 def matmul(g: Builder, x, y):
     """Matrix product; a vector is a row on the left and a column on the right."""
-    rows = _shaped(g, x, (1, *x.shape)) if x.ndim == 1 else x
-    columns = _shaped(g, y, (*y.shape, 1)) if y.ndim == 1 else y
+    rows = shaped(g, x, (1, *x.shape)) if x.ndim == 1 else x
+    columns = shaped(g, y, (*y.shape, 1)) if y.ndim == 1 else y
     out = g.bilinear("matmul", rows, columns)
     shape = out.shape[:-2] + (() if x.ndim == 1 else out.shape[-2:-1]) + (() if y.ndim == 1 else out.shape[-1:])
     return g.reshape(out, shape)
+
+
+@lowers(aten.bilinear.default)
+def bilinear(g: Builder, x, y, weight, bias=None):
+    """x W y for each matrix W of the weight."""
+    outputs, rows, columns = weight.shape
+    turned, flat = (rows, outputs, columns), (rows, outputs * columns)
+    if weight.secret:
+        weight = g.reshape(g.linear("permute", weight, dims=[1, 0, 2]), flat)
+    else:
+        weight = shaped(g, g.float(torch.permute, weight, (1, 0, 2), shape=turned), flat)
+    halves = g.reshape(matmul(g, x, weight), (*x.shape[:-1], outputs, columns))
+    product = g.mul(g.rescale(halves), g.reshape(y, (*y.shape[:-1], 1, columns)))
+    return _with_bias(g, g.linear("sum", product, dims=[product.ndim - 1], keepdim=False), bias, 0)
 
 
 def _conv(g: Builder, kind: str, x: Value, w: Value, bias, dims: int, **attrs) -> Value:

@@ -108,7 +108,8 @@ def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
     return g.mul(centered, g.expand(inverse, centered.shape))
 
 
-def _affine(g: Builder, x: Value, weight, bias) -> Value:
+def affine(g: Builder, x: Value, weight, bias) -> Value:
+    """x weight + bias, where they are given."""
     if weight is not None:
         x = g.mul(g.rescale(x), weight)
     return x if bias is None else g.add(x, bias)
@@ -118,7 +119,7 @@ def _affine(g: Builder, x: Value, weight, bias) -> Value:
 def native_layer_norm(g: Builder, x, shape, weight, bias, eps):
     """Layer normalization; variance + eps in [2^-10, 2^14)."""
     dims = list(range(x.ndim - len(shape), x.ndim))
-    return (_affine(g, normalized(g, x, dims, eps), weight, bias),)
+    return (affine(g, normalized(g, x, dims, eps), weight, bias),)
 
 
 @lowers(aten.layer_norm.default)

@@ -129,6 +129,12 @@ def avg_pool2d(g, x, kernel, stride=None, padding=0, ceil_mode=False, count_incl
     return _avg_pool(g, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override, 2)
 
 
+@lowers(aten.avg_pool3d.default)
+def avg_pool3d(g, x, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
+    """Mean of each window of a volume."""
+    return _avg_pool(g, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override, 3)
+
+
 @lowers(aten.avg_pool1d.default)
 def avg_pool1d(g, x, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
     """Mean of each window of a sequence."""

@@ -59,7 +59,8 @@ def _on_1_16(g: Builder, name: str, y: Value) -> Value:
 def of_sum(g: Builder, name: str, total: Value, shifts: Sequence[float], factors: Sequence[int]) -> Value:
     """factors[i] times a function of y plus shifts[i], for a total = 16^i y.
 
-    y is in [1, 16): the function is looked up for all i at once, from one opening of the total, while comparisons find out which one holds.
+    y is in [1, 16): the function is looked up for all i at once, from one opening of the total, while comparisons find
+    out which one holds.
     """
     fit, step = SMOOTH[name], 2.0 ** -SMOOTH[name].step_bits
     smaller = [g.is_negative(g.offset(total, -(16.0**i))) for i in range(1, len(shifts))]
@@ -150,7 +151,7 @@ def log2(g: Builder, x):
     return g.scale(log(g, x), 1.0 / math.log(2.0))
 
 
-@lowers(aten.sign.default)
+@lowers(aten.sign.default, aten.sgn.default)
 def sign(g: Builder, x):
     """-1, 0 or 1."""
     positive = g.bit_to_ring(g.is_negative(g.linear("neg", x)))

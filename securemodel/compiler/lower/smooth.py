@@ -52,6 +52,12 @@ def erf(g: Builder, x):
     return smooth(g, "erf", x)
 
 
+@lowers(aten.erfc.default)
+def erfc(g: Builder, x):
+    """1 - erf(x)."""
+    return g.offset(g.linear("neg", erf(g, x)), 1.0)
+
+
 @lowers(aten.gelu.default)
 def gelu(g: Builder, x, approximate="none"):
     """x times the normal distribution function, exactly or by its tanh form."""
@@ -74,6 +80,18 @@ def mish(g: Builder, x):
 def softplus(g: Builder, x, beta=1.0, threshold=20.0):
     """log(1 + exp(beta x)) / beta."""
     return g.scale(smooth(g, "softplus", g.scale(x, beta)), 1.0 / beta)
+
+
+@lowers(aten.log_sigmoid.default)
+def log_sigmoid(g: Builder, x):
+    """log(sigmoid(x)) = -softplus(-x)."""
+    return g.linear("neg", softplus(g, g.linear("neg", x)))
+
+
+@lowers(aten.logaddexp.default)
+def logaddexp(g: Builder, x, y):
+    """log(exp(x) + exp(y)) = y + softplus(x - y)."""
+    return g.add(g.rescale(y) if y.secret else y, softplus(g, g.sub(x, y)))
 
 
 @lowers(aten.elu.default)

@@ -155,7 +155,7 @@ class _Pass:
     def _visit_is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
         shift = max(0, frac - self.frac_bits)
-        low_bits = min(self.width, 64 - shift) - 1
+        low_bits = max(1, min(self.width - 1, 63 - shift, node.attrs.get("below", 64) + frac - shift))
         args = [self.at(node.args[0], frac)]
         return _Scaled(self._add(node, "is_negative", args, node.shape, "bit", shift=shift, low_bits=low_bits), 0)
 

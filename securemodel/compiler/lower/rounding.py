@@ -1,0 +1,141 @@
+"""Rounding to whole numbers and division by public numbers with remainder, exactly.
+
+A truncation gives the floor or one more, at random. What is then left over lies between two public bounds, so that
+comparisons of few bits say by how much to correct. Values with more than frac_bits fractional bits are brought to
+frac_bits first: results are exact for that value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.lower.arithmetic import div
+from securemodel.compiler.lower.registry import lowers
+
+aten = torch.ops.aten
+
+_LARGEST_DIVISOR = 2.0**14
+
+
+def total(g: Builder, parts: Sequence[Value]) -> Value:
+    """The sum of several values."""
+    out = parts[0]
+    for part in parts[1:]:
+        out = g.add(out, part)
+    return out
+
+
+def _at_least(g: Builder, x: Value, limits: Sequence[float], below: int) -> Value:
+    """How many of the public limits x reaches, for |x - limit| < 2^below."""
+    bits = [g.bit_to_ring(g.is_negative(g.offset(x, -limit), below), invert=True) for limit in limits]
+    return total(g, bits)
+
+
+def quotient(g: Builder, x: Value, divisor: float) -> tuple[Value, Value]:
+    """(floor(x / divisor), the rest in [0, divisor)) for a public divisor, at least two units and at most 2^14.
+
+    The divisor is rounded to frac_bits. If it is no power of two, |x| must stay below 2^15 and |x / divisor| below
+    2^30: the estimate x (1 / divisor) is then off by less than one, and the floor one of four numbers.
+    """
+    unit = 2.0**-g.frac_bits
+    divisor = round(divisor / unit) * unit
+    if not 2 * unit <= divisor <= _LARGEST_DIVISOR:
+        raise CannotLower(f"division with remainder by {divisor}", f"divide by a number from {2 * unit} to 2^14")
+    x, (mantissa, exponent) = g.rescale(x), math.frexp(divisor)
+    if mantissa == 0.5:
+        near, limits = g.floor_or_above(x, 1 - exponent), (0.0,)
+    else:
+        near, limits = g.floor_or_above(g.scale(x, 1.0 / divisor)), (-divisor, 0.0, divisor)
+    rest = g.sub(x, g.scale(near, divisor))
+    reached = _at_least(g, rest, limits, max(0, exponent + 2))
+    correction = g.offset(reached, -(len(limits) // 2 + 1))
+    return g.add(near, correction), g.sub(rest, g.scale(correction, divisor))
+
+
+@lowers(aten.floor.default)
+def floor(g: Builder, x):
+    """Largest whole number that is not above x; exact."""
+    return x if x.integer else quotient(g, x, 1.0)[0]
+
+
+@lowers(aten.ceil.default)
+def ceil(g: Builder, x):
+    """Smallest whole number that is not below x; exact."""
+    return g.linear("neg", floor(g, g.linear("neg", x)))
+
+
+@lowers(aten.round.default)
+def round_(g: Builder, x):
+    """Nearest whole number, halves to the even one; exact.
+
+    With s = x + 1/2 - 2 q for q = floor((x + 1/2) / 2) or one more, s lies in [-2, 2) and the result is 2 q plus
+    -2, -1, 0 or 1 for s in [-2, -1], (-1, 0), [0, 1] and (1, 2).
+    """
+    if x.integer:
+        return x
+    shifted = g.offset(g.rescale(x), 0.5)
+    twice = g.scale(g.floor_or_above(shifted, -1), 2)
+    s, unit = g.sub(shifted, twice), 2.0**-g.frac_bits
+    return g.add(twice, g.offset(_at_least(g, s, (-1 + unit, 0.0, 1 + unit), 2), -2))
+
+
+@lowers(aten.round.decimals)
+def round_decimals(g: Builder, x, decimals=0):
+    """Nearest multiple of 10^-decimals; the factor is a public number, and a value is scaled before it is rounded."""
+    return g.scale(round_(g, g.scale(x, 10.0**decimals)), 10.0**-decimals)
+
+
+def toward_zero(g: Builder, x: Value, whole: Value, rest: Value, divisor: float) -> tuple[Value, Value]:
+    """Quotient and rest as C has them: where x is negative and a rest is left, one more and the divisor less."""
+    left = g.bit_to_ring(g.is_negative(g.linear("neg", rest), max(0, math.frexp(divisor)[1])))
+    step = g.select(g.is_negative(x), left)
+    return g.add(whole, step), g.sub(rest, g.scale(step, divisor))
+
+
+@lowers(aten.trunc.default)
+def trunc(g: Builder, x):
+    """The whole number next to x on the side of zero; exact: the floor, and one more for negative x that are not whole."""
+    if x.integer:
+        return x
+    x = g.rescale(x)
+    near = g.floor_or_above(x)
+    rest = g.sub(x, near)
+    below, above = (g.bit_to_ring(g.is_negative(side, 0)) for side in (rest, g.linear("neg", rest)))
+    return g.add(g.sub(near, below), g.select(g.is_negative(x), g.add(below, above)))
+
+
+def _number(g: Builder, y) -> float:
+    if isinstance(y, Value) and (y.secret or math.prod(y.shape) != 1):
+        raise CannotLower("division with remainder by something else than a number", "round or compare the quotient")
+    return float(g.known(y))
+
+
+@lowers(aten.remainder.Scalar, aten.remainder.Tensor)
+def remainder(g: Builder, x, y):
+    """x - y floor(x / y), with the sign of y; exact as `quotient` is."""
+    y = _number(g, y)
+    if y < 0:
+        return g.linear("neg", remainder(g, g.linear("neg", x), -y))
+    return quotient(g, x, y)[1]
+
+
+@lowers(aten.fmod.Scalar, aten.fmod.Tensor)
+def fmod(g: Builder, x, y):
+    """x - y trunc(x / y), with the sign of x; exact as `quotient` is."""
+    x, y = g.rescale(x), abs(_number(g, y))
+    return toward_zero(g, x, *quotient(g, x, y), y)[1]
+
+
+@lowers(aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default, aten.floor_divide.Scalar)
+def divide_rounded(g: Builder, x, y, rounding_mode="floor"):
+    """floor(x / y) or trunc(x / y) for a public number; exact as `quotient` is."""
+    if rounding_mode is None:
+        return div(g, x, y)
+    y = _number(g, y)
+    x = g.rescale(x if y > 0 else g.linear("neg", x))
+    whole, rest = quotient(g, x, abs(y))
+    return whole if rounding_mode == "floor" else toward_zero(g, x, whole, rest, abs(y))[0]
