@@ -79,7 +79,8 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     except Exception as problem:
         raise CompileError(
             f"torch.export could not capture {type(model).__name__}: {problem}\n"
-            "  → make the model exportable (no data-dependent control flow; see torch.export's documentation)"
+            "  → make the model exportable (no data-dependent control flow; see torch.export's documentation); for packed "
+            "sequences use securemodel.sequences.recurrent"
         ) from problem
     signature = exported.graph_signature
     states, constants, inputs = {}, {}, []
