@@ -15,7 +15,7 @@ import torch
 from securemodel.errors import CompileError
 
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
-_RESULTS = (torch.Tensor, list, tuple, Mapping)
+_NESTS = (torch.Tensor, list, tuple, Mapping)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def tensors_in(made: Any) -> list[torch.Tensor]:
     if is_dataclass(made) and not isinstance(made, Mapping):
         made = {field.name: getattr(made, field.name) for field in fields(made)}
     if isinstance(made, Mapping):
-        return [t for part in made.values() if isinstance(part, _RESULTS) for t in tensors_in(part)]
+        return [t for part in made.values() if isinstance(part, _NESTS) or is_dataclass(part) for t in tensors_in(part)]
     raise CompileError(f"the model returns a {type(made).__name__}: return tensors, or a nest of them")
 
 
@@ -73,7 +73,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         with warnings.catch_warnings(), torch.no_grad(), _masks_as_given(), _plain_forward(model, examples):
             warnings.simplefilter("ignore")
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
-            exported = torch.export.export(model, inputs).run_decompositions({})
+            exported = torch.export.export(model, inputs, strict=False).run_decompositions({})
     except CompileError:
         raise
     except Exception as problem:

@@ -44,7 +44,8 @@ def compile(
     The weights need not be real at any party but their owner: a model on the meta device will do.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
-    fractional bits; `truncate_outputs` cuts them to frac_bits first, for one more round.
+    fractional bits, those of small public factors with up to 3 frac_bits; `truncate_outputs` cuts them to frac_bits
+    first, for one more round.
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
