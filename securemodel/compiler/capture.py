@@ -97,6 +97,8 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
     output_node = next(n for n in exported.graph.nodes if n.op == "output")
     outputs = list(output_node.args[0])
+    if not outputs:
+        raise CompileError("the model returns no tensor: there is nothing to compute")
     return Captured(exported.graph, states, constants, inputs, outputs)
 
 
