@@ -41,6 +41,7 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
         return twins.matmul(a, b, out, accumulate)
     if out is None:
         out = a.new_empty(shape)
+    a = a if batch else a.reshape(rows, k)  # an axis of size one may have any stride, also in a contiguous tensor
     sa, sb = a.stride(), b.stride()
     kernels.matmul(
         out.data_ptr(), a.data_ptr(), b.data_ptr(), rows, n, k, sa[-2], sa[-1], sb[-2], sb[-1], mode,

@@ -16,7 +16,7 @@ from securemodel.compiler.lower import LOWERINGS
 from securemodel.errors import CompileError
 
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
-_RESULTS = (torch.Tensor, list, tuple, Mapping)
+_NESTS = (torch.Tensor, list, tuple, Mapping)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def tensors_in(made: Any) -> list[torch.Tensor]:
     if is_dataclass(made) and not isinstance(made, Mapping):
         made = {field.name: getattr(made, field.name) for field in fields(made)}
     if isinstance(made, Mapping):
-        return [t for part in made.values() if isinstance(part, _RESULTS) for t in tensors_in(part)]
+        return [t for part in made.values() if isinstance(part, _NESTS) or is_dataclass(part) for t in tensors_in(part)]
     raise CompileError(f"the model returns a {type(made).__name__}: return tensors, or a nest of them")
 
 
@@ -74,13 +74,14 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         with warnings.catch_warnings(), torch.no_grad(), _masks_as_given(), _plain_forward(model, examples):
             warnings.simplefilter("ignore")
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
-            exported = torch.export.export(model, inputs).run_decompositions(_decompositions())
+            exported = torch.export.export(model, inputs, strict=False).run_decompositions(_decompositions())
     except CompileError:
         raise
     except Exception as problem:
         raise CompileError(
             f"torch.export could not capture {type(model).__name__}: {problem}\n"
-            "  → make the model exportable (no data-dependent control flow; see torch.export's documentation)"
+            "  → make the model exportable (no data-dependent control flow; see torch.export's documentation); for packed "
+            "sequences use securemodel.sequences.recurrent"
         ) from problem
     signature = exported.graph_signature
     states, constants, inputs = {}, {}, []
@@ -97,6 +98,8 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
     output_node = next(n for n in exported.graph.nodes if n.op == "output")
     outputs = list(output_node.args[0])
+    if not outputs:
+        raise CompileError("the model returns no tensor: there is nothing to compute")
     return Captured(exported.graph, states, constants, inputs, outputs)
 
 

@@ -51,7 +51,8 @@ def compile(
     ("probabilities"), the "class" of the largest score, or ("top", k) classes and their probabilities.
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
-    fractional bits; `truncate_outputs` cuts them to frac_bits first, for one more round.
+    fractional bits, those of small public factors with up to 3 frac_bits; `truncate_outputs` cuts them to frac_bits
+    first, for one more round.
     `protocol` is what runs the program: "masked", this project's engine, or "crypten" (docs/crypten.md).
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.

@@ -65,6 +65,14 @@ def test_a_sum_keeps_the_range_of_the_larger_summand():
     torch.testing.assert_close(joined, torch.cat([x * 0.001, x]).double(), rtol=2.0**-16, atol=2 * UNIT)
 
 
+def test_a_sum_with_a_number_keeps_the_range_of_the_number():
+    x = torch.tensor([2.0**20, -3.0, 5.0])
+    made = secure(lambda x: x * x.new_ones(1) * 2.0**-16 + 2.0**20, x)
+    torch.testing.assert_close(made, x.double() * 2.0**-16 + 2.0**20, rtol=2.0**-16, atol=0)
+    made = secure(lambda x: x * 2.0**-24 + 100.0, x / 2**8, {**TWO, "frac_bits": 24})
+    torch.testing.assert_close(made, x.double() * 2.0**-32 + 100.0, rtol=2.0**-20, atol=0)
+
+
 @SETTINGS
 def test_mean_and_normalization_of_384_numbers(settings):
     x = torch.randn(4, 384, generator=torch.Generator().manual_seed(5)).mul(2**14).round().div(2**14)

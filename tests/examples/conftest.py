@@ -34,10 +34,10 @@ def run_example(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs a script with all its parties as processes; returns what they say. AssertionError unless it ends well."""
     from securemodel.cli.launch import run_local
 
-    def run(script: Path, args: list[str], parties: tuple[str, ...]) -> list[str]:
+    def run(script: Path | str, args: list[str], parties: tuple[str, ...]) -> list[str]:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         said: list[str] = []
-        outcome = run_local(script, args, parties, lambda who, text, error: said.append(f"{who} | {text}"))
+        outcome = run_local(Path(script), args, parties, lambda who, text, error: said.append(f"{who} | {text}"))
         assert outcome.code == 0, "\n".join(said)
         return said
 

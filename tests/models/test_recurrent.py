@@ -91,3 +91,9 @@ def test_public_lengths_cost_no_round():
     layer, x, lengths = nn.GRU(5, 4, batch_first=True), torch.randn(3, 4, 5), torch.tensor([3, 4, 2])
     with_lengths = securemodel.compile(Model(layer, recurrent), (x, lengths), **{**TWO, "inputs": ("b", "public")})
     assert with_lengths.plan().rounds == securemodel.compile(layer, x, **TWO).plan().rounds
+
+
+def test_packing_itself_cannot_be_captured_and_the_error_says_what_to_do():
+    given = (torch.randn(3, 4, 5), torch.tensor([3, 4, 2]))
+    with pytest.raises(securemodel.SecureModelError, match="for packed sequences use securemodel.sequences.recurrent"):
+        securemodel.compile(Model(nn.GRU(5, 4, batch_first=True), packed), given, **TWO)

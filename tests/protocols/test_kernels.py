@@ -94,6 +94,15 @@ def test_matmul_broadcasts_batches(variant, left, right):
         assert torch.equal(kernels.matmul(heads, heads.transpose(2, 3)), torch.matmul(heads, heads.transpose(2, 3)))
 
 
+@pytest.mark.parametrize("variant", EVERY)
+def test_matmul_ignores_the_stride_of_an_axis_of_size_one(variant):
+    g = np.random.default_rng(3)
+    a, b = ring(g, 1, 6, 10).transpose(0, 1), ring(g, 10, 16)
+    assert a.is_contiguous() and a.stride(1) != 10
+    with kernels.use(variant):
+        assert torch.equal(kernels.matmul(a, b), torch.matmul(a, b))
+
+
 @pytest.mark.parametrize("variant", COMPILED)
 @pytest.mark.parametrize("shape", [(700, 300, 40), (40, 700, 1100), (16, 5000, 24), (1, 3000, 1500)])
 def test_large_products_on_several_threads(variant, shape):

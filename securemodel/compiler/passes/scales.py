@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from securemodel.compiler.ir import Graph, Node
 
+_BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
+
 
 @dataclass
 class _Scaled:
@@ -102,9 +104,11 @@ class _Pass:
         return _Scaled(self._add(node, "linear", args, node.shape, frac=frac, **node.attrs), frac)
 
     def _common_frac(self, args: tuple[int, ...]) -> int:
-        """The fractional bits of a sum. What has more than 2 frac_bits does not take range from what has fewer."""
+        """The fractional bits of a sum. What has many does not take range from what has fewer, or from a float."""
         secret = {self.env[a].frac for a in args if self.old[a].form != "float"}
-        most = max(secret) if len(secret) == 1 else 2 * self.frac_bits
+        if len(secret) == 1 and all(self.old[a].form != "float" for a in args):
+            return max(secret)
+        most = max(2 * self.frac_bits, _BESIDE_FLOATS if len(secret) == 1 else 0)
         return max(n if n <= most else self.frac_bits for n in map(self.natural, args))
 
     def _visit_bilinear(self, node: Node) -> _Scaled:
