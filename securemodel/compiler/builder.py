@@ -213,6 +213,10 @@ class Builder:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
         return self._value(self.graph.add("factor", [x.id], x.shape, attrs={"factor": factor}))
 
+    def ldexp(self, x: Value, bits: int) -> Value:
+        """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits."""
+        return self._value(self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": bits})) if bits else x
+
     def offset(self, x: Value, number: float) -> Value:
         """Sum with a public number."""
         if number == 0:

@@ -213,6 +213,14 @@ def test_along_axes(name, settings):
     check(function, rows(12, 65), settings, error)
 
 
+@SETTINGS
+@pytest.mark.parametrize("deviation", [0.0, 2.0**-10, 2.0**-6, 1.0, 2.0**5, 2.0**6.9])
+def test_layer_norm_of_any_deviation(deviation, settings):
+    x = on_grid(rows(12, 65) * deviation / 3)
+    largest = 2.0**-10 + 4 * UNIT * (deviation + 1 / max(deviation, 1e-5**0.5))
+    check(lambda x: F.layer_norm(x, (65,)), x, settings, largest)
+
+
 def test_layer_norm_with_weights():
     generator = torch.Generator().manual_seed(3)
     norm = nn.LayerNorm(65)

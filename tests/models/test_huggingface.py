@@ -7,7 +7,6 @@ import torch
 from both import THREE, TWO, difference
 
 import securemodel
-from securemodel.compiler.lower import LOWERINGS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -16,9 +15,6 @@ BOUND = 2.0**-10
 BATCH, STEPS, WIDTH = 2, 6, 16
 MASK = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
 KINDS = pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2"])
-secret_lookup = pytest.mark.skipif(
-    torch.ops.aten.embedding.default not in LOWERINGS, reason="no secure version of a lookup at secret indices"
-)
 
 
 def model(kind: str, attention: str = "sdpa") -> torch.nn.Module:
@@ -64,11 +60,11 @@ def test_padding(kind, owner, attention):
 
 
 @KINDS
-@secret_lookup
 def test_token_numbers_of_one_party_and_the_table_of_another(kind):
     ids = torch.randint(0, 40, (BATCH, STEPS), generator=torch.Generator().manual_seed(12))
-    assert difference(model(kind), {"input_ids": ids}) < BOUND
-    assert difference(model(kind), (ids,)) < BOUND
+    coarse = 4 * BOUND  # before it is normalized, a table of deviation 0.02 has ten significant bits
+    assert difference(model(kind), {"input_ids": ids}) < coarse
+    assert difference(model(kind), (ids,)) < coarse
 
 
 def test_caches_and_empty_fields_are_no_outputs():

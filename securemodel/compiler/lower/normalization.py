@@ -8,7 +8,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.arithmetic import mean
-from securemodel.compiler.lower.positive import of_sum, powers_of_16, rsqrt_positive
+from securemodel.compiler.lower.positive import by_powers, powers_of_16, rsqrt_of_few
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
 
@@ -62,14 +62,14 @@ def softmax(g: Builder, x, dim, half_to_float=False):
     powers = smooth(g, "exp_below_zero", _shifted(g, x, dim))
     total = g.linear("sum", powers, dims=[dim], keepdim=True)
     bits = min(math.ceil(math.log2(count)), 13)  # 2^bits / total has more significant bits than 1 / total
-    scales = [2 ** (bits - 4 * i) for i in range(powers_of_16(count))]
-    inverse = of_sum(g, "reciprocal_1_16", total, [0.0] * len(scales), scales)
-    return g.rescale(g.scale(g.mul(powers, g.expand(inverse, powers.shape)), 2.0**-bits))
+    sizes = powers_of_16(count)
+    inverse = by_powers(g, "reciprocal_1_16", total, sizes, [(2.0 ** (bits - 4 * i), 0.0) for i in sizes])
+    return g.rescale(g.ldexp(g.mul(powers, g.expand(inverse, powers.shape)), -bits))
 
 
 def _log_of_sum(g: Builder, total: Value, count: int) -> Value:
-    shifts = [4 * i * math.log(2.0) for i in range(powers_of_16(count))]
-    return of_sum(g, "log_1_16", total, shifts, [1] * len(shifts))
+    powers = powers_of_16(count)
+    return by_powers(g, "log_1_16", total, powers, [(1.0, 4 * i * math.log(2.0)) for i in powers])
 
 
 @lowers(aten._log_softmax.default, aten.log_softmax.int)
@@ -104,7 +104,7 @@ def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> tu
 def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
     """(x - mean) / sqrt(variance + eps) over axes."""
     centered, var = variance(g, x, dims)
-    inverse = g.rescale(rsqrt_positive(g, g.offset(g.rescale(var), eps)))
+    inverse = rsqrt_of_few(g, g.offset(var, eps))
     return g.mul(centered, g.expand(inverse, centered.shape))
 
 
@@ -117,14 +117,14 @@ def affine(g: Builder, x: Value, weight, bias) -> Value:
 
 @lowers(aten.native_layer_norm.default)
 def native_layer_norm(g: Builder, x, shape, weight, bias, eps):
-    """Layer normalization; variance + eps in [2^-10, 2^14)."""
+    """Layer normalization; variance + eps in [2^-20, 2^14)."""
     dims = list(range(x.ndim - len(shape), x.ndim))
     return (affine(g, normalized(g, x, dims, eps), weight, bias),)
 
 
 @lowers(aten.layer_norm.default)
 def layer_norm(g: Builder, x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
-    """Layer normalization; variance + eps in [2^-10, 2^14)."""
+    """Layer normalization; variance + eps in [2^-20, 2^14)."""
     return native_layer_norm(g, x, shape, weight, bias, eps)[0]
 
 

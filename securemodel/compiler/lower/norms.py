@@ -12,7 +12,7 @@ from securemodel.compiler.lower.extremes import amin
 from securemodel.compiler.lower.layers import batch_norm, shaped
 from securemodel.compiler.lower.logic import nonzero
 from securemodel.compiler.lower.normalization import affine, amax, normalized, variance
-from securemodel.compiler.lower.positive import absolute, rsqrt_positive, sqrt
+from securemodel.compiler.lower.positive import absolute, rsqrt_of_few, rsqrt_positive, sqrt
 from securemodel.compiler.lower.powers import power
 from securemodel.compiler.lower.registry import lowers
 
@@ -28,14 +28,14 @@ def _channels(g: Builder, x: Value, weight, bias) -> Value:
 
 @lowers(aten.group_norm.default)
 def group_norm(g: Builder, x, groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
-    """Normalization of groups of channels; variance + eps in [2^-10, 2^14)."""
+    """Normalization of groups of channels; variance + eps in [2^-20, 2^14)."""
     grouped = g.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     return _channels(g, g.reshape(normalized(g, grouped, [2], eps), x.shape), weight, bias)
 
 
 @lowers(aten.instance_norm.default)
 def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, momentum, eps, cudnn_enabled):
-    """Normalization of each channel of each row; variance + eps in [2^-10, 2^14)."""
+    """Normalization of each channel of each row; variance + eps in [2^-20, 2^14)."""
     if not use_input_stats:
         return batch_norm(g, x, weight, bias, mean_, var, momentum, eps)[0]
     return _channels(g, normalized(g, x, list(range(2, x.ndim)), eps), weight, bias)
@@ -43,18 +43,18 @@ def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, mome
 
 @lowers(aten._native_batch_norm_legit.no_stats)
 def batch_norm_of_batch(g: Builder, x, weight, bias, training, momentum, eps):
-    """Normalization of each channel by the batch's own statistics; variance + eps in [2^-10, 2^14)."""
+    """Normalization of each channel by the batch's own statistics; variance + eps in [2^-20, 2^14)."""
     dims = [d for d in range(x.ndim) if d != 1]
     return (_channels(g, normalized(g, x, dims, eps), weight, bias),)
 
 
 @lowers(aten.rms_norm.default)
 def rms_norm(g: Builder, x, shape, weight=None, eps=None):
-    """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); mean + eps in [2^-10, 2^14)."""
+    """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); mean + eps in [2^-20, 2^14)."""
     dims = list(range(x.ndim - len(shape), x.ndim))
     x = g.rescale(x)
-    power_ = g.rescale(mean(g, g.square(x), dims, True))
-    inverse = g.rescale(rsqrt_positive(g, g.offset(power_, torch.finfo(torch.float32).eps if eps is None else eps)))
+    power_ = mean(g, g.square(x), dims, True)
+    inverse = rsqrt_of_few(g, g.offset(power_, torch.finfo(torch.float32).eps if eps is None else eps))
     return affine(g, g.mul(x, g.expand(inverse, x.shape)), weight, None)
 
 

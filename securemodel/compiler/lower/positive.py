@@ -56,33 +56,39 @@ def _on_1_16(g: Builder, name: str, y: Value) -> Value:
     return g.rescale(g.spline(z, [list(row) for row in table(name, g.frac_bits)], fit.step_bits))
 
 
-def of_sum(g: Builder, name: str, total: Value, shifts: Sequence[float], factors: Sequence[int]) -> Value:
-    """factors[i] times a function of y plus shifts[i], for a total = 16^i y.
+def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Sequence[tuple[float, float]]) -> Value:
+    """factor f(x / 16^i) + shift for 16^i <= x < 16^(i + 1), f of [1, 16), with (factor, shift) for each i of `powers`.
 
-    y is in [1, 16): the function is looked up for all i at once, from one opening of the total, while comparisons find
-    out which one holds.
+    f is looked up for all i at once, from one opening of x, while comparisons find out which one holds. So it takes
+    few rounds, and many lookups: for few numbers.
     """
-    fit, step = SMOOTH[name], 2.0 ** -SMOOTH[name].step_bits
-    smaller = [g.is_negative(g.offset(total, -(16.0**i))) for i in range(1, len(shifts))]
-    out = None
-    for i, (shift, factor) in enumerate(zip(shifts, factors, strict=True)):
-        constant, *rest = table(name, g.frac_bits)
-        rows = [[c * factor + round(shift * 2 ** (3 * g.frac_bits)) for c in constant]]
-        rows += [[c * factor for c in row] for row in rest]
-        y = g.offset(g.scale(total, 2.0 ** (-4 * i)), step - fit.low)
+    fit, out = SMOOTH[name], None
+    step, unit = 2.0**-fit.step_bits, 2 ** (3 * g.frac_bits)
+    smaller = {i: g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0)) for i in powers[1:]}
+    for i, (factor, shift) in zip(powers, pieces, strict=True):
+        rows = [[round(c * factor) for c in row] for row in table(name, g.frac_bits)]
+        rows[0] = [c + round(shift * unit) for c in rows[0]]
+        y = g.offset(g.ldexp(x, -4 * i), step - fit.low)
         value = g.rescale(g.spline(y, rows, fit.step_bits))
-        if i + 1 < len(shifts):
-            bit = g.either(smaller[i - 1], smaller[i]) if i else smaller[i]
-            value = g.select(bit, value)
-        elif i:
-            value = g.select(smaller[i - 1], value, invert=True)
+        if i == powers[0]:
+            value = g.select(smaller[i + 1], value) if len(powers) > 1 else value
+        elif i == powers[-1]:
+            value = g.select(smaller[i], value, invert=True)
+        else:
+            value = g.select(g.either(smaller[i], smaller[i + 1]), value)
         out = value if out is None else g.add(out, value)
     return out
 
 
-def powers_of_16(count: int) -> int:
-    """How many powers of 16, from 1 on, are below `count`."""
-    return max(1, math.ceil(math.log2(max(count, 2)) / 4))
+def powers_of_16(count: int) -> range:
+    """The powers of 16 from 1 on that are below `count`."""
+    return range(max(1, math.ceil(math.log2(max(count, 2)) / 4)))
+
+
+def rsqrt_of_few(g: Builder, x: Value) -> Value:
+    """x^(-1/2) for x in [2^-20, 2^14), which may have more than frac_bits fractional bits."""
+    powers = range(-5, 4)
+    return by_powers(g, "rsqrt_1_16", x, powers, [(4.0**-i, 0.0) for i in powers])
 
 
 def reciprocal_positive(g: Builder, x: Value) -> Value:

@@ -37,7 +37,7 @@ def whole_power(g: Builder, x: Value, exponent: int) -> Value:
 
 @functools.cache
 def _fit(exponent: float) -> Smooth:
-    return Smooth(f"power {exponent}", lambda y: y**exponent, 1.0, 16.0, 4, 0.0, 2**-14)
+    return Smooth(f"power {exponent}", lambda y: y**exponent, 1.0, 16.0, 4, 2**-14)
 
 
 def root(g: Builder, x: Value, exponent: float) -> Value:

@@ -18,9 +18,9 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 TURN = 2 * math.pi
-SINE = Smooth("sin", torch.sin, -7.5, 7.5, 4, 0.0, 2**-16)
-COSINE = Smooth("cos", torch.cos, -7.5, 7.5, 4, 0.0, 2**-16)
-ARC_TANGENT = Smooth("atan", torch.atan, 0.0, 1.0, 7, 0.0, 2**-23)
+SINE = Smooth("sin", torch.sin, -7.5, 7.5, 4, 2**-16)
+COSINE = Smooth("cos", torch.cos, -7.5, 7.5, 4, 2**-16)
+ARC_TANGENT = Smooth("atan", torch.atan, 0.0, 1.0, 7, 2**-23)
 
 
 def _inside(g: Builder, fit: Smooth, x: Value) -> Value:

@@ -131,6 +131,11 @@ class _Pass:
         frac, attrs = x.frac + bits, {"kind": "scale", "attrs": {"factor": numerator}}
         return _Scaled(x.id if numerator == 1 else self._add(node, "linear", [x.id], node.shape, frac=frac, **attrs), frac)
 
+    def _visit_ldexp(self, node: Node) -> _Scaled:
+        x = self.natural(node.args[0])
+        frac = max(x, node.attrs["bits"])
+        return _Scaled(self.at(node.args[0], frac) if frac > x else self.env[node.args[0]].id, frac - node.attrs["bits"])
+
     def _visit_index(self, node: Node) -> _Scaled:
         frac = max(self.frac_bits, self.natural(node.args[0]))
         args, bits = [self.at(node.args[0], frac)], frac - node.attrs["step_bits"]
