@@ -1,14 +1,19 @@
 """Blinding factors made ahead of time in the background, each used once."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections import deque
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from protocols.errors import InputError, explain
 from protocols.paillier.cipher import Key, blinding_factors, public
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class BlindingPool:
@@ -37,10 +42,10 @@ class BlindingPool:
     def __len__(self) -> int:
         return sum(map(len, list(self._stored))) if self._process == os.getpid() else 0
 
-    def __enter__(self) -> "BlindingPool":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from protocols.paillier.residues import Residues
 
-TABLE_BYTES = 1 << 26
+TABLE_BYTES = 1 << 25
 """The most memory the tables of one step of a linear map may take."""
 
 
@@ -61,7 +61,7 @@ def power_each(residues: Residues, bases: np.ndarray, exponents: list[int]) -> n
         each = zip(residues.leave(bases), exponents if len(exponents) > 1 else exponents * len(bases), strict=True)
         powers = [gmpy2.powmod(base, exponent, residues.modulus) for base, exponent in each]
         return residues.enter(powers)
-    window = 5 if bits > 200 else 4 if bits > 40 else 2
+    window = min(range(1, 7), key=lambda w: (1 << w) - 2 + -(-bits // w))
     levels = max(1, -(-bits // window))
     mask = (1 << window) - 1
     digits = np.array([[int(e) >> window * j & mask for j in reversed(range(levels))] for e in exponents], np.int32)
@@ -104,19 +104,24 @@ def _columns(
     residues: Residues, bases: np.ndarray, weights: np.ndarray, bits: int, window: int, deep: int
 ) -> np.ndarray:
     """`linear` for some columns, with tables for `deep` bases at a time."""
-    rows, columns = len(weights), bases.shape[1]
-    total = None
+    rows, columns, half = len(weights), bases.shape[1], 1 << (window - 1)
+    digits = signed_digits(weights, bits, window)
+    levels, sums = digits.shape[1], None
     for start in range(0, bases.shape[0], deep):
         part = bases[start : start + deep]
-        table = _signed_table(residues, part.reshape(-1, *residues.cell), 1 << (window - 1))
-        digits = signed_digits(weights[:, start : start + deep], bits, window)
-        place = (1 << window) * (np.arange(part.shape[0])[:, None] * columns + np.arange(columns)) + 1
-        digits = digits[:, None]  # [M, 1, levels, K] against places [B, 1, K]
-        index = np.where(digits == 0, 0, place.T[:, None] + _position(digits, 1 << (window - 1)))
-        index = index.reshape(rows * columns, -1, part.shape[0])
-        made = _in_parallel(residues, table, index, window)
-        total = made if total is None else residues.multiply(total, made)
-    return total.reshape(rows, columns, *residues.cell)
+        table = _signed_table(residues, part.reshape(-1, *residues.cell), half)
+        entry = 2 * half * (np.arange(len(part)) * columns + np.arange(columns)[:, None]) + 1
+        index = _entries(digits[:, None, :, start : start + deep], entry[:, None], half)
+        made = _in_parallel(residues, table, index.reshape(-1, len(part)))
+        sums = made if sums is None else residues.multiply(sums, made)
+    table = np.concatenate([residues.ones(1), sums])
+    each = np.arange(1, len(table), dtype=np.int32).reshape(-1, levels, 1)
+    return residues.products(table, each, window).reshape(rows, columns, *residues.cell)
+
+
+def _entries(digits: np.ndarray, entry: np.ndarray, half: int) -> np.ndarray:
+    """Where in a table of `_signed_table` the powers to these digits are, given where those of their bases begin."""
+    return np.where(digits == 0, 0, entry + np.where(digits > 0, digits - 1, half - digits - 1)).astype(np.int32)
 
 
 def _signed_table(residues: Residues, bases: np.ndarray, half: int) -> np.ndarray:
@@ -126,23 +131,17 @@ def _signed_table(residues: Residues, bases: np.ndarray, half: int) -> np.ndarra
     return np.concatenate([residues.ones(1), powers.reshape(-1, *residues.cell)])
 
 
-def _position(digits: np.ndarray, half: int) -> np.ndarray:
-    return np.where(digits > 0, digits - 1, half - digits - 1)
-
-
-def _in_parallel(residues: Residues, table: np.ndarray, index: np.ndarray, window: int) -> np.ndarray:
-    """`products`, with few long products cut into several that run side by side."""
-    count, levels, terms = index.shape
-    cuts = min(terms, max(1, 2 * residues.lanes // count)) if residues.lanes > 1 else 1
+def _in_parallel(residues: Residues, table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Products of the rows of index[K, T], with few long products cut into several that run side by side."""
+    count, terms = index.shape
+    cuts = max(1, min(terms // 8, 2 * residues.lanes // count))
+    padded = np.zeros((count, -(-terms // cuts) * cuts), np.int32)
+    padded[:, :terms] = index
+    made = residues.products(table, padded.reshape(count * cuts, 1, -1))
     if cuts == 1:
-        return residues.products(table, index.astype(np.int32), window)
-    padded = np.zeros((count, levels, -(-terms // cuts) * cuts), np.int32)
-    padded[..., :terms] = index
-    split = padded.reshape(count, levels, cuts, -1).transpose(0, 2, 1, 3).reshape(count * cuts, levels, -1)
-    made = residues.products(table, split, window)
+        return made
     table = np.concatenate([residues.ones(1), made])
-    again = np.arange(1, count * cuts + 1, dtype=np.int32).reshape(count, 1, cuts)
-    return residues.products(table, again)
+    return residues.products(table, np.arange(1, len(table), dtype=np.int32).reshape(count, 1, cuts))
 
 
 def signed_digits(weights: np.ndarray, bits: int, window: int) -> np.ndarray:

@@ -79,7 +79,7 @@ class PaillierTensor:
         return self.shape[0]
 
     @property
-    def T(self) -> "PaillierTensor":  # noqa: N802 (numpy's name)
+    def T(self) -> "PaillierTensor":
         """The axes in reverse order."""
         return self.transpose()
 

@@ -84,6 +84,14 @@ KERNELS_IFMA inline void gather_rows(__m512i* out, const u64* table, const i64* 
   for (i64 j = 0; j < digits; ++j) out[j] = _mm512_i64gather_epi64(starts, table + j, 8);
 }
 
+// Asks for rows of a table ahead of their use: they are far apart, so the processor does not see them coming.
+inline void prefetch_rows(const u64* table, const std::int32_t* index, i64 stride, i64 lanes, i64 digits) {
+  for (i64 l = 0; l < lanes; ++l) {
+    const u64* row = table + index[l * stride] * digits;
+    for (i64 j = 0; j < digits; j += 8) __builtin_prefetch(row + j);
+  }
+}
+
 // The first `lanes` of eight residues, one below the other.
 inline void scatter_rows(u64* out, const __m512i* values, i64 lanes, i64 digits) {
   const u64* words = reinterpret_cast<const u64*>(values);
@@ -115,6 +123,7 @@ inline void residue_products(u64* out, const u64* table, const std::int32_t* ind
           }
           if (any == 0) continue;
           gather_rows(lanes[one ? 0 : 1], table, rows, m.count);
+          if (t + 1 < terms) prefetch_rows(table, index + (k * levels + level) * terms + t + 1, levels * terms, used, m.count);
           if (!one) multiply_lanes(lanes[0], lanes[0], lanes[1], m.digits, m.factor, m.count, lanes[2]);
           one = false;
         }
