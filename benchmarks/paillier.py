@@ -80,7 +80,11 @@ def operations(bits: int, phe: object, rows_768: int, repeat: int) -> list[Row]:
 
         row("encryption, from the pool", statistics.median(pooled() for _ in range(repeat)), slow)
     ours, other = _encrypt(private, numbers), [theirs.encrypt(v) for v in few]
-    row("addition", seconds(lambda: ours + ours, len(numbers), repeat), seconds(lambda: [a + a for a in other], len(few)))
+    row(
+        "addition",
+        seconds(lambda: ours + ours, len(numbers), repeat),
+        seconds(lambda: [a + a for a in other], len(few)),
+    )
     weights = rng.integers(-(2**15), 2**15, len(numbers))
     row(
         "product by 16-bit integers", seconds(lambda: ours * weights, len(numbers), repeat),
@@ -191,7 +195,9 @@ def _time(value: float | None) -> str:
 def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: int, phe_rows: int) -> None:
     """Times key generation, encryption, sums, products, matrix products and a logistic regression."""
     if not find_spec("phe"):
-        raise click.UsageError("this compares with python-paillier: pip install phe gmpy2 (phe is under the GPL version 3)")
+        raise click.UsageError(
+            "this compares with python-paillier: pip install phe gmpy2 (phe is under the GPL version 3)"
+        )
     from phe import paillier as phe
 
     if threads:

@@ -32,9 +32,7 @@ def load_public(text: str, insecure_size: bool = False) -> PublicKey:
 def dump_private(key: PrivateKey) -> str:
     """The private key as text, for its owner's disk only; better written with `save_private`."""
     p, q = key.insecure_primes()
-    return _sealed(
-        {"format": _PRIVATE, "version": VERSION, **_public_fields(key.public), "p": f"{p:x}", "q": f"{q:x}"}
-    )
+    return _sealed({"format": _PRIVATE, "version": VERSION, **_public_fields(key.public), "p": f"{p:x}", "q": f"{q:x}"})
 
 
 def load_private(text: str, insecure_size: bool = False) -> PrivateKey:

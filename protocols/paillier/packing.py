@@ -42,7 +42,9 @@ class Slots:
                 explain(f"a value does not fit a slot of {self.width} bits", fix="pack with wider slots (slot_bits)")
             )
         half, full = 1 << self.width - 1, len(values) - len(values) % self.count
-        shifted = [int(v) + half for v in values] + [half] * (self.count - len(values) + full if len(values) > full else 0)
+        shifted = [int(v) + half for v in values] + [half] * (
+            self.count - len(values) + full if len(values) > full else 0
+        )
         groups = (shifted[at : at + self.count] for at in range(0, len(shifted), self.count))
         return [gmpy2.pack(group, self.width) - self._offset for group in groups]
 
@@ -75,6 +77,8 @@ def slots_for(bits: int, magnitude: int) -> Slots:
     width = int(magnitude).bit_length() + 1
     if width > bits - 1:
         raise InputError(
-            explain(f"values of {width} bits do not fit a key of {bits} bits", fix="use a smaller scale or a larger key")
+            explain(
+                f"values of {width} bits do not fit a key of {bits} bits", fix="use a smaller scale or a larger key"
+            )
         )
     return Slots(width, (bits - 1) // width)

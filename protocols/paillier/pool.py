@@ -28,13 +28,10 @@ class BlindingPool:
             raise InputError(f"BlindingPool: size {size} and batch {batch} must be at least 1")
         self.key, self.size, self._batch = key, size, min(batch, size)
         self._changed = threading.Condition()
-        self._begin()
+        self._stored: deque[np.ndarray] = deque()
+        self._process, self._closed, self._wanted = os.getpid(), False, 0
         self._thread = threading.Thread(target=self._fill, name="blinding-pool", daemon=True)
         self._thread.start()
-
-    def _begin(self) -> None:
-        self._stored: deque[np.ndarray] = deque()
-        self._process, self._closed, self._error = os.getpid(), False, None
 
     def __repr__(self) -> str:
         return f"BlindingPool({public(self.key)!r}, {len(self)} of {self.size} in store)"
@@ -50,17 +47,21 @@ class BlindingPool:
 
     def close(self) -> None:
         """Stop the thread and forget what is in store."""
+        if self._process != os.getpid():  # the parent's thread is not here, and it may have held the lock
+            return
         with self._changed:
             self._closed = True
             self._stored.clear()
             self._changed.notify_all()
-        if self._process == os.getpid():
-            self._thread.join()
+        self._thread.join()
 
     def wait(self, count: int, timeout_s: float = 60.0) -> bool:
         """Wait until `count` factors (at most `size`) are in store; False when that took too long."""
+        wanted = min(count, self.size)
         with self._changed:
-            return self._changed.wait_for(lambda: len(self) >= min(count, self.size) or self._closed, timeout_s)
+            self._wanted = max(self._wanted, wanted)
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: len(self) >= wanted, timeout_s)
 
     def take(self, count: int) -> np.ndarray:
         """[count, *cell]: factors from the store, and fresh ones for what it lacks. InputError after `close`."""
@@ -85,11 +86,18 @@ class BlindingPool:
     def _fill(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or len(self) + self._batch <= self.size)
+                self._changed.wait_for(self._has_work)
                 if self._closed:
                     return
-            made = blinding_factors(self.key, self._batch)
+                count = min(self._batch, self.size - len(self))
+            made = blinding_factors(self.key, count)
             with self._changed:
                 if not self._closed:
                     self._stored.append(made)
+                if len(self) >= self._wanted:
+                    self._wanted = 0
                 self._changed.notify_all()
+
+    def _has_work(self) -> bool:
+        """A whole batch is missing, or someone waits: a smaller batch takes as long as a whole one."""
+        return self._closed or len(self) + self._batch <= self.size or len(self) < self._wanted

@@ -1,8 +1,8 @@
 """Powers of residues: of one fixed base, of many bases, and products of powers.
 
-Windows of digits as in Bernstein, "Pippenger's exponentiation algorithm" (2002): §2 for one base (Brauer, Yao), §3 for
-several bases that share squarings (Straus) and §4 for sums over equal digits (Pippenger). The running time depends on
-which exponents are zero: exponents that hide something are full-length random numbers.
+Windows of digits, as in Bernstein, "Pippenger's exponentiation algorithm" (2002), §2 for one base (Brauer, Yao) and §3
+for several bases that share squarings (Straus). How long it takes depends on the size of the largest exponent and on
+which digits of small ones are zero; exponents that hide something are full-length random numbers.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,7 @@ class FixedBase:
     def powers(self, exponents: bytes) -> np.ndarray:
         """[N, *cell]: the base to N exponents, given as `places` little-endian bytes each."""
         digits = np.frombuffer(exponents, np.uint8).reshape(-1, 1, self.places).astype(np.int32)
-        index = digits + 256 * np.arange(self.places, dtype=np.int32)
-        return self.residues.products(self.table, np.where(digits == 0, 0, index))
+        return self.residues.products(self.table, rows_of(digits, np.arange(self.places), 255))
 
 
 def fixed_base(residues: Residues, base: int, places: int) -> FixedBase:
@@ -36,48 +35,46 @@ def fixed_base(residues: Residues, base: int, places: int) -> FixedBase:
     bases = [gmpy2.mpz(base)]
     while len(bases) < places:
         bases.append(gmpy2.powmod(bases[-1], 256, residues.modulus))
-    table = power_table(residues, residues.enter(bases), 255)
-    return FixedBase(residues, table.reshape(-1, *residues.cell), places)
+    return FixedBase(residues, power_table(residues, residues.enter(bases), 255), places)
 
 
 def power_table(residues: Residues, bases: np.ndarray, top: int) -> np.ndarray:
-    """[N, top + 1, *cell]: the powers 0 to `top` of [N, *cell]."""
-    table = np.empty((len(bases), top + 1, *residues.cell), bases.dtype)
-    table[:, 0], table[:, 1] = residues.ones(1), bases
-    have = 1
+    """[1 + N top, *cell]: one, and then the powers 1 to `top` of each base; see `rows_of`."""
+    table = np.empty((1 + len(bases) * top, *residues.cell), bases.dtype)
+    table[:1], table[1::top] = residues.ones(1), bases
+    first, have = top * np.arange(len(bases), dtype=np.int32)[:, None], 1
     while have < top:
-        more = min(have, top - have)
-        left = np.repeat(table[:, have], more, axis=0)
-        right = table[:, 1 : more + 1].reshape(-1, *residues.cell)
-        table[:, have + 1 : have + 1 + more] = residues.multiply(left, right).reshape(-1, more, *residues.cell)
-        have += more
+        small = np.arange(1, min(have, top - have) + 1, dtype=np.int32)
+        pairs = np.stack(np.broadcast_arrays(first + have, first + small), axis=-1).reshape(-1, 1, 2)
+        table[(first + have + small).reshape(-1)] = residues.products(table, pairs)
+        have += len(small)
     return table
+
+
+def rows_of(digits: np.ndarray, bases: np.ndarray, top: int) -> np.ndarray:
+    """Rows of a `power_table` that hold the bases of these numbers to the powers `digits`, from 0 to `top`."""
+    return np.where(digits == 0, 0, bases * top + digits).astype(np.int32)
 
 
 def power_each(residues: Residues, bases: np.ndarray, exponents: list[int]) -> np.ndarray:
     """[N, *cell]: each base to its own exponent, none negative; one exponent in the list is for all bases."""
-    bits = max((int(e).bit_length() for e in exponents), default=0)
     if len(bases) < residues.lanes // 2 or not residues.fast:  # too few to fill the lanes
         each = zip(residues.leave(bases), exponents if len(exponents) > 1 else exponents * len(bases), strict=True)
-        powers = [gmpy2.powmod(base, exponent, residues.modulus) for base, exponent in each]
-        return residues.enter(powers)
+        return residues.enter([gmpy2.powmod(base, exponent, residues.modulus) for base, exponent in each])
+    bits = max((int(e).bit_length() for e in exponents), default=0)
     window = min(range(1, 7), key=lambda w: (1 << w) - 2 + -(-bits // w))
-    levels = max(1, -(-bits // window))
-    mask = (1 << window) - 1
+    levels, mask = max(1, -(-bits // window)), (1 << window) - 1
     digits = np.array([[int(e) >> window * j & mask for j in reversed(range(levels))] for e in exponents], np.int32)
-    digits = np.broadcast_to(digits, (len(bases), levels))
-    table = power_table(residues, bases, mask).reshape(-1, *residues.cell)
-    start = (mask + 1) * np.arange(len(bases), dtype=np.int32)[:, None]
-    index = np.where(digits == 0, 0, digits + start)[..., None]
-    table[0] = residues.ones(1)[0]
-    return residues.products(table, index, window)
+    index = np.broadcast_to(rows_of(digits, np.arange(len(bases))[:, None], mask), (len(bases), levels))
+    return residues.products(power_table(residues, bases, mask), index[..., None], window)
 
 
 def linear(residues: Residues, bases: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """prod over k of bases[k, b]^weights[m, k]: a matrix product "in the exponent", [M, B, *cell].
 
-    bases: [K, B, *cell]; weights: int64[M, K] of either sign, below 2^62. Rows share the tables of their bases (Straus)
-    where that is less work than sorting bases by digit for every row (Pippenger).
+    bases: [K, B, *cell]; weights: int64[M, K] of either sign, below 2^62. All rows use the same tables, of powers of each
+    base and its inverse, whose width is chosen for the number of rows. A level of digits is a product of its own until
+    the end, so that squarings are not repeated for every part of the bases.
     """
     count, columns = bases.shape[:2]
     rows = len(weights)
@@ -108,27 +105,16 @@ def _columns(
     digits = signed_digits(weights, bits, window)
     levels, sums = digits.shape[1], None
     for start in range(0, bases.shape[0], deep):
-        part = bases[start : start + deep]
-        table = _signed_table(residues, part.reshape(-1, *residues.cell), half)
-        entry = 2 * half * (np.arange(len(part)) * columns + np.arange(columns)[:, None]) + 1
-        index = _entries(digits[:, None, :, start : start + deep], entry[:, None], half)
-        made = _in_parallel(residues, table, index.reshape(-1, len(part)))
+        part = bases[start : start + deep].reshape(-1, *residues.cell)
+        table = power_table(residues, np.concatenate([part, residues.inverses(part)]), half)
+        number = np.arange(len(part)).reshape(-1, columns).T[:, None]  # of a base; its inverse comes len(part) later
+        some = digits[:, None, :, start : start + deep]
+        index = rows_of(np.abs(some), number + len(part) * (some < 0), half)
+        made = _in_parallel(residues, table, index.reshape(-1, index.shape[-1]))
         sums = made if sums is None else residues.multiply(sums, made)
     table = np.concatenate([residues.ones(1), sums])
     each = np.arange(1, len(table), dtype=np.int32).reshape(-1, levels, 1)
     return residues.products(table, each, window).reshape(rows, columns, *residues.cell)
-
-
-def _entries(digits: np.ndarray, entry: np.ndarray, half: int) -> np.ndarray:
-    """Where in a table of `_signed_table` the powers to these digits are, given where those of their bases begin."""
-    return np.where(digits == 0, 0, entry + np.where(digits > 0, digits - 1, half - digits - 1)).astype(np.int32)
-
-
-def _signed_table(residues: Residues, bases: np.ndarray, half: int) -> np.ndarray:
-    """One, and then for each base its powers 1 to `half` and -1 to -half."""
-    both = np.stack([bases, residues.inverses(bases)], axis=1).reshape(-1, *residues.cell)
-    powers = power_table(residues, both, half)[:, 1:]
-    return np.concatenate([residues.ones(1), powers.reshape(-1, *residues.cell)])
 
 
 def _in_parallel(residues: Residues, table: np.ndarray, index: np.ndarray) -> np.ndarray:

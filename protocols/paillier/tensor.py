@@ -7,6 +7,7 @@ every operation acts on all of them at once.
 """
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class PaillierTensor:
     @property
     def size(self) -> int:
         """Number of numbers."""
-        return int(np.prod(self.shape, dtype=int))
+        return prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -90,8 +91,8 @@ class PaillierTensor:
             self._refuse_batch(f"reshape to {tuple(shape)}")
         sizes = (self.cell_shape[0], *shape[1:]) if self.packed else tuple(shape)
         if -1 in sizes:
-            known = int(np.prod([s for s in sizes if s != -1], dtype=int))
-            sizes = tuple(int(np.prod(self.cell_shape, dtype=int)) // max(1, known) if s == -1 else s for s in sizes)
+            known = prod(s for s in sizes if s != -1)
+            sizes = tuple(prod(self.cell_shape) // max(1, known) if s == -1 else s for s in sizes)
         return replace(self, cells=self.cells.reshape((*sizes, *self.key.residues.cell)))
 
     def transpose(self, *axes: int) -> "PaillierTensor":
@@ -232,10 +233,10 @@ class PaillierTensor:
         kept = tuple(a for a in range(self.ndim) if a not in axes)
         shape = tuple(self.cell_shape[a] for a in kept)
         turned = self.transpose(*kept, *axes)
-        terms = int(np.prod([self.cell_shape[a] for a in axes], dtype=int))
+        terms = prod(self.cell_shape[a] for a in axes)
         bound = self._checked("sum", self.bound * max(1, terms))
         flat = turned._flat()
-        index = np.arange(1, len(flat) + 1, dtype=np.int32).reshape(int(np.prod(shape, dtype=int)), 1, terms)
+        index = np.arange(1, len(flat) + 1, dtype=np.int32).reshape(prod(shape), 1, terms)
         table = np.concatenate([self.key.residues.ones(1), flat])
         return self._made(self.key.residues.products(table, index), shape, bound)
 
@@ -281,13 +282,12 @@ class PaillierTensor:
                 )
             )
         values = decrypt(key, self._flat())
+        if self.packed:
+            columns = np.array(values, object).reshape(self.cell_shape[0], prod(self.cell_shape[1:])).T
+            rows = zip(*(self.slots.unpack(column, self.batch) for column in columns), strict=True)
+            values = [v for row in rows for v in row]
         out = np.empty(self.size, object)
-        if not self.packed:
-            out[:] = [int(v) for v in values]
-            return out.reshape(self.shape)
-        columns = np.array(values, object).reshape(self.cell_shape[0], -1)
-        wide = [self.slots.unpack(columns[:, c], self.batch) for c in range(columns.shape[1])]
-        out.reshape(self.batch, -1).T[:] = wide
+        out[:] = [int(v) for v in values]
         return out.reshape(self.shape)
 
     def _flat(self, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -320,9 +320,7 @@ class PaillierTensor:
         )
 
 
-def _broadcast(
-    cells: np.ndarray, old: tuple[int, ...], new: tuple[int, ...], cell: tuple[int, ...]
-) -> np.ndarray:
+def _broadcast(cells: np.ndarray, old: tuple[int, ...], new: tuple[int, ...], cell: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(cells.reshape((1,) * (len(new) - len(old)) + old + cell), (*new, *cell))
 
 
@@ -334,7 +332,7 @@ def _plaintexts(values: np.ndarray, slots: Slots, packed: bool) -> list[int]:
     """Plaintexts, in order of cells, of integers [*shape]."""
     if not packed:
         return values.reshape(-1).tolist()
-    columns = values.reshape(len(values), -1).T.tolist()
+    columns = values.reshape(len(values), prod(values.shape[1:])).T.tolist()
     by_column = [slots.pack(column) for column in columns]
     return [plain for group in zip(*by_column, strict=True) for plain in group]
 

@@ -29,9 +29,7 @@ _LARGEST_SCALE = 1 << 14
 _MOST_AXES = 16
 
 
-def write(
-    tensor: PaillierTensor, context: str = "", pool: BlindingPool | None = None, key: Key | None = None
-) -> bytes:
+def write(tensor: PaillierTensor, context: str = "", pool: BlindingPool | None = None, key: Key | None = None) -> bytes:
     """The array as bytes. What was computed is re-randomized first, see `PaillierTensor.rerandomized`.
 
     context: names session, step and sender; `read` wants the same, so that no message passes for another.
@@ -57,7 +55,9 @@ def read(data: bytes, key: PublicKey, context: str = "") -> PaillierTensor:
     """
     if len(data) < _HEADER.size + _HASH_BYTES:
         _refuse("it is too short")
-    magic, fingerprint, where, bits, frac_bits, width, count, packed, axes, bound_bytes, batch = _HEADER.unpack_from(data)
+    magic, fingerprint, where, bits, frac_bits, width, count, packed, axes, bound_bytes, batch = _HEADER.unpack_from(
+        data
+    )
     if magic != _MAGIC:
         _refuse("it does not begin as one, or has another version")
     if fingerprint.hex() != key.fingerprint or bits != key.bits:
@@ -82,9 +82,7 @@ def read(data: bytes, key: PublicKey, context: str = "") -> PaillierTensor:
     return PaillierTensor(key, cells, frac_bits, bound, slots, batch if packed else None)
 
 
-def _sensible(
-    key: PublicKey, slots: Slots, bound: int, packed: bool, shape: tuple[int, ...], batch: int
-) -> bool:
+def _sensible(key: PublicKey, slots: Slots, bound: int, packed: bool, shape: tuple[int, ...], batch: int) -> bool:
     if not packed:
         return slots == whole(key.bits) and bound <= slots.limit
     fits = slots.width > 1 and slots.count > 0 and slots.width * slots.count <= key.bits - 1 and bound <= slots.limit
@@ -124,5 +122,7 @@ def check_ciphertexts(key: PublicKey, values: Sequence[int]) -> None:
 
 def _refuse(why: str) -> None:
     raise ProtocolError(
-        explain("this message is not an encrypted array", why=why, fix="check that both parties use the same key and step")
+        explain(
+            "this message is not an encrypted array", why=why, fix="check that both parties use the same key and step"
+        )
     )
