@@ -168,7 +168,7 @@ def logistic_regression(bits: int, phe: object, measured: int, repeat: int) -> R
 
 def show(rows: list[Row]) -> None:
     """The table."""
-    kind = "AVX-512 kernels" if residues.available() else "GMP integers"
+    kind = {8: "AVX-512 kernels", 1: "portable kernels", 0: "GMP integers"}[residues.lanes()]
     table = Table(title=f"seconds per operation, phe 1.5.0 and {kind} on {torch.get_num_threads()} cores; {machine()}")
     for name in ("bits", "operation", "ours", "phe", "times faster", "note"):
         table.add_column(name, justify="left" if name in ("operation", "note") else "right")

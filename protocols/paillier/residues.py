@@ -21,16 +21,13 @@ class Residues:
 
     modulus: mpz
     fast: kernels.ResidueModulus | None
+    lanes: int
+    """How many products take the time of one, on one core."""
 
     @property
     def cell(self) -> tuple[int, ...]:
         """Shape of one residue in an array."""
         return (self.fast.width,) if self.fast else ()
-
-    @property
-    def lanes(self) -> int:
-        """How many products take the time of one, on one core."""
-        return 8 if self.fast else 1
 
     def enter(self, values: Sequence[int]) -> np.ndarray:
         """An array [N, *cell] of numbers from 0 to below the modulus."""
@@ -99,8 +96,8 @@ class Residues:
 
 def residues_modulo(modulus: int) -> Residues:
     """The residues modulo an odd number above 1 (ValueError otherwise), with the fast kernels where they run."""
-    fast = kernels.residue_modulus(int(modulus)) if kernels.available() else None
-    return Residues(mpz(modulus), fast)
+    lanes = kernels.lanes()
+    return Residues(mpz(modulus), kernels.residue_modulus(int(modulus)) if lanes else None, lanes or 1)
 
 
 def _objects(values: list[mpz]) -> np.ndarray:
