@@ -2,7 +2,7 @@
 
 The public key is n = p q and, for the fast variant, h = -x^2 mod n for a random x: encryption multiplies by h^(n r) with r
 of half the bits of n (Damgård, Jurik, Nielsen, "A generalization of Paillier's public-key system", Int. J. Inf. Secur.
-2010, §4.2). It needs p = q = 3 mod 4 and gcd(p-1, q-1) = 2. Beside the decisional composite residuosity assumption it
+2010). It needs p = q = 3 mod 4 and gcd(p-1, q-1) = 2. Beside the decisional composite residuosity assumption it
 rests on powers of h with such an r looking like random ones, which holds if n is hard to factor (Goldreich and Rosen,
 J. Cryptology 2003). Without h, encryption multiplies by r^n for random r (Paillier, Eurocrypt 1999), which is slower.
 """

@@ -1,7 +1,7 @@
 """Powers of residues: of one fixed base, of many bases, and products of powers.
 
-Windows of digits, as in Bernstein, "Pippenger's exponentiation algorithm" (2002), §2 for one base (Brauer, Yao) and §3
-for several bases that share squarings (Straus). How long it takes depends on the size of the largest exponent and on
+Windows of digits, as in Bernstein, "Pippenger's exponentiation algorithm" (2002): Brauer's and Yao's methods for one base,
+Straus' for several bases that share squarings. How long it takes depends on the size of the largest exponent and on
 which digits of small ones are zero; exponents that hide something are full-length random numbers.
 """
 

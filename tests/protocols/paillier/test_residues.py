@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocols import kernels
 from protocols.kernels import residues as native
 from protocols.paillier.powers import fixed_base, linear, power_each, power_table, signed_digits
-from protocols.paillier.residues import Residues, residues_modulo
+from protocols.paillier.residues import residues_modulo
 
 PRIME = (1 << 521) - 1  # every number below it has an inverse
 SIZES = (64, 102, 103, 104, 128, 521, 1024, 2078, 2080, 4096)
