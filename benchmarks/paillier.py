@@ -94,7 +94,7 @@ def operations(bits: int, phe: object, rows_768: int, repeat: int) -> list[Row]:
         "decryption", seconds(lambda: ours.decrypt_integers(private), len(numbers), repeat),
         seconds(lambda: [secret.decrypt(c) for c in other], len(few)),
     )  # fmt: skip
-    row("decryption, 8 slots of 128 bits", *_packed_decryption(private, numbers, out[-1].phe_s, repeat))
+    row("decryption, slots of 128 bits", *_packed_decryption(private, numbers, out[-1].phe_s, repeat))
     for size, measured in ((100, 100), (768, rows_768)):
         row(f"matrix {size}x{size} by vector", *_matvec(private, theirs, secret, size, measured, rng, repeat))
     return out

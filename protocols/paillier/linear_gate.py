@@ -86,7 +86,8 @@ class ClientGate:
         cells = encrypt(self.key, values, pool.take(len(values)) if pool and values else None)
         public = self.key.public
         return wire.write(
-            PaillierTensor(public, cells, 0, 1 << RING_BITS - 1, whole(public.bits), fresh=True), self.context + "/request"
+            PaillierTensor(public, cells, 0, 1 << RING_BITS - 1, whole(public.bits), fresh=True),
+            self.context + "/request",
         )
 
     def finish(self, reply: bytes) -> Tensor:
@@ -95,7 +96,11 @@ class ClientGate:
         answer = wire.read(reply, public, self.context + "/reply")
         if answer.slots != self.shape.slots(public.bits) or answer.shape != (patches.outputs,) or answer.frac_bits:
             raise ProtocolError(
-                explain("the reply does not fit the layer", why=f"it is {answer!r}", fix="use the same GateShape at both parties")
+                explain(
+                    "the reply does not fit the layer",
+                    why=f"it is {answer!r}",
+                    fix="use the same GateShape at both parties",
+                )
             )
         return _ring(answer.decrypt_integers(self.key).tolist()).reshape(patches.output_shape)
 
@@ -132,7 +137,11 @@ class ServerGate:
         asked = wire.read(request, self.key, self.context + "/request")
         if asked.packed or asked.shape != (prod(patches.input_shape),) or asked.bound > 1 << RING_BITS - 1:
             raise ProtocolError(
-                explain("the request does not fit the layer", why=f"it is {asked!r}", fix="use the same GateShape at both parties")
+                explain(
+                    "the request does not fit the layer",
+                    why=f"it is {asked!r}",
+                    fix="use the same GateShape at both parties",
+                )
             )
         groups = zip(self._rows, patches.places, strict=True)
         products = np.stack([linear(residues, asked.cells, rows, places) for rows, places in groups])

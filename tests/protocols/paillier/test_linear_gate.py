@@ -92,7 +92,9 @@ def test_the_largest_sums_in_every_slot(private):
             client, server = sides(private, patches, w, 8)
             assert client.shape.bound >= abs(9 * value * weight)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("protocols.paillier.linear_gate.secrets.randbits", lambda bits, m=mask: m & (1 << bits) - 1)
+                patch.setattr(
+                    "protocols.paillier.linear_gate.secrets.randbits", lambda bits, m=mask: m & (1 << bits) - 1
+                )
                 reply, masks = server.reply(client.request(x))
             got = client.finish(reply) + server.finish(torch.zeros_like(x), masks)
             assert torch.equal(got, patches.apply(w, x))
@@ -118,7 +120,9 @@ def views(private: keys.PrivateKey, sums: int, sigma: int, count: int = 4096) ->
     reply, _ = server.reply(client.request(torch.tensor([-(1 << 63)])))
     seen = wire.read(reply, private.public, "layer 1/reply").decrypt_integers(private)
     low = np.array([int(v) & 0xFF for v in seen])
-    assert np.abs(np.bincount(low, minlength=256) - count / 256).max() < 7 * (count / 256) ** 0.5, "low bits are uniform"
+    assert np.abs(np.bincount(low, minlength=256) - count / 256).max() < 7 * (count / 256) ** 0.5, (
+        "low bits are uniform"
+    )
     return np.sort(np.array([v / (1 << client.shape.mask_bits) for v in seen], float))
 
 
@@ -164,7 +168,11 @@ def test_ahead_of_time(private, layer):
         assert torch.equal(opened + mask, x)
         result = prepared.share() + prepared_server.share(opened, own)
         assert torch.equal(result, patches.apply(w, x if own is None else x + own))
-        for again in (lambda p=prepared, v=x: p.open(v), prepared.share, lambda s=prepared_server, v=opened: s.share(v)):
+        for again in (
+            lambda p=prepared, v=x: p.open(v),
+            prepared.share,
+            lambda s=prepared_server, v=opened: s.share(v),
+        ):
             with pytest.raises(PreprocessingReused, match="used before"):
                 again()
     assert "tensor" not in repr(prepared.mask)

@@ -124,7 +124,10 @@ def test_linear_with_places(variant, table_bytes, monkeypatch):
     places, weights = seed.integers(-1, 6, (5, 9)), seed.integers(-128, 128, (4, 5))
     made = linear(r, r.enter(values), weights, places)
     want = [
-        [prod(pow(values[p], int(w), PRIME) for p, w in zip(column, row, strict=True) if p >= 0) % PRIME for column in places.T]
+        [
+            prod(pow(values[p], int(w), PRIME) for p, w in zip(column, row, strict=True) if p >= 0) % PRIME
+            for column in places.T
+        ]
         for row in weights
     ]
     assert r.leave(made.reshape(-1, *r.cell)) == [v for row in want for v in row]
