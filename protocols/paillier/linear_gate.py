@@ -83,7 +83,7 @@ class ClientGate:
         if tuple(share.shape) != self.shape.patches.input_shape or share.dtype != torch.int64:
             raise InputError(f"ClientGate: the share must be int64{list(self.shape.patches.input_shape)}")
         values = share.reshape(-1).tolist()
-        cells = encrypt(self.key, values, pool.take(len(values)) if pool and values else None)
+        cells = encrypt(self.key, values, pool.take(len(values)) if pool is not None else None)
         public = self.key.public
         return wire.write(
             PaillierTensor(public, cells, 0, 1 << RING_BITS - 1, whole(public.bits), fresh=True),

@@ -16,7 +16,7 @@ import numpy as np
 
 from protocols.errors import InputError, explain
 from protocols.paillier import fixed
-from protocols.paillier.cipher import Key, blinding_factors, decrypt, encrypt, public, trivial
+from protocols.paillier.cipher import Key, decrypt, encrypt, public, refreshing_factors, trivial
 from protocols.paillier.keys import PrivateKey, PublicKey
 from protocols.paillier.packing import Slots, slots_for, whole
 from protocols.paillier.patches import Patches
@@ -89,7 +89,7 @@ class PaillierTensor:
 
     def reshape(self, *shape: int) -> PaillierTensor:
         """The same numbers in another shape; axis 0 of a packed array must stay."""
-        shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         if self.packed and (not shape or shape[0] != self.batch):
             self._refuse_batch(f"reshape to {tuple(shape)}")
         sizes = (self.cell_shape[0], *shape[1:]) if self.packed else tuple(shape)
@@ -123,7 +123,7 @@ class PaillierTensor:
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> PaillierTensor:
-        return self.add(-other)
+        return self.add(-other if isinstance(other, PaillierTensor) else fixed.negative(other))
 
     def __rsub__(self, other: Any) -> PaillierTensor:
         return (-self).add(other)
@@ -185,10 +185,11 @@ class PaillierTensor:
         frac_bits: scale of the weights, 0 for integers and 16 for others by default; limit: their largest magnitude,
         public, by default the next power of two. Raises InputError where a result might not fit.
         """
-        weights, frac_bits, bound = self._weights(np.asarray(weights), frac_bits, limit, 1, "product")
-        shape = np.broadcast_shapes(self.cell_shape, weights.shape)
-        if self.packed and (len(shape) != self.ndim or shape[0] != self.cell_shape[0] or _varies(weights, self.ndim)):
+        weights = np.asarray(weights)
+        if self.packed and (weights.ndim > self.ndim or (weights.ndim == self.ndim and weights.shape[0] != 1)):
             self._refuse_batch("multiplying rows by different numbers")
+        weights, frac_bits, bound = self._weights(weights, frac_bits, limit, 1, "product")
+        shape = np.broadcast_shapes(self.cell_shape, weights.shape)
         exponents = np.broadcast_to(weights, shape).reshape(-1).tolist()
         bases = self._flat(shape)
         negative = np.array([e < 0 for e in exponents], bool)
@@ -209,8 +210,6 @@ class PaillierTensor:
             self._refuse_batch("a sum over rows")
         terms = self.shape[-1]
         wide, frac_bits, bound = self._weights(wide, frac_bits, limit, max(1, terms), "matrix product")
-        if wide.dtype == object:
-            raise InputError("matmul: weights of more than 62 bits; use a smaller frac_bits or limit")
         cell, rest = self.key.residues.cell, self.cell_shape[:-1]
         bases = np.moveaxis(self.cells.reshape((-1, terms, *cell)), 1, 0)
         made = np.moveaxis(linear(self.key.residues, bases, wide.T), 0, 1)
@@ -242,7 +241,10 @@ class PaillierTensor:
             frac_bits = FRAC_BITS if weights.dtype.kind == "f" else 0
         limit = fixed.power_of_two(weights) if limit is None else limit
         bound = self._checked(what, self.bound * fixed.magnitude(limit, frac_bits) * terms)
-        return fixed.integers(weights, frac_bits, limit, what), frac_bits, bound
+        encoded = fixed.integers(weights, frac_bits, limit, what)
+        if encoded.dtype == object and what != "product":
+            raise InputError(f"{what}: weights of more than 62 bits; use a smaller frac_bits or limit")
+        return encoded, frac_bits, bound
 
     def sum(self, axis: int | tuple[int, ...] | None = None) -> PaillierTensor:
         """Sum over one, several or all axes; not over the rows of a packed array."""
@@ -260,15 +262,17 @@ class PaillierTensor:
         table = np.concatenate([self.key.residues.ones(1), flat])
         return self._made(self.key.residues.products(table, index), shape, bound)
 
-    def rerandomized(self, pool: BlindingPool | None = None, key: Key | None = None) -> PaillierTensor:
-        """The same numbers in ciphertexts that nobody can link to how they were computed.
+    def rerandomized(self, pool: BlindingPool | None = None) -> PaillierTensor:
+        """The same numbers in ciphertexts that nobody, the key's owner included, can link to how they were computed.
 
-        pool: factors made ahead; key: the private key, which is faster.
+        pool: factors made ahead, of the public key (InputError for the private key's, which are not enough for this).
         """
+        if pool is not None and not pool.refreshing:
+            raise InputError(explain("a private key's pool cannot re-randomize", fix="make BlindingPool(public key)"))
         flat = self._flat()
         if not len(flat):
             return replace(self, fresh=True)
-        factors = pool.take(len(flat)) if pool else blinding_factors(key or self.key, len(flat))
+        factors = pool.take(len(flat)) if pool is not None else refreshing_factors(self.key, len(flat))
         return replace(self._made(self.key.residues.multiply(flat, factors), self.cell_shape, self.bound), fresh=True)
 
     def compressed(self) -> PaillierTensor:
@@ -344,10 +348,6 @@ def _broadcast(cells: np.ndarray, old: tuple[int, ...], new: tuple[int, ...], ce
     return np.broadcast_to(cells.reshape((1,) * (len(new) - len(old)) + old + cell), (*new, *cell))
 
 
-def _varies(weights: np.ndarray, ndim: int) -> bool:
-    return weights.ndim == ndim and weights.shape[0] != 1
-
-
 def _plaintexts(values: np.ndarray, slots: Slots, packed: bool) -> list[int]:
     """Plaintexts, in order of cells, of integers [*shape]."""
     if not packed:
@@ -387,7 +387,7 @@ def encrypt_array(
     if packed and encoded.ndim < 1:
         raise InputError("encrypt_array: only an array with an axis 0 can be packed")
     plain = _plaintexts(encoded, slots, packed)
-    cells = encrypt(key, plain, pool.take(len(plain)) if pool else None)
+    cells = encrypt(key, plain, pool.take(len(plain)) if pool is not None else None)
     shape = (-(-encoded.shape[0] // slots.count), *encoded.shape[1:]) if packed else encoded.shape
     cells = cells.reshape((*shape, *known.residues.cell))
     return PaillierTensor(known, cells, frac_bits, bound, slots, encoded.shape[0] if packed else None, True)

@@ -188,6 +188,27 @@ def test_a_slot_that_did_overflow_is_noticed(private):
         wrong.decrypt(private)
 
 
+def test_public_arrays_of_every_kind(private):
+    """Nothing wraps around on the way to a plaintext, and the default limit is the next power of two."""
+    t = encrypt_array(private, [5, -5], 0, 8)
+    for values in (
+        np.array([3, 200], np.uint8), np.array([True, False]), np.array([-(1 << 63), (1 << 63) - 1]),
+        np.array([0, (1 << 64) - 1], np.uint64), np.array([1 << 80, -7], object), [4, -4], 6,
+    ):  # fmt: skip
+        exactly = np.broadcast_to(np.asarray(values).astype(object), 2)
+        assert exact(t - values, private) == [5 - exactly[0], -5 - exactly[1]]
+        assert exact(values - t, private) == [exactly[0] - 5, exactly[1] + 5]
+        assert exact(t * values, private) == [5 * exactly[0], -5 * exactly[1]]
+    for values, limit in (
+        (0, 1), (1, 1), (-2, 2), (3, 4), (2.0, 2), (-2.5, 4), (2.0**-5, 2.0**-5), (float(2**52 + 1), 2**53), ([], 1),
+        (np.array([-(1 << 63)]), 1 << 63), (0.0, 1), (1e-300, 2.0**-996),
+    ):  # fmt: skip
+        assert fixed.power_of_two(np.array(values)) == limit
+    for bad in (np.nan, -np.inf, np.array([1, np.nan])):
+        with pytest.raises(InputError, match="not finite"):
+            t * bad
+
+
 def test_repr_hides_values(private):
     t = encrypt_array(private, np.full(3, 12345), 0, 1 << 14)
     assert repr(t) == "PaillierTensor(shape=(3,), frac_bits=0, bits=16)"
