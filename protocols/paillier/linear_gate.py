@@ -11,12 +11,13 @@ has |T| <= K 2^(weight_bits - 1) 2^63 <= 2^t. A mask r is uniform from -2^(m-1) 
 operating system. So |T + r| <= 2^t + 2^(m-1) < 2^m for sigma >= 2: it fits a slot of m + 1 bits, slots never carry
 (`packing`), and no sum reaches n/2.
 
-What C sees. T + r is within statistical distance |T| / 2^m <= 2^-sigma of r, whatever T is; sigma = 40 by default. Its
-low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 divides 2^m. Ciphertexts are re-randomized by
-factors that do not depend on W. What S sees is encrypted. Both hold for parties that follow the protocol.
+What C sees. Each T + r is within statistical distance |T| / 2^m <= 2^-sigma of r, whatever T is; sigma = 40 by default.
+Its low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 divides 2^m. The ciphertexts it comes in are
+within 2^-40 of random ones with that content (`cipher.refreshing_factors`). What S sees is encrypted. All this holds for
+parties that follow the protocol: a client that encrypts larger numbers than shares learns more.
 
-Ahead of time: `prepare_client` draws x_C at random, so the three steps need no input. When x comes, C sends x - x_C, which
-is uniform, and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
+Ahead of time: with x_C = a `random_share` the three steps need no input. When x comes, C sends x - x_C, which is uniform,
+and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
 """
 
 import secrets
