@@ -1,9 +1,9 @@
 """`python -m benchmarks.paillier [--json FILE]`: the Paillier engine beside python-paillier, one table.
 
-Both run in this process one after the other: phe with gmpy2 on one thread, as it is made; the engine on --threads cores.
-Products are of encrypted integers of 16 bits by signed weights of 16 bits, which both compute exactly. Seconds are for
-one operation, of operations on arrays a share of the array's time, of the fastest of several runs: other programs only
-add to a time. Making a key takes as long as luck wants, so there it is the mean.
+Both run in this process one after the other: phe with gmpy2 on one thread, as it is made; the engine on --threads
+cores. Products are of encrypted integers of 16 bits by signed weights of 16 bits, which both compute exactly. Seconds
+are for one operation, of operations on arrays a share of the array's time, of the fastest of several runs: other
+programs only add to a time. Making a key takes as long as luck wants, so there it is the mean.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def operations(bits: int, phe: object, rows_768: int, repeat: int) -> list[Row]:
 
     row(
         "key generation", statistics.mean(_times(lambda: paillier.generate(bits), 10)),
-        statistics.mean(_times(lambda: phe.generate_paillier_keypair(n_length=bits), 10)), f"tables, once per key: {tables:.2f} s",
+        statistics.mean(_times(lambda: phe.generate_paillier_keypair(n_length=bits), 10)),
+        f"tables, once per key: {tables:.2f} s",
     )  # fmt: skip
     slow = seconds(lambda: [theirs.encrypt(v) for v in few], len(few))
     for name, key in (("encryption, public key", private.public), ("encryption, key's owner", private)):

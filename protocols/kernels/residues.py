@@ -1,8 +1,8 @@
 """Products of many large residues at once: eight at a time with AVX-512 IFMA, else one by one, on all cores.
 
-Residues are rows of a uint64 array, in a form only these kernels read. Where `lanes()` is 0 they were not built and there
-is no such array; `protocols.paillier.residues` then computes the same with GMP's integers, which is what tests compare
-with.
+Residues are rows of a uint64 array, in a form only these kernels read. Where `lanes()` is 0 they were not built and
+there is no such array; `protocols.paillier.residues` then computes the same with GMP's integers, which is what tests
+compare with.
 """
 
 from dataclasses import dataclass
@@ -84,9 +84,9 @@ def residues_leave(residues: np.ndarray, modulus: ResidueModulus) -> bytes:
 def residue_products(table: np.ndarray, index: np.ndarray, squarings: int, modulus: ResidueModulus) -> np.ndarray:
     """uint64[K, width]: for each k a product of rows of a table, squared `squarings` times between levels.
 
-    table: uint64[R, width] whose row 0 is one; index: int32[K, levels, T] below R. With acc = 1 at the start, each level
-    computes acc = acc^(2^squarings) * prod over t of table[index[k, level, t]].
-    Raises ValueError for an index outside the table or other shapes.
+    table: uint64[R, width] whose row 0 is one; index: int32[K, levels, T] below R. With acc = 1 at the start, each
+    level computes acc = acc^(2^squarings) * prod over t of table[index[k, level, t]]. Raises ValueError for an index
+    outside the table or other shapes.
     """
     table = _checked(table, modulus)
     index = np.ascontiguousarray(index, dtype=np.int32)

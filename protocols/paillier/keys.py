@@ -1,8 +1,8 @@
 """Paillier keys of 2048 and 3072 bits.
 
-The public key is n = p q and, for the fast variant, h = -x^2 mod n for a random x: encryption multiplies by h^(n r) with r
-of half the bits of n (Damgård, Jurik, Nielsen, "A generalization of Paillier's public-key system", Int. J. Inf. Secur.
-2010). It needs p = q = 3 mod 4 and gcd(p-1, q-1) = 2. Beside the decisional composite residuosity assumption it
+The public key is n = p q and, for the fast variant, h = -x^2 mod n for a random x: encryption multiplies by h^(n r)
+with r of half the bits of n (Damgård, Jurik, Nielsen, "A generalization of Paillier's public-key system", Int. J. Inf.
+Secur. 2010). It needs p = q = 3 mod 4 and gcd(p-1, q-1) = 2. Beside the decisional composite residuosity assumption it
 rests on powers of h with such an r looking like random ones, which holds if n is hard to factor (Goldreich and Rosen,
 J. Cryptology 2003). Without h, encryption multiplies by r^n for random r (Paillier, Eurocrypt 1999), which is slower.
 """
@@ -124,7 +124,7 @@ class PrivateKey:
 
     def __reduce__(self) -> str:
         raise TypeError(
-            "PrivateKey: a private key must not be pickled or copied; write it with keyfile.dump_private on its owner's disk"
+            "PrivateKey: a private key must not be pickled or copied; keyfile.save_private puts it on its owner's disk"
         )
 
     def insecure_primes(self) -> tuple[mpz, mpz]:

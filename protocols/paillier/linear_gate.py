@@ -1,23 +1,24 @@
 """A party's plaintext linear layer on the other party's share, without a dealer.
 
-x = x_C + x_S in Z_2^64 is shared between a client C and a server S, which alone knows the weights W. The result is shared
-as y_C + y_S = W x (Gilboa, CRYPTO 1999; linear layers as in Delphi, Mishra et al., USENIX Security 2020, §4.1):
-  C  sends Enc(x_C) under its own key, shares read as integers from -2^63 to 2^63 - 1         `ClientGate.request`
-  S  computes Enc(W x_C + r), packed and re-randomized, and keeps y_S = W x_S - r             `ServerGate.reply`
-  C  decrypts and keeps y_C = W x_C + r modulo 2^64                                            `ClientGate.finish`
+x = x_C + x_S in Z_2^64 is shared between a client C and a server S, which alone knows the weights W. The result is
+shared as y_C + y_S = W x (Gilboa, CRYPTO 1999; linear layers as in Delphi, Mishra et al., USENIX Security 2020, §4.1):
+  C  `ClientGate.request`: sends Enc(x_C) under its own key, shares read as integers from -2^63 to 2^63 - 1
+  S  `ServerGate.reply`:   sends Enc(W x_C + r), packed and re-randomized
+  C  `ClientGate.finish`:  decrypts and keeps y_C = W x_C + r modulo 2^64
+  S  `ServerGate.finish`:  keeps y_S = W x_S - r
 
 Range. Weights have at most `weight_bits` bits, the sign included, and an output has K terms, so T = W x_C, an integer,
-has |T| <= K 2^(weight_bits - 1) 2^63 <= 2^t. A mask r is uniform from -2^(m-1) to 2^(m-1) - 1 with m = t + sigma, from the
-operating system. So |T + r| <= 2^t + 2^(m-1) < 2^m for sigma >= 2: it fits a slot of m + 1 bits, slots never carry
+has |T| <= K 2^(weight_bits - 1) 2^63 <= 2^t. A mask r is uniform from -2^(m-1) to 2^(m-1) - 1 with m = t + sigma, from
+the operating system. So |T + r| <= 2^t + 2^(m-1) < 2^m for sigma >= 2: it fits a slot of m + 1 bits, slots never carry
 (`packing`), and no sum reaches n/2.
 
 What C sees. Each T + r is within statistical distance |T| / 2^m <= 2^-sigma of r, whatever T is; sigma = 40 by default.
-Its low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 divides 2^m. The ciphertexts it comes in are
-within 2^-40 of random ones with that content (`cipher.refreshing_factors`). What S sees is encrypted. All this holds for
-parties that follow the protocol: a client that encrypts larger numbers than shares learns more.
+Its low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 divides 2^m. The ciphertexts it comes in
+are within 2^-40 of random ones with that content (`cipher.refreshing_factors`). What S sees is encrypted. All this
+holds for parties that follow the protocol: a client that encrypts larger numbers than shares learns more.
 
-Ahead of time: with x_C = a `random_share` the three steps need no input. When x comes, C sends x - x_C, which is uniform,
-and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
+Ahead of time: with x_C = a `random_share` the three steps need no input. When x comes, C sends x - x_C, which is
+uniform, and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
 """
 
 import secrets
@@ -208,7 +209,7 @@ class PreparedServer:
     masks: _Once
 
     def share(self, opened: Tensor, share: Tensor | None = None) -> Tensor:
-        """This side's share of the result, from what the client opened and this side's own share of x, if it has one."""
+        """This side's share of the result, from what the client opened and its own share of x, if it has one."""
         return self.gate.finish(opened if share is None else opened + share, self.masks.take())
 
 

@@ -75,8 +75,8 @@ class Residues:
     def inverses(self, cells: np.ndarray) -> np.ndarray:
         """The inverses of [N, *cell], with one inversion in all (Montgomery, Math. Comp. 48, 1987, §10.3.1).
 
-        Products of pairs, of pairs of pairs and so on go up a tree, the inverse of the root comes down it: three products
-        for each residue. Raises ZeroDivisionError when one has no inverse.
+        Products of pairs, of pairs of pairs and so on go up a tree, the inverse of the root comes down it: three
+        products for each residue. Raises ZeroDivisionError when one has no inverse.
         """
         layers = [cells]
         while len(layers[-1]) > 1:

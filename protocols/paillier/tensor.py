@@ -1,9 +1,9 @@
 """Arrays of encrypted numbers with the manners of numpy.
 
-All numbers of an array share one public scale (`frac_bits`) and one public bound on their magnitude. The bound grows with
-each operation by what the operands' declared limits allow, whatever the values are, and an operation whose result might
-not fit is refused before it begins. In a packed array each ciphertext holds several rows of axis 0 (the batch), and
-every operation acts on all of them at once.
+All numbers of an array share one public scale (`frac_bits`) and one public bound on their magnitude. The bound grows
+with each operation by what the operands' declared limits allow, whatever the values are, and an operation whose result
+might not fit is refused before it begins. In a packed array each ciphertext holds several rows of axis 0 (the batch),
+and every operation acts on all of them at once.
 """
 
 from __future__ import annotations
@@ -397,6 +397,6 @@ def slot_bits_for(
     limit: float = LIMIT, frac_bits: int = FRAC_BITS, weight_limit: float = 1, weight_frac_bits: int = FRAC_BITS,
     terms: int = 1, extra: float = 0,
 ) -> int:  # fmt: skip
-    """Bits of a slot for a sum of `terms` products by weights of at most `weight_limit`, plus a number up to `extra`."""
+    """Bits of a slot for a sum of `terms` products by weights up to `weight_limit`, and a number up to `extra`."""
     products = fixed.magnitude(limit, frac_bits) * fixed.magnitude(weight_limit, weight_frac_bits) * terms
     return (products + fixed.magnitude(extra, frac_bits + weight_frac_bits)).bit_length() + 1

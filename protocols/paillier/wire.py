@@ -1,9 +1,9 @@
 """Encrypted arrays as bytes, and the checks on what arrives.
 
-Layout, little-endian: magic "SMPAIL01", key fingerprint 16 bytes, context SHA-256 16 bytes, bits u32, frac_bits i32, slot
-width u32, slots u32, packed u8, axes u8, bytes of the bound u16, batch u64, cell shape u64 each, bound, ciphertexts of
-bits/4 bytes each, SHA-256 of all before it. The hash finds damage. It is no proof of who wrote the bytes: ciphertexts
-can be changed by anyone, so they belong on an authenticated channel.
+Layout, little-endian: magic "SMPAIL01", key fingerprint 16 bytes, context SHA-256 16 bytes, bits u32, frac_bits i32,
+slot width u32, slots u32, packed u8, axes u8, bytes of the bound u16, batch u64, cell shape u64 each, bound,
+ciphertexts of bits/4 bytes each, SHA-256 of all before it. The hash finds damage. It is no proof of who wrote the
+bytes: ciphertexts can be changed by anyone, so they belong on an authenticated channel.
 """
 
 import struct

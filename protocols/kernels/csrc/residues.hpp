@@ -1,10 +1,10 @@
 // Products of many residues modulo one odd number: eight at a time with AVX-512 IFMA, or one by one.
 //
-// A residue is `digits` words of 52 bits, lowest first, in Montgomery form: x stands for x / 2^(52 digits) mod m. Values
-// stay below 2m and m below 2^(52 digits - 2), so that a product needs no final subtraction (Gueron and Krasnov,
+// A residue is `digits` words of 52 bits, lowest first, in Montgomery form: x stands for x / 2^(52 digits) mod m.
+// Values stay below 2m and m below 2^(52 digits - 2), so that a product needs no final subtraction (Gueron and Krasnov,
 // "Software implementation of modular exponentiation, using advanced vector instructions architectures", WAIFI 2012).
-// `digits` is even and at most 1000. Columns of a product are summed without carries: eight lanes add up 4 terms below 2^52
-// for each digit in 64 bits, a single one adds up 2 terms below 2^104 in 128 bits.
+// `digits` is even and at most 1000. Columns of a product are summed without carries: eight lanes add up 4 terms below
+// 2^52 for each digit in 64 bits, a single one adds up 2 terms below 2^104 in 128 bits.
 #pragma once
 
 #include <array>

@@ -204,7 +204,8 @@ def test_what_does_not_fit_is_refused(private, other):
         lambda: client.request(x[:5]), lambda: client.request(x.float()), lambda: sides(private, patches, w * 8, 4),
         lambda: sides(private, patches, w * -9, 4), lambda: sides(private, patches, w.float(), 4),
         lambda: sides(private, patches, w[:, :5], 4), lambda: GateShape(patches, 63), lambda: GateShape(patches, 8, 1),
-        lambda: conv2d_patches((1, 1, 2, 2), (1, 1, 3, 3)), lambda: conv2d_patches((1, 3, 4, 4), (2, 1, 3, 3), groups=2),
+        lambda: conv2d_patches((1, 1, 2, 2), (1, 1, 3, 3)),
+        lambda: conv2d_patches((1, 3, 4, 4), (2, 1, 3, 3), groups=2),
         lambda: GateShape(patches, 8).slots(100),
     ):  # fmt: skip
         with pytest.raises(InputError):

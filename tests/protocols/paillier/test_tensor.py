@@ -41,7 +41,8 @@ def test_like_numpy(request, name, seed):
     x, y, w, v = ints(rng, 3, 4), ints(rng, 4), ints(rng, 4, 2), ints(rng, 3)
     t, u = (encrypt_array(private.public, a, 0, 1 << 15) for a in (x, y))
     for got, want in (
-        (t, x), (t + u, x + y), (u + t, y + x), (t - u, x - y), (-t, -x), (t + y, x + y), (y - t, y - x), (5 - t, 5 - x),
+        (t, x), (t + u, x + y), (u + t, y + x), (t - u, x - y), (-t, -x), (t + y, x + y), (y - t, y - x),
+        (5 - t, 5 - x),
         (t * y, x * y), (y * t, x * y), (t * -3, x * -3), (t * 0, x * 0), (t @ w, x @ w), (t @ w[:, 0], x @ w[:, 0]),
         (v @ t, v @ x), (w.T @ u, w.T @ y), (ints(rng, 5, 3) * 0 @ t, np.zeros((5, 4), int)), (t.sum(), x.sum()),
         (t.sum(0), x.sum(0)), (t.sum((-1, 0)), x.sum()), (t.T, x.T), (t.reshape(2, -1), x.reshape(2, -1)),
@@ -68,7 +69,8 @@ def test_packed_like_numpy(request, name, seed):
     for got, want in (
         (t, x), (t @ w, x @ w), (t @ w + b, x @ w + b), (t * w[:, 0], x * w[:, 0]), (t + t, x + x), (t - x, x - x),
         (t @ w[:, 1], x @ w[:, 1]), (t.sum(1), x.sum(1)), (t[:, 1], x[:, 1]), (t[:, ::-1], x[:, ::-1]), (-t, -x),
-        (t.reshape(7, 2, 2), x.reshape(7, 2, 2)), (t.reshape(7, 2, 2).transpose(0, 2, 1), x.reshape(7, 2, 2).swapaxes(1, 2)),
+        (t.reshape(7, 2, 2), x.reshape(7, 2, 2)),
+        (t.reshape(7, 2, 2).transpose(0, 2, 1), x.reshape(7, 2, 2).swapaxes(1, 2)),
         (t.rerandomized(), x), (7 + t, 7 + x), (w.T @ t[:, :, None], w.T @ x[:, :, None]),
     ):  # fmt: skip
         assert got.shape == want.shape and exact(got, private) == want.tolist()

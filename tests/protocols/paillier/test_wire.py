@@ -113,8 +113,10 @@ def test_what_is_no_ciphertext(private, message):
     key, (p, q) = private.public, map(int, private.insecure_primes())
     n = int(key.n)
     for value, why in (
-        (0, "between 0"), (n * n, "between 0"), (n * n + 5, "between 0"), ((1 << 8 * key.cipher_bytes) - 1, "between 0"),
-        (n, "factor in common"), (p, "factor in common"), (q * 12345, "factor in common"), (n * (n - 1), "factor in common"),
+        (0, "between 0"), (n * n, "between 0"), (n * n + 5, "between 0"),
+        ((1 << 8 * key.cipher_bytes) - 1, "between 0"),
+        (n, "factor in common"), (p, "factor in common"), (q * 12345, "factor in common"),
+        (n * (n - 1), "factor in common"),
     ):  # fmt: skip
         with pytest.raises(ProtocolError, match=why):
             wire.read(ciphertext_replaced(message, key, value), key, "step 1")
