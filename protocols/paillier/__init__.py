@@ -13,6 +13,7 @@ What it protects and what it costs: docs/paillier.md. Modules, bottom to top:
   tensor       arrays of encrypted numbers
   wire         encrypted arrays as bytes
   linear_gate  a party's linear layer on the other party's share
+  weights_gate the same with the key at the weights' owner
   phe_interop  python-paillier's keys and numbers (optional, GPLv3)
 """
 

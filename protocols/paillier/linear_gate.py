@@ -104,7 +104,7 @@ class ClientGate:
                     fix="use the same GateShape at both parties",
                 )
             )
-        return _ring(answer.decrypt_integers(self.key).tolist()).reshape(patches.output_shape)
+        return to_ring(answer.decrypt_integers(self.key).tolist()).reshape(patches.output_shape)
 
 
 @dataclass(eq=False, repr=False)
@@ -121,17 +121,7 @@ class ServerGate:
     _rows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.weights.dtype != torch.int64:
-            raise InputError(f"ServerGate: the weights must be int64, not {self.weights.dtype}")
-        self._rows = self.shape.patches.weights(self.weights.numpy())
-        top = 1 << self.shape.weight_bits - 1
-        if self._rows.size and not -top <= self._rows.min() <= self._rows.max() < top:
-            raise InputError(
-                explain(
-                    f"a weight does not fit {self.shape.weight_bits} bits",
-                    fix="use a larger weight_bits at both parties, or a smaller scale",
-                )
-            )
+        self._rows = checked_weights(self.shape, self.weights)
 
     def reply(self, request: bytes, pool: BlindingPool | None = None) -> tuple[bytes, Tensor]:
         """The message to the client, and r: int64[*output_shape], to be subtracted from W x_S."""
@@ -152,14 +142,29 @@ class ServerGate:
         sums = PaillierTensor(self.key, flat, 0, (1 << self.shape.mask_bits) - 1, whole(self.key.bits)).compressed()
         masked = residues.multiply(sums.cells, trivial(self.key, sums.slots.pack(masks)))
         answer = replace(sums, cells=masked)
-        return wire.write(answer, self.context + "/reply", pool), _ring(masks).reshape(patches.output_shape)
+        return wire.write(answer, self.context + "/reply", pool), to_ring(masks).reshape(patches.output_shape)
 
     def finish(self, share: Tensor, masks: Tensor) -> Tensor:
         """This side's share of the result, W x_S - r, from its share of the input and what `reply` returned."""
         return self.shape.patches.apply(self.weights, share) - masks
 
 
-def _ring(values: list[int]) -> Tensor:
+def checked_weights(shape: GateShape, weights: Tensor) -> np.ndarray:
+    """Weights int64[*weight_shape] as [G, M, K]. InputError for others and for more than `weight_bits` bits."""
+    if weights.dtype != torch.int64:
+        raise InputError(f"the weights must be int64, not {weights.dtype}")
+    rows, top = shape.patches.weights(weights.numpy()), 1 << shape.weight_bits - 1
+    if rows.size and not -top <= rows.min() <= rows.max() < top:
+        raise InputError(
+            explain(
+                f"a weight does not fit {shape.weight_bits} bits",
+                fix="use a larger weight_bits at both parties, or a smaller scale",
+            )
+        )
+    return rows
+
+
+def to_ring(values: list[int]) -> Tensor:
     """Integers modulo 2^64, as int64."""
     low = np.array([int(v) & (1 << RING_BITS) - 1 for v in values], np.uint64)
     return torch.from_numpy(low.view(np.int64))

@@ -72,7 +72,7 @@ def power_each(residues: Residues, bases: np.ndarray, exponents: list[int]) -> n
 def linear(residues: Residues, bases: np.ndarray, weights: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
     """prod over k of base(k, b)^weights[m, k]: a matrix product "in the exponent", [M, B, *cell].
 
-    weights: int64[M, K] of either sign, below 2^62; bases: [K, B, *cell], or with places int[K, B] an array [N, *cell]
+    weights: int64[M, K] of either sign; bases: [K, B, *cell], or with places int[K, B] an array [N, *cell]
     in which base(k, b) is number places[k, b], and -1 stands for one. All rows use the same tables, of powers of each
     base and its inverse, whose width is chosen for how often a base is used. A level of digits is a product of its own
     until the end, so that squarings are not repeated for every part of the bases.
@@ -136,6 +136,6 @@ def signed_digits(weights: np.ndarray, bits: int, window: int) -> np.ndarray:
     for _ in range(levels - 1):
         digit = (rest + half & (1 << window) - 1) - half
         out.append(digit)
-        rest = rest - digit >> window
+        rest = (rest >> window) + (digit < 0)  # (rest - digit) / 2^window, which cannot overflow
     out.append(rest)
     return np.stack(out[::-1], axis=1)

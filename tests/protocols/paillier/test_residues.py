@@ -89,7 +89,7 @@ def test_fixed_base(variant, exponents):
     assert got == [pow(3, int.from_bytes(e, "little"), PRIME) for e in exponents]
 
 
-@given(data=st.data(), bits=st.sampled_from((1, 2, 8, 16, 17, 61)), rows=st.sampled_from((1, 2, 9, 40)))
+@given(data=st.data(), bits=st.sampled_from((1, 2, 8, 16, 17, 61, 64)), rows=st.sampled_from((1, 2, 9, 40)))
 @few
 def test_linear(variant, data, bits, rows):
     r = residues_modulo(PRIME)
@@ -97,7 +97,8 @@ def test_linear(variant, data, bits, rows):
     seed = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     bases = [int(v) for v in seed.integers(1, 1 << 62, inner * columns)]
     top = 1 << bits - 1
-    weights = seed.choice(np.array([-top, top - 1, 0, -1, int(seed.integers(-top, top))]), (rows, inner))
+    wild = int(seed.integers(-top, top - 1, endpoint=True))
+    weights = seed.choice(np.array([-top, top - 1, 0, -1, wild], np.int64), (rows, inner))
     made = linear(r, r.enter(bases).reshape(inner, columns, *r.cell), weights)
     got = r.leave(made.reshape(-1, *r.cell))
     for m in range(rows):
@@ -138,7 +139,7 @@ def test_linear_of_nothing():
     assert linear(r, r.ones(0).reshape(0, 2, *r.cell), np.zeros((3, 0), np.int64)).shape == (3, 2, *r.cell)
 
 
-@given(weights=st.lists(st.integers(-(1 << 61), (1 << 61) - 1), min_size=1), window=st.integers(1, 10))
+@given(weights=st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1), window=st.integers(1, 10))
 @few
 def test_signed_digits_stay_in_their_tables(weights, window):
     bits = 1 + max(v.bit_length() if v >= 0 else (-1 - v).bit_length() for v in weights)
