@@ -1,1 +1,1 @@
-"""Time only: the cases of this project, and other systems beside it."""
+"""What this project measures. A package of its own, so that no installed one of the same name comes before it."""
