@@ -12,6 +12,7 @@ import torch
 
 from securemodel.atomic import write_atomically
 from securemodel.compiler.builder import FloatCall
+from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
 from securemodel.compiler.rows import rows_are_independent
 
@@ -25,6 +26,7 @@ class Program:
     calls: dict[int, FloatCall] = field(default_factory=dict)
     model: torch.nn.Module | None = None
     examples: tuple[torch.Tensor, ...] = ()
+    captured: Captured | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"Program({len(self.graph.nodes)} nodes, parties={list(self.header.parties)}, digest={self.digest[:12]})"

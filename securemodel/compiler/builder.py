@@ -10,7 +10,7 @@ import torch
 
 from protocols.bilinear import bilinear
 from protocols.linear import LINEAR
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Mark, Node
 
 PUBLIC = "public"
 
@@ -136,6 +136,19 @@ class Builder:
     def unknown(self, shape: Sequence[int], integer: bool = False) -> Value:
         """A secret that nothing computes: stands for the result of an operator without a secure version."""
         return self._value(self.graph.add("unknown", shape=shape), integer)
+
+    # ---- for those who look at values in the clear (securemodel.compare); no part of the program
+    def domain(self, x: Value, low: float, high: float, what: str, or_zero: bool = False) -> None:
+        """Notes that the function `what` is meaningless unless x is in [low, high), or 0 with `or_zero`."""
+        self._mark(x, Mark(what, self.source, low, high, or_zero))
+
+    def computes(self, x: Value, name: str) -> None:
+        """Notes that x is the value of the captured operator `name`, if it is not that of an earlier one."""
+        if all(mark.low is not None for mark in self.graph[x.id].marks):
+            self._mark(x, Mark(name, self.source))
+
+    def _mark(self, x: Value, mark: Mark) -> None:
+        self.graph[x.id].marks += (mark,)
 
     # ---- linear
     def linear(self, kind: str, *operands: Value, **attrs) -> Value:

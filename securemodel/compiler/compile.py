@@ -62,7 +62,7 @@ def compile(
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
         lowered = replace(lowered, outputs=outs)
     graph, calls = _run_passes(lowered, to, frac_bits, width, len(names))
-    return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs)
+    return Program(replace(header, outputs=tuple(to)), graph, calls, model, example_inputs, captured)
 
 
 def check(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> Report:

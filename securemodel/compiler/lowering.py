@@ -63,6 +63,8 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
             g.source = source_line(node)
             try:
                 env[node] = _lower_node(g, node, env)
+                if isinstance(env[node], Value) and env[node].secret:
+                    g.computes(env[node], node.name)
             except CannotLower as problem:
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
                 env[node] = _stand_in(g, node.meta.get("val"))

@@ -57,12 +57,14 @@ def _on_1_16(g: Builder, name: str, y: Value) -> Value:
 
 def reciprocal_positive(g: Builder, x: Value) -> Value:
     """1 / x for x in [2^-10, 2^14)."""
+    g.domain(x, LOWEST, HIGHEST, "reciprocal")
     parts = scaled(g, x)
     return g.mul(_on_1_16(g, "reciprocal_1_16", parts.y), parts.of_scale(g, [2.0**e for e in _EXPONENTS]))
 
 
 def rsqrt_positive(g: Builder, x: Value) -> Value:
     """x^(-1/2) for x in [2^-10, 2^14)."""
+    g.domain(x, LOWEST, HIGHEST, "rsqrt")
     parts = scaled(g, x)
     return g.mul(_on_1_16(g, "rsqrt_1_16", parts.y), parts.of_scale(g, [2.0 ** (e / 2) for e in _EXPONENTS]))
 
@@ -96,6 +98,7 @@ def rsqrt(g: Builder, x):
 @lowers(aten.sqrt.default)
 def sqrt(g: Builder, x):
     """Square root for x in [2^-10, 2^14), and of 0: y y^(-1/2) times the root of the scale."""
+    g.domain(x, LOWEST, HIGHEST, "sqrt", or_zero=True)
     parts = scaled(g, x)
     y = g.rescale(parts.y)
     root = g.rescale(g.mul(y, _on_1_16(g, "rsqrt_1_16", y)))
@@ -105,6 +108,7 @@ def sqrt(g: Builder, x):
 @lowers(aten.log.default)
 def log(g: Builder, x):
     """Natural logarithm for x in [2^-10, 2^14)."""
+    g.domain(x, LOWEST, HIGHEST, "log")
     parts = scaled(g, x)
     return g.add(_on_1_16(g, "log_1_16", parts.y), parts.of_scale(g, [-e * math.log(2.0) for e in _EXPONENTS]))
 

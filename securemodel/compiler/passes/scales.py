@@ -6,7 +6,7 @@ truncated to f where the next product, square or activation reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from securemodel.compiler.ir import Graph, Node
 
@@ -160,6 +160,9 @@ def place_truncations(
             scales.env[node.id] = scales.env[replaced[node.id]]
         elif node.form != "float":
             scales.env[node.id] = scales.visit(node)
+        if node.marks and node.form != "float":
+            made = scales.env[node.id]
+            scales.new[made.id].marks += tuple(replace(mark, frac=made.frac) for mark in node.marks)
     for index, (output, to) in enumerate(zip(outputs, receivers, strict=True)):
         node = graph[output]
         frac = scales.natural(output)
