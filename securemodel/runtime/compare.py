@@ -27,6 +27,7 @@ from securemodel.runtime.reference import reference
 from securemodel.runtime.session import LocalSession, batches, split_rows
 
 RING_BITS, TRUNCATION_BITS = 63, 62
+_TABLE = "place in a table"
 _INFINITY = 1e30  # from here on a float stands for infinity, as in masks of attention: nothing to compare with
 
 
@@ -131,6 +132,7 @@ class _Layer:
     fixed: float | None = None
     secure: float | None = None
     limits: dict[tuple[str, float, float], tuple[float, float]] = field(default_factory=dict)
+    has_domain: bool = False  # a function that states one may read anything of a table where its result is not used
 
     def differ(self, right: torch.Tensor, fixed: torch.Tensor, secure: torch.Tensor) -> None:
         """Notes the drift of a value."""
@@ -149,7 +151,8 @@ class _Layer:
 
     def row(self, name: str) -> Row:
         """The layer's line: its nearest limit, or one that it left."""
-        limits = [Limit(*key, *seen) for key, seen in self.limits.items()]
+        seen = {key: ends for key, ends in self.limits.items() if key[0] != _TABLE or not self.has_domain}
+        limits = [Limit(*key, *ends) for key, ends in seen.items()]
         nearest = min(limits, key=lambda limit: (not limit.outside, limit.headroom), default=None)
         return Row(name, self.largest, self.fixed, self.secure, nearest)
 
@@ -183,6 +186,7 @@ class _Findings:
                 if mark.low is None:
                     layer.differ(right[mark.name], _real(value.ring, mark.frac), _real(secure[node.id], mark.frac))
                 else:
+                    layer.has_domain = True
                     seen = value.wide * 2.0**-mark.frac
                     layer.stay(mark.name, mark.low, mark.high, seen[seen != 0] if mark.or_zero else seen)
             if node.op == "reveal":
@@ -209,7 +213,7 @@ class _Findings:
         elif node.op in ("lookup", "lookup_shared"):
             size, index = len(node.attrs["table"][0]), operands[0].wide
             if index.min() < 0 or index.max() >= size:
-                self._layers[self._names[node.id]].stay("place in a table", 0.0, float(size), index)
+                self._layers[self._names[node.id]].stay(_TABLE, 0.0, float(size), index)
         if node.form in ("additive", "masked") and value.wide is not None:
             self._stay(node.id, "ring", RING_BITS, node.id, value)
 
