@@ -94,10 +94,15 @@ def test_a_sound_model_drifts_little_in_every_layer(name):
 
 
 def test_values_that_only_comparisons_read_are_compared_too():
-    x, y = torch.randn(2, 6, generator=torch.Generator().manual_seed(2))
-    model = Fn(lambda x, y: torch.relu((x - y) * 1.0) + ((x - y) > 0).float())
-    found = compared(model, x, y, inputs=("a", "b"), width=32, outputs="a")
-    assert found.first_beyond(2.0**-13) is None
+    def signs(x: torch.Tensor) -> list[torch.Tensor]:
+        square, part = x * x, x * 0.3
+        return [square < 0, part < 0, part - square < 0]
+
+    x = torch.randn(6, generator=torch.Generator().manual_seed(2))
+    program = securemodel.compile(Fn(signs).eval(), x, **{**TWO, "width": 32})
+    narrow = {node.id for node in program.graph.nodes if node.op == "mask" and node.attrs["width"] < 64}
+    assert any(node.op == "linear" and node.marks and narrow & set(node.args) for node in program.graph.nodes)
+    assert securemodel.compare(program, x).first_beyond(2.0**-13) is None
 
 
 def test_public_weights():
@@ -129,6 +134,12 @@ def test_recurrent_layers_and_masks_of_attention():
     found = compared(Tagger(), torch.randn(2, 3, 3))
     assert found.first_beyond(2.0**-9) is None and found.first_out_of_range is None
     assert row(found, "lstm LSTM").fixed_drift > 0
+
+
+def test_infinity_is_nothing_to_compare_with():
+    mask = torch.tensor([True, False, False])
+    found = compared(Fn(lambda x: x.masked_fill(mask, -math.inf)), torch.tensor([1.0, 2.0, 3.0]))
+    assert found.first_beyond(2.0**-15) is None and row(found, "outputs").largest == 3.0
 
 
 def test_all_rows_count_however_many_there_are():
