@@ -31,6 +31,18 @@ def hint(found: Expense, words: str) -> str:
     return text
 
 
+class Both(nn.Module):
+    """Returns probabilities, and what a further layer makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(6, 4), nn.Softmax(-1), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.act(self.first(x))
+        return x, self.last(x)
+
+
 def convolutional() -> nn.Module:
     pooled = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 40), nn.GELU()]
     return nn.Sequential(*pooled, nn.Linear(40, 3), nn.Softmax(-1))
@@ -38,10 +50,12 @@ def convolutional() -> nn.Module:
 
 @pytest.mark.parametrize("arguments", [TWO, IDLE_THIRD], ids=["two", "three"])
 def test_a_narrowed_graph_is_what_the_smaller_width_gives(arguments):
-    wide, narrow = (compiled(convolutional(), 2, 1, 8, 8, **arguments, width=width) for width in (64, 32))
-    assert wide.graph.text() != narrow.graph.text()
-    assert narrowed(wide.graph).text() == narrow.graph.text()
-    assert narrowed(narrow.graph).text() == narrow.graph.text()
+    signs = nn.Sequential(nn.Linear(8, 4), Fn(lambda x: x > 0.5))  # masks that only comparisons read
+    for model in (convolutional(), signs):
+        wide, narrow = (compiled(model, 2, 1, 8, 8, **arguments, width=width) for width in (64, 32))
+        assert wide.graph.text() != narrow.graph.text()
+        assert narrowed(wide.graph).text() == narrow.graph.text()
+        assert narrowed(narrow.graph).text() == narrow.graph.text()
 
 
 def test_the_smaller_width_saves_what_the_hint_says():
@@ -80,9 +94,9 @@ def test_what_only_the_receiver_reads_need_not_be_secret():
     assert "let the receiver compute it" in hint(expense(compiled(model, 2, 6), "Softmax", SLOW_WIRE), "return what")
     inside = nn.Sequential(*model, nn.Linear(4, 4))
     assert not any("return what" in text for e in compiled(inside, 2, 6).plan().most_expensive for text in e.hints)
-    weighted = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4))
-    plan = compiled(weighted, 2, 6).plan()
-    assert not any("return what" in text for e in plan.most_expensive for text in e.hints)
+    for needed in (nn.Sequential(nn.Linear(6, 4), nn.PReLU(4)), Both()):
+        plan = compiled(needed, 2, 6).plan()
+        assert not any("return what" in text for e in plan.most_expensive for text in e.hints)
 
 
 def test_what_takes_the_time_is_named():
