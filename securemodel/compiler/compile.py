@@ -80,7 +80,7 @@ def _as_tuple(example_inputs: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
-    return Report(type(model).__name__, lowered.problems, lowered.operators)
+    return Report(type(model).__name__, lowered.problems, lowered.operators, lowered.approximated)
 
 
 def _party_names(weights: str, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
 from securemodel.compiler.capture import Captured, source_line
-from securemodel.compiler.lower import LOWERINGS
+from securemodel.compiler.lower import ACCURACY, LOWERINGS, page
 from securemodel.compiler.report import Problem
 
 aten = torch.ops.aten
@@ -31,6 +31,7 @@ class Lowered:
     dtypes: tuple[str, ...]
     problems: tuple[Problem, ...]
     operators: tuple[str, ...]
+    approximated: tuple[str, ...]
 
 
 def pool_before_activation(graph: torch.fx.Graph) -> None:
@@ -54,6 +55,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}
+    approximated: dict[str, None] = {}
     pool_before_activation(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
@@ -65,14 +67,21 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
                 env[node] = _lower_node(g, node, env)
                 if isinstance(env[node], Value) and env[node].secret:
                     g.computes(env[node], node.name)
+                if node.target in ACCURACY and _is_secret(env[node]):
+                    approximated[page(node.target)] = None
             except CannotLower as problem:
-                problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
+                name, supported = str(node.target), page(node.target)
+                problems.append(Problem(name, g.source, problem.reason, problem.remedy, supported))
                 env[node] = _stand_in(g, node.meta.get("val"))
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
     g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
     dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
-    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators))
+    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators), tuple(approximated))
+
+
+def _is_secret(made: Any) -> bool:
+    return any(value.secret for value in values_in(made))
 
 
 def _placeholder(g: Builder, captured: Captured, node, weights: str, owners: Sequence[str]) -> Any:
