@@ -6,7 +6,7 @@ import copy
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Captured:
 
     graph: torch.fx.Graph
     states: dict[str, str]
-    constants: dict[str, torch.Tensor]
+    constants: dict[str, torch.Tensor] = field(repr=False)
     inputs: list[str]
     outputs: list[Any]
 
