@@ -13,6 +13,7 @@ import torch
 
 from protocols.errors import explain
 from protocols.fixedpoint import decode
+from protocols.linear import LAYOUT
 from protocols.shares import Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
 from securemodel.compiler.ir import Graph, Mark, Node
@@ -182,7 +183,7 @@ class _Findings:
         for node, value, operands in walk:
             self._check_ranges(node, value, operands)
             for mark in node.marks:
-                layer = self._layers[layer_of(mark.source)]
+                layer = self._layers[self._names[node.id] if _only_moves(node) else layer_of(mark.source)]
                 if mark.low is None:
                     layer.differ(right[mark.name], _real(value.ring, mark.frac), _real(secure[node.id], mark.frac))
                 else:
@@ -221,6 +222,10 @@ class _Findings:
         """A magnitude below 2^bits in units of the ring; told in real numbers, for the layer of the node `at`."""
         unit = 2.0 ** -(self._graph[node_id].frac or 0)
         self._layers[self._names[at]].stay(what, -(2.0**bits) * unit, 2.0**bits * unit, value.wide * unit)
+
+
+def _only_moves(node: Node) -> bool:
+    return node.op == "linear" and node.attrs["kind"] in LAYOUT
 
 
 def _layers_of(captured: Captured) -> list[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 COLUMNS = 110
+_HEADINGS = ("layer", "largest", "fixed -\nfloat", "secure -\nfixed", "nearest limit", "bits\nto it")
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,27 @@ def _total(row: Row) -> float:
 def comparison_text(comparison: Comparison) -> str:
     """The table that `print` shows, at most 110 columns wide."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=36)
-    for heading in ("largest", "fixed -\nfloat", "secure -\nfixed"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("nearest limit", no_wrap=True, overflow="ellipsis")
-    table.add_column("bits to it", justify="right", no_wrap=True)
-    for row in comparison.rows:
-        numbers = (_number(x) for x in (row.largest, row.fixed_drift, row.secure_drift))
-        table.add_row(*[Text(cell) for cell in (" ".join(row.layer.split()), *numbers, *_limit_cells(row.limit))])
+    cells = [_cells(row) for row in comparison.rows]
+    columns = list(zip(_HEADINGS, *cells, strict=True))[1:]
+    others = sum(max(map(len, [*heading.split("\n"), *column])) + 2 for heading, *column in columns)
+    for heading in _HEADINGS:
+        left = heading in ("layer", "nearest limit")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for name, *rest in cells:
+        table.add_row(*map(Text, (_shortened(name, COLUMNS - others - 2), *rest)))
     console = Console(file=StringIO(), width=COLUMNS, color_system=None, highlight=False)
     console.print("test data of one owner, all in the clear: not a secure run", table, sep="\n")
     text = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
     return f"{text}\n{_verdict(comparison)}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    drifts = ("" if x is None else f"{x:.1e}" for x in (row.fixed_drift, row.secure_drift))
+    return (" ".join(row.layer.split()), _number(row.largest), *drifts, *_limit_cells(row.limit))
+
+
+def _shortened(name: str, columns: int) -> str:
+    return name if len(name) <= columns else name[: columns - 3] + "..."
 
 
 def _limit_cells(limit: Limit | None) -> tuple[str, str]:

@@ -112,6 +112,12 @@ def test_public_weights():
     assert found.first_beyond(2.0**-8) is None and row(found, "net.1 LayerNorm").fixed_drift > 0
 
 
+def test_elements_that_only_move_stay_in_their_layer():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Unflatten(1, (2, 3)), nn.Linear(3, 2))
+    layers = [row.layer for row in compared(model, torch.ones(2, 4)).rows]
+    assert layers == ["inputs", "0 Linear", "1 ReLU", "3 Linear", "outputs"]
+
+
 def test_several_outputs_of_several_kinds():
     x = torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
     found = compared(Fn(lambda x: (x.exp(), x.argmax(1), x > 0.5)), x, outputs=("a", "b", "all"))
@@ -269,6 +275,7 @@ def test_the_table_says_what_it_is_and_fits():
     assert "test data of one owner" in text.splitlines()[0]
     assert "no value leaves its range" in text
     assert max(map(len, text.splitlines())) <= 110
+    assert "…" not in text and "..." not in text
     assert all(name in text for name in ("1 LayerNorm", "2 GELU", "7 Softmax", "outputs"))
     outside = Row("[bold]long[/]" + "x" * 90, 2.0, 0.5, 0.0, Limit("log", 2.0**-10, 2.0**14, -3.0, 5.0))
     text = str(Comparison((outside,)))
