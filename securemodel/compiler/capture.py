@@ -6,7 +6,7 @@ import copy
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from securemodel.errors import CompileError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Captured:
     """A captured model: the ATen graph and what its placeholders stand for.
 
@@ -24,7 +24,7 @@ class Captured:
 
     graph: torch.fx.Graph
     states: dict[str, str]
-    constants: dict[str, torch.Tensor] = field(repr=False)
+    constants: dict[str, torch.Tensor]
     inputs: list[str]
     outputs: list[Any]
 

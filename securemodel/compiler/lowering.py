@@ -65,23 +65,19 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
             g.source = source_line(node)
             try:
                 env[node] = _lower_node(g, node, env)
-                if isinstance(env[node], Value) and env[node].secret:
-                    g.computes(env[node], node.name)
-                if node.target in ACCURACY and _is_secret(env[node]):
-                    approximated[page(node.target)] = None
             except CannotLower as problem:
                 name, supported = str(node.target), page(node.target)
                 problems.append(Problem(name, g.source, problem.reason, problem.remedy, supported))
                 env[node] = _stand_in(g, node.meta.get("val"))
+            if isinstance(env[node], Value) and env[node].secret:
+                g.computes(env[node], node.name)
+            if node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
+                approximated[page(node.target)] = None
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
     g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
     dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
     return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators), tuple(approximated))
-
-
-def _is_secret(made: Any) -> bool:
-    return any(value.secret for value in values_in(made))
 
 
 def _placeholder(g: Builder, captured: Captured, node, weights: str, owners: Sequence[str]) -> Any:
