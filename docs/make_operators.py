@@ -84,6 +84,23 @@ CASES: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "layer_norm": (nn.LayerNorm(32), SQUARE),
     "var": (_taken("var", -1), SQUARE),
     "amax": (_taken("amax", -1), SQUARE),
+    "group_norm": (nn.GroupNorm(2, 4), IMAGE),
+    "instance_norm": (nn.InstanceNorm2d(4), IMAGE),
+    "rms_norm": (nn.RMSNorm(32), SQUARE),
+    "cosine_similarity": (F.cosine_similarity, SQUARE),
+    "cdist": (torch.cdist, SQUARE),
+    "bitwise_and": (lambda x: (x > 0) & (x < 1), FLAT),
+    "bitwise_or": (lambda x: (x > 1) | (x < 0), FLAT),
+    "bitwise_xor": (lambda x: (x > 0) ^ (x < 1), FLAT),
+    "bitwise_not": (lambda x: ~(x > 0), FLAT),
+    "round": (torch.round, FLAT),
+    "remainder": (_taken("remainder", 3.0), FLAT),
+    "fmod": (_taken("fmod", 3.0), FLAT),
+    "upsample_linear1d": (nn.Upsample(scale_factor=2, mode="linear"), SEQUENCE),
+    "upsample_bicubic2d": (nn.Upsample(scale_factor=2, mode="bicubic"), IMAGE),
+    "diagonal": (_taken("diagonal"), SQUARE),
+    "unfold": (_taken("unfold", 0, 2, 2), SQUARE),
+    "repeat_interleave": (_taken("repeat_interleave", 2), FLAT),
     "scaled_dot_product_attention": (lambda x: F.scaled_dot_product_attention(x, x, x), SEQUENCE),
     "masked_fill": (lambda x: x.masked_fill(x > 0, 2.0), FLAT),
     "where": (lambda x: torch.where(x > 0, x, -x), FLAT),
@@ -119,7 +136,9 @@ def cost(function: Callable, shape: tuple[int, ...], count: int) -> list[str]:
     """Rounds, and bytes sent and dealt for each element, without the first message and the reveal."""
     inputs = tuple(torch.zeros(shape) for _ in range(2 * count))
     arguments = {"weights": PARTIES[0], "inputs": PARTIES * count, "outputs": "all"}
-    program = securemodel.compile(Summed(function, count).eval(), inputs, **arguments)
+    model = Summed(function, count).eval()
+    model(*inputs)  # tells at once whether the operator takes these arguments
+    program = securemodel.compile(model, inputs, **arguments)
     nodes = [node for node in program.graph.nodes if not node.load]
     sent = sum(item_bytes(node) for node in nodes if node.op in ("mask", "mask_bits"))
     dealt = sum(gate_bytes(program.graph, node) for node in nodes)
@@ -137,7 +156,7 @@ def cost_cells(targets: Sequence) -> list[str]:
         for count in (1, 2):
             try:
                 return cost(function, shape, count)
-            except (TypeError, RuntimeError, securemodel.SecureModelError):
+            except (TypeError, ValueError, IndexError, RuntimeError, securemodel.SecureModelError):
                 continue  # it needs other arguments
     return ["", "", ""]
 
