@@ -12,7 +12,7 @@ import torch
 
 from securemodel.atomic import write_atomically
 from securemodel.compiler.builder import FloatCall
-from securemodel.compiler.capture import Examples
+from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
 from securemodel.compiler.postprocess import Reveal, revealing
 from securemodel.compiler.rows import rows_are_independent
@@ -30,6 +30,7 @@ class Program:
     model: torch.nn.Module | None = None
     examples: Examples = ()
     reveal: Reveal = "all"
+    captured: Captured | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"Program({len(self.graph.nodes)} nodes, parties={list(self.header.parties)}, digest={self.digest[:12]})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import doctor, keys, predict, programs, run
+from securemodel.cli import comparing, doctor, keys, predict, programs, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,6 +17,7 @@ def main() -> None:
     Start here:
       securemodel doctor                      is this installation sound?
       securemodel check model.py              can this model be run securely?
+      securemodel compare model.py            is it as precise as in float?
       securemodel plan infer.py               what will a run cost?
       securemodel run infer.py --local        all parties on this machine
       securemodel run infer.py --me bank --config parties.toml
@@ -32,6 +33,7 @@ for command in (
     programs.prepare,
     programs.plan,
     programs.check,
+    comparing.compare,
     doctor.doctor,
 ):
     main.add_command(command)

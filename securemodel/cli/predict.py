@@ -19,7 +19,7 @@ from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, print_error, wants_traceback
 from securemodel.cli.launch import run_local
 from securemodel.cli.part import Given, Part, open_part
-from securemodel.cli.programs import program_in
+from securemodel.cli.programs import program_of
 from securemodel.cli.run import check_identity, prefixed
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.owners import weight_owners
@@ -122,7 +122,7 @@ def _predict_one(script: Path, me: str, given: Given) -> None:
     if module is None:
         why, fix = "a program's text can be planned and dealt for, not run", "give the Python file it was made by"
         raise InputError(explain("predict needs a script", where=str(script), why=why, fix=fix))
-    program = program_in(module, script)
+    program = program_of(module, script)
     part = open_part(program, me, given)
     with connect(program) as session, _display() as display:
         _take_part(session, part, lambda: _model(module, script, program, me), display.rows)

@@ -32,11 +32,11 @@ def load_program(path: Path) -> Program:
             return Program.load(path)
         except UnicodeDecodeError:
             raise ProgramError(f"{path} is not a secure program: it is not even text") from None
-    return program_in(load_file(path), path)
+    return program_of(load_file(path), path)
 
 
-def program_in(module: ModuleType, path: Path) -> Program:
-    """The program a Python file defines. Raises InputError, ScriptFailed."""
+def program_of(module: ModuleType, path: Path) -> Program:
+    """The `program` of a file, or what its make_program() returns. Raises InputError, ScriptFailed."""
     found = getattr(module, "program", None)
     if found is None and callable(getattr(module, "make_program", None)):
         with explained(path):
@@ -99,28 +99,38 @@ def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> N
       securemodel check model.py:LeNet5 --shape 1,1,28,28
       securemodel check my_model.py --protocol crypten
     """
-    given = tuple(_zeros(shape) for shape in shapes)
-    reports = [check_model(*_model(target, given), protocol=protocol) for target in targets]
+    given = tuple(torch.zeros(sizes(shape)) for shape in shapes)
+    reports = []
+    for target in targets:
+        path, name = path_and_name(target)
+        reports.append(check_model(*model_of(load_file(path), name, path, given), protocol=protocol))
     for report in reports:
         click.echo(str(report))
     if not all(reports):
         click.get_current_context().exit(FAILED)
 
 
-def _zeros(shape: str) -> torch.Tensor:
+def sizes(shape: str) -> list[int]:
+    """The numbers of a shape as it is written on the command line."""
     try:
-        return torch.zeros([int(size) for size in shape.split(",")])
+        return list(torch.empty([int(size) for size in shape.split(",")], device="meta").shape)
     except (ValueError, RuntimeError):
         raise click.BadParameter(f"{shape!r} is not a shape; write 1,3,224,224", param_hint="--shape") from None
 
 
-def _model(target: str, given: tuple[torch.Tensor, ...]) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    """The model a target means, and example inputs. Raises InputError, ScriptFailed."""
+def path_and_name(target: str) -> tuple[Path, str]:
+    """The file of a target FILE.py[:NAME], and the name or nothing."""
     file, name = target.rpartition(":")[::2] if ".py:" in target else (target, "")
     path = Path(file)
     if not path.is_file():
         raise click.BadParameter(f"there is no file {file!r}", param_hint="FILE.py[:NAME]")
-    module = load_file(path)
+    return path, name
+
+
+def model_of(
+    module: ModuleType, name: str, path: Path, given: tuple[torch.Tensor, ...]
+) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """A model of a file, and example inputs. Raises InputError, ScriptFailed."""
     if not name:
         name = "model" if hasattr(module, "model") else "make_model"
     found, examples = getattr(module, name, None), given or getattr(module, "example_inputs", None)

@@ -11,7 +11,7 @@ import torch
 
 from protocols.bilinear import bilinear
 from protocols.linear import LINEAR
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Mark, Node
 
 PUBLIC = "public"
 
@@ -167,6 +167,19 @@ class Builder:
         """A secret that nothing computes: stands for the result of an operator without a secure version."""
         return self._value(self.graph.add("unknown", shape=shape), integer)
 
+    # ---- for those who look at values in the clear (securemodel.compare); no part of the program
+    def domain(self, x: Value, low: float, high: float, what: str, or_zero: bool = False) -> None:
+        """Notes that the function `what` is meaningless unless x is in [low, high), or 0 with `or_zero`."""
+        self._mark(x, Mark(what, self.source, low, high, or_zero))
+
+    def computes(self, x: Value, name: str) -> None:
+        """Notes that x is the value of the captured operator `name`, if it is not that of an earlier one."""
+        if all(mark.low is not None for mark in self.graph[x.id].marks):
+            self._mark(x, Mark(name, self.source))
+
+    def _mark(self, x: Value, mark: Mark) -> None:
+        self.graph[x.id].marks += (mark,)
+
     # ---- linear
     def linear(self, kind: str, *operands: Value, **attrs) -> Value:
         """A linear operation of protocols.linear."""
@@ -231,7 +244,7 @@ class Builder:
         return self._value(self.graph.add("rescale", [x.id], x.shape))
 
     def is_negative(self, x: Value, below: int | None = None) -> Value:
-        """The secret bit x < 0 of each element; cheaper where -2^below <= x < 2^below is known for some below >= 0."""
+        """The secret bit x < 0 of each element; where -2^below <= x < 2^below is known, of as many bits as that needs."""
         attrs = {} if below is None else {"below": below}
         return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit", attrs=attrs))
 

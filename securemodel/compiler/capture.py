@@ -19,7 +19,7 @@ Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
 _NESTS = (torch.Tensor, list, tuple, Mapping)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Captured:
     """A captured model: the ATen graph and what its placeholders stand for.
 

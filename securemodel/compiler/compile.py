@@ -65,7 +65,8 @@ def compile(
     names = _party_names(weights, owners, outputs, parties)
     _check_arguments(example_inputs, owners, frac_bits, width)
     compiler = part_of(protocol, "compiling")
-    lowered = compiler.lower(capture_revealing(model, examples, reveal), weights, owners, frac_bits)
+    captured = capture_revealing(model, examples, reveal)
+    lowered = compiler.lower(captured, weights, owners, frac_bits)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     to = receivers(outputs, len(lowered.outputs))
@@ -74,7 +75,7 @@ def compile(
     shapes = tuple(tuple(x.shape) for x in example_inputs)
     header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to))
     program = compiler.assemble(header, lowered, model, examples, truncate_outputs)
-    return replace(program, reveal=reveal)
+    return replace(program, reveal=reveal, captured=captured)
 
 
 def check(model: torch.nn.Module, example_inputs: Examples, *, protocol: str = "masked") -> Report:
@@ -106,7 +107,7 @@ def _owners(inputs: str | Sequence[str] | Mapping[str, str], examples: Examples)
 
 
 def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
-    return Report(type(model).__name__, lowered.problems, lowered.operators)
+    return Report(type(model).__name__, lowered.problems, lowered.operators, lowered.approximated)
 
 
 def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:

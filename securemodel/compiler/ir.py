@@ -31,6 +31,22 @@ TEXT_VERSION = 1
 TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What a node's value means to the model, for those who look at values in the clear; no part of the program.
+
+    With a range, `name` is a function that needs its argument in [low, high), or 0 where `or_zero`. Without one it is
+    the captured operator that computes this value. `frac`: the value's fractional bits, known after scales are placed.
+    """
+
+    name: str
+    source: str
+    low: float | None = None
+    high: float | None = None
+    or_zero: bool = False
+    frac: int = 0
+
+
 @dataclass
 class Node:
     """One operation. `args` are ids of earlier nodes; `attrs` hold plain JSON values only."""
@@ -45,6 +61,7 @@ class Node:
     owner: str | None = None
     load: bool = False
     source: str = field(default="", compare=False)
+    marks: tuple[Mark, ...] = field(default=(), compare=False)
 
     def text(self) -> str:
         """One line, without the source position (which differs between hosts)."""

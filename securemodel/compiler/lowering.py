@@ -12,7 +12,7 @@ import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
 from securemodel.compiler.capture import Captured, source_line
-from securemodel.compiler.lower import LOWERINGS
+from securemodel.compiler.lower import ACCURACY, LOWERINGS, page
 from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
 
@@ -45,6 +45,7 @@ class Lowered:
     dtypes: tuple[str, ...]
     problems: tuple[Problem, ...]
     operators: tuple[str, ...]
+    approximated: tuple[str, ...]
 
 
 def pool_before_activation(graph: torch.fx.Graph) -> None:
@@ -73,6 +74,7 @@ def lower_model(
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}
+    approximated: dict[str, None] = {}
     pool_before_activation(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
@@ -83,13 +85,18 @@ def lower_model(
             try:
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:
-                problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
+                name, supported = str(node.target), page(node.target)
+                problems.append(Problem(name, g.source, problem.reason, problem.remedy, supported))
                 env[node] = _stand_in(g, node.meta.get("val"))
+            if isinstance(env[node], Value) and env[node].secret:
+                g.computes(env[node], node.name)
+            if node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
+                approximated[page(node.target)] = None
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
     g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
     dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
-    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators))
+    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators), tuple(approximated))
 
 
 def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners: Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
+from securemodel.compiler.hints import NARROW, Expense, most_expensive, narrowed
 from securemodel.compiler.ir import Graph, Node
 from securemodel.compiler.layers import INPUTS, layer_names
 from securemodel.compiler.memory import peak_bytes
@@ -164,6 +165,7 @@ class Plan:
     """The costs of one run with the compiled number of rows, layer by layer; print it for a table.
 
     `load` is what sharing the weights costs, once for all runs. `peak_bytes` estimates each party's memory.
+    `most_expensive` names the three layers that take most time, and what would make them cheaper.
     """
 
     digest: str
@@ -173,6 +175,7 @@ class Plan:
     total: Cost
     load: Cost
     peak_bytes: Mapping[str, int]
+    most_expensive: tuple[Expense, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -213,16 +216,20 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
                 "securemodel.compiler.plan.Network(bandwidth=bits per second, latency=seconds one way)"
             )
         network = NETWORKS[network]
+    machine = machine or Machine()
     layers = _layers(graph, parties, False)
     load = sum((layer.cost for layer in _layers(graph, parties, True)), _nothing(parties))
+    narrow = _layers(narrowed(graph), parties, False) if program.header.width > NARROW else layers
+    seconds = lambda cost: cost.seconds(network, machine)
     return Plan(
         program.digest,
         network,
-        machine or Machine(),
+        machine,
         layers,
         sum((layer.cost for layer in layers), _nothing(parties)),
         load,
         {name: peak_bytes(graph, parties, name, AHEAD_BYTES) for name in parties},
+        most_expensive(graph, program.header, layers, narrow, network, seconds),
     )
 
 

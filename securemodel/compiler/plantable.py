@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def plan_text(plan: Plan) -> str:
     table = _aligned([above, heading, *rows, _row(plan, "total", plan.total, names)])
     rule = "-" * max(map(len, table))
     title = f"program {plan.digest[:12]}, parties {', '.join(costs)}; {network_text(plan.network)}"
-    return "\n".join([title, *table[:2], rule, *table[2:-1], rule, table[-1], *_footer(plan)])
+    return "\n".join([title, *table[:2], rule, *table[2:-1], rule, table[-1], *_footer(plan), *_expenses(plan)])
 
 
 def _row(plan: Plan, name: str, cost: Cost, shown: Sequence[str]) -> list[str]:
@@ -64,6 +65,17 @@ def _footer(plan: Plan) -> list[str]:
         f"memory for shares, about: {memory}",
         "rounds and bytes are exact; seconds and memory are estimates (docs/costs.md)",
     ]
+
+
+def _expenses(plan: Plan) -> list[str]:
+    """The most expensive layers, and what would make them cheaper."""
+    lines = ["most expensive:"] if plan.most_expensive else []
+    for expense in plan.most_expensive:
+        rest = f", {expense.share:.0%} of the time, mostly {expense.mostly}"
+        lines.append(f"  {_shortened(expense.layer, _COLUMNS - 2 - len(rest))}{rest}")
+        for hint in expense.hints:
+            lines += wrap(hint, _COLUMNS, initial_indent="    -> ", subsequent_indent="       ")
+    return lines
 
 
 def _by_party(counts: Mapping[str, int]) -> str:

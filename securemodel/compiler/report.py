@@ -7,28 +7,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One operator without a secure version."""
+    """One operator without a secure version, or used as it has none; `page` says what it has."""
 
     operator: str
     source: str
     reason: str
     remedy: str
+    page: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check`: empty when the model compiles. True when there is no problem."""
+    """The result of `check`: empty when the model compiles. True when there is no problem.
+
+    `approximated`: where the errors of the operators are described that have some.
+    """
 
     model: str
     problems: tuple[Problem, ...]
     operators: tuple[str, ...]
+    approximated: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.problems
 
     def __str__(self) -> str:
         if not self.problems:
-            return f"{self.model}: all {len(self.operators)} operators have a secure version"
+            errors = "".join(f"\n  approximated, with a bound: {page}" for page in self.approximated)
+            return f"{self.model}: all {len(self.operators)} operators have a secure version{errors}"
         count = len(self.problems)
         verb = "operator of this model has" if count == 1 else "operators of this model have"
         lines = [f"{count} {verb} no secure version ({self.model})"]
@@ -38,4 +44,6 @@ class Report:
             lines.append(f"  {'':<{width}}  {p.reason}")
             if p.remedy:
                 lines.append(f"  {'':<{width}}  → {p.remedy}")
+            if p.page:
+                lines.append(f"  {'':<{width}}  what it supports: {p.page}")
         return "\n".join(lines)

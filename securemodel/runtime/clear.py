@@ -8,11 +8,22 @@ from typing import Any
 
 import torch
 
+from protocols.fixedpoint import encode
 from securemodel.compiler.builder import PUBLIC, Value
 from securemodel.compiler.capture import model_state
+from securemodel.compiler.ir import Header, Node
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
+
+
+def encoding_limit(header: Header, frac: int = 0) -> float:
+    """The largest magnitude of inputs and weights: products of two can be truncated, and `width` bits hold each.
+
+    frac: the fractional bits of the encoded value, which may be more than those of a product.
+    """
+    limit = 2.0 ** (62 - max(2 * header.frac_bits, frac))
+    return limit if header.width == 64 else min(limit, 2.0 ** (header.width - 1 - header.frac_bits))
 
 
 class ClearSide:
@@ -77,6 +88,12 @@ class ClearSide:
                 made = call.target(*self._fill(call.args), **self._fill(call.kwargs))
         self._values[node_id] = made
         return made
+
+    def encoded(self, node: Node) -> torch.Tensor:
+        """A float of this party (or public) as ring elements of the node's shape and scale. Raises InputError."""
+        limit = encoding_limit(self._program.header, node.frac or 0)
+        ring = encode(self.value(node.args[0]), node.frac or 0, limit, self.describe(node.args[0]))
+        return ring.reshape(node.shape).contiguous()
 
     def weights_digest(self) -> str | None:
         """SHA-256 of the weights this party gives, and of the torch version, which may round what it computes

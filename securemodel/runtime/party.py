@@ -14,7 +14,7 @@ from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import mask_share
 from protocols.errors import BadFrame, explain
-from protocols.fixedpoint import decode, encode
+from protocols.fixedpoint import decode
 from protocols.gates import GATES
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive
@@ -189,7 +189,7 @@ class OnlineParty:
             if node.owner != self.me:
                 return None, None
             lam = mask_share(self._stream, epoch, node.id, node.shape)
-            m = self._encoded(node) + lam
+            m = self.clear.encoded(node) + lam
             return m, (m, lam)
         prepared = take(node.id)["lam"]
         if node.op == "mask_bits":
@@ -234,14 +234,6 @@ class OnlineParty:
         return None
 
     # ---- computing
-    def _encoded(self, node: Node) -> torch.Tensor:
-        """A float of this party (or public) as ring elements of the node's shape and scale."""
-        value = self.clear.value(node.args[0])
-        limit = 2.0 ** (62 - max(2 * self.program.header.frac_bits, node.frac or 0))
-        if self.program.header.width < 64:
-            limit = min(limit, 2.0 ** (self.program.header.width - 1 - self.program.header.frac_bits))
-        return encode(value, node.frac or 0, limit, self.clear.describe(node.args[0])).reshape(node.shape).contiguous()
-
     def _local(self, node: Node, env: dict, take: TakePrepared) -> Any:
         if node.op in GATES:
             return self._gate(node, env, take(node.id))
@@ -261,10 +253,10 @@ class OnlineParty:
         return None
 
     def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return self._encoded(node) if node.owner == self.me else None
+        return self.clear.encoded(node) if node.owner == self.me else None
 
     def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
-        return self._encoded(node)
+        return self.clear.encoded(node)
 
     def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
         take(node.id)

@@ -15,7 +15,7 @@ from securemodel.cli import main
 from securemodel.program import Program
 from securemodel.runtime.store import Store
 
-COMMANDS = [["run"], ["predict"], ["dealer"], ["keys", "new"], ["keys", "show"], ["prepare"], ["plan"], ["check"], ["doctor"]]
+COMMANDS = [["run"], ["predict"], ["dealer"], ["keys", "new"], ["keys", "show"], ["prepare"], ["plan"], ["check"], ["compare"], ["doctor"]]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -1,6 +1,7 @@
 """Secure versions of ATen operators, grouped by kind; importing this registers all of them."""
 
 from securemodel.compiler.lower import (  # noqa: F401
+    accuracy,
     activation,
     arithmetic,
     attention,
@@ -24,6 +25,6 @@ from securemodel.compiler.lower import (  # noqa: F401
     trig,
     windows,
 )
-from securemodel.compiler.lower.registry import LOWERINGS, lowers
+from securemodel.compiler.lower.registry import ACCURACY, LOWERINGS, lowers, page
 
-__all__ = ["LOWERINGS", "lowers"]
+__all__ = ["ACCURACY", "LOWERINGS", "lowers", "page"]

@@ -59,12 +59,12 @@ def _on_1_16(g: Builder, name: str, y: Value) -> Value:
 def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Sequence[tuple[float, float]]) -> Value:
     """factor f(x / 16^i) + shift for 16^i <= x < 16^(i + 1), f of [1, 16), with (factor, shift) for each i of `powers`.
 
-    f is looked up for all i at once, from one opening of x, while comparisons find out which one holds. So it takes
-    few rounds, and many lookups: for few numbers.
+    x is below 2^14. f is looked up for all i at once, from one opening of x, while comparisons find out which one
+    holds. So it takes few rounds, and many lookups: for few numbers.
     """
     fit, out = SMOOTH[name], None
     step, unit = 2.0**-fit.step_bits, 2 ** (3 * g.frac_bits)
-    smaller = {i: g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0)) for i in powers[1:]}
+    smaller = {i: g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0), 15 - 4 * i) for i in powers[1:]}
     for i, (factor, shift) in zip(powers, pieces, strict=True):
         rows = [[round(c * factor) for c in row] for row in table(name, g.frac_bits)]
         rows[0] = [c + round(shift * unit) for c in rows[0]]
@@ -88,17 +88,20 @@ def powers_of_16(count: int) -> range:
 def rsqrt_of_few(g: Builder, x: Value) -> Value:
     """x^(-1/2) for x in [2^-20, 2^14), which may have more than frac_bits fractional bits."""
     powers = range(-5, 4)
+    g.domain(x, 2.0**-20, HIGHEST, "rsqrt")
     return by_powers(g, "rsqrt_1_16", x, powers, [(4.0**-i, 0.0) for i in powers])
 
 
 def reciprocal_positive(g: Builder, x: Value) -> Value:
     """1 / x for x in [2^-10, 2^14)."""
+    g.domain(x, LOWEST, HIGHEST, "reciprocal")
     parts = scaled(g, x)
     return g.mul(_on_1_16(g, "reciprocal_1_16", parts.y), parts.of_scale(g, [2.0**e for e in _EXPONENTS]))
 
 
 def rsqrt_positive(g: Builder, x: Value) -> Value:
     """x^(-1/2) for x in [2^-10, 2^14)."""
+    g.domain(x, LOWEST, HIGHEST, "rsqrt")
     parts = scaled(g, x)
     return g.mul(_on_1_16(g, "rsqrt_1_16", parts.y), parts.of_scale(g, [2.0 ** (e / 2) for e in _EXPONENTS]))
 
@@ -132,6 +135,7 @@ def rsqrt(g: Builder, x):
 @lowers(aten.sqrt.default)
 def sqrt(g: Builder, x):
     """Square root for x in [2^-10, 2^14), and of 0: y y^(-1/2) times the root of the scale."""
+    g.domain(x, LOWEST, HIGHEST, "sqrt", or_zero=True)
     parts = scaled(g, x)
     y = g.rescale(parts.y)
     root = g.rescale(g.mul(y, _on_1_16(g, "rsqrt_1_16", y)))
@@ -141,6 +145,7 @@ def sqrt(g: Builder, x):
 @lowers(aten.log.default)
 def log(g: Builder, x):
     """Natural logarithm for x in [2^-10, 2^14)."""
+    g.domain(x, LOWEST, HIGHEST, "log")
     parts = scaled(g, x)
     return g.add(_on_1_16(g, "log_1_16", parts.y), parts.of_scale(g, [-e * math.log(2.0) for e in _EXPONENTS]))
 

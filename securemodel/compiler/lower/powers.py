@@ -15,7 +15,17 @@ from securemodel.compiler.approximations import Smooth, fitted
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.arithmetic import axes, square
-from securemodel.compiler.lower.positive import _EXPONENTS, log, reciprocal, reciprocal_positive, rsqrt, scaled, sqrt
+from securemodel.compiler.lower.positive import (
+    _EXPONENTS,
+    HIGHEST,
+    LOWEST,
+    log,
+    reciprocal,
+    reciprocal_positive,
+    rsqrt,
+    scaled,
+    sqrt,
+)
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import exp
 
@@ -46,6 +56,7 @@ def root(g: Builder, x: Value, exponent: float) -> Value:
         return sqrt(g, x) if exponent > 0 else rsqrt(g, x)
     if exponent > 0.5:  # the scale's powers would be too small for their fractional bits
         return g.mul(g.rescale(x), g.rescale(root(g, x, exponent - 1)))
+    g.domain(x, LOWEST, HIGHEST, "pow", or_zero=exponent > 0)
     parts, fit = scaled(g, x), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
     z = g.offset(y, 2.0**-fit.step_bits - fit.low)

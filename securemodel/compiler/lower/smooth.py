@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from securemodel.compiler.approximations import SMOOTH, table
@@ -118,6 +120,7 @@ def selu(g: Builder, x):
 @lowers(aten.exp.default)
 def exp(g: Builder, x):
     """exp on [-16, 8]; constant outside."""
+    g.domain(x, -math.inf, SMOOTH["exp"].high + 2.0**-g.frac_bits, "exp")
     return smooth(g, "exp", x)
 
 

@@ -34,6 +34,7 @@ def _less_turns(g: Builder, x: Value) -> Value:
 
     2 pi is taken in two parts, one on the grid and the rest 2^15 times enlarged, as k is up to 2^12.
     """
+    g.domain(x, -(2.0**14), 2.0**14, "sin and cos")
     x, unit = g.rescale(x), 2.0**-g.frac_bits
     turns = g.floor_or_above(g.scale(x, 1 / TURN))
     coarse = round(TURN / unit) * unit

@@ -35,6 +35,8 @@ def fold_owner_scales(g: Builder) -> dict[int, int]:
             continue
         if _fold(g, product, added, _factor(g, node)):
             replaced[node.id] = base.id
+            for i in changed:
+                g.graph[i].marks = ()  # their values are others now
     return replaced
 
 

@@ -113,6 +113,13 @@ class _Pass:
     bits_of: dict[int, int] = field(default_factory=dict)
     encoded: dict[int, int] = field(default_factory=dict)
 
+    def keep_marks(self) -> None:
+        """Marks the values that were made as they were before."""
+        for node in self.old.nodes:
+            made = self.additive_of.get(node.id, self.masked_of.get(node.id))
+            if node.marks and made is not None:
+                self.new[made].marks += node.marks
+
     def _add(self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, load=False) -> int:
         shape = like.shape if shape is None else shape
         frac = like.frac if form in ("additive", "masked", "public", "float") else None
@@ -251,6 +258,7 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
         else:
             made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
             masks.new[made].owner = node.owner
+    masks.keep_marks()
     narrow_masks(masks.new)
     return masks.new
 

@@ -8,7 +8,7 @@ fractional bits instead of losing its last digits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from securemodel.compiler.ir import Graph, Node
 
@@ -164,7 +164,8 @@ class _Pass:
     def _visit_is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
         shift = max(0, frac - self.frac_bits)
-        low_bits = max(1, min(self.width - 1, 63 - shift, node.attrs.get("below", 64) + frac - shift))
+        known = node.attrs["below"] + frac - shift if "below" in node.attrs else self.width - 1
+        low_bits = max(1, min(63 - shift, known))
         args = [self.at(node.args[0], frac)]
         return _Scaled(self._add(node, "is_negative", args, node.shape, "bit", shift=shift, low_bits=low_bits), 0)
 
@@ -202,6 +203,9 @@ def place_truncations(
             scales.env[node.id] = scales.env[replaced[node.id]]
         elif node.form != "float":
             scales.env[node.id] = scales.visit(node)
+        if node.marks and node.form != "float":
+            made = scales.env[node.id]
+            scales.new[made.id].marks += tuple(replace(mark, frac=made.frac) for mark in node.marks)
     for index, (output, to) in enumerate(zip(outputs, receivers, strict=True)):
         node = graph[output]
         frac = scales.natural(output)

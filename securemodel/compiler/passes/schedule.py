@@ -34,7 +34,7 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ids = {node.id: position for position, node in enumerate(order)}
     made = Graph()
     for node in order:
-        rest = {"frac": node.frac, "owner": node.owner, "load": node.load, "source": node.source}
+        rest = {"frac": node.frac, "owner": node.owner, "load": node.load, "source": node.source, "marks": node.marks}
         made.add(node.op, [ids[a] for a in node.args], node.shape, node.form, attrs=node.attrs, **rest)
     return made, ids
 

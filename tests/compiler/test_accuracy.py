@@ -1,0 +1,162 @@
+"""What approximations promise is kept on their whole domain; docs/operators.md prints these promises."""
+
+from __future__ import annotations
+
+import operator
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from running import IDLE_THIRD, TWO, run
+from torch import nn
+
+import securemodel
+from securemodel.compiler.lower import ACCURACY, LOWERINGS, page, registry
+from securemodel.compiler.lower.registry import Accuracy, anchor, lowers, promises
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+UNIT = 2.0**-16
+aten = torch.ops.aten
+
+
+def grid(x: torch.Tensor) -> torch.Tensor:
+    return ((x.double() / UNIT).round() * UNIT).float()
+
+
+LINE = grid(torch.linspace(-40, 40, 4097))
+BELOW_8 = grid(torch.linspace(-30, 8, 4097))
+POSITIVE = grid(torch.exp2(torch.linspace(-10, 13.999, 4097).double()))
+ROWS = grid(torch.randn(16, 64, generator=torch.Generator().manual_seed(7)) * 3)
+
+CASES = {
+    aten.sigmoid.default: (torch.sigmoid, LINE),
+    aten.tanh.default: (torch.tanh, LINE),
+    aten.erf.default: (torch.erf, LINE),
+    aten.gelu.default: (F.gelu, LINE),
+    aten.silu.default: (F.silu, LINE),
+    aten.mish.default: (F.mish, LINE),
+    aten.softplus.default: (F.softplus, LINE),
+    aten.elu.default: (F.elu, LINE),
+    aten.celu.default: (F.celu, LINE),
+    aten.selu.default: (F.selu, LINE),
+    aten.hardsigmoid.default: (F.hardsigmoid, LINE),
+    aten.hardswish.default: (F.hardswish, LINE),
+    aten.exp.default: (torch.exp, BELOW_8),
+    aten.expm1.default: (torch.expm1, BELOW_8),
+    aten.reciprocal.default: (torch.reciprocal, torch.cat([POSITIVE, -POSITIVE])),
+    aten.rsqrt.default: (torch.rsqrt, POSITIVE),
+    aten.sqrt.default: (torch.sqrt, torch.cat([POSITIVE, torch.zeros(1)])),
+    aten.log.default: (torch.log, POSITIVE),
+    aten.log1p.default: (torch.log1p, POSITIVE[POSITIVE < 2.0**14 - 1]),
+    aten.log2.default: (torch.log2, POSITIVE),
+    aten.softmax.int: (lambda x: torch.softmax(x, -1), ROWS),
+    aten.log_softmax.int: (lambda x: torch.log_softmax(x, -1), ROWS / 2),
+    aten.logsumexp.default: (lambda x: torch.logsumexp(x, -1), ROWS),
+    aten.layer_norm.default: (lambda x: F.layer_norm(x, x.shape[1:]), ROWS),
+    aten.var.correction: (lambda x: x.var(1), F.pad(ROWS, (0, 1))),  # the divisor is 64
+}
+SAME_FUNCTION = {aten._softmax.default, aten._log_softmax.default, aten.native_layer_norm.default, aten.var.dim}
+"""Operators that torch.export does not write; see tests/compiler/table.py."""
+
+
+class Veiled(nn.Module):
+    """A function of an input plus a zero of the other party."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.zero, self.function = nn.Parameter(torch.zeros(())), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x + self.zero)
+
+
+@pytest.mark.parametrize("settings", [TWO, IDLE_THIRD], ids=["two", "three"])
+@pytest.mark.parametrize("target", CASES, ids=anchor)
+def test_the_promised_error_holds(target, settings):
+    function, x = CASES[target]
+    x = x if settings is TWO else x[::7]
+    (made,) = run(securemodel.compile(Veiled(function).eval(), x, **settings), x)
+    right = function(x.double())
+    reference = right + 1 if target is aten.expm1.default else right  # stated for exp(x)
+    bounds = torch.tensor([ACCURACY[target].bound(r) for r in reference.reshape(-1).tolist()])
+    errors = (made.double() - right).abs().reshape(-1)
+    rounding = right.abs().reshape(-1) * 2.0**-24  # results are float32
+    assert (errors <= bounds + rounding).all(), f"{(errors - bounds).max():.2e} too large"
+
+
+def test_variances_with_other_divisors_are_off_by_what_is_stated():
+    promise = ACCURACY[aten.var.correction]
+    (made,) = run(securemodel.compile(Veiled(lambda x: x.var(1)).eval(), ROWS, **TWO), ROWS)
+    right, divisor = ROWS.double().var(1), ROWS.shape[1] - 1
+    assert "u n / 2 of the result more" in promise.domain
+    assert ((made.double() - right).abs() <= promise.bound() + right * UNIT * divisor / 2).all()
+
+
+def test_every_promise_is_tested():
+    assert set(ACCURACY) <= set(CASES) | SAME_FUNCTION, "add a case for its domain"
+    assert set(ACCURACY) <= set(LOWERINGS)
+
+
+def test_promises_can_be_read():
+    assert str(Accuracy(2.0**-11, units=2)) == "2^-11 + 2u" and str(Accuracy(units=5)) == "5u"
+    assert str(Accuracy(2.0**-15, relative=2.0**-10)) == "2^-10 of the result, or 2^-15 where that is larger"
+    assert Accuracy(2.0**-15, relative=2.0**-10).bound(-4.0) == 2.0**-8
+    assert Accuracy(2.0**-15, relative=2.0**-10).bound(0.0) == 2.0**-15
+    assert Accuracy(units=2).bound(9.0) == 2 * UNIT
+
+
+def test_a_lowering_can_state_its_accuracy(monkeypatch):
+    for name, table in (("LOWERINGS", LOWERINGS), ("ACCURACY", ACCURACY)):
+        monkeypatch.setattr(registry, name, dict(table))
+    stated = Accuracy(2.0**-9)
+    lowers(aten.lgamma.default, accuracy=stated)(lambda g, x: x)
+    assert registry.ACCURACY[aten.lgamma.default] is stated
+    with pytest.raises(ValueError, match="already states"):
+        promises(stated, aten.lgamma.default)
+
+
+# ---- docs/operators.md and links into it
+def places() -> list[str]:
+    return re.findall(r'<a id="([^"]+)"></a>', (DOCS / "operators.md").read_text())
+
+
+def test_the_page_has_one_place_for_every_operator():
+    made = places()
+    assert len(made) == len(set(made))
+    missing = {anchor(target) for target in LOWERINGS} - {""} - set(made)
+    assert not missing, "run `python docs/make_operators.py > docs/operators.md`"
+
+
+def test_reports_lead_to_the_page():
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.gelu(super().forward(x)).softmax(-1)
+
+    class Wrong(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cholesky_inverse(super().forward(x)) ** -77.5
+
+    report = securemodel.check(Model(3, 3), torch.zeros(3, 3))
+    assert report.approximated == ("docs/operators.md#aten-gelu", "docs/operators.md#aten-softmax")
+    assert all(link in str(report) for link in report.approximated)
+    assert not securemodel.check(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.zeros(1, 3)).approximated
+    unknown, misused = securemodel.check(Wrong(3, 3), torch.zeros(3, 3)).problems
+    assert unknown.page == "" and misused.page == "docs/operators.md#aten-pow"
+    assert "what it supports: docs/operators.md#aten-pow" in str(securemodel.check(Wrong(3, 3), torch.zeros(3, 3)))
+    for link in (*report.approximated, misused.page):
+        path, _, place = link.partition("#")
+        assert (DOCS.parent / path).is_file() and place in places()
+
+
+def test_operators_that_are_not_described_have_no_page():
+    assert page(operator.getitem) == "" and page(aten.cholesky_inverse.default) == ""
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_code_and_the_tests_say():
+    printed = runpy.run_path(str(DOCS / "make_operators.py"))["document"]()
+    same = printed == (DOCS / "operators.md").read_text()
+    assert same, "operators have changed: run `python docs/make_operators.py > docs/operators.md`"
