@@ -10,12 +10,17 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all bench bench-peers docs lint clean
+.PHONY: help setup setup-crypten demo test test-all bench bench-peers docs lint clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## Make the virtual environment .venv and build the kernels into it
+
+setup-crypten: $(INSTALLED) ## Install CrypTen too, an optional back end (docs/crypten.md)
+	$(BIN)/python -m pip install --quiet -c constraints.txt omegaconf onnx pyyaml
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps crypten
+	@$(BIN)/python -c 'from securemodel.backends.crypten import adapter; print("CrypTen", adapter.load().__version__)'
 
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py

@@ -28,10 +28,15 @@ class ProgramError(SecureModelError):
     """A program's text is damaged or of another version."""
 
 
+class InsecureBackendWarning(UserWarning):
+    """A program was compiled for a protocol that protects less than this project's own."""
+
+
 __all__ = [
     "CompileError",
     "ConfigError",
     "InputError",
+    "InsecureBackendWarning",
     "Mismatch",
     "PeerError",
     "PreprocessingError",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -19,6 +19,8 @@ from securemodel.compiler.rows import rows_are_independent
 @dataclass(frozen=True, repr=False)
 class Program:
     """A secure program. Compiled ones can be run; those read from a file can be planned and dealt for."""
+
+    protocol: ClassVar[str] = "masked"
 
     header: Header
     graph: Graph

@@ -10,6 +10,7 @@ import torch
 from rich.progress import Progress
 
 from protocols.errors import InputError, explain
+from securemodel.backends.table import PROTOCOLS
 from securemodel.cli.base import FAILED, Command
 from securemodel.cli.script import explained, load_file
 from securemodel.compiler.compile import check as check_model
@@ -73,7 +74,14 @@ def plan(program: Path, network: str) -> None:
     metavar="N,N,...",
     help="Shape of an input if the file has no example; repeatable.",
 )
-def check(targets: tuple[str, ...], shapes: tuple[str, ...]) -> None:
+@click.option(
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    default="masked",
+    show_default=True,
+    help="What is to run the model.",
+)
+def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> None:
     """Say which operators of a model have no secure version, where they are and what to do.
 
     NAME is a model or a class of models in the file, with `example_inputs` beside it or --shape; or a function that
@@ -84,9 +92,10 @@ def check(targets: tuple[str, ...], shapes: tuple[str, ...]) -> None:
     Examples:
       securemodel check my_model.py
       securemodel check model.py:LeNet5 --shape 1,1,28,28
+      securemodel check my_model.py --protocol crypten
     """
     given = tuple(_zeros(shape) for shape in shapes)
-    reports = [check_model(*_model(target, given)) for target in targets]
+    reports = [check_model(*_model(target, given), protocol=protocol) for target in targets]
     for report in reports:
         click.echo(str(report))
     if not all(reports):

@@ -119,14 +119,14 @@ class Header:
     input_shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[str, ...]
 
-    def text(self) -> str:
+    def text(self, kind: str = "secure-program") -> str:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return f"secure-program {TEXT_VERSION} " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return f"{kind} {TEXT_VERSION} " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
-def program_text(header: Header, graph: Graph) -> str:
+def program_text(header: Header, graph: Graph, kind: str = "secure-program") -> str:
     """The canonical text of a program; its digest is what parties and dealer compare."""
-    return header.text() + "\n" + graph.text() + "\n"
+    return header.text(kind) + "\n" + graph.text() + "\n"
 
 
 def digest(text: str) -> str:
@@ -134,16 +134,16 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def parse_program(text: str) -> tuple[Header, Graph]:
+def parse_program(text: str, kind: str = "secure-program") -> tuple[Header, Graph]:
     """Reads a program's text back. Float nodes come back without their torch calls.
 
     Raises ProgramError when the text is not a well-formed program.
     """
     first, *lines = text.rstrip("\n").split("\n")
-    prefix = f"secure-program {TEXT_VERSION} "
+    prefix = f"{kind} {TEXT_VERSION} "
     if not first.startswith(prefix):
         raise ProgramError(
-            f"this is not a secure program of text version {TEXT_VERSION}: it starts with {first[:40]!r}. "
+            f"this is not a {kind} of text version {TEXT_VERSION}: it starts with {first[:40]!r}. "
             "Write it with Program.save() of this version."
         )
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from securemodel.compiler.lower import LOWERINGS
 from securemodel.compiler.report import Problem
 
 aten = torch.ops.aten
+
+Secure = Callable[[Builder, torch.fx.Node, list, dict[str, Any]], Any]
+"""Makes the secure version of a captured operator from its arguments; raises CannotLower if there is none."""
 
 MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
 CHECKS = (aten._assert_tensor_metadata.default,)
@@ -48,8 +51,13 @@ def pool_before_activation(graph: torch.fx.Graph) -> None:
             graph.erase_node(act)
 
 
-def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
-    """Lowers every operator; collects what has no secure version instead of stopping at the first."""
+def lower_model(
+    captured: Captured, weights: str, owners: Sequence[str], frac_bits: int = 16, secure: Secure | None = None
+) -> Lowered:
+    """Lowers every operator; collects what has no secure version instead of stopping at the first.
+
+    `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
+    """
     g = Builder(frac_bits=frac_bits)
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
@@ -62,7 +70,7 @@ def lower_model(captured: Captured, weights: str, owners: Sequence[str], frac_bi
             operators[str(node.target)] = None
             g.source = source_line(node)
             try:
-                env[node] = _lower_node(g, node, env)
+                env[node] = _lower_node(g, node, env, secure or secure_version)
             except CannotLower as problem:
                 problems.append(Problem(str(node.target), g.source, problem.reason, problem.remedy))
                 env[node] = _stand_in(g, node.meta.get("val"))
@@ -102,7 +110,7 @@ def _contains_none(arg: Any, fx_arg: Any) -> bool:
     return False
 
 
-def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
+def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> Any:
     args = [_lookup(a, env) for a in node.args]
     kwargs = {k: _lookup(v, env) for k, v in node.kwargs.items()}
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
@@ -112,14 +120,24 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict) -> Any:
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
         return _in_the_clear(g, node, args, kwargs)
+    return secure(g, node, args, kwargs)
+
+
+def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
+    """The secure version of an operator in the table of the masked engine."""
     lowering = LOWERINGS.get(node.target)
     if lowering is None:
         raise CannotLower("no secure version exists", "replace it, or move it to where one party owns its inputs")
+    check_arguments(lowering, g, *args, **kwargs)
+    return lowering(g, *args, **kwargs)
+
+
+def check_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Raises CannotLower if a function does not take these arguments."""
     try:
-        inspect.signature(lowering).bind(g, *args, **kwargs)
+        inspect.signature(function).bind(*args, **kwargs)
     except TypeError as problem:
         raise CannotLower(f"these arguments are not supported: {problem}") from problem
-    return lowering(g, *args, **kwargs)
 
 
 def _stand_in(g: Builder, made: Any) -> Any:
@@ -147,4 +165,4 @@ def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> 
     return g.float(node.target, *args, shape=made.shape, integer=integer, **kwargs)
 
 
-__all__ = ["PUBLIC", "Lowered", "lower_model", "pool_before_activation"]
+__all__ = ["PUBLIC", "Lowered", "Secure", "check_arguments", "lower_model", "pool_before_activation"]

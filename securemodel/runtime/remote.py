@@ -16,6 +16,7 @@ from protocols.channel import connect as connect_channel
 from protocols.errors import summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
+from securemodel.backends.table import part_of
 from securemodel.errors import ConfigError, InputError, PreprocessingError, SecureModelError
 from securemodel.program import Program
 from securemodel.runtime.agree import ENV_SCRIPT, agree
@@ -235,7 +236,7 @@ def connect(
     store: str | Path | None = None,
     ahead: bool = True,
     insecure_plain: bool = False,
-) -> RemoteSession:
+) -> Session:
     """Connects this party with the others and returns its end of the session.
 
     The same script runs at every party; `me` and `config` (a parties file) come from the command line
@@ -245,6 +246,20 @@ def connect(
 
     Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
+    options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain}
+    return part_of(program.protocol, "remote").open_connection(program, me, config, **options)
+
+
+def open_connection(
+    program: Program,
+    me: str | None,
+    config: str | Path | PartiesConfig | None,
+    *,
+    store: str | Path | None,
+    ahead: bool,
+    insecure_plain: bool,
+) -> RemoteSession:
+    """What `connect` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
     me = me or os.environ.get(ENV_ME)
     config = config or os.environ.get(ENV_CONFIG)
@@ -322,4 +337,4 @@ def _introduce(program: Program, link: Link) -> bytes:
     return link.receive(Label(0, 0, Purpose.SEED), 32).numpy().tobytes()
 
 
-__all__ = ["ENV_CONFIG", "ENV_ME", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one"]
+__all__ = ["ENV_CONFIG", "ENV_ME", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one", "open_connection"]

@@ -15,6 +15,7 @@ from protocols.channel import Channel, ChannelStats, local_channels
 from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import Stream, new_key
+from securemodel.backends.table import part_of
 from securemodel.errors import InputError, SecureModelError
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
@@ -321,7 +322,15 @@ def drive(parties: Mapping[str, Any], channels: Mapping[str, Channel]) -> dict[s
         received = {name: channels[name].finish() for name in talks}
 
 
-def local(program: Program) -> LocalSession:
-    """A session with all parties in this process; `run` takes and returns everything."""
+def open_local(program: Program) -> LocalSession:
+    """What `local` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
     return LocalSession(program)
+
+
+def local(program: Program) -> Session:
+    """A session with all parties on this machine; `run` takes and returns everything.
+
+    Programs of the masked engine run in this process, those of CrypTen in one process for each party.
+    """
+    return part_of(program.protocol, "local").open_local(program)

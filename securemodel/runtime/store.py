@@ -49,6 +49,14 @@ def prepare(
     Raises PreprocessingError when the directory already holds something.
     """
     directory = Path(directory)
+    if program.protocol != "masked":
+        raise InputError(
+            explain(
+                f"nothing can be prepared for a program of the protocol {program.protocol!r}",
+                why="stores hold what the masked engine needs",
+                fix="compile the model without protocol=",
+            )
+        )
     if not 0 < count < RUNS_PER_LOAD:
         raise InputError(f"prepare() makes 1 to {RUNS_PER_LOAD - 1} runs, not {count}. Choose another count.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -1,0 +1,98 @@
+"""A program of CrypTen calls, and its plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from securemodel.compiler.ir import Graph, Header, parse_program, program_text
+from securemodel.program import Program
+
+KIND = "crypten-program"
+
+TRUST = (
+    "the first party makes, and so knows, all correlated randomness, and can read every secret; masks are from a "
+    "generator that is not cryptographic; links between the parties are neither encrypted nor authenticated"
+)
+"""What CrypTen with its default provider (TFP) does not protect."""
+
+
+@dataclass(frozen=True, repr=False)
+class CryptenProgram(Program):
+    """A program that CrypTen runs: the captured operators by name, and who shares and learns what.
+
+    Operators of its graph besides `placeholder`, `float`, `input` and `reveal`
+      call      an ATen operator of securemodel.backends.crypten.operators on secrets
+      item      one of the results of a call that makes several
+    """
+
+    protocol: ClassVar[str] = "crypten"
+
+    @cached_property
+    def _text(self) -> str:
+        return program_text(self.header, self.graph, KIND)
+
+    def plan(self, network: Any = "lan") -> CryptenPlan:
+        """What is known before a run; CrypTen itself counts nothing ahead, so the network does not matter."""
+        return make_plan(self)
+
+    @staticmethod
+    def load(path: str | Path) -> CryptenProgram:
+        """Reads a text written by `save`. Raises ProgramError."""
+        return CryptenProgram(*parse(Path(path).read_text()))
+
+
+def parse(text: str) -> tuple[Header, Graph]:
+    """Header and graph of a program's text. Raises ProgramError."""
+    return parse_program(text, KIND)
+
+
+@dataclass(frozen=True)
+class CryptenPlan:
+    """What a program of CrypTen calls does; print it. `shared` has (owner, numbers at loading, numbers in a run)."""
+
+    digest: str
+    parties: tuple[str, ...]
+    calls: dict[str, int]
+    shared: tuple[tuple[str, int, int], ...]
+    revealed: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.calls), default=0)
+        return "\n".join(
+            [
+                f"program {self.digest[:12]} for CrypTen, parties {', '.join(self.parties)}",
+                *(f"  {name:<{width}}  {count}" for name, count in self.calls.items()),
+                *(f"{who} shares {load} numbers at loading, {run} in a run" for who, load, run in self.shared),
+                *(f"output {index}: {to} learns {n} numbers" for index, (to, n) in enumerate(self.revealed)),
+                "not counted: rounds, bytes, memory and time; session.stats has rounds and bytes after a run",
+                f"trust: {TRUST}",
+            ]
+        )
+
+
+def make_plan(program: CryptenProgram) -> CryptenPlan:
+    """The plan of a program, compiled or read from a file."""
+    calls: Counter[str] = Counter()
+    shared: Counter[tuple[str, bool]] = Counter()
+    revealed = []
+    for node in program.graph.nodes:
+        size = _size(node.shape)
+        if node.op == "call":
+            calls[node.attrs["target"]] += 1
+        elif node.op == "input":
+            shared[node.owner, node.load] += size
+        elif node.op == "reveal":
+            revealed.append((node.attrs["to"], size))
+    owners = tuple((name, shared[name, True], shared[name, False]) for name in program.parties)
+    return CryptenPlan(program.digest, program.parties, dict(calls), owners, tuple(revealed))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis
+    return size

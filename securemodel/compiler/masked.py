@@ -1,0 +1,94 @@
+"""The masked engine's part of compiling: lowering to its secure graph, and the passes over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from securemodel.compiler.builder import Builder, FloatCall, Value
+from securemodel.compiler.ir import Graph, Header
+from securemodel.compiler.lowering import Lowered, lower_model
+from securemodel.compiler.passes import fold_owner_scales, order_nodes, place_masks, place_truncations
+from securemodel.program import Program
+
+lower = lower_model
+
+
+def assemble(
+    header: Header,
+    lowered: Lowered,
+    model: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    truncate_outputs: bool = False,
+) -> Program:
+    """The program of a lowered model."""
+    if truncate_outputs:
+        outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
+        lowered = replace(lowered, outputs=outs)
+    to, parties = list(header.outputs), len(header.parties)
+    graph, calls = _run_passes(lowered, to, header.frac_bits, header.width, parties)
+    return Program(header, graph, calls, model, examples)
+
+
+def _run_passes(
+    lowered: Lowered, to: list[str], frac_bits: int, width: int, parties: int
+) -> tuple[Graph, dict[int, FloatCall]]:
+    builder = lowered.builder
+    replaced = fold_owner_scales(builder)
+    outputs = [replaced.get(v.id, v.id) for v in lowered.outputs]
+    scaled = place_truncations(builder.graph, outputs, to, replaced, frac_bits, width)
+    floats, float_ids = _copy_floats(builder)
+    masked = place_masks(scaled, floats, float_ids, parties)
+    _mark_types(masked, lowered.dtypes)
+    ordered, ids = order_nodes(masked)
+    calls = {}
+    for old, call in builder.calls.items():
+        new = ids.get(float_ids[old])
+        if new is not None:
+            rename = lambda v: replace(v, id=ids[float_ids[v.id]])
+            calls[new] = FloatCall(call.target, _map(call.args, rename), _map(call.kwargs, rename))
+            ordered[new].attrs = {
+                **ordered[new].attrs,
+                "args": _map_text(ordered[new].attrs["args"], ids, float_ids),
+                "kwargs": _map_text(ordered[new].attrs["kwargs"], ids, float_ids),
+            }
+    return ordered, calls
+
+
+def _copy_floats(builder: Builder) -> tuple[Graph, dict[int, int]]:
+    """The float nodes alone, in a graph of their own, marked by whether they need the run's inputs."""
+    graph, ids, per_run = Graph(), {}, set()
+    for node in builder.graph.nodes:
+        if node.form != "float":
+            continue
+        if node.attrs.get("name", "").startswith("input:") or any(a in per_run for a in node.args):
+            per_run.add(node.id)
+        args = [ids[a] for a in node.args]
+        rest = {"owner": node.owner, "load": node.id not in per_run, "source": node.source}
+        ids[node.id] = graph.add(node.op, args, node.shape, "float", attrs=dict(node.attrs), **rest).id
+    return graph, ids
+
+
+def _mark_types(graph: Graph, dtypes: Sequence[str]) -> None:
+    for node in graph.nodes:
+        if node.op == "reveal":
+            node.attrs = {**node.attrs, "dtype": dtypes[node.attrs["index"]]}
+
+
+def _map(arg: Any, change) -> Any:
+    if isinstance(arg, Value):
+        return change(arg)
+    if isinstance(arg, dict):
+        return {k: _map(v, change) for k, v in arg.items()}
+    return type(arg)(_map(a, change) for a in arg) if isinstance(arg, (list, tuple)) else arg
+
+
+def _map_text(arg: Any, ids: dict[int, int], float_ids: dict[int, int]) -> Any:
+    if isinstance(arg, str) and arg.startswith("%"):
+        return f"%{ids[float_ids[int(arg[1:])]]}"
+    if isinstance(arg, dict):
+        return {k: _map_text(v, ids, float_ids) for k, v in arg.items()}
+    return [_map_text(a, ids, float_ids) for a in arg] if isinstance(arg, list) else arg
