@@ -17,6 +17,7 @@
 #include "lookup.hpp"
 #include "planes.hpp"
 #include "pointwise.hpp"
+#include "residues.hpp"
 
 namespace py = pybind11;
 
@@ -60,6 +61,7 @@ std::vector<std::string> cpu_features() {
   KERNELS_FEATURE("avx512cd");
   KERNELS_FEATURE("avx512dq");
   KERNELS_FEATURE("avx512vl");
+  KERNELS_FEATURE("avx512ifma");
 #undef KERNELS_FEATURE
   return found;
 }
@@ -190,4 +192,24 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("decode", [](Address out, Address x, i64 n, double scale, int threads) {
     decode(at<float>(out), at<i64>(x), n, scale, threads);
   }, free_running);
+
+#if defined(KERNELS_RESIDUES)
+  const auto modulus = [](Address digits, Address square, u64 factor, i64 count) {
+    return ResidueModulus{words(digits), words(square), factor, count};
+  };
+  m.def("residue_products", [modulus](Address out, Address table, Address index, i64 count, i64 levels, i64 terms,
+                                      int squarings, Address digits, Address square, u64 factor, i64 width,
+                                      int threads) {
+    residue_products(words(out), words(table), at<std::int32_t>(index), count, levels, terms, squarings,
+                     modulus(digits, square, factor, width), threads);
+  }, free_running);
+  m.def("residues_enter", [modulus](Address out, Address numbers, i64 count, i64 bytes, Address digits, Address square,
+                                    u64 factor, i64 width, int threads) {
+    residues_enter(words(out), at<u8>(numbers), count, bytes, modulus(digits, square, factor, width), threads);
+  }, free_running);
+  m.def("residues_leave", [modulus](Address out, Address residues, i64 count, i64 bytes, Address digits, Address square,
+                                    u64 factor, i64 width, int threads) {
+    residues_leave(at<u8>(out), words(residues), count, bytes, modulus(digits, square, factor, width), threads);
+  }, free_running);
+#endif
 }

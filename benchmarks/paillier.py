@@ -1,0 +1,216 @@
+"""`python -m benchmarks.paillier [--json FILE]`: the Paillier engine beside python-paillier, one table.
+
+Both run in this process one after the other: phe with gmpy2 on one thread, as it is made; the engine on --threads cores.
+Products are of encrypted integers of 16 bits by signed weights of 16 bits, which both compute exactly. Seconds are for
+one operation; of operations that take arrays, a share of the array's time.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import machine
+from protocols import paillier
+from protocols.kernels import residues
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation: seconds of each side, and what was left out of phe's run."""
+
+    bits: int
+    operation: str
+    ours_s: float
+    phe_s: float | None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.phe_s / self.ours_s if self.phe_s else None
+
+
+def seconds(work: Callable[[], object], per: int = 1, repeat: int = 3) -> float:
+    """Median time of some runs, divided by the number of operations in one."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - start) / per)
+    return statistics.median(times)
+
+
+def operations(bits: int, phe: object, rows_768: int, repeat: int) -> list[Row]:
+    """All operations at one size of key."""
+    rng = np.random.default_rng(0)
+    private, out = paillier.generate(bits), []
+    start = time.perf_counter()
+    private.public.blinding_base, private.blinding_bases, private.halves  # noqa: B018 (made on first use)
+    tables = time.perf_counter() - start
+    theirs, secret = phe.generate_paillier_keypair(n_length=bits)
+    numbers = rng.integers(-(2**15), 2**15, 1024)
+    few = [int(v) for v in numbers[:20]]
+
+    def row(operation: str, ours: float, other: float | None, note: str = "") -> None:
+        out.append(Row(bits, operation, ours, other, note))
+
+    row(
+        "key generation", seconds(lambda: paillier.generate(bits), 1, 3),
+        seconds(lambda: phe.generate_paillier_keypair(n_length=bits), 1, 3), f"tables, once per key: {tables:.2f} s",
+    )  # fmt: skip
+    slow = seconds(lambda: [theirs.encrypt(v) for v in few], len(few))
+    for name, key in (("encryption, public key", private.public), ("encryption, key's owner", private)):
+        row(name, seconds(lambda k=key: _encrypt(k, numbers), len(numbers), repeat), slow)
+    with paillier.BlindingPool(private, len(numbers)) as pool:
+
+        def pooled() -> float:
+            pool.wait(len(numbers), 600)
+            return seconds(lambda: _encrypt(private, numbers, pool), len(numbers), 1)
+
+        row("encryption, from the pool", statistics.median(pooled() for _ in range(repeat)), slow)
+    ours, other = _encrypt(private, numbers), [theirs.encrypt(v) for v in few]
+    row(
+        "addition",
+        seconds(lambda: ours + ours, len(numbers), repeat),
+        seconds(lambda: [a + a for a in other], len(few)),
+    )
+    weights = rng.integers(-(2**15), 2**15, len(numbers))
+    row(
+        "product by 16-bit integers", seconds(lambda: ours * weights, len(numbers), repeat),
+        seconds(lambda: [a * int(w) for a, w in zip(other, weights, strict=False)], len(few)),
+    )  # fmt: skip
+    row(
+        "decryption", seconds(lambda: ours.decrypt_integers(private), len(numbers), repeat),
+        seconds(lambda: [secret.decrypt(c) for c in other], len(few)),
+    )  # fmt: skip
+    row("decryption, 8 slots of 128 bits", *_packed_decryption(private, numbers, out[-1].phe_s, repeat))
+    for size, measured in ((100, 100), (768, rows_768)):
+        row(f"matrix {size}x{size} by vector", *_matvec(private, theirs, secret, size, measured, rng, repeat))
+    return out
+
+
+def _encrypt(key: object, numbers: np.ndarray, pool: object = None) -> paillier.PaillierTensor:
+    return paillier.encrypt_array(key, numbers, frac_bits=0, limit=2**15, pool=pool)
+
+
+def _packed_decryption(key: object, numbers: np.ndarray, phe_s: float, repeat: int) -> tuple[float, float, str]:
+    packed = paillier.encrypt_array(key, numbers, frac_bits=0, limit=2**15, slot_bits=128)
+    return seconds(lambda: packed.decrypt_integers(key), len(numbers), repeat), phe_s, "per number"
+
+
+def _matvec(
+    private: object, theirs: object, secret: object, size: int, measured: int, rng: np.random.Generator, repeat: int
+) -> tuple[float, float, str]:
+    """Seconds for W @ c, encryption and decryption left out; of phe, some rows may stand for all."""
+    matrix, vector = rng.integers(-(2**15), 2**15, (size, size)), rng.integers(-(2**15), 2**15, size)
+    c = _encrypt(private, vector)
+    ours = seconds(lambda: matrix @ c, 1, repeat)
+    if list((matrix @ c).compressed().decrypt_integers(private)) != (matrix @ vector).tolist():
+        raise RuntimeError("the engine's result is wrong")
+    d = [theirs.encrypt(int(v)) for v in vector]
+    rows = matrix[:measured].tolist()
+    start = time.perf_counter()
+    results = [sum((b * w for b, w in zip(d[1:], row[1:], strict=True)), d[0] * row[0]) for row in rows]
+    spent = (time.perf_counter() - start) * size / measured
+    if secret.decrypt(results[-1]) != int(matrix[measured - 1] @ vector):
+        raise RuntimeError("phe's result is wrong")
+    return ours, spent, "" if measured == size else f"phe: {measured} rows, times {size / measured:.1f}"
+
+
+def logistic_regression(bits: int, phe: object, measured: int, repeat: int) -> Row | None:
+    """569 rows of 30 features: encrypt all, score with 16-bit weights, decrypt; of phe, some rows stand for all."""
+    if not find_spec("sklearn"):
+        return None
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    data = load_breast_cancer()
+    x = StandardScaler().fit_transform(data.data)
+    model = LogisticRegression().fit(x, data.target)
+    weights, bias = model.coef_.T, model.intercept_
+    private = paillier.generate(bits)
+    private.public.blinding_base, private.blinding_bases, private.halves  # noqa: B018 (made on first use)
+    scale, limit, most = 13, 4.0, 16.0
+    width = paillier.slot_bits_for(most, 13, limit, scale, x.shape[1], limit)
+    scores = None
+
+    def ours() -> None:
+        nonlocal scores
+        rows = paillier.encrypt_array(private, x, 13, most, slot_bits=width)
+        request = paillier.read(paillier.write(rows, "rows", key=private), private.public, "rows")
+        scored = request.matmul(weights, scale, limit).add(bias, limit)
+        scores = paillier.read(paillier.write(scored, "scores"), private.public, "scores").decrypt(private)
+
+    spent = seconds(ours, 1, repeat)
+    if np.abs(scores - (x @ weights + bias)).max() > 0.02:
+        raise RuntimeError("the engine's scores are wrong")
+    theirs, secret = phe.generate_paillier_keypair(n_length=bits)
+    start = time.perf_counter()
+    for values in x[:measured].tolist():
+        encrypted = [theirs.encrypt(v) for v in values]
+        score = sum((e * w for e, w in zip(encrypted, weights[:, 0].tolist(), strict=True)), theirs.encrypt(0.0))
+        secret.decrypt(score + float(bias[0]))
+    other = (time.perf_counter() - start) * len(x) / measured
+    return Row(bits, "logistic regression 569x30", spent, other, f"phe: {measured} rows, times {len(x) / measured:.1f}")
+
+
+def show(rows: list[Row]) -> None:
+    """The table."""
+    kind = "AVX-512 kernels" if residues.available() else "GMP integers"
+    table = Table(title=f"seconds per operation, phe 1.5.0 and {kind} on {torch.get_num_threads()} cores; {machine()}")
+    for name in ("bits", "operation", "ours", "phe", "times faster", "note"):
+        table.add_column(name, justify="left" if name in ("operation", "note") else "right")
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before and before.bits != row.bits:
+            table.add_section()
+        ratio = f"{row.ratio:.1f}" if row.ratio else "–"
+        table.add_row(str(row.bits), row.operation, _time(row.ours_s), _time(row.phe_s), ratio, row.note)
+    Console(width=140).print(table)
+
+
+def _time(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.2f} µs"
+
+
+@click.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
+@click.option("--bits", multiple=True, type=int, default=(2048, 3072), show_default=True)
+@click.option("--threads", default=0, help="Cores for the engine; all by default.")
+@click.option("--repeat", default=3, show_default=True, help="Timed runs of each of our operations.")
+@click.option("--phe-rows", default=8, show_default=True, help="Rows of the 768x768 product and the data phe computes.")
+def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: int, phe_rows: int) -> None:
+    """Times key generation, encryption, sums, products, matrix products and a logistic regression."""
+    if not find_spec("phe"):
+        raise click.UsageError(
+            "this compares with python-paillier: pip install phe gmpy2 (phe is under the GPL version 3)"
+        )
+    from phe import paillier as phe
+
+    if threads:
+        torch.set_num_threads(threads)
+    rows = []
+    for size in bits:
+        rows += operations(size, phe, phe_rows, repeat)
+        last = logistic_regression(size, phe, phe_rows, repeat)
+        rows += [last] if last else []
+    show(rows)
+    if json_file:
+        json_file.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Real numbers as integers with one public scale, and how large they may be."""
+
+import numpy as np
+
+from protocols.errors import InputError, explain
+
+LARGEST_INT = 1 << 62
+
+
+def integers(values: np.ndarray, frac_bits: int, limit: float, what: str) -> np.ndarray:
+    """round(values * 2^frac_bits), as int64 where they fit and else as Python integers.
+
+    Raises InputError for a value that is not finite or whose magnitude is above `limit`; the value is not named.
+    """
+    values = np.asarray(values)
+    if values.dtype == object:
+        fits = all(abs(v) <= limit for v in values.flat)
+    elif values.dtype.kind in "iub":
+        fits = values.size == 0 or max(int(values.max()), -int(values.min())) <= limit
+    elif values.dtype.kind == "f":
+        fits = bool(np.all(np.abs(values) <= limit))
+    else:
+        raise InputError(f"{what}: expected real numbers, not {values.dtype}")
+    if not fits:
+        raise InputError(
+            explain(
+                f"{what}: a value is not finite or above the limit {limit:g}",
+                fix="scale the data, or pass a larger limit; the limit is public and decides how wide results are",
+            )
+        )
+    if magnitude(limit, frac_bits) > LARGEST_INT:
+        exact = [_exact(v, frac_bits) for v in values.reshape(-1).tolist()]
+        out = np.empty(len(exact), object)
+        out[:] = exact
+        return out.reshape(values.shape)
+    if values.dtype.kind == "f":
+        return np.rint(values.astype(np.float64) * 2.0**frac_bits).astype(np.int64)
+    return values.astype(np.int64) << frac_bits
+
+
+def _exact(value: float, frac_bits: int) -> int:
+    if isinstance(value, float):
+        top, bottom = value.as_integer_ratio()
+        return ((top << frac_bits + 1) // bottom + 1) >> 1
+    return int(value) << frac_bits
+
+
+def magnitude(limit: float, frac_bits: int) -> int:
+    """The largest integer that a number up to `limit` becomes."""
+    top, bottom = (float(limit) if not isinstance(limit, int) else limit).as_integer_ratio()
+    return -(-(top << frac_bits) // bottom)
+
+
+def power_of_two(values: np.ndarray) -> int | float:
+    """The smallest power of two that no magnitude exceeds: what a result tells about the weights that made it."""
+    values = np.asarray(values)
+    largest = max((abs(v) for v in values.reshape(-1).tolist()), default=0)
+    if not largest or isinstance(largest, int):
+        return 1 << max(0, largest - 1).bit_length()
+    if not np.isfinite(largest):
+        raise InputError("a public array has a value that is not finite")
+    return 2.0 ** int(np.ceil(np.log2(largest)))

@@ -1,0 +1,146 @@
+"""Powers of residues: of one fixed base, of many bases, and products of powers.
+
+Windows of digits, as in Bernstein, "Pippenger's exponentiation algorithm" (2002), §2 for one base (Brauer, Yao) and §3
+for several bases that share squarings (Straus). How long it takes depends on the size of the largest exponent and on
+which digits of small ones are zero; exponents that hide something are full-length random numbers.
+"""
+
+from dataclasses import dataclass
+
+import gmpy2
+import numpy as np
+
+from protocols.paillier.residues import Residues
+
+TABLE_BYTES = 1 << 25
+"""The most memory the tables of one step of a linear map may take."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FixedBase:
+    """One base to many powers: base^(d 256^i) for every byte d and place i. Build it with `fixed_base`."""
+
+    residues: Residues
+    table: np.ndarray
+    places: int
+
+    def powers(self, exponents: bytes) -> np.ndarray:
+        """[N, *cell]: the base to N exponents, given as `places` little-endian bytes each."""
+        digits = np.frombuffer(exponents, np.uint8).reshape(-1, 1, self.places).astype(np.int32)
+        return self.residues.products(self.table, rows_of(digits, np.arange(self.places), 255))
+
+
+def fixed_base(residues: Residues, base: int, places: int) -> FixedBase:
+    """Tables for exponents of `places` bytes."""
+    bases = [gmpy2.mpz(base)]
+    while len(bases) < places:
+        bases.append(gmpy2.powmod(bases[-1], 256, residues.modulus))
+    return FixedBase(residues, power_table(residues, residues.enter(bases), 255), places)
+
+
+def power_table(residues: Residues, bases: np.ndarray, top: int) -> np.ndarray:
+    """[1 + N top, *cell]: one, and then the powers 1 to `top` of each base; see `rows_of`."""
+    table = np.empty((1 + len(bases) * top, *residues.cell), bases.dtype)
+    table[:1], table[1::top] = residues.ones(1), bases
+    first, have = top * np.arange(len(bases), dtype=np.int32)[:, None], 1
+    while have < top:
+        small = np.arange(1, min(have, top - have) + 1, dtype=np.int32)
+        pairs = np.stack(np.broadcast_arrays(first + have, first + small), axis=-1).reshape(-1, 1, 2)
+        table[(first + have + small).reshape(-1)] = residues.products(table, pairs)
+        have += len(small)
+    return table
+
+
+def rows_of(digits: np.ndarray, bases: np.ndarray, top: int) -> np.ndarray:
+    """Rows of a `power_table` that hold the bases of these numbers to the powers `digits`, from 0 to `top`."""
+    return np.where(digits == 0, 0, bases * top + digits).astype(np.int32)
+
+
+def power_each(residues: Residues, bases: np.ndarray, exponents: list[int]) -> np.ndarray:
+    """[N, *cell]: each base to its own exponent, none negative; one exponent in the list is for all bases."""
+    if len(bases) < residues.lanes // 2 or not residues.fast:  # too few to fill the lanes
+        each = zip(residues.leave(bases), exponents if len(exponents) > 1 else exponents * len(bases), strict=True)
+        return residues.enter([gmpy2.powmod(base, exponent, residues.modulus) for base, exponent in each])
+    bits = max((int(e).bit_length() for e in exponents), default=0)
+    window = min(range(1, 7), key=lambda w: (1 << w) - 2 + -(-bits // w))
+    levels, mask = max(1, -(-bits // window)), (1 << window) - 1
+    digits = np.array([[int(e) >> window * j & mask for j in reversed(range(levels))] for e in exponents], np.int32)
+    index = np.broadcast_to(rows_of(digits, np.arange(len(bases))[:, None], mask), (len(bases), levels))
+    return residues.products(power_table(residues, bases, mask), index[..., None], window)
+
+
+def linear(residues: Residues, bases: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """prod over k of bases[k, b]^weights[m, k]: a matrix product "in the exponent", [M, B, *cell].
+
+    bases: [K, B, *cell]; weights: int64[M, K] of either sign, below 2^62. All rows use the same tables, of powers of each
+    base and its inverse, whose width is chosen for the number of rows. A level of digits is a product of its own until
+    the end, so that squarings are not repeated for every part of the bases.
+    """
+    count, columns = bases.shape[:2]
+    rows = len(weights)
+    if not count or not columns or not rows:
+        return residues.ones(rows * columns).reshape(rows, columns, *residues.cell)
+    bits = 1 + max(int(weights.max()).bit_length(), int(-1 - weights.min()).bit_length())
+    window = min(range(1, 11), key=lambda w: _straus_cost(bits, w, rows))
+    entry = (1 << window) * (residues.modulus.bit_length() // 8)
+    across = max(1, min(columns, TABLE_BYTES // (entry * min(count, 64))))
+    deep = max(1, min(count, TABLE_BYTES // (entry * across)))
+    parts = [
+        _columns(residues, bases[:, c : c + across], weights, bits, window, deep) for c in range(0, columns, across)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _straus_cost(bits: int, window: int, rows: int) -> float:
+    """Products for each base: its tables, and one for each row and digit."""
+    half = 1 << (window - 1)
+    return (2 * half - 2 + 3) + rows * -(-bits // window)
+
+
+def _columns(
+    residues: Residues, bases: np.ndarray, weights: np.ndarray, bits: int, window: int, deep: int
+) -> np.ndarray:
+    """`linear` for some columns, with tables for `deep` bases at a time."""
+    rows, columns, half = len(weights), bases.shape[1], 1 << (window - 1)
+    digits = signed_digits(weights, bits, window)
+    levels, sums = digits.shape[1], None
+    for start in range(0, bases.shape[0], deep):
+        part = bases[start : start + deep].reshape(-1, *residues.cell)
+        table = power_table(residues, np.concatenate([part, residues.inverses(part)]), half)
+        number = np.arange(len(part)).reshape(-1, columns).T[:, None]  # of a base; its inverse comes len(part) later
+        some = digits[:, None, :, start : start + deep]
+        index = rows_of(np.abs(some), number + len(part) * (some < 0), half)
+        made = _in_parallel(residues, table, index.reshape(-1, index.shape[-1]))
+        sums = made if sums is None else residues.multiply(sums, made)
+    table = np.concatenate([residues.ones(1), sums])
+    each = np.arange(1, len(table), dtype=np.int32).reshape(-1, levels, 1)
+    return residues.products(table, each, window).reshape(rows, columns, *residues.cell)
+
+
+def _in_parallel(residues: Residues, table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Products of the rows of index[K, T], with few long products cut into several that run side by side."""
+    count, terms = index.shape
+    cuts = max(1, min(terms // 8, 2 * residues.lanes // count))
+    padded = np.zeros((count, -(-terms // cuts) * cuts), np.int32)
+    padded[:, :terms] = index
+    made = residues.products(table, padded.reshape(count * cuts, 1, -1))
+    if cuts == 1:
+        return made
+    table = np.concatenate([residues.ones(1), made])
+    return residues.products(table, np.arange(1, len(table), dtype=np.int32).reshape(count, 1, cuts))
+
+
+def signed_digits(weights: np.ndarray, bits: int, window: int) -> np.ndarray:
+    """[M, levels, K]: digits from -2^(window-1) to 2^(window-1), highest level first, that make up int64[M, K].
+
+    bits: two's complement bits of the widest weight. Each digit but the highest is below 2^(window-1), and the highest
+    has the bits that are left, so that a carry into it still fits.
+    """
+    levels = -(-bits // window)
+    rest, half, out = weights.copy(), 1 << (window - 1), []
+    for _ in range(levels - 1):
+        digit = (rest + half & (1 << window) - 1) - half
+        out.append(digit)
+        rest = rest - digit >> window
+    out.append(rest)
+    return np.stack(out[::-1], axis=1)

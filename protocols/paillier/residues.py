@@ -1,0 +1,109 @@
+"""Arrays of residues modulo one odd number, multiplied many at a time.
+
+Two ways to compute the same: rows of 52-bit digits for `protocols.kernels.residues`, which uses all cores, or an array
+of GMP integers. Both are numpy arrays that are sliced, reshaped and joined like any other; what one residue takes is
+`cell`, the last axes of the array: (width,) or ().
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gmpy2
+import numpy as np
+from gmpy2 import mpz
+
+from protocols.kernels import residues as kernels
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Residues:
+    """The residues modulo one odd number. Build it with `residues_modulo`."""
+
+    modulus: mpz
+    fast: kernels.ResidueModulus | None
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Shape of one residue in an array."""
+        return (self.fast.width,) if self.fast else ()
+
+    @property
+    def lanes(self) -> int:
+        """How many products take the time of one, on one core."""
+        return 8 if self.fast else 1
+
+    def enter(self, values: Sequence[int]) -> np.ndarray:
+        """An array [N, *cell] of numbers from 0 to below the modulus."""
+        if self.fast:
+            size = self.fast.bytes
+            return kernels.residues_enter(b"".join(int(v).to_bytes(size, "little") for v in values), self.fast)
+        return _objects([mpz(v) for v in values])
+
+    def leave(self, cells: np.ndarray) -> list[mpz]:
+        """The numbers of an array [N, *cell]."""
+        if self.fast:
+            size, data = self.fast.bytes, kernels.residues_leave(cells, self.fast)
+            return [mpz(int.from_bytes(data[at : at + size], "little")) for at in range(0, len(data), size)]
+        return list(cells)
+
+    def ones(self, count: int) -> np.ndarray:
+        """An array [N, *cell] of ones."""
+        return np.repeat(self.enter([1]), count, axis=0)
+
+    def products(self, table: np.ndarray, index: np.ndarray, squarings: int = 0) -> np.ndarray:
+        """[K, *cell] from a table [R, *cell] whose row 0 is one and index int32[K, levels, T] into it.
+
+        acc = 1, then for each level acc = acc^(2^squarings) * prod over t of table[index[k, level, t]].
+        """
+        if self.fast:
+            return kernels.residue_products(table, index, squarings, self.fast)
+        out, modulus, power = np.empty(len(index), object), self.modulus, 1 << squarings
+        for k, levels in enumerate(index.tolist()):
+            acc = mpz(1)
+            for level, terms in enumerate(levels):
+                if level and squarings and acc != 1:
+                    acc = gmpy2.powmod(acc, power, modulus)
+                for t in terms:
+                    if t:
+                        acc = acc * table[t] % modulus
+            out[k] = acc
+        return out
+
+    def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Products of [N, *cell] by [N, *cell], one by one."""
+        count = np.arange(1, len(a) + 1, dtype=np.int32)
+        index = np.stack([count, count + len(a)], axis=1)[:, None]
+        return self.products(np.concatenate([self.ones(1), a, b]), index)
+
+    def inverses(self, cells: np.ndarray) -> np.ndarray:
+        """The inverses of [N, *cell], with one inversion in all (Montgomery, Math. Comp. 48, 1987, §10.3.1).
+
+        Products of pairs, of pairs of pairs and so on go up a tree, the inverse of the root comes down it: three products
+        for each residue. Raises ZeroDivisionError when one has no inverse.
+        """
+        layers = [cells]
+        while len(layers[-1]) > 1:
+            below = layers[-1]
+            if len(below) % 2:
+                below = layers[-1] = np.concatenate([below, self.ones(1)])
+            layers.append(self.multiply(below[0::2], below[1::2]))
+        if not len(cells):
+            return cells
+        inverse = self.enter([gmpy2.invert(self.leave(layers.pop())[0], self.modulus)])
+        for below in reversed(layers):
+            down = np.repeat(inverse[: len(below) // 2], 2, axis=0)
+            swapped = below.reshape(-1, 2, *self.cell)[:, ::-1].reshape(below.shape)
+            inverse = self.multiply(down, swapped)
+        return inverse[: len(cells)]
+
+
+def residues_modulo(modulus: int) -> Residues:
+    """The residues modulo an odd number above 1 (ValueError otherwise), with the fast kernels where they run."""
+    fast = kernels.residue_modulus(int(modulus)) if kernels.available() else None
+    return Residues(mpz(modulus), fast)
+
+
+def _objects(values: list[mpz]) -> np.ndarray:
+    out = np.empty(len(values), object)
+    out[:] = values
+    return out
