@@ -69,52 +69,47 @@ def power_each(residues: Residues, bases: np.ndarray, exponents: list[int]) -> n
     return residues.products(power_table(residues, bases, mask), index[..., None], window)
 
 
-def linear(residues: Residues, bases: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """prod over k of bases[k, b]^weights[m, k]: a matrix product "in the exponent", [M, B, *cell].
+def linear(residues: Residues, bases: np.ndarray, weights: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+    """prod over k of base(k, b)^weights[m, k]: a matrix product "in the exponent", [M, B, *cell].
 
-    bases: [K, B, *cell]; weights: int64[M, K] of either sign, below 2^62. All rows use the same tables, of powers of each
-    base and its inverse, whose width is chosen for the number of rows. A level of digits is a product of its own until
+    weights: int64[M, K] of either sign, below 2^62; bases: [K, B, *cell], or with places int[K, B] an array [N, *cell] in
+    which base(k, b) is number places[k, b], and -1 stands for one. All rows use the same tables, of powers of each base
+    and its inverse, whose width is chosen for how often a base is used. A level of digits is a product of its own until
     the end, so that squarings are not repeated for every part of the bases.
     """
-    count, columns = bases.shape[:2]
-    rows = len(weights)
+    if places is None:
+        places = np.arange(bases.shape[0] * bases.shape[1]).reshape(bases.shape[:2])
+        bases = bases.reshape(-1, *residues.cell)
+    (count, columns), rows = places.shape, len(weights)
     if not count or not columns or not rows:
         return residues.ones(rows * columns).reshape(rows, columns, *residues.cell)
     bits = 1 + max(int(weights.max()).bit_length(), int(-1 - weights.min()).bit_length())
-    window = min(range(1, 11), key=lambda w: _straus_cost(bits, w, rows))
-    entry = (1 << window) * (residues.modulus.bit_length() // 8)
-    across = max(1, min(columns, TABLE_BYTES // (entry * min(count, 64))))
-    deep = max(1, min(count, TABLE_BYTES // (entry * across)))
-    parts = [
-        _columns(residues, bases[:, c : c + across], weights, bits, window, deep) for c in range(0, columns, across)
-    ]
-    return np.concatenate(parts, axis=1)
-
-
-def _straus_cost(bits: int, window: int, rows: int) -> float:
-    """Products for each base: its tables, and one for each row and digit."""
-    half = 1 << (window - 1)
-    return (2 * half - 2 + 3) + rows * -(-bits // window)
-
-
-def _columns(
-    residues: Residues, bases: np.ndarray, weights: np.ndarray, bits: int, window: int, deep: int
-) -> np.ndarray:
-    """`linear` for some columns, with tables for `deep` bases at a time."""
-    rows, columns, half = len(weights), bases.shape[1], 1 << (window - 1)
+    uses = rows * places.size / len(bases)
+    window = min(range(1, 11), key=lambda w: (1 << w) + 1 + uses * -(-bits // w))  # tables, and one for each digit
+    room = max(1, TABLE_BYTES // ((1 << window) * (residues.modulus.bit_length() // 8)))  # bases with tables at a time
+    deep = min(count, room)
+    across = max(1, min(columns, room * places.size // len(bases) // deep))
     digits = signed_digits(weights, bits, window)
-    levels, sums = digits.shape[1], None
-    for start in range(0, bases.shape[0], deep):
-        part = bases[start : start + deep].reshape(-1, *residues.cell)
-        table = power_table(residues, np.concatenate([part, residues.inverses(part)]), half)
-        number = np.arange(len(part)).reshape(-1, columns).T[:, None]  # of a base; its inverse comes len(part) later
-        some = digits[:, None, :, start : start + deep]
-        index = rows_of(np.abs(some), number + len(part) * (some < 0), half)
-        made = _in_parallel(residues, table, index.reshape(-1, index.shape[-1]))
-        sums = made if sums is None else residues.multiply(sums, made)
-    table = np.concatenate([residues.ones(1), sums])
-    each = np.arange(1, len(table), dtype=np.int32).reshape(-1, levels, 1)
+    parts = [_columns(residues, bases, digits, places[:, c : c + across], deep) for c in range(0, columns, across)]
+    made = np.concatenate(parts, axis=1)
+    table = np.concatenate([residues.ones(1), made.reshape(-1, *residues.cell)])
+    each = np.arange(1, len(table), dtype=np.int32).reshape(-1, digits.shape[1], 1)
     return residues.products(table, each, window).reshape(rows, columns, *residues.cell)
+
+
+def _columns(residues: Residues, bases: np.ndarray, digits: np.ndarray, places: np.ndarray, deep: int) -> np.ndarray:
+    """[M, B, levels, *cell]: for some columns the products of each level's digits, `deep` terms at a time."""
+    half, made = max(1, int(np.abs(digits).max())), None
+    for start in range(0, places.shape[0], deep):
+        used, number = np.unique(places[start : start + deep].T, return_inverse=True)
+        number = number.reshape(places.shape[1], 1, -1)  # [B, 1, K] against digits [M, 1, levels, K]
+        part = bases[used]  # where -1 was among the places, number 0 is not used
+        some = np.where(used[number] < 0, 0, digits[:, None, :, start : start + deep])
+        table = power_table(residues, np.concatenate([part, residues.inverses(part)]), half)
+        index = rows_of(np.abs(some), number + len(part) * (some < 0), half)
+        sums = _in_parallel(residues, table, index.reshape(-1, index.shape[-1]))
+        made = sums if made is None else residues.multiply(made, sums)
+    return made.reshape(len(digits), places.shape[1], -1, *residues.cell)
 
 
 def _in_parallel(residues: Residues, table: np.ndarray, index: np.ndarray) -> np.ndarray:

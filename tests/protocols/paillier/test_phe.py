@@ -13,7 +13,7 @@ from protocols.paillier import keys
 from protocols.paillier.tensor import encrypt_array
 
 phe = pytest.importorskip("phe")
-from protocols.paillier import phe_interop  # noqa: E402 (it needs phe)
+from protocols.paillier import phe_interop
 
 few = settings(max_examples=20, deadline=None)
 BOTH = pytest.mark.parametrize("name", ("private", "plain"))

@@ -133,6 +133,21 @@ def test_linear_in_several_parts(monkeypatch):
     assert r.leave(made.reshape(-1)) == [v % PRIME for row in want for v in row]
 
 
+@pytest.mark.parametrize("fast", (True, False))
+@pytest.mark.parametrize("table_bytes", (1, 1 << 12, 1 << 25))
+def test_linear_with_places(fast, table_bytes, monkeypatch):
+    monkeypatch.setattr("protocols.paillier.powers.TABLE_BYTES", table_bytes)
+    r, seed = arithmetic(PRIME, fast), np.random.default_rng(1)
+    values = [2, 3, 5, 7, 11, 13]
+    places, weights = seed.integers(-1, 6, (5, 9)), seed.integers(-128, 128, (4, 5))
+    made = linear(r, r.enter(values), weights, places)
+    want = [
+        [prod(pow(values[p], int(w), PRIME) for p, w in zip(column, row, strict=True) if p >= 0) % PRIME for column in places.T]
+        for row in weights
+    ]
+    assert r.leave(made.reshape(-1, *r.cell)) == [v for row in want for v in row]
+
+
 def test_linear_of_nothing():
     r = arithmetic(PRIME, False)
     assert linear(r, r.ones(0).reshape(0, 2), np.zeros((3, 0), np.int64)).shape == (3, 2)

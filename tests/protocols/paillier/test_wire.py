@@ -47,7 +47,7 @@ def test_round_trip(request, name, shape, pack, frac_bits):
 def test_what_was_computed_is_rerandomized(private):
     sent = encrypt_array(private, [1, 2, 3], 0, 4)
     leave = private.public.residues.leave
-    ciphers = lambda t: leave(wire.read(wire.write(t), private.public).cells)  # noqa: E731
+    ciphers = lambda t: leave(wire.read(wire.write(t), private.public).cells)
     assert ciphers(sent) == leave(sent.cells), "encrypted here: fresh already"
     computed = sent * 1
     assert leave(computed.cells) == leave(sent.cells)
