@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from securemodel.backends.table import part_of
+from protocols.errors import explain
+from securemodel.backends.table import PROTOCOLS, part_of, parts_of
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.capture import capture
 from securemodel.compiler.ir import Header
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.report import Report
-from securemodel.errors import CompileError, UnsupportedOperator
+from securemodel.errors import CompileError, InputError, UnsupportedOperator
 from securemodel.program import Program, receivers
 
 _RESERVED = frozenset({PUBLIC, "all", "dealer"})
@@ -33,6 +34,7 @@ def compile(
     width: int = 64,
     truncate_outputs: bool = False,
     protocol: str = "masked",
+    **options: Any,
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
 
@@ -43,10 +45,12 @@ def compile(
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits; `truncate_outputs` cuts them to frac_bits first, for one more round.
-    `protocol` is what runs the program: "masked", this project's engine, or "crypten" (docs/crypten.md).
+    `protocol` is what runs the program: "masked", this project's engine, "paillier" (docs/encrypted-graphs.md), or
+    "crypten" (docs/crypten.md). Further options are those of the protocol.
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
+    _check_options(protocol, options)
     example_inputs = _as_tuple(example_inputs)
     owners = [inputs] * len(example_inputs) if isinstance(inputs, str) else list(inputs)
     names = _party_names(weights, owners, outputs, parties)
@@ -60,7 +64,24 @@ def compile(
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
     shapes = tuple(tuple(x.shape) for x in example_inputs)
     header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to))
-    return compiler.assemble(header, lowered, model, example_inputs, truncate_outputs)
+    return compiler.assemble(header, lowered, model, example_inputs, truncate_outputs, **options)
+
+
+def compile_again(program: Program, protocol: str) -> Program:
+    """The model of a compiled program for another protocol. Raises what `compile` does."""
+    header = program.header
+    if program.model is None:
+        raise InputError(
+            explain(
+                "this program was read from a file, and only its model can be compiled for another protocol",
+                fix="give the script that compiles it",
+            )
+        )
+    width = header.width if protocol == "masked" else 64
+    return compile(
+        program.model, program.examples, weights=header.weights, inputs=header.inputs, outputs=header.outputs,
+        parties=header.parties, frac_bits=header.frac_bits, width=width, protocol=protocol,
+    )  # fmt: skip
 
 
 def check(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], *, protocol: str = "masked") -> Report:
@@ -72,6 +93,15 @@ def check(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], *, pro
     compiler = part_of(protocol, "compiling")
     lowered = compiler.lower(capture(model, example_inputs), "model owner", ["data owner"] * len(example_inputs))
     return _report(model, lowered)
+
+
+def _check_options(protocol: str, options: dict[str, Any]) -> None:
+    """Options of other protocols, and of none, are a mistake in the call. Raises TypeError."""
+    known = parts_of(protocol).options
+    if unknown := [name for name in options if name not in known]:
+        owners = [other for other, parts in PROTOCOLS.items() if unknown[0] in parts.options]
+        where = f"; it is one of protocol={owners[0]!r}" if owners else ""
+        raise TypeError(f"compile() got an unexpected argument {unknown[0]!r}{where}")
 
 
 def _as_tuple(example_inputs: Any) -> tuple[torch.Tensor, ...]:

@@ -119,7 +119,7 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
-        return _in_the_clear(g, node, args, kwargs)
+        return in_the_clear(g, node, args, kwargs)
     return secure(g, node, args, kwargs)
 
 
@@ -151,7 +151,7 @@ def _no_result(node: torch.fx.Node):
     raise CannotLower("this further result of the operator has no secure version", "use only its first result")
 
 
-def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
+def in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
     made = node.meta.get("val")
     if isinstance(made, (list, tuple)):
@@ -165,4 +165,7 @@ def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> 
     return g.float(node.target, *args, shape=made.shape, integer=integer, **kwargs)
 
 
-__all__ = ["PUBLIC", "Lowered", "Secure", "check_arguments", "lower_model", "pool_before_activation"]
+__all__ = [
+    "PUBLIC", "Lowered", "Secure", "check_arguments", "in_the_clear", "lower_model", "pool_before_activation",
+    "secure_version",
+]  # fmt: skip

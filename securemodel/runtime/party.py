@@ -63,7 +63,7 @@ class OnlineParty:
         self._graph = graph
         self._steps = {load: steps(graph, load) for load in (True, False)}
         self._done = {load: last_uses(graph, load) for load in (True, False)}
-        _check_runnable(program)
+        check_runnable(program)
         self._digest = b""
         self._loaded: dict[int, Any] = {}
         self.loaded_operands: dict[int, LoadedOperand] = {}
@@ -298,7 +298,7 @@ class OnlineParty:
         return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
 
 
-def _check_runnable(program: Program) -> None:
+def check_runnable(program: Program) -> None:
     """A program that was read from a file lacks the calls that its owners make in the clear. Raises InputError."""
     if any(node.op == "float" and node.id not in program.calls for node in program.graph.nodes):
         raise InputError(
@@ -333,4 +333,4 @@ def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
     return out
 
 
-__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk"]
+__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk", "check_runnable"]

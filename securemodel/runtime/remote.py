@@ -13,7 +13,7 @@ import torch
 from protocols import identity, kernels
 from protocols.channel import Channel, Label, Link, Purpose, dial
 from protocols.channel import connect as connect_channel
-from protocols.errors import summary
+from protocols.errors import explain, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
 from securemodel.backends.table import part_of
@@ -36,6 +36,7 @@ from securemodel.runtime.sources import DealerSource, NoSource, largest_message
 from securemodel.runtime.store import Store, StoreSource
 
 ENV_ME, ENV_CONFIG, ENV_STORE = "SECUREMODEL_ME", "SECUREMODEL_CONFIG", "SECUREMODEL_STORE"
+ENV_PAILLIER_KEY = "SECUREMODEL_PAILLIER_KEY"
 _AHEAD_BYTES = 256 << 20
 _STOP_S = 2.0  # longest wait for the preparing thread, before and after its source is cut off
 
@@ -236,17 +237,20 @@ def connect(
     store: str | Path | None = None,
     ahead: bool = True,
     insecure_plain: bool = False,
+    paillier_key: str | Path | None = None,
 ) -> Session:
     """Connects this party with the others and returns its end of the session.
 
     The same script runs at every party; `me` and `config` (a parties file) come from the command line
     `securemodel run` unless given. With `store`, preprocessing made by `securemodel prepare` is used instead
     of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
-    measurements on one host only.
+    measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
+    "paillier", which otherwise makes one for the session.
 
     Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
-    options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain}
+    paillier_key = paillier_key or os.environ.get(ENV_PAILLIER_KEY)
+    options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
     return part_of(program.protocol, "remote").open_connection(program, me, config, **options)
 
 
@@ -258,12 +262,34 @@ def open_connection(
     store: str | Path | None,
     ahead: bool,
     insecure_plain: bool,
+    paillier_key: str | Path | None,
 ) -> RemoteSession:
     """What `connect` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
+    store = store or os.environ.get(ENV_STORE)
+    if paillier_key:
+        raise ConfigError(
+            explain(
+                "the masked engine uses no Paillier key",
+                fix='leave out paillier_key, or compile with protocol="paillier"',
+            )
+        )
+    me, config, own = place(program, me, config, insecure_plain)
+    opened = Store.open(Path(store), program, me) if store else None
+    try:
+        return _meet(program, me, config, own, opened, ahead, insecure_plain)
+    except BaseException:
+        if opened:
+            opened.close()
+        raise
+
+
+def place(
+    program: Program, me: str | None, config: str | Path | PartiesConfig | None, insecure_plain: bool
+) -> tuple[str, PartiesConfig, Identity | None]:
+    """Who this process is, where the others are, and its identity. Raises ConfigError."""
     me = me or os.environ.get(ENV_ME)
     config = config or os.environ.get(ENV_CONFIG)
-    store = store or os.environ.get(ENV_STORE)
     if not me or not config:
         raise ConfigError(
             "connect() does not know who this process is. Start the script with "
@@ -273,14 +299,7 @@ def open_connection(
     if not isinstance(config, PartiesConfig):
         config = identity.load_config(config)
     _check_parties(program, me, config)
-    own = _own_identity(config, insecure_plain)
-    opened = Store.open(Path(store), program, me) if store else None
-    try:
-        return _meet(program, me, config, own, opened, ahead, insecure_plain)
-    except BaseException:
-        if opened:
-            opened.close()
-        raise
+    return me, config, _own_identity(config, insecure_plain)
 
 
 def _meet(
@@ -337,4 +356,7 @@ def _introduce(program: Program, link: Link) -> bytes:
     return link.receive(Label(0, 0, Purpose.SEED), 32).numpy().tobytes()
 
 
-__all__ = ["ENV_CONFIG", "ENV_ME", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one", "open_connection"]
+__all__ = [
+    "ENV_CONFIG", "ENV_ME", "ENV_PAILLIER_KEY", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one",
+    "open_connection", "place", "public_reason",
+]  # fmt: skip
