@@ -73,13 +73,13 @@ class Client(Party):
 
     def __init__(self, program: PaillierProgram, session: bytes, key: PrivateKey) -> None:
         super().__init__(program, program.client, session)
-        self._gate = AffineClient(key, program.shape)
+        self.key, self._gate = key, AffineClient(key, program.shape)
         self._sources = [node.args[0] for node in program.nodes("encrypt")]
         self._decrypted, self._revealed = program.nodes("decrypt"), program.nodes("reveal")
 
     def key_text(self) -> bytes:
         """The public key, for the server."""
-        text = keyfile.dump_public(self._gate.key.public).encode()
+        text = keyfile.dump_public(self.key.public).encode()
         return text.ljust(key_bytes(self.program.shape.bits))
 
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Walk:
