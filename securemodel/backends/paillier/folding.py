@@ -23,9 +23,7 @@ def fold(program: PaillierProgram, clear: ClearSide) -> tuple[np.ndarray, np.nda
     """
     function, count = _linear_part(program, clear), program.shape.inputs
     origin = torch.zeros(count, dtype=torch.float64)
-    few = count < program.shape.outputs
-    derivative = torch.func.jacfwd(function) if few else torch.func.jacrev(function, chunk_size=_AT_A_TIME)
-    matrix = derivative(origin).detach()
+    matrix = torch.func.jacrev(function, chunk_size=_AT_A_TIME)(origin).detach()
     with torch.no_grad():
         return matrix.numpy(), function(origin).numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from securemodel.compiler.wire import START
 from securemodel.errors import CompileError
 
 ROUNDS = 2
+_COLUMNS = 110
 _AT_ONCE = 16  # numbers that 2 cores with AVX-512 work on side by side
 
 
@@ -127,7 +129,8 @@ class PaillierPlan:
         return "\n".join(
             [
                 f"program {self.digest[:12]} for Paillier, parties {self.server} (weights), {self.client} (key of "
-                f"{shape.bits} bits); {network_text(self.network)}",
+                f"{shape.bits} bits)",
+                network_text(self.network),
                 f"one run: {_counted(shape.rows, 'row')} of {_counted(shape.inputs, 'number')}, "
                 f"{_counted(shape.outputs, 'score')} for each",
                 f"  request: {_counted(self.encryptions, 'ciphertext')} to encrypt, {_counted(shape.lanes, 'row')} in each",
@@ -136,7 +139,7 @@ class PaillierPlan:
                 f"  about {count_text(self.products)} products of ciphertexts at {self.server}",
                 f"one run sends: {sent}; opening a session, once: {bytes_text(self.opening_bytes)}",
                 *self._beside(),
-                f"trust: {self.trust}",
+                *textwrap.wrap(f"trust: {self.trust}", _COLUMNS),
                 "rounds and bytes are exact; seconds are estimates (docs/encrypted-graphs.md)",
             ]
         )
