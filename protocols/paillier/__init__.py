@@ -11,6 +11,7 @@ What it protects and what it costs: docs/paillier.md. Modules, bottom to top:
   fixed        real numbers as integers with a bound
   tensor       arrays of encrypted numbers
   wire         encrypted arrays as bytes
+  affine       one party's matrix on packed rows of the other's encrypted numbers
   phe_interop  python-paillier's keys and numbers (optional, GPLv3)
 """
 

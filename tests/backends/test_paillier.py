@@ -74,6 +74,18 @@ class Bag(nn.Module):
         return self.layer(self.table(words).mean(1)).argmax(1), self.table(words).sum(1)
 
 
+class Attempt(nn.Module):
+    """A product of hidden numbers, which is for the client, and then a layer on one of its factors."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        factor = torch.tanh(x[:, 4:])
+        return self.first(x[:, :4]) * factor, self.second(factor)
+
+
 class Both(nn.Module):
     """Features of both parties: a product of theirs, and a layer on all of them."""
 
@@ -105,6 +117,7 @@ MODELS: dict[str, Callable[[], tuple]] = {
     "convolutions and averages": lambda: (convolutions(), rows(2, 1, 8, 8)),
     "bag of words": lambda: (Bag(), torch.randint(12, (3, 5))),
     "projection of one row": lambda: (nn.Sequential(nn.Linear(6, 50), nn.Linear(50, 40)), rows(1, 6)),
+    "a product of hidden numbers": lambda: (Attempt(), rows(3, 6)),
     "three axes": lambda: (nn.Linear(6, 2), rows(3, 4, 6)),
 }
 
@@ -338,7 +351,7 @@ def test_two_parties_need_nobody_else_and_send_what_the_plan_says(program, ahead
         return made, session.stats, opening
 
     results = together(program, dict.fromkeys(program.parties, task), ahead=ahead)
-    made, stats, opening = results["client"]
+    made, _, opening = results["client"]
     for y in made:
         assert off(y, program.model(x).detach()) < 1e-3
     assert results["bank"][0] == [None, None]

@@ -128,14 +128,14 @@ class PaillierPlan:
         sent = ", ".join(f"{name} {bytes_text(count)}" for name, count in self.sent_bytes.items())
         return "\n".join(
             [
-                f"program {self.digest[:12]} for Paillier, parties {self.server} (weights), {self.client} (key of "
-                f"{shape.bits} bits)",
+                (f"program {self.digest[:12]} for Paillier, parties {self.server} (weights), {self.client} (key of "
+                f"{shape.bits} bits)"),
                 network_text(self.network),
-                f"one run: {_counted(shape.rows, 'row')} of {_counted(shape.inputs, 'number')}, "
-                f"{_counted(shape.outputs, 'score')} for each",
+                (f"one run: {_counted(shape.rows, 'row')} of {_counted(shape.inputs, 'number')}, "
+                f"{_counted(shape.outputs, 'score')} for each"),
                 f"  request: {_counted(self.encryptions, 'ciphertext')} to encrypt, {_counted(shape.lanes, 'row')} in each",
-                f"  answer: {_counted(self.decryptions, 'ciphertext')} to decrypt, {_counted(shape.merged, 'score')} of "
-                f"{_counted(shape.lanes, 'row')} in each, in slots of {shape.slot_width} bits",
+                (f"  answer: {_counted(self.decryptions, 'ciphertext')} to decrypt, {_counted(shape.merged, 'score')} of "
+                f"{_counted(shape.lanes, 'row')} in each, in slots of {shape.slot_width} bits"),
                 f"  about {count_text(self.products)} products of ciphertexts at {self.server}",
                 f"one run sends: {sent}; opening a session, once: {bytes_text(self.opening_bytes)}",
                 *self._beside(),
