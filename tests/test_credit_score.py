@@ -11,7 +11,7 @@ import torch
 
 from securemodel.cli.launch import run_local
 from securemodel.cli.programs import load_program
-from securemodel.cli.script import declared_parties, declared_protocol, load_file
+from securemodel.cli.script import declared_parties, declares_dealer, load_file
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "examples" / "credit_score"
@@ -29,7 +29,7 @@ def module(monkeypatch: pytest.MonkeyPatch):
 
 def test_it_is_planned_for_two_parties_and_no_dealer(module):
     plan = load_program(HERE / "score.py").plan("wan")
-    assert declared_protocol(HERE / "score.py") == "paillier" and plan.preprocessing_bytes == 0
+    assert not declares_dealer(HERE / "score.py") and plan.preprocessing_bytes == 0
     assert (plan.rounds, plan.encryptions, plan.decryptions, plan.recommended) == (2, 10, 1, "paillier")
 
 

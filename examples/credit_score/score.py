@@ -16,7 +16,7 @@ from model import FEATURES, Scorecard, load_trained
 import securemodel
 
 PARTIES = ("bank", "client")
-PROTOCOL = "paillier"
+DEALER = False
 HERE, BATCH = Path(__file__).parent, 12
 
 
@@ -25,7 +25,7 @@ def make_program() -> securemodel.Program:
     with torch.device("meta"):
         model = Scorecard().eval()
     example = torch.zeros(BATCH, len(FEATURES))
-    return securemodel.compile(model, example, weights="bank", inputs="client", outputs="client", protocol=PROTOCOL)
+    return securemodel.compile(model, example, weights="bank", inputs="client", outputs="client", protocol="paillier")
 
 
 def applicants() -> torch.Tensor:

@@ -17,14 +17,13 @@ class Parts:
     `compiling` has lower(captured, weights, owners, frac_bits) -> Lowered and
     assemble(header, lowered, model, examples, truncate_outputs, **options) -> Program; `local` has open_local and
     `remote` has open_connection, which take and return what `securemodel.local` and `securemodel.connect` do.
-    `options` are the further arguments that `compile` takes for it; `dealer` says whether a session needs a dealer.
+    `options` are the further arguments that `compile` takes for it.
     """
 
     compiling: str
     local: str
     remote: str
     options: tuple[str, ...] = ()
-    dealer: bool = True
 
 
 PROTOCOLS = {
@@ -33,14 +32,12 @@ PROTOCOLS = {
         "securemodel.backends.crypten.compiling",
         "securemodel.backends.crypten.session",
         "securemodel.backends.crypten.session",
-        dealer=False,
     ),
     "paillier": Parts(
         "securemodel.backends.paillier.compiling",
         "securemodel.backends.paillier.session",
         "securemodel.backends.paillier.session",
         ("weight_limit", "input_limit", "key_bits", "insecure_key_bits"),
-        dealer=False,
     ),
 }
 

@@ -10,7 +10,6 @@ import click
 from protocols import identity
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER, Identity, PartiesConfig
-from securemodel.backends.table import PROTOCOLS
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, print_error, wants_traceback
 from securemodel.cli.launch import Say, run_local
@@ -50,7 +49,7 @@ def run(
     """Run a Python SCRIPT as one party of a session, or as all of them.
 
     The same script runs at every party; securemodel.connect() in it knows who it is. With --local a script needs
-    PARTIES = ("bank", "hospital") at its top level; where it also has PROTOCOL = "paillier", no dealer is started. Put -- before ARGS that begin with a dash.
+    PARTIES = ("bank", "hospital") at its top level; where it also has DEALER = False, none is started. Put -- before ARGS that begin with a dash.
 
     \b
     Examples:
@@ -78,7 +77,7 @@ def run(
 
 
 def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...]) -> None:
-    dealer = PROTOCOLS[scripts.declared_protocol(script)].dealer
+    dealer = scripts.declares_dealer(script)
     outcome = run_local(script, args, names, prefixed(names), traceback=wants_traceback(), dealer=dealer)
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""

@@ -17,7 +17,6 @@ from typing import Any
 
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
-from securemodel.backends.table import PROTOCOLS
 from securemodel.runtime.remote import ENV_CONFIG, ENV_ME, ENV_PAILLIER_KEY, ENV_SCRIPT, ENV_STORE
 
 
@@ -44,13 +43,13 @@ def declared_parties(script: Path) -> tuple[str, ...]:
     raise ConfigError(explain("PARTIES is not a plain list of names", where=where, fix=fix))
 
 
-def declared_protocol(script: Path) -> str:
-    """The name in the script's top-level `PROTOCOL = "paillier"`, or "masked". Raises ConfigError."""
-    name, line = _declared(script, "PROTOCOL") or ("masked", 0)
-    if name in PROTOCOLS:
-        return name
-    where, known = f"{script}, line {line}", ", ".join(map(repr, PROTOCOLS))
-    raise ConfigError(explain("PROTOCOL is not the name of a protocol", where=where, fix=f"write it out: one of {known}"))
+def declares_dealer(script: Path) -> bool:
+    """Whether the script's sessions need a dealer: not where it has a top-level `DEALER = False`. Raises ConfigError."""
+    wanted, line = _declared(script, "DEALER") or (True, 0)
+    if isinstance(wanted, bool):
+        return wanted
+    where, fix = f"{script}, line {line}", "write DEALER = False, or leave it out"
+    raise ConfigError(explain("DEALER is neither True nor False", where=where, fix=fix))
 
 
 def _declared(script: Path, name: str) -> tuple[Any, int] | None:

@@ -77,10 +77,9 @@ def compile_again(program: Program, protocol: str) -> Program:
                 fix="give the script that compiles it",
             )
         )
-    width = header.width if protocol == "masked" else 64
     return compile(
         program.model, program.examples, weights=header.weights, inputs=header.inputs, outputs=header.outputs,
-        parties=header.parties, frac_bits=header.frac_bits, width=width, protocol=protocol,
+        parties=header.parties, frac_bits=header.frac_bits, width=header.width, protocol=protocol,
     )  # fmt: skip
 
 

@@ -143,6 +143,7 @@ class RemoteSession(Session):
         submit = functools.partial(self._submit_up_to, self._runs)
         if not self.deal_after_inputs:
             submit()
+        self._before_run(epoch)
         self._party.clear.set_inputs(inputs)
         result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel, submit)
         self._dealt_total += self.dealt_bytes.pop(epoch, 0)
@@ -277,7 +278,7 @@ def open_connection(
     me, config, own = place(program, me, config, insecure_plain)
     opened = Store.open(Path(store), program, me) if store else None
     try:
-        return _meet(program, me, config, own, opened, ahead, insecure_plain)
+        return meet(program, me, config, own, opened, ahead, insecure_plain)
     except BaseException:
         if opened:
             opened.close()
@@ -302,7 +303,7 @@ def place(
     return me, config, _own_identity(config, insecure_plain)
 
 
-def _meet(
+def meet(
     program: Program,
     me: str,
     config: PartiesConfig,
@@ -310,8 +311,10 @@ def _meet(
     store: Store | None,
     ahead: bool,
     insecure_plain: bool,
+    kind: type[RemoteSession] | None = None,
 ) -> RemoteSession:
-    """Connects, compares what the parties run, and gets this party's key."""
+    """Connects, compares what the parties run, and gets this party's key. `kind` is the session to make."""
+    kind = kind or RemoteSession
     channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
     link = None
     try:
@@ -319,11 +322,11 @@ def _meet(
         last = program.parties[-1] == me
         if store:
             source = StoreSource(store) if last else NoSource()
-            return RemoteSession(program, me, channel, store.key(), source, pairs=pairs, store=store, ahead=ahead)
+            return kind(program, me, channel, store.key(), source, pairs=pairs, store=store, ahead=ahead)
         link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
         key = _introduce(program, link)
         source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
-        return RemoteSession(program, me, channel, key, source, pairs=pairs, ahead=ahead)
+        return kind(program, me, channel, key, source, pairs=pairs, ahead=ahead)
     except BaseException as error:
         reason = public_reason(error, me)
         channel.abort(reason)
@@ -358,5 +361,5 @@ def _introduce(program: Program, link: Link) -> bytes:
 
 __all__ = [
     "ENV_CONFIG", "ENV_ME", "ENV_PAILLIER_KEY", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one",
-    "open_connection", "place", "public_reason",
+    "meet", "open_connection", "place", "public_reason",
 ]  # fmt: skip

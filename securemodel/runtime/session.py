@@ -184,6 +184,9 @@ class Session(ABC):
     @abstractmethod
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list: ...
 
+    def _before_run(self, epoch: int) -> None:
+        """What the parties have to exchange before a run's inputs are shared; nothing here."""
+
     @abstractmethod
     def _counts(self) -> tuple[int, dict[str, int], int]:
         """(rounds, sent bytes by party, preprocessing bytes) up to now."""
@@ -281,6 +284,7 @@ class LocalSession(Session):
         for part, rows in batches(inputs, header.input_shapes, total):
             self._runs += 1
             epoch = epoch_number(self._loads - 1, self._runs)
+            self._before_run(epoch)
             runs = {}
             takes = self._takes(epoch, False)
             for name, party in self._parties.items():

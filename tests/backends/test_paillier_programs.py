@@ -11,7 +11,7 @@ import securemodel
 from securemodel.backends.paillier.plan import multiplications
 from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.cli import main
-from securemodel.cli.script import declared_protocol
+from securemodel.cli.script import declares_dealer
 from securemodel.errors import CompileError, ConfigError, InputError, ProgramError, UnsupportedOperator
 from securemodel.program import Program
 from securemodel.runtime.store import prepare
@@ -231,7 +231,7 @@ SCRIPT = """
 import torch
 import securemodel
 PARTIES = ("a", "b")
-PROTOCOL = "paillier"
+DEALER = False
 example_inputs = (torch.zeros(2, 4),)
 model = torch.nn.Linear(4, 3).eval()
 deep = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3)).eval()
@@ -255,15 +255,15 @@ def test_the_command_line_checks_and_plans(tmp_path):
     assert again.exit_code == 1 and "read from a file" in again.output
 
 
-def test_a_script_says_which_protocol_it_uses(tmp_path):
+def test_a_script_says_whether_it_needs_a_dealer(tmp_path):
     path = tmp_path / "script.py"
-    for text, name in (("", "masked"), ('PROTOCOL = "paillier"', "paillier"), ('x = {"PROTOCOL": 1}', "masked")):
+    for text, needed in (("", True), ("DEALER = False", False), ("DEALER: bool = True", True), ("x = {'DEALER': 0}", True)):
         path.write_text(text + "\n")
-        assert declared_protocol(path) == name
-    for text in ('PROTOCOL = "yao"', "PROTOCOL = choose()"):
+        assert declares_dealer(path) == needed
+    for text in ("DEALER = 0", "DEALER = choose()"):
         path.write_text("import os\n" + text)
-        with pytest.raises(ConfigError, match="PROTOCOL[^$]*line 2[^$]*'paillier'"):
-            declared_protocol(path)
+        with pytest.raises(ConfigError, match="DEALER[^$]*line 2[^$]*DEALER = False"):
+            declares_dealer(path)
 
 
 def test_keys_are_made_in_files_of_their_own(tmp_path):

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 from protocols.errors import InputError, explain
+from securemodel.backends.paillier.deep import DeepProgram
+from securemodel.backends.paillier.layers import owned_layers
 from securemodel.backends.paillier.program import PaillierProgram
+from securemodel.compiler import masked
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, values_in
 from securemodel.compiler.capture import Captured, capture
 from securemodel.compiler.ir import Graph, Header
@@ -129,12 +132,21 @@ def _each(arg: Any, change: Any) -> Any:
 
 
 def lower(captured: Captured, weights: str, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
-    """Splits every operator between the parties; collects what cannot be split instead of stopping at the first."""
+    """Splits every operator between the parties; a model that cannot be split is lowered for the masked engine.
+
+    Collects what neither can do instead of stopping at the first.
+    """
     split = Split(weights)
     lowered = lower_model(captured, weights, owners, frac_bits, split)
     if not lowered.problems:
-        lowered = replace(lowered, outputs=tuple(split.show(lowered.builder, v) for v in lowered.outputs))
-    return lowered
+        return replace(lowered, outputs=tuple(split.show(lowered.builder, v) for v in lowered.outputs))
+    made = masked.lower(captured, weights, owners, frac_bits)
+    return Deep(made.builder, made.outputs, made.dtypes, made.problems, made.operators)
+
+
+@dataclass(frozen=True)
+class Deep(Lowered):
+    """A model with a step in the middle that is not linear, lowered for the masked engine."""
 
 
 def assemble(
@@ -148,7 +160,7 @@ def assemble(
     input_limit: float = 256.0,
     key_bits: int = 3072,
     insecure_key_bits: int | None = None,
-) -> PaillierProgram:
+) -> PaillierProgram | DeepProgram:
     """The program of a lowered model. Raises CompileError, InputError.
 
     weight_limit: the largest magnitude in the server's matrix, all linear layers multiplied out; input_limit: in what the
@@ -156,7 +168,15 @@ def assemble(
     `truncate_outputs` changes nothing: outputs keep all their fractional bits.
     """
     client = _check_roles(header)
-    _check_options(header, weight_limit, input_limit, key_bits)
+    _check_options(weight_limit, input_limit, key_bits)
+    key = {"key_bits": insecure_key_bits or key_bits, "insecure": insecure_key_bits is not None}
+    if isinstance(lowered, Deep):
+        settings = {**key, "weight_limit": float(weight_limit)}
+        deep = DeepProgram(header, *masked.run_passes(header, lowered, truncate_outputs, settings), model, examples)
+        if owned_layers(deep.graph):
+            return deep
+        raise CompileError(explain("no layer has weights of one party in the clear", fix="leave out protocol="))
+    _check_linear(header, client)
     rows = examples[0].shape[0] if len(examples[0].shape) and rows_are_independent(model, examples) else 1
     if rows > 1:
         lowered = lower(capture(model, tuple(x[:1] for x in examples)), header.weights, header.inputs, header.frac_bits)
@@ -166,10 +186,7 @@ def assemble(
             raise CompileError(f"output {index} is a number of {value.owner!r} alone: return only what needs both parties")
         attrs = {"index": index, "to": client, "dtype": dtype}
         graph.add("reveal", [value.id], value.shape, "float", owner=client, attrs=attrs)
-    settings = {
-        "key_bits": insecure_key_bits or key_bits, "insecure": insecure_key_bits is not None, "rows": rows,
-        "weight_limit": float(weight_limit), "input_limit": float(input_limit),
-    }  # fmt: skip
+    settings = {**key, "rows": rows, "weight_limit": float(weight_limit), "input_limit": float(input_limit)}
     graph.add("settings", form="public", attrs=settings)
     _mark_loads(graph)
     program = PaillierProgram(header, graph, lowered.builder.calls, model, examples)
@@ -188,20 +205,24 @@ def _check_roles(header: Header) -> str:
                 fix="name one owner of the weights and one other party, or leave out protocol=",
             )
         )
-    if set(header.outputs) != {others[0]}:
-        raise CompileError(
-            explain(
-                f"with protocol 'paillier' only the client, {others[0]!r}, can learn the outputs",
-                why="it alone can decrypt",
-                fix=f"outputs={others[0]!r}, or leave out protocol=",
-            )
-        )
     return others[0]
 
 
-def _check_options(header: Header, weight_limit: float, input_limit: float, key_bits: int) -> None:
+def _check_linear(header: Header, client: str) -> None:
+    """Raises CompileError for what only deep models can have."""
     if header.width != 64:
-        raise CompileError("protocol 'paillier' compares nothing: leave out width")
+        raise CompileError("a linear model compares nothing with protocol 'paillier': leave out width")
+    if set(header.outputs) != {client}:
+        raise CompileError(
+            explain(
+                f"with protocol 'paillier' only the client, {client!r}, can learn the outputs of a linear model",
+                why="it alone can decrypt",
+                fix=f"outputs={client!r}, or leave out protocol=",
+            )
+        )
+
+
+def _check_options(weight_limit: float, input_limit: float, key_bits: int) -> None:
     for name, limit in (("weight_limit", weight_limit), ("input_limit", input_limit)):
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= _LARGEST_LIMIT:
             raise InputError(f"{name} = {limit!r} is not a number above 0 and up to 2^30")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,24 @@ Walk = Generator[Talk, Message, tuple[list, Rows]]
 def key_bytes(bits: int) -> int:
     """Bytes of the message that carries a public key: its text, filled up with blanks."""
     return bits // 2 + 512
+
+
+def key_text(key: PrivateKey, size: int) -> bytes:
+    """The public key as the message that carries it."""
+    return keyfile.dump_public(key.public).encode().ljust(size)
+
+
+def read_key(text: bytes, peer: str, settings: Mapping[str, Any]) -> PublicKey:
+    """The key in a peer's message. Raises Mismatch for one that is none, or of another size."""
+    try:
+        key = keyfile.load_public(text.decode("ascii"), settings["insecure"])
+        if key.bits != settings["key_bits"]:
+            raise ConfigError(f"it has {key.bits} bits, and the program was compiled for {settings['key_bits']}")
+    except (ConfigError, UnicodeDecodeError) as error:
+        text = explain(f"party {peer!r} sent a key that cannot be used", where="start of the session",
+                       why=reason_of(error), fix="compile the same program at both parties")  # fmt: skip
+        raise Mismatch(peer, text) from None
+    return key
 
 
 class Party:
@@ -63,7 +82,7 @@ class Party:
             yield
         except ProtocolError as error:
             where = f"{what}, of the program {self.program.digest[:12]}"
-            text = explain(f"party {self.peer!r} sent a message that cannot be used", where=where, why=_reason(error),
+            text = explain(f"party {self.peer!r} sent a message that cannot be used", where=where, why=reason_of(error),
                            fix="start all parties again; if it happens again, do not trust the link or the peer")  # fmt: skip
             raise BadFrame(self.peer, text) from None
 
@@ -79,8 +98,7 @@ class Client(Party):
 
     def key_text(self) -> bytes:
         """The public key, for the server."""
-        text = keyfile.dump_public(self.key.public).encode()
-        return text.ljust(key_bytes(self.program.shape.bits))
+        return key_text(self.key, key_bytes(self.program.shape.bits))
 
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Walk:
         """One run; returns the outputs, and the rows that count."""
@@ -93,7 +111,7 @@ class Client(Party):
             raise InputError(
                 explain(
                     f"party {self.me!r} has inputs that the program has no room for",
-                    why=_reason(error),
+                    why=reason_of(error),
                     fix="scale them, or compile with a larger input_limit at both parties; it is public",
                 )
             ) from None
@@ -130,16 +148,7 @@ class Server(Party):
 
     def take_key(self, text: bytes) -> None:
         """The client's key. Raises Mismatch for one that is none, or of another size."""
-        shape, insecure = self.program.shape, self.program.settings["insecure"]
-        try:
-            key = keyfile.load_public(text.decode("ascii"), insecure)
-            if key.bits != shape.bits:
-                raise ConfigError(f"it has {key.bits} bits, and the program was compiled for {shape.bits}")
-        except (ConfigError, UnicodeDecodeError) as error:
-            text = explain(f"party {self.peer!r} sent a key that cannot be used", where="start of the session",
-                           why=_reason(error), fix="compile the same program at both parties")  # fmt: skip
-            raise Mismatch(self.peer, text) from None
-        self.key = key
+        self.key = read_key(text, self.peer, self.program.settings)
 
     def load(self, model: torch.nn.Module | None) -> None:
         """Takes the weights. Raises InputError for one above the limit; nothing is sent."""
@@ -156,7 +165,7 @@ class Server(Party):
             raise InputError(
                 explain(
                     f"party {self.me!r} has weights that the program has no room for",
-                    why=_reason(error),
+                    why=reason_of(error),
                     fix=f"compile with a larger weight_limit (now {given['weight_limit']:g}) or input_limit "
                     f"(now {given['input_limit']:g}) at both parties; both are public",
                 )
@@ -198,11 +207,11 @@ class Server(Party):
         return Rows(now, left)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why, out of an error's text: that line where it has one, else the first."""
     lines = str(error).splitlines() or [type(error).__name__]
     whys = [line.strip()[len("why:") :].strip() for line in lines if line.startswith("  why:")]
     return whys[0] if whys else lines[0]
 
 
-__all__ = ["KEY_LABEL", "Client", "Inputs", "Party", "Server", "key_bytes"]
+__all__ = ["KEY_LABEL", "Client", "Inputs", "Party", "Server", "key_bytes", "key_text", "read_key", "reason_of"]

@@ -30,10 +30,10 @@ class Rates:
     other sizes, blinding and decryption take the cube of the size and products the square.
     """
 
-    encryption: float = 80e-6
-    blinding: float = 115e-6
-    decryption: float = 590e-6
-    product: float = 0.8e-6
+    encryption: float = 50e-6
+    blinding: float = 70e-6
+    decryption: float = 360e-6
+    product: float = 0.36e-6
 
     def for_bits(self, bits: int) -> Rates:
         """Those for another size of key."""
@@ -169,11 +169,14 @@ def _counted(count: int, what: str) -> str:
 def multiplications(shape: AffineShape) -> int:
     """Products modulo n^2 that the server makes: tables of its bases, their digits, squarings, and merging."""
     bits = fixed.magnitude(shape.weight_limit, shape.frac_bits).bit_length() + 1
-    levels = lambda window: -(-bits // window)
-    window = min(range(1, 11), key=lambda w: (1 << w) + 1 + shape.outputs * levels(w))
-    bases = shape.groups * shape.inputs * ((1 << window) + 1 + shape.outputs * levels(window))
+    bases = digit_products(shape.groups * shape.inputs, shape.outputs, bits)
     merging = (shape.merged - 1) * shape.slot_width * shape.lanes * _full(shape.reply_cells)
     return bases + _full(shape.outputs * shape.groups) * bits + merging
+
+
+def digit_products(bases: int, uses: float, bits: int) -> int:
+    """Products of a linear map that reads each of its bases so often, with weights of some bits (`powers.linear`)."""
+    return int(bases * min((1 << w) + 1 + uses * -(-bits // w) for w in range(1, 11)))
 
 
 def _full(count: int) -> int:

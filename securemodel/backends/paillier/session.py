@@ -9,17 +9,20 @@ from pathlib import Path
 
 import torch
 
+from protocols import kernels
 from protocols.channel import Channel, local_channels
 from protocols.channel import connect as connect_channel
 from protocols.errors import ConfigError, explain
 from protocols.identity import PartiesConfig
 from protocols.paillier import BlindingPool, PrivateKey, generate, load_private
 from protocols.paillier.keys import insecure_generate
+from securemodel.backends.paillier.deep import DeepProgram
+from securemodel.backends.paillier.deep_session import LocalDeepSession, RemoteDeepSession
 from securemodel.backends.paillier.party import KEY_LABEL, Client, Inputs, Server, key_bytes
 from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.runtime.agree import agree
 from securemodel.runtime.party import Rows
-from securemodel.runtime.remote import drive_one, place, public_reason
+from securemodel.runtime.remote import drive_one, meet, place, public_reason
 from securemodel.runtime.session import Session, batches, drive, epoch_number, joined, split_rows
 
 
@@ -138,13 +141,13 @@ def _owned(inputs: Inputs, owners: Sequence[str], me: str) -> list[torch.Tensor 
     return [x if owner in (me, "public") else None for x, owner in zip(inputs, owners, strict=True)]
 
 
-def new_key(program: PaillierProgram) -> PrivateKey:
+def new_key(program: PaillierProgram | DeepProgram) -> PrivateKey:
     """A key of the program's size, for one session."""
     bits = program.settings["key_bits"]
     return insecure_generate(bits) if program.settings["insecure"] else generate(bits)
 
 
-def key_in(path: str | Path, program: PaillierProgram) -> PrivateKey:
+def key_in(path: str | Path, program: PaillierProgram | DeepProgram) -> PrivateKey:
     """The client's private key from its file. Raises ConfigError for a file others can read, or another key."""
     path, bits = Path(path), program.settings["key_bits"]
     try:
@@ -166,13 +169,16 @@ def key_in(path: str | Path, program: PaillierProgram) -> PrivateKey:
     return key
 
 
-def open_local(program: PaillierProgram) -> LocalPaillierSession:
+def open_local(program: PaillierProgram | DeepProgram) -> Session:
     """What `local` opens for encrypted graphs."""
+    if isinstance(program, DeepProgram):
+        kernels.keep_freed_memory()
+        return LocalDeepSession(program, new_key(program))
     return LocalPaillierSession(program)
 
 
 def open_connection(
-    program: PaillierProgram,
+    program: PaillierProgram | DeepProgram,
     me: str | None,
     config: str | Path | PartiesConfig | None,
     *,
@@ -180,14 +186,19 @@ def open_connection(
     ahead: bool,
     insecure_plain: bool,
     paillier_key: str | Path | None,
-) -> RemotePaillierSession:
-    """What `connect` opens for encrypted graphs; the dealer of the configuration, if there is one, is not asked."""
+) -> Session:
+    """What `connect` opens for encrypted graphs; a dealer is asked for deep models only."""
     if store:
         raise ConfigError(explain("protocol 'paillier' uses no store", why="nothing is dealt", fix="leave out store"))
     me, config, own = place(program, me, config, insecure_plain)
     key = None
     if me == program.client:
         key = key_in(paillier_key, program) if paillier_key else new_key(program)
+    if isinstance(program, DeepProgram):
+        kernels.keep_freed_memory()
+        session = meet(program, me, config, own, None, ahead, insecure_plain, RemoteDeepSession)
+        session.take_key(key)
+        return session
     channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
     try:
         agree(program, me, channel, None)
