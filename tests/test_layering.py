@@ -11,7 +11,10 @@ PACKAGES = ("protocols", "securemodel")
 
 FORBIDDEN = {
     "protocols": ("securemodel", "benchmarks", "examples", "tests"),
-    "protocols.kernels": ("protocols.channel", "protocols.gates", "protocols.prg", "protocols.shares"),
+    "protocols.kernels": (
+        "protocols.channel", "protocols.gates", "protocols.prg", "protocols.shares", "protocols.paillier",
+    ),
+    "protocols.paillier": ("protocols.channel", "protocols.gates", "protocols.correlations", "protocols.identity"),
     "protocols.gates": ("protocols.channel", "protocols.prg", "protocols.correlations", "protocols.identity"),
     "protocols.channel": ("protocols.gates", "protocols.correlations", "protocols.shares"),
     "securemodel": ("benchmarks", "examples", "tests"),
@@ -117,6 +120,12 @@ def test_the_compiler_takes_only_sizes_from_channels():
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_unpickles_and_no_weak_randomness(package):
     assert not violations(graph("ever"), package, EVERYWHERE)
+
+
+def test_only_the_module_for_it_imports_phe():
+    """It is under the GPL: nothing else may depend on it."""
+    found = {name for name, targets in graph("ever").items() if any(inside(target, "phe") for target in targets)}
+    assert found == {"protocols.paillier.phe_interop"}
 
 
 def test_no_module_imports_itself_in_a_circle():

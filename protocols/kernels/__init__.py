@@ -9,6 +9,7 @@ Every kernel is a pure function on buffers that knows no party and no network. M
   planes     comparison and other work on packed bits
   pointwise  truncation, selection, fixed point
   tables     lookups at a secret index
+  residues   products modulo one large number (imported from there)
 """
 
 from protocols.kernels.keystream import chacha20

@@ -1,7 +1,7 @@
-"""Products of many large residues at once, on CPUs with AVX-512 IFMA.
+"""Products of many large residues at once: eight at a time with AVX-512 IFMA, else one by one, on all cores.
 
-Residues are rows of a uint64 array, in a form only these kernels read. Where `available()` is false there is no such
-array; `protocols.paillier.residues` then computes the same with Python's or GMP's integers, which is also what tests
+Residues are rows of a uint64 array, in a form only these kernels read. Where `lanes()` is 0 they were not built and
+there is no such array; `protocols.paillier.residues` then computes the same with GMP's integers, which is what tests
 compare with.
 """
 
@@ -11,9 +11,11 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from protocols.kernels import variant
+from protocols.kernels.variant import native
 
 DIGIT_BITS = 52
+_MOST_DIGITS = 1000
+_HERE = torch.empty(0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,14 +33,13 @@ class ResidueModulus:
         return len(self.digits)
 
 
-def available() -> bool:
-    """Whether these kernels were built and this CPU runs them."""
-    return _native() is not None
+def lanes() -> int:
+    """How many products these kernels compute in the time of one, or 0 where they were not built."""
+    return _native().residue_lanes() if hasattr(_native(), "residue_lanes") else 0
 
 
 def _native() -> ModuleType | None:
-    module, features = variant._module, variant._features
-    return module if "avx512ifma" in features and hasattr(module, "residue_products") else None
+    return native(_HERE)
 
 
 def residue_modulus(value: int) -> ResidueModulus:
@@ -47,6 +48,8 @@ def residue_modulus(value: int) -> ResidueModulus:
         raise ValueError("residue_modulus: the modulus must be odd and above 1")
     width = -(-(value.bit_length() + 2) // DIGIT_BITS)
     width += width % 2
+    if width > _MOST_DIGITS:
+        raise ValueError(f"residue_modulus: {value.bit_length()} bits are too many")
     square = pow(2, 2 * DIGIT_BITS * width, value)
     factor = -pow(value, -1, 1 << DIGIT_BITS) % (1 << DIGIT_BITS)
     return ResidueModulus(-(-value.bit_length() // 8), _digits(value, width), _digits(square, width), factor)
@@ -81,9 +84,9 @@ def residues_leave(residues: np.ndarray, modulus: ResidueModulus) -> bytes:
 def residue_products(table: np.ndarray, index: np.ndarray, squarings: int, modulus: ResidueModulus) -> np.ndarray:
     """uint64[K, width]: for each k a product of rows of a table, squared `squarings` times between levels.
 
-    table: uint64[R, width] whose row 0 is one; index: int32[K, levels, T] below R. With acc = 1 at the start, each level
-    computes acc = acc^(2^squarings) * prod over t of table[index[k, level, t]].
-    Raises ValueError for an index outside the table or other shapes.
+    table: uint64[R, width] whose row 0 is one; index: int32[K, levels, T] below R. With acc = 1 at the start, each
+    level computes acc = acc^(2^squarings) * prod over t of table[index[k, level, t]]. Raises ValueError for an index
+    outside the table or other shapes.
     """
     table = _checked(table, modulus)
     index = np.ascontiguousarray(index, dtype=np.int32)

@@ -39,6 +39,18 @@ def blinding_factors(key: Key, count: int) -> np.ndarray:
     return known.residues.enter(_joined(key, *halves))
 
 
+def refreshing_factors(key: PublicKey, count: int) -> np.ndarray:
+    """[N, *cell]: fresh encryptions of zero that hide what they are multiplied by also from the key's owner.
+
+    Their exponents of h^n are 40 bits longer than n, so they are within 2^-40 of uniform in the group of all blinding
+    factors, whatever one knows. Short exponents would hide from the owner only under an assumption of their own.
+    """
+    if key.h is None:
+        return blinding_factors(key, count)
+    low, high = (base.powers(secrets.token_bytes(count * base.places)) for base in (key.blinding_base, key.upper_base))
+    return key.residues.multiply(low, high)
+
+
 def _unit(n: mpz) -> int:
     """A random number prime to n: meeting another would factor n."""
     return 1 + secrets.randbelow(int(n) - 1)

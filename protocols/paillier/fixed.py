@@ -1,5 +1,7 @@
 """Real numbers as integers with one public scale, and how large they may be."""
 
+from math import frexp, isfinite
+
 import numpy as np
 
 from protocols.errors import InputError, explain
@@ -54,9 +56,18 @@ def magnitude(limit: float, frac_bits: int) -> int:
 def power_of_two(values: np.ndarray) -> int | float:
     """The smallest power of two that no magnitude exceeds: what a result tells about the weights that made it."""
     values = np.asarray(values)
-    largest = max((abs(v) for v in values.reshape(-1).tolist()), default=0)
-    if not largest or isinstance(largest, int):
-        return 1 << max(0, largest - 1).bit_length()
-    if not np.isfinite(largest):
+    if not values.size:
+        return 1
+    if values.dtype.kind in "iub":
+        return 1 << max(0, max(int(values.max()), -int(values.min())) - 1).bit_length()
+    largest = float(np.abs(values).max())
+    if not isfinite(largest):
         raise InputError("a public array has a value that is not finite")
-    return 2.0 ** int(np.ceil(np.log2(largest)))
+    fraction, exponent = frexp(largest)
+    return 2.0 ** (exponent - (fraction == 0.5)) if largest else 1
+
+
+def negative(values: np.ndarray) -> np.ndarray:
+    """Minus a public array; unsigned integers and the smallest signed one do not wrap around."""
+    values = np.asarray(values)
+    return -(values.astype(object) if values.dtype.kind in "iub" else values)

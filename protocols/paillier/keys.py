@@ -1,14 +1,14 @@
 """Paillier keys of 2048 and 3072 bits.
 
-The public key is n = p q and, for the fast variant, h = -x^2 mod n for a random x: encryption multiplies by h^(n r) with r
-of half the bits of n (Damgård, Jurik, Nielsen, "A generalization of Paillier's public-key system", Int. J. Inf. Secur.
-2010, §4.2). It needs p = q = 3 mod 4 and gcd(p-1, q-1) = 2. Beside the decisional composite residuosity assumption it
+The public key is n = p q and, for the fast variant, h = -x^2 mod n for a random x: encryption multiplies by h^(n r)
+with r of half the bits of n (Damgård, Jurik, Nielsen, "A generalization of Paillier's public-key system", Int. J. Inf.
+Secur. 2010). It needs p = q = 3 mod 4 and gcd(p-1, q-1) = 2. Beside the decisional composite residuosity assumption it
 rests on powers of h with such an r looking like random ones, which holds if n is hard to factor (Goldreich and Rosen,
 J. Cryptology 2003). Without h, encryption multiplies by r^n for random r (Paillier, Eurocrypt 1999), which is slower.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 
@@ -20,6 +20,8 @@ from protocols.paillier.powers import FixedBase, fixed_base
 from protocols.paillier.residues import Residues, residues_modulo
 
 ALLOWED_BITS = (2048, 3072)
+REFRESH_BITS = 40
+"""How many bits longer than n the exponent of a refreshing factor is."""
 SMALLEST_BITS = 128
 """Below this not even a test key works."""
 _PRIME_TESTS = 40
@@ -40,7 +42,7 @@ class PublicKey:
 
     n: mpz
     h: mpz | None = None
-    insecure_size: bool = False
+    insecure_size: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", mpz(self.n))
@@ -84,8 +86,14 @@ class PublicKey:
 
     @cached_property
     def blinding_base(self) -> FixedBase:
-        """Tables for powers of h^n modulo n^2."""
+        """Tables for powers of h^n modulo n^2, with exponents of `blinding_bytes`."""
         return fixed_base(self.residues, gmpy2.powmod(self.h, self.n, self.square), self.blinding_bytes)
+
+    @cached_property
+    def upper_base(self) -> FixedBase:
+        """Tables for what `blinding_base` lacks to exponents that are 40 bits longer than n."""
+        step = gmpy2.powmod(self.h, self.n << 8 * self.blinding_bytes, self.square)
+        return fixed_base(self.residues, step, -(-(self.bits + REFRESH_BITS) // 8) - self.blinding_bytes)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -116,7 +124,7 @@ class PrivateKey:
 
     def __reduce__(self) -> str:
         raise TypeError(
-            "PrivateKey: a private key must not be pickled or copied; write it with keyfile.dump_private on its owner's disk"
+            "PrivateKey: a private key must not be pickled or copied; keyfile.save_private puts it on its owner's disk"
         )
 
     def insecure_primes(self) -> tuple[mpz, mpz]:

@@ -1,22 +1,24 @@
 """A party's plaintext linear layer on the other party's share, without a dealer.
 
-x = x_C + x_S in Z_2^64 is shared between a client C and a server S, which alone knows the weights W. The result is shared
-as y_C + y_S = W x (Gilboa, CRYPTO 1999; linear layers as in Delphi, Mishra et al., USENIX Security 2020, §4.1):
-  C  sends Enc(x_C) under its own key, shares read as integers from -2^63 to 2^63 - 1         `ClientGate.request`
-  S  computes Enc(W x_C + r), packed and re-randomized, and keeps y_S = W x_S - r             `ServerGate.reply`
-  C  decrypts and keeps y_C = W x_C + r modulo 2^64                                            `ClientGate.finish`
+x = x_C + x_S in Z_2^64 is shared between a client C and a server S, which alone knows the weights W. The result is
+shared as y_C + y_S = W x (Gilboa, CRYPTO 1999; linear layers as in Delphi, Mishra et al., USENIX Security 2020, §4.1):
+  C  `ClientGate.request`: sends Enc(x_C) under its own key, shares read as integers from -2^63 to 2^63 - 1
+  S  `ServerGate.reply`:   sends Enc(W x_C + r), packed and re-randomized
+  C  `ClientGate.finish`:  decrypts and keeps y_C = W x_C + r modulo 2^64
+  S  `ServerGate.finish`:  keeps y_S = W x_S - r
 
 Range. Weights have at most `weight_bits` bits, the sign included, and an output has K terms, so T = W x_C, an integer,
-has |T| <= K 2^(weight_bits - 1) 2^63 <= 2^t. A mask r is uniform from -2^(m-1) to 2^(m-1) - 1 with m = t + sigma, from the
-operating system. So |T + r| <= 2^t + 2^(m-1) < 2^m for sigma >= 2: it fits a slot of m + 1 bits, slots never carry
+has |T| <= K 2^(weight_bits - 1) 2^63 <= 2^t. A mask r is uniform from -2^(m-1) to 2^(m-1) - 1 with m = t + sigma, from
+the operating system. So |T + r| <= 2^t + 2^(m-1) < 2^m for sigma >= 2: it fits a slot of m + 1 bits, slots never carry
 (`packing`), and no sum reaches n/2.
 
-What C sees. T + r is within statistical distance |T| / 2^m <= 2^-sigma of r, whatever T is; sigma = 40 by default. Its
-low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 divides 2^m. Ciphertexts are re-randomized by
-factors that do not depend on W. What S sees is encrypted. Both hold for parties that follow the protocol.
+What C sees. Each T + r is within statistical distance |T| / 2^m <= 2^-sigma of r, whatever T is; sigma = 40 by default.
+Its low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 divides 2^m. The ciphertexts it comes in
+are within 2^-40 of random ones with that content (`cipher.refreshing_factors`). What S sees is encrypted. All this
+holds for parties that follow the protocol: a client that encrypts larger numbers than shares learns more.
 
-Ahead of time: `prepare_client` draws x_C at random, so the three steps need no input. When x comes, C sends x - x_C, which
-is uniform, and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
+Ahead of time: with x_C = a `random_share` the three steps need no input. When x comes, C sends x - x_C, which is
+uniform, and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
 """
 
 import secrets
@@ -83,10 +85,11 @@ class ClientGate:
         if tuple(share.shape) != self.shape.patches.input_shape or share.dtype != torch.int64:
             raise InputError(f"ClientGate: the share must be int64{list(self.shape.patches.input_shape)}")
         values = share.reshape(-1).tolist()
-        cells = encrypt(self.key, values, pool.take(len(values)) if pool and values else None)
+        cells = encrypt(self.key, values, pool.take(len(values)) if pool is not None else None)
         public = self.key.public
         return wire.write(
-            PaillierTensor(public, cells, 0, 1 << RING_BITS - 1, whole(public.bits), fresh=True), self.context + "/request"
+            PaillierTensor(public, cells, 0, 1 << RING_BITS - 1, whole(public.bits), fresh=True),
+            self.context + "/request",
         )
 
     def finish(self, reply: bytes) -> Tensor:
@@ -95,9 +98,13 @@ class ClientGate:
         answer = wire.read(reply, public, self.context + "/reply")
         if answer.slots != self.shape.slots(public.bits) or answer.shape != (patches.outputs,) or answer.frac_bits:
             raise ProtocolError(
-                explain("the reply does not fit the layer", why=f"it is {answer!r}", fix="use the same GateShape at both parties")
+                explain(
+                    "the reply does not fit the layer",
+                    why=f"it is {answer!r}",
+                    fix="use the same GateShape at both parties",
+                )
             )
-        return _ring(answer.decrypt_integers(self.key).tolist()).reshape(patches.output_shape)
+        return to_ring(answer.decrypt_integers(self.key).tolist()).reshape(patches.output_shape)
 
 
 @dataclass(eq=False, repr=False)
@@ -114,17 +121,7 @@ class ServerGate:
     _rows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.weights.dtype != torch.int64:
-            raise InputError(f"ServerGate: the weights must be int64, not {self.weights.dtype}")
-        self._rows = self.shape.patches.weights(self.weights.numpy())
-        top = 1 << self.shape.weight_bits - 1
-        if self._rows.size and not -top <= self._rows.min() <= self._rows.max() < top:
-            raise InputError(
-                explain(
-                    f"a weight does not fit {self.shape.weight_bits} bits",
-                    fix="use a larger weight_bits at both parties, or a smaller scale",
-                )
-            )
+        self._rows = checked_weights(self.shape, self.weights)
 
     def reply(self, request: bytes, pool: BlindingPool | None = None) -> tuple[bytes, Tensor]:
         """The message to the client, and r: int64[*output_shape], to be subtracted from W x_S."""
@@ -132,7 +129,11 @@ class ServerGate:
         asked = wire.read(request, self.key, self.context + "/request")
         if asked.packed or asked.shape != (prod(patches.input_shape),) or asked.bound > 1 << RING_BITS - 1:
             raise ProtocolError(
-                explain("the request does not fit the layer", why=f"it is {asked!r}", fix="use the same GateShape at both parties")
+                explain(
+                    "the request does not fit the layer",
+                    why=f"it is {asked!r}",
+                    fix="use the same GateShape at both parties",
+                )
             )
         groups = zip(self._rows, patches.places, strict=True)
         products = np.stack([linear(residues, asked.cells, rows, places) for rows, places in groups])
@@ -141,14 +142,29 @@ class ServerGate:
         sums = PaillierTensor(self.key, flat, 0, (1 << self.shape.mask_bits) - 1, whole(self.key.bits)).compressed()
         masked = residues.multiply(sums.cells, trivial(self.key, sums.slots.pack(masks)))
         answer = replace(sums, cells=masked)
-        return wire.write(answer, self.context + "/reply", pool), _ring(masks).reshape(patches.output_shape)
+        return wire.write(answer, self.context + "/reply", pool), to_ring(masks).reshape(patches.output_shape)
 
     def finish(self, share: Tensor, masks: Tensor) -> Tensor:
         """This side's share of the result, W x_S - r, from its share of the input and what `reply` returned."""
         return self.shape.patches.apply(self.weights, share) - masks
 
 
-def _ring(values: list[int]) -> Tensor:
+def checked_weights(shape: GateShape, weights: Tensor) -> np.ndarray:
+    """Weights int64[*weight_shape] as [G, M, K]. InputError for others and for more than `weight_bits` bits."""
+    if weights.dtype != torch.int64:
+        raise InputError(f"the weights must be int64, not {weights.dtype}")
+    rows, top = shape.patches.weights(weights.numpy()), 1 << shape.weight_bits - 1
+    if rows.size and not -top <= rows.min() <= rows.max() < top:
+        raise InputError(
+            explain(
+                f"a weight does not fit {shape.weight_bits} bits",
+                fix="use a larger weight_bits at both parties, or a smaller scale",
+            )
+        )
+    return rows
+
+
+def to_ring(values: list[int]) -> Tensor:
     """Integers modulo 2^64, as int64."""
     low = np.array([int(v) & (1 << RING_BITS) - 1 for v in values], np.uint64)
     return torch.from_numpy(low.view(np.int64))
@@ -198,7 +214,7 @@ class PreparedServer:
     masks: _Once
 
     def share(self, opened: Tensor, share: Tensor | None = None) -> Tensor:
-        """This side's share of the result, from what the client opened and this side's own share of x, if it has one."""
+        """This side's share of the result, from what the client opened and its own share of x, if it has one."""
         return self.gate.finish(opened if share is None else opened + share, self.masks.take())
 
 

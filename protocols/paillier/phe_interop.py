@@ -64,8 +64,8 @@ def to_phe(tensor: PaillierTensor) -> np.ndarray:
 def from_phe(numbers: Sequence[phe.EncryptedNumber] | np.ndarray, key: PublicKey, limit: float) -> PaillierTensor:
     """An array of phe.EncryptedNumber at one scale, the finest of their exponents.
 
-    limit: the largest magnitude, which their owner must vouch for. Raises InputError for another key or a limit that does
-    not fit, ProtocolError for ciphertexts that are none.
+    limit: the largest magnitude, which their owner must vouch for. Raises InputError for another key or a limit that
+    does not fit, ProtocolError for ciphertexts that are none.
     """
     numbers = np.asarray(numbers, object)
     flat = list(numbers.reshape(-1))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from protocols.errors import InputError, explain
-from protocols.paillier.cipher import Key, blinding_factors, public
+from protocols.paillier.cipher import Key, blinding_factors, public, refreshing_factors
+from protocols.paillier.keys import PublicKey
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 class BlindingPool:
     """Keeps up to `size` blinding factors of one key in store; a thread fills it up `batch` at a time.
+
+    With a private key they are for encrypting one's own data, with a public key `refreshing_factors`, for anything.
 
     Use it as a context manager, or call `close`. A process that was forked shares no factor with its parent: its pool
     begins empty and without a thread.
@@ -35,6 +38,11 @@ class BlindingPool:
 
     def __repr__(self) -> str:
         return f"BlindingPool({public(self.key)!r}, {len(self)} of {self.size} in store)"
+
+    @property
+    def refreshing(self) -> bool:
+        """Whether the factors hide computed results also from the key's owner."""
+        return isinstance(self.key, PublicKey)
 
     def __len__(self) -> int:
         return sum(map(len, list(self._stored))) if self._process == os.getpid() else 0
@@ -67,7 +75,7 @@ class BlindingPool:
         """[count, *cell]: factors from the store, and fresh ones for what it lacks. InputError after `close`."""
         taken, missing = [], count
         if self._process != os.getpid():
-            return blinding_factors(self.key, count)
+            return self._make(count)
         with self._changed:
             if self._closed:
                 raise InputError(explain("this pool of blinding factors is closed", fix="make a new BlindingPool"))
@@ -80,7 +88,7 @@ class BlindingPool:
                 missing -= len(part)
             self._changed.notify_all()
         if missing or not taken:
-            taken.append(blinding_factors(self.key, missing) if missing else public(self.key).residues.ones(0))
+            taken.append(self._make(missing) if missing else public(self.key).residues.ones(0))
         return np.concatenate(taken)
 
     def _fill(self) -> None:
@@ -90,13 +98,16 @@ class BlindingPool:
                 if self._closed:
                     return
                 count = min(self._batch, self.size - len(self))
-            made = blinding_factors(self.key, count)
+            made = self._make(count)
             with self._changed:
                 if not self._closed:
                     self._stored.append(made)
                 if len(self) >= self._wanted:
                     self._wanted = 0
                 self._changed.notify_all()
+
+    def _make(self, count: int) -> np.ndarray:
+        return (refreshing_factors if self.refreshing else blinding_factors)(self.key, count)
 
     def _has_work(self) -> bool:
         """A whole batch is missing, or someone waits: a smaller batch takes as long as a whole one."""

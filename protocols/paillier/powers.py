@@ -1,8 +1,8 @@
 """Powers of residues: of one fixed base, of many bases, and products of powers.
 
-Windows of digits, as in Bernstein, "Pippenger's exponentiation algorithm" (2002), §2 for one base (Brauer, Yao) and §3
-for several bases that share squarings (Straus). How long it takes depends on the size of the largest exponent and on
-which digits of small ones are zero; exponents that hide something are full-length random numbers.
+Windows of digits, as in Bernstein, "Pippenger's exponentiation algorithm" (2002): Brauer's and Yao's methods for one
+base, Straus' for several bases that share squarings. How long it takes depends on the size of the largest exponent and
+on which digits of small ones are zero; exponents that hide something are full-length random numbers.
 """
 
 from dataclasses import dataclass
@@ -72,10 +72,10 @@ def power_each(residues: Residues, bases: np.ndarray, exponents: list[int]) -> n
 def linear(residues: Residues, bases: np.ndarray, weights: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
     """prod over k of base(k, b)^weights[m, k]: a matrix product "in the exponent", [M, B, *cell].
 
-    weights: int64[M, K] of either sign, below 2^62; bases: [K, B, *cell], or with places int[K, B] an array [N, *cell] in
-    which base(k, b) is number places[k, b], and -1 stands for one. All rows use the same tables, of powers of each base
-    and its inverse, whose width is chosen for how often a base is used. A level of digits is a product of its own until
-    the end, so that squarings are not repeated for every part of the bases.
+    weights: int64[M, K] of either sign; bases: [K, B, *cell], or with places int[K, B] an array [N, *cell]
+    in which base(k, b) is number places[k, b], and -1 stands for one. All rows use the same tables, of powers of each
+    base and its inverse, whose width is chosen for how often a base is used. A level of digits is a product of its own
+    until the end, so that squarings are not repeated for every part of the bases.
     """
     if places is None:
         places = np.arange(bases.shape[0] * bases.shape[1]).reshape(bases.shape[:2])
@@ -136,6 +136,6 @@ def signed_digits(weights: np.ndarray, bits: int, window: int) -> np.ndarray:
     for _ in range(levels - 1):
         digit = (rest + half & (1 << window) - 1) - half
         out.append(digit)
-        rest = rest - digit >> window
+        rest = (rest >> window) + (digit < 0)  # (rest - digit) / 2^window, which cannot overflow
     out.append(rest)
     return np.stack(out[::-1], axis=1)

@@ -21,16 +21,13 @@ class Residues:
 
     modulus: mpz
     fast: kernels.ResidueModulus | None
+    lanes: int
+    """How many products take the time of one, on one core."""
 
     @property
     def cell(self) -> tuple[int, ...]:
         """Shape of one residue in an array."""
         return (self.fast.width,) if self.fast else ()
-
-    @property
-    def lanes(self) -> int:
-        """How many products take the time of one, on one core."""
-        return 8 if self.fast else 1
 
     def enter(self, values: Sequence[int]) -> np.ndarray:
         """An array [N, *cell] of numbers from 0 to below the modulus."""
@@ -78,8 +75,8 @@ class Residues:
     def inverses(self, cells: np.ndarray) -> np.ndarray:
         """The inverses of [N, *cell], with one inversion in all (Montgomery, Math. Comp. 48, 1987, §10.3.1).
 
-        Products of pairs, of pairs of pairs and so on go up a tree, the inverse of the root comes down it: three products
-        for each residue. Raises ZeroDivisionError when one has no inverse.
+        Products of pairs, of pairs of pairs and so on go up a tree, the inverse of the root comes down it: three
+        products for each residue. Raises ZeroDivisionError when one has no inverse.
         """
         layers = [cells]
         while len(layers[-1]) > 1:
@@ -99,8 +96,8 @@ class Residues:
 
 def residues_modulo(modulus: int) -> Residues:
     """The residues modulo an odd number above 1 (ValueError otherwise), with the fast kernels where they run."""
-    fast = kernels.residue_modulus(int(modulus)) if kernels.available() else None
-    return Residues(mpz(modulus), fast)
+    lanes = kernels.lanes()
+    return Residues(mpz(modulus), kernels.residue_modulus(int(modulus)) if lanes else None, lanes or 1)
 
 
 def _objects(values: list[mpz]) -> np.ndarray:

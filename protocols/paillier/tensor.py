@@ -1,10 +1,12 @@
 """Arrays of encrypted numbers with the manners of numpy.
 
-All numbers of an array share one public scale (`frac_bits`) and one public bound on their magnitude. The bound grows with
-each operation by what the operands' declared limits allow, whatever the values are, and an operation whose result might
-not fit is refused before it begins. In a packed array each ciphertext holds several rows of axis 0 (the batch), and
-every operation acts on all of them at once.
+All numbers of an array share one public scale (`frac_bits`) and one public bound on their magnitude. The bound grows
+with each operation by what the operands' declared limits allow, whatever the values are, and an operation whose result
+might not fit is refused before it begins. In a packed array each ciphertext holds several rows of axis 0 (the batch),
+and every operation acts on all of them at once.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
@@ -14,9 +16,10 @@ import numpy as np
 
 from protocols.errors import InputError, explain
 from protocols.paillier import fixed
-from protocols.paillier.cipher import Key, blinding_factors, decrypt, encrypt, public, trivial
+from protocols.paillier.cipher import Key, decrypt, encrypt, public, refreshing_factors, trivial
 from protocols.paillier.keys import PrivateKey, PublicKey
 from protocols.paillier.packing import Slots, slots_for, whole
+from protocols.paillier.patches import Patches
 from protocols.paillier.pool import BlindingPool
 from protocols.paillier.powers import linear, power_each
 
@@ -80,13 +83,13 @@ class PaillierTensor:
         return self.shape[0]
 
     @property
-    def T(self) -> "PaillierTensor":
+    def T(self) -> PaillierTensor:
         """The axes in reverse order."""
         return self.transpose()
 
-    def reshape(self, *shape: int) -> "PaillierTensor":
+    def reshape(self, *shape: int) -> PaillierTensor:
         """The same numbers in another shape; axis 0 of a packed array must stay."""
-        shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         if self.packed and (not shape or shape[0] != self.batch):
             self._refuse_batch(f"reshape to {tuple(shape)}")
         sizes = (self.cell_shape[0], *shape[1:]) if self.packed else tuple(shape)
@@ -95,14 +98,14 @@ class PaillierTensor:
             sizes = tuple(prod(self.cell_shape) // max(1, known) if s == -1 else s for s in sizes)
         return replace(self, cells=self.cells.reshape((*sizes, *self.key.residues.cell)))
 
-    def transpose(self, *axes: int) -> "PaillierTensor":
+    def transpose(self, *axes: int) -> PaillierTensor:
         """The axes in another order, by default reversed; axis 0 of a packed array must stay first."""
         axes = axes or tuple(reversed(range(self.ndim)))
         if self.packed and axes[0] != 0:
             self._refuse_batch("transpose")
         return replace(self, cells=self.cells.transpose(*axes, *range(self.ndim, self.cells.ndim)))
 
-    def __getitem__(self, index: Any) -> "PaillierTensor":
+    def __getitem__(self, index: Any) -> PaillierTensor:
         index = index if isinstance(index, tuple) else (index,)
         if self.packed and not (isinstance(index[0], slice) and index[0] == slice(None)) and index[0] is not Ellipsis:
             self._refuse_batch("indexing")
@@ -110,30 +113,30 @@ class PaillierTensor:
             index = (*index, Ellipsis)  # without it a single object would lose its array
         return replace(self, cells=self.cells[(*index, *(slice(None),) * len(self.key.residues.cell))])
 
-    def __neg__(self) -> "PaillierTensor":
+    def __neg__(self) -> PaillierTensor:
         flat = self.key.residues.inverses(self._flat())
         return self._made(flat, self.cell_shape, self.bound)
 
-    def __add__(self, other: Any) -> "PaillierTensor":
+    def __add__(self, other: Any) -> PaillierTensor:
         return self.add(other)
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> "PaillierTensor":
-        return self.add(-other)
+    def __sub__(self, other: Any) -> PaillierTensor:
+        return self.add(-other if isinstance(other, PaillierTensor) else fixed.negative(other))
 
-    def __rsub__(self, other: Any) -> "PaillierTensor":
+    def __rsub__(self, other: Any) -> PaillierTensor:
         return (-self).add(other)
 
-    def __mul__(self, other: Any) -> "PaillierTensor":
+    def __mul__(self, other: Any) -> PaillierTensor:
         return self.multiply(other)
 
     __rmul__ = __mul__
 
-    def __matmul__(self, weights: Any) -> "PaillierTensor":
+    def __matmul__(self, weights: Any) -> PaillierTensor:
         return self.matmul(weights)
 
-    def __rmatmul__(self, weights: Any) -> "PaillierTensor":
+    def __rmatmul__(self, weights: Any) -> PaillierTensor:
         weights = np.asarray(weights)
         if self.ndim < 1 or weights.ndim not in (1, 2):
             raise InputError(f"matmul: cannot multiply {weights.shape} by {self.shape}; the left side has 1 or 2 axes")
@@ -143,7 +146,7 @@ class PaillierTensor:
         made = turned.matmul(weights.T)
         return made if weights.ndim == 1 or self.ndim == 1 else made.transpose(*np.argsort(order).tolist())
 
-    def add(self, other: Any, limit: float | None = None) -> "PaillierTensor":
+    def add(self, other: Any, limit: float | None = None) -> PaillierTensor:
         """Sum with another encrypted array of the same key, or with a public one that is rounded to this scale.
 
         limit: the largest magnitude in a public array, public itself; by default the next power of two.
@@ -158,7 +161,7 @@ class PaillierTensor:
         shape = np.broadcast_shapes(a.cell_shape, b.cell_shape)
         return a._made(a.key.residues.multiply(a._flat(shape), b._flat(shape)), shape, bound)
 
-    def _add_public(self, values: np.ndarray, limit: float | None) -> "PaillierTensor":
+    def _add_public(self, values: np.ndarray, limit: float | None) -> PaillierTensor:
         limit = fixed.power_of_two(values) if limit is None else limit
         bound = self._checked("sum", self.bound + fixed.magnitude(limit, self.frac_bits))
         encoded = fixed.integers(values, self.frac_bits, limit, "add")
@@ -172,20 +175,21 @@ class PaillierTensor:
         added = trivial(self.key, plain)
         return self._made(self.key.residues.multiply(self._flat(cell_shape), added), cell_shape, bound)
 
-    def _at_scale(self, frac_bits: int) -> "PaillierTensor":
+    def _at_scale(self, frac_bits: int) -> PaillierTensor:
         more = frac_bits - self.frac_bits
         return self if not more else replace(self.multiply(1 << more, 0, 1 << more), frac_bits=frac_bits)
 
-    def multiply(self, weights: Any, frac_bits: int | None = None, limit: float | None = None) -> "PaillierTensor":
+    def multiply(self, weights: Any, frac_bits: int | None = None, limit: float | None = None) -> PaillierTensor:
         """Products by the numbers of a public array, which in a packed array is the same for all rows.
 
         frac_bits: scale of the weights, 0 for integers and 16 for others by default; limit: their largest magnitude,
         public, by default the next power of two. Raises InputError where a result might not fit.
         """
-        weights, frac_bits, bound = self._weights(np.asarray(weights), frac_bits, limit, 1, "product")
-        shape = np.broadcast_shapes(self.cell_shape, weights.shape)
-        if self.packed and (len(shape) != self.ndim or shape[0] != self.cell_shape[0] or _varies(weights, self.ndim)):
+        weights = np.asarray(weights)
+        if self.packed and (weights.ndim > self.ndim or (weights.ndim == self.ndim and weights.shape[0] != 1)):
             self._refuse_batch("multiplying rows by different numbers")
+        weights, frac_bits, bound = self._weights(weights, frac_bits, limit, 1, "product")
+        shape = np.broadcast_shapes(self.cell_shape, weights.shape)
         exponents = np.broadcast_to(weights, shape).reshape(-1).tolist()
         bases = self._flat(shape)
         negative = np.array([e < 0 for e in exponents], bool)
@@ -196,7 +200,7 @@ class PaillierTensor:
         powers = power_each(self.key.residues, bases, [abs(e) for e in (exponents[:1] if same else exponents)])
         return replace(self._made(powers, shape, bound), frac_bits=self.frac_bits + frac_bits)
 
-    def matmul(self, weights: Any, frac_bits: int | None = None, limit: float | None = None) -> "PaillierTensor":
+    def matmul(self, weights: Any, frac_bits: int | None = None, limit: float | None = None) -> PaillierTensor:
         """[*, K] by public [K, M] or [K]; arguments as in `multiply`. The bound grows by K times the limit."""
         weights = np.asarray(weights)
         wide = weights.reshape(-1, 1) if weights.ndim == 1 else weights
@@ -206,13 +210,28 @@ class PaillierTensor:
             self._refuse_batch("a sum over rows")
         terms = self.shape[-1]
         wide, frac_bits, bound = self._weights(wide, frac_bits, limit, max(1, terms), "matrix product")
-        if wide.dtype == object:
-            raise InputError("matmul: weights of more than 62 bits; use a smaller frac_bits or limit")
         cell, rest = self.key.residues.cell, self.cell_shape[:-1]
         bases = np.moveaxis(self.cells.reshape((-1, terms, *cell)), 1, 0)
         made = np.moveaxis(linear(self.key.residues, bases, wide.T), 0, 1)
         shape = rest if weights.ndim == 1 else (*rest, wide.shape[1])
         return replace(self._made(made, shape, bound), frac_bits=self.frac_bits + frac_bits)
+
+    def layer(
+        self, patches: Patches, weights: Any, frac_bits: int | None = None, limit: float | None = None
+    ) -> PaillierTensor:
+        """A linear layer or convolution of an array that is not packed; arguments as in `matmul`.
+
+        Each ciphertext's powers are computed once, however many places of the output read it.
+        """
+        if self.packed:
+            self._refuse_batch("a layer that reads axis 0")
+        if self.shape != patches.input_shape:
+            raise InputError(f"layer: the input has shape {self.shape}, the layer reads {patches.input_shape}")
+        wide, frac_bits, bound = self._weights(np.asarray(weights), frac_bits, limit, max(1, patches.terms), "layer")
+        groups = zip(patches.weights(wide), patches.places, strict=True)
+        made = np.stack([linear(self.key.residues, self._flat(), rows, places) for rows, places in groups])
+        scaled = self._made(patches.arrange(made), patches.output_shape, bound)
+        return replace(scaled, frac_bits=self.frac_bits + frac_bits)
 
     def _weights(
         self, weights: np.ndarray, frac_bits: int | None, limit: float | None, terms: int, what: str
@@ -222,9 +241,12 @@ class PaillierTensor:
             frac_bits = FRAC_BITS if weights.dtype.kind == "f" else 0
         limit = fixed.power_of_two(weights) if limit is None else limit
         bound = self._checked(what, self.bound * fixed.magnitude(limit, frac_bits) * terms)
-        return fixed.integers(weights, frac_bits, limit, what), frac_bits, bound
+        encoded = fixed.integers(weights, frac_bits, limit, what)
+        if encoded.dtype == object and what != "product":
+            raise InputError(f"{what}: weights of more than 62 bits; use a smaller frac_bits or limit")
+        return encoded, frac_bits, bound
 
-    def sum(self, axis: int | tuple[int, ...] | None = None) -> "PaillierTensor":
+    def sum(self, axis: int | tuple[int, ...] | None = None) -> PaillierTensor:
         """Sum over one, several or all axes; not over the rows of a packed array."""
         axes = tuple(range(self.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
         axes = tuple(a % self.ndim for a in axes)
@@ -240,18 +262,20 @@ class PaillierTensor:
         table = np.concatenate([self.key.residues.ones(1), flat])
         return self._made(self.key.residues.products(table, index), shape, bound)
 
-    def rerandomized(self, pool: BlindingPool | None = None, key: Key | None = None) -> "PaillierTensor":
-        """The same numbers in ciphertexts that nobody can link to how they were computed.
+    def rerandomized(self, pool: BlindingPool | None = None) -> PaillierTensor:
+        """The same numbers in ciphertexts that nobody, the key's owner included, can link to how they were computed.
 
-        pool: factors made ahead; key: the private key, which is faster.
+        pool: factors made ahead, of the public key (InputError for the private key's, which are not enough for this).
         """
+        if pool is not None and not pool.refreshing:
+            raise InputError(explain("a private key's pool cannot re-randomize", fix="make BlindingPool(public key)"))
         flat = self._flat()
         if not len(flat):
             return replace(self, fresh=True)
-        factors = pool.take(len(flat)) if pool else blinding_factors(key or self.key, len(flat))
+        factors = pool.take(len(flat)) if pool is not None else refreshing_factors(self.key, len(flat))
         return replace(self._made(self.key.residues.multiply(flat, factors), self.cell_shape, self.bound), fresh=True)
 
-    def compressed(self) -> "PaillierTensor":
+    def compressed(self) -> PaillierTensor:
         """The numbers of an array that is not packed, in order, in as few ciphertexts as their bound allows.
 
         The result has one axis of `size` numbers and is packed. Costs one squaring for each bit of a slot.
@@ -295,7 +319,7 @@ class PaillierTensor:
         wide = self.cells if shape is None else _broadcast(self.cells, self.cell_shape, shape, cell)
         return np.ascontiguousarray(wide).reshape(-1, *cell)
 
-    def _made(self, flat: np.ndarray, shape: tuple[int, ...], bound: int) -> "PaillierTensor":
+    def _made(self, flat: np.ndarray, shape: tuple[int, ...], bound: int) -> PaillierTensor:
         return replace(self, cells=flat.reshape((*shape, *self.key.residues.cell)), bound=bound, fresh=False)
 
     def _checked(self, what: str, bound: int) -> int:
@@ -322,10 +346,6 @@ class PaillierTensor:
 
 def _broadcast(cells: np.ndarray, old: tuple[int, ...], new: tuple[int, ...], cell: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(cells.reshape((1,) * (len(new) - len(old)) + old + cell), (*new, *cell))
-
-
-def _varies(weights: np.ndarray, ndim: int) -> bool:
-    return weights.ndim == ndim and weights.shape[0] != 1
 
 
 def _plaintexts(values: np.ndarray, slots: Slots, packed: bool) -> list[int]:
@@ -367,7 +387,7 @@ def encrypt_array(
     if packed and encoded.ndim < 1:
         raise InputError("encrypt_array: only an array with an axis 0 can be packed")
     plain = _plaintexts(encoded, slots, packed)
-    cells = encrypt(key, plain, pool.take(len(plain)) if pool else None)
+    cells = encrypt(key, plain, pool.take(len(plain)) if pool is not None else None)
     shape = (-(-encoded.shape[0] // slots.count), *encoded.shape[1:]) if packed else encoded.shape
     cells = cells.reshape((*shape, *known.residues.cell))
     return PaillierTensor(known, cells, frac_bits, bound, slots, encoded.shape[0] if packed else None, True)
@@ -377,6 +397,6 @@ def slot_bits_for(
     limit: float = LIMIT, frac_bits: int = FRAC_BITS, weight_limit: float = 1, weight_frac_bits: int = FRAC_BITS,
     terms: int = 1, extra: float = 0,
 ) -> int:  # fmt: skip
-    """Bits of a slot for a sum of `terms` products by weights of at most `weight_limit`, plus a number up to `extra`."""
+    """Bits of a slot for a sum of `terms` products by weights up to `weight_limit`, and a number up to `extra`."""
     products = fixed.magnitude(limit, frac_bits) * fixed.magnitude(weight_limit, weight_frac_bits) * terms
     return (products + fixed.magnitude(extra, frac_bits + weight_frac_bits)).bit_length() + 1

@@ -1,9 +1,9 @@
 """Encrypted arrays as bytes, and the checks on what arrives.
 
-Layout, little-endian: magic "SMPAIL01", key fingerprint 16 bytes, context SHA-256 16 bytes, bits u32, frac_bits i32, slot
-width u32, slots u32, packed u8, axes u8, bytes of the bound u16, batch u64, cell shape u64 each, bound, ciphertexts of
-bits/4 bytes each, SHA-256 of all before it. The hash finds damage. It is no proof of who wrote the bytes: ciphertexts
-can be changed by anyone, so they belong on an authenticated channel.
+Layout, little-endian: magic "SMPAIL01", key fingerprint 16 bytes, context SHA-256 16 bytes, bits u32, frac_bits i32,
+slot width u32, slots u32, packed u8, axes u8, bytes of the bound u16, batch u64, cell shape u64 each, bound,
+ciphertexts of bits/4 bytes each, SHA-256 of all before it. The hash finds damage. It is no proof of who wrote the
+bytes: ciphertexts can be changed by anyone, so they belong on an authenticated channel.
 """
 
 import struct
@@ -16,7 +16,6 @@ import numpy as np
 from gmpy2 import mpz
 
 from protocols.errors import InputError, ProtocolError, explain
-from protocols.paillier.cipher import Key
 from protocols.paillier.keys import PublicKey
 from protocols.paillier.packing import Slots, whole
 from protocols.paillier.pool import BlindingPool
@@ -29,14 +28,14 @@ _LARGEST_SCALE = 1 << 14
 _MOST_AXES = 16
 
 
-def write(tensor: PaillierTensor, context: str = "", pool: BlindingPool | None = None, key: Key | None = None) -> bytes:
+def write(tensor: PaillierTensor, context: str = "", pool: BlindingPool | None = None) -> bytes:
     """The array as bytes. What was computed is re-randomized first, see `PaillierTensor.rerandomized`.
 
     context: names session, step and sender; `read` wants the same, so that no message passes for another.
     """
     if tensor.ndim > _MOST_AXES:
         raise InputError(f"wire.write: an array of {tensor.ndim} axes; at most {_MOST_AXES} can be sent")
-    sent = tensor if tensor.fresh else tensor.rerandomized(pool, key)
+    sent = tensor if tensor.fresh else tensor.rerandomized(pool)
     bound = sent.bound.to_bytes(-(-sent.bound.bit_length() // 8), "little")
     header = _HEADER.pack(
         _MAGIC, bytes.fromhex(sent.key.fingerprint), _context(context), sent.key.bits, sent.frac_bits, sent.slots.width,

@@ -17,7 +17,9 @@
 #include "lookup.hpp"
 #include "planes.hpp"
 #include "pointwise.hpp"
+#if defined(__SIZEOF_INT128__)
 #include "residues.hpp"
+#endif
 
 namespace py = pybind11;
 
@@ -61,7 +63,6 @@ std::vector<std::string> cpu_features() {
   KERNELS_FEATURE("avx512cd");
   KERNELS_FEATURE("avx512dq");
   KERNELS_FEATURE("avx512vl");
-  KERNELS_FEATURE("avx512ifma");
 #undef KERNELS_FEATURE
   return found;
 }
@@ -193,23 +194,29 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
     decode(at<float>(out), at<i64>(x), n, scale, threads);
   }, free_running);
 
-#if defined(KERNELS_RESIDUES)
-  const auto modulus = [](Address digits, Address square, u64 factor, i64 count) {
-    return ResidueModulus{words(digits), words(square), factor, count};
-  };
-  m.def("residue_products", [modulus](Address out, Address table, Address index, i64 count, i64 levels, i64 terms,
-                                      int squarings, Address digits, Address square, u64 factor, i64 width,
-                                      int threads) {
-    residue_products(words(out), words(table), at<std::int32_t>(index), count, levels, terms, squarings,
-                     modulus(digits, square, factor, width), threads);
+#if defined(__SIZEOF_INT128__)
+  m.def("residue_lanes", &residue_lanes);
+  m.def("residue_products", [](Address out, Address table, Address index, i64 count, i64 levels, i64 terms,
+                               int squarings, Address digits, Address square, u64 factor, i64 width, int threads) {
+    with_lanes([=](auto* engine) {
+      residue_products<std::remove_pointer_t<decltype(engine)>>(
+          words(out), words(table), at<std::int32_t>(index), count, levels, terms, squarings,
+          {words(digits), words(square), factor, width}, threads);
+    });
   }, free_running);
-  m.def("residues_enter", [modulus](Address out, Address numbers, i64 count, i64 bytes, Address digits, Address square,
-                                    u64 factor, i64 width, int threads) {
-    residues_enter(words(out), at<u8>(numbers), count, bytes, modulus(digits, square, factor, width), threads);
+  m.def("residues_enter", [](Address out, Address numbers, i64 count, i64 bytes, Address digits, Address square,
+                             u64 factor, i64 width, int threads) {
+    with_lanes([=](auto* engine) {
+      residues_enter<std::remove_pointer_t<decltype(engine)>>(
+          words(out), at<u8>(numbers), count, bytes, {words(digits), words(square), factor, width}, threads);
+    });
   }, free_running);
-  m.def("residues_leave", [modulus](Address out, Address residues, i64 count, i64 bytes, Address digits, Address square,
-                                    u64 factor, i64 width, int threads) {
-    residues_leave(at<u8>(out), words(residues), count, bytes, modulus(digits, square, factor, width), threads);
+  m.def("residues_leave", [](Address out, Address residues, i64 count, i64 bytes, Address digits, Address square,
+                             u64 factor, i64 width, int threads) {
+    with_lanes([=](auto* engine) {
+      residues_leave<std::remove_pointer_t<decltype(engine)>>(
+          at<u8>(out), words(residues), count, bytes, {words(digits), words(square), factor, width}, threads);
+    });
   }, free_running);
 #endif
 }

@@ -86,6 +86,19 @@ def test_exponents_have_half_the_bits_of_n(private, monkeypatch):
     cipher.blinding_factors(private.public, 3)
     cipher.blinding_factors(private, 5)
     assert drawn == [3 * 32, 5 * 32]  # half of 512 bits
+    cipher.refreshing_factors(private.public, 7)
+    assert drawn[2:] == [7 * 32, 7 * 37]  # 40 bits more than 512
+
+
+def test_refreshing_factors_are_powers_of_h(private, plain, monkeypatch):
+    drawn, public = [], private.public
+    take = os.urandom
+    monkeypatch.setattr(cipher.secrets, "token_bytes", lambda count: drawn.append(take(count)) or drawn[-1])
+    got = public.residues.leave(cipher.refreshing_factors(public, 3))
+    for k, factor in enumerate(got):
+        exponent = int.from_bytes(drawn[0][32 * k : 32 * k + 32] + drawn[1][37 * k : 37 * k + 37], "little")
+        assert factor == gmpy2.powmod(public.h, public.n * exponent, public.square)
+    assert cipher.decrypt(plain, cipher.refreshing_factors(plain.public, 5)) == [0] * 5
 
 
 def test_pool_factors_are_used_once(private):

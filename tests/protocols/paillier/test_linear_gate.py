@@ -19,6 +19,7 @@ from protocols.paillier.linear_gate import (
 )
 from protocols.paillier.patches import Patches, conv2d_patches, linear_patches
 from protocols.paillier.pool import BlindingPool
+from protocols.paillier.weights_gate import KeyGate, ShareGate
 
 few = settings(max_examples=15, deadline=None)
 EDGES = np.array([0, 1, -1, (1 << 63) - 1, -(1 << 63), 1 << 32, -(1 << 62)], np.int64)
@@ -92,7 +93,9 @@ def test_the_largest_sums_in_every_slot(private):
             client, server = sides(private, patches, w, 8)
             assert client.shape.bound >= abs(9 * value * weight)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("protocols.paillier.linear_gate.secrets.randbits", lambda bits, m=mask: m & (1 << bits) - 1)
+                patch.setattr(
+                    "protocols.paillier.linear_gate.secrets.randbits", lambda bits, m=mask: m & (1 << bits) - 1
+                )
                 reply, masks = server.reply(client.request(x))
             got = client.finish(reply) + server.finish(torch.zeros_like(x), masks)
             assert torch.equal(got, patches.apply(w, x))
@@ -118,7 +121,9 @@ def views(private: keys.PrivateKey, sums: int, sigma: int, count: int = 4096) ->
     reply, _ = server.reply(client.request(torch.tensor([-(1 << 63)])))
     seen = wire.read(reply, private.public, "layer 1/reply").decrypt_integers(private)
     low = np.array([int(v) & 0xFF for v in seen])
-    assert np.abs(np.bincount(low, minlength=256) - count / 256).max() < 7 * (count / 256) ** 0.5, "low bits are uniform"
+    assert np.abs(np.bincount(low, minlength=256) - count / 256).max() < 7 * (count / 256) ** 0.5, (
+        "low bits are uniform"
+    )
     return np.sort(np.array([v / (1 << client.shape.mask_bits) for v in seen], float))
 
 
@@ -164,7 +169,11 @@ def test_ahead_of_time(private, layer):
         assert torch.equal(opened + mask, x)
         result = prepared.share() + prepared_server.share(opened, own)
         assert torch.equal(result, patches.apply(w, x if own is None else x + own))
-        for again in (lambda p=prepared, v=x: p.open(v), prepared.share, lambda s=prepared_server, v=opened: s.share(v)):
+        for again in (
+            lambda p=prepared, v=x: p.open(v),
+            prepared.share,
+            lambda s=prepared_server, v=opened: s.share(v),
+        ):
             with pytest.raises(PreprocessingReused, match="used before"):
                 again()
     assert "tensor" not in repr(prepared.mask)
@@ -196,8 +205,72 @@ def test_what_does_not_fit_is_refused(private, other):
         lambda: client.request(x[:5]), lambda: client.request(x.float()), lambda: sides(private, patches, w * 8, 4),
         lambda: sides(private, patches, w * -9, 4), lambda: sides(private, patches, w.float(), 4),
         lambda: sides(private, patches, w[:, :5], 4), lambda: GateShape(patches, 63), lambda: GateShape(patches, 8, 1),
-        lambda: conv2d_patches((1, 1, 2, 2), (1, 1, 3, 3)), lambda: conv2d_patches((1, 3, 4, 4), (2, 1, 3, 3), groups=2),
+        lambda: conv2d_patches((1, 1, 2, 2), (1, 1, 3, 3)),
+        lambda: conv2d_patches((1, 3, 4, 4), (2, 1, 3, 3), groups=2),
         lambda: GateShape(patches, 8).slots(100),
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            work()
+
+
+@pytest.mark.parametrize("name", ("private", "plain"))
+@EVERY
+@given(seed=st.integers(0, 2**32), bits=st.sampled_from((1, 8, 17)), extreme=st.booleans())
+@few
+def test_with_the_key_at_the_weights_owner(request, name, layer, seed, bits, extreme):
+    """Encrypted weights serve several runs; shares and masks may be at their ends."""
+    key, (patches, _), rng = request.getfixturevalue(name), LAYERS[layer], np.random.default_rng(seed)
+    w, shape = weights(rng, patches.weight_shape, bits), GateShape(patches, bits)
+    owner = KeyGate(key, shape, w, "layer 1")
+    other = ShareGate(key.public, shape, owner.publish(), "layer 1")
+    for run in ("first", "second"):
+        mine, theirs = (ring(rng, patches.input_shape) for _ in range(2))
+        with pytest.MonkeyPatch.context() as patch:
+            if extreme:
+                mine = torch.full_like(mine, -(1 << 63))
+                patch.setattr(
+                    "protocols.paillier.weights_gate.secrets.randbits", lambda m, r=run: r[0] == "f" and (1 << m) - 1
+                )
+            reply, share = other.reply(mine, run)
+        result = share + owner.finish(reply, theirs, run)
+        assert result.shape == patches.output_shape and torch.equal(result, patches.apply(w, mine + theirs))
+        with pytest.raises(ProtocolError, match="message sent again"):
+            owner.finish(reply, theirs, "third")
+
+
+def test_the_weights_owner_sees_the_same_whatever_the_share_is(private):
+    """As for the other direction: opposite extreme shares look alike, unless masks are too narrow."""
+    limit, patches = (0.5 * np.log(2e9) * 2 / 4096) ** 0.5, linear_patches((1,), 4096)
+
+    def seen(share: int, sigma: int) -> np.ndarray:
+        shape = GateShape(patches, 4, sigma)
+        owner = KeyGate(private, shape, torch.full((4096, 1), -8), "a")
+        reply, _ = ShareGate(private.public, shape, owner.publish(), "a").reply(torch.tensor([share]))
+        values = wire.read(reply, private.public, "a/reply/").decrypt_integers(private).reshape(-1)
+        return np.sort(np.array([v / (1 << shape.mask_bits) for v in values], float))
+
+    assert distance(seen(-(1 << 63), 40), seen((1 << 63) - 1, 40)) < limit
+    assert distance(seen(-(1 << 63), 2), seen((1 << 63) - 1, 2)) > limit
+
+
+def test_what_does_not_fit_encrypted_weights(private, other):
+    patches = linear_patches((6,), 3)
+    w, x, shape = torch.ones(3, 6, dtype=torch.int64), torch.ones(6, dtype=torch.int64), GateShape(patches, 4)
+    owner = KeyGate(private, shape, w)
+    gate = ShareGate(private.public, shape, owner.publish())
+    for work in (
+        lambda: ShareGate(private.public, GateShape(patches, 5), owner.publish()),
+        lambda: ShareGate(private.public, GateShape(linear_patches((6,), 4), 4), owner.publish()),
+        lambda: ShareGate(other.public, shape, owner.publish()),
+        lambda: ShareGate(private.public, shape, gate.reply(x)[0]),
+        lambda: owner.finish(owner.publish(), x),
+        lambda: KeyGate(private, GateShape(patches, 5), w).finish(gate.reply(x)[0], x),
+    ):
+        with pytest.raises(ProtocolError):
+            work()
+    for work in (
+        lambda: gate.reply(x[:5]), lambda: gate.reply(x.float()), lambda: KeyGate(private, shape, w * 8).publish(),
+        lambda: KeyGate(private, shape, w[:2]).publish(),
     ):  # fmt: skip
         with pytest.raises(InputError):
             work()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import ProtocolError
+from protocols.errors import InputError, ProtocolError
 from protocols.paillier import wire
 from protocols.paillier.pool import BlindingPool
 from protocols.paillier.tensor import PaillierTensor, encrypt_array
@@ -58,7 +58,8 @@ def test_what_was_computed_is_rerandomized(private):
     with BlindingPool(private.public, 8, 4) as pool:
         pool.wait(8)
         assert wire.read(wire.write(computed, pool=pool), private.public).decrypt(private).tolist() == [1, 2, 3]
-        assert wire.read(wire.write(computed, key=private), private.public).decrypt(private).tolist() == [1, 2, 3]
+    with BlindingPool(private, 8, 4) as pool, pytest.raises(InputError, match="cannot re-randomize"):
+        wire.write(computed, pool=pool)
 
 
 def test_another_key_or_context(private, other, message):
@@ -112,8 +113,10 @@ def test_what_is_no_ciphertext(private, message):
     key, (p, q) = private.public, map(int, private.insecure_primes())
     n = int(key.n)
     for value, why in (
-        (0, "between 0"), (n * n, "between 0"), (n * n + 5, "between 0"), ((1 << 8 * key.cipher_bytes) - 1, "between 0"),
-        (n, "factor in common"), (p, "factor in common"), (q * 12345, "factor in common"), (n * (n - 1), "factor in common"),
+        (0, "between 0"), (n * n, "between 0"), (n * n + 5, "between 0"),
+        ((1 << 8 * key.cipher_bytes) - 1, "between 0"),
+        (n, "factor in common"), (p, "factor in common"), (q * 12345, "factor in common"),
+        (n * (n - 1), "factor in common"),
     ):  # fmt: skip
         with pytest.raises(ProtocolError, match=why):
             wire.read(ciphertext_replaced(message, key, value), key, "step 1")
