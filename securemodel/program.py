@@ -72,6 +72,10 @@ class Program:
     def load(path: str | Path) -> Program:
         """Reads a text written by `save`. Raises ProgramError."""
         header, graph = parse_program(Path(path).read_text())
+        if any(node.op == "owned_layer" for node in graph.nodes):
+            from securemodel.backends.paillier.deep import DeepProgram
+
+            return DeepProgram(header, graph)
         return Program(header, graph)
 
 

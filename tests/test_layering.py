@@ -20,11 +20,13 @@ FORBIDDEN = {
     "securemodel": ("benchmarks", "examples", "tests"),
     "securemodel.compiler": (
         "socket", "ssl", "asyncio", "securemodel.runtime", "securemodel.cli", "securemodel.serving",
-        "securemodel.backends.crypten",
+        "securemodel.backends.crypten", "securemodel.backends.paillier",
         "protocols.channel.base", "protocols.channel.connect", "protocols.channel.link", "protocols.channel.local",
         "protocols.channel.tcp", "protocols.channel.tls", "protocols.identity", "protocols.prg",
     ),
-    "securemodel.runtime": ("securemodel.cli", "securemodel.serving", "securemodel.backends.crypten"),
+    "securemodel.runtime": (
+        "securemodel.cli", "securemodel.serving", "securemodel.backends.crypten", "securemodel.backends.paillier",
+    ),
     "securemodel.backends": ("securemodel.cli", "securemodel.serving", "crypten", "onnx"),
 }  # fmt: skip
 """For a package, what none of its modules may import, anywhere in the file."""

@@ -46,6 +46,12 @@ def write(tensor: PaillierTensor, context: str = "", pool: BlindingPool | None =
     return body + sha256(body).digest()
 
 
+def message_bytes(bits: int, cell_shape: Sequence[int], bound: int) -> int:
+    """Bytes that `write` makes of an array of that shape and bound under a key of that many bits."""
+    rest = 8 * len(cell_shape) + -(-bound.bit_length() // 8) + _HASH_BYTES
+    return _HEADER.size + rest + prod(cell_shape) * (bits // 4)
+
+
 def read(data: bytes, key: PublicKey, context: str = "") -> PaillierTensor:
     """The array in bytes that `write` made with the same key and context.
 

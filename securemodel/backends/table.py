@@ -15,13 +15,15 @@ class Parts:
     """Names of the modules of a protocol.
 
     `compiling` has lower(captured, weights, owners, frac_bits) -> Lowered and
-    assemble(header, lowered, model, examples, truncate_outputs) -> Program; `local` has open_local and `remote` has
-    open_connection, which take and return what `securemodel.local` and `securemodel.connect` do.
+    assemble(header, lowered, model, examples, truncate_outputs, **options) -> Program; `local` has open_local and
+    `remote` has open_connection, which take and return what `securemodel.local` and `securemodel.connect` do.
+    `options` are the further arguments that `compile` takes for it.
     """
 
     compiling: str
     local: str
     remote: str
+    options: tuple[str, ...] = ()
 
 
 PROTOCOLS = {
@@ -31,13 +33,24 @@ PROTOCOLS = {
         "securemodel.backends.crypten.session",
         "securemodel.backends.crypten.session",
     ),
+    "paillier": Parts(
+        "securemodel.backends.paillier.compiling",
+        "securemodel.backends.paillier.session",
+        "securemodel.backends.paillier.session",
+        ("weight_limit", "input_limit", "key_bits", "insecure_key_bits"),
+    ),
 }
 
 
-def part_of(protocol: str, part: str) -> ModuleType:
-    """One of the modules of a protocol. Raises InputError for an unknown protocol."""
+def parts_of(protocol: str) -> Parts:
+    """The entry of a protocol. Raises InputError for an unknown one."""
     if protocol not in PROTOCOLS:
         raise InputError(
             explain(f"no protocol is called {protocol!r}", fix=f"use one of {', '.join(map(repr, PROTOCOLS))}")
         )
-    return import_module(getattr(PROTOCOLS[protocol], part))
+    return PROTOCOLS[protocol]
+
+
+def part_of(protocol: str, part: str) -> ModuleType:
+    """One of the modules of a protocol. Raises InputError for an unknown protocol."""
+    return import_module(getattr(parts_of(protocol), part))

@@ -1,4 +1,4 @@
-"""securemodel keys: make a party's identity, and show what the other parties need to know of it."""
+"""securemodel keys: make a party's identity, and show what the others need to know of it; make a Paillier key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from protocols import identity
+from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER, Identity
 from securemodel.cli.base import Command
 
@@ -49,6 +50,25 @@ def show(folder: Path) -> None:
       securemodel keys show keys/bank
     """
     _show(identity.load(folder), folder)
+
+
+@keys.command(cls=Command, no_args_is_help=True)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--bits", type=click.Choice(["2048", "3072"]), default="3072", show_default=True, help="Size of the key.")
+def paillier(file: Path, bits: str) -> None:
+    """Make a private Paillier key in FILE, for a client of encrypted graphs that keeps its key between sessions.
+
+    \b
+    Example:
+      securemodel keys paillier client.key
+    """
+    from protocols.paillier import generate, save_private
+
+    if file.exists():
+        raise ConfigError(explain(f"{file} exists", why="a key is never overwritten", fix="choose another name"))
+    key = generate(int(bits))
+    save_private(key, file)
+    click.echo(f"private key of {bits} bits in {file} (never leaves this machine), fingerprint {key.public.fingerprint}")
 
 
 def _show(own: Identity, folder: Path) -> None:

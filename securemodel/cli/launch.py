@@ -1,4 +1,4 @@
-"""All parties of a script and their dealer as processes of this machine, joined by mutual TLS on loopback."""
+"""All parties of a script, and their dealer if they need one, as processes of this machine, joined by mutual TLS on loopback."""
 
 from __future__ import annotations
 
@@ -46,17 +46,18 @@ def run_local(
     *,
     traceback: bool = False,
     command: Sequence[str] = ("run",),
+    dealer: bool = True,
 ) -> Outcome:
-    """Runs the script once per party, and a dealer, and returns when all have ended.
+    """Runs the script once per party, and a dealer where one is wanted, and returns when all have ended.
 
     `command` is the command that each party runs, with options of its own. When one fails the others are
     stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt
     and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
     """
     with tempfile.TemporaryDirectory(prefix="securemodel-") as folder, _terminated_like_interrupted():
-        configs = _configurations(parties, Path(folder))
+        configs = _configurations(parties, Path(folder), dealer)
         shown = ["--traceback"] if traceback else []
-        commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]}
+        commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]} if dealer else {}
         for name in parties:
             options = ["--me", name, "--config", str(configs[name]), *shown]
             commands[name] = [*command, *options, "--", str(script), *args]
@@ -73,9 +74,9 @@ def run_local(
                 reader.join(_TERMINATE_S)
 
 
-def _configurations(parties: Sequence[str], folder: Path) -> dict[str, Path]:
+def _configurations(parties: Sequence[str], folder: Path, dealer: bool) -> dict[str, Path]:
     """A party file for each process; they differ in whose identity they name."""
-    roster, identities = loopback_parties(parties, folder, dealer=True, timeouts=_TIMEOUTS)
+    roster, identities = loopback_parties(parties, folder, dealer=dealer, timeouts=_TIMEOUTS)
     text, paths = roster.path.read_text(), {}
     for name in identities:
         paths[name] = folder / f"{name}.toml"

@@ -15,6 +15,7 @@ from securemodel.backends.table import PROTOCOLS
 from securemodel.cli.base import FAILED, Command
 from securemodel.cli.script import explained, load_file
 from securemodel.compiler.compile import check as check_model
+from securemodel.compiler.compile import compile_again
 from securemodel.errors import ProgramError
 from securemodel.program import Program
 from securemodel.runtime.store import prepare as prepare_stores
@@ -56,7 +57,12 @@ def program_of(module: ModuleType, path: Path) -> Program:
 @click.command(cls=Command, no_args_is_help=True)
 @click.argument("program", metavar="SCRIPT_OR_PROGRAM", type=_FILE)
 @click.option("--network", default="lan", show_default=True, help="lan or wan: what the time is predicted for.")
-def plan(program: Path, network: str) -> None:
+@click.option(
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    help="Plan the same model for this protocol; by default that of the program.",
+)
+def plan(program: Path, network: str, protocol: str | None) -> None:
     """Print what a run costs: rounds, bytes, preprocessing, memory and predicted time.
 
     SCRIPT_OR_PROGRAM is a text written by Program.save(), or a Python file that defines `program` or a function
@@ -66,8 +72,12 @@ def plan(program: Path, network: str) -> None:
     Examples:
       securemodel plan program.txt
       securemodel plan infer.py --network wan
+      securemodel plan infer.py --protocol paillier
     """
-    click.echo(str(load_program(program).plan(network)))
+    made = load_program(program)
+    if protocol and protocol != made.protocol:
+        made = compile_again(made, protocol)
+    click.echo(str(made.plan(network)))
 
 
 @click.command(cls=Command, no_args_is_help=True)

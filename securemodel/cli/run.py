@@ -32,6 +32,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
 )
+@click.option(
+    "--paillier-key",
+    type=_FILE,
+    help="With --me: the client's private key for a program of the protocol paillier, instead of a new one.",
+)
 def run(
     script: Path,
     args: tuple[str, ...],
@@ -40,11 +45,12 @@ def run(
     me: str | None,
     config: Path | None,
     store: Path | None,
+    paillier_key: Path | None,
 ) -> None:
     """Run a Python SCRIPT as one party of a session, or as all of them.
 
     The same script runs at every party; securemodel.connect() in it knows who it is. With --local a script needs
-    PARTIES = ("bank", "hospital") at its top level. Put -- before ARGS that begin with a dash.
+    PARTIES = ("bank", "hospital") at its top level; where it also has DEALER = False, none is started. Put -- before ARGS that begin with a dash.
 
     \b
     Examples:
@@ -59,8 +65,8 @@ def run(
     the party that failed first; the others are stopped.
     """
     if local:
-        if me or config or store:
-            raise click.UsageError("--local is for all parties of a session: leave out --me, --config and --store.")
+        if me or config or store or paillier_key:
+            raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
         names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
         _run_all(script, args, names)
         return
@@ -68,20 +74,23 @@ def run(
         raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
-    _run_one(script, args, me, config, store)
+    _run_one(script, args, me, config, store, paillier_key)
 
 
 def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...]) -> None:
-    outcome = run_local(script, args, names, prefixed(names), traceback=wants_traceback())
+    dealer = scripts.declares_dealer(script)
+    outcome = run_local(script, args, names, prefixed(names), traceback=wants_traceback(), dealer=dealer)
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""
         print_error(f"{outcome.cause} ended with exit code {outcome.code}{stopped}")
         click.get_current_context().exit(outcome.code)
 
 
-def _run_one(script: Path, args: tuple[str, ...], me: str, config: Path, store: Path | None) -> None:
+def _run_one(
+    script: Path, args: tuple[str, ...], me: str, config: Path, store: Path | None, paillier_key: Path | None
+) -> None:
     check_identity(me, config)
-    scripts.run_as_party(script, args, me, config, store)
+    scripts.run_as_party(script, args, me, config, store, paillier_key)
 
 
 def check_identity(me: str, config: Path) -> None:

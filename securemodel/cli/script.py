@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
-from securemodel.runtime.remote import ENV_CONFIG, ENV_ME, ENV_SCRIPT, ENV_STORE
+from securemodel.runtime.remote import ENV_CONFIG, ENV_ME, ENV_PAILLIER_KEY, ENV_SCRIPT, ENV_STORE
 
 
 class ScriptFailed(SecureModelError):
@@ -25,29 +26,46 @@ class ScriptFailed(SecureModelError):
 
 def declared_parties(script: Path) -> tuple[str, ...]:
     """The names in the script's top-level `PARTIES = ("a", "b")`, without running it. Raises ConfigError."""
+    found = _declared(script, "PARTIES")
+    if found is None:
+        raise ConfigError(
+            explain(
+                "the script does not say who takes part",
+                where=str(script),
+                why="it has no top-level PARTIES",
+                fix='add PARTIES = ("bank", "hospital") to it, or start it with --parties bank,hospital',
+            )
+        )
+    names, line = found
+    if isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names):
+        return checked_parties(names)
+    where, fix = f"{script}, line {line}", 'write it out: PARTIES = ("bank", "hospital")'
+    raise ConfigError(explain("PARTIES is not a plain list of names", where=where, fix=fix))
+
+
+def declares_dealer(script: Path) -> bool:
+    """Whether the script's sessions need a dealer: not where it has a top-level `DEALER = False`. Raises ConfigError."""
+    wanted, line = _declared(script, "DEALER") or (True, 0)
+    if isinstance(wanted, bool):
+        return wanted
+    where, fix = f"{script}, line {line}", "write DEALER = False, or leave it out"
+    raise ConfigError(explain("DEALER is neither True nor False", where=where, fix=fix))
+
+
+def _declared(script: Path, name: str) -> tuple[Any, int] | None:
+    """The literal that a script gives a top-level name (None where it is no literal), and the line."""
     try:
         body = ast.parse(script.read_bytes(), filename=str(script)).body
     except (SyntaxError, ValueError) as error:
         raise ConfigError(explain("the script is not valid Python", where=str(script), why=str(error))) from None
     for statement in body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "PARTIES" for target in targets):
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             try:
-                names = ast.literal_eval(statement.value)
+                return ast.literal_eval(statement.value), statement.lineno
             except (ValueError, TypeError):
-                names = None
-            if isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names):
-                return checked_parties(names)
-            where, fix = f"{script}, line {statement.lineno}", 'write it out: PARTIES = ("bank", "hospital")'
-            raise ConfigError(explain("PARTIES is not a plain list of names", where=where, fix=fix))
-    raise ConfigError(
-        explain(
-            "the script does not say who takes part",
-            where=str(script),
-            why="it has no top-level PARTIES",
-            fix='add PARTIES = ("bank", "hospital") to it, or start it with --parties bank,hospital',
-        )
-    )
+                return None, statement.lineno
+    return None
 
 
 def checked_parties(names: Sequence[str]) -> tuple[str, ...]:
@@ -73,20 +91,25 @@ def digest(script: Path) -> str:
     return hashlib.sha256(script.read_bytes()).hexdigest()
 
 
-def run_as_party(script: Path, args: Sequence[str], me: str, config: Path, store: Path | None) -> None:
+def run_as_party(
+    script: Path, args: Sequence[str], me: str, config: Path, store: Path | None, paillier_key: Path | None = None
+) -> None:
     """Runs the script as `python SCRIPT ARGS` would, with connect() knowing who this is.
 
     Raises ScriptFailed for errors that are not this project's; SystemExit passes through.
     """
-    with as_party(script, args, me, config, store), explained(script):
+    with as_party(script, args, me, config, store, paillier_key), explained(script):
         runpy.run_path(str(script), run_name="__main__")
 
 
 @contextmanager
-def as_party(script: Path, args: Sequence[str], me: str, config: Path, store: Path | None) -> Iterator[None]:
+def as_party(
+    script: Path, args: Sequence[str], me: str, config: Path, store: Path | None, paillier_key: Path | None = None
+) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported."""
     wanted = {ENV_ME: me, ENV_CONFIG: str(config.resolve()), ENV_SCRIPT: digest(script)}
     wanted[ENV_STORE] = str(store.resolve()) if store else None
+    wanted[ENV_PAILLIER_KEY] = str(paillier_key.resolve()) if paillier_key else None
     with _environment(wanted), _as_main(script, args):
         yield
 

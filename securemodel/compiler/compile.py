@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from securemodel.backends.table import part_of
+from protocols.errors import explain
+from securemodel.backends.table import PROTOCOLS, part_of, parts_of
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.capture import Examples, capture
 from securemodel.compiler.ir import Header
@@ -17,7 +18,7 @@ from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
 from securemodel.compiler.postprocess import Reveal, capture_revealing
 from securemodel.compiler.report import Report
-from securemodel.errors import CompileError, UnsupportedOperator
+from securemodel.errors import CompileError, InputError, UnsupportedOperator
 from securemodel.program import Program, receivers
 
 _RESERVED = frozenset({PUBLIC, "all", "dealer"})
@@ -37,6 +38,7 @@ def compile(
     width: int = 64,
     truncate_outputs: bool = False,
     protocol: str = "masked",
+    **options: Any,
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
 
@@ -53,10 +55,12 @@ def compile(
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits, those of small public factors with up to 3 frac_bits; `truncate_outputs` cuts them to frac_bits
     first, for one more round.
-    `protocol` is what runs the program: "masked", this project's engine, or "crypten" (docs/crypten.md).
+    `protocol` is what runs the program: "masked", this project's engine, "paillier" (docs/encrypted-graphs.md), or
+    "crypten" (docs/crypten.md). Further options are those of the protocol.
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
+    _check_options(protocol, options)
     examples = _as_examples(example_inputs)
     example_inputs = tuple(examples.values()) if isinstance(examples, Mapping) else examples
     owners = _owners(inputs, examples)
@@ -74,8 +78,28 @@ def compile(
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
     shapes = tuple(tuple(x.shape) for x in example_inputs)
     header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to))
-    program = compiler.assemble(header, lowered, model, examples, truncate_outputs)
+    program = compiler.assemble(header, lowered, model, examples, truncate_outputs, reveal, **options)
     return replace(program, reveal=reveal, captured=captured)
+
+
+def compile_again(program: Program, protocol: str) -> Program:
+    """The model of a compiled program for another protocol. Raises what `compile` does."""
+    header = program.header
+    if program.model is None:
+        raise InputError(
+            explain(
+                "this program was read from a file, and only its model can be compiled for another protocol",
+                fix="give the script that compiles it",
+            )
+        )
+    return compile(
+        program.model, program.examples, weights=_as_given(header.weights), inputs=header.inputs, outputs=header.outputs,
+        parties=header.parties, reveal=program.reveal, frac_bits=header.frac_bits, width=header.width, protocol=protocol,
+    )  # fmt: skip
+
+
+def _as_given(weights: Weights) -> str | dict[str, str]:
+    return weights if isinstance(weights, str) else dict(weights)
 
 
 def check(model: torch.nn.Module, example_inputs: Examples, *, protocol: str = "masked") -> Report:
@@ -104,6 +128,15 @@ def _owners(inputs: str | Sequence[str] | Mapping[str, str], examples: Examples)
     if not isinstance(examples, Mapping) or set(inputs) != set(examples):
         raise CompileError("inputs names owners by the names of inputs: give example_inputs as a dict with the same names")
     return [inputs[name] for name in examples]
+
+
+def _check_options(protocol: str, options: dict[str, Any]) -> None:
+    """Options of other protocols, and of none, are a mistake in the call. Raises TypeError."""
+    known = parts_of(protocol).options
+    if unknown := [name for name in options if name not in known]:
+        owners = [other for other, parts in PROTOCOLS.items() if unknown[0] in parts.options]
+        where = f"; it is one of protocol={owners[0]!r}" if owners else ""
+        raise TypeError(f"compile() got an unexpected argument {unknown[0]!r}{where}")
 
 
 def _report(model: torch.nn.Module, lowered: Lowered) -> Report:

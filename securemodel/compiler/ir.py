@@ -10,7 +10,7 @@ Forms of a node's value
 Operators (docs/architecture.md, "The secure graph", says what each computes)
   float side    placeholder, float
   talk          input, mask, mask_bits, reveal
-  local         own, encode, public_masked, public_additive, to_additive, xor, linear
+  local         own, encode, public_masked, public_additive, to_additive, xor, linear, owned_layer
   gates         the keys of protocols.gates.GATES
   only before masks are placed: bilinear with float operands, rescale, factor, is_negative, select
 """

@@ -30,7 +30,7 @@ def _name(graph: Graph, node: Node, names: list[str]) -> str:
         return names[node.args[0]]  # elements that only move stay where they were computed
     if node.source:
         return layer_of(node.source)
-    if node.op in ("bilinear", "bilinear_public"):
+    if node.op in ("bilinear", "bilinear_public", "owned_layer"):
         return f"%{node.id} {node.attrs['kind']}"
     if node.op == "square":
         return f"%{node.id} square"

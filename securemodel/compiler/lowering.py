@@ -85,12 +85,12 @@ def lower_model(
             try:
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:
-                name, supported = str(node.target), page(node.target)
+                name, supported = str(node.target), page(node.target) if secure is None else ""
                 problems.append(Problem(name, g.source, problem.reason, problem.remedy, supported))
                 env[node] = _stand_in(g, node.meta.get("val"))
             if isinstance(env[node], Value) and env[node].secret:
                 g.computes(env[node], node.name)
-            if node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
+            if secure is None and node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
                 approximated[page(node.target)] = None
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
@@ -144,7 +144,7 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
-        return _in_the_clear(g, node, args, kwargs)
+        return in_the_clear(g, node, args, kwargs)
     return secure(g, node, args, kwargs)
 
 
@@ -208,7 +208,7 @@ def _evaluated(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Val
         raise CannotLower(reason, "use torch.where, or positions written in the model's code") from problem
 
 
-def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
+def in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
     made = node.meta.get("val")
     if _sizes_depend_on_values(made):
@@ -224,4 +224,7 @@ def _in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> 
     return g.float(node.target, *args, shape=made.shape, integer=integer, **kwargs)
 
 
-__all__ = ["PUBLIC", "Lowered", "Secure", "check_arguments", "lower_model", "pool_before_activation"]
+__all__ = [
+    "PUBLIC", "Lowered", "Secure", "check_arguments", "in_the_clear", "lower_model", "pool_before_activation",
+    "secure_version",
+]  # fmt: skip

@@ -9,9 +9,17 @@ from typing import Any
 import torch
 
 from securemodel.compiler.builder import Builder, FloatCall, Value
+from securemodel.compiler.capture import Examples
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
-from securemodel.compiler.passes import fold_owner_scales, order_nodes, place_masks, place_truncations
+from securemodel.compiler.passes import (
+    fold_owner_scales,
+    mark_owned_layers,
+    order_nodes,
+    place_masks,
+    place_truncations,
+)
+from securemodel.compiler.postprocess import Reveal
 from securemodel.program import Program
 
 lower = lower_model
@@ -21,25 +29,31 @@ def assemble(
     header: Header,
     lowered: Lowered,
     model: torch.nn.Module,
-    examples: tuple[torch.Tensor, ...],
+    examples: Examples,
     truncate_outputs: bool = False,
+    reveal: Reveal = "all",
 ) -> Program:
     """The program of a lowered model."""
+    return Program(header, *run_passes(header, lowered, truncate_outputs), model, examples)
+
+
+def run_passes(
+    header: Header, lowered: Lowered, truncate_outputs: bool, owned_layers: dict[str, Any] | None = None
+) -> tuple[Graph, dict[int, FloatCall]]:
+    """The runnable graph of a lowered model, and the calls of its float nodes.
+
+    With `owned_layers`, layers whose weights one party owns become `owned_layer` nodes with these attributes.
+    """
     if truncate_outputs:
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
         lowered = replace(lowered, outputs=outs)
     to, parties = list(header.outputs), len(header.parties)
-    graph, calls = _run_passes(lowered, to, header.frac_bits, header.width, parties)
-    return Program(header, graph, calls, model, examples)
-
-
-def _run_passes(
-    lowered: Lowered, to: list[str], frac_bits: int, width: int, parties: int
-) -> tuple[Graph, dict[int, FloatCall]]:
     builder = lowered.builder
     replaced = fold_owner_scales(builder)
     outputs = [replaced.get(v.id, v.id) for v in lowered.outputs]
-    scaled = place_truncations(builder.graph, outputs, to, replaced, frac_bits, width)
+    scaled = place_truncations(builder.graph, outputs, to, replaced, header.frac_bits, header.width)
+    if owned_layers is not None:
+        mark_owned_layers(scaled, header.weights, owned_layers)
     floats, float_ids = _copy_floats(builder)
     masked = place_masks(scaled, floats, float_ids, parties)
     _mark_types(masked, lowered.dtypes)

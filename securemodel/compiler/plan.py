@@ -206,16 +206,21 @@ class Plan:
         return plan_text(self)
 
 
+def find_network(network: str | Network) -> Network:
+    """A network by its name in NETWORKS, or as given. Raises InputError for an unknown one."""
+    if not isinstance(network, str):
+        return network
+    if network not in NETWORKS:
+        raise InputError(
+            f"no network is called {network!r}: use {', '.join(map(repr, NETWORKS))}, or "
+            "securemodel.compiler.plan.Network(bandwidth=bits per second, latency=seconds one way)"
+        )
+    return NETWORKS[network]
+
+
 def make_plan(program: Program, network: str | Network = "lan", machine: Machine | None = None) -> Plan:
     """The plan of a program, compiled or read from a file. Raises InputError for an unknown network."""
-    graph, parties = program.graph, program.parties
-    if isinstance(network, str):
-        if network not in NETWORKS:
-            raise InputError(
-                f"no network is called {network!r}: use {', '.join(map(repr, NETWORKS))}, or "
-                "securemodel.compiler.plan.Network(bandwidth=bits per second, latency=seconds one way)"
-            )
-        network = NETWORKS[network]
+    graph, parties, network = program.graph, program.parties, find_network(network)
     machine = machine or Machine()
     layers = _layers(graph, parties, False)
     load = sum((layer.cost for layer in _layers(graph, parties, True)), _nothing(parties))

@@ -90,6 +90,8 @@ def _products(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> tu
     """(online, prepared) multiply-adds of one party."""
     if node.op == "square":
         return numel(node.shape) * (first + have[node.args[0]]), 0
+    if node.op == "owned_layer":  # its owner's alone, which by default is first
+        return _bilinear_count(graph, node) * first, 0
     if node.op not in ("bilinear", "bilinear_public"):
         return 0, 0
     x, y = node.args

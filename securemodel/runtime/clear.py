@@ -74,6 +74,10 @@ class ClearSide:
         self._inputs = inputs
         self._values = {i: v for i, v in self._values.items() if self._program.graph[i].load}
 
+    def give(self, node_id: int, value: torch.Tensor) -> None:
+        """A value that this party got in the run, for what it computes from it."""
+        self._values[node_id] = value
+
     def value(self, node_id: int) -> torch.Tensor:
         """The value of a float node that this party may compute."""
         if node_id in self._values:

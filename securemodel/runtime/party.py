@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -50,6 +50,12 @@ class Rows:
     left: int = 0
 
 
+class OwnedLayers(Protocol):
+    """What computes layers whose weights one party holds in the clear; prepared before the run."""
+
+    def share(self, epoch: int, node: Node, x: Masked) -> torch.Tensor: ...
+
+
 class OnlineParty:
     """Runs a program's phases as coroutines: each `yield` is a round, and is answered with what was received."""
 
@@ -63,11 +69,12 @@ class OnlineParty:
         self._graph = graph
         self._steps = {load: steps(graph, load) for load in (True, False)}
         self._done = {load: last_uses(graph, load) for load in (True, False)}
-        _check_runnable(program)
-        self._digest = b""
+        check_runnable(program)
+        self._digest, self._epoch = b"", 0
         self._loaded: dict[int, Any] = {}
         self.loaded_operands: dict[int, LoadedOperand] = {}
         self.clear = ClearSide(program, me)
+        self.layers: OwnedLayers | None = None
         self.inputs_shared_at = self.result_shared_at = 0.0
 
     # ---- phases
@@ -89,7 +96,7 @@ class OnlineParty:
 
     def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):
         env: dict[int, Any] = dict(self._loaded)
-        self._digest = self.clear.agreed_digest(load)
+        self._digest, self._epoch = self.clear.agreed_digest(load), epoch
         done, first = self._done[load], True
         for index, step in enumerate(self._steps[load]):
             for node in step.local:
@@ -282,6 +289,9 @@ class OnlineParty:
             return add_shares(*operands)
         return linear.apply(kind, operands, attrs, [self._graph[a].shape for a in node.args], node.shape)
 
+    def _do_owned_layer(self, node: Node, env: dict, take) -> torch.Tensor:
+        return self.layers.share(self._epoch, node, env[node.args[0]])
+
     def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:
         x, y = (env[a] for a in node.args)
         if x is None:
@@ -290,7 +300,7 @@ class OnlineParty:
         return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
 
 
-def _check_runnable(program: Program) -> None:
+def check_runnable(program: Program) -> None:
     """A program that was read from a file lacks the calls that its owners make in the clear. Raises InputError."""
     if any(node.op == "float" and node.id not in program.calls for node in program.graph.nodes):
         raise InputError(
@@ -325,4 +335,4 @@ def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
     return out
 
 
-__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk"]
+__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk", "check_runnable"]

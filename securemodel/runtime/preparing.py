@@ -75,6 +75,18 @@ class Preparing:
             for value in self._done[load].get(node.id, ()):
                 lams.pop(value, None)
 
+    def masks(self, epoch: int, wanted: frozenset[int], loaded: dict[int, LoadedOperand]) -> dict[int, torch.Tensor | None]:
+        """This party's shares of the masks of some values of a run, None for zero."""
+        lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
+        needed = set(wanted)
+        for node in reversed(self._graph.nodes):
+            if node.id in needed and node.op in ("linear", "xor"):
+                needed.update(node.args)
+        for node in self._graph.nodes:
+            if node.id in needed and not node.load:
+                lams[node.id] = self._mask(node, lams, epoch)
+        return {i: lams[i] for i in wanted}
+
     def _mask(self, node: Node, lams: dict, epoch: int) -> torch.Tensor | None:
         if node.op == "mask" or (node.op == "input" and node.owner == self._me):
             return mask_share(self._stream, epoch, node.id, node.shape)

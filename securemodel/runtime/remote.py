@@ -14,7 +14,7 @@ import torch
 from protocols import identity, kernels
 from protocols.channel import Channel, Label, Link, Purpose, dial
 from protocols.channel import connect as connect_channel
-from protocols.errors import summary
+from protocols.errors import explain, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
 from securemodel.backends.table import part_of
@@ -37,6 +37,7 @@ from securemodel.runtime.sources import DealerSource, NoSource, largest_message
 from securemodel.runtime.store import Store, StoreSource
 
 ENV_ME, ENV_CONFIG, ENV_STORE = "SECUREMODEL_ME", "SECUREMODEL_CONFIG", "SECUREMODEL_STORE"
+ENV_PAILLIER_KEY = "SECUREMODEL_PAILLIER_KEY"
 _AHEAD_BYTES = 256 << 20
 _STOP_S = 2.0  # longest wait for the preparing thread, before and after its source is cut off
 
@@ -148,6 +149,7 @@ class RemoteSession(Session):
         submit = functools.partial(self._submit_up_to, self._runs)
         if not self.deal_after_inputs:
             submit()
+        self._before_run(epoch)
         self._party.clear.set_inputs(inputs)
         result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel, submit)
         self._dealt_total += self.dealt_bytes.pop(epoch, 0)
@@ -242,17 +244,20 @@ def connect(
     store: str | Path | None = None,
     ahead: bool = True,
     insecure_plain: bool = False,
+    paillier_key: str | Path | None = None,
 ) -> Session:
     """Connects this party with the others and returns its end of the session.
 
     The same script runs at every party; `me` and `config` (a parties file) come from the command line
     `securemodel run` unless given. With `store`, preprocessing made by `securemodel prepare` is used instead
     of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
-    measurements on one host only.
+    measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
+    "paillier", which otherwise makes one for the session.
 
     Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
-    options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain}
+    paillier_key = paillier_key or os.environ.get(ENV_PAILLIER_KEY)
+    options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
     return part_of(program.protocol, "remote").open_connection(program, me, config, **options)
 
 
@@ -264,12 +269,34 @@ def open_connection(
     store: str | Path | None,
     ahead: bool,
     insecure_plain: bool,
+    paillier_key: str | Path | None,
 ) -> RemoteSession:
     """What `connect` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
+    store = store or os.environ.get(ENV_STORE)
+    if paillier_key:
+        raise ConfigError(
+            explain(
+                "the masked engine uses no Paillier key",
+                fix='leave out paillier_key, or compile with protocol="paillier"',
+            )
+        )
+    me, config, own = place(program, me, config, insecure_plain)
+    opened = Store.open(Path(store), program, me) if store else None
+    try:
+        return meet(program, me, config, own, opened, ahead, insecure_plain)
+    except BaseException:
+        if opened:
+            opened.close()
+        raise
+
+
+def place(
+    program: Program, me: str | None, config: str | Path | PartiesConfig | None, insecure_plain: bool
+) -> tuple[str, PartiesConfig, Identity | None]:
+    """Who this process is, where the others are, and its identity. Raises ConfigError."""
     me = me or os.environ.get(ENV_ME)
     config = config or os.environ.get(ENV_CONFIG)
-    store = store or os.environ.get(ENV_STORE)
     if not me or not config:
         raise ConfigError(
             "connect() does not know who this process is. Start the script with "
@@ -279,17 +306,10 @@ def open_connection(
     if not isinstance(config, PartiesConfig):
         config = identity.load_config(config)
     _check_parties(program, me, config)
-    own = _own_identity(config, insecure_plain)
-    opened = Store.open(Path(store), program, me) if store else None
-    try:
-        return _meet(program, me, config, own, opened, ahead, insecure_plain)
-    except BaseException:
-        if opened:
-            opened.close()
-        raise
+    return me, config, _own_identity(config, insecure_plain)
 
 
-def _meet(
+def meet(
     program: Program,
     me: str,
     config: PartiesConfig,
@@ -297,8 +317,10 @@ def _meet(
     store: Store | None,
     ahead: bool,
     insecure_plain: bool,
+    kind: type[RemoteSession] | None = None,
 ) -> RemoteSession:
-    """Connects, compares what the parties run, and gets this party's key."""
+    """Connects, compares what the parties run, and gets this party's key. `kind` is the session to make."""
+    kind = kind or RemoteSession
     channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
     link = None
     try:
@@ -306,11 +328,11 @@ def _meet(
         last = program.parties[-1] == me
         if store:
             source = StoreSource(store) if last else NoSource()
-            return RemoteSession(program, me, channel, store.key(), source, pairs=pairs, store=store, ahead=ahead)
+            return kind(program, me, channel, store.key(), source, pairs=pairs, store=store, ahead=ahead)
         link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
         key = _introduce(program, link)
         source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
-        return RemoteSession(program, me, channel, key, source, pairs=pairs, ahead=ahead)
+        return kind(program, me, channel, key, source, pairs=pairs, ahead=ahead)
     except BaseException as error:
         reason = public_reason(error, me)
         channel.abort(reason)
@@ -343,4 +365,7 @@ def _introduce(program: Program, link: Link) -> bytes:
     return link.receive(Label(0, 0, Purpose.SEED), 32).numpy().tobytes()
 
 
-__all__ = ["ENV_CONFIG", "ENV_ME", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one", "open_connection"]
+__all__ = [
+    "ENV_CONFIG", "ENV_ME", "ENV_PAILLIER_KEY", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one",
+    "meet", "open_connection", "place", "public_reason",
+]  # fmt: skip

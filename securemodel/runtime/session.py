@@ -225,6 +225,9 @@ class Session(ABC):
     @abstractmethod
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list: ...
 
+    def _before_run(self, epoch: int) -> None:
+        """What the parties have to exchange before a run's inputs are shared; nothing here."""
+
     @abstractmethod
     def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
         """One run of the compiled number of rows; (outputs, the rows that all parties agree on)."""
@@ -368,6 +371,7 @@ class LocalSession(Session):
     def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
         epoch, owners = epoch_number(self._loads - 1, self._runs), self.program.header.inputs
+        self._before_run(epoch)
         runs, takes = {}, self._takes(epoch, False)
         for name, party in self._parties.items():
             owned = [x if owner in (name, "public") else None for x, owner in zip(inputs, owners, strict=True)]

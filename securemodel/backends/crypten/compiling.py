@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,11 @@ from securemodel.backends.crypten.operators import OPERATORS
 from securemodel.backends.crypten.operators.arithmetic import FORBIDDEN
 from securemodel.backends.crypten.program import CryptenProgram, trust
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
-from securemodel.compiler.capture import Captured
+from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
+from securemodel.compiler.owners import Weights
+from securemodel.compiler.postprocess import Reveal
 from securemodel.errors import CompileError, InsecureBackendWarning
 
 aten = torch.ops.aten
@@ -115,13 +117,13 @@ SPECIAL: dict[Any, Callable] = {
 """Operators of which an owner computes a part before it is shared."""
 
 
-def lower(captured: Captured, weights: str, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
+def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
     """Records every operator; collects what CrypTen lacks instead of stopping at the first."""
     calls = Calls()
     lowered = lower_model(captured, weights, owners, frac_bits, calls)
     if not lowered.problems:
         outputs = tuple(calls.share(lowered.builder, v) for v in lowered.outputs)
-        lowered = Lowered(lowered.builder, outputs, lowered.dtypes, (), lowered.operators)
+        lowered = replace(lowered, outputs=outputs)
     return lowered
 
 
@@ -129,8 +131,9 @@ def assemble(
     header: Header,
     lowered: Lowered,
     model: torch.nn.Module,
-    examples: tuple[torch.Tensor, ...],
+    examples: Examples,
     truncate_outputs: bool = False,
+    reveal: Reveal = "all",
 ) -> CryptenProgram:
     """The program of a lowered model; warns of what CrypTen does not protect.
 

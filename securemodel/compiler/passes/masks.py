@@ -32,7 +32,7 @@ def _masked_operands(graph: Graph, node: Node) -> tuple[int, ...]:
         return node.args
     if node.op == "select":
         return (_selected(graph, node).id,)
-    return ()
+    return node.args[:1] if node.op == "owned_layer" else ()
 
 
 def _selected(graph: Graph, node: Node) -> Node:
@@ -210,6 +210,12 @@ class _Pass:
             return self._public_product(node, self.additive(y), self._encode(self.old[x]), True)
         return self._add(node, "bilinear", [self.masked(x), self.masked(y)], "additive", attrs=node.attrs)
 
+    def _compute_owned_layer(self, node: Node) -> int:
+        x, y = node.args
+        weights = self.floats[self.old[y].attrs["float"]]
+        attrs = {**node.attrs, "weight_frac": self.old[y].frac}
+        return self._add(node, "owned_layer", [self.masked(x), weights], "additive", attrs=attrs, owner=node.owner)
+
     def _public_product(self, node: Node, secret: int, public: int, swapped: bool) -> int:
         attrs = {**node.attrs, "swapped": swapped}
         return self._add(node, "bilinear_public", [secret, public], "additive", attrs=attrs)
@@ -261,6 +267,20 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     masks.keep_marks()
     narrow_masks(masks.new)
     return masks.new
+
+
+def mark_owned_layers(graph: Graph, owner: str, settings: dict[str, object]) -> None:
+    """Turns products of a secret by weights that one party holds in the clear into `owned_layer` nodes.
+
+    These are linear layers and convolutions; other products stay as they are. `settings` become attributes.
+    """
+    for node in graph.nodes:
+        if node.op != "bilinear" or node.attrs["kind"] not in ("matmul", "conv1d", "conv2d"):
+            continue
+        y = graph[node.args[1]]
+        flat = node.attrs["kind"] != "matmul" or len(y.shape) == 2
+        if flat and y.op == "share" and y.load and y.owner == owner:
+            node.op, node.owner, node.attrs = "owned_layer", owner, {**node.attrs, **settings}
 
 
 def narrow_masks(graph: Graph) -> None:

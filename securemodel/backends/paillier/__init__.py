@@ -1,0 +1,1 @@
+"""Linear models on numbers encrypted under the client's Paillier key: two parties, no dealer."""

@@ -1,0 +1,123 @@
+"""Sessions of deep models: those of the masked engine, with the gates' two messages before each run."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from protocols.channel import Label, Purpose
+from protocols.errors import BadFrame, ProtocolError, explain
+from protocols.paillier import PrivateKey
+from securemodel.backends.paillier.deep import DeepProgram
+from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
+from securemodel.backends.paillier.party import KEY_LABEL, key_bytes, key_text, read_key, reason_of
+from securemodel.runtime.party import OnlineParty, Talk
+from securemodel.runtime.preparing import Preparing
+from securemodel.runtime.remote import RemoteSession, drive_one
+from securemodel.runtime.session import LocalSession, drive
+
+
+class _Exchange:
+    """One party's half of the gates' two messages."""
+
+    def __init__(self, party: OnlineParty, preparing: Preparing, layers: ClientLayers | OwnerLayers) -> None:
+        self.layers, self._party, self._preparing = layers, party, preparing
+        self._peer = party.peers[0]
+        self._wanted = frozenset(node.args[0] for node in layers.nodes)
+        party.layers = layers
+
+    def walk(self, epoch: int):
+        """Prepares a run: request and answer."""
+        labels = [Label(epoch, step, Purpose.TRANSFER) for step in (0, 1)]
+        if isinstance(self.layers, ClientLayers):
+            masks = self._preparing.masks(epoch, self._wanted, self._party.loaded_operands)
+            yield Talk(labels[0], {self._peer: [self.layers.request(epoch, masks)]}, {})
+            received = yield Talk(labels[1], {}, {self._peer: self.layers.reply_bytes})
+            with _blaming(self._peer, epoch):
+                self.layers.finish(epoch, received[self._peer].numpy().tobytes())
+        else:
+            received = yield Talk(labels[0], {}, {self._peer: self.layers.request_bytes})
+            with _blaming(self._peer, epoch):
+                reply = self.layers.reply(epoch, received[self._peer].numpy().tobytes())
+            yield Talk(labels[1], {self._peer: [reply]}, {})
+
+
+@contextmanager
+def _blaming(peer: str, epoch: int):
+    """Errors of a message name the party it came from."""
+    try:
+        yield
+    except ProtocolError as error:
+        text = explain(f"party {peer!r} sent a message that cannot be used", where=f"layers of run {epoch}",
+                       why=reason_of(error), fix="start all parties again; if it happens again, do not trust the link or the peer")  # fmt: skip
+        raise BadFrame(peer, text) from None
+
+
+class LocalDeepSession(LocalSession):
+    """All parties and the dealer in this process."""
+
+    def __init__(self, program: DeepProgram, key: PrivateKey) -> None:
+        super().__init__(program)
+        nonce = os.urandom(32)
+        made: dict[str, Any] = {
+            program.client: ClientLayers(program, nonce, key),
+            program.server: OwnerLayers(program, nonce),
+        }
+        made[program.server].key = key.public
+        self._exchanges = {n: _Exchange(p, self._preparing[n], made[n]) for n, p in self._parties.items()}
+
+    def _load(self, model: torch.nn.Module | None) -> None:
+        self._exchanges[self.program.server].layers.load(model)
+        super()._load(model)
+
+    def _before_run(self, epoch: int) -> None:
+        drive({name: exchange.walk(epoch) for name, exchange in self._exchanges.items()}, self.channels)
+
+
+class RemoteDeepSession(RemoteSession):
+    """One party's end of a session between processes. `take_key` comes before everything else."""
+
+    def take_key(self, key: PrivateKey | None) -> None:
+        """Sends the client's public key, or receives it at the weights' owner."""
+        program, peer = self.program, self._party.peers[0]
+        size = key_bytes(program.settings["key_bits"])
+        if key is not None:
+            layers: ClientLayers | OwnerLayers = ClientLayers(program, self.channel.session, key)
+            self.channel.exchange(KEY_LABEL, {peer: [key_text(key, size)]}, {})
+        else:
+            layers = OwnerLayers(program, self.channel.session)
+            received = self.channel.exchange(KEY_LABEL, {}, {peer: size})
+            layers.key = read_key(received[peer].numpy().tobytes(), peer, program.settings)
+        self._exchange, self._ready = _Exchange(self._party, self._preparing, layers), 0
+
+    def prepare(self) -> None:
+        """Runs the gates for the next run before its input is known. Every party calls it at the same time."""
+        self._check_open()
+        if not self._loaded:
+            self.load(self.program, self.program.model)
+        try:
+            self._before_run(self._epoch(self._runs + 1))
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _load(self, model: torch.nn.Module | None) -> None:
+        self._ready = 0
+        if isinstance(self._exchange.layers, OwnerLayers):
+            try:
+                self._exchange.layers.load(model)
+            except BaseException as error:
+                self._fail(error)
+                raise
+        super()._load(model)
+
+    def _before_run(self, epoch: int) -> None:
+        if self._ready != epoch:
+            drive_one(self._exchange.walk(epoch), self.channel)
+            self._ready = epoch
+
+
+__all__ = ["LocalDeepSession", "RemoteDeepSession"]
