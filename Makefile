@@ -61,7 +61,7 @@ $(INSTALLED): $(SOURCES) | $(BIN)/python
 	@$(BIN)/python -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 22)' || \
 	    $(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,examples]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,examples,text,paillier]"
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

@@ -28,6 +28,10 @@ FLAT, SQUARE, IMAGE, SEQUENCE = (1024,), (32, 32), (1, 4, 16, 16), (1, 16, 64)
 aten = torch.ops.aten
 
 
+PLACES = torch.tensor([3, 1, 0, 2])
+MASK = torch.arange(32) % 3 == 0
+
+
 def _convolution(kind: type, **options) -> nn.Module:
     return kind(4, 4, 3, **options)
 
@@ -101,6 +105,39 @@ CASES: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "diagonal": (_taken("diagonal"), SQUARE),
     "unfold": (_taken("unfold", 0, 2, 2), SQUARE),
     "repeat_interleave": (_taken("repeat_interleave", 2), FLAT),
+    "cummax": (lambda x: x.cummax(-1)[0], SQUARE),
+    "cummin": (lambda x: x.cummin(-1)[0], SQUARE),
+    "cumprod": (_taken("cumprod", -1), SQUARE),
+    "index": (lambda x: x[:, PLACES], SQUARE),
+    "index_select": (lambda x: x.index_select(1, PLACES), SQUARE),
+    "gather": (lambda x: x.gather(1, PLACES.expand(32, 4)), SQUARE),
+    "masked_select": (lambda x: x.masked_select(MASK), SQUARE),
+    "as_strided": (lambda x: x.as_strided((8, 8), (4, 1)), SQUARE),
+    "select_scatter": (lambda x: x.select_scatter(x[0], 0, 1), SQUARE),
+    "scatter": (lambda x: x.scatter(1, PLACES.expand(32, 4), x), SQUARE),
+    "scatter_add": (lambda x: x.scatter_add(1, PLACES.expand(32, 4), x), SQUARE),
+    "scatter_reduce": (lambda x: x.scatter_reduce(1, PLACES.expand(32, 4), x, "sum"), SQUARE),
+    "masked_scatter": (lambda x: x.masked_scatter(MASK, x), SQUARE),
+    "index_put": (lambda x: x.index_put((PLACES,), x[:4]), SQUARE),
+    "addmv": (lambda x: torch.addmv(x[0], x, x[1]), SQUARE),
+    "addbmm": (lambda x: torch.addbmm(x, x[None], x[None]), SQUARE),
+    "baddbmm": (lambda x: torch.baddbmm(x[None], x[None], x[None]), SQUARE),
+    "bilinear": (lambda x: F.bilinear(x, x, x[None]), SQUARE),
+    "native_layer_norm": (nn.LayerNorm(32), SQUARE),
+    "_native_batch_norm_legit": (nn.BatchNorm2d(4, track_running_stats=False), IMAGE),
+    "pdist": (F.pdist, SQUARE),
+    "avg_pool3d": (nn.AvgPool3d(2), (1, 1, 4, 16, 16)),
+    "topk": (_taken("topk", 4), SQUARE),
+    "max": (lambda x: x.max(-1)[0], SQUARE),
+    "min": (lambda x: x.min(-1)[0], SQUARE),
+    "kthvalue": (lambda x: x.kthvalue(4)[0], SQUARE),
+    "median": (lambda x: x.median(-1)[0], SQUARE),
+    "sort": (_taken("sort"), SQUARE),
+    "argsort": (_taken("argsort"), SQUARE),
+    "_upsample_bilinear2d_aa": (lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True), IMAGE),
+    "_upsample_bicubic2d_aa": (lambda x: F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True), IMAGE),
+    "im2col": (lambda x: F.unfold(x, 3), IMAGE),
+    "col2im": (lambda x: F.fold(x, (9, 9), 2), SEQUENCE),
     "scaled_dot_product_attention": (lambda x: F.scaled_dot_product_attention(x, x, x), SEQUENCE),
     "masked_fill": (lambda x: x.masked_fill(x > 0, 2.0), FLAT),
     "where": (lambda x: torch.where(x > 0, x, -x), FLAT),
@@ -258,7 +295,9 @@ of operators and the tests; a test compares it with them. `securemodel check` sa
   elements (rows of 32, images of 16 x 16 with 4 channels, sequences of 16 steps with 64 features) whose operands are
   shares that nobody has opened yet. What a party sends to the other, and the dealer to the last party. Weights are
   loaded. Openings that other operators need too, and rounds of independent operators, are shared: the cost of a model
-  is what its [plan](costs.md) says, and less than a sum of these.
+  is what its [plan](costs.md) says, and less than a sum of these. Where positions can be public or secret, the cost is
+  that of public ones; a secret position in a table of K entries is the opening of a number, K numbers dealt, and a
+  product with K secret numbers ([protocol](protocol.md#10-tables-and-splines)).
 
 {sections}
 """
