@@ -11,7 +11,13 @@ import torch
 from securemodel.compiler.builder import Builder, FloatCall, Value
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
-from securemodel.compiler.passes import fold_owner_scales, mark_owned_layers, order_nodes, place_masks, place_truncations
+from securemodel.compiler.passes import (
+    fold_owner_scales,
+    mark_owned_layers,
+    order_nodes,
+    place_masks,
+    place_truncations,
+)
 from securemodel.program import Program
 
 lower = lower_model

@@ -150,10 +150,10 @@ class DeepPlan:
         named = lambda counts: ", ".join(f"{name} {bytes_text(count)}" for name, count in counts.items())
         lines = [
             f"program {self.digest[:12]} for Paillier and the masked engine, key of {self.key_bits} bits at {self.client}",
-            f"ahead of the input, each run: {self.client} sends {bytes_text(self.request_bytes + HEADER_BYTES)}, "
-            f"{self.server} {bytes_text(self.reply_bytes + HEADER_BYTES)}, about {seconds_text(self.preparing_seconds)}",
-            f"one run, this included: rounds {self.rounds}; sends: {named(self.sent_bytes)}; "
-            f"about {seconds_text(self.seconds)}",
+            (f"ahead of the input, each run: {self.client} sends {bytes_text(self.request_bytes + HEADER_BYTES)}, "
+            f"{self.server} {bytes_text(self.reply_bytes + HEADER_BYTES)}, about {seconds_text(self.preparing_seconds)}"),
+            (f"one run, this included: rounds {self.rounds}; sends: {named(self.sent_bytes)}; "
+            f"about {seconds_text(self.seconds)}"),
             f"opening a session, once: {bytes_text(self.opening_bytes)}",
             "",
             "the online part:",

@@ -13,7 +13,7 @@ from protocols.errors import BadFrame, ProtocolError, explain
 from protocols.paillier import PrivateKey
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
-from securemodel.backends.paillier.party import KEY_LABEL, key_bytes, key_text, reason_of, read_key
+from securemodel.backends.paillier.party import KEY_LABEL, key_bytes, key_text, read_key, reason_of
 from securemodel.runtime.party import OnlineParty, Talk
 from securemodel.runtime.preparing import Preparing
 from securemodel.runtime.remote import RemoteSession, drive_one
@@ -82,6 +82,13 @@ class RemoteDeepSession(RemoteSession):
 
     def take_key(self, key: PrivateKey | None) -> None:
         """Sends the client's public key, or receives it at the weights' owner."""
+        try:
+            self._exchange_key(key)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _exchange_key(self, key: PrivateKey | None) -> None:
         program, peer = self.program, self._party.peers[0]
         size = key_bytes(program.settings["key_bits"])
         if key is not None:

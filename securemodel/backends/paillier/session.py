@@ -132,7 +132,7 @@ class RemotePaillierSession(Session):
             self._release()
 
     def _release(self) -> None:
-        if self._party.pool:
+        if self._party.pool is not None:
             self._party.pool.close()
 
 
