@@ -22,7 +22,7 @@ from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, va
 from securemodel.compiler.capture import Captured, capture
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
-from securemodel.compiler.rows import rows_are_independent
+from securemodel.compiler.rows import rows_stand_alone
 from securemodel.errors import CompileError
 
 aten = torch.ops.aten
@@ -177,7 +177,7 @@ def assemble(
             return deep
         raise CompileError(explain("no layer has weights of one party in the clear", fix="leave out protocol="))
     _check_linear(header, client)
-    rows = examples[0].shape[0] if len(examples[0].shape) and rows_are_independent(model, examples) else 1
+    rows = examples[0].shape[0] if rows_stand_alone(model, examples) else 1
     if rows > 1:
         lowered = lower(capture(model, tuple(x[:1] for x in examples)), header.weights, header.inputs, header.frac_bits)
     graph = lowered.builder.graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ from securemodel.runtime.agree import agree
 from securemodel.runtime.party import Rows
 from securemodel.runtime.remote import drive_one, meet, place, public_reason
 from securemodel.runtime.session import Session, batches, drive, epoch_number, joined, split_rows
+
+_MOST_FACTORS = 4096
 
 
 class LocalPaillierSession(Session):
@@ -78,7 +80,7 @@ class RemotePaillierSession(Session):
         if ahead:
             shape = program.shape
             mine = shape.groups * shape.inputs if isinstance(party, Client) else shape.reply_cells
-            party.pool = BlindingPool(party.key, mine, mine)
+            party.pool = BlindingPool(party.key, min(mine, _MOST_FACTORS))
 
     def _load(self, model: torch.nn.Module | None) -> None:
         try:
@@ -93,18 +95,13 @@ class RemotePaillierSession(Session):
             raise
 
     def _run(self, inputs: Inputs) -> list:
-        header, results, counted = self.program.header, [], []
+        results: list[list] = []
+        counted: list[Rows] = []
         try:
-            mine = [owner in (self.me, "public") for owner in header.inputs]
-            total = split_rows(inputs, self.program, mine)
-            owned = _owned(inputs, header.inputs, self.me)
-            parts = batches(owned, header.input_shapes, total) if any(mine) else None
-            while parts or not counted or counted[-1].left:
-                part, rows = next(parts, (None, Rows())) if parts else (owned, Rows())
-                if part is None:
-                    break
+            for part, rows in self._parts(inputs, counted):
                 self._runs += 1
-                outputs, agreed = drive_one(self._walk(part, rows), self.channel)
+                walk = self._party.run(epoch_number(self._loads - 1, self._runs), part, rows)
+                outputs, agreed = drive_one(walk, self.channel)
                 results.append(outputs)
                 counted.append(agreed)
             return joined(results, counted, self.program)
@@ -112,8 +109,16 @@ class RemotePaillierSession(Session):
             self._fail(error)
             raise
 
-    def _walk(self, part: Inputs, rows: Rows):
-        return self._party.run(epoch_number(self._loads - 1, self._runs), part, rows)
+    def _parts(self, inputs: Inputs, counted: list[Rows]) -> Iterator[tuple[Inputs, Rows]]:
+        """This party's inputs in batches; without any, as many times nothing as the client announces batches."""
+        header = self.program.header
+        mine = [owner in (self.me, "public") for owner in header.inputs]
+        total, owned = split_rows(inputs, self.program, mine), _owned(inputs, header.inputs, self.me)
+        if any(mine):
+            yield from batches(owned, header.input_shapes, total)
+            return
+        while not counted or counted[-1].left:
+            yield owned, Rows()
 
     def _counts(self) -> tuple[int, dict[str, int], int]:
         stats = self.channel.stats
