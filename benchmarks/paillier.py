@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,9 +23,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import securemodel
 from benchmarks.measure import machine
+from benchmarks.models import lenet5
 from protocols import paillier
 from protocols.kernels import residues
+from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,47 @@ def logistic_regression(bits: int, phe: object, measured: int, repeat: int) -> R
     return Row(bits, "logistic regression 569x30", spent, other, f"phe: {len(x)} times the fastest of {measured} rows")
 
 
+def lenet(bits: int, repeat: int) -> Row:
+    """LeNet-5 on one image: linear layers by the Paillier gate, the rest by the masked engine; all in this process.
+
+    The note says where the time of the gates goes, which need no input; the rest is online.
+    """
+    model, image = lenet5().eval(), torch.rand(1, 1, 28, 28)
+    names = {"weights": "server", "inputs": "client", "outputs": "client"}
+    program = securemodel.compile(model, image, protocol="paillier", key_bits=bits, **names)
+    spent: dict[str, list[float]] = {"client encrypts": [], "server computes": [], "client decrypts": []}
+    steps = ((ClientLayers, "request"), (OwnerLayers, "reply"), (ClientLayers, "finish"))
+    with securemodel.local(program) as session, torch.no_grad(), ExitStack() as stack:
+        for (side, name), times in zip(steps, spent.values(), strict=True):
+            stack.enter_context(_timed(side, name, times))
+        made = session.run(image)
+        whole = seconds(lambda: session.run(image), 1, repeat)
+        if (made - model(image)).abs().max() > 0.01:
+            raise RuntimeError("the engine's result is wrong")
+    parts = {name: min(times[1:]) for name, times in spent.items()}
+    note = ", ".join(f"{name} {_time(took)}" for name, took in parts.items())
+    return Row(bits, "LeNet-5, one image", whole, None, f"{note}, online {_time(whole - sum(parts.values()))}")
+
+
+@contextmanager
+def _timed(side: type, name: str, times: list[float]) -> Iterator[None]:
+    """Notes how long each call of a method takes."""
+    method = getattr(side, name)
+
+    def timed(*args: object) -> object:
+        start = time.perf_counter()
+        try:
+            return method(*args)
+        finally:
+            times.append(time.perf_counter() - start)
+
+    setattr(side, name, timed)
+    try:
+        yield
+    finally:
+        setattr(side, name, method)
+
+
 def show(rows: list[Row]) -> None:
     """The table."""
     kind = {8: "AVX-512 kernels", 1: "portable kernels", 0: "GMP integers"}[residues.lanes()]
@@ -211,7 +256,7 @@ def _time(value: float | None) -> str:
     "--phe-rows", default=8, show_default=True, help="Rows of the 768x768 product and of the data that phe computes."
 )
 def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: int, phe_rows: int) -> None:
-    """Times key generation, encryption, sums, products, matrix products and a logistic regression."""
+    """Times key generation, encryption, sums, products, matrix products, a logistic regression and a network."""
     if not find_spec("phe"):
         raise click.UsageError(
             "this compares with python-paillier: pip install phe gmpy2 (phe is under the GPL version 3)"
@@ -225,6 +270,7 @@ def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: in
         rows += operations(size, phe, phe_rows, repeat)
         last = logistic_regression(size, phe, phe_rows, repeat)
         rows += [last] if last else []
+        rows.append(lenet(size, repeat))
     show(rows)
     if json_file:
         json_file.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))

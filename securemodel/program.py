@@ -71,12 +71,12 @@ class Program:
     @staticmethod
     def load(path: str | Path) -> Program:
         """Reads a text written by `save`. Raises ProgramError."""
-        header, graph = parse_program(Path(path).read_text())
-        if any(node.op == "owned_layer" for node in graph.nodes):
-            from securemodel.backends.paillier.deep import DeepProgram
+        text = Path(path).read_text()
+        if text.startswith("paillier-program ") or " = owned_layer@" in text:
+            from securemodel.backends.paillier.deep import read_program
 
-            return DeepProgram(header, graph)
-        return Program(header, graph)
+            return read_program(text)
+        return Program(*parse_program(text))
 
 
 def receivers(outputs: str | Sequence[str], count: int) -> list[str]:

@@ -138,7 +138,7 @@ class AffineClient:
         slots = shape.request_slots
         columns = [slots.pack(column) for column in full.T.tolist()]
         plain = [plain for group in zip(*columns, strict=True) for plain in group]
-        cells = encrypt(self.key, plain, pool.take(len(plain)) if pool else None)
+        cells = encrypt(self.key, plain, pool.take(len(plain)) if pool is not None else None)
         public = self.key.public
         sent = PaillierTensor(
             public, cells.reshape(*shape.request_shape, *public.residues.cell), shape.frac_bits, shape.input_bound,

@@ -52,17 +52,26 @@ def rows_are_independent(model: torch.nn.Module, given: Examples) -> bool:
     Weights and rows are made up: the answer depends on the model's structure alone. The generator is
     seeded because nothing here hides anything.
     """
+    return _rows_agree(model, given, False)
+
+
+def rows_stand_alone(model: torch.nn.Module, given: Examples) -> bool:
+    """Whether rows are independent, and a row alone gives its row of the result: no `squeeze` drops the first axis."""
+    return _rows_agree(model, given, True)
+
+
+def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bool:
     examples = list(given.values()) if isinstance(given, Mapping) else given
     if any(x.ndim == 0 for x in examples) or len({x.shape[0] for x in examples}) != 1:
         return False
     generator = torch.Generator().manual_seed(0)
     state = _probe_state(model, generator)
 
-    def at(place: int, pair: tuple[Row, Row]) -> list[torch.Tensor]:
-        inputs = tuple(torch.cat(both) for both in zip(*pair, strict=True))
+    def at(place: int, rows: tuple[Row, ...]) -> list[torch.Tensor]:
+        inputs = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
         run = lambda *args, **named: torch.func.functional_call(model, state, args, named)
         outputs = tensors_in(call(run, given, inputs))
-        if any(t.ndim == 0 or t.shape[0] != 2 for t in outputs):
+        if any(t.ndim == 0 or t.shape[0] != len(rows) for t in outputs):
             raise ValueError("an output has no row for each row of the inputs")
         return [t[place] for t in outputs]
 
@@ -70,9 +79,11 @@ def rows_are_independent(model: torch.nn.Module, given: Examples) -> bool:
         with torch.no_grad():
             for _ in range(_TRIALS):
                 mine, other, third = (_row(examples, generator) for _ in range(3))
-                alone = at(0, (mine, other))
+                usual = at(0, (mine, other))
                 beside = [(mine, third), (mine, _unknown(other))]
-                if not all(_same(alone, at(0, pair)) and _same(alone, at(1, pair[::-1])) for pair in beside):
+                if not all(_same(usual, at(0, pair)) and _same(usual, at(1, pair[::-1])) for pair in beside):
+                    return False
+                if also_alone and not _same(usual, at(0, (mine,))):
                     return False
     except Exception:  # a model that cannot run on two rows is not one to be split by rows
         return False

@@ -86,6 +86,17 @@ class Attempt(nn.Module):
         return self.first(x[:, :4]) * factor, self.second(factor)
 
 
+class Squeezed(nn.Module):
+    """A score without an axis of its own; of one row alone it would have no axis at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.layer(x).squeeze())
+
+
 class Both(nn.Module):
     """Features of both parties: a product of theirs, and a layer on all of them."""
 
@@ -118,6 +129,7 @@ MODELS: dict[str, Callable[[], tuple]] = {
     "bag of words": lambda: (Bag(), torch.randint(12, (3, 5))),
     "projection of one row": lambda: (nn.Sequential(nn.Linear(6, 50), nn.Linear(50, 40)), rows(1, 6)),
     "a product of hidden numbers": lambda: (Attempt(), rows(3, 6)),
+    "a squeezed result": lambda: (Squeezed(), rows(4, 6)),
     "three axes": lambda: (nn.Linear(6, 2), rows(3, 4, 6)),
 }
 

@@ -1,1 +1,1 @@
-"""Linear models on numbers encrypted under the client's Paillier key: two parties, no dealer."""
+"""Linear layers on numbers encrypted under the client's Paillier key, for two parties (docs/encrypted-graphs.md)."""

@@ -24,7 +24,7 @@ from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
-from securemodel.compiler.rows import rows_are_independent
+from securemodel.compiler.rows import rows_stand_alone
 from securemodel.errors import CompileError
 
 aten = torch.ops.aten
@@ -180,9 +180,9 @@ def assemble(
             return deep
         raise CompileError(explain("no layer has weights of one party in the clear", fix="leave out protocol="))
     _check_linear(header, client)
-    shape, rows = header.input_shapes[0], 1
-    if shape and shape[0] > 1 and rows_are_independent(revealing(model, reveal), examples):
-        rows, first = shape[0], lambda x: x[:1]
+    rows, first = 1, lambda x: x[:1]
+    if rows_stand_alone(revealing(model, reveal), examples) and header.input_shapes[0][0] > 1:
+        rows = header.input_shapes[0][0]
         one = {k: first(x) for k, x in examples.items()} if isinstance(examples, Mapping) else tuple(map(first, examples))
         lowered = lower(capture_revealing(model, one, reveal), header.weights, header.inputs, header.frac_bits)
     graph = lowered.builder.graph

@@ -13,7 +13,9 @@ from protocols.gates import GATES
 from securemodel.backends.paillier.layers import gate_shape, owned_layers, reply_bytes, request_bytes
 from securemodel.backends.paillier.party import key_bytes
 from securemodel.backends.paillier.plan import Rates, digit_products
+from securemodel.backends.paillier.program import KIND, PaillierProgram
 from securemodel.compiler.compile import compile_again
+from securemodel.compiler.ir import parse_program
 from securemodel.compiler.plan import Network, Plan, find_network
 from securemodel.compiler.plan import make_plan as masked_plan
 from securemodel.compiler.plantable import bytes_text, seconds_text
@@ -153,7 +155,7 @@ class DeepPlan:
             (f"ahead of the input, each run: {self.client} sends {bytes_text(self.request_bytes + HEADER_BYTES)}, "
             f"{self.server} {bytes_text(self.reply_bytes + HEADER_BYTES)}, about {seconds_text(self.preparing_seconds)}"),
             (f"one run, this included: rounds {self.rounds}; sends: {named(self.sent_bytes)}; "
-             f"about {seconds_text(self.seconds)}"),
+            f"about {seconds_text(self.seconds)}"),
             f"opening a session, once: {bytes_text(self.opening_bytes)}",
             "",
             "the online part:",
@@ -175,3 +177,10 @@ class DeepPlan:
         ]
         made = f"recommended: {self.recommended}, the shorter run on this network; both need a dealer"
         return [*(f"{a:<26}{b:>12}{c:>14}" for a, b, c in rows), made]
+
+
+def read_program(text: str) -> Program:
+    """The program in a text that `save` of an encrypted graph or a deep program wrote. Raises ProgramError."""
+    if text.startswith(KIND):
+        return PaillierProgram(*parse_program(text, KIND))
+    return DeepProgram(*parse_program(text))

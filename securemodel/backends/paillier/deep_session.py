@@ -82,6 +82,13 @@ class RemoteDeepSession(RemoteSession):
 
     def take_key(self, key: PrivateKey | None) -> None:
         """Sends the client's public key, or receives it at the weights' owner."""
+        try:
+            self._exchange_key(key)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _exchange_key(self, key: PrivateKey | None) -> None:
         program, peer = self.program, self._party.peers[0]
         size = key_bytes(program.settings["key_bits"])
         if key is not None:

@@ -25,8 +25,6 @@ from securemodel.compiler.ir import Graph, Node
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
 
-_NO_WEIGHTS = torch.zeros(0, dtype=torch.int64)
-
 
 def owned_layers(graph: Graph) -> list[Node]:
     """The layers of a program that are computed so."""
@@ -106,12 +104,8 @@ class _Layers:
     def take(self, epoch: int, node: Node) -> torch.Tensor:
         """This party's prepared share of a layer, once. Raises PreprocessingReused."""
         if (epoch, node.id) not in self._shares:
-            raise PreprocessingReused(
-                explain(
-                    f"layer {node.id} of run {epoch} was not prepared, or was used before",
-                    fix="open a new session; every run prepares its own",
-                )
-            )
+            what, fix = "was not prepared, or was used before", "open a new session; every run prepares its own"
+            raise PreprocessingReused(explain(f"layer {node.id} of run {epoch} {what}", fix=fix))
         return self._shares.pop((epoch, node.id))
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from protocols.paillier.affine import AffineShape
-from securemodel.compiler.ir import Graph, Header, Node, parse_program, program_text
+from securemodel.compiler.ir import Node, program_text
 from securemodel.program import Program
 
 KIND = "paillier-program"
@@ -82,13 +81,3 @@ class PaillierProgram(Program):
         from securemodel.backends.paillier.plan import make_plan
 
         return make_plan(self, network)
-
-    @staticmethod
-    def load(path: str | Path) -> PaillierProgram:
-        """Reads a text written by `save`. Raises ProgramError."""
-        return PaillierProgram(*parse(Path(path).read_text()))
-
-
-def parse(text: str) -> tuple[Header, Graph]:
-    """Header and graph of a program's text. Raises ProgramError."""
-    return parse_program(text, KIND)

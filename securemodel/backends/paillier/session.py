@@ -26,6 +26,8 @@ from securemodel.runtime.party import Rows
 from securemodel.runtime.remote import drive_one, meet, place, public_reason
 from securemodel.runtime.session import Session, batches, drive, epoch_number, joined, split_rows
 
+_MOST_FACTORS = 4096
+
 
 class LocalPaillierSession(Session):
     """Both parties in this process, with a key made for the session; `run` takes and returns everything."""
@@ -85,7 +87,7 @@ class RemotePaillierSession(Session):
         if ahead:
             shape = program.shape
             mine = shape.groups * shape.inputs if isinstance(party, Client) else shape.reply_cells
-            party.pool = BlindingPool(party.key, mine, mine)
+            party.pool = BlindingPool(party.key, min(mine, _MOST_FACTORS))
 
     def _load(self, model: torch.nn.Module | None) -> None:
         with self._guarded():
@@ -97,16 +99,10 @@ class RemotePaillierSession(Session):
                 self._party.clear.set_model(model)
 
     def _run(self, inputs: Inputs) -> list:
-        header, results, counted = self.program.header, [], []
+        results: list[list] = []
+        counted: list[Rows] = []
         with self._guarded():
-            mine = [self._is_mine(owner) for owner in header.inputs]
-            total = split_rows(inputs, self.program, mine)
-            owned = _owned(inputs, header.inputs, self.me)
-            parts = batches(owned, header.input_shapes, total) if any(mine) else None
-            while parts or not counted or counted[-1].left:
-                part, rows = next(parts, (None, Rows())) if parts else (owned, Rows())
-                if part is None:
-                    break
+            for part, rows in self._parts(inputs, counted):
                 outputs, agreed = self._run_batch(part, rows)
                 results.append(outputs)
                 counted.append(agreed)
@@ -128,6 +124,17 @@ class RemotePaillierSession(Session):
             self._fail(error)
             raise
 
+    def _parts(self, inputs: Inputs, counted: list[Rows]) -> Iterator[tuple[Inputs, Rows]]:
+        """This party's inputs in batches; without any, as many times nothing as the client announces batches."""
+        header = self.program.header
+        mine = [owner in (self.me, "public") for owner in header.inputs]
+        total, owned = split_rows(inputs, self.program, mine), _owned(inputs, header.inputs, self.me)
+        if any(mine):
+            yield from batches(owned, header.input_shapes, total)
+            return
+        while not counted or counted[-1].left:
+            yield owned, Rows()
+
     def _counts(self) -> tuple[int, dict[str, int], int]:
         stats = self.channel.stats
         return stats.rounds, {self.me: stats.sent_bytes}, 0
@@ -145,7 +152,7 @@ class RemotePaillierSession(Session):
             self._release()
 
     def _release(self) -> None:
-        if self._party.pool:
+        if self._party.pool is not None:
             self._party.pool.close()
 
 
