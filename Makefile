@@ -37,6 +37,7 @@ bench: $(INSTALLED) ## Measure this machine (ARGS=case to measure one case)
 bench-peers: $(INSTALLED) ## Measure other systems as well (builds their environments first, about 2 GB)
 	benchmarks/peers/setup.sh
 	$(BIN)/python -m benchmarks --peers $(ARGS)
+	$(BIN)/python -m benchmarks.paillier
 
 docs: $(INSTALLED_DOCS) ## Build the documentation into site/
 	$(BIN)/python -m mkdocs build -f mkdocs.yml --site-dir site
