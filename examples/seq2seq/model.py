@@ -16,11 +16,6 @@ from torch import nn
 DIGITS, STEPS = 10, 6
 
 
-def best(scores: torch.Tensor) -> torch.Tensor:
-    """The arg-max of the last axis as 0 and 1, so that it can stay secret: a table row is a product with it."""
-    return scores >= scores.amax(-1, keepdim=True)
-
-
 class Writer(nn.Module):
     """What both have in common: a vector for each digit, one to start from, and scores of digits.
 
@@ -34,17 +29,13 @@ class Writer(nn.Module):
         self.scores = nn.Linear(hidden, DIGITS)
 
     def words(self, digits: torch.Tensor) -> torch.Tensor:
-        """Vectors of digits that somebody knows."""
+        """Vectors of digits, which may be secret: a row of the table is a product with zeros and a one."""
         return F.one_hot(digits, DIGITS).to(self.table.dtype) @ self.table
 
     def shifted(self, digits: torch.Tensor) -> torch.Tensor:
         """What the model has written before each of these digits, for training: the start, then all but the last."""
         start = self.start.expand(digits.shape[0], 1, -1)
         return torch.cat([start, self.words(digits[:, :-1])], 1)
-
-    def number(self, chosen: list[torch.Tensor]) -> torch.Tensor:
-        """The digits of choices [N, 1, 10]."""
-        return (torch.cat(chosen, 1) * torch.arange(DIGITS)).sum(-1)
 
 
 class Lstm(Writer):
@@ -65,9 +56,9 @@ class Lstm(Writer):
         word, chosen = self.start.expand(digits.shape[0], 1, -1), []
         for _ in range(STEPS):
             made, state = self.writer(word, state)
-            chosen.append(best(self.scores(made)))
-            word = chosen[-1].to(self.table.dtype) @ self.table
-        return self.number(chosen)
+            chosen.append(self.scores(made).argmax(-1))
+            word = self.words(chosen[-1])
+        return torch.cat(chosen, 1)
 
 
 class Transformer(Writer):
@@ -93,9 +84,9 @@ class Transformer(Writer):
         read = self.reader(self.words(digits) + self.places)
         written, chosen = self.start.expand(digits.shape[0], 1, -1), []
         for _ in range(STEPS):
-            chosen.append(best(self.scores(self.write(written, read)[:, -1:])))
-            written = torch.cat([written, chosen[-1].to(self.table.dtype) @ self.table], 1)
-        return self.number(chosen)
+            chosen.append(self.scores(self.write(written, read)[:, -1:]).argmax(-1))
+            written = torch.cat([written, self.words(chosen[-1])], 1)
+        return torch.cat(chosen, 1)
 
 
 KINDS: dict[str, type[Writer]] = {"lstm": Lstm, "transformer": Transformer}

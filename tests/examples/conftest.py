@@ -22,6 +22,8 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Mo
         monkeypatch.syspath_prepend(str(EXAMPLES / folder))
         return importlib.import_module(name)
 
+    for path in EXAMPLES.glob("*/*.py"):  # other tests' scripts have modules of the same names
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
     before = set(sys.modules)
     yield load
     for name in set(sys.modules) - before:

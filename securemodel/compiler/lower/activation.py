@@ -8,6 +8,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.tournament import tournament
 
 aten = torch.ops.aten
 
@@ -89,40 +90,12 @@ def argmax(g: Builder, x, dim=None, keepdim=False):
 
 
 def argmax_with_value(g: Builder, x: Value, dim: int | None, keepdim: bool) -> tuple[Value, Value]:
-    """(largest value, its index: the first of equals), by a tournament of pairs of both."""
+    """(largest value, its index: the first of equals)."""
     if dim is None:
         out_shape = [1] * x.ndim if keepdim else []
         x, dim = g.reshape(x, (math.prod(x.shape),)), 0
     else:
         dim %= x.ndim
         out_shape = [1 if i == dim else s for i, s in enumerate(x.shape) if keepdim or i != dim]
-    values, indices = x, None
-    while values.shape[dim] > 1:
-        values, indices = _argmax_round(g, values, indices, dim)
-    if indices is None:
-        indices = g.integers(torch.zeros(values.shape, dtype=torch.int64))
+    values, indices = tournament(g, x, dim, True)
     return g.reshape(values, out_shape), g.reshape(indices, out_shape)
-
-
-def _argmax_round(g: Builder, values: Value, indices, dim: int):
-    """One round: pairs (2i, 2i + 1) meet; the odd one out passes."""
-    size = values.shape[dim]
-    even, half = size - size % 2, size // 2
-    left, right = (g.slice(values, dim, first, even, 2) for first in (0, 1))
-    difference = g.sub(left, right)
-    loses = g.is_negative(difference)
-    winners = g.add(right, g.select(loses, difference, invert=True))
-    if indices is None:
-        at = torch.arange(0, even, 2).reshape([half if i == dim else 1 for i in range(values.ndim)])
-        places = g.add(g.bit_to_ring(loses), g.integers(at))
-    else:
-        first, second = (g.slice(indices, dim, start, even, 2) for start in (0, 1))
-        places = g.add(first, g.select(loses, g.sub(second, first)))
-    if size % 2:
-        winners = g.linear("cat", winners, g.slice(values, dim, size - 1, size), dim=dim)
-        if indices is None:
-            last = g.integers(torch.full([1 if i == dim else s for i, s in enumerate(values.shape)], size - 1))
-        else:
-            last = g.slice(indices, dim, size - 1, size)
-        places = g.linear("cat", places, last, dim=dim)
-    return winners, places

@@ -11,42 +11,9 @@ from securemodel.compiler.lower.arithmetic import mean
 from securemodel.compiler.lower.positive import by_powers, powers_of_16, rsqrt_of_few
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
+from securemodel.compiler.lower.tournament import largest
 
 aten = torch.ops.aten
-
-
-def largest(g: Builder, x: Value, dim: int) -> Value:
-    """The maximum along an axis, which stays with size one: a tournament.
-
-    Matches of up to eight need the fewest rounds, matches of two the fewest comparisons: large tensors get the latter.
-    """
-    while x.shape[dim] > 1:
-        size, levels = x.shape[dim], math.ceil(math.log(x.shape[dim], _MATCH) - 1e-9)
-        match = 2 if math.prod(x.shape) > _FEW else math.ceil(size / _MATCH ** (levels - 1))
-        whole = size // match
-        winners = [_winner(g, [g.slice(x, dim, i * whole, (i + 1) * whole) for i in range(match)])]
-        if size % match:
-            winners.append(_winner(g, [g.slice(x, dim, i, i + 1) for i in range(match * whole, size)]))
-        x = g.linear("cat", *winners, dim=dim) if len(winners) > 1 else winners[0]
-    return x
-
-
-_MATCH = 8
-_FEW = 2**18
-
-
-def _winner(g: Builder, xs: list[Value]) -> Value:
-    """The largest of up to eight tensors, element by element: all pairs are compared at once; of equals, the first."""
-    if len(xs) < 3:
-        return xs[0] if len(xs) == 1 else g.maximum(*xs)
-    together = g.linear("cat", *[g.reshape(x, (1, *x.shape)) for x in xs], dim=0)
-    last = len(xs) - 1
-    pairs = [(i, j) for i in range(last) for j in range(i + 1, last + 1)]
-    loses = g.is_negative(g.linear("index_sub", together, dim=0, plus=[i for i, _ in pairs], minus=[j for _, j in pairs]))
-    terms = [[(pairs.index((min(i, j), max(i, j))), i < j) for j in range(last + 1) if j != i] for i in range(last)]
-    above_last = g.linear("index_sub", together, dim=0, plus=list(range(last)), minus=[last] * last)
-    gained = g.linear("sum", g.select(g.all_of(loses, terms), above_last), dims=[0], keepdim=False)
-    return g.add(xs[last], gained)
 
 
 def _shifted(g: Builder, x: Value, dim: int) -> Value:
