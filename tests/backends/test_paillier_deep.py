@@ -153,7 +153,7 @@ def test_messages_have_the_planned_sizes_and_shares_are_used_once(sides):
     request = client.request(1, masks(client))
     reply = owner.reply(1, request)
     client.finish(1, reply)
-    assert (len(request), len(reply)) == (client.request_bytes, client.reply_bytes)
+    assert (len(request), len(reply)) == (sum(client.request_sizes), sum(client.reply_sizes))
     for side in sides:
         side.take(1, side.nodes[0])
         for epoch, node in ((1, side.nodes[0]), (2, side.nodes[1])):
