@@ -16,7 +16,7 @@ from itertools import accumulate
 import torch
 
 from protocols.bilinear import bilinear
-from protocols.errors import InputError, PreprocessingReused, explain
+from protocols.errors import InputError, PreprocessingReused, ProtocolError, explain
 from protocols.fixedpoint import encode
 from protocols.paillier import PrivateKey, PublicKey, fixed, wire
 from protocols.paillier.linear_gate import RING_BITS, ClientGate, GateShape, ServerGate
@@ -127,7 +127,11 @@ class ClientLayers(_Layers):
     def finish(self, epoch: int, message: bytes) -> None:
         """Keeps this party's shares. Raises ProtocolError for another message than the owner's."""
         for node, part in self._parts(message, self.reply_sizes):
-            self._shares[epoch, node.id] = -self._gate(epoch, node).finish(part).reshape(node.shape)
+            try:
+                result = self._gate(epoch, node).finish(part)
+            except InputError as error:  # what was decrypted does not divide into slots
+                raise ProtocolError(str(error)) from None
+            self._shares[epoch, node.id] = -result.reshape(node.shape)
 
     def _gate(self, epoch: int, node: Node) -> ClientGate:
         return ClientGate(self.key, self.shapes[node.id], self._context(epoch, node))
