@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch import nn
 import securemodel
 from protocols.channel import link as link_module
 from protocols.channel.testing import free_addresses, run_together
-from protocols.errors import BadFrame, InputError, PeerAborted, PreprocessingReused
+from protocols.errors import BadFrame, InputError, PeerAborted, PreprocessingReused, ProtocolError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
-from protocols.paillier import keys
+from protocols.paillier import keys, wire
+from protocols.paillier.cipher import trivial
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
 from securemodel.program import Program
@@ -153,7 +155,7 @@ def test_messages_have_the_planned_sizes_and_shares_are_used_once(sides):
     request = client.request(1, masks(client))
     reply = owner.reply(1, request)
     client.finish(1, reply)
-    assert (len(request), len(reply)) == (client.request_bytes, client.reply_bytes)
+    assert (len(request), len(reply)) == (sum(client.request_sizes), sum(client.reply_sizes))
     for side in sides:
         side.take(1, side.nodes[0])
         for epoch, node in ((1, side.nodes[0]), (2, side.nodes[1])):
@@ -162,6 +164,19 @@ def test_messages_have_the_planned_sizes_and_shares_are_used_once(sides):
     client.forget()
     with pytest.raises(PreprocessingReused):
         client.take(1, client.nodes[1])
+
+
+def test_a_reply_that_does_not_divide_into_slots_is_the_owners_fault(sides):
+    client, owner = sides
+    whole = owner.reply(3, client.request(3, masks(client)))
+    size, node = client.reply_sizes[0], client.nodes[0]
+    context = client._context(3, node) + "/reply"
+    answer = wire.read(whole[:size], client.key.public, context)
+    public = client.key.public
+    lifted = public.residues.multiply(answer.cells, trivial(public, [1 << 509] * len(answer.cells)))
+    bad = wire.write(replace(answer, cells=lifted), context) + whole[size:]
+    with pytest.raises(ProtocolError, match="does not divide into"):
+        client.finish(3, bad)
 
 
 def test_what_the_client_gets_is_uniform_whatever_the_weights_are(sides):

@@ -6,7 +6,7 @@ from running import TOLERANCE, Fn, difference, run
 from torch import nn
 
 import securemodel
-from securemodel.compiler.rows import rows_are_independent
+from securemodel.compiler.rows import rows_are_independent, rows_stand_alone
 from securemodel.errors import InputError
 
 
@@ -63,6 +63,15 @@ def module(model) -> nn.Module:
 def test_independent(name):
     for rows in (1, 2, 3):
         assert rows_are_independent(module(INDEPENDENT[name]), [torch.randn(rows, 5)])
+        assert rows_stand_alone(module(INDEPENDENT[name]), [torch.randn(rows, 5)])
+
+
+def test_rows_that_do_not_stand_alone():
+    weights = torch.ones(5, 1)
+    for function in (lambda x: (x @ weights).squeeze(), lambda x: x * len(x), lambda x: x - x.mean(0)):
+        assert not rows_stand_alone(module(function), [torch.randn(2, 5)])
+    assert rows_are_independent(module(lambda x: (x @ weights).squeeze()), [torch.randn(2, 5)])
+    assert rows_stand_alone(module(lambda x: (x @ weights).squeeze(1)), [torch.randn(2, 5)])
 
 
 @pytest.mark.parametrize("name", DEPENDENT)

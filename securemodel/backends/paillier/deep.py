@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
 from securemodel.backends.paillier.layers import gate_shape, owned_layers, reply_bytes, request_bytes
@@ -68,7 +70,7 @@ def _preparing(program: DeepProgram, rates: Rates) -> float:
         shape, bits = gate_shape(graph, node), program.settings["key_bits"]
         slots, patches = shape.slots(bits), shape.patches
         groups, terms, columns = patches.places.shape
-        inputs = int((patches.places >= 0).any() and len(set(patches.places[patches.places >= 0].tolist())))
+        inputs = len(np.unique(patches.places[patches.places >= 0]))
         uses = patches.rows * groups * terms * columns / max(1, inputs)
         cells = -(-patches.outputs // slots.count)
         products = digit_products(inputs, uses, shape.weight_bits) + patches.outputs * (shape.weight_bits + slots.width)

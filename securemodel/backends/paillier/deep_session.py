@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from protocols.channel import Label, Purpose
-from protocols.errors import BadFrame, ProtocolError, explain
 from protocols.paillier import PrivateKey
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
-from securemodel.backends.paillier.party import KEY_LABEL, key_bytes, key_text, read_key, reason_of
+from securemodel.backends.paillier.party import KEY_LABEL, blaming, key_bytes, key_text, read_key
 from securemodel.runtime.party import OnlineParty, Talk
 from securemodel.runtime.preparing import Preparing
 from securemodel.runtime.remote import RemoteSession, drive_one
@@ -35,25 +33,14 @@ class _Exchange:
         if isinstance(self.layers, ClientLayers):
             masks = self._preparing.masks(epoch, self._wanted, self._party.loaded_operands)
             yield Talk(labels[0], {self._peer: [self.layers.request(epoch, masks)]}, {})
-            received = yield Talk(labels[1], {}, {self._peer: self.layers.reply_bytes})
-            with _blaming(self._peer, epoch):
+            received = yield Talk(labels[1], {}, {self._peer: sum(self.layers.reply_sizes)})
+            with blaming(self._peer, f"layers of run {epoch}"):
                 self.layers.finish(epoch, received[self._peer].numpy().tobytes())
         else:
-            received = yield Talk(labels[0], {}, {self._peer: self.layers.request_bytes})
-            with _blaming(self._peer, epoch):
+            received = yield Talk(labels[0], {}, {self._peer: sum(self.layers.request_sizes)})
+            with blaming(self._peer, f"layers of run {epoch}"):
                 reply = self.layers.reply(epoch, received[self._peer].numpy().tobytes())
             yield Talk(labels[1], {self._peer: [reply]}, {})
-
-
-@contextmanager
-def _blaming(peer: str, epoch: int):
-    """Errors of a message name the party it came from."""
-    try:
-        yield
-    except ProtocolError as error:
-        text = explain(f"party {peer!r} sent a message that cannot be used", where=f"layers of run {epoch}",
-                       why=reason_of(error), fix="start all parties again; if it happens again, do not trust the link or the peer")  # fmt: skip
-        raise BadFrame(peer, text) from None
 
 
 class LocalDeepSession(LocalSession):

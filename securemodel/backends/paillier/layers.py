@@ -9,13 +9,14 @@ The shares of the result are B(m - λ_S, W) + r and -u. All layers share one mes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 
 from protocols.bilinear import bilinear
-from protocols.errors import InputError, PreprocessingReused, explain
+from protocols.errors import InputError, PreprocessingReused, ProtocolError, explain
 from protocols.fixedpoint import encode
 from protocols.paillier import PrivateKey, PublicKey, fixed, wire
 from protocols.paillier.linear_gate import RING_BITS, ClientGate, GateShape, ServerGate
@@ -76,26 +77,23 @@ class _Layers:
         """Geometry by layer."""
         return {node.id: gate_shape(self._graph, node) for node in self.nodes}
 
-    @property
-    def request_bytes(self) -> int:
-        """Bytes of the client's message."""
-        return sum(request_bytes(self._graph, node) for node in self.nodes)
+    @cached_property
+    def request_sizes(self) -> list[int]:
+        """Bytes of the layers' parts of the client's message."""
+        return [request_bytes(self._graph, node) for node in self.nodes]
 
-    @property
-    def reply_bytes(self) -> int:
-        """Bytes of the owner's message."""
-        return sum(reply_bytes(self._graph, node) for node in self.nodes)
+    @cached_property
+    def reply_sizes(self) -> list[int]:
+        """Bytes of the layers' parts of the owner's message."""
+        return [reply_bytes(self._graph, node) for node in self.nodes]
 
     def _context(self, epoch: int, node: Node) -> str:
         return f"{self._session}/{self._digest}/{epoch}/{node.id}"
 
-    def _parts(self, message: bytes, size: object) -> dict[int, bytes]:
-        """A message cut into the layers' parts."""
-        parts, at = {}, 0
-        for node in self.nodes:
-            nbytes = size(self._graph, node)
-            parts[node.id], at = message[at : at + nbytes], at + nbytes
-        return parts
+    def _parts(self, message: bytes, sizes: list[int]) -> Iterator[tuple[Node, bytes]]:
+        """Each layer with its part of a message."""
+        for node, size, end in zip(self.nodes, sizes, accumulate(sizes), strict=True):
+            yield node, message[end - size : end]
 
     def forget(self) -> None:
         """Drops shares of runs that did not come to an end."""
@@ -128,9 +126,12 @@ class ClientLayers(_Layers):
 
     def finish(self, epoch: int, message: bytes) -> None:
         """Keeps this party's shares. Raises ProtocolError for another message than the owner's."""
-        for node_id, part in self._parts(message, reply_bytes).items():
-            node = self._graph[node_id]
-            self._shares[epoch, node_id] = -self._gate(epoch, node).finish(part).reshape(node.shape)
+        for node, part in self._parts(message, self.reply_sizes):
+            try:
+                result = self._gate(epoch, node).finish(part)
+            except InputError as error:  # what was decrypted does not divide into slots
+                raise ProtocolError(str(error)) from None
+            self._shares[epoch, node.id] = -result.reshape(node.shape)
 
     def _gate(self, epoch: int, node: Node) -> ClientGate:
         return ClientGate(self.key, self.shapes[node.id], self._context(epoch, node))
@@ -170,12 +171,12 @@ class OwnerLayers(_Layers):
         """The message to the client; keeps r. Raises ProtocolError for another message than the client's."""
         self.forget()
         made = []
-        for node_id, part in self._parts(message, request_bytes).items():
-            node, shape = self._graph[node_id], self.shapes[node_id]
-            ring = self._rings[node_id].T if node.attrs["kind"] == "matmul" else self._rings[node_id]
+        for node, part in self._parts(message, self.request_sizes):
+            shape, ring = self.shapes[node.id], self._rings[node.id]
+            ring = ring.T if node.attrs["kind"] == "matmul" else ring
             weights = ring.reshape(shape.patches.weight_shape).contiguous()
             reply, masks = ServerGate(self.key, shape, weights, self._context(epoch, node)).reply(part)
-            self._shares[epoch, node_id] = masks.reshape(node.shape)
+            self._shares[epoch, node.id] = masks.reshape(node.shape)
             made.append(reply)
         return b"".join(made)
 

@@ -48,6 +48,17 @@ def read_key(text: bytes, peer: str, settings: Mapping[str, Any]) -> PublicKey:
     return key
 
 
+@contextmanager
+def blaming(peer: str, where: str) -> Iterator[None]:
+    """Errors of a message become a BadFrame of the party it came from."""
+    try:
+        yield
+    except ProtocolError as error:
+        text = explain(f"party {peer!r} sent a message that cannot be used", where=where, why=reason_of(error),
+                       fix="start all parties again; if it happens again, do not trust the link or the peer")  # fmt: skip
+        raise BadFrame(peer, text) from None
+
+
 class Party:
     """What both parties have: the program, their numbers in the clear, and the session that messages belong to."""
 
@@ -74,17 +85,6 @@ class Party:
         """The first bytes of a run: what public values it is about, and how many rows are real."""
         self.clear.set_inputs(inputs)
         return START.pack(self.clear.agreed_digest(False), rows.now, rows.left, 0)
-
-    @contextmanager
-    def blaming_peer(self, what: str) -> Iterator[None]:
-        """Errors of a message name the party it came from."""
-        try:
-            yield
-        except ProtocolError as error:
-            where = f"{what}, of the program {self.program.digest[:12]}"
-            text = explain(f"party {self.peer!r} sent a message that cannot be used", where=where, why=reason_of(error),
-                           fix="start all parties again; if it happens again, do not trust the link or the peer")  # fmt: skip
-            raise BadFrame(self.peer, text) from None
 
 
 class Client(Party):
@@ -118,7 +118,7 @@ class Client(Party):
         sends = {self.peer: [self.start(inputs, rows), request]}
         yield Talk(Label(epoch, 0, Purpose.INPUT), sends, {})
         received = yield Talk(Label(epoch, 1, Purpose.REVEAL), {}, {self.peer: self.program.shape.reply_bytes})
-        with self.blaming_peer(f"answer of run {epoch}"):
+        with blaming(self.peer, f"answer of run {epoch}"):
             scores = self._gate.finish(received[self.peer].numpy().tobytes(), self.context(epoch))
         return self._outputs(inputs, scores), rows
 
@@ -182,7 +182,7 @@ class Server(Party):
         received = yield Talk(Label(epoch, 0, Purpose.INPUT), {}, expected)
         data = received[self.peer].numpy().tobytes()
         agreed = self._check_start(data[: START.size], start, rows)
-        with self.blaming_peer(f"request of run {epoch}"):
+        with blaming(self.peer, f"request of run {epoch}"):
             reply = gate.reply(self.key, data[START.size :], self.context(epoch), self.pool)
         yield Talk(Label(epoch, 1, Purpose.REVEAL), {self.peer: [reply]}, {})
         return [None] * len(self.program.header.outputs), agreed
@@ -214,4 +214,4 @@ def reason_of(error: BaseException) -> str:
     return whys[0] if whys else lines[0]
 
 
-__all__ = ["KEY_LABEL", "Client", "Inputs", "Party", "Server", "key_bytes", "key_text", "read_key", "reason_of"]
+__all__ = ["KEY_LABEL", "Client", "Inputs", "Party", "Server", "blaming", "key_bytes", "key_text", "read_key"]
