@@ -14,7 +14,7 @@ from securemodel.errors import InputError
 class Parts:
     """Names of the modules of a protocol.
 
-    `compiling` has lower(captured, weights, owners, frac_bits) -> Lowered and
+    `compiling` has lower(captured, weights, owners, frac_bits, width) -> Lowered and
     assemble(header, lowered, model, examples, truncate_outputs) -> Program; `local` has open_local and `remote` has
     open_connection, which take and return what `securemodel.local` and `securemodel.connect` do.
     """

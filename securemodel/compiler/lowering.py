@@ -64,13 +64,13 @@ def pool_before_activation(graph: torch.fx.Graph) -> None:
 
 
 def lower_model(
-    captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, secure: Secure | None = None
+    captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, secure: Secure | None = None, width: int = 64
 ) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first.
 
     `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
     """
-    g = Builder(frac_bits=frac_bits)
+    g = Builder(frac_bits=frac_bits, width=width)
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}
