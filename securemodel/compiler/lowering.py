@@ -154,7 +154,11 @@ def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str
     if lowering is None:
         raise CannotLower("no secure version exists", "replace it, or move it to where one party owns its inputs")
     check_arguments(lowering, g, *args, **kwargs)
-    return lowering(g, *args, **kwargs)
+    try:
+        return lowering(g, *args, **kwargs)
+    except ZeroDivisionError as problem:
+        reason = "a division by zero, or an axis of a number that has none"
+        raise CannotLower(reason, "divide by another number; give the number an axis with reshape(1)") from problem
 
 
 def check_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -121,7 +121,7 @@ def lower(captured: Captured, weights: str, owners: Sequence[str], frac_bits: in
     lowered = lower_model(captured, weights, owners, frac_bits, calls)
     if not lowered.problems:
         outputs = tuple(calls.share(lowered.builder, v) for v in lowered.outputs)
-        lowered = Lowered(lowered.builder, outputs, lowered.dtypes, (), lowered.operators)
+        lowered = replace(lowered, outputs=outputs)
     return lowered
 
 
