@@ -145,7 +145,7 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
         return _in_the_clear(g, node, args, kwargs)
-    return secure(g, node, args, kwargs)
+    return _empty(g, node.meta.get("val")) or secure(g, node, args, kwargs)
 
 
 def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
@@ -175,6 +175,16 @@ def _filled(g: Builder, node: torch.fx.Node, args: list) -> Value:
     number = args[-1] if number is None else number
     integer = not made.is_floating_point()
     return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
+
+
+def _empty(g: Builder, made: Any) -> Any:
+    """What an operator makes, if it has no elements: there is nothing to hide. None for everything else."""
+    if isinstance(made, (list, tuple)):
+        parts = tuple(_empty(g, part) for part in made)
+        return parts if parts and all(part is not None for part in parts) else None
+    if not isinstance(made, torch.Tensor) or _sizes_depend_on_values(made) or made.numel():
+        return None
+    return g.float(torch.zeros, list(made.shape), shape=made.shape, integer=not made.is_floating_point())
 
 
 def _marked(value: Any, made: Any) -> Any:
