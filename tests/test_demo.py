@@ -83,6 +83,8 @@ def test_the_demonstration_and_its_output_in_the_readme(tmp_path: Path) -> None:
 def test_the_demonstration_finds_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With results that differ from plain torch in one image, it ends with 1 and says so."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
+    for name in ("demo", "model", "data", "infer"):  # other tests' scripts have modules of the same names
+        monkeypatch.delitem(sys.modules, name, raising=False)
     import demo
     import torch
     from click.testing import CliRunner

@@ -14,8 +14,8 @@ from securemodel.errors import InputError
 class Parts:
     """Names of the modules of a protocol.
 
-    `compiling` has lower(captured, weights, owners, frac_bits) -> Lowered and
-    assemble(header, lowered, model, examples, truncate_outputs, **options) -> Program; `local` has open_local and
+    `compiling` has lower(captured, weights, owners, frac_bits, width) -> Lowered and
+    assemble(header, lowered, model, examples, truncate_outputs, reveal, **options) -> Program; `local` has open_local and
     `remote` has open_connection, which take and return what `securemodel.local` and `securemodel.connect` do.
     `options` are the further arguments that `compile` takes for it.
     """

@@ -14,6 +14,8 @@ from protocols.linear import LINEAR
 from securemodel.compiler.ir import Graph, Mark, Node
 
 PUBLIC = "public"
+SPLINE_BITS = (8, 16)
+"""The least and the most fractional bits that splines work with."""
 
 
 class CannotLower(Exception):
@@ -102,6 +104,7 @@ class Builder:
     returned: frozenset[int] = frozenset()
     source: str = ""
     frac_bits: int = 16
+    width: int = 64
 
     def _value(self, node: Node, integer: bool = False) -> Value:
         node.source = self.source
@@ -109,8 +112,17 @@ class Builder:
 
     @property
     def least(self) -> float:
-        """The smallest number that an owner may bring into the ring."""
-        return -(2.0 ** (62 - 2 * self.frac_bits))
+        """From here down, a number stands for minus infinity: it has little or no room in the ring, or in what is compared.
+
+        -1e9, as masks have it, is among them at 16 fractional bits.
+        """
+        bits = 61 - 2 * self.frac_bits
+        return -(2.0 ** (bits if self.width == 64 else min(bits, self.width - 1 - self.frac_bits)))
+
+    @property
+    def forbidden(self) -> float:
+        """What stands for minus infinity in masks: a score that no other can make up for, and that can be compared."""
+        return max(-1024.0, self.least / 2)
 
     # ---- in the clear
     def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
@@ -234,9 +246,9 @@ class Builder:
         """Sum with a public number."""
         if number == 0:
             return x
-        whole = x.integer and float(number).is_integer()
-        dtype, number = (torch.int64, int(number)) if whole else (torch.float64, float(number))
-        return self.add(x, self.constant(torch.tensor(number, dtype=dtype)))
+        if x.integer and float(number).is_integer():
+            return self.add(x, self.integers(torch.tensor(int(number))))
+        return self.add(x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
 
     # ---- comparison
     def rescale(self, x: Value) -> Value:
@@ -285,8 +297,12 @@ class Builder:
         """A piecewise polynomial of z modulo K 2^-step_bits: row r of the table has the K pieces' coefficients of t^r.
 
         Piece j is chosen for z in [(j - 1), (j + 1)) 2^-step_bits, at random between the two that fit, and reads
-        t = z - j 2^-step_bits.
+        t = z - j 2^-step_bits. Raises CannotLower where t would have no bits, or the result's 3 frac_bits no room.
         """
+        low, high = SPLINE_BITS
+        if not low <= self.frac_bits <= high:
+            reason = f"a function by splines, with frac_bits = {self.frac_bits}"
+            raise CannotLower(reason, f"compile with frac_bits from {low} to {high}")
         index = self.floor_or_above(z, step_bits)
         t = self.sub(self.rescale(z), self.scale(index, 2.0**-step_bits))
         shape = (len(table), *z.shape)

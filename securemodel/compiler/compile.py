@@ -70,7 +70,7 @@ def compile(
     _check_arguments(example_inputs, owners, frac_bits, width)
     compiler = part_of(protocol, "compiling")
     captured = capture_revealing(model, examples, reveal)
-    lowered = compiler.lower(captured, weights, owners, frac_bits)
+    lowered = compiler.lower(captured, weights, owners, frac_bits, width=width)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     to = receivers(outputs, len(lowered.outputs))

@@ -64,13 +64,18 @@ def pool_before_activation(graph: torch.fx.Graph) -> None:
 
 
 def lower_model(
-    captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, secure: Secure | None = None
+    captured: Captured,
+    weights: Weights,
+    owners: Sequence[str],
+    frac_bits: int = 16,
+    secure: Secure | None = None,
+    width: int = 64,
 ) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first.
 
     `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
     """
-    g = Builder(frac_bits=frac_bits)
+    g = Builder(frac_bits=frac_bits, width=width)
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}
@@ -145,7 +150,7 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
         return in_the_clear(g, node, args, kwargs)
-    return secure(g, node, args, kwargs)
+    return _empty(g, node.meta.get("val")) or secure(g, node, args, kwargs)
 
 
 def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
@@ -154,7 +159,11 @@ def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str
     if lowering is None:
         raise CannotLower("no secure version exists", "replace it, or move it to where one party owns its inputs")
     check_arguments(lowering, g, *args, **kwargs)
-    return lowering(g, *args, **kwargs)
+    try:
+        return lowering(g, *args, **kwargs)
+    except ZeroDivisionError as problem:
+        reason = "a division by zero, or an axis of a number that has none"
+        raise CannotLower(reason, "divide by another number; give the number an axis with reshape(1)") from problem
 
 
 def check_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -171,6 +180,16 @@ def _filled(g: Builder, node: torch.fx.Node, args: list) -> Value:
     number = args[-1] if number is None else number
     integer = not made.is_floating_point()
     return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
+
+
+def _empty(g: Builder, made: Any) -> Any:
+    """What an operator makes, if it has no elements: there is nothing to hide. None for everything else."""
+    if isinstance(made, (list, tuple)):
+        parts = tuple(_empty(g, part) for part in made)
+        return parts if parts and all(part is not None for part in parts) else None
+    if not isinstance(made, torch.Tensor) or _sizes_depend_on_values(made) or made.numel():
+        return None
+    return g.float(torch.zeros, list(made.shape), shape=made.shape, integer=not made.is_floating_point())
 
 
 def _marked(value: Any, made: Any) -> Any:

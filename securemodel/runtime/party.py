@@ -178,7 +178,7 @@ class OnlineParty:
         for peer in self.peers:
             buffers = [start] if start is not None else []
             buffers += [wire for node, (wire, _) in items if sends(node, self.me, peer)]
-            if buffers:
+            if any(buffer.numel() for buffer in buffers):
                 outgoing[peer] = buffers
             expected = message_bytes(talk, peer, self.me, start is not None)
             if expected:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import IDLE_THIRD, TWO, check_agrees, run, veils
+from running import IDLE_THIRD, TWO, Fn, check_agrees, run, veils
 from torch import nn
 
 import securemodel
@@ -93,3 +93,12 @@ class Weighted(nn.Module):
 
     def forward(self, x):
         return F.embedding((x * self.table[:, 0]).argmax(1), self.table)
+
+
+@pytest.mark.parametrize("settings_", [TWO, IDLE_THIRD], ids=["two", "three"])
+def test_a_position_that_one_party_knows_may_count_from_the_end(settings_):
+    table, at = torch.arange(44.0).reshape(11, 4), torch.tensor([-1, -11, 0, 10, -4])
+    owners = {**settings_, "inputs": ("b", "a")}
+    program = securemodel.compile(Fn(lambda at, table: (table[at], table.T[:, at])), (at, table), **owners)
+    made = run(program, at, table)
+    assert torch.equal(made[0], table[at]) and torch.equal(made[1], table.T[:, at])

@@ -298,7 +298,7 @@ def test_all_pairs_are_compared_from_the_masks_of_their_operands():
 
 def test_few_differences_are_masked_themselves():
     program = two_inputs(lambda x, y: (x * y).amax(0), shape=(2, 10))
-    assert [node.shape for node in ops(program, "mask")] == [(1, 10)]
+    assert [node.shape for node in ops(program, "mask")] == [(1, 1, 10)]
 
 
 def rounds_of(module: nn.Module, x: torch.Tensor) -> int:

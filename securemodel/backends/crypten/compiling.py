@@ -117,7 +117,7 @@ SPECIAL: dict[Any, Callable] = {
 """Operators of which an owner computes a part before it is shared."""
 
 
-def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
+def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64) -> Lowered:
     """Records every operator; collects what CrypTen lacks instead of stopping at the first."""
     calls = Calls()
     lowered = lower_model(captured, weights, owners, frac_bits, calls)

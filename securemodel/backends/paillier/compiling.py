@@ -133,16 +133,16 @@ def _each(arg: Any, change: Any) -> Any:
     return type(arg)(_each(a, change) for a in arg) if isinstance(arg, (list, tuple)) else arg
 
 
-def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16) -> Lowered:
+def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64) -> Lowered:
     """Splits every operator between the parties; a model that cannot be split is lowered for the masked engine.
 
     Collects what neither can do instead of stopping at the first.
     """
     split = Split(weights)
-    lowered = lower_model(captured, weights, owners, frac_bits, split)
+    lowered = lower_model(captured, weights, owners, frac_bits, split, width)
     if not lowered.problems:
         return replace(lowered, outputs=tuple(split.show(lowered.builder, v) for v in lowered.outputs))
-    made = masked.lower(captured, weights, owners, frac_bits)
+    made = masked.lower(captured, weights, owners, frac_bits, width=width)
     return Deep(**vars(made))
 
 

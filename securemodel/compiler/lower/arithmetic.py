@@ -13,22 +13,18 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
-FORBIDDEN = -1024.0
-"""What stands for minus infinity in masks: a score that no other can make up for."""
-
-
-def _finite(x: torch.Tensor, least: float) -> torch.Tensor:
-    return torch.where(x <= least, FORBIDDEN, x)
+def _finite(x: torch.Tensor, least: float, forbidden: float) -> torch.Tensor:
+    return torch.where(x <= least, forbidden, x)
 
 
 def finite(g: Builder, x: Value) -> Value:
-    """A float to add to scores: what is below the range of the ring, as masks have it, becomes FORBIDDEN.
+    """A float to add to scores: what stands for minus infinity, as masks have it, becomes g.forbidden.
 
     Weights and inputs themselves stay: there, such a number is a mistake that their owner is told.
     """
     if x.secret or x.integer or g.graph[x.id].op == "placeholder":
         return x
-    return g.float(_finite, x, g.least, shape=x.shape)
+    return g.float(_finite, x, g.least, g.forbidden, shape=x.shape)
 
 
 def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):

@@ -7,7 +7,7 @@ import math
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
-from securemodel.compiler.lower.arithmetic import FORBIDDEN, finite
+from securemodel.compiler.lower.arithmetic import finite
 from securemodel.compiler.lower.normalization import softmax
 from securemodel.compiler.lower.registry import lowers
 
@@ -19,8 +19,8 @@ def _bias(g: Builder, mask: Value) -> Value:
     if mask.secret:
         return mask
     if mask.integer:
-        return g.float(torch.where, mask, 0.0, FORBIDDEN, shape=mask.shape)
-    return g.float(torch.clamp, mask, FORBIDDEN, -FORBIDDEN, shape=mask.shape)
+        return g.float(torch.where, mask, 0.0, g.forbidden, shape=mask.shape)
+    return g.float(torch.clamp, mask, g.forbidden, -g.forbidden, shape=mask.shape)
 
 
 @lowers(aten.scaled_dot_product_attention.default)
@@ -35,7 +35,7 @@ def scaled_dot_product_attention(
     scores = g.scale(g.bilinear("matmul", q, turned), scale)
     if is_causal:
         allowed = torch.ones(scores.shape[-2:]).tril() == 1
-        scores = g.add(scores, g.constant(torch.where(allowed, 0.0, FORBIDDEN)))
+        scores = g.add(scores, g.constant(torch.where(allowed, 0.0, g.forbidden)))
     if attn_mask is not None:
         scores = g.add(scores, _bias(g, attn_mask))
     return g.bilinear("matmul", g.rescale(softmax(g, scores, -1)), v)
@@ -45,7 +45,7 @@ def scaled_dot_product_attention(
 def masked_fill(g: Builder, x, mask, value):
     """x, with a public number where a mask is set."""
     keep = g.offset(g.linear("neg", mask), 1.0) if mask.secret else _whole(g, torch.logical_not, mask)
-    value = FORBIDDEN if value <= g.least else -FORBIDDEN if value >= -g.least else float(value)
+    value = math.copysign(g.forbidden, value) if abs(value) >= -g.least else float(value)
     there = mask if mask.secret else _whole(g, torch.clone, mask)
     return g.add(g.mul(x, keep), g.scale(there, value))
 

@@ -15,9 +15,13 @@ aten = torch.ops.aten
 
 
 def unit_vectors(g: Builder, index: Value, count: int) -> Value:
-    """[index = v] for v = 0 .. count - 1 in a new last axis; the index must be in that range."""
+    """[index = v] for v = 0 .. count - 1 in a new last axis.
+
+    The index must be in that range: nobody can see whether a secret one is, and what is read elsewhere is meaningless.
+    """
     if not index.secret:
         return g.float(torch.nn.functional.one_hot, index, count, shape=(*index.shape, count), integer=True)
+    g.domain(index, 0.0, count, "a secret position")
     bits = math.ceil(math.log2(max(count, 2)))
     if bits > MAX_BITS:
         raise CannotLower(f"a secret index into {count} entries", f"use a table of at most {2**MAX_BITS} entries")

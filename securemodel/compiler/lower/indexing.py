@@ -54,12 +54,19 @@ def _is_known(g: Builder, index: Value) -> bool:
     return True
 
 
+def _from_the_front(index: torch.Tensor, count: int) -> torch.Tensor:
+    """Positions without negative ones, which count from the end."""
+    return torch.where(index < 0, index + count, index)
+
+
 @lowers(aten.index.Tensor)
 def index(g: Builder, x, indices):
-    """x at public positions, or at those that a secret index names."""
+    """x at public positions, or at those that a secret index names, which may not be negative if nobody knows it."""
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and not indices[given[0]].boolean and not _is_known(g, indices[given[0]]):
-        return positions_of_axis(g, x, given[0], indices[given[0]])
+        dim, at = given[0], indices[given[0]]
+        at = at if at.secret else g.float(_from_the_front, at, x.shape[dim], shape=at.shape, integer=True)
+        return positions_of_axis(g, x, dim, at)
     indices = _positions(g, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:

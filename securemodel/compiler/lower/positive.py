@@ -1,6 +1,6 @@
 """Functions of positive numbers over many orders of magnitude: reciprocal, roots, logarithm.
 
-x in [2^-10, 2^14) is scaled by a power of 16 into y in [1, 16): five comparisons with public thresholds say
+x in [2^-10, 2^14), and no less than a unit, is scaled by a power of 16 into y in [1, 16): five comparisons with public thresholds say
 which. The function of y is a spline; the function of the scale is a sum of the same five bits.
 Outside of the domain the result is meaningless, and nobody can see that it is.
 """
@@ -15,12 +15,13 @@ from itertools import pairwise
 import torch
 
 from securemodel.compiler.approximations import SMOOTH, table
-from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
 
 LOWEST, HIGHEST = 2.0**-10, 2.0**14
+_WIDTH = 12  # beside frac_bits
 _EXPONENTS = (10, 6, 2, -2, -6, -10)  # of the scales; the thresholds are 16 / scale
 
 
@@ -42,10 +43,17 @@ class Scaled:
 
 
 def scaled(g: Builder, x: Value) -> Scaled:
-    """Brings a positive number into [1, 16) by a secret power of 16."""
+    """Brings a positive number into [1, 16) by a secret power of 16.
+
+    Raises CannotLower where the width has no room for the largest scale and threshold, 1024.
+    """
+    if g.width < g.frac_bits + _WIDTH:
+        reason = f"a function of positive numbers up to 2^14, with width = {g.width}"
+        raise CannotLower(reason, f"compile with a width of at least {g.frac_bits + _WIDTH}")
     x = g.rescale(x)
     thresholds = [16.0 / 2.0**e for e in _EXPONENTS[:-1]]
-    bits = tuple(g.bit_to_ring(g.is_negative(g.offset(x, -t)), invert=True) for t in thresholds)
+    below = round(math.log2(HIGHEST))
+    bits = tuple(g.bit_to_ring(g.is_negative(g.offset(x, -t), below), invert=True) for t in thresholds)
     partial = Scaled(x, bits)
     return Scaled(g.mul(x, partial.of_scale(g, [2.0**e for e in _EXPONENTS])), bits)
 

@@ -38,8 +38,8 @@ def _at_least(g: Builder, x: Value, limits: Sequence[float], below: int) -> Valu
 def quotient(g: Builder, x: Value, divisor: float) -> tuple[Value, Value]:
     """(floor(x / divisor), the rest in [0, divisor)) for a public divisor, at least two units and at most 2^14.
 
-    The divisor is rounded to frac_bits. If it is no power of two, |x| must stay below 2^15 and |x / divisor| below
-    2^30: the estimate x (1 / divisor) is then off by less than one, and the floor one of four numbers.
+    The divisor is rounded to frac_bits. If it is no power of two, |x| must stay below 2^(frac_bits - 1) and |x / divisor|
+    below 2^30: the estimate x (1 / divisor) is then off by less than one, and the floor one of four numbers.
     """
     unit = 2.0**-g.frac_bits
     divisor = round(divisor / unit) * unit
@@ -49,6 +49,7 @@ def quotient(g: Builder, x: Value, divisor: float) -> tuple[Value, Value]:
     if mantissa == 0.5:
         near, limits = g.floor_or_above(x, 1 - exponent), (0.0,)
     else:
+        g.domain(x, -(2.0 ** (g.frac_bits - 1)), 2.0 ** (g.frac_bits - 1), "division with remainder")
         near, limits = g.floor_or_above(g.scale(x, 1.0 / divisor)), (-divisor, 0.0, divisor)
     rest = g.sub(x, g.scale(near, divisor))
     reached = _at_least(g, rest, limits, max(0, exponent + 2))
