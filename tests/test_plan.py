@@ -446,3 +446,23 @@ def test_the_page_of_costs_is_what_the_code_declares() -> None:
     printed = runpy.run_path(str(docs / "make_costs.py"))["document"]()
     same = printed == (docs / "costs.md").read_text()
     assert same, "costs have changed: run `python docs/make_costs.py > docs/costs.md`"
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
+def test_a_plan_states_the_rounds_of_a_recurrent_step(layers: int, bidirectional: bool) -> None:
+    """Both directions run side by side, layers one after the other."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(3, 4, layers, bidirectional=bidirectional, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(x)[0][:, -1]
+
+    owners = {"weights": "alice", "inputs": "bob", "outputs": "bob"}
+    plan = securemodel.compile(Last(), torch.zeros(2, 6, 3), **owners).plan()
+    (layer,) = [layer for layer in plan.layers if layer.steps]
+    assert layer.steps == 6 * layers and layer.name == "rnn GRU"
+    assert layer.rounds_per_step == layer.cost.rounds / layer.steps and 5 < layer.rounds_per_step < 16
+    assert f"rnn GRU ({layer.steps} steps of {layer.rounds_per_step:.0f} rounds)" in str(plan)

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from protocols.linear import LAYOUT
-from securemodel.compiler.capture import layer_of
+from securemodel.compiler.capture import Captured, layer_of, source_line
 from securemodel.compiler.ir import Graph, Node
 
 INPUTS, OUTPUTS = "inputs", "outputs"
+
+
+def recurrent_steps(captured: Captured | None) -> dict[str, int]:
+    """How many steps each recurrent layer of a captured model takes one after the other, all its layers together."""
+    steps: dict[str, int] = {}
+    for node in captured.graph.nodes if captured else ():
+        if str(node.target) in _RECURRENT:
+            x, layers, batch_first = node.args[0].meta["val"], node.args[4], node.args[8]
+            name = layer_of(source_line(node))
+            steps[name] = steps.get(name, 0) + x.shape[1 if batch_first else 0] * layers
+    return steps
+
+
+_RECURRENT = frozenset({"aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"})
 
 
 def layer_names(graph: Graph) -> list[str]:

@@ -8,14 +8,14 @@ where a party sends and receives at once, so the larger of the two counts (docs/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
 from securemodel.compiler.hints import NARROW, Expense, most_expensive, narrowed
 from securemodel.compiler.ir import Graph, Node
-from securemodel.compiler.layers import INPUTS, layer_names
+from securemodel.compiler.layers import INPUTS, layer_names, recurrent_steps
 from securemodel.compiler.memory import peak_bytes
 from securemodel.compiler.plantable import plan_text
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
@@ -154,10 +154,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's name and its part of the costs."""
+    """A layer's name and its part of the costs. `steps`: of a recurrent layer, those it takes one after the other."""
 
     name: str
     cost: Cost
+    steps: int = 0
+
+    @property
+    def rounds_per_step(self) -> float:
+        """Rounds of one step of a recurrent layer; 0 for others."""
+        return self.cost.rounds / self.steps if self.steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,8 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
     """The plan of a program, compiled or read from a file. Raises InputError for an unknown network."""
     graph, parties, network = program.graph, program.parties, find_network(network)
     machine = machine or Machine()
-    layers = _layers(graph, parties, False)
+    recurrent = recurrent_steps(program.captured)
+    layers = tuple(replace(layer, steps=recurrent.get(layer.name, 0)) for layer in _layers(graph, parties, False))
     load = sum((layer.cost for layer in _layers(graph, parties, True)), _nothing(parties))
     narrow = _layers(narrowed(graph), parties, False) if program.header.width > NARROW else layers
     seconds = lambda cost: cost.seconds(network, machine)

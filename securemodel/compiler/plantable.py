@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from securemodel.compiler.plan import Cost, Network, Plan
+    from securemodel.compiler.plan import Cost, Layer, Network, Plan
 
 _COLUMNS = 110
 _SHOWN_PARTIES = 3
@@ -23,11 +23,16 @@ def plan_text(plan: Plan) -> str:
     names = sorted(costs, key=lambda name: -costs[name].sent_bytes)[:1] if len(costs) > _SHOWN_PARTIES else list(costs)
     heading = ["layer", "rounds", *(_shortened(name, 10) for name in names), "cessing", "adds", "seconds"]
     above = ["", "", *["sent by"] * len(names), "prepro-", "multiply-", ""]
-    rows = [_row(plan, layer.name, layer.cost, names) for layer in plan.layers]
+    rows = [_row(plan, _with_steps(layer), layer.cost, names) for layer in plan.layers]
     table = _aligned([above, heading, *rows, _row(plan, "total", plan.total, names)])
     rule = "-" * max(map(len, table))
     title = f"program {plan.digest[:12]}, parties {', '.join(costs)}; {network_text(plan.network)}"
     return "\n".join([title, *table[:2], rule, *table[2:-1], rule, table[-1], *_footer(plan), *_expenses(plan)])
+
+
+def _with_steps(layer: Layer) -> str:
+    """A layer's name; of a recurrent one also its steps and what one takes."""
+    return f"{layer.name} ({layer.steps} steps of {layer.rounds_per_step:.0f} rounds)" if layer.steps else layer.name
 
 
 def _row(plan: Plan, name: str, cost: Cost, shown: Sequence[str]) -> list[str]:
