@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -40,6 +41,14 @@ PROTOCOLS = {
         ("weight_limit", "input_limit", "key_bits", "insecure_key_bits"),
     ),
 }
+
+
+ENV_PROTOCOL = "SECUREMODEL_PROTOCOL"
+
+
+def default_protocol() -> str:
+    """The protocol of programs whose `compile` names none: what `securemodel run --protocol` says, or "masked"."""
+    return os.environ.get(ENV_PROTOCOL) or "masked"
 
 
 def parts_of(protocol: str) -> Parts:

@@ -11,6 +11,7 @@ import click
 from protocols import identity
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER, Identity, PartiesConfig
+from securemodel.backends.table import PROTOCOLS
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, print_error, wants_traceback
 from securemodel.cli.launch import Say, run_local
@@ -33,6 +34,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
 )
 @click.option(
+    "--protocol",
+    type=click.Choice([name for name in PROTOCOLS if name != "crypten"]),
+    help="What runs programs whose compile() names no protocol; the same at every party.",
+)
+@click.option(
     "--paillier-key",
     type=_FILE,
     help="With --me: the client's private key for a program of the protocol paillier, instead of a new one.",
@@ -45,6 +51,7 @@ def run(
     me: str | None,
     config: Path | None,
     store: Path | None,
+    protocol: str | None,
     paillier_key: Path | None,
 ) -> None:
     """Run a Python SCRIPT as one party of a session, or as all of them.
@@ -56,6 +63,7 @@ def run(
     Examples:
       securemodel run infer.py --local
       securemodel run infer.py --local -- --images 100
+      securemodel run infer.py --local --protocol paillier
       securemodel run infer.py --me bank --config parties.toml
       securemodel run infer.py --me bank --config parties.toml --store prepared/bank
 
@@ -68,29 +76,24 @@ def run(
         if me or config or store or paillier_key:
             raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
         names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        _run_all(script, args, names)
+        _run_all(script, args, names, protocol)
         return
     if parties:
         raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
-    _run_one(script, args, me, config, store, paillier_key)
+    check_identity(me, config)
+    scripts.run_as_party(script, args, me, config, store, paillier_key=paillier_key, protocol=protocol)
 
 
-def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...]) -> None:
-    dealer = scripts.declares_dealer(script)
-    outcome = run_local(script, args, names, prefixed(names), traceback=wants_traceback(), dealer=dealer)
+def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], protocol: str | None) -> None:
+    dealer, command = scripts.declares_dealer(script), ["run", *(["--protocol", protocol] if protocol else [])]
+    say = prefixed(names)
+    outcome = run_local(script, args, names, say, traceback=wants_traceback(), command=command, dealer=dealer)
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""
         print_error(f"{outcome.cause} ended with exit code {outcome.code}{stopped}")
         click.get_current_context().exit(outcome.code)
-
-
-def _run_one(
-    script: Path, args: tuple[str, ...], me: str, config: Path, store: Path | None, paillier_key: Path | None
-) -> None:
-    check_identity(me, config)
-    scripts.run_as_party(script, args, me, config, store, paillier_key)
 
 
 def check_identity(me: str, config: Path) -> None:

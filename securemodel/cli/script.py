@@ -17,6 +17,7 @@ from typing import Any
 
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
+from securemodel.backends.table import ENV_PROTOCOL
 from securemodel.runtime.remote import ENV_CONFIG, ENV_ME, ENV_PAILLIER_KEY, ENV_SCRIPT, ENV_STORE
 
 
@@ -92,24 +93,43 @@ def digest(script: Path) -> str:
 
 
 def run_as_party(
-    script: Path, args: Sequence[str], me: str, config: Path, store: Path | None, paillier_key: Path | None = None
+    script: Path,
+    args: Sequence[str],
+    me: str,
+    config: Path,
+    store: Path | None,
+    *,
+    paillier_key: Path | None = None,
+    protocol: str | None = None,
 ) -> None:
-    """Runs the script as `python SCRIPT ARGS` would, with connect() knowing who this is.
+    """Runs the script as `python SCRIPT ARGS` would, as a party: see `as_party`.
 
     Raises ScriptFailed for errors that are not this project's; SystemExit passes through.
     """
-    with as_party(script, args, me, config, store, paillier_key), explained(script):
+    party = as_party(script, args, me, config, store, paillier_key=paillier_key, protocol=protocol)
+    with party, explained(script):
         runpy.run_path(str(script), run_name="__main__")
 
 
 @contextmanager
 def as_party(
-    script: Path, args: Sequence[str], me: str, config: Path, store: Path | None, paillier_key: Path | None = None
+    script: Path,
+    args: Sequence[str],
+    me: str,
+    config: Path,
+    store: Path | None,
+    *,
+    paillier_key: Path | None = None,
+    protocol: str | None = None,
 ) -> Iterator[None]:
-    """In this process, connect() knows who this is, and files beside the script can be imported."""
+    """In this process, connect() knows who this is, and files beside the script can be imported.
+
+    `protocol` is for programs whose compile() names none.
+    """
     wanted = {ENV_ME: me, ENV_CONFIG: str(config.resolve()), ENV_SCRIPT: digest(script)}
     wanted[ENV_STORE] = str(store.resolve()) if store else None
     wanted[ENV_PAILLIER_KEY] = str(paillier_key.resolve()) if paillier_key else None
+    wanted[ENV_PROTOCOL] = protocol
     with _environment(wanted), _as_main(script, args):
         yield
 

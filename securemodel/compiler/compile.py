@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from protocols.errors import explain
-from securemodel.backends.table import PROTOCOLS, part_of, parts_of
+from securemodel.backends.table import PROTOCOLS, default_protocol, part_of, parts_of
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.capture import Examples, capture
 from securemodel.compiler.ir import Header
@@ -37,7 +37,7 @@ def compile(
     frac_bits: int = 16,
     width: int = 64,
     truncate_outputs: bool = False,
-    protocol: str = "masked",
+    protocol: str | None = None,
     **options: Any,
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
@@ -55,11 +55,12 @@ def compile(
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits, those of small public factors with up to 3 frac_bits; `truncate_outputs` cuts them to frac_bits
     first, for one more round.
-    `protocol` is what runs the program: "masked", this project's engine, "paillier" (docs/encrypted-graphs.md), or
-    "crypten" (docs/crypten.md). Further options are those of the protocol.
+    `protocol` is what runs the program: "masked", this project's engine and the default, "paillier"
+    (docs/encrypted-graphs.md), or "crypten" (docs/crypten.md). Further options are those of the protocol.
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
+    protocol = protocol or default_protocol()
     _check_options(protocol, options)
     examples = _as_examples(example_inputs)
     example_inputs = tuple(examples.values()) if isinstance(examples, Mapping) else examples

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def test_two_parties_and_a_dealer(call, write, network: str, tmp_path: Path) -> 
     assert "  dealer | session of bank, hospital" in result.output
     assert "    bank | off" not in result.output
     assert gone(tmp_path / "bank.pid") and gone(tmp_path / "hospital.pid")
+
+
+def test_the_command_line_names_the_protocol_where_the_script_names_none(call, write, tmp_path: Path) -> None:
+    linear = """
+    import securemodel, torch
+    torch.manual_seed(3)
+    model, example_inputs = torch.nn.Linear(4, 2), torch.zeros(3, 4)
+    """
+    script = write("linear.py", SECURE.format(network=textwrap.dedent(linear), then="print(program.protocol)"))
+    result = call("run", script, tmp_path, "--local", "--protocol", "paillier")
+    assert result.exit_code == 0, result.output
+    assert "hospital | paillier" in result.output and "bank | paillier" in result.output
+    assert "hospital | off by at most True" in result.output and "session of" not in result.output
 
 
 def test_a_party_that_fails_ends_all(call, write, network: str, tmp_path: Path) -> None:
