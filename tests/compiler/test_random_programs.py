@@ -6,6 +6,7 @@ be read by anything, has any scale, and is returned as well.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -110,9 +111,10 @@ programs = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=int(__import__("os").environ.get("EX","20")), suppress_health_check=list(HealthCheck))
-@given(programs, st.sampled_from([TWO, IDLE_THIRD, PUBLIC_WEIGHTS]), st.sampled_from([1.0, 50.0]))
-def test_random_expressions(steps, owners, size):
+CASES = given(programs, st.sampled_from([TWO, IDLE_THIRD, PUBLIC_WEIGHTS]), st.sampled_from([1.0, 50.0]))
+
+
+def check(steps, owners: dict, size: float) -> None:
     x, y = (torch.arange(12.0).reshape(3, 4) - 5) * size / 8, torch.tensor([[1.5, -2, 0.25, 3]] * 3)
     steps, right = checked(steps, x, y)
     if not steps:
@@ -120,4 +122,17 @@ def test_random_expressions(steps, owners, size):
     program = securemodel.compile(Expression(steps).eval(), (x, y), **{**owners, "inputs": ("b", "a")})
     for made, value in zip(run(program, x, y), right, strict=True):
         off = (made.double() - value.value).abs()
-        assert (off <= value.error + value.value.abs() * 2.0**-23 + UNIT).all()
+        assert (off <= value.error + value.value.abs() * 2.0**-23 + UNIT).all()  # results are float32
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+@CASES
+def test_random_expressions(steps, owners, size):
+    check(steps, owners, size)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+@CASES
+def test_many_random_expressions(steps, owners, size):
+    check(steps, owners, size)
