@@ -9,7 +9,8 @@ import torch
 from securemodel.compiler.capture import Examples, call, model_state, tensors_in
 
 Row = list[torch.Tensor]
-_TRIALS = 3
+_TRIALS = 4
+_EXTREME = 2.0**14
 
 
 def _probe_state(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -32,9 +33,25 @@ def _row(examples: Sequence[torch.Tensor], generator: torch.Generator) -> Row:
         if example.is_floating_point():
             row.append(torch.rand(shape, generator=generator) + 0.1)
         else:
-            flat = example.reshape(-1)
-            row.append(flat[torch.randint(flat.numel(), shape, generator=generator)])
+            low, high = _bounds(example)
+            row.append(torch.randint(low, high + 1, shape, generator=generator).to(example.dtype))
     return row
+
+
+def _bounds(example: torch.Tensor) -> tuple[int, int]:
+    """Whole numbers that the model takes, as far as its example tells; two of them at least, to tell rows apart."""
+    if example.dtype == torch.bool or not example.numel():
+        return 0, 1
+    low, high = int(example.min()), int(example.max())
+    return (low, high) if low < high else (min(low, 0), max(high, 1))
+
+
+def _extreme(examples: Sequence[torch.Tensor], row: Row, place: int) -> Row:
+    """The row with large numbers throughout, below or above all others: what comparisons tell apart."""
+    return [
+        torch.full_like(x, (2 * place - 1) * _EXTREME if x.is_floating_point() else _bounds(example)[place])
+        for example, x in zip(examples, row, strict=True)
+    ]
 
 
 def _unknown(row: Row) -> Row:
@@ -77,10 +94,13 @@ def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bo
 
     try:
         with torch.no_grad():
-            for _ in range(_TRIALS):
+            for trial in range(_TRIALS):
                 mine, other, third = (_row(examples, generator) for _ in range(3))
+                if trial < 2:  # whole numbers that are the smallest, and the largest, of all
+                    edge = _extreme(examples, mine, trial)
+                    mine = [m if m.is_floating_point() else e for m, e in zip(mine, edge, strict=True)]
                 usual = at(0, (mine, other))
-                beside = [(mine, third), (mine, _unknown(other))]
+                beside = [(mine, third), (mine, _unknown(other)), *[(mine, _extreme(examples, other, i)) for i in (0, 1)]]
                 if not all(_same(usual, at(0, pair)) and _same(usual, at(1, pair[::-1])) for pair in beside):
                     return False
                 if also_alone and not _same(usual, at(0, (mine,))):

@@ -52,6 +52,15 @@ DEPENDENT = {
     "bias per row": Biased(2, 5),
     "fixed number of rows": lambda x: x.view(3, 5),
     "pairs of rows": lambda x: x.reshape(-1, 10),
+    "order over rows": lambda x: x.sort(0)[0],
+    "statistics of the batch": lambda x: nn.functional.batch_norm(x, None, None, training=True),
+    "whether any row is large": lambda x: x + (x > 1000).any(0),
+    "whether a sum is above a bound": lambda x: x + (x.sum(0) > 50),
+}
+WHOLE = {
+    "largest of the batch": lambda x: x.amax() - x,
+    "order over rows": lambda x: x.sort(0)[0],
+    "less their mean": lambda x: x.float() - x.float().mean(0),
 }
 
 
@@ -77,6 +86,16 @@ def test_rows_that_do_not_stand_alone():
 @pytest.mark.parametrize("name", DEPENDENT)
 def test_dependent(name):
     assert not rows_are_independent(module(DEPENDENT[name]), [torch.randn(3, 5)])
+
+
+@pytest.mark.parametrize("example", [torch.zeros(2, 4).long(), torch.ones(2, 4).long(), torch.arange(8).reshape(2, 4)])
+@pytest.mark.parametrize("name", WHOLE)
+def test_dependent_whole_numbers(name, example):
+    assert not rows_are_independent(module(WHOLE[name]), [example])
+
+
+def test_dependent_booleans():
+    assert not rows_are_independent(module(lambda x: x ^ x.any(0)), [torch.zeros(2, 4).bool()])
 
 
 def test_several_inputs_need_as_many_rows():
