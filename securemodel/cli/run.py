@@ -83,7 +83,8 @@ def run(
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
     check_identity(me, config)
-    scripts.run_as_party(script, args, me, config, store, paillier_key=paillier_key, protocol=protocol)
+    with scripts.as_party(script, args, me, config, store, paillier_key=paillier_key, protocol=protocol):
+        scripts.run_main(script)
 
 
 def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], protocol: str | None) -> None:

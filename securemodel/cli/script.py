@@ -92,22 +92,12 @@ def digest(script: Path) -> str:
     return hashlib.sha256(script.read_bytes()).hexdigest()
 
 
-def run_as_party(
-    script: Path,
-    args: Sequence[str],
-    me: str,
-    config: Path,
-    store: Path | None,
-    *,
-    paillier_key: Path | None = None,
-    protocol: str | None = None,
-) -> None:
-    """Runs the script as `python SCRIPT ARGS` would, as a party: see `as_party`.
+def run_main(script: Path) -> None:
+    """Runs the script as `python SCRIPT` would.
 
     Raises ScriptFailed for errors that are not this project's; SystemExit passes through.
     """
-    party = as_party(script, args, me, config, store, paillier_key=paillier_key, protocol=protocol)
-    with party, explained(script):
+    with explained(script):
         runpy.run_path(str(script), run_name="__main__")
 
 
