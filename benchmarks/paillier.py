@@ -265,10 +265,12 @@ def _name(other: dict[str, Any]) -> str:
 
 
 def show_others(rows: list[Row], others: list[dict[str, Any]], measured: int) -> None:
-    """The second table: operations that other libraries have too, and what went wrong there."""
+    """The second table: operations that other libraries have too; below it errors, and what went wrong there."""
     names = list(dict.fromkeys(map(_name, others)))
-    title = f"seconds per operation; HEU's 768x768: 768 times the mean of {measured} rows; CKKS is approximate, its \
-share of a ciphertext full of numbers, 128 bits of security beside every key"
+    title = (
+        f"seconds per operation; HEU's 768x768 is computed from {measured} rows; CKKS is approximate, for one number "
+        "a share of a full ciphertext, at 128 bits of security whatever the bits of the key"
+    )
     table = Table(title=title)
     for name in ("bits", "operation", "ours", *names):
         table.add_column(name, justify="left" if name == "operation" else "right")
@@ -281,6 +283,8 @@ share of a ciphertext full of numbers, 128 bits of security beside every key"
     console = Console(width=140)
     console.print(table)
     for other in others:
+        if other["error"]:
+            console.print(f"{_name(other)}: results are off by up to {other['error']:.0e}", markup=False)
         if other["problem"]:
             console.print(f"{_name(other)}, {other['bits'] or 'any'} bits: {other['problem']}", markup=False)
 
@@ -297,8 +301,9 @@ def _time(value: float | None) -> str:
 @click.option("--threads", default=0, help="Cores for the engine; all by default.")
 @click.option("--repeat", default=3, show_default=True, help="Timed runs of each of our operations.")
 @click.option(
-    "--phe-rows", default=8, show_default=True, help="Rows of the 768x768 product and of the data that phe and HEU compute."
-)
+    "--phe-rows", default=8, show_default=True,
+    help="Rows of the 768x768 product and of the data that phe computes; HEU as many of the product.",
+)  # fmt: skip
 def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: int, phe_rows: int) -> None:
     """Times key generation, encryption, sums, products, matrix products, a logistic regression and a network."""
     if not find_spec("phe"):
@@ -316,12 +321,17 @@ def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: in
         rows += [last] if last else []
         rows.append(lenet(size, repeat))
     show(rows)
+    _save(json_file, rows)  # what follows may fail
     others = run_he(bits, repeat=repeat, rows=phe_rows, threads=threads)
     if others:
         rows = beside(rows, others)
         show_others(rows, others, phe_rows)
+        _save(json_file, rows)
     elif not HE.is_built:
         print("For HEU and TenSEAL beside these, run benchmarks/peers/setup.sh he first.")
+
+
+def _save(json_file: Path | None, rows: list[Row]) -> None:
     if json_file:
         json_file.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))
 

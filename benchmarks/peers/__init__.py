@@ -78,8 +78,9 @@ def run_peers(cases: list[str], *, peers: Sequence[str] = tuple(PEERS), repeat: 
 
 
 def run_he(bits: Sequence[int], *, repeat: int = 3, rows: int = 8, threads: int = 0) -> list[dict[str, Any]]:
-    """Times the operations of HEU and TenSEAL; `he_runner.py` says what a row holds. None where they are not built.
+    """Times the operations of HEU and TenSEAL; `he_runner.py` says what a row holds.
 
+    The list is empty where setup.sh has not built their environment.
     Raises ConfigError where the environment does not work.
     """
     if not HE.is_built:

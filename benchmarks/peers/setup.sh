@@ -85,7 +85,11 @@ make_he() {
             echo "setup.sh: $1 does not install here (message above); it is left out" >&2
         fi
     done
-    [ $got = 1 ] || { echo "setup.sh: neither HEU nor TenSEAL installs here; there is no $env" >&2; rm -r $env; return; }
+    if [ $got = 0 ]; then
+        rm -r $env
+        echo "setup.sh: neither HEU nor TenSEAL installs here; there is no $env" >&2
+        return
+    fi
     touch $env/complete
     echo "$env is ready"
 }
