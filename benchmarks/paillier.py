@@ -1,9 +1,12 @@
-"""`python -m benchmarks.paillier [--json FILE]`: the Paillier engine beside python-paillier, one table.
+"""`python -m benchmarks.paillier [--json FILE]`: the Paillier engine beside python-paillier and others.
 
 Both run in this process one after the other: phe with gmpy2 on one thread, as it is made; the engine on --threads
 cores. Products are of encrypted integers of 16 bits by signed weights of 16 bits, which both compute exactly. Seconds
 are for one operation, of operations on arrays a share of the array's time, of the fastest of several runs: other
 programs only add to a time. Making a key takes as long as luck wants, so there it is the mean.
+
+Where `benchmarks/peers/setup.sh he` has built their environment, HEU and TenSEAL are timed after that, in processes of
+their own, and a second table puts them beside the engine.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -26,6 +30,7 @@ from rich.table import Table
 import securemodel
 from benchmarks.measure import machine
 from benchmarks.models import lenet5
+from benchmarks.peers import HE, run_he
 from protocols import paillier
 from protocols.kernels import residues
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
@@ -33,13 +38,14 @@ from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
 
 @dataclass(frozen=True)
 class Row:
-    """One operation: seconds of each side, and what was left out of phe's run."""
+    """One operation: seconds of each side and of other libraries by name, and what was left out of phe's run."""
 
     bits: int
     operation: str
     ours_s: float
     phe_s: float | None
     note: str = ""
+    others_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -241,6 +247,48 @@ def show(rows: list[Row]) -> None:
     Console(width=140).print(table)
 
 
+def beside(rows: list[Row], others: list[dict[str, Any]]) -> list[Row]:
+    """The rows with the seconds of other libraries; a scheme without bits of a key stands beside every size."""
+
+    def found(row: Row) -> dict[str, float]:
+        return {
+            _name(other): other["operations"][row.operation]
+            for other in others
+            if other["bits"] in (row.bits, None) and row.operation in (other["operations"] or {})
+        }
+
+    return [replace(row, others_s=found(row)) for row in rows]
+
+
+def _name(other: dict[str, Any]) -> str:
+    return f"{other['system']}, {other['scheme']}"
+
+
+def show_others(rows: list[Row], others: list[dict[str, Any]], measured: int) -> None:
+    """The second table: operations that other libraries have too; below it errors, and what went wrong there."""
+    names = list(dict.fromkeys(map(_name, others)))
+    title = (
+        f"seconds per operation; HEU's 768x768 is computed from {measured} rows; CKKS is approximate, for one number "
+        "a share of a full ciphertext, at 128 bits of security whatever the bits of the key"
+    )
+    table = Table(title=title)
+    for name in ("bits", "operation", "ours", *names):
+        table.add_column(name, justify="left" if name == "operation" else "right")
+    compared = [row for row in rows if row.others_s]
+    for before, row in zip([None, *compared], compared, strict=False):
+        if before and before.bits != row.bits:
+            table.add_section()
+        theirs = (_time(row.others_s.get(name)) for name in names)
+        table.add_row(str(row.bits), row.operation, _time(row.ours_s), *theirs)
+    console = Console(width=140)
+    console.print(table)
+    for other in others:
+        if other["error"]:
+            console.print(f"{_name(other)}: results are off by up to {other['error']:.0e}", markup=False)
+        if other["problem"]:
+            console.print(f"{_name(other)}, {other['bits'] or 'any'} bits: {other['problem']}", markup=False)
+
+
 def _time(value: float | None) -> str:
     if value is None:
         return "–"
@@ -253,8 +301,9 @@ def _time(value: float | None) -> str:
 @click.option("--threads", default=0, help="Cores for the engine; all by default.")
 @click.option("--repeat", default=3, show_default=True, help="Timed runs of each of our operations.")
 @click.option(
-    "--phe-rows", default=8, show_default=True, help="Rows of the 768x768 product and of the data that phe computes."
-)
+    "--phe-rows", default=8, show_default=True,
+    help="Rows of the 768x768 product and of the data that phe computes; HEU as many of the product.",
+)  # fmt: skip
 def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: int, phe_rows: int) -> None:
     """Times key generation, encryption, sums, products, matrix products, a logistic regression and a network."""
     if not find_spec("phe"):
@@ -272,6 +321,17 @@ def main(json_file: Path | None, bits: tuple[int, ...], threads: int, repeat: in
         rows += [last] if last else []
         rows.append(lenet(size, repeat))
     show(rows)
+    _save(json_file, rows)  # what follows may fail
+    others = run_he(bits, repeat=repeat, rows=phe_rows, threads=threads)
+    if others:
+        rows = beside(rows, others)
+        show_others(rows, others, phe_rows)
+        _save(json_file, rows)
+    elif not HE.is_built:
+        print("For HEU and TenSEAL beside these, run benchmarks/peers/setup.sh he first.")
+
+
+def _save(json_file: Path | None, rows: list[Row]) -> None:
     if json_file:
         json_file.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))
 

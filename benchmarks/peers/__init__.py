@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.peers.common import CASES
 from protocols.errors import ConfigError, InputError, explain
 
-__all__ = ["CASES", "PEERS", "Peer", "missing_peers", "run_peers"]
+__all__ = ["CASES", "PEERS", "Peer", "missing_peers", "run_he", "run_peers"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -41,6 +41,7 @@ class Peer:
 
 
 PEERS = {name: Peer(name, HERE / f"{name}_runner.py") for name in ("spu", "crypten")}
+HE = Peer("he", HERE / "he_runner.py")  # libraries of homomorphic encryption, which have no cases but operations
 
 
 def missing_peers() -> list[str]:
@@ -70,16 +71,28 @@ def run_peers(cases: list[str], *, peers: Sequence[str] = tuple(PEERS), repeat: 
                 fix="build them with: " + " && ".join(f"benchmarks/peers/setup.sh {name}" for name in missing),
             )
         )
-    return [row for name in peers for row in _rows(PEERS[name], cases, repeat)]
-
-
-def _rows(peer: Peer, cases: list[str], repeat: int) -> list[dict[str, Any]]:
     if not cases:
         return []
+    options = ["--cases", ",".join(cases), "--repeat", str(repeat)]
+    return [row for name in peers for row in _rows(PEERS[name], options)]
+
+
+def run_he(bits: Sequence[int], *, repeat: int = 3, rows: int = 8, threads: int = 0) -> list[dict[str, Any]]:
+    """Times the operations of HEU and TenSEAL; `he_runner.py` says what a row holds.
+
+    The list is empty where setup.sh has not built their environment.
+    Raises ConfigError where the environment does not work.
+    """
+    if not HE.is_built:
+        return []
+    sizes = ",".join(map(str, bits))
+    return _rows(HE, ["--bits", sizes, "--repeat", str(repeat), "--rows", str(rows), "--threads", str(threads)])
+
+
+def _rows(peer: Peer, options: list[str]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "rows.json")
-        options = ["--cases", ",".join(cases), "--repeat", str(repeat), "--out", str(out)]
-        command = [str(peer.python), str(peer.runner), *options]
+        command = [str(peer.python), str(peer.runner), *options, "--out", str(out)]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=STDERR, check=False)
         if ended.returncode != 0 or not out.exists():
             raise ConfigError(

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds the virtual environments of the peers, in the root of the repository:
 #
-#     benchmarks/peers/setup.sh            both
+#     benchmarks/peers/setup.sh            all three
 #     benchmarks/peers/setup.sh spu        .venv-spu (needs CPython 3.10 or 3.11; about 1 GB)
 #     benchmarks/peers/setup.sh crypten    .venv-crypten
+#     benchmarks/peers/setup.sh he         .venv-he (CPython 3.10 or 3.11), for benchmarks/paillier.py
 #
-# PYTHON_SPU and PYTHON_CRYPTEN name an interpreter to use instead of the one found.
+# PYTHON_SPU, PYTHON_CRYPTEN and PYTHON_HE name an interpreter to use instead of the one found.
 # An environment that is already complete is left as it is; delete its folder to build it anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -37,7 +38,7 @@ find_python() {
          "or name one with PYTHON_${what^^}=/path/to/python."
 }
 
-# Each of the two leaves a file "complete" as its last step, so that an interrupted build is not taken for a good one.
+# Each of these leaves a file "complete" as its last step, so that an interrupted build is not taken for a good one.
 make_spu() {
     local python env=.venv-spu
     [ -e $env/complete ] && { echo "$env is complete"; return; }
@@ -68,9 +69,35 @@ make_crypten() {
     echo "$env is ready"
 }
 
+make_he() {
+    local python package got=0 env=.venv-he
+    [ -e $env/complete ] && { echo "$env is complete"; return; }
+    python=$(find_python he "${PYTHON_HE:-}" python3.11 python3.10)
+    "$python" -m venv --clear $env
+    $env/bin/pip install --quiet numpy==2.2.6
+    # "package module": one that has no wheel here, or does not import, is left out
+    for package in "sf-heu==0.5.2b0 heu" "tenseal==0.3.18 tenseal"; do
+        set -- $package
+        if $env/bin/pip install --quiet --only-binary :all: "$1" && $env/bin/python -c "import $2"; then
+            got=1
+        else
+            $env/bin/pip uninstall --quiet --yes "${1%%=*}"
+            echo "setup.sh: $1 does not install here (message above); it is left out" >&2
+        fi
+    done
+    if [ $got = 0 ]; then
+        rm -r $env
+        echo "setup.sh: neither HEU nor TenSEAL installs here; there is no $env" >&2
+        return
+    fi
+    touch $env/complete
+    echo "$env is ready"
+}
+
 case "${1:-all}" in
     spu) make_spu ;;
     crypten) make_crypten ;;
-    all) make_spu; make_crypten ;;
-    *) fail "unknown environment '$1'; the choices are: spu, crypten, all" ;;
+    he) make_he ;;
+    all) make_spu; make_crypten; make_he ;;
+    *) fail "unknown environment '$1'; the choices are: spu, crypten, he, all" ;;
 esac
