@@ -292,7 +292,9 @@ def show_others(rows: list[Row], others: list[dict[str, Any]], measured: int) ->
 def _time(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.2f} µs"
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+    unit, scale = next((pair for pair in units if value >= pair[1]), units[-1])
+    return f"{value / scale:.2f} {unit}"
 
 
 @click.command()
