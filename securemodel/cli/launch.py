@@ -1,4 +1,4 @@
-"""All parties of a script, and their dealer if they need one, as processes of this machine, joined by mutual TLS on loopback."""
+"""All parties of a script, and a dealer if they need one, as processes of this machine, joined by mutual TLS."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def run(
     """Run a Python SCRIPT as one party of a session, or as all of them.
 
     The same script runs at every party; securemodel.connect() in it knows who it is. With --local a script needs
-    PARTIES = ("bank", "hospital") at its top level; where it also has DEALER = False, none is started. Put -- before ARGS that begin with a dash.
+    PARTIES = ("bank", "hospital") at its top level; where it also has DEALER = False, none is started. Put -- before
+    ARGS that begin with a dash.
 
     \b
     Examples:

@@ -9,7 +9,6 @@ fixed point adds two units in the last place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +25,8 @@ _MARGIN = 3  # pieces that only catch arguments one unit outside, and the one ab
 class Smooth:
     """A function and its domain: `below` under `low`, `above` + `slope` x over `high`.
 
-    `above` is None where no argument is larger than `high`. max_error: the largest error, absolute; for exp up to
-    `high` only, and relative to max(exp(x), 2^-5).
+    `above` is None where arguments are not larger than `high`: the last piece then goes on to the table's end.
+    max_error: the largest error, absolute; for exp up to `high` only, and relative to max(exp(x), 2^-5).
     """
 
     name: str
@@ -73,7 +72,7 @@ SMOOTH = {
         Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),
         Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None),
         Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None),
-        Smooth("exp", torch.exp, -16.0, 8.0, 3, 2**-13, above=math.exp(8.0)),
+        Smooth("exp", torch.exp, -16.0, 8.0, 3, 2**-13, above=None),
     )
 }
 

@@ -57,6 +57,23 @@ def test_extremes_take_the_first_of_equals():
     check_agrees(lambda x: (*x.max(1), *x.min(1), x.argmin(0)), [x], tolerance=0.0)
 
 
+def test_the_winner_of_a_match_is_among_the_largest_also_where_these_differ_by_less_than_a_unit():
+    """Products have 32 fractional bits, of which a comparison sees 16: what it says of close ones is no order."""
+    close = torch.zeros(8, 200)
+    close[:3] = 16 + torch.tensor([[0.0], [6.0], [12.0]]) * 2.0**-16  # a sixteenth of it: 0.4 units apart
+    inputs = (close, torch.full_like(close, 2.0**-4))
+    program = securemodel.compile(Product(), inputs, **{**TWO, "inputs": ("a", "b")})
+    largest, at = run(program, *inputs)
+    assert (largest - 1).abs().max() < 2.0**-14 and at.max() < 3
+
+
+class Product(nn.Module):
+    """The largest of products, and its place."""
+
+    def forward(self, x, y):
+        return (x * y).amax(0), (x * y).argmax(0)
+
+
 @pytest.mark.parametrize("settings_", [TWO, IDLE_THIRD], ids=["two", "three"])
 def test_rows_at_positions_nobody_knows(settings_):
     scores, table = torch.randn(6, 11), torch.randn(11, 3)

@@ -1,7 +1,7 @@
 """Functions of positive numbers over many orders of magnitude: reciprocal, roots, logarithm.
 
-x in [2^-10, 2^14), and no less than a unit, is scaled by a power of 16 into y in [1, 16): five comparisons with public thresholds say
-which. The function of y is a spline; the function of the scale is a sum of the same five bits.
+x in [2^-10, 2^14), and no less than a unit, is scaled by a power of 16 into y in [1, 16): five comparisons with public
+thresholds say which. The function of y is a spline; the function of the scale is a sum of the same five bits.
 Outside of the domain the result is meaningless, and nobody can see that it is.
 """
 

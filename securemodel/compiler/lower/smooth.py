@@ -119,7 +119,7 @@ def selu(g: Builder, x):
 
 @lowers(aten.exp.default)
 def exp(g: Builder, x):
-    """exp on [-16, 8]; constant outside."""
+    """exp on [-16, 8]; 0 below."""
     g.domain(x, -math.inf, SMOOTH["exp"].high + 2.0**-g.frac_bits, "exp")
     return smooth(g, "exp", x)
 

@@ -1,8 +1,8 @@
 """The largest value along an axis, and its place, by a tournament.
 
 Matches of up to eight need the fewest rounds: all pairs of a match are compared at once, and one conjunction says who
-loses to none. Matches of two need the fewest comparisons, and are for large tensors. Who meets stands side by side, so
-that of equal values the first wins.
+loses to none. They compare numbers of at most frac_bits fractional bits, exactly. Matches of two need the fewest
+comparisons, and are for large tensors. Who meets stands side by side, so that of equal values the first wins.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def tournament(g: Builder, x: Value, dim: int, with_place: bool) -> tuple[Value,
     while size > 1:
         levels = math.ceil(math.log(size, _MATCH) - 1e-9)
         match = 2 if math.prod(x.shape) > _FEW else math.ceil(size / _MATCH ** (levels - 1))
+        if match > 2:
+            x = g.rescale(x)  # signs of finer differences are no order, and then nobody, or who is small, could win
         whole = size - size % match
         ranges = [(0, whole, match)] + ([(whole, size, size - whole)] if whole < size else [])
         played = [_played(g, x, place, dim, *bounds) if with_place else (_won(g, x, dim, *bounds)[0], None)
@@ -79,7 +81,8 @@ def _played(
             return winners, last_place
         together = _together(g, place, dim, start, stop, match)
         above_last = g.linear("index_sub", together, dim=0, plus=list(range(last)), minus=[last] * last)
-        return winners, g.add(last_place, g.linear("sum", g.select(bits, above_last, invert=invert), dims=[0], keepdim=False))
+        gained = g.linear("sum", g.select(bits, above_last, invert=invert), dims=[0], keepdim=False)
+        return winners, g.add(last_place, gained)
     along = [1] * x.ndim
     along[dim] = winners.shape[dim]
     at = g.integers(torch.arange(start + last, stop, match).reshape(along).expand(winners.shape))

@@ -137,7 +137,8 @@ class _Pass:
         """The additive form of a value."""
         if node_id not in self.additive_of:
             node = self.old[node_id]
-            if node_id in self.masked_of and (node_id in self.free or node.op == "share") or node_id in self.needed and (node_id in self.free or (node.op == "share" and node.owner != PUBLIC)):
+            shared = node.op == "share" and (node_id in self.masked_of or node.owner != PUBLIC)
+            if (node_id in self.needed or node_id in self.masked_of) and (node_id in self.free or shared):
                 self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
             else:
                 self.additive_of[node_id] = self._compute(node)

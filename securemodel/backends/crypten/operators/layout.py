@@ -13,7 +13,8 @@ aten = torch.ops.aten
 
 ON_SHARES = (
     aten.reshape.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.squeeze.default,
-    aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.expand.default, aten.repeat.default, aten.slice.Tensor, aten.select.int, aten.narrow.default,
+    aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.expand.default, aten.repeat.default,
+    aten.slice.Tensor, aten.select.int, aten.narrow.default,
     aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int, aten.flip.default, aten.roll.default,
     aten.cat.default, aten.stack.default, aten.sum.default, aten.sum.dim_IntList, aten.cumsum.default,
     aten.neg.default,
