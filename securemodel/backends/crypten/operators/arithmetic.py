@@ -14,6 +14,8 @@ aten = torch.ops.aten
 
 FORBIDDEN = -128.0
 """Stands for minus infinity: e^-128 is 0 at any scale, and CrypTen's exp is wrong below -512."""
+ENDLESS = 2.0**24
+"""From this size on, a number filled in under a mask (torch.finfo's least, say) stands for infinity."""
 
 
 @runs(aten.add.Tensor, aten.add.Scalar)
@@ -119,7 +121,7 @@ def where(condition, x, y):
 @runs(aten.masked_fill.Scalar)
 def masked_fill(x, mask, value):
     """x, with a public number where a mask is set; infinity becomes 128."""
-    value = math.copysign(FORBIDDEN, value) if math.isinf(value) else value
+    value = math.copysign(FORBIDDEN, value) if abs(value) >= ENDLESS else value
     return x + (-x + value) * mask
 
 
