@@ -20,7 +20,7 @@ from securemodel.cli.base import Command, print_error, wants_traceback
 from securemodel.cli.launch import run_local
 from securemodel.cli.part import Given, Part, open_part
 from securemodel.cli.programs import program_of
-from securemodel.cli.run import check_identity, prefixed
+from securemodel.cli.run import FILE, check_identity, party_options, prefixed
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
@@ -29,26 +29,17 @@ from securemodel.runtime.remote import RemoteSession, connect
 from securemodel.runtime.resume import agree_on_start
 from securemodel.runtime.session import compiled_rows
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SAID = re.compile(r"(\d+) of (\d+) rows")
 
 
 @click.command(cls=Command, no_args_is_help=True)
-@click.argument("script", type=_FILE)
+@click.argument("script", type=FILE)
 @click.option("--input", "inputs", multiple=True, metavar="[PARTY=]FILE", help="Rows: .csv, .npy, .npz, or a folder.")
 @click.option("--output", "outputs", multiple=True, metavar="[PARTY=]FILE", help="Results: .csv or .npz.")
 @click.option("--columns", multiple=True, metavar="[PARTY=]A,B", help="Columns of a CSV file: names, or 1,2,... .")
 @click.option("--arrays", multiple=True, metavar="[PARTY=]A,B", help="Arrays of an NPZ file, one for each input.")
 @click.option("--divide-by", multiple=True, metavar="[PARTY=]X", help="Divide numbers read from CSV, NPY or NPZ by X.")
-@click.option("--local", is_flag=True, help="All parties and the dealer on this machine, with identities of their own.")
-@click.option("--parties", metavar="A,B", help="With --local: the parties' names, instead of PARTIES in the script.")
-@click.option("--me", metavar="NAME", help="Be this party of a parties file.")
-@click.option("--config", type=_FILE, help="With --me: the parties file (see `securemodel keys`).")
-@click.option(
-    "--store",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
-)
+@party_options
 def predict(
     script: Path,
     inputs: tuple[str, ...],

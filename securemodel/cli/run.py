@@ -18,21 +18,32 @@ from securemodel.cli.launch import Say, run_local
 from securemodel.runtime.dealer import serve
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "bright_red")
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_PARTY_OPTIONS = (
+    click.option("--local", is_flag=True, help="All parties and the dealer on this machine, with identities of their own."),
+    click.option("--parties", metavar="A,B", help="With --local: the parties' names, instead of PARTIES in the script."),
+    click.option("--me", metavar="NAME", help="Be this party of a parties file."),
+    click.option("--config", type=FILE, help="With --me: the parties file (see `securemodel keys`)."),
+    click.option(
+        "--store",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
+    ),
+)
+
+
+def party_options(command: Callable) -> Callable:
+    """The options that say which parties run here, shared by `run` and `predict`."""
+    for option in reversed(_PARTY_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command(cls=Command, no_args_is_help=True)
-@click.argument("script", type=_FILE)
+@click.argument("script", type=FILE)
 @click.argument("args", nargs=-1)
-@click.option("--local", is_flag=True, help="All parties and the dealer on this machine, with identities of their own.")
-@click.option("--parties", metavar="A,B", help="With --local: the parties' names, instead of PARTIES in the script.")
-@click.option("--me", metavar="NAME", help="Be this party of a parties file.")
-@click.option("--config", type=_FILE, help="With --me: the parties file (see `securemodel keys`).")
-@click.option(
-    "--store",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
-)
+@party_options
 @click.option(
     "--protocol",
     type=click.Choice([name for name in PROTOCOLS if name != "crypten"]),
@@ -40,7 +51,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--paillier-key",
-    type=_FILE,
+    type=FILE,
     help="With --me: the client's private key for a program of the protocol paillier, instead of a new one.",
 )
 def run(
@@ -138,7 +149,7 @@ def prefixed(names: tuple[str, ...], echo: Callable[..., None] = click.echo) -> 
 
 
 @click.command(cls=Command)
-@click.option("--config", required=True, type=_FILE, help="A parties file with [dealer], and [me] of the dealer.")
+@click.option("--config", required=True, type=FILE, help="A parties file with [dealer], and [me] of the dealer.")
 @click.option("--once", is_flag=True, help="End after the first session, with an error if it failed.")
 def dealer(config: Path, once: bool) -> None:
     """Serve correlated randomness to the parties of a file.
