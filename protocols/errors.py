@@ -3,6 +3,7 @@
     SecureModelError
     ├── ConfigError              a configuration or key file is wrong
     ├── InputError               a call was given something it cannot use (also a ValueError)
+    ├── DecodeError              a text or bytes from outside are not what they should be (also a ValueError)
     ├── PreprocessingError       something is wrong with the stored correlated randomness
     │   ├── PreprocessingUsedUp      there is none left
     │   └── PreprocessingReused      it was used before, and using it twice would leak
@@ -58,6 +59,10 @@ class ConfigError(SecureModelError):
 
 class InputError(SecureModelError, ValueError):
     """A call was given something it cannot use."""
+
+
+class DecodeError(SecureModelError, ValueError):
+    """A text or bytes from outside are not what they should be."""
 
 
 class PreprocessingError(SecureModelError):
