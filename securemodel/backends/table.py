@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
 from protocols.errors import explain
 from securemodel.errors import InputError
+from securemodel.invocation import current
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,9 @@ PROTOCOLS = {
 }
 
 
-ENV_PROTOCOL = "SECUREMODEL_PROTOCOL"
-
-
 def default_protocol() -> str:
     """The protocol of programs whose `compile` names none: what `securemodel run --protocol` says, or "masked"."""
-    return os.environ.get(ENV_PROTOCOL) or "masked"
+    return current().protocol or "masked"
 
 
 def parts_of(protocol: str) -> Parts:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import os
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +16,7 @@ from typing import Any
 
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
-from securemodel.backends.table import ENV_PROTOCOL
-from securemodel.runtime.remote import ENV_CONFIG, ENV_ME, ENV_PAILLIER_KEY, ENV_SCRIPT, ENV_STORE
+from securemodel.invocation import Invocation, invoked
 
 
 class ScriptFailed(SecureModelError):
@@ -116,11 +114,8 @@ def as_party(
 
     `protocol` is for programs whose compile() names none.
     """
-    wanted = {ENV_ME: me, ENV_CONFIG: str(config.resolve()), ENV_SCRIPT: digest(script)}
-    wanted[ENV_STORE] = str(store.resolve()) if store else None
-    wanted[ENV_PAILLIER_KEY] = str(paillier_key.resolve()) if paillier_key else None
-    wanted[ENV_PROTOCOL] = protocol
-    with _environment(wanted), _as_main(script, args):
+    files = (path.resolve() if path else None for path in (config, store, paillier_key))
+    with invoked(Invocation(me, *files, protocol, digest(script))), _as_main(script, args):
         yield
 
 
@@ -163,21 +158,3 @@ def _as_main(script: Path, args: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.path[:] = argv, path
-
-
-@contextmanager
-def _environment(wanted: Mapping[str, str | None]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in wanted}
-    _set_environment(wanted)
-    try:
-        yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(wanted: Mapping[str, str | None]) -> None:
-    for name, value in wanted.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

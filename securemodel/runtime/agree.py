@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 
 from protocols.channel import Channel, Label, Purpose
 from protocols.errors import explain
 from protocols.prg import KEY_BYTES, Stream, new_key
 from securemodel.errors import Mismatch
+from securemodel.invocation import current
 from securemodel.program import Program
 from securemodel.runtime.store import Store
 
-ENV_SCRIPT = "SECUREMODEL_SCRIPT_DIGEST"
 _AGREE = Label(0, 0, Purpose.CONTROL)
 _TEXT_BYTES = 1024
 
@@ -28,7 +27,8 @@ def agree(program: Program, me: str, channel: Channel, store: Store | None) -> d
     mine = {
         "program": program.digest,
         "version of securemodel": __version__,
-        "script": hashlib.sha256(os.environ.get(ENV_SCRIPT, "").encode()).hexdigest(),
+        "script": current().script,
+        "--protocol": current().protocol or "",
         "store": store.id if store else "",
     }
     text = json.dumps({**mine, "next": store.next_run if store else 0}).encode().ljust(_TEXT_BYTES)

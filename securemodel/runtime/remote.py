@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,9 @@ from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
 from securemodel.backends.table import part_of
 from securemodel.errors import ConfigError, InputError, PreprocessingError, SecureModelError
+from securemodel.invocation import current
 from securemodel.program import Program
-from securemodel.runtime.agree import ENV_SCRIPT, agree
+from securemodel.runtime.agree import agree
 from securemodel.runtime.ahead import Ahead
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Item, Preparing, StreamSource
@@ -36,8 +36,6 @@ from securemodel.runtime.session import (
 from securemodel.runtime.sources import DealerSource, NoSource, largest_message
 from securemodel.runtime.store import Store, StoreSource
 
-ENV_ME, ENV_CONFIG, ENV_STORE = "SECUREMODEL_ME", "SECUREMODEL_CONFIG", "SECUREMODEL_STORE"
-ENV_PAILLIER_KEY = "SECUREMODEL_PAILLIER_KEY"
 _AHEAD_BYTES = 256 << 20
 _STOP_S = 2.0  # longest wait for the preparing thread, before and after its source is cut off
 
@@ -256,7 +254,7 @@ def connect(
 
     Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
-    paillier_key = paillier_key or os.environ.get(ENV_PAILLIER_KEY)
+    paillier_key = paillier_key or current().paillier_key
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
     return part_of(program.protocol, "remote").open_connection(program, me, config, **options)
 
@@ -273,7 +271,7 @@ def open_connection(
 ) -> RemoteSession:
     """What `connect` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
-    store = store or os.environ.get(ENV_STORE)
+    store = store or current().store
     if paillier_key:
         raise ConfigError(
             explain(
@@ -295,8 +293,8 @@ def place(
     program: Program, me: str | None, config: str | Path | PartiesConfig | None, insecure_plain: bool
 ) -> tuple[str, PartiesConfig, Identity | None]:
     """Who this process is, where the others are, and its identity. Raises ConfigError."""
-    me = me or os.environ.get(ENV_ME)
-    config = config or os.environ.get(ENV_CONFIG)
+    me = me or current().me
+    config = config or current().config
     if not me or not config:
         raise ConfigError(
             "connect() does not know who this process is. Start the script with "
@@ -366,6 +364,5 @@ def _introduce(program: Program, link: Link) -> bytes:
 
 
 __all__ = [
-    "ENV_CONFIG", "ENV_ME", "ENV_PAILLIER_KEY", "ENV_SCRIPT", "ENV_STORE", "RemoteSession", "connect", "drive_one",
-    "meet", "open_connection", "place", "public_reason",
+    "RemoteSession", "connect", "drive_one", "meet", "open_connection", "place", "public_reason",
 ]  # fmt: skip

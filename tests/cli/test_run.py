@@ -122,8 +122,9 @@ SIGNALS = [pytest.param(signal.SIGINT, id="Ctrl-C"), pytest.param(signal.SIGTERM
 def test_signals_stop_all(write, tmp_path: Path, signum: int) -> None:
     text = """
     import os, pathlib, subprocess, sys, time
+    from securemodel.invocation import current
     PARTIES = ("a", "b")
-    me = os.environ["SECUREMODEL_ME"]
+    me = current().me
     child = subprocess.Popen(["sleep", "600"])
     (pathlib.Path(sys.argv[1]) / f"{me}.child").write_text(str(child.pid))
     (pathlib.Path(sys.argv[1]) / f"{me}.pid").write_text(str(os.getpid()))
@@ -231,9 +232,10 @@ def test_the_script_runs_as_if_started_by_python(call, write, parties_file, tmp_
     text = """
     import os, sys
     import beside
+    from securemodel.invocation import current
     if __name__ == "__main__":
-        names = ("SECUREMODEL_ME", "SECUREMODEL_CONFIG", "SECUREMODEL_SCRIPT_DIGEST", "SECUREMODEL_STORE")
-        print(beside.NUMBER, sys.argv[1:], *(os.environ.get(name) for name in names), sep="|")
+        said = current()
+        print(beside.NUMBER, sys.argv[1:], said.me, said.config, said.script, said.store, sep="|")
         sys.exit(4)
     """
     script, config = write("script.py", text), parties_file("bank")

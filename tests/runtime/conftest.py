@@ -17,7 +17,6 @@ from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import PeerAborted, SecureModelError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
 from securemodel.program import Program
-from securemodel.runtime import remote
 from securemodel.runtime.dealer import serve
 from securemodel.runtime.remote import RemoteSession, connect
 
@@ -136,12 +135,6 @@ def worlds() -> Callable[..., World]:
 @pytest.fixture(autouse=True)
 def short_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "_GOODBYE_S", 0.2)
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (remote.ENV_ME, remote.ENV_CONFIG, remote.ENV_STORE, remote.ENV_SCRIPT):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from protocols.channel import Link
 from protocols.errors import Mismatch, PeerAborted, PeerAbsent, PeerDied, PeerError, PeerStalled
 from protocols.gates import GATES
 from protocols.identity import DEALER
+from securemodel.invocation import Invocation
 from securemodel.runtime import agree as agree_module
 from securemodel.runtime import dealer as dealer_module
 from securemodel.runtime.dealing import Dealing
@@ -72,12 +73,12 @@ def test_other_version(world, program, tools, thread_name, monkeypatch) -> None:
     assert all("different version of securemodel" in str(e) for e in results.values())
 
 
-def test_other_script(world, program, tools, thread_name, monkeypatch) -> None:
-    environ = SimpleNamespace(get=lambda name, default: thread_name.name)
-    monkeypatch.setattr(agree_module, "os", SimpleNamespace(environ=environ))
+@pytest.mark.parametrize("what, says", [("script", "script"), ("protocol", "--protocol")])
+def test_other_script_or_command_line(world, program, tools, thread_name, monkeypatch, what: str, says: str) -> None:
+    monkeypatch.setattr(agree_module, "current", lambda: Invocation(**{what: thread_name.name}))
     results = named(tools.tasks(program, tools.rows(2)), thread_name, world)
     tools.check_texts(results)
-    assert all("different script" in str(e) for e in results.values())
+    assert all(f"different {says}" in str(e) for e in results.values())
 
 
 def test_a_statement_that_cannot_be_read(world, program, tools, thread_name, monkeypatch) -> None:

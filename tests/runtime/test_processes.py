@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -67,10 +67,10 @@ class Scene:
         (folder / "dealer.py").write_text(DEALER)
         self.started: list[subprocess.Popen] = []
 
-    def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    def start(self, name: str, *arguments: str) -> subprocess.Popen:
         """A process whose output goes to a file named like it."""
         number = len(self.started)
-        everything = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1", **environment}
+        everything = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
         self.output = self.folder / f"{name}.{number}.out"
         with open(self.output, "wb") as file:
             command = [sys.executable, *arguments]
@@ -82,9 +82,9 @@ class Scene:
     def dealer(self) -> subprocess.Popen:
         return self.start("dealer", "dealer.py", "dealer.toml")
 
-    def party(self, name: str, runs: int, **environment: str) -> subprocess.Popen:
-        who = {"SECUREMODEL_ME": name, "SECUREMODEL_CONFIG": str(self.folder / f"{name}.toml")}
-        return self.start(name, "party.py", str(runs), **who, **environment)
+    def party(self, name: str, runs: int, store: Path | None = None, script: str = "party.py") -> subprocess.Popen:
+        options = ["--traceback", "--me", name, "--config", f"{name}.toml", *(["--store", str(store)] if store else [])]
+        return self.start(name, "-m", "securemodel.cli", "run", *options, script, str(runs))
 
 
 def said(process: subprocess.Popen) -> str:
@@ -116,8 +116,8 @@ def scene(tmp_path: Path, tools) -> Iterator[Scene]:
             process.wait()
 
 
-def good_session(scene: Scene, runs: int = 3, **environment: dict[str, str]) -> dict[str, subprocess.Popen]:
-    made = {name: scene.party(name, runs, **environment.get(name, {})) for name in ("bank", "hospital")}
+def good_session(scene: Scene, runs: int = 3, stores: Mapping[str, Path] = {}) -> dict[str, subprocess.Popen]:
+    made = {name: scene.party(name, runs, stores.get(name)) for name in ("bank", "hospital")}
     for process in made.values():
         assert end(process) == 0, said(process)
     (error,) = re.findall(r"error (\S+)", said(made["hospital"]))
@@ -162,7 +162,8 @@ def test_the_dealer_process_is_killed(scene: Scene) -> None:
 @pytest.mark.slow
 def test_scripts_differ(scene: Scene) -> None:
     scene.dealer()
-    made = [scene.party(name, 1, SECUREMODEL_SCRIPT_DIGEST=name) for name in ("bank", "hospital")]
+    (scene.folder / "other.py").write_text(PARTY + "# another version\n")
+    made = [scene.party("bank", 1), scene.party("hospital", 1, script="other.py")]
     for process in made:
         assert end(process) != 0 and "different script" in said(process)
 
@@ -176,14 +177,13 @@ def test_no_run_of_a_store_is_used_twice_after_a_kill(scene: Scene) -> None:
     exec("import torch, securemodel\n" + compiled, namespace)
     program: Program = namespace["program"]
     stores = prepare(program, 800, scene.folder / "stores")
-    places = {name: {"SECUREMODEL_STORE": str(path)} for name, path in stores.items()}
-    made = {name: scene.party(name, 800, **places[name]) for name in stores}
+    made = {name: scene.party(name, 800, path) for name, path in stores.items()}
     wait_for(made[who], "epoch 20\n")
     made[who].kill()
     end(made[who])
     other = made["hospital" if who == "bank" else "bank"]
     assert end(other, RECEIVE_S + 5) != 0 and "PeerDied" in said(other)
-    again = good_session(scene, 3, **places)
+    again = good_session(scene, 3, stores)
     begun = max(*epochs(made["bank"]), *epochs(made["hospital"]))
     assert epochs(again["bank"]) == epochs(again["hospital"])
     assert min(epochs(again["bank"])) > begun and len(epochs(again["bank"])) == 3

@@ -1,0 +1,46 @@
+"""What the command line said about this process: who it is, its files, and the protocol of its programs.
+
+A command says it here, in this process, around the script that it runs. Nothing is read from the environment: a
+variable that somebody set long ago would weaken every session after it, and nobody would see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What `connect` and `compile` take where the script says nothing; None where the command line does not either.
+
+    `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`.
+    """
+
+    me: str | None = None
+    config: Path | None = None
+    store: Path | None = None
+    paillier_key: Path | None = None
+    protocol: str | None = None
+    script: str = ""
+
+
+_current = Invocation()
+
+
+def current() -> Invocation:
+    """What the running command said; nothing outside of one."""
+    return _current
+
+
+@contextmanager
+def invoked(said: Invocation) -> Iterator[None]:
+    """Inside, this is what the command line said, to all threads of this process."""
+    global _current
+    before, _current = _current, said
+    try:
+        yield
+    finally:
+        _current = before

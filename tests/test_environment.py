@@ -1,0 +1,47 @@
+"""No environment variable decides what protects a session: what a command line says stands on the command line."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import securemodel
+from securemodel.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+READERS = {
+    "securemodel/cli/launch.py": "passes everything on to the parties of --local; sets the number of threads",
+    "securemodel/backends/crypten/session.py": "passes everything on to CrypTen's processes; tells them their places",
+    "securemodel/backends/crypten/party.py": "how many processes share this machine's cores",
+}
+"""Who reads the environment, and for what."""
+
+
+def test_an_environment_variable_cannot_choose_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECUREMODEL_PROTOCOL", "crypten")
+    model = torch.nn.Linear(4, 3).eval()
+    made = securemodel.compile(model, torch.zeros(2, 4), weights="bank", inputs="hospital", outputs="hospital")
+    assert made.protocol == "masked"
+
+
+def test_environment_variables_cannot_choose_parties_stores_or_keys(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    for name in ("ME", "CONFIG", "STORE", "PAILLIER_KEY", "SCRIPT_DIGEST"):
+        monkeypatch.setenv(f"SECUREMODEL_{name}", str(tmp_path / "theirs"))
+    model = torch.nn.Linear(4, 3).eval()
+    made = securemodel.compile(model, torch.zeros(2, 4), weights="bank", inputs="hospital", outputs="hospital")
+    with pytest.raises(ConfigError, match="does not know who this process is"):
+        securemodel.connect(made)
+
+
+def test_nothing_else_reads_the_environment() -> None:
+    found = set()
+    for path in (path for package in ("protocols", "securemodel") for path in (ROOT / package).rglob("*.py")):
+        names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(ast.parse(path.read_text()))}
+        if names & {"environ", "environb", "getenv", "getenvb"}:
+            found.add(str(path.relative_to(ROOT)))
+    assert found == set(READERS)
+    sources = [*(ROOT / "protocols").rglob("*.cpp"), *(ROOT / "protocols").rglob("*.hpp")]
+    assert sources and all("getenv" not in path.read_text() for path in sources)
