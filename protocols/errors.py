@@ -49,6 +49,13 @@ def summary(error: BaseException) -> str:
     return f"{lines[0]} ({places[0]})" if places else lines[0]
 
 
+def reason_of(error: BaseException) -> str:
+    """Why, out of an error's text: that line where it has one, else the first."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    whys = [line.strip()[len("why:") :].strip() for line in lines if line.startswith("  why:")]
+    return whys[0] if whys else lines[0]
+
+
 class SecureModelError(Exception):
     """Something this project noticed and can explain."""
 

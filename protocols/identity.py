@@ -20,11 +20,9 @@ certificate. There is no certificate authority and no host name check. A party f
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -36,6 +34,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from protocols.errors import ConfigError, explain
+from protocols.files import read_secret, write_atomically, write_secret
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,6 +44,7 @@ else:
 KEY_FILE = "identity.key"
 CERTIFICATE_FILE = "identity.crt"
 DEALER = "dealer"
+_KEY = "a private key"
 _LIFETIME = timedelta(days=20 * 365)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -137,9 +137,12 @@ def create(name: str, directory: str | Path) -> Identity:
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write_new(directory / KEY_FILE, key_pem, 0o600)
     certificate_pem = _self_signed(name, key).public_bytes(serialization.Encoding.PEM)
-    _write_new(directory / CERTIFICATE_FILE, certificate_pem, 0o644)
+    try:
+        write_secret(directory / KEY_FILE, key_pem, _KEY, new=True)
+        write_atomically(directory / CERTIFICATE_FILE, certificate_pem, new=True)
+    except FileExistsError:
+        raise _exists(directory) from None
     return load(directory)
 
 
@@ -147,15 +150,7 @@ def load(directory: str | Path) -> Identity:
     """The identity in a folder made by `create`. Raises ConfigError if a file is missing, unusable or too open."""
     key_path, certificate_path = Path(directory) / KEY_FILE, Path(directory) / CERTIFICATE_FILE
     certificate = _parse_certificate(_read(certificate_path), str(certificate_path))
-    key_pem = _read(key_path)
-    if os.name == "posix" and stat.S_IMODE(key_path.stat().st_mode) & 0o077:
-        raise ConfigError(
-            explain(
-                "a private key can be read by other users of this machine",
-                where=str(key_path),
-                fix=f"chmod 600 {key_path}; if others may have read it, make a new identity",
-            )
-        )
+    key_pem = _read(key_path, lambda path: read_secret(path, _KEY))
     try:
         key = serialization.load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError) as error:
@@ -363,27 +358,11 @@ def _public_bytes(key: Any) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, how: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     try:
-        return path.read_bytes()
+        return how(path)
     except OSError as error:
         raise ConfigError(explain("a file cannot be read", where=str(path), why=error.strerror or str(error))) from None
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file whole or not at all, and never over another."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # unlike a rename, fails if the name is taken
-    except FileExistsError:
-        raise _exists(path) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _exists(path: Path) -> ConfigError:

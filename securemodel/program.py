@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from securemodel.atomic import write_atomically
+from protocols.files import write_atomically
 from securemodel.compiler.builder import FloatCall
 from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text

@@ -4,12 +4,13 @@ The text of a private key holds its primes: it belongs on its owner's disk, read
 """
 
 import json
-import os
 from hashlib import sha256
 from pathlib import Path
 
-from protocols.errors import ConfigError, explain
+from protocols.errors import ConfigError, DecodeError, explain, reason_of
+from protocols.files import write_secret
 from protocols.paillier.keys import PrivateKey, PublicKey
+from protocols.strict import strict_json
 
 VERSION = 1
 _PUBLIC, _PRIVATE = "securemodel paillier public key", "securemodel paillier private key"
@@ -43,9 +44,7 @@ def load_private(text: str, insecure_size: bool = False) -> PrivateKey:
 
 def save_private(key: PrivateKey, path: Path | str) -> None:
     """Write a private key to a new file that only its owner may read. FileExistsError where there is a file."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(dump_private(key))
+    write_secret(Path(path), dump_private(key).encode(), "a private key", new=True)
 
 
 def _public_fields(key: PublicKey) -> dict[str, object]:
@@ -70,12 +69,10 @@ def _sealed(fields: dict[str, object]) -> str:
 
 
 def _opened(text: str, kind: str) -> dict[str, object]:
-    if len(text) > _LONGEST:
-        _refuse("it is too long")
     try:
-        fields = json.loads(text)
-    except ValueError:
-        _refuse("it is not JSON, or it was cut off")
+        fields = strict_json(text, kind, _LONGEST, max_depth=1)
+    except DecodeError as error:
+        _refuse(reason_of(error))
     if not isinstance(fields, dict) or fields.get("format") != kind:
         _refuse(f"it does not say that it is a {kind}")
     if fields.get("version") != VERSION:
@@ -93,4 +90,5 @@ def _number(fields: dict[str, object], name: str) -> int:
 
 
 def _refuse(why: str) -> None:
-    raise ConfigError(explain("this text is not a Paillier key", why=why, fix="ask its owner for the file again"))
+    fix = "ask its owner for the file again"
+    raise ConfigError(explain("this text is not a Paillier key", why=why, fix=fix)) from None

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.atomic import write_atomically
+from protocols.files import create_secret, open_secret, read_secret, write_secret
+from protocols.strict import strict_fields
 from securemodel.runtime.resume import Kept
 
 FORMATS = (".csv", ".npz")
-_MODE = 0o600  # results are for their receiver alone
+_WHAT = "a file of results"  # they are for their receiver alone
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,12 @@ class Record:
         self._save(done=first + rows)
 
     def _append(self, data: bytes) -> None:
-        handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT, _MODE)
-        with os.fdopen(handle, "wb") as file:
+        if self.journal.done:
+            file = open_secret(self._partial, _WHAT, write=True)
+        else:
+            self._partial.unlink(missing_ok=True)
+            file = create_secret(self._partial, _WHAT)
+        with file:
             file.truncate(self.journal.done * self._row.itemsize)  # what a crash left of a batch not counted
             file.seek(0, os.SEEK_END)
             file.write(data)
@@ -126,15 +131,16 @@ class Record:
 
     def _save(self, **changes) -> None:
         self.journal = replace(self.journal, **changes)
-        write_atomically(self.path, json.dumps(asdict(self.journal)).encode(), _MODE)
+        write_secret(self.path, json.dumps(asdict(self.journal)).encode(), _WHAT)
 
     def finish(self, names: Sequence[str] = ()) -> None:
         """Writes the output, if all rows are done and it is not there yet. `names` has a name for each row."""
         if self.output is None or self.is_complete:
             return
-        table = np.fromfile(self._partial, self._row, count=self.journal.done)
+        with open_secret(self._partial, _WHAT) as file:
+            table = np.fromfile(file, self._row, count=self.journal.done)
         text = _csv if self.output.suffix == ".csv" else _npz
-        write_atomically(self.output, text(table, self._results, names), _MODE)
+        write_secret(self.output, text(table, self._results, names), _WHAT)
         self._partial.unlink()
 
 
@@ -142,12 +148,11 @@ def _read(path: Path) -> Journal | None:
     if not path.exists():
         return None
     try:
-        journal = Journal(**json.loads(path.read_text()))
-        counts, texts = (journal.rows, journal.done), (journal.program, journal.input, journal.job)
-        typed = all(type(n) is int for n in counts) and all(isinstance(t, str) for t in texts)
-        if typed and 0 <= journal.done <= journal.rows:
+        kinds = {"program": str, "input": str, "job": str, "rows": int, "done": int}
+        journal = Journal(**strict_fields(read_secret(path, _WHAT), "a journal", kinds))
+        if 0 <= journal.done <= journal.rows:
             return journal
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError):
         pass
     raise InputError(explain("this is not a journal of predict", where=str(path), fix="name another output"))
 

@@ -27,10 +27,11 @@ from typing import IO
 
 import torch
 
-from protocols.errors import PreprocessingError, PreprocessingReused, PreprocessingUsedUp, explain
+from protocols.errors import PreprocessingError, PreprocessingReused, PreprocessingUsedUp, explain, reason_of
+from protocols.files import check_folder, create_secret, read_secret, sync_directory, write_atomically, write_secret
 from protocols.gates import Dealt, Part
 from protocols.prg import KEY_BYTES, Stream, new_key
-from securemodel.atomic import sync_directory, write_atomically
+from protocols.strict import strict_fields
 from securemodel.errors import InputError
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
@@ -38,6 +39,9 @@ from securemodel.runtime.sources import RUNS_PER_LOAD, split_shares
 
 _VERSION = 2
 _CHECKSUM_BYTES = 32
+_WHAT = "a store of preprocessing"
+_META = {"version": int, "id": str, "party": str, "digest": str, "runs": int}
+_CURSOR = {"next": int, "weights": (str, type(None))}
 
 
 def prepare(
@@ -85,14 +89,13 @@ def _write_stores(program: Program, count: int, directory: Path, progress: Calla
         meta = {"version": _VERSION, "id": store_id, "party": name, "digest": program.digest, "runs": count}
         write_atomically(directory / name / "store.json", json.dumps(meta, indent=1).encode())
         write_atomically(directory / name / "program.txt", program.text().encode())
-        write_atomically(directory / name / "cursor.json", json.dumps({"next": 1, "weights": None}).encode(), 0o600)
-        write_atomically(directory / name / "key", key, 0o600)
+        write_secret(directory / name / "cursor.json", json.dumps({"next": 1, "weights": None}).encode(), _WHAT)
+        write_secret(directory / name / "key", key, _WHAT)
     dealing = Dealing(program.graph, program.parties, {name: Stream(key) for name, key in keys.items()})
     last = directory / program.parties[-1]
     for run in range(count + 1):
         checksum = _checksum(store_id, run)
-        with open(last / _run_file(run), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
+        with create_secret(last / _run_file(run), _WHAT) as file:
             for _, shares in dealing.deal(run, run == 0):
                 for share in shares:
                     data = memoryview(share.contiguous().view(-1).view(torch.uint8).numpy())
@@ -140,19 +143,19 @@ class Store:
     @staticmethod
     def _read(path: Path, program: Program, me: str) -> Store:
         try:
-            meta = json.loads((path / "store.json").read_text())
-            cursor = json.loads((path / "cursor.json").read_text())
+            meta = strict_fields((path / "store.json").read_bytes(), "store.json", _META)
+            cursor = strict_fields(read_secret(path / "cursor.json", _WHAT), "cursor.json", _CURSOR)
             found = (meta["version"], meta["party"], meta["digest"])
-            store = Store(path, str(meta["id"]), int(meta["runs"]), int(cursor["next"]), cursor["weights"])
-            if not 1 <= store.next_run <= store.runs + 1 or not isinstance(store.weights, (str, type(None))):
+            store = Store(path, meta["id"], meta["runs"], cursor["next"], cursor["weights"])
+            if not 1 <= store.next_run <= store.runs + 1:
                 raise ValueError(f"cursor.json says that run {store.next_run} of {store.runs} is next")
             if len(store.key()) != KEY_BYTES:
                 raise ValueError(f"the key has not {KEY_BYTES} bytes")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise PreprocessingError(
                 explain(
                     f"{path} is not a store of preprocessing",
-                    why=f"{type(error).__name__}: {error}",
+                    why=f"{type(error).__name__}: {reason_of(error)}",
                     fix="point to the folder that `securemodel prepare` made for this party; a damaged one is lost",
                 )
             ) from error
@@ -173,7 +176,7 @@ class Store:
 
     def key(self) -> bytes:
         """This party's stream key."""
-        return (self.path / "key").read_bytes()
+        return read_secret(self.path / "key", _WHAT)
 
     def consume(self, run: int) -> None:
         """Marks a run as used, on disk, before it is used. Raises PreprocessingUsedUp or PreprocessingReused."""
@@ -231,12 +234,13 @@ class Store:
 
     def _save(self) -> None:
         cursor = json.dumps({"next": self.next_run, "weights": self.weights})
-        write_atomically(self.path / "cursor.json", cursor.encode(), 0o600)
+        write_secret(self.path / "cursor.json", cursor.encode(), _WHAT)
 
 
 def _locked(path: Path) -> IO:
     """Takes the folder for this process; freed when it is closed or the process ends. Raises PreprocessingError."""
     try:
+        check_folder(path, _WHAT)
         file = open(path / "lock", "ab")
     except OSError as error:
         raise PreprocessingError(
@@ -273,7 +277,7 @@ class StoreSource:
         """Takes an epoch's file; a run's file is deleted when it is in memory."""
         path = self._store.path / _run_file(epoch)
         try:
-            raw = path.read_bytes()
+            raw = read_secret(path, _WHAT)
         except OSError as error:
             raise PreprocessingReused(
                 explain(

@@ -444,7 +444,7 @@ def test_a_key_from_a_file_is_used_and_checked(tmp_path):
     open_to_all = tmp_path / "open.key"
     open_to_all.write_text(path.read_text())
     open_to_all.chmod(0o644)
-    for bad, which, part in ((path, large, "2048 bits"), (open_to_all, program, "chmod 600"), (tmp_path, program, "read")):
+    for bad, which, part in ((path, large, "2048 bits"), (open_to_all, program, "chmod 600"), (tmp_path, program, "regular")):
         with pytest.raises(ConfigError, match=part):
             securemodel.connect(which, "client", places(which), insecure_plain=True, paillier_key=bad)
     masked = securemodel.compile(nn.Linear(6, 2), torch.zeros(1, 6), weights="bank", inputs="client", outputs="client")

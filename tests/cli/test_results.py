@@ -11,7 +11,7 @@ import torch
 
 from securemodel.cli import results
 from securemodel.cli.results import Journal, Record, Result
-from securemodel.errors import InputError
+from securemodel.errors import ConfigError, InputError
 from securemodel.runtime.resume import Kept
 
 RESULTS = (Result("class", (), "int64"), Result("probability", (2,), "float32"))
@@ -62,7 +62,7 @@ def test_arrays(tmp_path: Path) -> None:
         assert made["file_name"].tolist() == list("abcde")
 
 
-POINTS = [("write_atomically", n) for n in range(5)] + [("os.fsync", n) for n in range(9)] + [("os.open", n) for n in (0, 2)]
+POINTS = [("write_secret", n) for n in range(5)] + [("os.fsync", n) for n in range(9)] + [("os.open", n) for n in (0, 2)]
 
 
 @pytest.mark.parametrize("call, count", POINTS, ids=str)
@@ -152,6 +152,7 @@ def test_files_that_are_gone_or_foreign(tmp_path: Path) -> None:
         record(tmp_path / "moved")
     for text in ("", "[]", "{}", '{"program": 1}', '{"program":"p","input":"i","job":"j","rows":1,"done":2}'):
         (tmp_path / "bad.csv.journal").write_text(text)
+        (tmp_path / "bad.csv.journal").chmod(0o600)
         with pytest.raises(InputError, match="not a journal"):
             record(tmp_path, "bad.csv")
 
@@ -166,3 +167,23 @@ def test_who_gets_no_results_keeps_the_job_alone(tmp_path: Path) -> None:
     assert Record(None, path, RESULTS, FRESH).kept(5) == Kept("job", 0, 5, False)
     assert Record(None, path, RESULTS, Journal("program", "other")).kept(6) == Kept("", 0, 6, False)
     assert [p.name for p in tmp_path.iterdir()] == ["x.csv.journal"]
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_rows_do_not_go_into_a_file_that_somebody_prepared(tmp_path: Path, done: int) -> None:
+    """Neither through a link nor into a file that others can read."""
+    made, partial, target = begun(tmp_path), tmp_path / "out.csv.partial", tmp_path / "target"
+    target.touch()
+    if not done:
+        partial.symlink_to(target)
+        batch(made, 0, 2)
+        assert not target.read_bytes() and not partial.is_symlink() and stat.S_IMODE(partial.stat().st_mode) == 0o600
+        return
+    batch(made, 0, 2)
+    partial.chmod(0o666)
+    with pytest.raises(ConfigError, match="other users"):
+        batch(made, 2, 2)
+    partial.rename(target)
+    partial.symlink_to(target)
+    with pytest.raises(ConfigError, match="symbolic link"):
+        batch(made, 2, 2)

@@ -66,14 +66,6 @@ def test_identity_is_never_overwritten(tmp_path: Path) -> None:
     assert made.key_path.read_bytes() == before
 
 
-def test_write_never_replaces_a_file_that_appears_meanwhile(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(ConfigError, match="already"):
-        identity._write_new(tmp_path / "file", b"new", 0o600)
-    assert (tmp_path / "file").read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
 @pytest.mark.parametrize("name", ["", "1bank", "a/b", "a b", "x" * 65, "bank\n"])
 def test_bad_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name"):
@@ -199,3 +191,10 @@ def test_errors_are_complete_texts_and_survive_pickling() -> None:
     assert "it broke" in errors.summary(errors.PeerAborted("bank", "it broke"))
     assert errors.summary(RuntimeError("[1, 2, 3]")) == "it was stopped by RuntimeError"
     assert issubclass(errors.InputError, ValueError)
+
+
+def test_a_key_in_a_folder_that_others_can_change_is_refused(tmp_path: Path) -> None:
+    identity.create("bank", tmp_path / "bank")
+    (tmp_path / "bank").chmod(0o777)
+    with pytest.raises(ConfigError, match="folder that other users of this machine can change"):
+        identity.load(tmp_path / "bank")

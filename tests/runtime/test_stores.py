@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from protocols.errors import (
+    ConfigError,
     InputError,
     Mismatch,
     PeerAborted,
@@ -317,6 +318,19 @@ def test_only_their_owner_can_read_secrets(stores) -> None:
     store = Store(stores["bank"], "id", 3, 1, None)
     store.consume(1)
     assert stat.S_IMODE((stores["bank"] / "cursor.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("file", ["key", "cursor.json", "run-1.bin"])
+@pytest.mark.parametrize("spoil", ["file", "folder", "link"])
+def test_a_store_that_others_could_read_or_change_is_refused(program, stores, file: str, spoil: str) -> None:
+    path = stores[program.parties[-1]]
+    if spoil == "link":
+        (path / file).rename(path / "elsewhere")
+        (path / file).symlink_to("elsewhere")
+    else:
+        (path if spoil == "folder" else path / file).chmod(0o777 if spoil == "folder" else 0o666)
+    with pytest.raises(ConfigError, match="store of preprocessing (can be read|is in a folder|is a symbolic link)"):
+        StoreSource(Store.open(path, program, program.parties[-1])).begin(1, False)
 
 
 def test_stores_have_keys_of_their_own(program, stores, tmp_path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from protocols.channel import Label, Purpose
-from protocols.errors import BadFrame, ConfigError, InputError, Mismatch, ProtocolError, explain
+from protocols.errors import BadFrame, ConfigError, InputError, Mismatch, ProtocolError, explain, reason_of
 from protocols.paillier import BlindingPool, PrivateKey, PublicKey, keyfile
 from protocols.paillier.affine import AffineClient, AffineServer
 from securemodel.backends.paillier.folding import fold
@@ -205,13 +205,6 @@ class Server(Party):
             raise InputError(explain(f"the parties gave different numbers of rows: {counts}",
                                      fix="give as many rows at each party"))  # fmt: skip
         return Rows(now, left)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why, out of an error's text: that line where it has one, else the first."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    whys = [line.strip()[len("why:") :].strip() for line in lines if line.startswith("  why:")]
-    return whys[0] if whys else lines[0]
 
 
 __all__ = ["KEY_LABEL", "Client", "Inputs", "Party", "Server", "blaming", "key_bytes", "key_text", "read_key"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from protocols import kernels
 from protocols.channel import Channel, local_channels
 from protocols.channel import connect as connect_channel
 from protocols.errors import ConfigError, explain
+from protocols.files import read_secret
 from protocols.identity import PartiesConfig
 from protocols.paillier import BlindingPool, PrivateKey, generate, load_private
 from protocols.paillier.keys import insecure_generate
@@ -171,12 +171,9 @@ def key_in(path: str | Path, program: PaillierProgram | DeepProgram) -> PrivateK
     """The client's private key from its file. Raises ConfigError for a file others can read, or another key."""
     path, bits = Path(path), program.settings["key_bits"]
     try:
-        mode, text = path.stat().st_mode, path.read_text()
+        text = read_secret(path, "a private key").decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(explain("the key file cannot be read", where=str(path), why=type(error).__name__)) from None
-    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        fix = f"chmod 600 {path}; if others may have read it, make a new key"
-        raise ConfigError(explain("a private key can be read by other users of this machine", where=str(path), fix=fix))
     key = load_private(text, program.settings["insecure"])
     if key.public.bits != bits:
         raise ConfigError(
