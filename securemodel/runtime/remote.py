@@ -176,7 +176,7 @@ class RemoteSession(Session):
         self._source.abort(reason)
         self._release()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         if self._closed:
             return
         self._closed = "close() was called"

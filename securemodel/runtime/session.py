@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Prepared, Preparing, StreamSource
 from securemodel.runtime.sources import RUNS_PER_LOAD
+from securemodel.runtime.turns import Turn, Turns
 from securemodel.runtime.zero import local_pairs
 
 
@@ -142,31 +145,63 @@ class Session(ABC):
         self._loads = self._runs = 0
         self._loaded = False
         self._closed = ""
+        self._turns = Turns()
+        self._caller: ThreadPoolExecutor | None = None
+
+    def __reduce__(self):
+        raise InputError(
+            explain(
+                "a session cannot be copied or given to another process",
+                why="it holds shares, keys and the links to its peers",
+                fix="give the program, and open a session there with connect() or local()",
+            )
+        )
 
     def load(self, program: Program, model: torch.nn.Module | None) -> None:
         """Shares the weights of `model` for all later runs; parties that do not own them may pass None.
 
         Raises InputError when `program` is not this session's or a weight is missing or of another shape.
         """
-        self._check_open()
         if program.digest != self.program.digest:
             raise InputError(
                 f"this session runs program {self.program.digest[:12]}, not {program.digest[:12]}: "
                 "open a session with the program you want to load"
             )
-        self._loaded = False
-        self._timed("load_stats", lambda: self._load(model))
-        self._loaded = True
+        with self._in_turn(self._turns.ask()):
+            self._load_now(model)
 
     def run(self, *inputs: torch.Tensor | None):
         """One secure evaluation. Returns the output, or a tuple of outputs; None where this party may not learn.
 
         Every party calls it with the same number of inputs and passes None for what it does not own. The
         number of rows is free when the model treats rows independently: it runs in batches of the compiled
-        size. Raises InputError (nothing is sent then) and PeerError.
+        size. Threads may share a session: their calls go one at a time, in the order in which they came.
+        Raises InputError (nothing is sent then) and PeerError.
         """
-        self._check_ready()
-        outputs = self._timed("stats", lambda: self._run(inputs))
+        return self._run_in_turn(self._turns.ask(), inputs)
+
+    async def run_async(self, *inputs: torch.Tensor | None):
+        """`run` for asyncio: other tasks go on meanwhile. Calls go in the order in which they were made.
+
+        A call that was made is run, also where its task is cancelled before: the peers count it.
+        """
+        outcome: Future = Future()
+        outcome.set_running_or_notify_cancel()  # cannot be cancelled any more
+
+        def call(turn: Turn) -> None:
+            try:
+                outcome.set_result(self._run_in_turn(turn, inputs))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        self._caller = self._caller or ThreadPoolExecutor(1, "session")
+        self._turns.arrange(lambda turn: self._caller.submit(call, turn))
+        return await asyncio.wrap_future(outcome)
+
+    def _run_in_turn(self, turn: Turn, inputs: Sequence[torch.Tensor | None]):
+        with self._in_turn(turn):
+            self._check_ready()
+            outputs = self._timed("stats", lambda: self._run(inputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run_batches(
@@ -177,32 +212,65 @@ class Session(ABC):
         `batches` yields the arguments of `run`, with as many rows as the program was compiled for (in the last
         batch, what is left), and `rows` says how many rows these are in all. Every party calls it; one that
         owns no inputs leaves both out. Whoever stops before the last batch ends the session. `stats` counts
-        the last batch. Raises InputError and PeerError.
+        the last batch. Other calls of this session wait until then. Raises InputError and PeerError.
         """
-        self._check_ready()
+        turn, mine = self._turns.ask(), [self._is_mine(owner) for owner in self.program.header.inputs]
+        with self._in_turn(turn):
+            self._check_ready()
+            if any(mine) and (batches is None or rows < 1):
+                raise InputError("run_batches() needs the batches, and how many rows (at least 1) they have in all")
+            last = yield from self._each_batch(batches, rows, mine, turn)
+        yield last
+
+    def _each_batch(self, batches: Any, rows: int, mine: Sequence[bool], turn: Turn) -> Generator[Batch, None, Batch]:
+        """Yields all batches but the last one, which it returns."""
         header = self.program.header
-        mine = [self._is_mine(owner) for owner in header.inputs]
-        if any(mine) and (batches is None or rows < 1):
-            raise InputError("run_batches() needs the batches, and how many rows (at least 1) they have in all")
         with self._guarded():
             given = _announced(batches, rows, self.program, mine) if any(mine) else _others(len(mine))
             while True:
                 inputs, announced = next(given)
+                self._check_open()
                 outputs, agreed = self._timed("stats", lambda i=inputs, a=announced: self._run_batch(i, a))
                 count, left = agreed.now or compiled_rows(header.input_shapes), agreed.left
                 real = tuple(v if v is None or v.ndim == 0 else v[:count] for v in outputs)
                 batch = Batch(real, count, left)
                 if not left:
-                    break
-                yield batch
-        yield batch
+                    return batch
+                with self._turns.pausing(turn):
+                    yield batch
+
+    @contextmanager
+    def _in_turn(self, turn: Turn) -> Iterator[None]:
+        """Around every call: one at a time. Raises ProtocolError where chance decides whose rows meet."""
+        with self._turns.taken(turn):
+            self._check_open()
+            owners = set(self.program.header.inputs) - {"public"}
+            mine = {owner for owner in owners if self._is_mine(owner)}
+            if turn.raced and mine and mine != owners:
+                others = ", ".join(sorted(owners - mine))
+                with self._guarded():
+                    raise ProtocolError(
+                        explain(
+                            f"two threads of party {', '.join(mine)!r} called the session at once",
+                            where="a session between processes",
+                            why=f"their order decides which of their rows meet which rows of {others}, and chance decided it",
+                            fix="make the calls of a program with inputs of several parties in one thread, or in an order "
+                            "that your script agrees on",
+                        )
+                    )
+            yield
 
     def _check_ready(self) -> None:
         self._check_open()
         if not self._loaded:
             if self._loads:
                 raise InputError("the last load() of this session failed: load() a model before run()")
-            self.load(self.program, self.program.model)
+            self._load_now(self.program.model)
+
+    def _load_now(self, model: torch.nn.Module | None) -> None:
+        self._loaded = False
+        self._timed("load_stats", lambda: self._load(model))
+        self._loaded = True
 
     def _check_open(self) -> None:
         if self._closed:
@@ -244,9 +312,13 @@ class Session(ABC):
     def _counts(self) -> tuple[int, dict[str, int], int]:
         """(rounds, sent bytes by party, preprocessing bytes) up to now."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Ends the session; harmless when it has ended."""
+        """Ends the session once the call that runs has ended; calls that wait fail. Harmless when it has ended."""
+        with self._turns.halted():
+            self._close()
+
+    @abstractmethod
+    def _close(self) -> None: ...
 
     def __enter__(self):
         return self
@@ -384,7 +456,7 @@ class LocalSession(Session):
     def _is_mine(self, owner: str) -> bool:
         return True
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._closed = self._closed or "close() was called"
         for channel in self.channels.values():
             channel.close()

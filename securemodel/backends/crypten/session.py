@@ -80,7 +80,7 @@ class CryptenSession(Session):
                 self._processes[name] = _start(rank, name, len(program.parties), Path(self._folder.name), limits)
             self._all("start", {"program": program.text()}, {}, limits.start_s)
         except BaseException:
-            self.close()
+            self._close()
             raise
 
     def processes(self) -> dict[str, int]:
@@ -152,7 +152,7 @@ class CryptenSession(Session):
             return self._collect(do, now + limit_s)
         except BaseException as error:
             self._closed = self._closed or summary(error)
-            self.close()
+            self._close()
             raise
 
     def _tell(self, name: str, words: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -229,7 +229,7 @@ class CryptenSession(Session):
         what, fix = f"party {name!r} does not answer", "see whether it is stopped; or give CryptenSession longer Limits"
         raise PeerStalled(name, explain(what, where=f"protocol crypten, {do}", why=why, fix=fix))
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._closed = self._closed or "close() was called"
         for process in self._processes.values():
             with suppress(OSError):

@@ -89,14 +89,10 @@ class RemoteDeepSession(RemoteSession):
 
     def prepare(self) -> None:
         """Runs the gates for the next run before its input is known. Every party calls it at the same time."""
-        self._check_open()
-        if not self._loaded:
-            self.load(self.program, self.program.model)
-        try:
-            self._before_run(self._epoch(self._runs + 1))
-        except BaseException as error:
-            self._fail(error)
-            raise
+        with self._in_turn(self._turns.ask()):
+            self._check_ready()
+            with self._guarded():
+                self._before_run(self._epoch(self._runs + 1))
 
     def _load(self, model: torch.nn.Module | None) -> None:
         self._ready = 0

@@ -69,7 +69,7 @@ class LocalPaillierSession(Session):
         stats = {name: channel.stats for name, channel in self.channels.items()}
         return max(s.rounds for s in stats.values()), {name: s.sent_bytes for name, s in stats.items()}, 0
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._closed = self._closed or "close() was called"
         for channel in self.channels.values():
             channel.close()
@@ -145,7 +145,7 @@ class RemotePaillierSession(Session):
             self.channel.abort(public_reason(error, self.me))
             self._release()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         if not self._closed:
             self._closed = "close() was called"
             self.channel.close()
