@@ -35,6 +35,19 @@ FILLS = {
 }
 """What looks at a tensor's shape only, and the number it fills the result with (None: its last argument)."""
 
+UNSET = (
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_permuted.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+)
+"""What leaves memory as it was: other numbers at every party. Here it is zero."""
+
+DRAWS_NOTHING = {"training": False, "train": False, "dropout_p": 0, "dropout": 0}
+"""Arguments with which an operator that could draw random numbers draws none."""
+
 
 @dataclass(frozen=True)
 class Lowered:
@@ -83,7 +96,12 @@ def lower_model(
     pool_before_activation(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
-            env[node] = _marked(_placeholder(g, captured, node, weights, owners), node.meta.get("val"))
+            if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
+                env[node] = _marked(_placeholder(g, captured, node, weights, owners), node.meta.get("val"))
+            else:
+                reason, remedy = "an object that is no tensor", "give the model tensors only"
+                problems.append(Problem(str(node.target), source_line(node), reason, remedy))
+                env[node] = None
         elif node.op == "call_function" and node.target not in CHECKS:
             operators[str(node.target)] = None
             g.source = source_line(node)
@@ -108,8 +126,6 @@ def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners:
     if node.name in captured.constants:
         return g.constant(captured.constants[node.name])
     value = node.meta["val"]
-    if not isinstance(value, torch.Tensor):
-        raise CannotLower(f"the input {node.name} is not a tensor")
     integer = not value.is_floating_point()
     if node.name in captured.states:
         name = captured.states[node.name]
@@ -135,13 +151,17 @@ def _contains_none(arg: Any, fx_arg: Any) -> bool:
 
 
 def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> Any:
+    _check_fixed(node)
     args = [_lookup(a, env) for a in node.args]
     kwargs = {k: _lookup(v, env) for k, v in node.kwargs.items()}
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
         return None
     operands = values_in([args, kwargs])
+    if node.target in UNSET:
+        return _filled(g, node, 0)
     if node.target in FILLS and len(operands) == 1:
-        return _filled(g, node, args)
+        number = FILLS[node.target]
+        return _filled(g, node, args[-1] if number is None else number)
     if node.target is aten.sym_size.int:
         return args[0].shape[args[1]]
     if not operands and isinstance(node.meta.get("val"), (torch.SymInt, torch.SymBool)):
@@ -174,10 +194,24 @@ def check_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
         raise CannotLower(f"these arguments are not supported: {problem}") from problem
 
 
-def _filled(g: Builder, node: torch.fx.Node, args: list) -> Value:
+def _check_fixed(node: torch.fx.Node) -> None:
+    """Raises CannotLower for an operator that draws random numbers: each party would draw its own, unnoticed."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return
+    names = [argument.name for argument in node.target._schema.arguments]
+    defaults = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}
+    given = {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    if any(given.get(name, quiet + 1) == quiet for name, quiet in DRAWS_NOTHING.items()):
+        return
+    raise CannotLower(
+        "random numbers: every party would draw its own, and the results would be meaningless",
+        "call model.eval(), leave training=True out of functions, or draw them before and make them an input",
+    )
+
+
+def _filled(g: Builder, node: torch.fx.Node, number: float) -> Value:
     """A public tensor of one number: of a secret, only the public shape is read."""
-    made, number = node.meta["val"], FILLS[node.target]
-    number = args[-1] if number is None else number
+    made = node.meta["val"]
     integer = not made.is_floating_point()
     return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
 
