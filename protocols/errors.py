@@ -22,24 +22,34 @@ a share, a key or a secret value. All errors can be pickled, so they survive a p
 """
 from __future__ import annotations
 
+_MAX_LINE, _MAX_LINES = 2000, 40
+_MAX_REASON = 1024
+
+
+def printable(text: str) -> str:
+    """A text that does nothing to a terminal: all that does not print, but for line ends, is spelled out (`\\x1b`).
+
+    These are control characters, escape sequences, and marks that hide or that turn the direction of writing.
+    Parts of a text may come from a peer, so lines are cut at 2000 characters.
+    """
+    shown = (char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "\n".join(line if len(line) <= _MAX_LINE else line[:_MAX_LINE] + " …" for line in "".join(shown).split("\n"))
+
 
 def explain(what: str, *, where: str = "", why: str = "", fix: str = "") -> str:
     """The text of an error: what happened, and on lines of their own where, why and what to do next."""
-    lines = [what]
+    parts = [what]
     if where:
-        lines.append(f"  where: {where}")
+        parts.append(f"  where: {where}")
     if why:
-        lines.append(f"  why:   {why}")
+        parts.append(f"  why:   {why}")
     if fix:
-        lines.append(f"  → {fix}")
-    return "\n".join(lines)
+        parts.append(f"  → {fix}")
+    return "\n".join("\n         ".join(printable(part).split("\n")[:_MAX_LINES]) for part in parts)
 
 
 def summary(error: BaseException) -> str:
-    """What an error says happened and where, in one line, to tell other parties.
-
-    Of errors that are not ours only the kind is told: their texts may hold data.
-    """
+    """What an error says happened and where, in one line. Of errors that are not ours only the kind: they may hold data."""
     if not isinstance(error, SecureModelError):
         return f"it was stopped by {type(error).__name__}"
     if isinstance(error, PeerAborted):
@@ -56,16 +66,37 @@ def reason_of(error: BaseException) -> str:
     return whys[0] if whys else lines[0]
 
 
+def public_reason(error: BaseException) -> str:
+    """What other parties are told about an error, in one line: nothing of this party's values, files and addresses.
+
+    They are told what a party did and in which message; of this party's own troubles only the kind.
+    """
+    if isinstance(error, (BadFrame, Mismatch, PeerAborted, PeerDied, PeerStalled)):  # where: a message
+        return summary(error)
+    if isinstance(error, ProtocolError):  # where: perhaps an address
+        return str(error).split("\n", 1)[0]
+    return f"{error.told}; its own output says more" if isinstance(error, SecureModelError) else summary(error)
+
+
 class SecureModelError(Exception):
-    """Something this project noticed and can explain."""
+    """Something this project noticed and can explain. `told` is what the peers learn of it (see `public_reason`)."""
+
+    told = "it had an error of its own"
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(SecureModelError):
     """A configuration or key file is wrong."""
 
+    told = "something is wrong with its configuration"
+
 
 class InputError(SecureModelError, ValueError):
     """A call was given something it cannot use."""
+
+    told = "it was given an input or weights it cannot use"
 
 
 class DecodeError(SecureModelError, ValueError):
@@ -75,13 +106,19 @@ class DecodeError(SecureModelError, ValueError):
 class PreprocessingError(SecureModelError):
     """Something is wrong with the stored correlated randomness."""
 
+    told = "something is wrong with its preprocessing"
+
 
 class PreprocessingUsedUp(PreprocessingError):
     """No correlated randomness is left."""
 
+    told = "its preprocessing is used up"
+
 
 class PreprocessingReused(PreprocessingError):
     """Correlated randomness would be used a second time, which would leak."""
+
+    told = "its preprocessing was used before"
 
 
 class ProtocolError(SecureModelError):
@@ -97,7 +134,7 @@ class PeerError(ProtocolError):
         self.text = text
 
     def __str__(self) -> str:
-        return self.text
+        return printable(self.text)
 
 
 class PeerAbsent(PeerError):
@@ -116,6 +153,7 @@ class PeerAborted(PeerError):
     """The peer stopped the session and said why; its public reason is `reason`."""
 
     def __init__(self, party: str, reason: str) -> None:
+        reason = printable(" ".join(reason[:_MAX_REASON].split()))[:_MAX_REASON]
         text = explain(
             f"party {party!r} stopped the session",
             why=reason or "it gave no reason",

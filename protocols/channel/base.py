@@ -10,7 +10,7 @@ import torch
 from protocols.channel.buffers import Buffer
 from protocols.channel.frame import Expected, Label
 from protocols.channel.stats import ChannelStats, LinkCounter
-from protocols.errors import InputError, ProtocolError, explain, summary
+from protocols.errors import InputError, ProtocolError, explain, public_reason
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,7 +62,7 @@ class Channel(ABC):
         try:
             return self._finish()
         except BaseException as error:  # also an interrupt: the peers must not be left waiting
-            self.abort(summary(error))
+            self.abort(public_reason(error))
             raise
 
     def send(self, peer: str, label: Label, buffers: Sequence[Buffer]) -> None:
@@ -89,7 +89,7 @@ class Channel(ABC):
         try:
             self._begin(label, sends, receives)
         except BaseException as error:  # also an interrupt: the peers must not be left waiting
-            self.abort(summary(error))
+            self.abort(public_reason(error))
             raise
 
     @abstractmethod

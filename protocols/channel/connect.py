@@ -36,6 +36,7 @@ from protocols.errors import (
     PeerError,
     SecureModelError,
     explain,
+    public_reason,
     summary,
 )
 from protocols.identity import DEALER, Entry, Identity, PartiesConfig
@@ -152,7 +153,7 @@ class _Meeting:
             return dict(self._links)
         except BaseException as error:
             for link in self._links.values():
-                link.abort(summary(error))
+                link.abort(public_reason(error))
             raise
         finally:
             with self._lock:
@@ -327,7 +328,7 @@ class _Meeting:
         try:
             return self._check_hello(link.peer, hello.numpy().tobytes(), digest, allowed)
         except PeerError as error:
-            link.abort(summary(error))
+            link.abort(public_reason(error))
             raise
 
     def _check_hello(self, peer: str, hello: bytes, digest: bytes, allowed: set[str]) -> str:

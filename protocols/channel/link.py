@@ -27,7 +27,7 @@ from protocols.channel.frame import (
 )
 from protocols.channel.stats import LinkCounter
 from protocols.channel.stream import PlainStream, TlsStream
-from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, ProtocolError, explain, summary
+from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, ProtocolError, explain, public_reason
 
 MAX_REASON_BYTES = 1024
 _TURN_BYTES = 1 << 20  # after moving this much, a link lets the others have a turn
@@ -103,7 +103,7 @@ class Link:
         try:
             self._pump.run(timeout_s)
         except BaseException as error:  # also an interrupt: the peer must not be left waiting
-            self.abort(summary(error))
+            self.abort(public_reason(error))
             raise
 
     # Non-blocking use, by a Pump.
@@ -271,7 +271,7 @@ class Link:
         return True
 
     def _read_reason(self, nbytes: int) -> str:
-        """The text of an ABORT frame; what does not arrive at once, or is not printable, is left out."""
+        """The text of an ABORT frame; what does not arrive at once is left out."""
         text = bytearray(min(nbytes, MAX_REASON_BYTES))
         filled, deadline = 0, time.monotonic() + 0.2
         try:
@@ -282,8 +282,7 @@ class Link:
                     time.sleep(0.001)
         except PeerDied:
             pass
-        decoded = text[:filled].decode("utf-8", errors="replace")
-        return "".join(char if char.isprintable() else " " for char in decoded)
+        return text[:filled].decode("utf-8", errors="replace")
 
     def _open_message(self) -> None:
         header, expected = self._held, self._expected

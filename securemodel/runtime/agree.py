@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 
-from protocols.channel import Channel, Label, Purpose
+from protocols.channel import Channel
 from protocols.errors import explain
 from protocols.prg import KEY_BYTES, Stream, new_key
 from securemodel.errors import Mismatch
 from securemodel.invocation import current
 from securemodel.program import Program
+from securemodel.runtime.labels import AGREE
 from securemodel.runtime.store import Store
 
-_AGREE = Label(0, 0, Purpose.CONTROL)
 _TEXT_BYTES = 1024
 
 
@@ -34,7 +34,7 @@ def agree(program: Program, me: str, channel: Channel, store: Store | None) -> d
     text = json.dumps({**mine, "next": store.next_run if store else 0}).encode().ljust(_TEXT_BYTES)
     halves = {peer: new_key() for peer in channel.peers}
     sizes = dict.fromkeys(channel.peers, _TEXT_BYTES + KEY_BYTES)
-    received = channel.exchange(_AGREE, {peer: [text, halves[peer]] for peer in channel.peers}, sizes)
+    received = channel.exchange(AGREE, {peer: [text, halves[peer]] for peer in channel.peers}, sizes)
     streams, nexts = {}, [store.next_run if store else 0]
     for peer, payload in received.items():
         data = payload.numpy().tobytes()

@@ -10,12 +10,13 @@ from protocols import kernels
 from protocols.channel import Label, Link, Purpose, listen_for
 from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
-from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, summary
+from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, public_reason, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream, new_key
 from securemodel.compiler.ir import Graph, Header, parse_program
 from securemodel.errors import ProgramError
 from securemodel.runtime.dealing import Dealing
+from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.pipeline import pipelined
 from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST, RUNS_PER_LOAD
 
@@ -51,7 +52,7 @@ def serve(
             say("session ended")
         except Exception as error:
             for link in links.values():
-                link.abort(summary(error))
+                link.abort(public_reason(error))
             if once or isinstance(error, ConfigError):
                 raise
             say(f"session failed: {summary(error)}")
@@ -64,7 +65,7 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None]) -> None:
     header, graph = _agreed_program(links)
     keys = {name: new_key() for name in header.parties}
     for name, link in links.items():
-        link.send(Label(0, 0, Purpose.SEED), [keys[name]])
+        link.send(STREAM_KEY, [keys[name]])
     say(f"session of {', '.join(header.parties)}: {len(graph.nodes)} nodes")
     dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()})
     pump = Pump(list(links.values()))
@@ -130,7 +131,7 @@ def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int]:
 def _agreed_program(links: dict[str, Link]) -> tuple[Header, Graph]:
     texts = {}
     for name, link in links.items():
-        received = link.receive(Label(0, 0, Purpose.CONTROL), max_bytes=MAX_PROGRAM_BYTES)
+        received = link.receive(PROGRAM, max_bytes=MAX_PROGRAM_BYTES)
         texts[name] = received.numpy().tobytes()
     first = next(iter(texts))
     for name, text in texts.items():

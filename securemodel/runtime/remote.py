@@ -11,17 +11,18 @@ from typing import Any
 import torch
 
 from protocols import identity, kernels
-from protocols.channel import Channel, Label, Link, Purpose, dial
+from protocols.channel import Channel, Link, dial
 from protocols.channel import connect as connect_channel
-from protocols.errors import explain, summary
+from protocols.errors import explain, public_reason
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
 from securemodel.backends.table import part_of
-from securemodel.errors import ConfigError, InputError, PreprocessingError, SecureModelError
+from securemodel.errors import ConfigError
 from securemodel.invocation import current
 from securemodel.program import Program
 from securemodel.runtime.agree import agree
 from securemodel.runtime.ahead import Ahead
+from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Item, Preparing, StreamSource
 from securemodel.runtime.session import (
@@ -170,7 +171,7 @@ class RemoteSession(Session):
         if self._closed:
             return
         self._closed = f"it failed: {type(error).__name__}"
-        reason = public_reason(error, self.me)
+        reason = public_reason(error)
         self.channel.abort(reason)
         self._stop_worker()
         self._source.abort(reason)
@@ -194,17 +195,6 @@ class RemoteSession(Session):
     def _release(self) -> None:
         if self._store:
             self._store.close()
-
-
-def public_reason(error: BaseException, me: str) -> str:
-    """What the peers are told about an error: nothing about this party's values, files or folders."""
-    if isinstance(error, InputError):
-        return f"party {me!r} was given an input or weights it cannot use; its own output says which"
-    if isinstance(error, PreprocessingError):
-        return f"party {me!r}: {str(error).splitlines()[0]}"
-    if isinstance(error, SecureModelError):
-        return summary(error)
-    return f"party {me!r} stopped with {type(error).__name__}"
 
 
 class _Counted:
@@ -332,7 +322,7 @@ def meet(
         source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
         return kind(program, me, channel, key, source, pairs=pairs, ahead=ahead)
     except BaseException as error:
-        reason = public_reason(error, me)
+        reason = public_reason(error)
         channel.abort(reason)
         if link:
             link.abort(reason)
@@ -359,10 +349,10 @@ def _check_parties(program: Program, me: str, config: PartiesConfig) -> None:
 
 def _introduce(program: Program, link: Link) -> bytes:
     """Hands the dealer the program's text and gets this party's key."""
-    link.send(Label(0, 0, Purpose.CONTROL), [program.text().encode()])
-    return link.receive(Label(0, 0, Purpose.SEED), 32).numpy().tobytes()
+    link.send(PROGRAM, [program.text().encode()])
+    return link.receive(STREAM_KEY, 32).numpy().tobytes()
 
 
 __all__ = [
-    "RemoteSession", "connect", "drive_one", "meet", "open_connection", "place", "public_reason",
+    "RemoteSession", "connect", "drive_one", "meet", "open_connection", "place",
 ]  # fmt: skip

@@ -6,11 +6,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from protocols.channel import Channel, Label, Purpose
+from protocols.channel import Channel
 from protocols.errors import explain
 from securemodel.errors import Mismatch
+from securemodel.runtime.labels import GO_ON
 
-_GO_ON = Label(0, 1, Purpose.CONTROL)  # after the agreement on the program, before the weights
 _TEXT_BYTES = 256
 
 
@@ -35,7 +35,7 @@ def agree_on_start(channel: Channel, mine: Kept | None) -> Kept:
     """
     text = json.dumps(asdict(mine) if mine else None).encode().ljust(_TEXT_BYTES)
     received = channel.exchange(
-        _GO_ON, {peer: [text] for peer in channel.peers}, dict.fromkeys(channel.peers, _TEXT_BYTES)
+        GO_ON, {peer: [text] for peer in channel.peers}, dict.fromkeys(channel.peers, _TEXT_BYTES)
     )
     counts = {peer: _read(peer, payload.numpy().tobytes()) for peer, payload in received.items()}
     counts[channel.me] = mine

@@ -12,6 +12,7 @@ from protocols.channel import Label, Link, Purpose
 from protocols.errors import PeerError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph
+from securemodel.runtime.labels import END_OF_SESSION
 
 REQUEST = struct.Struct("<IB3x")
 """A request to the dealer: epoch, and what to do (one of the numbers below)."""
@@ -86,7 +87,7 @@ class DealerSource(NoSource):
         """Ends the session with the dealer, dropping what it still sends; used when no other thread waits any more."""
         deadline = time.monotonic() + _GOODBYE_S
         try:
-            self._link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, END)], timeout_s=_GOODBYE_S)
+            self._link.send(END_OF_SESSION, [REQUEST.pack(0, END)], timeout_s=_GOODBYE_S)
             while (left := deadline - time.monotonic()) > 0:
                 self._link.receive_next((Purpose.DEAL,), self._largest, timeout_s=left)
         except PeerError:

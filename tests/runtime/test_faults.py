@@ -5,6 +5,7 @@ Each error says what happened, where, why and what to do; the dealer goes on wit
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 
 import securemodel
 from protocols.channel import Link
-from protocols.errors import Mismatch, PeerAborted, PeerAbsent, PeerDied, PeerError, PeerStalled
+from protocols.errors import ConfigError, Mismatch, PeerAborted, PeerAbsent, PeerDied, PeerError, PeerStalled
 from protocols.gates import GATES
 from protocols.identity import DEALER
 from securemodel.invocation import Invocation
@@ -113,6 +114,18 @@ def test_the_dealer_is_absent(worlds, program, tools) -> None:
     tools.check_texts(results)
     assert any(isinstance(e, PeerAbsent) and e.party == DEALER for e in results.values())
     assert all("'dealer'" in str(e) for e in results.values())
+
+
+def test_a_parties_file_without_a_dealer_does_not_tell_the_peers_where_it_is(worlds, program, tmp_path, tools) -> None:
+    world = worlds(program, dealer=False)
+    path = tmp_path / "private" / "parties.toml"
+    world.config = dataclasses.replace(world.config, dealer=None, path=path)
+    results = world.run({"bank": lambda s: None, "hospital": lambda s: None})
+    own = [error for error in results.values() if isinstance(error, ConfigError)]
+    assert own and all(str(path) in str(error) for error in own)
+    for error in results.values():
+        assert isinstance(error, ConfigError) or (type(error) is PeerAborted and "configuration" in error.reason)
+        assert isinstance(error, ConfigError) or str(tmp_path) not in str(error)
 
 
 def test_a_dealer_that_starts_late(worlds, program, tools) -> None:

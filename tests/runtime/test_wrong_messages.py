@@ -15,6 +15,7 @@ from protocols.errors import BadFrame, PeerAborted, PeerAbsent, PeerDied, PeerEr
 from protocols.identity import DEALER, Timeouts, plain_config
 from securemodel.runtime import dealer as dealer_module
 from securemodel.runtime.dealer import serve
+from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.remote import RemoteSession
 from securemodel.runtime.sources import DealerSource
 
@@ -175,12 +176,12 @@ def test_the_dealer_survives_garbage(world, program, tools, garbage: str) -> Non
 
     def ask(me: str) -> None:
         link = made[me] = dial(me, DEALER, world.config, insecure_plain=True)
-        link.send(Label(0, 0, Purpose.CONTROL), [text])
-        link.receive(Label(0, 0, Purpose.SEED), 32)
+        link.send(PROGRAM, [text])
+        link.receive(STREAM_KEY, 32)
         if me == "hospital":
             link.send(Label(0, 0, Purpose.REQUEST), [(0).to_bytes(4, "little") + bytes([1, 0, 0, 0])])
             link.send(Label(0, 0, Purpose.REQUEST), [(0).to_bytes(4, "little") + bytes([2, 0, 0, 0])])
-        link.receive(Label(0, 0, Purpose.CONTROL), 1)
+        link.receive(PROGRAM, 1)
 
     threads = [threading.Thread(target=lambda me=me: pytest.raises(PeerError, ask, me)) for me in program.parties]
     for thread in threads:

@@ -11,7 +11,8 @@ from protocols.channel import Label, Purpose
 from protocols.paillier import PrivateKey
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
-from securemodel.backends.paillier.party import KEY_LABEL, blaming, key_bytes, key_text, read_key
+from securemodel.backends.paillier.party import blaming, key_bytes, key_text, read_key
+from securemodel.runtime.labels import PAILLIER_KEY
 from securemodel.runtime.party import OnlineParty, Talk
 from securemodel.runtime.preparing import Preparing
 from securemodel.runtime.remote import RemoteSession, drive_one
@@ -80,10 +81,10 @@ class RemoteDeepSession(RemoteSession):
         size = key_bytes(program.settings["key_bits"])
         if key is not None:
             layers: ClientLayers | OwnerLayers = ClientLayers(program, self.channel.session, key)
-            self.channel.exchange(KEY_LABEL, {peer: [key_text(key, size)]}, {})
+            self.channel.exchange(PAILLIER_KEY, {peer: [key_text(key, size)]}, {})
         else:
             layers = OwnerLayers(program, self.channel.session)
-            received = self.channel.exchange(KEY_LABEL, {}, {peer: size})
+            received = self.channel.exchange(PAILLIER_KEY, {}, {peer: size})
             layers.key = read_key(received[peer].numpy().tobytes(), peer, program.settings)
         self._exchange, self._ready = _Exchange(self._party, self._preparing, layers), 0
 

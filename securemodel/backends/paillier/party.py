@@ -20,7 +20,6 @@ from securemodel.runtime.clear import ClearSide
 from securemodel.runtime.party import Message, Rows, Talk, check_runnable
 from securemodel.runtime.session import compiled_rows
 
-KEY_LABEL = Label(0, 1, Purpose.CONTROL)
 Inputs = Sequence[torch.Tensor | None]
 Walk = Generator[Talk, Message, tuple[list, Rows]]
 
@@ -207,4 +206,4 @@ class Server(Party):
         return Rows(now, left)
 
 
-__all__ = ["KEY_LABEL", "Client", "Inputs", "Party", "Server", "blaming", "key_bytes", "key_text", "read_key"]
+__all__ = ["Client", "Inputs", "Party", "Server", "blaming", "key_bytes", "key_text", "read_key"]

@@ -12,18 +12,19 @@ import torch
 from protocols import kernels
 from protocols.channel import Channel, local_channels
 from protocols.channel import connect as connect_channel
-from protocols.errors import ConfigError, explain
+from protocols.errors import ConfigError, explain, public_reason
 from protocols.files import read_secret
 from protocols.identity import PartiesConfig
 from protocols.paillier import BlindingPool, PrivateKey, generate, load_private
 from protocols.paillier.keys import insecure_generate
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.deep_session import LocalDeepSession, RemoteDeepSession
-from securemodel.backends.paillier.party import KEY_LABEL, Client, Inputs, Server, key_bytes
+from securemodel.backends.paillier.party import Client, Inputs, Server, key_bytes
 from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.runtime.agree import agree
+from securemodel.runtime.labels import PAILLIER_KEY
 from securemodel.runtime.party import Rows
-from securemodel.runtime.remote import drive_one, meet, place, public_reason
+from securemodel.runtime.remote import drive_one, meet, place
 from securemodel.runtime.session import Session, batches, drive, epoch_number, joined, split_rows
 
 _MOST_FACTORS = 4096
@@ -142,7 +143,7 @@ class RemotePaillierSession(Session):
     def _fail(self, error: BaseException) -> None:
         if not self._closed:
             self._closed = f"it failed: {type(error).__name__}"
-            self.channel.abort(public_reason(error, self.me))
+            self.channel.abort(public_reason(error))
             self._release()
 
     def _close(self) -> None:
@@ -221,7 +222,7 @@ def open_connection(
         agree(program, me, channel, None)
         return RemotePaillierSession(program, _with_key(program, me, channel, key), channel, ahead)
     except BaseException as error:
-        channel.abort(public_reason(error, me))
+        channel.abort(public_reason(error))
         raise
 
 
@@ -230,9 +231,9 @@ def _with_key(program: PaillierProgram, me: str, channel: Channel, key: PrivateK
     size = key_bytes(program.settings["key_bits"])
     if key is not None:
         client = Client(program, channel.session, key)
-        channel.exchange(KEY_LABEL, {client.peer: [client.key_text()]}, {})
+        channel.exchange(PAILLIER_KEY, {client.peer: [client.key_text()]}, {})
         return client
     server = Server(program, channel.session)
-    received = channel.exchange(KEY_LABEL, {}, {server.peer: size})
+    received = channel.exchange(PAILLIER_KEY, {}, {server.peer: size})
     server.take_key(received[server.peer].numpy().tobytes())
     return server

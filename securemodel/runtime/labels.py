@@ -1,0 +1,18 @@
+"""The labels of all messages that are about a session and not about a program's nodes, so that no two are alike."""
+
+from __future__ import annotations
+
+from protocols.channel import Label, Purpose
+
+AGREE = Label(0, 0, Purpose.CONTROL)
+"""Between parties: what each runs, and half of a key for each pair."""
+GO_ON = Label(0, 1, Purpose.CONTROL)
+"""Between parties: how far each has come with a job, after the agreement and before the weights."""
+PAILLIER_KEY = Label(0, 2, Purpose.CONTROL)
+"""The client's public key."""
+PROGRAM = Label(0, 3, Purpose.CONTROL)
+"""A party's program, to the dealer."""
+STREAM_KEY = Label(0, 0, Purpose.SEED)
+"""A party's key, from the dealer."""
+END_OF_SESSION = Label(0, 1, Purpose.REQUEST)
+"""The last party's last request to the dealer; those for an epoch's shares are about node 0."""
