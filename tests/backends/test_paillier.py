@@ -406,7 +406,7 @@ def test_a_refused_weight_or_input_stops_the_other_party_without_saying_which(pr
         results = together(program, dict.fromkeys(program.parties, task))
         assert isinstance(results[at_fault], InputError)
         assert isinstance(results[other], PeerAborted) and "77" not in str(results[other])
-        assert f"party '{at_fault}' was given an input or weights" in str(results[other])
+        assert "it was given an input or weights" in str(results[other])
 
 
 def test_different_programs_and_rows_do_not_run(program):
