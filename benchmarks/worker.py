@@ -31,7 +31,8 @@ def main(folder: str, case_name: str, transport: str, repeat: str, role: str) ->
     program, inputs = compiled(case)
     compile_seconds = time.perf_counter() - start
     given = [x if owner == role else None for x, owner in zip(inputs, case.inputs, strict=True)]
-    with securemodel.connect(program, role, config, ahead=False, insecure_plain=not tls) as session:
+    options = {"ahead": False, "insecure_plain": not tls, "ledger": False}
+    with securemodel.connect(program, role, config, **options) as session:
         session.deal_after_inputs = True
         session.load(program, program.model)
         before = _peak_memory()

@@ -27,22 +27,23 @@ def read_secret(path: Path, what: str) -> bytes:
         return file.read()
 
 
-def open_secret(path: Path, what: str, *, write: bool = False) -> BinaryIO:
-    """Opens a secret file that is there, to read or also to change it.
+def open_secret(path: Path, what: str, *, write: bool = False, append: bool = False) -> BinaryIO:
+    """Opens a secret file that is there, to read or also to change it, or to append to it only.
 
     Raises ConfigError, which names `what`, where others could read, change or replace it; OSError where it cannot be
     opened.
     """
     check_folder(path.parent, what)
+    how = os.O_RDWR | os.O_APPEND if append else os.O_RDWR if write else os.O_RDONLY
     try:
-        handle = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | _SAFELY)
+        handle = os.open(path, how | _SAFELY)
     except OSError as error:
         if error.errno == errno.ELOOP:
             _refuse(what, path, "is a symbolic link", "name the file itself, or put a copy in its place")
         raise
     try:
         _check_file(os.fstat(handle), path, what)
-        return os.fdopen(handle, "r+b" if write else "rb")
+        return os.fdopen(handle, "r+b" if write or append else "rb")
     except BaseException:
         os.close(handle)
         raise

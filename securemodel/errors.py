@@ -3,6 +3,7 @@
     SecureModelError
     ├── CompileError            a model cannot be made into a secure program
     │   └── UnsupportedOperator     some operators have no secure version; lists all of them
+    ├── LedgerError             the ledger of runs cannot be written or read
     ├── ProgramError            a program's text is damaged or of another version
     └── ... (protocols.errors)
 """
@@ -28,6 +29,10 @@ class ProgramError(SecureModelError):
     """A program's text is damaged or of another version."""
 
 
+class LedgerError(SecureModelError):
+    """The ledger of runs cannot be written or read."""
+
+
 class InsecureBackendWarning(UserWarning):
     """A program was compiled for a protocol that protects less than this project's own."""
 
@@ -37,6 +42,7 @@ __all__ = [
     "ConfigError",
     "InputError",
     "InsecureBackendWarning",
+    "LedgerError",
     "Mismatch",
     "PeerError",
     "PreprocessingError",

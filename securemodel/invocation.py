@@ -16,7 +16,8 @@ from pathlib import Path
 class Invocation:
     """What `connect` and `compile` take where the script says nothing; None where the command line does not either.
 
-    `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`.
+    `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`. A `ledger` of
+    False is none.
     """
 
     me: str | None = None
@@ -25,6 +26,7 @@ class Invocation:
     paillier_key: Path | None = None
     protocol: str | None = None
     script: str = ""
+    ledger: Path | bool | None = None
 
 
 _current = Invocation()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import comparing, doctor, keys, predict, programs, run
+from securemodel.cli import auditing, comparing, doctor, keys, predict, programs, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +34,7 @@ for command in (
     programs.plan,
     programs.check,
     comparing.compare,
+    auditing.audit,
     doctor.doctor,
 ):
     main.add_command(command)

@@ -52,6 +52,7 @@ def predict(
     me: str | None,
     config: Path | None,
     store: Path | None,
+    ledger: str | None,
 ) -> None:
     """Run the rows of a file through a secure program, in batches of the compiled size.
 
@@ -81,18 +82,18 @@ def predict(
         if me or config or store:
             raise click.UsageError("--local is for all parties of a session: leave out --me, --config and --store.")
         names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        _predict_all(script, names, given)
+        _predict_all(script, names, given, ledger)
         return
     if parties:
         raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
     check_identity(me, config)
-    with scripts.as_party(script, (), me, config, store):
+    with scripts.as_party(script, (), me, config, store, ledger=ledger):
         _predict_one(script, me, given)
 
 
-def _predict_all(script: Path, names: tuple[str, ...], given: Given) -> None:
+def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str | None) -> None:
     with _display() as display:
         say = prefixed(names, display.echo)
 
@@ -100,7 +101,7 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given) -> None:
             said = _SAID.fullmatch(text)
             display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
-        command = ("predict", *given.words(names))
+        command = ("predict", "--ledger", ledger or "none", *given.words(names))
         outcome = run_local(script, (), names, told, traceback=wants_traceback(), command=command)
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""

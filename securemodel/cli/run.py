@@ -30,6 +30,11 @@ _PARTY_OPTIONS = (
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="With --me: use what `securemodel prepare` made for this party, and no dealer.",
     ),
+    click.option(
+        "--ledger",
+        metavar="FILE|none",
+        help="Where runs are written down (see `securemodel audit`), instead of the user's own ledger; with --local, none.",
+    ),
 )
 
 
@@ -62,6 +67,7 @@ def run(
     me: str | None,
     config: Path | None,
     store: Path | None,
+    ledger: str | None,
     protocol: str | None,
     paillier_key: Path | None,
 ) -> None:
@@ -88,19 +94,23 @@ def run(
         if me or config or store or paillier_key:
             raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
         names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        _run_all(script, args, names, protocol)
+        _run_all(script, args, names, protocol, ledger)
         return
     if parties:
         raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
     check_identity(me, config)
-    with scripts.as_party(script, args, me, config, store, paillier_key=paillier_key, protocol=protocol):
+    more = {"paillier_key": paillier_key, "protocol": protocol, "ledger": ledger}
+    with scripts.as_party(script, args, me, config, store, **more):
         scripts.run_main(script)
 
 
-def _run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], protocol: str | None) -> None:
-    dealer, command = scripts.declares_dealer(script), ["run", *(["--protocol", protocol] if protocol else [])]
+def _run_all(
+    script: Path, args: tuple[str, ...], names: tuple[str, ...], protocol: str | None, ledger: str | None
+) -> None:
+    dealer, command = scripts.declares_dealer(script), ["run", "--ledger", ledger or "none"]
+    command += ["--protocol", protocol] if protocol else []
     say = prefixed(names)
     outcome = run_local(script, args, names, say, traceback=wants_traceback(), command=command, dealer=dealer)
     if outcome.code:

@@ -109,13 +109,15 @@ def as_party(
     *,
     paillier_key: Path | None = None,
     protocol: str | None = None,
+    ledger: str | None = None,
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
-    `protocol` is for programs whose compile() names none.
+    `protocol` is for programs whose compile() names none; `ledger` is a file, or "none".
     """
     files = (path.resolve() if path else None for path in (config, store, paillier_key))
-    with invoked(Invocation(me, *files, protocol, digest(script))), _as_main(script, args):
+    book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
+    with invoked(Invocation(me, *files, protocol, digest(script), book)), _as_main(script, args):
         yield
 
 

@@ -75,6 +75,9 @@ class OnlineParty:
         self.loaded_operands: dict[int, LoadedOperand] = {}
         self.clear = ClearSide(program, me)
         self.layers: OwnedLayers | None = None
+        self.agreed: Callable[[Rows], None] = lambda rows: None
+        """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
+        of a party without inputs."""
         self.inputs_shared_at = self.result_shared_at = 0.0
 
     # ---- phases
@@ -91,7 +94,12 @@ class OnlineParty:
         """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""
         outputs: list[torch.Tensor | None] = [None] * len(self.program.header.outputs)
         agreed = [rows]
-        yield from self._phase(False, epoch, take, rows, agreed.append, outputs)
+
+        def agree(rows: Rows) -> None:
+            agreed.append(rows)
+            self.agreed(rows)
+
+        yield from self._phase(False, epoch, take, rows, agree, outputs)
         return outputs, agreed[-1]
 
     def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):

@@ -19,6 +19,7 @@ from protocols.prg import Stream
 from securemodel.backends.table import part_of
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
+from securemodel.ledger import Ledger, default_path, record_for
 from securemodel.program import Program
 from securemodel.runtime.agree import agree
 from securemodel.runtime.ahead import Ahead
@@ -146,6 +147,9 @@ class RemoteSession(Session):
         self._runs += 1
         epoch = self._epoch(self._runs)
         submit = functools.partial(self._submit_up_to, self._runs)
+        if rows.now:
+            self._note(epoch, rows.now)
+        self._party.agreed = lambda agreed: None if rows.now else self._note(epoch, agreed.now)
         if not self.deal_after_inputs:
             submit()
         self._before_run(epoch)
@@ -233,6 +237,7 @@ def connect(
     ahead: bool = True,
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
+    ledger: str | Path | bool = True,
 ) -> Session:
     """Connects this party with the others and returns its end of the session.
 
@@ -240,13 +245,20 @@ def connect(
     `securemodel run` unless given. With `store`, preprocessing made by `securemodel prepare` is used instead
     of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
     measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
-    "paillier", which otherwise makes one for the session.
+    "paillier", which otherwise makes one for the session. Each run is written into the `ledger` (docs/audit.md): True
+    is the one that the command line names, or else the user's own; False is none.
 
-    Raises ConfigError, PeerAbsent, IdentityError, Mismatch (other program, version or script).
+    Raises ConfigError, LedgerError (before anything is sent), PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
     paillier_key = paillier_key or current().paillier_key
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
-    return part_of(program.protocol, "remote").open_connection(program, me, config, **options)
+    if ledger is True:
+        ledger = default_path() if current().ledger is None else current().ledger
+    book = Ledger(ledger) if ledger else None
+    session = part_of(program.protocol, "remote").open_connection(program, me, config, **options)
+    if book:
+        session.record = record_for(book, program, session.me, session.channel.session)
+    return session
 
 
 def open_connection(

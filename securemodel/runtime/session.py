@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from protocols.gates import Dealt, Part
 from protocols.prg import Stream, new_key
 from securemodel.backends.table import part_of
 from securemodel.errors import InputError, SecureModelError
+from securemodel.ledger import Ledger, Record, record_for
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.party import OnlineParty, Rows
@@ -147,6 +150,7 @@ class Session(ABC):
         self._closed = ""
         self._turns = Turns()
         self._caller: ThreadPoolExecutor | None = None
+        self.record: Record | None = None
 
     def __reduce__(self):
         raise InputError(
@@ -304,6 +308,11 @@ class Session(ABC):
     def _is_mine(self, owner: str) -> bool:
         """Whether this process gives what `owner` owns."""
 
+    def _note(self, epoch: int, rows: int) -> None:
+        """Writes a run into the ledger, before anything of it is sent that depends on a secret. Raises LedgerError."""
+        if self.record:
+            self.record.run(epoch, rows or compiled_rows(self.program.header.input_shapes))
+
     def _guarded(self) -> AbstractContextManager:
         """Around whatever talks: an error inside must not leave the peers waiting."""
         return nullcontext()
@@ -443,6 +452,7 @@ class LocalSession(Session):
     def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
         epoch, owners = epoch_number(self._loads - 1, self._runs), self.program.header.inputs
+        self._note(epoch, rows.now)
         self._before_run(epoch)
         runs, takes = {}, self._takes(epoch, False)
         for name, party in self._parties.items():
@@ -490,9 +500,14 @@ def open_local(program: Program) -> LocalSession:
     return LocalSession(program)
 
 
-def local(program: Program) -> Session:
+def local(program: Program, *, ledger: str | Path | None = None) -> Session:
     """A session with all parties on this machine; `run` takes and returns everything.
 
-    Programs of the masked engine run in this process, those of CrypTen in one process for each party.
+    Programs of the masked engine run in this process, those of CrypTen in one process for each party. Runs are
+    written into a ledger (docs/audit.md) only where one is named. Raises LedgerError if it cannot be written.
     """
-    return part_of(program.protocol, "local").open_local(program)
+    book = Ledger(ledger) if ledger else None
+    session = part_of(program.protocol, "local").open_local(program)
+    if book:
+        session.record = record_for(book, program, "all", os.urandom(16))
+    return session

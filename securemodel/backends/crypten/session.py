@@ -101,6 +101,8 @@ class CryptenSession(Session):
         return joined(results, counted, self.program)
 
     def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
+        self._runs += 1
+        self._note(self._runs, rows.now)
         return self._outputs(self._evaluate(inputs)), rows
 
     def _is_mine(self, owner: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,8 @@ class Party:
         self.peer = next(name for name in program.parties if name != me)
         self.clear = ClearSide(program, me)
         self.pool: BlindingPool | None = None
+        self.agreed: Callable[[Rows], None] = lambda rows: None
+        """Told the rows of a run at the server, before it answers."""
         self._session = session.hex()
 
     def context(self, epoch: int) -> str:
@@ -181,6 +183,7 @@ class Server(Party):
         received = yield Talk(Label(epoch, 0, Purpose.INPUT), {}, expected)
         data = received[self.peer].numpy().tobytes()
         agreed = self._check_start(data[: START.size], start, rows)
+        self.agreed(agreed)
         with blaming(self.peer, f"request of run {epoch}"):
             reply = gate.reply(self.key, data[START.size :], self.context(epoch), self.pool)
         yield Talk(Label(epoch, 1, Purpose.REVEAL), {self.peer: [reply]}, {})

@@ -58,6 +58,7 @@ class LocalPaillierSession(Session):
     def _run_batch(self, inputs: Inputs, rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
         epoch, runs, owners = epoch_number(self._loads - 1, self._runs), {}, self.program.header.inputs
+        self._note(epoch, rows.now)
         for party in (self.client, self.server):
             given = rows if party.me in owners else Rows()
             runs[party.me] = party.run(epoch, _owned(inputs, owners, party.me), given)
@@ -111,7 +112,11 @@ class RemotePaillierSession(Session):
 
     def _run_batch(self, inputs: Inputs, rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
-        walk = self._party.run(epoch_number(self._loads - 1, self._runs), inputs, rows)
+        epoch = epoch_number(self._loads - 1, self._runs)
+        if rows.now:
+            self._note(epoch, rows.now)
+        self._party.agreed = lambda agreed: None if rows.now else self._note(epoch, agreed.now)
+        walk = self._party.run(epoch, inputs, rows)
         return drive_one(walk, self.channel)
 
     def _is_mine(self, owner: str) -> bool:

@@ -1,0 +1,43 @@
+"""securemodel audit: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from securemodel.ledger import Ledger
+
+COMMON = {"session": "s", "program": "p" * 64, "protocol": "masked", "me": "bank", "peers": ["hospital"]}
+
+
+def test_a_ledger_is_summed_up(call, tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    for epoch in (1, 2):
+        Ledger(path).append({**COMMON, "reveals": {"hospital": ["class"]}, "epoch": epoch, "rows": 10})
+    result = call("audit", "--ledger", path)
+    assert result.exit_code == 0 and "total of hospital: 20 rows" in result.stdout
+    made = json.loads(call("audit", "--ledger", path, "--json").stdout)
+    assert made["answers"][0]["rows"] == 20 and made["breaks"] == []
+    path.write_text(path.read_text().replace('"rows":10', '"rows":1', 1))
+    broken = call("audit", "--ledger", path)
+    assert broken.exit_code == 1 and "BROKEN at line 2" in broken.stdout
+
+
+def test_no_ledger(call, tmp_path: Path) -> None:
+    result = call("audit", "--ledger", tmp_path / "none")
+    assert result.exit_code == 1 and "there is no ledger" in result.stderr
+
+
+def test_parties_of_the_command_line_write_where_it_says(call, write, network: str, tmp_path: Path) -> None:
+    text = f"""{network}
+PARTIES = ("bank", "hospital")
+program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")
+if __name__ == "__main__":
+    with securemodel.connect(program) as session:
+        session.run(example_inputs[0] if session.me == "hospital" else None)
+"""
+    (tmp_path / "infer.py").write_text(text)
+    result = call("run", tmp_path / "infer.py", "--local", "--ledger", tmp_path / "ledger")
+    assert result.exit_code == 0, result.output
+    made = json.loads(call("audit", "--ledger", tmp_path / "ledger", "--json").stdout)
+    assert {(a["me"], a["receiver"], a["rows"]) for a in made["answers"]} == {("bank", "hospital", 2), ("hospital", "hospital", 2)}
