@@ -9,11 +9,13 @@
     link      one connection to one peer, and the loop that drives several
     tcp       Channel over links
     tls       TLS 1.3 with pinned certificates
-    connect   dialing, accepting and the first message
+    listen    all addresses of a name, and a room for connections not authenticated yet
+    meeting   dialing, accepting and the first message
+    connect   what parties and the dealer call to be connected
     testing   throw-away parties on one host
 """
 from protocols.channel.base import Channel
-from protocols.channel.connect import connect, dial, listen_for
+from protocols.channel.connect import arrive, connect, dial, listen_for
 from protocols.channel.frame import HEADER_BYTES, Label, Purpose
 from protocols.channel.link import Link
 from protocols.channel.local import local_channels, local_links
@@ -26,6 +28,7 @@ __all__ = [
     "Label",
     "Link",
     "Purpose",
+    "arrive",
     "connect",
     "dial",
     "listen_for",

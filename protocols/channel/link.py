@@ -34,7 +34,9 @@ _TURN_BYTES = 1 << 20  # after moving this much, a link lets the others have a t
 _SLOWEST_BYTES_PER_S = 10_000
 _SPIN_S = 30e-6  # how long to look for an event before sleeping until one comes
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
-_UNCOUNTED = frozenset((Purpose.HELLO, Purpose.ABORT, Purpose.BYE))
+_UNCOUNTED = frozenset((Purpose.HELLO, Purpose.ALIVE, Purpose.ABORT, Purpose.BYE))
+_ALIVE = Label(0, 0, Purpose.ALIVE)
+_BEAT = Expected(_ALIVE, 0)
 _GOODBYE_S = 1.0  # longest time spent on telling peers that the session ends
 
 
@@ -57,6 +59,7 @@ class Link:
         self._room: memoryview | None = None  # what is left of the payload to fill
         self._message: tuple[Label, torch.Tensor] | None = None
         self._begun_at = self._moved_at = 0.0
+        self.beat_at = 0.0  # when the peer last said that it is there, on the monotonic clock
         self._volume = 0  # bytes to send and receive before it is idle again
         self._pump: Pump | None = None
 
@@ -68,11 +71,20 @@ class Link:
         self._run(timeout_s)
 
     def receive(
-        self, label: Label, nbytes: int | None = None, *, max_bytes: int = 0, timeout_s: float | None = None
+        self,
+        label: Label,
+        nbytes: int | None = None,
+        *,
+        max_bytes: int = 0,
+        timeout_s: float | None = None,
+        silence_s: float | None = None,
     ) -> torch.Tensor:
-        """Receive one message of exactly `nbytes`, or of at most `max_bytes`, as a new uint8 tensor. Raises PeerError."""
+        """Receive one message of exactly `nbytes`, or of at most `max_bytes`, as a new uint8 tensor. Raises PeerError.
+
+        `silence_s`: see `Pump.run`.
+        """
         self.expect(Expected(label, max_bytes if nbytes is None else nbytes, nbytes is not None))
-        self._run(timeout_s)
+        self._run(timeout_s, silence_s)
         return self.take()[1]
 
     def receive_next(
@@ -82,6 +94,15 @@ class Link:
         self.expect(Expected(None, max_bytes, False, tuple(purposes)))
         self._run(timeout_s)
         return self.take()
+
+    def beat(self) -> None:
+        """Tell the peer that this party is there, without waiting. Raises PeerError if the peer is gone."""
+        if not self.sending:
+            self.post(_ALIVE, [])
+            self.flush()
+        self.peek()
+        if self.arrived and self._stream.ended():
+            raise self._died("its connection ended without a goodbye", self._write_error)
 
     def abort(self, reason: str) -> None:
         """Tell the peer to stop, with a public reason, then close. Never raises."""
@@ -98,10 +119,10 @@ class Link:
         except OSError:
             pass  # it has ended already
 
-    def _run(self, timeout_s: float | None) -> None:
+    def _run(self, timeout_s: float | None, silence_s: float | None = None) -> None:
         self._pump = self._pump or Pump([self])
         try:
-            self._pump.run(timeout_s)
+            self._pump.run(timeout_s, silence_s)
         except BaseException as error:  # also an interrupt: the peer must not be left waiting
             self.abort(public_reason(error))
             raise
@@ -194,6 +215,22 @@ class Link:
         patience_s = self.receive_s if timeout_s is None else timeout_s
         return patience_s + min(self._moved_at, self._begun_at + self._volume / _SLOWEST_BYTES_PER_S)
 
+    def silent_at(self, since: float, silence_s: float) -> float:
+        """When, on the monotonic clock, a peer that shows no sign of life has been silent for too long."""
+        return max(since, self._moved_at, self.beat_at) + silence_s
+
+    def silent(self, silence_s: float) -> PeerStalled:
+        """The error for a peer that showed no sign of life for too long."""
+        return PeerStalled(
+            self.peer,
+            explain(
+                f"party {self.peer!r} gave no sign of life for {silence_s:g} s",
+                where=self._where(),
+                why="the network between us fails, or it was stopped or suspended",
+                fix="look at that party and the network, then start all parties again",
+            ),
+        )
+
     def stalled(self, timeout_s: float | None) -> PeerStalled:
         """The error for a peer that was silent for too long."""
         waited_s = self.receive_s if timeout_s is None else timeout_s
@@ -258,13 +295,20 @@ class Link:
         return budget <= 0
 
     def _read_header(self) -> bool:
-        while self._header_filled < HEADER_BYTES:
-            got = self._read_into(self._header_view[self._header_filled :])
-            if not got:
-                return False
-            self._header_filled += got
-            self._moved_at = time.monotonic()
-        header = parse_header(self._header, self._received, self.peer)
+        while True:
+            while self._header_filled < HEADER_BYTES:
+                got = self._read_into(self._header_view[self._header_filled :])
+                if not got:
+                    return False
+                self._header_filled += got
+            header = parse_header(self._header, self._received, self.peer)
+            if header.label.purpose != Purpose.ALIVE:
+                break
+            check_expected(header, _BEAT, self.peer)
+            self.beat_at = time.monotonic()
+            self._received += 1
+            self._header_filled = 0
+        self._moved_at = time.monotonic()
         if header.label.purpose == Purpose.ABORT:
             raise PeerAborted(self.peer, self._read_reason(header.nbytes))
         self._held = header
@@ -345,11 +389,13 @@ class Pump:
         self._selector = selectors.DefaultSelector()
         self._masks: dict[Link, int] = {link: 0 for link in links}
 
-    def run(self, timeout_s: float | None = None) -> None:
+    def run(self, timeout_s: float | None = None, silence_s: float | None = None) -> None:
         """Until every queued message is sent and every expected one received. Raises PeerError.
 
-        `timeout_s` replaces the links' own limit on a peer's silence.
+        `timeout_s` replaces the links' own limit on a peer's silence. With `silence_s` all peers, also those from
+        which nothing is due, have to show a sign of life in that time (see `Link.beat`), so that the limit can be long.
         """
+        since = time.monotonic()
         ready = [link for link in self._links if link.busy]
         for link in ready:
             link.start_clock()
@@ -358,9 +404,9 @@ class Pump:
             for link in ready:
                 again |= link.step()
             busy = [link for link in self._links if link.busy]
-            ready = busy if again or not busy else self._wait(busy, timeout_s)
+            ready = busy if again or not busy else self._wait(busy, timeout_s, since, silence_s)
 
-    def _wait(self, busy: list[Link], timeout_s: float | None) -> list[Link]:
+    def _wait(self, busy: list[Link], timeout_s: float | None, since: float, silence_s: float | None) -> list[Link]:
         """The busy links that can go on. Links from which nothing is due are watched too: they may bring an ABORT."""
         for link, mask in self._masks.items():
             if not link.busy and link.pending():
@@ -374,6 +420,8 @@ class Pump:
             left = first.stalled_at(timeout_s) - now
             if left <= 0:
                 raise first.stalled(timeout_s)
+            if silence_s is not None:
+                left = min(left, self._check_alive(now, since, silence_s))
             links = [key.data for key, _ in self._spin() or self._selector.select(left)]
             ready = [link for link in links if link.busy]
             for link in links:
@@ -383,6 +431,19 @@ class Pump:
                         self._change(link, self._masks[link], 0)
             if ready:
                 return ready
+
+    def _check_alive(self, now: float, since: float, silence_s: float) -> float:
+        """Seconds until the first peer will have been silent for too long. Raises PeerStalled if one has been.
+
+        A peer whose next message is here already, such as a goodbye, is not listened to any more.
+        """
+        left = silence_s
+        for link in self._links:
+            if not link.arrived:
+                left = min(left, link.silent_at(since, silence_s) - now)
+                if left <= 0:
+                    raise link.silent(silence_s)
+        return left
 
     def _spin(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Look for events for a moment, letting other processes run, before paying for sleep and wake-up."""

@@ -6,11 +6,14 @@ Both streams have the same methods. `send` and `recv_into` raise BlockingIOError
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 import time
 
 _BATCH_BYTES = 1 << 18  # one system call moves up to this many bytes of TLS records
+
+_HANDSHAKE_BYTES = 1 << 14  # the same for connections that may be anybody's
 
 
 class PlainStream:
@@ -28,6 +31,10 @@ class PlainStream:
     def flush(self) -> None:
         """Nothing is kept back."""
 
+    def ended(self) -> bool:
+        """Whether the other end has closed the connection and nothing of it is left to read."""
+        return _ended(self.socket)
+
 
 class TlsStream:
     """A TLS connection that encrypts and decrypts many records for each system call."""
@@ -36,7 +43,7 @@ class TlsStream:
         self.socket = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
-        self._scratch = memoryview(bytearray(_BATCH_BYTES))
+        self._scratch = memoryview(bytearray(_HANDSHAKE_BYTES))
         self._unsent = memoryview(b"")
 
     def handshake(self, timeout_s: float) -> bytes:
@@ -47,7 +54,10 @@ class TlsStream:
         deadline = time.monotonic() + timeout_s
         done = False
         while not done:
-            self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long")
+            self.socket.settimeout(left)
             try:
                 self._tls.do_handshake()
                 done = True
@@ -65,6 +75,7 @@ class TlsStream:
                     raise ConnectionError("the connection ended during the TLS handshake")
                 self._incoming.write(self._scratch[:got])
         self.socket.setblocking(False)
+        self._scratch = memoryview(bytearray(_BATCH_BYTES))
         return self._tls.getpeercert(binary_form=True) or b""
 
     @property
@@ -90,6 +101,10 @@ class TlsStream:
             pass
         return taken
 
+    def ended(self) -> bool:
+        """Whether the other end has closed the connection and nothing of it is left to read."""
+        return not self.pending and _ended(self.socket)
+
     def flush(self) -> None:
         """Send encrypted bytes that wait. Raises BlockingIOError if some still do."""
         while self._unsent:
@@ -110,3 +125,12 @@ class TlsStream:
         got = self.socket.recv_into(self._scratch)
         self._incoming.write(self._scratch[:got])
         return got
+
+
+def _ended(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from protocols.errors import ConfigError, IdentityError, explain
 from protocols.identity import Entry, Identity, fingerprint
 
+_NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: a pinned certificate is right or wrong on every day
+
 
 def client_context(identity: Identity, peer: Entry) -> ssl.SSLContext:
     """For dialing one peer: it is trusted if it holds exactly the certificate its entry pins."""
@@ -27,6 +29,7 @@ def _context(protocol: int, identity: Identity, peers: Iterable[Entry]) -> ssl.S
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # names of hosts mean nothing here: the certificate itself is compared
     context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= _NO_CHECK_TIME
     context.options |= ssl.OP_NO_TICKET
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0  # no session is resumed, so each one authenticates again

@@ -12,14 +12,16 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from protocols import identity as identity_module
 from protocols.channel import Channel, Label, Link, Purpose, connect, dial, listen_for
 from protocols.channel import link as link_module
-from protocols.channel.connect import _HELLO, _HELLO_LAYOUT
-from protocols.channel.frame import pack_header
+from protocols.channel.frame import PROTOCOL_VERSION, pack_header
+from protocols.channel.meeting import HELLO, HELLO_LAYOUT
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.channel.tls import client_context, server_context
 from protocols.errors import (
@@ -270,9 +272,9 @@ class Scene:
                 time.sleep(0.02)
         raise TimeoutError("the victim does not listen")
 
-    def hello(self, name: str, digest: bytes | None = None, version: int = 1) -> bytes:
+    def hello(self, name: str, digest: bytes | None = None, version: int = PROTOCOL_VERSION) -> bytes:
         digest = self.config.roster_digest() if digest is None else digest
-        return frame(_HELLO_LAYOUT.pack(version, digest, os.urandom(32)) + name.encode(), sequence=0, label=_HELLO)
+        return frame(HELLO_LAYOUT.pack(version, digest, os.urandom(32)) + name.encode(), sequence=0, label=HELLO)
 
     def tls(self, identity: Identity | None, **options: ssl.TLSVersion) -> ssl.SSLSocket:
         """Dial victim 'b' with an identity of choice (or none), trusting anybody."""
@@ -377,6 +379,23 @@ def test_right_certificate_but_another_partys_name(tmp_path: Path) -> None:
     assert "says that it is 'a'" in str(results["c"])
 
 
+@pytest.mark.parametrize("days", [-40 * 365, 40 * 365], ids=["expired", "not yet valid"])
+def test_a_pinned_certificate_is_right_whatever_the_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    class Clock(identity_module.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) + timedelta(days=days)
+
+    monkeypatch.setattr(identity_module, "datetime", Clock)
+    config, ids = loopback_parties(("a", "b"), tmp_path, timeouts=Timeouts(5, 2))
+    made = run_together({name: lambda name=name: connect(name, config, ids[name]) for name in ("a", "b")})
+    for channel in made.values():
+        assert isinstance(channel, Channel), channel
+        channel.close()
+
+
 def test_own_certificate_reflected(scene: Scene) -> None:
     """The victim's own pinned identity is not accepted as that of its peer."""
     error, _ = attack_listener(scene, lambda: talk(scene.tls(scene.ids["b"]), scene.hello("a")))
@@ -410,7 +429,7 @@ def test_plain_party_and_tls_party(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "part"),
     [
-        ({"version": 2}, Mismatch, "another version"),
+        ({"version": PROTOCOL_VERSION + 1}, Mismatch, "another version"),
         ({"digest": bytes(32)}, Mismatch, "another list of parties"),
         ({"name": "c"}, IdentityError, "says that it is 'c'"),
         ({"name": "a" * 40}, IdentityError, "says that it is"),
@@ -426,7 +445,7 @@ def test_authenticated_party_with_a_wrong_hello(
 
 
 def test_authenticated_party_with_a_cut_hello(scene: Scene) -> None:
-    error, _ = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"]), frame(b"x", sequence=0, label=_HELLO)))
+    error, _ = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"]), frame(b"x", sequence=0, label=HELLO)))
     assert type(error) is BadFrame and "cut short" in str(error)
 
 

@@ -1,0 +1,414 @@
+"""How links come to be: dialing, accepting, TLS, and the first message of a link.
+
+Every party listens on its address; of each pair the one whose name sorts first dials. The dealer listens, its parties
+dial. The first message (HELLO) carries the protocol version, the sender's name, which must be the name its certificate
+is pinned for, a digest of the party list and a nonce. A stranger who connects is turned away and ends nothing;
+a known party that is wrong in any way ends the session at once.
+
+A party that is there but not ready, because it still compiles its model, is connected and authenticated already, and
+keeps its HELLO back. Meanwhile it says every other second that it is alive, and who waits for it goes on waiting.
+"""
+from __future__ import annotations
+
+import errno
+import ipaddress
+import math
+import os
+import queue
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from protocols.channel.frame import PROTOCOL_VERSION, Label, Purpose
+from protocols.channel.link import Link
+from protocols.channel.listen import HANDSHAKE_S, Guest, Listener, address_text, dial_any
+from protocols.channel.stream import PlainStream, TlsStream
+from protocols.channel.tls import client_context, peer_name, server_context
+from protocols.errors import (
+    BadFrame,
+    ConfigError,
+    IdentityError,
+    Mismatch,
+    PeerAbsent,
+    PeerDied,
+    PeerError,
+    PeerStalled,
+    SecureModelError,
+    explain,
+    public_reason,
+    summary,
+)
+from protocols.identity import Entry, Identity, PartiesConfig
+
+HELLO = Label(0, 0, Purpose.HELLO)
+HELLO_LAYOUT = struct.Struct("<I32s32s")  # version, roster digest, nonce; the name follows
+_MAX_HELLO_BYTES = HELLO_LAYOUT.size + 64
+_RETRY_S = (0.02, 0.5)  # first and longest pause between two attempts to dial
+_BEAT_S, _POLL_S, _GOODBYE_S = 2.0, 0.5, 0.3
+_PREPARING_S = 6 * 3600.0  # longest wait for a party that is there and not ready
+
+
+@dataclass
+class Meeting:
+    """One party's attempt to get links to a set of others: `open`, and `finish` when it is ready for them."""
+
+    me: str
+    config: PartiesConfig
+    identity: Identity | None
+    plain: bool
+    idle_s: float = 0.0
+    nonce: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    nonces: dict[str, bytes] = field(default_factory=dict, repr=False)
+    refused: list[str] = field(default_factory=list)
+    _awaited: set[str] = field(default_factory=set)
+    _links: dict[str, Link] = field(default_factory=dict)
+    _greeting: dict[str, Link] = field(default_factory=dict)  # authenticated, and one of both is not ready
+    _listener: Listener | None = None
+    _deadline: float = math.inf
+    _results: queue.SimpleQueue[tuple[str, Link] | SecureModelError | OSError] = field(
+        default_factory=queue.SimpleQueue, repr=False
+    )
+    _ready: threading.Event = field(default_factory=threading.Event)
+    _done: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.entry = self.config.entry(self.me)
+        if self.plain:
+            return
+        if self.identity is None:
+            raise ConfigError(
+                explain(
+                    f"party {self.me!r} has no identity to authenticate with",
+                    fix="make one (protocols.identity.create), or set insecure_plain for links inside this host",
+                )
+            )
+        if self.identity.fingerprint != self.entry.fingerprint:
+            raise ConfigError(
+                explain(
+                    f"the identity of {self.me!r} is not the one the party file pins",
+                    where=str(self.config.path or self.identity.certificate_path),
+                    why=f"ours is {self.identity.fingerprint}, the file's {self.entry.fingerprint or 'is missing'}",
+                    fix="use the identity the others know, or give all of them the new certificate",
+                )
+            )
+
+    def open(self, accept: Sequence[str], dial: Sequence[str], *, ready: bool = True) -> None:
+        """Begins to listen and to dial; unless `ready`, who comes is told to wait. Raises ConfigError."""
+        if ready:
+            self._begin()
+        self._awaited = {*accept, *dial}
+        entries = {name: self.config.entry(name) for name in self._awaited}
+        contexts = {name: None if self.plain else client_context(self.identity, entries[name]) for name in dial}
+        for name in dial:
+            self._check_local(entries[name])
+        if accept:
+            peers = [entries[name] for name in accept]
+            context = None if self.plain else server_context(self.identity, peers)
+            self._listener = self._listen(accept)
+            self._listener.start(lambda guest: self._guarded(self._welcome, guest, context, peers))
+        for name in dial:
+            arguments = (self._dial, entries[name], contexts[name])
+            threading.Thread(target=self._guarded, args=arguments, daemon=True, name=f"connect-{self.me}").start()
+
+    def finish(self) -> dict[str, Link]:
+        """All links by name, or the first error that waiting cannot cure."""
+        self._begin()
+        try:
+            while self._awaited - self._links.keys():
+                try:
+                    result = self._results.get(timeout=min(max(self._left_s(), 0.001), _POLL_S))
+                except queue.Empty:
+                    if self._left_s() <= 0:
+                        raise self._absent(sorted(self._awaited - self._links.keys())) from None
+                    continue
+                if isinstance(result, Exception):
+                    raise result
+                self._links[result[0]] = result[1]
+                self._deadline = min(self._deadline, time.monotonic() + self.config.timeouts.connect_s)
+            return dict(self._links)
+        except BaseException as error:
+            for link in self._links.values():
+                link.abort(public_reason(error))
+            raise
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of whom `finish` has not returned, and of the address. Closing twice does nothing."""
+        with self._lock:
+            self._done.set()
+            self._ready.set()
+            waiting = list(self._greeting.values())
+        for link in waiting:
+            link.interrupt()
+        if self._listener:
+            self._listener.close()
+
+    def _begin(self) -> None:
+        if not self._ready.is_set():
+            self._deadline = time.monotonic() + max(self.config.timeouts.connect_s, self.idle_s)
+            self._ready.set()
+
+    def _left_s(self) -> float:
+        """Seconds until this meeting gives up; counted anew from each sign of life of a party that is not ready."""
+        with self._lock:
+            alive = max((link.beat_at for link in self._greeting.values()), default=0.0)
+        return max(self._deadline, alive + self.config.timeouts.connect_s if alive else 0.0) - time.monotonic()
+
+    def _guarded(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except (SecureModelError, OSError) as error:
+            self._results.put(error)
+
+    def _absent(self, names: Sequence[str]) -> PeerError:
+        who = ", ".join(map(repr, names))
+        places = [f"{name!r} is at {self.config.entry(name).address}" for name in names]
+        if self._listener:
+            places.append(f"{self.me!r} listens on {self._listener.addresses}")
+        waited = f"waited {max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s):g} s; {', '.join(places)}"
+        refused = list(dict.fromkeys(self.refused))
+        if any("certificate" in reason or "TLS" in reason for reason in refused):
+            return IdentityError(
+                names[0],
+                explain(
+                    f"no authenticated connection with {who}",
+                    where=f"party {self.me!r}, {waited}",
+                    why="; ".join(refused),
+                    fix="compare the fingerprints in the parties' files; all must use TLS and pin the same certificates",
+                ),
+            )
+        return PeerAbsent(
+            names[0],
+            explain(
+                f"no connection with {who}",
+                where=f"party {self.me!r}, {waited}",
+                why="; ".join(refused) or "nobody came",
+                fix="start that party, check its address and firewall, or raise connect_s under [timeouts]",
+            ),
+        )
+
+    def _deliver(self, name: str, link: Link) -> None:
+        with self._lock:
+            if not self._done.is_set():
+                self._results.put((name, link))
+                return
+        link.abort(f"party {self.me!r} stopped connecting")
+
+    # Dialing
+
+    def _dial(self, peer: Entry, context: ssl.SSLContext | None) -> None:
+        pause_s = _RETRY_S[0]
+        while not self._done.is_set():
+            try:
+                link = self._dial_once(peer, context)
+            except (OSError, PeerDied, PeerStalled) as error:
+                why = getattr(error, "strerror", None) or summary(error)
+                self.refused = [*self.refused[-3:], f"dialing {peer.name!r}: {why}"]
+                self._done.wait(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_S[1])
+            else:
+                self._deliver(peer.name, link)
+                return
+
+    def _dial_once(self, peer: Entry, context: ssl.SSLContext | None) -> Link:
+        until = time.monotonic() + self._handshake_s()
+        sock = dial_any(peer.host, peer.port, until - time.monotonic())
+        try:
+            _tune(sock)
+            stream = self._authenticate(sock, context, peer, until) if context else PlainStream(sock)
+            link = Link(self.me, peer.name, stream, self.config.timeouts.receive_s)
+            self._greet(link, {peer.name})
+            return link
+        except BaseException:
+            sock.close()
+            raise
+
+    def _authenticate(self, sock: socket.socket, context: ssl.SSLContext, peer: Entry, until: float) -> TlsStream:
+        stream = TlsStream(sock, context, server_side=False)
+        try:
+            peer_name(stream.handshake(until - time.monotonic()), [peer])
+            return stream
+        except ssl.SSLError as error:
+            raise IdentityError(
+                peer.name,
+                explain(
+                    f"party {peer.name!r} could not be authenticated",
+                    where=f"TLS handshake with {peer.address}",
+                    why=_tls_reason(error),
+                    fix="compare its fingerprint with the party file; it must use TLS 1.3 and its pinned certificate",
+                ),
+            ) from error
+
+    # Accepting
+
+    def _listen(self, accept: Sequence[str]) -> Listener:
+        self._check_local(self.entry)
+        host, port = self.config.listen or (self.entry.host, self.entry.port)
+        try:
+            return Listener(host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                fix = "stop the other program on that port, or choose another port in all parties' files"
+            else:
+                fix = f'set listen = "0.0.0.0:{port}" (or "[::]:{port}", or an address of this machine) under [me]'
+            raise ConfigError(
+                explain(
+                    f"party {self.me!r} cannot listen on {address_text((host, port))}",
+                    where=f"waiting for {', '.join(accept)}",
+                    why=error.strerror or str(error),
+                    fix=fix,
+                )
+            ) from None
+
+    def _welcome(self, guest: Guest, context: ssl.SSLContext | None, peers: Sequence[Entry]) -> None:
+        """Authenticate one connection. An unknown one is only noted; a known party's error is raised."""
+        known, sock, room = "", guest.sock, self._listener.room
+        try:
+            _tune(sock)
+            stream = TlsStream(sock, context, server_side=True) if context else PlainStream(sock)
+            if isinstance(stream, TlsStream):
+                known = peer_name(stream.handshake(self._handshake_s()), peers)
+                room.leave(guest)
+            link = Link(self.me, known or "unknown", stream, self.config.timeouts.receive_s)
+            link.peer = self._greet(link, {known} if known else {entry.name for entry in peers})
+            self._deliver(link.peer, link)
+        except (OSError, PeerError) as error:
+            _turn_away(sock)
+            if known and not isinstance(error, (OSError, PeerDied, PeerStalled)):
+                raise
+            why = f"TLS: {_tls_reason(error)}" if isinstance(error, ssl.SSLError) else summary(error)
+            self.refused = [*self.refused[-3:], f"connection from {guest.address} refused: {why}"]
+        finally:
+            room.leave(guest)
+
+    # The first message
+
+    def _greet(self, link: Link, allowed: set[str]) -> str:
+        """Exchange HELLO when this party is ready. Returns the peer's name, one of `allowed`. Raises PeerError, OSError."""
+        digest = self.config.roster_digest()
+        ours = HELLO_LAYOUT.pack(PROTOCOL_VERSION, digest, self.nonce) + self.me.encode()
+        with self._lock:
+            before = self._greeting.get(link.peer)
+            self._greeting[link.peer] = link
+        if before and not self._ready.is_set():
+            before.interrupt()  # that party was started anew
+        try:
+            while not self._ready.is_set():
+                link.beat()
+                self._ready.wait(min(_BEAT_S, self.config.timeouts.connect_s / 4))
+            if self._done.is_set():
+                raise ConnectionAbortedError(errno.ECONNABORTED, "this party stopped connecting")
+            silence_s = self._handshake_s()
+            link.send(HELLO, [ours], timeout_s=silence_s)
+            hello = link.receive(HELLO, max_bytes=_MAX_HELLO_BYTES, timeout_s=_PREPARING_S, silence_s=silence_s)
+        except PeerDied as error:
+            if isinstance(error.__cause__, ssl.SSLError):
+                raise self._rejected(link.peer, error.__cause__) from error
+            raise
+        finally:
+            with self._lock:
+                if self._greeting.get(link.peer) is link:
+                    del self._greeting[link.peer]
+        try:
+            return self._check_hello(link.peer, hello.numpy().tobytes(), digest, allowed)
+        except PeerError as error:
+            link.abort(public_reason(error))
+            raise
+
+    def _check_hello(self, peer: str, hello: bytes, digest: bytes, allowed: set[str]) -> str:
+        if len(hello) < HELLO_LAYOUT.size:
+            raise BadFrame(peer, explain(f"the first message of {peer!r} is cut short", fix="use the same version"))
+        version, their_digest, nonce = HELLO_LAYOUT.unpack_from(hello)
+        if version != PROTOCOL_VERSION:
+            why = f"it speaks protocol version {version}, we speak {PROTOCOL_VERSION}"
+            raise Mismatch(peer, explain(f"party {peer!r} runs another version", why=why, fix="install the same version"))
+        name = hello[HELLO_LAYOUT.size :].decode("ascii", errors="replace")
+        if name not in allowed:
+            raise IdentityError(
+                peer,
+                explain(
+                    f"party {peer!r} says that it is {name[:64]!r}",
+                    where="first message of the link",
+                    why=f"expected {' or '.join(sorted(allowed))}: the name its certificate is pinned for",
+                    fix="start each party with its own identity and name",
+                ),
+            )
+        if their_digest != digest:
+            raise Mismatch(
+                name,
+                explain(
+                    f"party {name!r} has another list of parties",
+                    where="first message of the link",
+                    why="the names or certificates in its party file are not those in ours",
+                    fix="give all parties the same [parties] and [dealer] entries",
+                ),
+            )
+        with self._lock:
+            if self.nonces.setdefault(name, nonce) != nonce:
+                raise IdentityError(name, explain(f"party {name!r} connected twice", fix="start each party once"))
+        return name
+
+    def _rejected(self, peer: str, error: ssl.SSLError) -> IdentityError:
+        return IdentityError(
+            peer,
+            explain(
+                f"party {peer!r} does not accept our certificate",
+                where=f"party {self.me!r}",
+                why=_tls_reason(error),
+                fix=f"give {peer!r} our certificate and compare its fingerprint in their party file",
+            ),
+        )
+
+    def _handshake_s(self) -> float:
+        return max(min(HANDSHAKE_S, self._left_s()), 0.01)
+
+    def _check_local(self, entry: Entry) -> None:
+        """Plain links never leave this host."""
+        host = self.config.listen[0] if entry is self.entry and self.config.listen else entry.host
+        if not self.plain or host == "localhost":
+            return
+        try:
+            local = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = False
+        if not local:
+            raise ConfigError(
+                explain(
+                    f"a link without TLS to {host} is refused",
+                    why="insecure_plain is only for processes of one host (127.0.0.1, ::1 or localhost)",
+                    fix="use TLS: make identities and pin their certificates in the party file",
+                )
+            )
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _tls_reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not the pinned one ({error.verify_message})"
+    reason = getattr(error, "reason", None)
+    return str(reason).lower().replace("_", " ") if reason else type(error).__name__
+
+
+def _turn_away(sock: socket.socket) -> None:
+    """Close a refused connection, leaving the other end a moment to read why (a TLS alert or our ABORT)."""
+    deadline = time.monotonic() + _GOODBYE_S
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        while (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(4096):
+                break
+    except (OSError, ValueError):
+        pass
+    finally:
+        sock.close()
