@@ -85,8 +85,8 @@ def residue_products(table: np.ndarray, index: np.ndarray, squarings: int, modul
     """uint64[K, width]: for each k a product of rows of a table, squared `squarings` times between levels.
 
     table: uint64[R, width] whose row 0 is one; index: int32[K, levels, T] below R. With acc = 1 at the start, each
-    level computes acc = acc^(2^squarings) * prod over t of table[index[k, level, t]]. Raises ValueError for an index
-    outside the table or other shapes.
+    level computes acc = acc^(2^squarings) * prod over t of table[index[k, level, t]]. What is multiplied depends on
+    shapes alone. Raises ValueError for an index outside the table or other shapes.
     """
     table = _checked(table, modulus)
     index = np.ascontiguousarray(index, dtype=np.int32)

@@ -193,10 +193,12 @@ class AffineServer:
         ):  # fmt: skip
             raise _misfit("request", asked)
         bases = np.moveaxis(asked.cells, 1, 0)
+        limit = fixed.magnitude(shape.weight_limit, shape.frac_bits)
         if shape.shared:
-            made = linear(residues, bases, self._weights)
+            made = linear(residues, bases, self._weights, limit)
         else:
-            made = np.concatenate([linear(residues, bases[:, r : r + 1], w) for r, w in enumerate(self._weights)], axis=1)
+            rows = enumerate(self._weights)
+            made = np.concatenate([linear(residues, bases[:, r : r + 1], w, limit) for r, w in rows], axis=1)
         merged = self._merge(key, made.reshape(-1, *residues.cell))
         cells = residues.multiply(merged, trivial(key, shape.reply_slots.pack(self._biases())))
         count = shape.outputs * shape.groups * shape.lanes

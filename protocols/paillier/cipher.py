@@ -13,7 +13,7 @@ from gmpy2 import mpz
 
 from protocols.errors import InputError, explain
 from protocols.paillier.keys import PrimePower, PrivateKey, PublicKey
-from protocols.paillier.powers import power_each
+from protocols.paillier.powers import power_all
 from protocols.paillier.residues import Residues
 
 Key = PublicKey | PrivateKey
@@ -29,7 +29,7 @@ def blinding_factors(key: Key, count: int) -> np.ndarray:
     known = public(key)
     if known.h is None:
         roots = known.residues.enter([_unit(known.n) for _ in range(count)])
-        return power_each(known.residues, roots, [known.n])
+        return power_all(known.residues, roots, known.n)
     exponents = secrets.token_bytes(count * known.blinding_bytes)
     if isinstance(key, PublicKey):
         return key.blinding_base.powers(exponents)
@@ -64,7 +64,8 @@ def _joined(key: PrivateKey, mod_p: list[mpz], mod_q: list[mpz]) -> list[mpz]:
 
 def trivial(key: PublicKey, values: Sequence[int]) -> np.ndarray:
     """[N, *cell]: ciphertexts 1 + m n that hide nothing, to add to others."""
-    return key.residues.enter([(1 + (v % key.n) * key.n) % key.square for v in map(mpz, values)])
+    # n is added so that a number has as many words as any other, small or negative.
+    return key.residues.enter([(1 + (v + key.n) * key.n) % key.square for v in map(mpz, values)])
 
 
 def encrypt(key: Key, values: Sequence[int], blinding: np.ndarray | None = None) -> np.ndarray:
@@ -100,5 +101,5 @@ def decrypt(key: PrivateKey, cells: np.ndarray) -> list[mpz]:
 def _remainders(half: PrimePower, ciphers: list[mpz]) -> list[mpz]:
     """Plaintexts modulo one prime: L(c^(p-1) mod p^2) / L((1+n)^(p-1) mod p^2), where L(u) = (u-1)/p."""
     residues: Residues = half.residues
-    powers = power_each(residues, residues.enter([c % half.square for c in ciphers]), [half.prime - 1])
+    powers = power_all(residues, residues.enter([c % half.square for c in ciphers]), half.prime - 1)
     return [(u - 1) // half.prime * half.scale % half.prime for u in residues.leave(powers)]

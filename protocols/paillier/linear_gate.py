@@ -136,7 +136,8 @@ class ServerGate:
                 )
             )
         groups = zip(self._rows, patches.places, strict=True)
-        products = np.stack([linear(residues, asked.cells, rows, places) for rows, places in groups])
+        limit = 1 << self.shape.weight_bits - 1
+        products = np.stack([linear(residues, asked.cells, rows, limit, places) for rows, places in groups])
         flat = patches.arrange(products).reshape(-1, *residues.cell)
         masks = [secrets.randbits(self.shape.mask_bits) - (1 << self.shape.mask_bits - 1) for _ in range(len(flat))]
         sums = PaillierTensor(self.key, flat, 0, (1 << self.shape.mask_bits) - 1, whole(self.key.bits)).compressed()

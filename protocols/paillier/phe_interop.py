@@ -78,5 +78,5 @@ def from_phe(numbers: Sequence[phe.EncryptedNumber] | np.ndarray, key: PublicKey
     values = [number.ciphertext(be_secure=False) for number in flat]
     check_ciphertexts(key, values)
     shifts = [1 << frac_bits + _EXPONENT_BITS * number.exponent for number in flat]
-    cells = power_each(key.residues, key.residues.enter(values), shifts)
+    cells = power_each(key.residues, key.residues.enter(values), shifts, max(shifts, default=1).bit_length())
     return PaillierTensor(key, cells.reshape((*numbers.shape, *key.residues.cell)), frac_bits, bound, whole(key.bits))

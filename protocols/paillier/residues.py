@@ -34,14 +34,18 @@ class Residues:
         if self.fast:
             size = self.fast.bytes
             return kernels.residues_enter(b"".join(int(v).to_bytes(size, "little") for v in values), self.fast)
-        return _objects([mpz(v) for v in values])
+        return _objects([self._lifted(mpz(v)) for v in values])
 
     def leave(self, cells: np.ndarray) -> list[mpz]:
         """The numbers of an array [N, *cell]."""
         if self.fast:
             size, data = self.fast.bytes, kernels.residues_leave(cells, self.fast)
             return [mpz(int.from_bytes(data[at : at + size], "little")) for at in range(0, len(data), size)]
-        return list(cells)
+        return [cell % self.modulus for cell in cells]
+
+    def _lifted(self, value: mpz) -> mpz:
+        """A residue as an array of objects has it: with a multiple of the modulus, so that none has fewer words."""
+        return value + (self.modulus << 64)
 
     def ones(self, count: int) -> np.ndarray:
         """An array [N, *cell] of ones."""
@@ -50,20 +54,20 @@ class Residues:
     def products(self, table: np.ndarray, index: np.ndarray, squarings: int = 0) -> np.ndarray:
         """[K, *cell] from a table [R, *cell] whose row 0 is one and index int32[K, levels, T] into it.
 
-        acc = 1, then for each level acc = acc^(2^squarings) * prod over t of table[index[k, level, t]].
+        acc = 1, then for each level acc = acc^(2^squarings) * prod over t of table[index[k, level, t]]. The index may be
+        secret: what is multiplied depends on shapes alone, and one is multiplied by like any other.
         """
         if self.fast:
             return kernels.residue_products(table, index, squarings, self.fast)
-        out, modulus, power = np.empty(len(index), object), self.modulus, 1 << squarings
+        out, modulus = np.empty(len(index), object), self.modulus
         for k, levels in enumerate(index.tolist()):
-            acc = mpz(1)
-            for level, terms in enumerate(levels):
-                if level and squarings and acc != 1:
-                    acc = gmpy2.powmod(acc, power, modulus)
-                for t in terms:
-                    if t:
-                        acc = acc * table[t] % modulus
-            out[k] = acc
+            acc = None
+            for terms in levels:
+                for _ in range(squarings if acc is not None else 0):
+                    acc = self._lifted(acc * acc % modulus)
+                for t in terms:  # the first is a copy, as GMP squares an object faster than it multiplies two
+                    acc = table[t] + 0 if acc is None else self._lifted(acc * table[t] % modulus)
+            out[k] = table[0] if acc is None else acc
         return out
 
     def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:

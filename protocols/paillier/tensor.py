@@ -177,7 +177,11 @@ class PaillierTensor:
 
     def _at_scale(self, frac_bits: int) -> PaillierTensor:
         more = frac_bits - self.frac_bits
-        return self if not more else replace(self.multiply(1 << more, 0, 1 << more), frac_bits=frac_bits)
+        if not more:
+            return self
+        bound = self._checked("product", self.bound << more)
+        powers = power_each(self.key.residues, self._flat(), [1 << more], more + 1)
+        return replace(self._made(powers, self.cell_shape, bound), frac_bits=frac_bits)
 
     def multiply(self, weights: Any, frac_bits: int | None = None, limit: float | None = None) -> PaillierTensor:
         """Products by the numbers of a public array, which in a packed array is the same for all rows.
@@ -188,16 +192,13 @@ class PaillierTensor:
         weights = np.asarray(weights)
         if self.packed and (weights.ndim > self.ndim or (weights.ndim == self.ndim and weights.shape[0] != 1)):
             self._refuse_batch("multiplying rows by different numbers")
-        weights, frac_bits, bound = self._weights(weights, frac_bits, limit, 1, "product")
-        shape = np.broadcast_shapes(self.cell_shape, weights.shape)
-        exponents = np.broadcast_to(weights, shape).reshape(-1).tolist()
+        weights, frac_bits, largest, bound = self._weights(weights, frac_bits, limit, 1, "product")
+        shape, residues = np.broadcast_shapes(self.cell_shape, weights.shape), self.key.residues
+        exponents = np.broadcast_to(weights, shape).reshape(-1)
         bases = self._flat(shape)
-        negative = np.array([e < 0 for e in exponents], bool)
-        if negative.any():
-            bases = bases.copy()
-            bases[negative] = self.key.residues.inverses(bases[negative])
-        same = len(set(map(abs, exponents))) == 1
-        powers = power_each(self.key.residues, bases, [abs(e) for e in (exponents[:1] if same else exponents)])
+        negative = (exponents < 0).astype(bool).reshape(-1, *(1 for _ in residues.cell))
+        bases = np.where(negative, residues.inverses(bases), bases)  # inverses of all, whatever the signs
+        powers = power_each(residues, bases, np.abs(exponents).tolist(), largest.bit_length())
         return replace(self._made(powers, shape, bound), frac_bits=self.frac_bits + frac_bits)
 
     def matmul(self, weights: Any, frac_bits: int | None = None, limit: float | None = None) -> PaillierTensor:
@@ -209,10 +210,10 @@ class PaillierTensor:
         if self.packed and self.ndim == 1:
             self._refuse_batch("a sum over rows")
         terms = self.shape[-1]
-        wide, frac_bits, bound = self._weights(wide, frac_bits, limit, max(1, terms), "matrix product")
+        wide, frac_bits, largest, bound = self._weights(wide, frac_bits, limit, max(1, terms), "matrix product")
         cell, rest = self.key.residues.cell, self.cell_shape[:-1]
         bases = np.moveaxis(self.cells.reshape((-1, terms, *cell)), 1, 0)
-        made = np.moveaxis(linear(self.key.residues, bases, wide.T), 0, 1)
+        made = np.moveaxis(linear(self.key.residues, bases, wide.T, largest), 0, 1)
         shape = rest if weights.ndim == 1 else (*rest, wide.shape[1])
         return replace(self._made(made, shape, bound), frac_bits=self.frac_bits + frac_bits)
 
@@ -227,24 +228,26 @@ class PaillierTensor:
             self._refuse_batch("a layer that reads axis 0")
         if self.shape != patches.input_shape:
             raise InputError(f"layer: the input has shape {self.shape}, the layer reads {patches.input_shape}")
-        wide, frac_bits, bound = self._weights(np.asarray(weights), frac_bits, limit, max(1, patches.terms), "layer")
+        terms = max(1, patches.terms)
+        wide, frac_bits, largest, bound = self._weights(np.asarray(weights), frac_bits, limit, terms, "layer")
         groups = zip(patches.weights(wide), patches.places, strict=True)
-        made = np.stack([linear(self.key.residues, self._flat(), rows, places) for rows, places in groups])
+        made = np.stack([linear(self.key.residues, self._flat(), rows, largest, places) for rows, places in groups])
         scaled = self._made(patches.arrange(made), patches.output_shape, bound)
         return replace(scaled, frac_bits=self.frac_bits + frac_bits)
 
     def _weights(
         self, weights: np.ndarray, frac_bits: int | None, limit: float | None, terms: int, what: str
-    ) -> tuple[np.ndarray, int, int]:
-        """Weights as integers, their scale and the bound of a sum of that many products."""
+    ) -> tuple[np.ndarray, int, int, int]:
+        """Weights as integers, their scale, their largest magnitude and the bound of a sum of that many products."""
         if frac_bits is None:
             frac_bits = FRAC_BITS if weights.dtype.kind == "f" else 0
         limit = fixed.power_of_two(weights) if limit is None else limit
-        bound = self._checked(what, self.bound * fixed.magnitude(limit, frac_bits) * terms)
+        largest = fixed.magnitude(limit, frac_bits)
+        bound = self._checked(what, self.bound * largest * terms)
         encoded = fixed.integers(weights, frac_bits, limit, what)
         if encoded.dtype == object and what != "product":
             raise InputError(f"{what}: weights of more than 62 bits; use a smaller frac_bits or limit")
-        return encoded, frac_bits, bound
+        return encoded, frac_bits, largest, bound
 
     def sum(self, axis: int | tuple[int, ...] | None = None) -> PaillierTensor:
         """Sum over one, several or all axes; not over the rows of a packed array."""
@@ -283,10 +286,10 @@ class PaillierTensor:
         if self.packed:
             return self
         slots, flat = slots_for(self.key.bits, self.bound), self._flat()
-        groups = -(-len(flat) // slots.count)
-        index = np.zeros(groups * slots.count, np.int32)
+        groups, levels = -(-len(flat) // slots.count), min(len(flat), slots.count)
+        index = np.zeros(groups * levels, np.int32)
         index[: len(flat)] = np.arange(1, len(flat) + 1)
-        index = index.reshape(groups, slots.count, 1)[:, ::-1]  # the highest slot first
+        index = index.reshape(groups, levels, 1)[:, ::-1]  # the highest slot first
         table = np.concatenate([self.key.residues.ones(1), flat])
         cells = self.key.residues.products(table, index, slots.width)
         return replace(self, cells=cells, slots=slots, batch=len(flat), fresh=False)

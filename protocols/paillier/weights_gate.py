@@ -21,7 +21,7 @@ from torch import Tensor
 from protocols.errors import InputError, ProtocolError, explain
 from protocols.paillier import wire
 from protocols.paillier.keys import PrivateKey, PublicKey
-from protocols.paillier.linear_gate import GateShape, checked_weights, to_ring
+from protocols.paillier.linear_gate import RING_BITS, GateShape, checked_weights, to_ring
 from protocols.paillier.pool import BlindingPool
 from protocols.paillier.powers import linear
 from protocols.paillier.tensor import PaillierTensor, encrypt_array
@@ -78,7 +78,7 @@ class ShareGate:
             raise InputError(f"ShareGate: the share must be int64{list(patches.input_shape)}")
         read = np.append(share.reshape(-1).numpy(), 0)[patches.places]  # [G, K, P]; place -1 is the zero
         made = [
-            linear(self.key.residues, np.moveaxis(sealed.cells[:, g], 1, 0), columns.T)
+            linear(self.key.residues, np.moveaxis(sealed.cells[:, g], 1, 0), columns.T, 1 << RING_BITS - 1)
             for g, columns in enumerate(read)
         ]
         cells = np.stack([np.moveaxis(part, 1, 0) for part in made], axis=1)

@@ -198,11 +198,13 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("residue_lanes", &residue_lanes);
   m.def("residue_products", [](Address out, Address table, Address index, i64 count, i64 levels, i64 terms,
                                int squarings, Address digits, Address square, u64 factor, i64 width, int threads) {
-    with_lanes([=](auto* engine) {
-      residue_products<std::remove_pointer_t<decltype(engine)>>(
+    i64 made = 0;
+    with_lanes([&](auto* engine) {
+      made = residue_products<std::remove_pointer_t<decltype(engine)>>(
           words(out), words(table), at<std::int32_t>(index), count, levels, terms, squarings,
           {words(digits), words(square), factor, width}, threads);
     });
+    return made;
   }, free_running);
   m.def("residues_enter", [](Address out, Address numbers, i64 count, i64 bytes, Address digits, Address square,
                              u64 factor, i64 width, int threads) {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 
 #include "common.hpp"
 
@@ -158,10 +159,11 @@ struct Workplace {
     std::memset(value, 0, static_cast<std::size_t>(16 * words));
   }
   u64& digit(u64* values, i64 lane, i64 j) const { return values[Engine::kLanes * j + lane]; }
-  void multiply(const u64* by) { engine.multiply(value, value, by); }
+  void multiply(const u64* by) { engine.multiply(value, value, by), ++products; }
 
   Engine engine;
   i64 words;
+  i64 products = 0;
   Scratch scratch;
   u64* value;
   u64* other;
@@ -175,39 +177,40 @@ void scatter(u64* out, const Workplace<Engine>& at, i64 used, i64 digits) {
   }
 }
 
-// body(workplace, first, lanes used) for every group of lanes among `count`, on several threads.
+// body(workplace, first, lanes used) for every group of lanes among `count`, on several threads. Returns how often
+// a workplace multiplied.
 template <class Engine, class Body>
-void for_lanes(i64 count, i64 products, const ResidueModulus& m, int threads, const Body& body) {
+i64 for_lanes(i64 count, i64 products, const ResidueModulus& m, int threads, const Body& body) {
   const int share = threads_for(count * products * m.count * m.count, kDigitProductsPerMillisecond, threads);
+  std::atomic<i64> made{0};
   parallel(count, Engine::kLanes, share, [&](i64 begin, i64 end) {
     Workplace<Engine> at(m);
     for (i64 k = begin; k < end; k += Engine::kLanes) body(at, k, std::min(Engine::kLanes, end - k));
+    made += at.products;
   });
+  return made;
 }
 
 // out[k] = product over the levels of rows of a table, squared `squarings` times between levels:
-// acc = 1; for each level: acc = acc^(2^squarings) * prod_t table[index[k][level][t]]. Row 0 of the table is one.
+// acc = 1; for each level: acc = acc^(2^squarings) * prod_t table[index[k][level][t]]. Row 0 of the table is one, and
+// is multiplied by like any other: what is computed depends on sizes alone, as the index may be secret.
 template <class Engine>
-void residue_products(u64* out, const u64* table, const std::int32_t* index, i64 count, i64 levels, i64 terms,
+i64 residue_products(u64* out, const u64* table, const std::int32_t* index, i64 count, i64 levels, i64 terms,
                       int squarings, const ResidueModulus& m, int threads) {
-  for_lanes<Engine>(count, levels * (terms + squarings), m, threads, [&](auto& at, i64 k, i64 used) {
+  return for_lanes<Engine>(count, levels * (terms + squarings), m, threads, [&](auto& at, i64 k, i64 used) {
     std::array<i64, Engine::kLanes> rows{};
-    bool one = true;  // so far: a product with no factor is not computed
-    for (i64 level = 0; level < levels; ++level) {
-      for (int s = 0; s < squarings && !one; ++s) at.multiply(at.value);
+    if (terms == 0 || levels == 0) at.engine.gather(at.value, table, rows.data());
+    for (i64 level = 0; terms > 0 && level < levels; ++level) {
+      for (int s = 0; s < squarings && level > 0; ++s) at.multiply(at.value);
       for (i64 t = 0; t < terms; ++t) {
+        const bool first = level == 0 && t == 0;
         const std::int32_t* here = index + (k * levels + level) * terms + t;
-        i64 any = 0;
-        for (i64 l = 0; l < used; ++l) any |= rows[l] = here[l * levels * terms];
-        if (any == 0) continue;
-        at.engine.gather(one ? at.value : at.other, table, rows.data());
+        for (i64 l = 0; l < used; ++l) rows[l] = here[l * levels * terms];
+        at.engine.gather(first ? at.value : at.other, table, rows.data());
         if (t + 1 < terms) prefetch_rows(table, here + 1, levels * terms, used, m.count);
-        if (!one) at.multiply(at.other);
-        one = false;
+        if (!first) at.multiply(at.other);
       }
     }
-    rows.fill(0);
-    if (one) at.engine.gather(at.value, table, rows.data());
     scatter(out + k * m.count, at, used, m.count);
   });
 }
@@ -250,7 +253,8 @@ void residues_leave(u8* out, const u64* residues, i64 count, i64 bytes, const Re
         less[j] = x & kDigit;
         borrow = x >> 63;
       }
-      const u64* digits = (borrow ? value : less).data();
+      for (i64 j = 0; j < m.count; ++j) value[j] ^= (value[j] ^ less[j]) & (borrow - 1);  // no branch: it may be secret
+      const u64* digits = value.data();
       u8* number = out + (k + l) * bytes;
       for (i64 first = 0; first < bytes; ++first) {
         const i64 bit = 8 * first, j = bit / 52;

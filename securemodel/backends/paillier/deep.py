@@ -12,9 +12,10 @@ import numpy as np
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
+from protocols.paillier.powers import schedule
 from securemodel.backends.paillier.layers import gate_shape, owned_layers, reply_bytes, request_bytes
 from securemodel.backends.paillier.party import key_bytes
-from securemodel.backends.paillier.plan import Rates, digit_products
+from securemodel.backends.paillier.plan import Rates
 from securemodel.backends.paillier.program import KIND, PaillierProgram
 from securemodel.compiler.compile import compile_again
 from securemodel.compiler.ir import parse_program
@@ -73,7 +74,8 @@ def _preparing(program: DeepProgram, rates: Rates) -> float:
         inputs = len(np.unique(patches.places[patches.places >= 0]))
         uses = patches.rows * groups * terms * columns / max(1, inputs)
         cells = -(-patches.outputs // slots.count)
-        products = digit_products(inputs, uses, shape.weight_bits) + patches.outputs * (shape.weight_bits + slots.width)
+        products = inputs * schedule(1 << shape.weight_bits - 1, uses).products
+        products += patches.outputs * (shape.weight_bits + slots.width)
         total += inputs * rates.encryption + products * rates.product + cells * (rates.blinding + rates.decryption)
     return total
 

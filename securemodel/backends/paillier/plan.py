@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from protocols.channel import HEADER_BYTES
 from protocols.paillier import fixed
 from protocols.paillier.affine import AffineShape
+from protocols.paillier.powers import schedule
 from securemodel.backends.paillier.party import key_bytes
 from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.compiler.compile import compile_again
@@ -169,15 +170,10 @@ def _counted(count: int, what: str) -> str:
 
 def multiplications(shape: AffineShape) -> int:
     """Products modulo n^2 that the server makes: tables of its bases, their digits, squarings, and merging."""
-    bits = fixed.magnitude(shape.weight_limit, shape.frac_bits).bit_length() + 1
-    bases = digit_products(shape.groups * shape.inputs, shape.outputs, bits)
+    limit = fixed.magnitude(shape.weight_limit, shape.frac_bits)
+    bases = int(shape.groups * shape.inputs * schedule(limit, shape.outputs).products)
     merging = (shape.merged - 1) * shape.slot_width * shape.lanes * _full(shape.reply_cells)
-    return bases + _full(shape.outputs * shape.groups) * bits + merging
-
-
-def digit_products(bases: int, uses: float, bits: int) -> int:
-    """Products of a linear map that reads each of its bases so often, with weights of some bits (`powers.linear`)."""
-    return int(bases * min((1 << w) + 1 + uses * -(-bits // w) for w in range(1, 11)))
+    return bases + _full(shape.outputs * shape.groups) * limit.bit_length() + merging
 
 
 def _full(count: int) -> int:

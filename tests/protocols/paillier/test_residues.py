@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocols import kernels
 from protocols.kernels import residues as native
-from protocols.paillier.powers import fixed_base, linear, power_each, power_table, signed_digits
+from protocols.paillier.powers import fixed_base, linear, power_all, power_each, power_table, schedule, signed_digits
 from protocols.paillier.residues import residues_modulo
 
 PRIME = (1 << 521) - 1  # every number below it has an inverse
@@ -73,9 +73,9 @@ def test_powers(variant, data):
     values = data.draw(st.lists(edges(PRIME), min_size=1, max_size=12))
     bits = data.draw(st.sampled_from((1, 2, 16, 17, 64, 300)))
     exponents = data.draw(st.lists(st.integers(0, (1 << bits) - 1), min_size=len(values), max_size=len(values)))
-    got = r.leave(power_each(r, r.enter(values), exponents))
+    got = r.leave(power_each(r, r.enter(values), exponents, bits))
     assert got == [pow(v, e, PRIME) for v, e in zip(values, exponents, strict=True)]
-    assert r.leave(power_each(r, r.enter(values), exponents[:1])) == [pow(v, exponents[0], PRIME) for v in values]
+    assert r.leave(power_all(r, r.enter(values), exponents[0] + 1)) == [pow(v, exponents[0] + 1, PRIME) for v in values]
     top = data.draw(st.integers(1, 9))
     want = [1, *(pow(v, d, PRIME) for v in values for d in range(1, top + 1))]
     assert r.leave(power_table(r, r.enter(values), top)) == want
@@ -99,7 +99,7 @@ def test_linear(variant, data, bits, rows):
     top = 1 << bits - 1
     wild = int(seed.integers(-top, top - 1, endpoint=True))
     weights = seed.choice(np.array([-top, top - 1, 0, -1, wild], np.int64), (rows, inner))
-    made = linear(r, r.enter(bases).reshape(inner, columns, *r.cell), weights)
+    made = linear(r, r.enter(bases).reshape(inner, columns, *r.cell), weights, top)
     got = r.leave(made.reshape(-1, *r.cell))
     for m in range(rows):
         for b in range(columns):
@@ -111,7 +111,7 @@ def test_linear_in_several_parts(monkeypatch):
     monkeypatch.setattr("protocols.paillier.powers.TABLE_BYTES", 1)
     r = residues_modulo(PRIME)
     weights = np.array([[3, -4, 5], [0, 7, -8]])
-    made = linear(r, r.enter([2, 3, 5, 7, 11, 13]).reshape(3, 2, *r.cell), weights)
+    made = linear(r, r.enter([2, 3, 5, 7, 11, 13]).reshape(3, 2, *r.cell), weights, 8)
     want = [[pow(2, 3, PRIME) * pow(5, -4, PRIME) * 11**5, 3**3 * pow(7, -4, PRIME) * 13**5]]
     want += [[5**7 * pow(11, -8, PRIME), 7**7 * pow(13, -8, PRIME)]]
     assert r.leave(made.reshape(-1, *r.cell)) == [v % PRIME for row in want for v in row]
@@ -123,7 +123,7 @@ def test_linear_with_places(variant, table_bytes, monkeypatch):
     r, seed = residues_modulo(PRIME), np.random.default_rng(1)
     values = [2, 3, 5, 7, 11, 13]
     places, weights = seed.integers(-1, 6, (5, 9)), seed.integers(-128, 128, (4, 5))
-    made = linear(r, r.enter(values), weights, places)
+    made = linear(r, r.enter(values), weights, 128, places)
     want = [
         [
             prod(pow(values[p], int(w), PRIME) for p, w in zip(column, row, strict=True) if p >= 0) % PRIME
@@ -136,15 +136,18 @@ def test_linear_with_places(variant, table_bytes, monkeypatch):
 
 def test_linear_of_nothing():
     r = residues_modulo(PRIME)
-    assert linear(r, r.ones(0).reshape(0, 2, *r.cell), np.zeros((3, 0), np.int64)).shape == (3, 2, *r.cell)
+    assert linear(r, r.ones(0).reshape(0, 2, *r.cell), np.zeros((3, 0), np.int64), 1).shape == (3, 2, *r.cell)
 
 
-@given(weights=st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1), window=st.integers(1, 10))
+@given(data=st.data(), limit=st.integers(1, 1 << 63) | st.sampled_from([1 << b for b in range(64)]), uses=st.integers(1, 2000))
 @few
-def test_signed_digits_stay_in_their_tables(weights, window):
-    bits = 1 + max(v.bit_length() if v >= 0 else (-1 - v).bit_length() for v in weights)
-    digits = signed_digits(np.array([weights]), bits, window)[0]
-    assert np.abs(digits).max() <= 1 << window - 1
+def test_signed_digits_stay_in_their_tables(data, limit, uses):
+    ends = [v for v in (-limit, limit, limit - 1, 0) if v < 1 << 63]
+    numbers = st.integers(-limit, min(limit, (1 << 63) - 1)) | st.sampled_from(ends)
+    weights, plan = data.draw(st.lists(numbers, min_size=1)), schedule(limit, uses)
+    window = plan.window
+    digits = signed_digits(np.array([weights]), plan.levels, window)[0]
+    assert np.abs(digits).max() <= plan.top <= 1 << window - 1
     for column, weight in zip(digits.T.tolist(), weights, strict=True):
         assert sum(d << window * place for place, d in enumerate(reversed(column))) == weight
 
