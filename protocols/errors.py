@@ -3,6 +3,7 @@
     SecureModelError
     ├── ConfigError              a configuration or key file is wrong
     ├── InputError               a call was given something it cannot use (also a ValueError)
+    ├── FileError                a file cannot be read or written
     ├── DecodeError              a text or bytes from outside are not what they should be (also a ValueError)
     ├── PreprocessingError       something is wrong with the stored correlated randomness
     │   ├── PreprocessingUsedUp      there is none left
@@ -97,6 +98,12 @@ class InputError(SecureModelError, ValueError):
     """A call was given something it cannot use."""
 
     told = "it was given an input or weights it cannot use"
+
+
+class FileError(SecureModelError):
+    """A file cannot be read or written."""
+
+    told = "it cannot read or write one of its files"
 
 
 class DecodeError(SecureModelError, ValueError):

@@ -11,14 +11,38 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from protocols.errors import ConfigError, explain
+from protocols.errors import ConfigError, FileError, explain
 
 _POSIX = os.name == "posix"
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SECRET = 0o600
+_FIXES = {
+    errno.ENOSPC: "make room and start again",
+    errno.EDQUOT: "make room among this user's files and start again",
+    errno.EFBIG: "allow larger files (ulimit -f) and start again",
+    errno.EACCES: "give this user the right to it, or name another place",
+    errno.EPERM: "give this user the right to it, or name another place",
+    errno.EROFS: "name a place that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def file_errors(path: Path, fix: str = "") -> Iterator[None]:
+    """What the system says about a file becomes a FileError, which names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not of the system, but of who decodes the file
+            raise
+        why = f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"
+        fix = fix or _FIXES.get(error.errno, "make it a file that this program can use, or name another")
+        raise FileError(explain("a file cannot be used", where=str(path), why=why, fix=fix)) from error
 
 
 def read_secret(path: Path, what: str) -> bytes:
@@ -67,11 +91,18 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, new: bool = 
 
     new: only where there is nothing yet, FileExistsError otherwise.
     """
+    with open_atomically(path, mode, new=new) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomically(path: Path, mode: int = 0o644, *, new: bool = False) -> Iterator[BinaryIO]:
+    """The same for a file that is written in parts: it gets its name at the end, after an error there is nothing new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)

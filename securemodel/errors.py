@@ -10,7 +10,15 @@
 
 from __future__ import annotations
 
-from protocols.errors import ConfigError, InputError, Mismatch, PeerError, PreprocessingError, SecureModelError
+from protocols.errors import (
+    ConfigError,
+    FileError,
+    InputError,
+    Mismatch,
+    PeerError,
+    PreprocessingError,
+    SecureModelError,
+)
 
 
 class CompileError(SecureModelError):
@@ -40,6 +48,7 @@ class InsecureBackendWarning(UserWarning):
 __all__ = [
     "CompileError",
     "ConfigError",
+    "FileError",
     "InputError",
     "InsecureBackendWarning",
     "LedgerError",
