@@ -62,11 +62,16 @@ class Contents:
     last: str
 
 
-def default_path() -> Path:
-    """`securemodel/ledger` in the user's state folder: XDG_STATE_HOME, or else ~/.local/state."""
+def state_folder() -> Path:
+    """`securemodel` in the user's state folder: XDG_STATE_HOME, or else ~/.local/state."""
     state = os.environ.get("XDG_STATE_HOME", "")
     folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    return folder / "securemodel" / "ledger"
+    return folder / "securemodel"
+
+
+def default_path() -> Path:
+    """`ledger` in the user's state folder."""
+    return state_folder() / "ledger"
 
 
 class Ledger:

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from protocols.errors import explain
-from securemodel.cli.results import FORMATS, Journal, Record, Result
-from securemodel.cli.script import split_names
-from securemodel.cli.tables import Choice, Rows, Wanted, open_rows
+from securemodel.cli.locks import locked
+from securemodel.cli.results import FORMATS, Record, Result, check_space
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.postprocess import result_names
+from securemodel.data.reader import Format
+from securemodel.data.rows import Choice, Rows, Wanted, open_rows
 from securemodel.errors import InputError
+from securemodel.ledger import state_folder
 from securemodel.program import Program
+from securemodel.runtime.own_inputs import input_check, reads_own_weights, rows_of_graph
 from securemodel.runtime.session import compiled_rows
 
 _WHOEVER = "*"  # before an option's value: for the one party it concerns, whoever that is
+_SHARED = ("id", "delimiter", "encoding")  # of these, what is said for whoever it concerns is said for all of them
+
+Model = Callable[[], torch.nn.Module | None]
 
 
 @dataclass(frozen=True)
 class Given:
-    """The options that say whose files are used: each value may begin with PARTY=."""
+    """The options that say whose files are used, and how they are read: each value may begin with PARTY=."""
 
-    input: tuple[str, ...]
-    output: tuple[str, ...]
-    columns: tuple[str, ...]
-    arrays: tuple[str, ...]
-    divide_by: tuple[str, ...]
+    input: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+    divide_by: tuple[str, ...] = ()
+    id: tuple[str, ...] = ()
+    delimiter: tuple[str, ...] = ()
+    encoding: tuple[str, ...] = ()
+    journal: tuple[str, ...] = ()
+    header: bool | None = None
 
     def words(self, parties: Sequence[str]) -> list[str]:
         """The same options for the process of each of several parties."""
-        made = []
+        made = [] if self.header is None else ["--header" if self.header else "--no-header"]
         for name, values in vars(self).items():
-            for value in values:
+            for value in values if name != "header" else ():
                 who = value.partition("=")[0]
                 made += [f"--{name.replace('_', '-')}", value if who in parties else f"{_WHOEVER}={value}"]
         return made
@@ -45,7 +62,7 @@ class Given:
             who, separator, rest = value.partition("=")
             known = separator and (who in parties or who == _WHOEVER)
             found[who if known else ""] = rest if known else value
-        if _WHOEVER in found and len(concerned) > 1 and me not in found:
+        if _WHOEVER in found and len(concerned) > 1 and me not in found and name not in _SHARED:
             fix = " ".join(f"{option} {party}=..." for party in concerned)
             raise InputError(explain(f"whose {option} is meant: that of {' or '.join(concerned)}?", fix=f"give {fix}"))
         said = found.get(me, found.get(""))
@@ -62,24 +79,68 @@ class Given:
 
 @dataclass(frozen=True)
 class Part:
-    """What a party brings and keeps: the rows of its inputs, which of the results it gets, and its record of them."""
+    """What a party brings and keeps: the rows of its inputs, which of the results it gets, and its record of them.
+
+    `notes` is what the user should know about how its files were read.
+    """
 
     rows: Rows | None
     mine: tuple[bool, ...]
     results: tuple[int, ...]
     record: Record | None
+    notes: tuple[str, ...] = ()
 
 
-def open_part(program: Program, me: str, given: Given) -> Part:
-    """Opens a party's files. Raises InputError before anything is connected."""
+@contextmanager
+def open_part(program: Program, me: str, given: Given, model: Model | None = None) -> Iterator[Part]:
+    """Opens a party's files and holds them for this process; all that can be wrong with them is found here.
+
+    `model` gives the weights of this party, for what it computes from its inputs with them. Raises InputError and
+    FileError before anything is connected.
+    """
     header, size = program.header, compiled_rows(program.header.input_shapes)
     if any(not shape or shape[0] != size for shape in header.input_shapes):
         raise InputError(
             explain("this program does not read inputs row by row", fix="use securemodel run and session.run()")
         )
     mine = tuple(owner in (me, PUBLIC) for owner in header.inputs)
-    rows = _rows(program, me, mine, given)
-    if rows and rows.count % size and not program.row_independent:
+    indices, results = _results(program, me, size)
+    source, output = _input(program, me, given), _output(program, me, given)
+    if not output and not source:
+        yield Part(None, mine, (), None)
+        return
+    journal, notes = _journal(program, me, given, output, source)
+    _check_distinct(output, source, journal)
+    with ExitStack() as held:
+        for path in (output, journal):
+            if path:
+                held.enter_context(locked(path))
+        record = Record(output, journal, results, program.digest, size)
+        rows = None
+        if source:
+            check = input_check(program, me, (model or (lambda: program.model))() if reads_own_weights(program, me) else None)
+            rows = open_rows(source, _wanted(program, mine), _choice(program, me, given), size, check)
+            _check_rows(program, rows, size, results if output else ())
+            record.compare(rows)
+            if output and not record.is_complete:
+                check_space(journal.parent, rows.count, results)
+        yield Part(rows, mine, indices if output else (), record, (*(rows.notes if rows else ()), *notes))
+
+
+def _results(program: Program, me: str, size: int) -> tuple[tuple[int, ...], tuple[Result, ...]]:
+    """Which results of each row this party gets, and what they are."""
+    to_me = [node for node in program.graph.nodes if node.op == "reveal" and node.owner in (me, "all")]
+    to_me.sort(key=lambda node: node.attrs["index"])
+    if any(not node.shape or node.shape[0] != rows_of_graph(program) for node in to_me):
+        raise InputError(explain("this program does not give a result for each row", fix="use securemodel run"))
+    names = result_names(program.reveal, len(program.header.outputs))
+    kinds = {"bfloat16": "float32"}  # which NumPy does not have
+    made = [Result(names[n.attrs["index"]], n.shape[1:], kinds.get(n.attrs["dtype"], n.attrs["dtype"])) for n in to_me]
+    return tuple(node.attrs["index"] for node in to_me), tuple(made)
+
+
+def _check_rows(program: Program, rows: Rows, size: int, results: Sequence[Result]) -> None:
+    if rows.count % size and not program.row_independent:
         raise InputError(
             explain(
                 f"the input has {rows.count} rows, which is no multiple of {size}",
@@ -87,19 +148,9 @@ def open_part(program: Program, me: str, given: Given) -> Part:
                 fix=f"give full batches of {size} rows, or compile for another number of rows",
             )
         )
-    to_me = [node for node in program.graph.nodes if node.op == "reveal" and node.owner in (me, "all")]
-    to_me.sort(key=lambda node: node.attrs["index"])
-    names = result_names(program.reveal, len(header.outputs))
-    results = tuple(Result(names[n.attrs["index"]], n.shape[1:], n.attrs["dtype"]) for n in to_me)
-    if any(not node.shape or node.shape[0] != size for node in to_me):
-        raise InputError(explain("this program does not give a result for each row", fix="use securemodel run"))
-    output = _output(program, me, given)
-    files = [f"{path}.journal" for path in (output, _input_path(program, me, given)) if path]
-    if not files:
-        return Part(None, mine, (), None)
-    fresh = Journal(program.digest, rows.digest if rows else "")
-    record = Record(output, Path(files[0]), results, fresh)
-    return Part(rows, mine, tuple(n.attrs["index"] for n in to_me) if output else (), record)
+    if rows.id_name in {name for result in results for name in (result.name, *result.columns())}:
+        what, fix = f"the ids and a result are both called {rows.id_name!r}", "give the column of ids another name"
+        raise InputError(explain(what, where="--id", fix=fix))
 
 
 def _owners(program: Program) -> tuple[str, ...]:
@@ -108,35 +159,45 @@ def _owners(program: Program) -> tuple[str, ...]:
     return program.parties if PUBLIC in owners else tuple(owners)
 
 
-def _input_path(program: Program, me: str, given: Given) -> Path | None:
+def _receivers(program: Program) -> tuple[str, ...]:
+    """Who is named as getting results: nobody, where all do."""
+    return tuple(dict.fromkeys(name for name in program.header.outputs if name != "all"))
+
+
+def _input(program: Program, me: str, given: Given) -> Path | None:
     said = given.of(me, "input", program.parties, _owners(program))
+    if said is None and me in _owners(program):
+        fix = "give --input FILE"
+        raise InputError(explain(f"party {me!r} owns inputs of this program and gives none", fix=fix))
     return Path(said) if said is not None else None
 
 
-def _rows(program: Program, me: str, mine: Sequence[bool], given: Given) -> Rows | None:
-    path, owners = _input_path(program, me, given), _owners(program)
-    if path is None:
-        if me in owners:
-            fix = "give --input FILE"
-            raise InputError(explain(f"party {me!r} owns inputs of this program and gives none", fix=fix))
-        return None
-    if not path.exists():
-        raise InputError(explain("there is no such file or folder", where=str(path), fix="correct --input"))
-    wanted = [Wanted(tuple(x.shape[1:]), x.dtype) for x, own in zip(program.examples, mine, strict=True) if own]
-    words = {name: given.of(me, name, program.parties, owners) for name in ("columns", "arrays", "divide_by")}
+def _wanted(program: Program, mine: Sequence[bool]) -> list[Wanted]:
+    return [Wanted(tuple(x.shape[1:]), x.dtype) for x, own in zip(program.examples, mine, strict=True) if own]
+
+
+def _choice(program: Program, me: str, given: Given) -> Choice:
+    """What of this party's file is meant. Raises InputError."""
+    options = ("columns", "arrays", "divide_by", "id", "delimiter", "encoding")
+    said = {name: given.of(me, name, program.parties, _owners(program)) for name in options}
     try:
-        divide_by = float(words["divide_by"] or 1)
+        divide_by = float(said["divide_by"] or 1)
         if not 0 < abs(divide_by) < float("inf"):
             raise ValueError
     except ValueError:
         raise InputError(explain("--divide-by is not a number to divide by", fix="give one, like 255")) from None
-    choice = Choice(tuple(split_names(words["columns"] or "")), tuple(split_names(words["arrays"] or "")), divide_by)
-    return open_rows(path, wanted, choice)
+    form = Format(said["delimiter"], said["encoding"] or "utf-8", given.header)
+    return Choice(_listed(said["columns"]), _listed(said["arrays"]), divide_by, (said["id"] or "").strip(), form)
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    """The parts of "a, b"; a name with a comma in it stands in quotes."""
+    return tuple(name.strip() for name in next(csv.reader([names or ""], skipinitialspace=True), ()) if name.strip())
 
 
 def _output(program: Program, me: str, given: Given) -> Path | None:
     """Where this party's results go; of results for all, at least the owners of inputs keep a copy."""
-    named = tuple(dict.fromkeys(name for name in program.header.outputs if name != "all"))
+    named = _receivers(program)
     concerned = program.parties if "all" in program.header.outputs else named
     said = given.of(me, "output", program.parties, concerned)
     if said is None:
@@ -144,6 +205,32 @@ def _output(program: Program, me: str, given: Given) -> Path | None:
             fix = "give --output FILE.csv or FILE.npz"
             raise InputError(explain(f"party {me!r} gets results of this program", fix=fix))
         return None
-    if Path(said).suffix not in FORMATS:
+    if Path(said).suffix.lower() not in FORMATS:
         raise InputError(explain("results are written as .csv or .npz", where=said, fix="give --output such a name"))
     return Path(said)
+
+
+def _journal(program: Program, me: str, given: Given, output: Path | None, source: Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Where this party keeps the job, and what to tell about it: beside its output, or else its input if that can be."""
+    concerned = tuple(dict.fromkeys((*_owners(program), *(_receivers(program) or program.parties))))
+    said = given.of(me, "journal", program.parties, concerned)
+    if said is not None:
+        return Path(said), ()
+    beside = output or source
+    if not beside.name or beside.name == "..":
+        beside = beside.resolve()
+    if output or os.access(beside.parent, os.W_OK):
+        return beside.with_name(f"{beside.name}.journal"), ()
+    which = hashlib.sha256(os.fsencode(os.path.realpath(beside))).hexdigest()[:12]
+    path = state_folder() / f"{beside.name}-{which}.journal"
+    return path, (f"{beside.parent}: cannot be written; the journal is {path}",)
+
+
+def _check_distinct(output: Path | None, source: Path | None, journal: Path) -> None:
+    places = [os.path.realpath(path) for path in (output, source, journal) if path]
+    if len(set(places)) < len(places):
+        raise InputError(explain("input, output and journal are not three files", where=", ".join(places),
+                                 fix="give each its own name"))  # fmt: skip
+
+
+__all__ = ["Given", "Part", "open_part"]

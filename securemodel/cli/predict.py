@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -26,33 +28,47 @@ from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
 from securemodel.runtime.remote import RemoteSession, connect
-from securemodel.runtime.resume import agree_on_start
+from securemodel.runtime.resume import agree_on_start, all_begun
 from securemodel.runtime.session import compiled_rows
 
 _SAID = re.compile(r"(\d+) of (\d+) rows")
 
 
+_FILES = {
+    "input": ("FILE", "Rows: a table (.csv, .tsv, .txt), .npy, .npz, or a folder of images."),
+    "output": ("FILE", "Results: .csv or .npz."),
+    "columns": ("A,B", "Columns of a table: names, or 1,2,... ."),
+    "arrays": ("A,B", "Arrays of an NPZ file, one for each input."),
+    "id": ("COLUMN", "Column (or array) of ids: parties compare them, and results carry them."),
+    "delimiter": ("D", "What stands between the cells of a table: a character, comma, semicolon, tab, ... ."),
+    "encoding": ("E", "How a table is written: utf-8 by default, cp1252, utf-16, ... ."),
+    "divide-by": ("X", "Divide numbers read from tables and arrays by X."),
+    "journal": ("FILE", "Where to keep how far the job is: beside OUTPUT (or INPUT) by default."),
+}
+"""Options that may begin with PARTY=, what they take, and what they are for."""
+
+
+def _of_files(command: Callable) -> Callable:
+    for name, (takes, text) in reversed(_FILES.items()):
+        command = click.option(f"--{name}", multiple=True, metavar=f"[PARTY=]{takes}", help=text)(command)
+    return command
+
+
 @click.command(cls=Command, no_args_is_help=True)
 @click.argument("script", type=FILE)
-@click.option("--input", "inputs", multiple=True, metavar="[PARTY=]FILE", help="Rows: .csv, .npy, .npz, or a folder.")
-@click.option("--output", "outputs", multiple=True, metavar="[PARTY=]FILE", help="Results: .csv or .npz.")
-@click.option("--columns", multiple=True, metavar="[PARTY=]A,B", help="Columns of a CSV file: names, or 1,2,... .")
-@click.option("--arrays", multiple=True, metavar="[PARTY=]A,B", help="Arrays of an NPZ file, one for each input.")
-@click.option("--divide-by", multiple=True, metavar="[PARTY=]X", help="Divide numbers read from CSV, NPY or NPZ by X.")
+@_of_files
+@click.option("--header/--no-header", default=None, help="The first line of a table has names, or is a row.")
 @party_options
 def predict(
     script: Path,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    columns: tuple[str, ...],
-    arrays: tuple[str, ...],
-    divide_by: tuple[str, ...],
+    header: bool | None,
     local: bool,
     parties: str | None,
     me: str | None,
     config: Path | None,
     store: Path | None,
     ledger: str | None,
+    **files: tuple[str, ...],
 ) -> None:
     """Run the rows of a file through a secure program, in batches of the compiled size.
 
@@ -62,13 +78,15 @@ def predict(
     behind `if __name__ == "__main__"`.
 
     Whoever owns inputs gives --input, whoever learns results gives --output, and the others just take part. With
-    --local, PARTY= says whose file it is where several parties have one. A CSV file has a row on each line, with or
-    without a line of names; its columns fill the inputs in order. NPY and NPZ arrays have rows on the first axis.
-    A folder's PNG and JPEG files are read in the order of their names, made gray or RGB and resized as the input
-    has it, with values from 0 to 1.
+    --local, PARTY= says whose file it is where several parties have one. A table has a row on each line, all of as
+    many cells; its columns fill the inputs in order. NPY and NPZ arrays have rows on the first axis. A folder's images
+    are read in the order of their names, made gray or RGB and resized as the input has it, with values from 0 to 1.
+    A file is looked through before anybody connects: what cannot be used is named by line and column, and no row is
+    left out.
 
-    Started again after an interruption, all parties go on after the last batch that everybody finished; each keeps
-    count in OUTPUT.journal (who has no output: INPUT.journal). Another input or program is refused.
+    Started again after an interruption, all parties run the batches that somebody lacks, or whose input was corrected
+    in between; each keeps count in OUTPUT.journal (who has no output: INPUT.journal). Another program, or an input of
+    which nothing is the same, is refused.
 
     \b
     Examples:
@@ -77,7 +95,7 @@ def predict(
       securemodel predict infer.py --me bank --config parties.toml
       securemodel predict infer.py --me hospital --config parties.toml --input images/ --output found.csv
     """
-    given = Given(inputs, outputs, columns, arrays, divide_by)
+    given = Given(**files, header=header)
     if local:
         if me or config or store:
             raise click.UsageError("--local is for all parties of a session: leave out --me, --config and --store.")
@@ -101,8 +119,8 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
             said = _SAID.fullmatch(text)
             display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
-        command = ("predict", "--ledger", ledger or "none", *given.words(names))
-        outcome = run_local(script, (), names, told, traceback=wants_traceback(), command=command)
+        command, dealer = ("predict", "--ledger", ledger or "none", *given.words(names)), scripts.declares_dealer(script)
+        outcome = run_local(script, (), names, told, traceback=wants_traceback(), command=command, dealer=dealer)
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""
         print_error(f"{outcome.cause} ended with exit code {outcome.code}{stopped}")
@@ -115,13 +133,16 @@ def _predict_one(script: Path, me: str, given: Given) -> None:
         why, fix = "a program's text can be planned and dealt for, not run", "give the Python file it was made by"
         raise InputError(explain("predict needs a script", where=str(script), why=why, fix=fix))
     program = program_of(module, script)
-    part = open_part(program, me, given)
-    with connect(program) as session, _display() as display:
-        _take_part(session, part, lambda: _model(module, script, program, me), display.rows)
-    if part.record:
-        part.record.finish(part.rows.names if part.rows else ())
-        if part.record.output:
-            click.echo(f"{part.record.journal.done} rows of results in {part.record.output}")
+    model = functools.cache(lambda: _model(module, script, program, me))
+    with open_part(program, me, given, model) as part:
+        for note in part.notes:
+            click.echo(note)
+        with connect(program) as session, _display() as display:
+            _take_part(session, part, model, display.rows)
+        record = part.record
+        if record and record.output:
+            record.finish(part.rows.id_name, part.rows.names()) if part.rows else record.finish()
+            click.echo(f"{record.journal.rows} rows of results in {record.output}")
 
 
 def _model(module: object, script: Path, program: Program, me: str) -> torch.nn.Module | None:
@@ -143,22 +164,27 @@ def _take_part(
 ) -> None:
     """Agrees with the others where to go on, and runs the rest."""
     rows, record = part.rows, part.record
-    agreed = agree_on_start(session.channel, record.kept(rows.count if rows else 0) if record else None)
+    size, ids = compiled_rows(session.program.header.input_shapes), rows.ids if rows else b""
+    kept = record.kept(bool(ids)) if record else None
+    start = agree_on_start(session.channel, kept, size, record.batches if record else None, ids)
     if record:
-        record.begin(agreed)
-    shown(agreed.done, agreed.rows)
-    if agreed.done == agreed.rows:
+        record.begin(start)
+    all_begun(session.channel)
+    if record:
+        record.begun()
+    todo = [int(batch) for batch in np.flatnonzero(start.todo)]
+    left = sum(min(size, start.rows - batch * size) for batch in todo)
+    shown(start.rows - left, start.rows)
+    if not todo:
         return
     session.load(session.program, model())
-    size, at, batches = compiled_rows(session.program.header.input_shapes), agreed.done, None
-    if rows:
-        batches = (_placed(batch, part.mine) for batch in rows.read(at, size))
-    with closing(session.run_batches(batches, agreed.rows - at if rows else 0)) as finished:
-        for batch in finished:
+    batches = (_placed(batch, part.mine) for batch in rows.read(todo)) if rows else None
+    with closing(session.run_batches(batches, left if rows else 0)) as finished:
+        for batch, made in zip(todo, finished, strict=True):
             if record:
-                record.add(at, batch.rows, [batch.outputs[index] for index in part.results])
-            at += batch.rows
-            shown(at, agreed.rows)
+                record.add(batch, [made.outputs[index] for index in part.results])
+            left -= made.rows
+            shown(start.rows - left, start.rows)
 
 
 def _placed(batch: Sequence[torch.Tensor], mine: Sequence[bool]) -> list[torch.Tensor | None]:

@@ -10,6 +10,10 @@ GO_ON = Label(0, 1, Purpose.CONTROL)
 """Between parties: how far each has come with a job, after the agreement and before the weights."""
 PAILLIER_KEY = Label(0, 2, Purpose.CONTROL)
 """The client's public key."""
+POINTS, ANSWERS = Label(0, 4, Purpose.CONTROL), Label(0, 5, Purpose.CONTROL)
+"""Between parties that compare the ids of their rows, after GO_ON."""
+BATCHES, BEGUN = Label(0, 6, Purpose.CONTROL), Label(0, 7, Purpose.CONTROL)
+"""Between parties that go on with a job: what is to be run, and that all have noted it."""
 PROGRAM = Label(0, 3, Purpose.CONTROL)
 """A party's program, to the dealer."""
 STREAM_KEY = Label(0, 0, Purpose.SEED)

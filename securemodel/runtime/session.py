@@ -101,11 +101,12 @@ def batches(
         return
     for start in range(0, total, size):
         now = min(size, total - start)
-        part = [None if x is None else _filled(x[start : start + now], size) for x in inputs]
+        part = [None if x is None else filled(x[start : start + now], size) for x in inputs]
         yield part, Rows(now, total - start - now)
 
 
-def _filled(x: torch.Tensor, size: int) -> torch.Tensor:
+def filled(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows [n, ...] followed by copies of the last one, `size` in all."""
     if x.shape[0] == size:
         return x
     return torch.cat([x, x[-1:].expand(size - x.shape[0], *x.shape[1:])])
@@ -354,7 +355,7 @@ def _announced(
             )
         left -= count
         owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
-        yield [x if x is None or count == size else _filled(x, size) for x in owned], Rows(count, left)
+        yield [x if x is None or count == size else filled(x, size) for x in owned], Rows(count, left)
 
 
 def _others(inputs: int) -> Iterator[tuple[list[None], Rows]]:

@@ -16,7 +16,7 @@ from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import PeerError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
 from securemodel.cli import predict
-from securemodel.cli.part import Given, open_part
+from securemodel.cli.part import Given, Part, open_part
 from securemodel.errors import InputError, Mismatch
 from securemodel.program import Program
 from securemodel.runtime.dealer import serve
@@ -41,9 +41,14 @@ def config() -> PartiesConfig:
     return made
 
 
-def given(**options: Any) -> Given:
-    values = {name: (str(options[name]),) if name in options else () for name in Given.__dataclass_fields__}
-    return Given(**values)
+def given(header: bool | None = None, **options: Any) -> Given:
+    return Given(**{name: (str(value),) for name, value in options.items()}, header=header)
+
+
+def opened(program: Program, me: str, options: Given) -> Part:
+    """A party's part, closed again."""
+    with open_part(program, me, options) as part:
+        return part
 
 
 def take_part(
@@ -55,17 +60,18 @@ def take_part(
     """
 
     def party(me: str) -> list[int]:
-        part, seen = open_part(program, me, options[me]), []
+        seen = []
 
         def shown(done: int, rows: int) -> None:
             seen.append(done)
             if stops:
                 stops(me, done)
 
-        with connect(program, me, config, insecure_plain=True) as session:
-            predict._take_part(session, part, lambda: program.model if me == "bank" else None, shown)
-        if part.record:
-            part.record.finish(part.rows.names if part.rows else ())
+        with open_part(program, me, options[me]) as part:
+            with connect(program, me, config, insecure_plain=True) as session:
+                predict._take_part(session, part, lambda: program.model if me == "bank" else None, shown)
+            if part.record:
+                part.record.finish(*((part.rows.id_name, part.rows.names()) if part.rows else ()))
         return seen
 
     return run_together({me: lambda me=me: party(me) for me in BOTH}, 30)
@@ -78,7 +84,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def outputs(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2))
+    return torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)[:, 1:])
 
 
 def check(path: Path, program: Program) -> None:
@@ -126,7 +132,7 @@ def test_results_of_one_party_for_rows_of_another(
     take_part(program, config, options, kill(who, 4))
     assert (tmp_path / "x.csv.journal").exists() and not (tmp_path / "out.csv").exists()
     other = tmp_path / "other.csv"
-    other.write_text(table.read_text().replace("a,b", "b,a"))
+    np.savetxt(other, ROWS.numpy() + 1, delimiter=",", header="a,b,c,d", comments="")
     errors = take_part(program, config, {**options, "hospital": given(input=other)})
     assert all(isinstance(error, (Mismatch, PeerError)) for error in errors.values()), "another input"
     again = take_part(program, config, options)
@@ -138,14 +144,14 @@ def test_another_input_or_program_is_refused(program: Program, model, config, ta
     options = {"bank": given(), "hospital": given(input=table, output=tmp_path / "out.csv")}
     take_part(program, config, options, kill("hospital", 4))
     other = tmp_path / "other.csv"
-    other.write_text(table.read_text() + "1,2,3,4\n")
-    with pytest.raises(InputError, match="different input file"):
-        open_part(program, "hospital", given(input=other, output=tmp_path / "out.csv"))
-    with pytest.raises(InputError, match="different input file or choice"):
-        open_part(program, "hospital", given(input=table, output=tmp_path / "out.csv", divide_by=2))
+    np.savetxt(other, ROWS.numpy() + 1, delimiter=",", header="a,b,c,d", comments="")
+    with pytest.raises(InputError, match="different input"):
+        opened(program, "hospital", given(input=other, output=tmp_path / "out.csv"))
+    with pytest.raises(InputError, match="different input"):
+        opened(program, "hospital", given(input=table, output=tmp_path / "out.csv", divide_by=2))
     longer = securemodel.compile(model, torch.zeros(3, 4), weights="bank", inputs="hospital", outputs="hospital")
     with pytest.raises(InputError, match="different program"):
-        open_part(longer, "hospital", options["hospital"])
+        opened(longer, "hospital", options["hospital"])
     assert take_part(program, config, options)["hospital"] == [4, 6, 7]
 
 
@@ -179,13 +185,14 @@ def test_whose_files_are_meant() -> None:
 
 
 def given_many(*values: str) -> Given:
-    return Given(tuple(values), (), (), (), ())
+    return Given(input=values)
 
 
 def test_options_for_all_processes() -> None:
-    made = Given(("x.csv", "bank=y.csv"), ("out.csv",), (), ("hospital=a,b",), ("255",)).words(BOTH)
-    assert made == ["--input", "*=x.csv", "--input", "bank=y.csv", "--output", "*=out.csv",
-                    "--arrays", "hospital=a,b", "--divide-by", "*=255"]  # fmt: skip
+    given = Given(("x.csv", "bank=y.csv"), ("out.csv",), (), ("hospital=a,b",), ("255",), delimiter=("=",), header=False)
+    made = given.words(BOTH)
+    assert made == ["--no-header", "--input", "*=x.csv", "--input", "bank=y.csv", "--output", "*=out.csv",
+                    "--arrays", "hospital=a,b", "--divide-by", "*=255", "--delimiter", "*=="]  # fmt: skip
 
 
 MISSING = [
@@ -207,13 +214,13 @@ def test_options_that_are_missing_or_wrong(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=says):
-        open_part(compiled(model, **changes), me, given(**options))
+        opened(compiled(model, **changes), me, given(**options))
 
 
 def test_of_results_for_all_a_copy_may_be_left_out(model, tmp_path: Path) -> None:
     program = compiled(model, outputs="all")
-    assert open_part(program, "bank", given()).record is None
-    assert open_part(program, "bank", given(output=tmp_path / "o.csv")).results == (0,)
+    assert opened(program, "bank", given()).record is None
+    assert opened(program, "bank", given(output=tmp_path / "o.csv")).results == (0,)
 
 
 class Centered(torch.nn.Module):
@@ -232,7 +239,7 @@ class Whole(torch.nn.Module):
 def test_rows_that_depend_on_each_other(model, table: Path, tmp_path: Path, says: str) -> None:
     program = compiled(model, weights="bank")
     with pytest.raises(InputError, match=says):
-        open_part(program, "hospital", given(input=table, output=tmp_path / "o.csv"))
+        opened(program, "hospital", given(input=table, output=tmp_path / "o.csv"))
 
 
 # ---- whole commands
@@ -261,12 +268,13 @@ def test_a_command_for_all(call, write, network: str, program: Program, table: P
     assert "7 of 7 rows" in result.output and "hospital | 7 rows of results in" in result.output
     assert result.output.count("weights of") == 1
     with np.load(tmp_path / "out.npz") as made:
-        assert list(made) == ["class"] and made["class"].tolist() == program.model(ROWS).argmax(1).tolist()
+        assert list(made) == ["row", "class"] and made["row"].tolist() == list(range(1, 8))
+        assert made["class"].tolist() == program.model(ROWS).argmax(1).tolist()
     again = call(*words)
     assert again.exit_code == 0 and "weights of" not in again.output
-    table.write_text("1,2,3,4\n")
+    table.write_text("a,b,c,d\n1,2,3,4\n")
     refused = call(*words)
-    assert refused.exit_code == 1 and "different input file" in refused.stderr and "Traceback" not in refused.output
+    assert refused.exit_code == 1 and "different input" in refused.stderr and "Traceback" not in refused.output
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ import securemodel
 from protocols.errors import InputError, Mismatch, PeerError, ProtocolError
 from securemodel.program import Program
 from securemodel.runtime.remote import RemoteSession
-from securemodel.runtime.resume import Kept, agree_on_start
+from securemodel.runtime.resume import Batches, Kept, agree_on_start, all_begun
 
 
 def pieces(x: torch.Tensor, size: int = 2) -> Iterator[tuple[torch.Tensor]]:
@@ -187,56 +188,82 @@ def test_a_part_that_is_missing_is_named_at_its_owner(worlds, parts, tools) -> N
 
 
 # ---- going on
-def agreed(world: Any, kept: dict[str, Kept | None]) -> dict[str, Any]:
-    return world.run({me: lambda s, k=k: agree_on_start(s.channel, k) for me, k in kept.items()})
+SIZE = 2
+
+
+def having(job: str = "", done: str = "", rows: int = 0, changed: str = "", results: bool = True, ids: bytes = b"") -> tuple:
+    """What a party brings to the agreement: `done` and `changed` have a letter for each batch, x for those that are."""
+    bits = lambda text, count: np.array([letter == "x" for letter in text.ljust(count)[:count]], bool)
+    kept = Kept(job, sum(letter == "x" for letter in done), rows, results, bool(ids))
+    return kept, lambda count: Batches(~bits(done, count) if results else bits("", count), bits(changed, count)), ids
+
+
+def agreed(world: Any, kept: dict[str, tuple | None]) -> dict[str, Any]:
+    def task(session: RemoteSession, mine: tuple | None) -> Any:
+        kept, batches, ids = mine or (None, None, b"")
+        start = agree_on_start(session.channel, kept, SIZE, batches, ids)
+        all_begun(session.channel)
+        text = lambda bits: "".join("x" if bit else "." for bit in bits)
+        return start.job, start.rows, text(start.todo), text(start.changed)
+
+    return world.run({me: lambda s, k=k: task(s, k) for me, k in kept.items()})
 
 
 @pytest.mark.parametrize(
     "kept, start",
     [
-        ({"bank": None, "hospital": Kept(rows=9)}, ("new", 0, 9)),
-        ({"bank": Kept(), "hospital": Kept(rows=9)}, ("new", 0, 9)),
-        ({"bank": Kept("old", 0, 9), "hospital": Kept(rows=9)}, ("new", 0, 9)),
-        ({"bank": None, "hospital": Kept("a", 4, 9)}, ("a", 4, 9)),
-        ({"bank": Kept("a", 2, 9), "hospital": Kept("a", 4, 9)}, ("a", 2, 9)),
-        ({"bank": Kept("a", 9, 9), "hospital": Kept("a", 8, 9)}, ("a", 8, 9)),
-        ({"bank": Kept("a", 0, 9), "hospital": Kept("a", 2, 9)}, ("a", 0, 9)),
-        ({"bank": Kept("a", 9, 9), "hospital": Kept("a", 9, 9)}, ("a", 9, 9)),
-        ({"bank": Kept("a", 4, 9), "hospital": Kept("a", 0, 9, False)}, ("a", 4, 9)),
-        ({"bank": Kept(), "hospital": Kept("old", 0, 9, False)}, ("new", 0, 9)),
+        ({"bank": None, "hospital": having(rows=9)}, ("new", 9, "xxxxx", ".....")),
+        ({"bank": having(), "hospital": having(rows=9)}, ("new", 9, "xxxxx", ".....")),
+        ({"bank": having("old"), "hospital": having(rows=9)}, ("new", 9, "xxxxx", ".....")),
+        ({"bank": None, "hospital": having("a", "xx", 9)}, ("a", 9, "..xxx", ".....")),
+        ({"bank": having("a", "x"), "hospital": having("a", "xx", 9)}, ("a", 9, ".xxxx", ".....")),
+        ({"bank": having("a", "x.x"), "hospital": having("a", "xx", 9)}, ("a", 9, ".xxxx", ".....")),
+        ({"bank": having("a", "xxxxx"), "hospital": having("a", "xxxx", 9)}, ("a", 9, "....x", ".....")),
+        ({"bank": having("a", "xxxxx"), "hospital": having("a", "xxxxx", 9)}, ("a", 9, ".....", ".....")),
+        ({"bank": having("a", "xx"), "hospital": having("a", "", 9, results=False)}, ("a", 9, "..xxx", ".....")),
+        ({"bank": having("a", "xxx"), "hospital": having("a", "", 9, "..x", False)}, ("a", 9, "..xxx", "..x..")),
+        ({"bank": having("a", "xxx"), "hospital": having("a", "", 5, "..x", False)}, ("a", 5, "..x", "..x")),
+        ({"bank": having(), "hospital": having("old", "", 9, results=False)}, ("new", 9, "xxxxx", ".....")),
     ],
 )
-def test_the_smallest_count_rules(world, kept, start) -> None:
+def test_what_somebody_lacks_or_has_corrected_is_run(world, kept, start) -> None:
     results = agreed(world, kept)
     assert len(set(results.values())) == 1, results
-    made = results["bank"]
-    assert (made.done, made.rows) == start[1:]
-    assert (len(made.job) == 16 and made.job != "old") if start[0] == "new" else made.job == start[0]
+    job, *rest = results["bank"]
+    assert tuple(rest) == start[1:]
+    assert (len(job) == 16 and job != "old") if start[0] == "new" else job == start[0]
 
 
 @pytest.mark.parametrize(
     "kept, says",
     [
-        ({"bank": Kept("a", 2, 9), "hospital": Kept("b", 2, 9)}, "different jobs: 'bank' 2 rows of a, 'hospital' 2 rows of b"),
-        ({"bank": Kept("a", 2, 9), "hospital": Kept(rows=9)}, "'hospital' 0 rows of a new job"),
-        ({"bank": Kept("a", 2, 9), "hospital": Kept("b", 0, 9, False)}, "'hospital' 0 rows of b"),
-        ({"bank": Kept("a", 2, 9), "hospital": Kept("", 0, 9, False)}, "'hospital' 0 rows of a new job"),
-        ({"bank": Kept("a", 2, 9), "hospital": Kept("a", 2, 8)}, "different numbers of rows: 'bank' 9, 'hospital' 8"),
-        ({"bank": Kept("a", 2, 9), "hospital": Kept(rows=8)}, "different numbers of rows: 'bank' 9, 'hospital' 8"),
+        ({"bank": having("a", "xx"), "hospital": having("b", "xx", 9)}, "different jobs: 'bank' 2 rows of a, 'hospital' 2 rows of b"),
+        ({"bank": having("a", "xx"), "hospital": having(rows=9)}, "'hospital' 0 rows of a new job"),
+        ({"bank": having("a", "xx"), "hospital": having("b", "", 9, results=False)}, "'hospital' 0 rows of b"),
+        ({"bank": having("a", "xx", 9), "hospital": having("a", "xx", 8)}, "different numbers of rows: 'bank' 9, 'hospital' 8"),
+        ({"bank": having(rows=9), "hospital": having(rows=8)}, "different numbers of rows: 'bank' 9, 'hospital' 8"),
+        ({"bank": having(rows=9, ids=b"a"), "hospital": having(rows=9, ids=b"b")}, "are not the same in the same order"),
+        ({"bank": having(rows=9, ids=b"a"), "hospital": having(rows=9)}, "'bank' would compare the ids of the rows, 'hospital' would not"),
     ],
 )
-def test_counts_of_different_jobs_are_refused(world, tools, kept, says) -> None:
+def test_rows_that_do_not_belong_together_are_refused(world, tools, kept, says) -> None:
     results = agreed(world, kept)
     assert all(type(error) is Mismatch and says in str(error) for error in results.values()), results
     tools.check_texts(results)
 
 
-@pytest.mark.parametrize("count", [Kept("a", -1, 9), Kept("a", 10, 9), Kept("a" * 65, 1, 9)], ids=str)
+@pytest.mark.parametrize("ids", [(b"same", b"same"), (b"mine", b"")], ids=["both", "one has rows"])
+def test_ids_that_are_the_same_are_gone_on_with(world, ids) -> None:
+    kept = {"bank": having(rows=9 if ids[1] else 0, ids=ids[1]), "hospital": having(rows=9, ids=ids[0])}
+    assert {made[2] for made in agreed(world, kept).values()} == {"xxxxx"}
+
+
+@pytest.mark.parametrize("count", [Kept("a", -1, 9), Kept("a", 1, -9), Kept("a" * 65, 1, 9), Kept("a", True, 9)], ids=str)
 def test_a_count_that_cannot_be_is_refused(world, count) -> None:
-    results = agreed(world, {"bank": count, "hospital": None})
+    results = agreed(world, {"bank": (count, None, b""), "hospital": None})
     assert type(results["hospital"]) is Mismatch and results["hospital"].party == "bank"
 
 
 def test_two_jobs_have_different_names(world) -> None:
-    jobs = {agreed(world, {"bank": None, "hospital": Kept(rows=3)})["bank"].job for _ in range(2)}
+    jobs = {agreed(world, {"bank": None, "hospital": having(rows=3)})["bank"][0] for _ in range(2)}
     assert len(jobs) == 2
