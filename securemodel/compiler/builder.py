@@ -30,7 +30,8 @@ class CannotLower(Exception):
 class Value:
     """A tensor of the model during lowering. `owner` is a party or "public" for floats, None for secrets.
 
-    integer: without fractional bits; boolean: 0 or 1, as the model's own operators made it.
+    integer: without fractional bits; boolean: 0 or 1, as the model's own operators made it. `sized`: its shape is known;
+    that of a float may depend on its owner's values.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Value:
     owner: str | None = None
     integer: bool = False
     boolean: bool = False
+    sized: bool = True
 
     @property
     def secret(self) -> bool:
@@ -221,13 +223,13 @@ class Builder:
         meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y)]
         shape = bilinear_shape(kind, *meta, attrs)
         node = self.graph.add("bilinear", [x.id, y.id], shape, attrs={"kind": kind, "attrs": attrs})
-        return self._value(node)
+        return self._value(node, x.integer and y.integer)
 
     def mul(self, x: Value, y: Value) -> Value:
         return self.bilinear("mul", x, y)
 
     def square(self, x: Value) -> Value:
-        return self._value(self.graph.add("square", [x.id], x.shape))
+        return self._value(self.graph.add("square", [x.id], x.shape), x.integer)
 
     def scale(self, x: Value, factor: float) -> Value:
         """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic)."""
@@ -278,7 +280,7 @@ class Builder:
 
     def select(self, bit: Value, x: Value, invert: bool = False) -> Value:
         """bit * x, or (1 - bit) * x with `invert`."""
-        return self._value(self.graph.add("select", [bit.id, x.id], x.shape, attrs={"invert": invert}))
+        return self._value(self.graph.add("select", [bit.id, x.id], x.shape, attrs={"invert": invert}), x.integer)
 
     def bit_to_ring(self, bit: Value, invert: bool = False) -> Value:
         """The bit as an integer 0 or 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
+from torch.export import _trace
+from torch.nn.modules import transformer
 
+from securemodel.compiler.explaining import not_captured
 from securemodel.compiler.lower import LOWERINGS
 from securemodel.errors import CompileError
 
@@ -71,18 +75,16 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     if any(t.is_meta for t in model_state(model).values()):
         model = copy.deepcopy(model).to_empty(device="cpu")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _masks_as_given(), _plain_forward(model, examples):
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _silent(), _masks_as_given(), _messages_of_checks() as messages, _plain_forward(model, examples):
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
-            exported = torch.export.export(model, inputs, strict=False).run_decompositions(_decompositions())
+            exported = torch.export.export(model, inputs, strict=False)
+            made = _assertions(exported.graph)
+            exported = exported.run_decompositions(_decompositions())
     except CompileError:
         raise
     except Exception as problem:
-        raise CompileError(
-            f"torch.export could not capture {type(model).__name__}: {problem}\n"
-            "  → make the model exportable (no data-dependent control flow; see torch.export's documentation); for packed "
-            "sequences use securemodel.sequences.recurrent"
-        ) from problem
+        raise not_captured(problem, type(model).__name__) from problem
+    _restore(_assertions(exported.graph), made, messages)
     signature = exported.graph_signature
     states, constants, inputs = {}, {}, []
     for spec in signature.input_specs:
@@ -104,17 +106,88 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
 
 
 @contextmanager
-def _masks_as_given() -> Iterator[None]:
-    """Transformers of torch compare a mask with the causal one, to find a faster kernel; export cannot follow that."""
-    module, name = torch.nn.modules.transformer, "_detect_is_causal_mask"
-    before = getattr(module, name, None)
-    if before is not None:
-        setattr(module, name, lambda mask, is_causal=None, size=None: is_causal is True)
+def _silent() -> Iterator[None]:
+    """Torch warns, logs and prints graphs while it captures; what is of use is in our own errors."""
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("torch")]
+    with warnings.catch_warnings(), _replaced(_trace, "print", lambda *args, **kwargs: None):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.addFilter(_drop)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(_drop)
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """A name of a module stands for something else meanwhile."""
+    had, before = name in vars(module), getattr(module, name, None)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        if before is not None:
+        if had:
             setattr(module, name, before)
+        else:
+            delattr(module, name)
+
+
+NO_MESSAGE = "a check of the model failed"
+
+
+@contextmanager
+def _messages_of_checks() -> Iterator[dict[str, str]]:
+    """torch._check and its kin leave no message in what is captured: gives that of each condition, in symbols."""
+    check_with, messages = torch._check_with, {}
+
+    def noted(error_type: type[Exception], condition: Any, message: Callable[[], str] | None = None) -> None:
+        if isinstance(condition, torch.SymBool):  # before torch takes it for true
+            messages[str(condition.node.expr)] = words = str(message()) if message else NO_MESSAGE
+            torch.ops.aten._assert_scalar.default(condition, words)
+        check_with(error_type, condition, message)
+
+    with _replaced(torch, "_check_with", noted):
+        yield messages
+
+
+def _restore(assertions: Mapping[str, torch.fx.Node], made: Mapping[str, torch.fx.Node], messages: dict[str, str]) -> None:
+    """Gives assertions the messages and places that they had before decompositions."""
+    messages |= {condition: str(node.args[1]) for condition, node in made.items() if not of_torch(node)}
+    for condition, node in assertions.items():
+        if condition in made:
+            node.meta["stack_trace"] = made[condition].meta.get("stack_trace") or ""
+        if condition in messages:
+            node.args = node.args[0], messages[condition]
+
+
+def of_torch(assertion: torch.fx.Node) -> bool:
+    """Whether torch.export made a check of a number up, from what it knows to follow from the model's own checks."""
+    return str(assertion.args[1]).startswith("Runtime assertion failed")
+
+
+def _assertions(graph: torch.fx.Graph) -> dict[str, torch.fx.Node]:
+    """The checks of numbers, by their conditions in symbols; of equal ones, the model's own."""
+    nodes = [n for n in graph.nodes if n.target is torch.ops.aten._assert_scalar.default]
+    found = {_condition(node): node for node in sorted(nodes, key=of_torch, reverse=True)}
+    return {condition: node for condition, node in found.items() if condition}
+
+
+def _condition(assertion: torch.fx.Node) -> str:
+    value = getattr(assertion.args[0], "meta", {}).get("val")
+    return str(value.node.expr) if isinstance(value, torch.SymBool) else ""
+
+
+@contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Transformers of torch compare a mask with the causal one, to find a faster kernel; export cannot follow that."""
+    with _replaced(transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True):
+        yield
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def _check_options(protocol: str, options: dict[str, Any]) -> None:
 
 
 def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
-    return Report(type(model).__name__, lowered.problems, lowered.operators, lowered.approximated)
+    return Report(type(model).__name__, lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
 
 
 def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:

@@ -73,6 +73,12 @@ class Node:
         return f"{left}{args}{attrs} : {self.form}{frac} {shape}" + (" load" if self.load else "")
 
 
+def is_check(node: Node) -> bool:
+    """Whether an owner checks its values with this: the model's assertions. Nothing reads it."""
+    return node.op == "float" and node.attrs["target"].startswith(_CHECKS)
+
+
+_CHECKS = ("_assert_scalar.", "_assert_async.", "sym_constrain_range")
 _LINE = re.compile(
     r"%(?P<id>\d+) = (?P<op>\w+)(?:@(?P<owner>[\w.\-]+))?(?P<args>(?: %\d+)*)(?: (?P<attrs>\{.*\}))?"
     r" : (?P<form>\w+)(?: f(?P<frac>-?\d+))? \[(?P<shape>[\d,]*)\](?P<load> load)?"

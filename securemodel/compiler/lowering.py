@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
-from securemodel.compiler.capture import Captured, source_line
+from securemodel.compiler.capture import Captured, of_torch, source_line
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, page
 from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
@@ -22,8 +22,16 @@ Secure = Callable[[Builder, torch.fx.Node, list, dict[str, Any]], Any]
 """Makes the secure version of a captured operator from its arguments; raises CannotLower if there is none."""
 
 MONOTONE = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
-CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default)
-"""What torch.export checked already."""
+METADATA = aten._assert_tensor_metadata.default
+"""Checks of shapes and types: torch.export made them already."""
+CHECKS = (
+    aten._assert_async.msg,
+    aten._assert_async.default,
+    aten._assert_scalar.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
+"""Checks of values, by their owner; nobody can make those of secrets."""
 
 FILLS = {
     aten.new_zeros.default: 0,
@@ -49,9 +57,17 @@ DRAWS_NOTHING = {"training": False, "train": False, "dropout_p": 0, "dropout": 0
 """Arguments with which an operator that could draw random numbers draws none."""
 
 
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_SIZE = "the size of this result depends on values"
+_FIXED_SIZE = "use torch.where on tensors of a fixed size, or numbers and positions written in the model's code"
+
+
 @dataclass(frozen=True)
 class Lowered:
-    """The graph before scales and masks, and the values the model returns."""
+    """The graph before scales and masks, and the values the model returns.
+
+    `unchecked`: where the model checks values that are secret, which is left out.
+    """
 
     builder: Builder
     outputs: tuple[Value, ...]
@@ -59,6 +75,7 @@ class Lowered:
     problems: tuple[Problem, ...]
     operators: tuple[str, ...]
     approximated: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
 
 
 def pool_before_activation(graph: torch.fx.Graph) -> None:
@@ -93,7 +110,9 @@ def lower_model(
     problems: list[Problem] = []
     operators: dict[str, None] = {}
     approximated: dict[str, None] = {}
+    unchecked: dict[str, None] = {}
     pool_before_activation(captured.graph)
+    for_checks = _only_for_checks(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
@@ -102,8 +121,13 @@ def lower_model(
                 reason, remedy = "an object that is no tensor", "give the model tensors only"
                 problems.append(Problem(str(node.target), source_line(node), reason, remedy))
                 env[node] = None
-        elif node.op == "call_function" and node.target not in CHECKS:
-            operators[str(node.target)] = None
+        elif node.op == "call_function" and node in for_checks and not _is_clear(node, env):
+            env[node] = None
+            if node.target in CHECKS and not _is_torchs_own(node):
+                unchecked[source_line(node)] = None
+        elif node.op == "call_function" and not _is_torchs_own(node):
+            if node not in for_checks:
+                operators[str(node.target)] = None
             g.source = source_line(node)
             try:
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
@@ -117,9 +141,34 @@ def lower_model(
                 approximated[page(node.target)] = None
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
+    for node, value in zip(returned, outputs, strict=True):
+        if isinstance(value, Value) and not value.sized:
+            problems.append(Problem(str(node.target), source_line(node), _SIZE, _FIXED_SIZE))
     g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
     dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
-    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators), tuple(approximated))
+    return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators), tuple(approximated), tuple(unchecked))
+
+
+def _only_for_checks(graph: torch.fx.Graph) -> set[torch.fx.Node]:
+    """The checks of values, and the operators that only they read."""
+    found: set[torch.fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.target in CHECKS or (node.op == "call_function" and node.users and found.issuperset(node.users)):
+            found.add(node)
+    return found
+
+
+def _is_torchs_own(node: torch.fx.Node) -> bool:
+    """Whether torch.export made a check up, unless it stands for a range that the model asks for (_constrain_as_size)."""
+    if node.target is not aten._assert_scalar.default:
+        return node.target is METADATA
+    return of_torch(node) and "constrain" not in source_line(node)
+
+
+def _is_clear(node: torch.fx.Node, env: dict) -> bool:
+    """Whether one party can compute an operator alone."""
+    operands = [env[n] for n in node.all_input_nodes]
+    return None not in operands and common_owner(values_in(operands)) is not None
 
 
 def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners: Sequence[str]) -> Any:
@@ -156,27 +205,46 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     kwargs = {k: _lookup(v, env) for k, v in node.kwargs.items()}
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
         return None
-    operands = values_in([args, kwargs])
+    operands, made = values_in([args, kwargs]), node.meta.get("val")
     if node.target in UNSET:
         return _filled(g, node, 0)
-    if node.target in FILLS and len(operands) == 1:
+    if node.target in FILLS and len(operands) == 1 and not _sizes_depend_on_values(made):
         number = FILLS[node.target]
         return _filled(g, node, args[-1] if number is None else number)
-    if node.target is aten.sym_size.int:
+    if node.target is aten.sym_size.int and args[0].sized:
         return args[0].shape[args[1]]
-    if not operands and isinstance(node.meta.get("val"), (torch.SymInt, torch.SymBool)):
+    if not operands and (isinstance(made, _SYMBOLS) or node.target in CHECKS):
         return node.target(*args, **kwargs)
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
         return in_the_clear(g, node, args, kwargs)
-    return _empty(g, node.meta.get("val")) or secure(g, node, args, kwargs)
+    return _empty(g, made) or _secure(g, node, args, kwargs, secure)
+
+
+def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any], secure: Secure) -> Any:
+    """The secure version of an operator, which wants sizes and numbers that are known. Raises CannotLower."""
+    made, operands = node.meta.get("val"), values_in([args, kwargs])
+    if isinstance(made, _SYMBOLS):
+        remedy = "keep it a tensor, without item(), int(), float() or bool(); torch.where and torch.gather take tensors"
+        raise CannotLower("a number of Python, made of secret values", remedy)
+    if any(not v.sized for v in operands):
+        raise CannotLower(_SIZE, _FIXED_SIZE)
+    if not _sizes_depend_on_values(made) and not any(isinstance(n.meta.get("val"), _SYMBOLS) for n in node.all_input_nodes):
+        return secure(g, node, args, kwargs)
+    try:
+        return secure(g, node, args, kwargs)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as problem:
+        raise CannotLower("a size or a number that depends on values", _FIXED_SIZE) from problem
 
 
 def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
     """The secure version of an operator in the table of the masked engine."""
     lowering = LOWERINGS.get(node.target)
     if lowering is None:
+        made = node.meta.get("val")
+        if any(map(_sizes_depend_on_values, made if isinstance(made, (list, tuple)) else [made])):
+            raise CannotLower("the size of this result depends on secret values", _FIXED_SIZE)
         raise CannotLower("no secure version exists", "replace it, or move it to where one party owns its inputs")
     check_arguments(lowering, g, *args, **kwargs)
     try:
@@ -212,6 +280,8 @@ def _check_fixed(node: torch.fx.Node) -> None:
 def _filled(g: Builder, node: torch.fx.Node, number: float) -> Value:
     """A public tensor of one number: of a secret, only the public shape is read."""
     made = node.meta["val"]
+    if _sizes_depend_on_values(made):
+        raise CannotLower(_SIZE, _FIXED_SIZE)
     integer = not made.is_floating_point()
     return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
 
@@ -252,29 +322,28 @@ def _sizes_depend_on_values(made: Any) -> bool:
     return isinstance(made, torch.Tensor) and not all(isinstance(size, int) for size in made.shape)
 
 
-def _evaluated(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Value:
-    """The result of an operator whose size depends on values, where these are in the program: others have no size."""
-    try:
-        return g.constant(node.target(*g.known(args), **g.known(kwargs)))
-    except CannotLower as problem:
-        reason = "the size of this result depends on values"
-        raise CannotLower(reason, "use torch.where, or positions written in the model's code") from problem
-
-
 def in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
     made = node.meta.get("val")
     if _sizes_depend_on_values(made):
-        return _evaluated(g, node, args, kwargs)
+        try:
+            return g.constant(node.target(*g.known(args), **g.known(kwargs)))
+        except CannotLower:  # only its owner will know the size
+            pass
     if isinstance(made, (list, tuple)):
-        whole = g.float(node.target, *args, shape=(), **kwargs)
-        return tuple(
-            g.float(operator.getitem, whole, i, shape=t.shape, integer=not t.is_floating_point())
-            for i, t in enumerate(made)
-            if isinstance(t, torch.Tensor)
-        )
-    integer = not made.is_floating_point()
-    return g.float(node.target, *args, shape=made.shape, integer=integer, **kwargs)
+        whole = _owned(g, node.target, args, kwargs, None)
+        tensors = [(i, t) for i, t in enumerate(made) if isinstance(t, torch.Tensor)]
+        return tuple(_owned(g, operator.getitem, [whole, i], {}, t) for i, t in tensors)
+    return _owned(g, node.target, args, kwargs, made)
+
+
+def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, made: Any) -> Value:
+    """A call by the owner of all operands. `made` stands for its result: a tensor, a number, or neither."""
+    if not isinstance(made, torch.Tensor):
+        return g.float(target, *args, shape=(), integer=isinstance(made, (torch.SymInt, torch.SymBool)), **kwargs)
+    known, integer = not _sizes_depend_on_values(made), not made.is_floating_point()
+    value = g.float(target, *args, shape=made.shape if known else (), integer=integer, **kwargs)
+    return value if known else replace(value, sized=False)
 
 
 __all__ = [

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
+from protocols.errors import explain
 from protocols.fixedpoint import encode
 from securemodel.compiler.builder import PUBLIC, Value
-from securemodel.compiler.capture import model_state
-from securemodel.compiler.ir import Header, Node
+from securemodel.compiler.capture import NO_MESSAGE, model_state
+from securemodel.compiler.ir import Header, Node, is_check
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
+
+_TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
 
 
 def encoding_limit(header: Header, frac: int = 0) -> float:
@@ -41,6 +44,7 @@ class ClearSide:
         state = {name: tensor for name, tensor in given.items() if self._gives(name)}
         self._check_state(state)
         self._state, self._values = state, {}
+        self._make_checks(load=True)
 
     def _gives(self, name: str) -> bool:
         return owner_of(self._program.header.weights, name) in (self._me, PUBLIC)
@@ -73,6 +77,20 @@ class ClearSide:
         """The inputs of the next run; None for what others own."""
         self._inputs = inputs
         self._values = {i: v for i, v in self._values.items() if self._program.graph[i].load}
+        self._make_checks(load=False)
+
+    def _make_checks(self, load: bool) -> None:
+        """The model's assertions of this party's values and of public ones. Raises InputError with their message."""
+        for node in self._program.graph.nodes:
+            if not is_check(node) or node.load is not load or node.owner not in (self._me, PUBLIC):
+                continue
+            try:
+                self.value(node.id)
+            except RuntimeError as problem:
+                words = str(problem).splitlines()[0]
+                what = NO_MESSAGE if words.startswith(_TORCHS_WORDS) else words
+                fix = "give values that the model takes"
+                raise InputError(explain(f"{self.describe(node.id)}: {what}", where=node.source, fix=fix)) from problem
 
     def give(self, node_id: int, value: torch.Tensor) -> None:
         """A value that this party got in the run, for what it computes from it."""
@@ -96,7 +114,7 @@ class ClearSide:
     def encoded(self, node: Node) -> torch.Tensor:
         """A float of this party (or public) as ring elements of the node's shape and scale. Raises InputError."""
         limit = encoding_limit(self._program.header, node.frac or 0)
-        ring = encode(self.value(node.args[0]), node.frac or 0, limit, self.describe(node.args[0]))
+        ring = encode(torch.as_tensor(self.value(node.args[0])), node.frac or 0, limit, self.describe(node.args[0]))
         return ring.reshape(node.shape).contiguous()
 
     def weights_digest(self) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from securemodel.compiler.capture import Captured
-from securemodel.compiler.lowering import CHECKS
+from securemodel.compiler.lowering import CHECKS, METADATA
 
 
 def reference(
@@ -33,7 +33,7 @@ class _Walk(torch.fx.Interpreter):
         self._wanted = wanted
 
     def call_function(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return None if target in CHECKS else _wide(super().call_function(target, _wide(args), _wide(kwargs)))
+        return None if target in (METADATA, *CHECKS) else _wide(super().call_function(target, _wide(args), _wide(kwargs)))
 
     def run_node(self, n: torch.fx.Node) -> Any:
         made = super().run_node(n)

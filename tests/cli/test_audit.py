@@ -41,3 +41,19 @@ if __name__ == "__main__":
     assert result.exit_code == 0, result.output
     made = json.loads(call("audit", "--ledger", tmp_path / "ledger", "--json").stdout)
     assert {(a["me"], a["receiver"], a["rows"]) for a in made["answers"]} == {("bank", "hospital", 2), ("hospital", "hospital", 2)}
+
+
+def test_a_program_is_audited(call, program_file, write, network: str, parties_file) -> None:
+    result = call("audit", program_file)
+    assert result.exit_code == 0 and "bank  brings 23 weights" in result.stdout and "weak choices" in result.stdout
+    compiled = 'program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'
+    script = write("infer.py", f"{network}\n{compiled}\n")
+    assert "infer.py" not in result.stdout and call("audit", script).exit_code == 0
+    made = json.loads(call("audit", program_file, "--json", "--config", parties_file(None)).stdout)
+    assert {role["name"] for role in made["roles"]} == {"bank", "hospital", "dealer"}
+    assert "dealer is a party" not in {weak["name"] for weak in made["warnings"]}
+
+
+def test_called_wrongly(call, program_file) -> None:
+    for words in (["audit", "--json"], ["audit", program_file, "--ledger"]):
+        assert call(*words).exit_code == 2

@@ -21,6 +21,8 @@ def unit_vectors(g: Builder, index: Value, count: int) -> Value:
     """
     if not index.secret:
         return g.float(torch.nn.functional.one_hot, index, count, shape=(*index.shape, count), integer=True)
+    if not index.integer:
+        raise CannotLower("positions computed as real numbers", "compute them from whole numbers, without dividing")
     g.domain(index, 0.0, count, "a secret position")
     bits = math.ceil(math.log2(max(count, 2)))
     if bits > MAX_BITS:
@@ -37,8 +39,9 @@ def rows_at(g: Builder, table: Value, index: Value) -> Value:
 
 
 def _moved(g: Builder, x: Value, dims: list[int]) -> Value:
-    shape = tuple(x.shape[d] for d in dims)
-    return g.linear("permute", x, dims=dims) if x.secret else g.float(torch.permute, x, dims, shape=shape)
+    if x.secret:
+        return g.linear("permute", x, dims=dims)
+    return g.float(torch.permute, x, dims, shape=tuple(x.shape[d] for d in dims), integer=x.integer)
 
 
 @lowers(aten.one_hot.default)

@@ -19,7 +19,7 @@ def transposed(g: Builder, w: Value) -> Value:
 
 def shaped(g: Builder, x: Value, shape: tuple[int, ...]) -> Value:
     """The same elements in another shape, by their owner where there is one."""
-    return g.reshape(x, shape) if x.secret else g.float(torch.reshape, x, shape, shape=shape)
+    return g.reshape(x, shape) if x.secret else g.float(torch.reshape, x, shape, shape=shape, integer=x.integer)
 
 
 def _with_bias(g: Builder, out: Value, bias: Value | None, dims_after: int) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from securemodel.compiler.ir import TALK, Graph, Node
+from securemodel.compiler.ir import TALK, Graph, Node, is_check
 
 
 def depths(graph: Graph) -> list[int]:
@@ -20,7 +20,7 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
     The load phase comes first. Within a phase, local nodes precede the opening that first needs a round
     they are ready for, and openings of one round stand together: they share a message.
     """
-    live = {node.id for node in graph.nodes if node.op == "reveal"}
+    live = {node.id for node in graph.nodes if node.op == "reveal" or is_check(node)}
     for node in reversed(graph.nodes):
         if node.id in live:
             live.update(node.args)

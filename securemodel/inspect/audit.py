@@ -1,0 +1,317 @@
+"""Who learns what: read from a program, for each party and the dealer.
+
+Everything here is counted from the nodes of the program, so it holds for a text as for what compile() returns; only
+lines of code and `reveal` are known for the latter alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from protocols.gates import GATES
+from protocols.identity import DEALER, PartiesConfig
+from securemodel.backends.paillier.layers import reply_bytes, request_bytes
+from securemodel.compiler.builder import PUBLIC
+from securemodel.compiler.ir import Node
+from securemodel.compiler.owners import owner_of, weight_owners
+from securemodel.compiler.postprocess import result_names
+from securemodel.inspect.weak import WeakChoice, same_organisation, weak_choices
+from securemodel.program import Program
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one party receives of one kind in a phase ("load": once for a model, or "run"), and what hides it.
+
+    `openings` are nodes of the program, `numbers` the elements in them, `bits` what is received in all.
+    """
+
+    what: str
+    phase: str
+    openings: int
+    numbers: int
+    bits: int
+    hidden_by: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result: who learns it, and how exactly.
+
+    `fractional_bits` of each number reach the receiver, however few the type `dtype` shows; `excess_bits` of them are
+    beyond the program's own. None where the receiver computes it in float from what it decrypted.
+    """
+
+    name: str
+    to: str
+    shape: tuple[int, ...]
+    dtype: str
+    fractional_bits: int | None
+    excess_bits: int
+    rounding: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Numbers of the program's text, which everybody and the dealer know: how many, the first of them, and whose line."""
+
+    source: str
+    count: int
+    first: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One party, or the dealer: what it brings, sees, learns and computes in the clear, and what it is trusted with."""
+
+    name: str
+    brings: tuple[str, ...]
+    sees: tuple[Seen, ...]
+    learns: tuple[str, ...]
+    in_the_clear: Mapping[str, int]
+    trusted_with: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a program tells whom; print it. `by_design` is what everybody who takes part knows."""
+
+    program: str
+    protocol: str
+    rounding: str
+    roles: tuple[Role, ...]
+    outputs: tuple[Output, ...]
+    by_design: tuple[str, ...]
+    masks: Mapping[str, str]
+    constants: tuple[Constant, ...]
+    warnings: tuple[WeakChoice, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Plain values, as docs/audit.md describes them."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        from securemodel.inspect.audittext import audit_text
+
+        return audit_text(self)
+
+
+def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
+    """Reads a program of any protocol. With a parties file, also whether the dealer and a party are one organisation."""
+    outputs = _outputs(program)
+    roles = [_party(program, name, outputs) for name in program.parties]
+    if has_dealer(program):
+        roles.append(_dealer(program))
+    warnings = [*weak_choices(program, outputs), *(same_organisation(program, config) if config else ())]
+    return Audit(
+        program.digest, program.protocol, rounding_of(program), tuple(roles), outputs, _by_design(program),
+        _masks(program), _constants(program), tuple(warnings),
+    )  # fmt: skip
+
+
+def has_dealer(program: Program) -> bool:
+    """Whether somebody deals correlated randomness: for every gate, but not for encrypted numbers alone."""
+    return program.protocol != "crypten" and all(node.op != "settings" for node in program.graph.nodes)
+
+
+def rounding_of(program: Program) -> str:
+    """How products are cut to the program's fractional bits: "exact", "fast", "none", or what another protocol does."""
+    if program.protocol == "crypten":
+        return "by CrypTen"
+    if not has_dealer(program):
+        return "in float, by the receiver"
+    if not any("truncate" in node.op for node in program.graph.nodes):
+        return "none"
+    return getattr(program.header, "rounding", "fast")
+
+
+def _live(program: Program) -> Iterable[Node]:
+    live = getattr(program, "live", None)  # a graph of Paillier may have nodes that no output needs
+    return program.graph.nodes if live is None else [node for node in program.graph.nodes if node.id in live]
+
+
+def _size(node: Node) -> int:
+    return math.prod(node.shape)
+
+
+# ---- results
+def _outputs(program: Program) -> tuple[Output, ...]:
+    names, header = result_names(program.reveal, len(program.header.outputs)), program.header
+    found = {node.attrs["index"]: node for node in program.graph.nodes if node.op == "reveal"}
+    out = []
+    for index, (name, to) in enumerate(zip(names, header.outputs, strict=True)):
+        node = found[index]
+        excess = max(0, (node.frac or 0) - header.frac_bits)
+        out.append(Output(name, to, node.shape, node.attrs["dtype"], node.frac, excess, rounding_of(program)))
+    return tuple(out)
+
+
+def _by_design(program: Program) -> tuple[str, ...]:
+    header = program.header
+    reveal = f"compile(reveal={program.reveal!r})" if program.model is not None else "unknown: a text does not say"
+    to = {name: to for name, to in zip(result_names(program.reveal, len(header.outputs)), header.outputs, strict=True)}
+    return (
+        f"results: {', '.join(f'{name} to {who}' for name, who in to.items())}; reveal: {reveal}",
+        f"the program's text: {len(program.graph.nodes)} nodes, all shapes, names of weights, numbers of the code (below)",
+        f"shapes of a run's inputs: {', '.join(str(list(shape)) for shape in header.input_shapes)}",
+        "how many rows a run has, how many runs there are, and when",
+        "the size and time of every message; neither follows a secret, but an owner's float computations take their time",
+        *(f"{what}: the same at every party, and given by all" for what in _public(program)),
+    )
+
+
+def _public(program: Program) -> list[str]:
+    header = program.header
+    inputs = [f"input {index}" for index, owner in enumerate(header.inputs) if owner == PUBLIC]
+    return [*inputs, *(["weights"] if PUBLIC in weight_owners(header.weights) else [])]
+
+
+def _masks(program: Program) -> dict[str, str]:
+    if not has_dealer(program):
+        return {}
+    return {
+        "of weights": "from one load of the model to the next; with a store, as long as the store",
+        "of inputs and of values in between": "one run",
+        "of results": "never: a receiver gets the shares, and they add up to the result",
+    }
+
+
+# ---- parties
+def _party(program: Program, me: str, outputs: Iterable[Output]) -> Role:
+    learns = tuple(out.name for out in outputs if out.to in (me, "all"))
+    nodes = list(_live(program))
+    clear = Counter(_what(node) for node in nodes if node.op == "float" and node.owner == me)
+    sees = {"crypten": _sees_crypten}.get(program.protocol, _sees if has_dealer(program) else _sees_encrypted)
+    return Role(me, _brings(program, me), tuple(sees(program, me)), learns, dict(clear), _trust(program, me))
+
+
+def _brings(program: Program, me: str) -> tuple[str, ...]:
+    header = program.header
+    weights = [
+        node for node in program.graph.nodes
+        if node.op == "placeholder" and node.attrs["name"].startswith("state:")
+        and owner_of(header.weights, node.attrs["name"].removeprefix("state:")) == me
+    ]  # fmt: skip
+    inputs = [f"input {index} {list(shape)}" for index, (owner, shape) in enumerate(zip(header.inputs, header.input_shapes, strict=True)) if owner == me]  # fmt: skip
+    return (*([f"{sum(map(_size, weights))} weights"] if weights else []), *inputs)
+
+
+def _what(node: Node) -> str:
+    """The line of code a computation is from; in a text, the PyTorch function."""
+    return " ".join((node.source or node.attrs["target"]).split())
+
+
+def _trust(program: Program, me: str) -> tuple[str, ...]:
+    if program.protocol == "crypten" and me == program.parties[0]:
+        return ("everything: it makes all correlated randomness, and can read every secret",)
+    return ("to follow the program (semi-honest)", "to keep its key file and its own data to itself")
+
+
+_KINDS: dict[str, tuple[str, Callable[[Node], int], str]] = {
+    "input": ("{} of {}", lambda node: 64, "a mask of the owner alone"),
+    "mask": ("values in between", lambda node: node.attrs["width"], "a mask that the parties share"),
+    "mask_bits": ("bits of comparisons", lambda node: 64, "a mask that the parties share"),
+}
+"""What is opened under a mask: a name, the bits of an element that are sent, and what hides them."""
+
+
+def _sees(program: Program, me: str) -> list[Seen]:
+    """Of the masked engine: what is opened, shares of results, what is dealt, and messages of encrypted layers."""
+    found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+
+    def note(what: str, node: Node, numbers: int, bits: int, hidden_by: str) -> None:
+        found.setdefault((what, "load" if node.load else "run", hidden_by), []).append((numbers, bits))
+
+    peers = len(program.parties) - 1
+    for node in program.graph.nodes:
+        if node.op in _KINDS and node.owner != me:
+            what, width, hidden_by = _KINDS[node.op]
+            what = what.format("weights" if node.load else "inputs", node.owner)
+            senders = 1 if node.op == "input" else peers
+            note(what, node, _size(node), _size(node) * width(node) * senders, hidden_by)
+        elif node.op == "reveal" and node.owner in (me, "all"):
+            hidden_by = "nothing: it is for this party" if peers == 1 else "shares of zero; their sum is for this party"
+            note("shares of results", node, _size(node), _size(node) * 64 * peers, hidden_by)
+        elif node.op in GATES and me == program.parties[-1]:
+            shapes = [program.graph[a].shape for a in node.args]
+            parts = GATES[node.op].parts(node.attrs, shapes, node.shape)
+            bits = 8 * sum(part.nbytes for part in parts)
+            note("corrections of the dealer", node, sum(map(_numel, parts)), bits, "the other parties' streams")
+        elif node.op == "owned_layer":
+            client = me == program.client
+            size, count = (reply_bytes, node) if client else (request_bytes, program.graph[node.args[0]])
+            hidden_by = "a share of the server" if client else f"the Paillier key of {program.client}"
+            note("encrypted numbers", node, _size(count), 8 * size(program.graph, node), hidden_by)
+    return [
+        Seen(what, phase, len(sizes), sum(n for n, _ in sizes), sum(b for _, b in sizes), hidden_by)
+        for (what, phase, hidden_by), sizes in found.items()
+    ]
+
+
+def _numel(part: Any) -> int:
+    return math.prod(part.shape)
+
+
+def _sees_encrypted(program: Program, me: str) -> list[Seen]:
+    """Of linear models by Paillier: the server sees ciphertexts, the client linear scores in the clear."""
+    shape = program.shape
+    if me == program.server:
+        numbers, size = shape.inputs * shape.rows, 8 * shape.request_bytes
+        return [Seen("encrypted numbers of the client", "run", len(program.nodes("encrypt")), numbers, size, f"the Paillier key of {program.client}")]  # fmt: skip
+    numbers, size = shape.outputs * shape.rows, 8 * shape.reply_bytes
+    return [Seen("linear scores", "run", len(program.nodes("decrypt")), numbers, size, "nothing: it decrypts them")]
+
+
+def _sees_crypten(program: Program, me: str) -> list[Seen]:
+    nodes = [node for node in program.graph.nodes if node.op == "input"]
+    hidden_by = "nothing: it knows all masks" if me == program.parties[0] else "masks that the first party makes"
+    made = []
+    for phase, load in (("load", True), ("run", False)):
+        mine = [node for node in nodes if node.load is load]
+        if mine:
+            numbers = sum(map(_size, mine))
+            made.append(Seen("shares of inputs and weights", phase, len(mine), numbers, 64 * numbers, hidden_by))
+    return made
+
+
+def _dealer(program: Program) -> Role:
+    sees = (
+        "the program's text, with the numbers of the code (below); no weights, inputs or results",
+        "who takes part and from where, when runs happen and how many",
+    )
+    trusted = (
+        "to work together with no party: it knows every mask, and any party knows every masked value",
+        "to follow the program, and to keep no keys",
+    )
+    made = [node for node in program.graph.nodes if node.op in GATES]
+    brings = (f"correlated randomness for {len(made)} gates, and the keys of all masks",)
+    return Role(DEALER, brings, (), sees, {}, trusted)
+
+
+# ---- numbers of the code
+def _constants(program: Program) -> tuple[Constant, ...]:
+    found: dict[str, list[float]] = {}
+    users = program.graph.users()
+    for node in _live(program):
+        numbers: list[float] = []
+        if node.op == "float":
+            whole = node.owner == PUBLIC and node.attrs["target"] == "tensor"
+            numbers = _numbers([node.attrs["args"], list(node.attrs["kwargs"].values())], (int, float) if whole else (float,))
+        elif node.op == "linear" and node.attrs["kind"] == "scale":
+            numbers = [node.attrs["attrs"]["factor"]]
+        elif node.op in ("lookup", "lookup_shared"):
+            numbers = _numbers(node.attrs["table"], (int, float))
+        if numbers:
+            sources = (node.source, *(program.graph[user].source for user in users[node.id]), f"%{node.id}")
+            found.setdefault(" ".join(next(filter(None, sources)).split()), []).extend(numbers)
+    return tuple(Constant(source, len(numbers), tuple(numbers[:4])) for source, numbers in found.items())
+
+
+def _numbers(arg: Any, kinds: tuple[type, ...]) -> list[float]:
+    if isinstance(arg, (list, tuple)):
+        return [number for part in arg for number in _numbers(part, kinds)]
+    return [arg] if type(arg) in kinds else []

@@ -1,0 +1,247 @@
+"""Models whose Python code asks for values: what the error says; their assertions: who checks them, and when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import securemodel
+from protocols.errors import InputError
+from securemodel.errors import CompileError
+
+TWO = {"weights": "bank", "inputs": "hospital", "outputs": "hospital"}
+
+
+class Scored(nn.Module):
+    """What `code` makes of the scores of a layer, which are secret."""
+
+    def __init__(self, code) -> None:
+        super().__init__()
+        self.layer, self.code = nn.Linear(4, 3), code
+
+    def forward(self, x):
+        return self.code(self.layer(x))
+
+
+class Table(nn.Module):
+    """What `code` makes of whole numbers and of their rows of a table."""
+
+    def __init__(self, code=lambda n, rows: rows) -> None:
+        super().__init__()
+        self.table, self.code = nn.Embedding(9, 3), code
+
+    def forward(self, n):
+        return self.code(n, self.table(n))
+
+
+def branch(y):
+    if y.sum() > 0:
+        return y
+    return -y
+
+
+def ternary(y):
+    return y if y.sum() > 0 else -y
+
+
+def loop(y):
+    while y.sum() > 1:
+        y = y / 2
+    return y
+
+
+def counted(y):
+    for _ in range(int(y.max())):
+        y = y + 1
+    return y
+
+
+def asserted(y):
+    assert (y > -100).all(), "too small"
+    return y
+
+
+def contains(y):
+    return y if 3 in y else -y
+
+
+def text(y):
+    return y * len(f"{y.sum():.3f}")
+
+
+NEEDS_VALUES = {
+    branch: ("`if`", "if y.sum() > 0:", "torch.where"),
+    ternary: ("a choice", "return y if y.sum() > 0 else -y", "torch.where"),
+    loop: ("loop", "while y.sum() > 1:", "torch.where"),
+    counted: ("loop", "for _ in range(int(y.max())):", "fixed number of steps"),
+    asserted: ("`assert`", "assert (y > -100).all()", "torch._assert_async"),
+    contains: ("`in`", "if 3 in y", "any()"),
+    text: ("text", 'f"{y.sum():.3f}"', "leave tensors out"),
+    (lambda y: y * bool(y.max() > 0)): ("`bool`", "bool(y.max() > 0)", "torch.where"),
+    (lambda y: y[: int(y.max())]): ("`int`", "int(y.max())", "fixed number"),
+    (lambda y: y * float(y.max())): ("`float`", "float(y.max())", "keep it a tensor"),
+    (lambda y: [y, -y][y.argmax()]): ("position", "[y, -y][y.argmax()]", "stack the choices"),
+    (lambda y: y * torch.from_numpy(y.numpy())): ("`numpy`", "y.numpy()", "keep it a tensor"),
+}
+
+
+@pytest.mark.parametrize("code", NEEDS_VALUES, ids=lambda code: NEEDS_VALUES[code][0])
+def test_code_that_needs_values_is_shown_with_what_to_write_instead(code, capfd) -> None:
+    with pytest.raises(CompileError) as caught:
+        securemodel.check(Scored(code), torch.zeros(2, 4))
+    message = str(caught.value)
+    assert "test_values_in_code.py:" in message
+    for part in NEEDS_VALUES[code]:
+        assert part in message, message
+    assert not any(word in message for word in ("TORCH", "Caused by", "data-dependent", "symbol", "u0", "export"))
+    printed = capfd.readouterr()
+    assert not printed.out and not printed.err, "torch printed something"
+
+
+SECRET_NUMBERS = {
+    (lambda y: y * y.max().item()): "Python",
+    (lambda y: y * y.flatten().tolist()[0]): "Python",
+    (lambda y: torch.nonzero(y)): "size",
+    (lambda y: torch.unique(y)): "size",
+    (lambda y: y[y > 0]): "size",
+}
+
+
+@pytest.mark.parametrize("code", SECRET_NUMBERS)
+def test_numbers_and_sizes_made_of_secrets_are_reported_with_a_reason(code) -> None:
+    report = securemodel.check(Scored(code), torch.zeros(2, 4))
+    assert SECRET_NUMBERS[code] in report.problems[0].reason and report.problems[0].remedy
+    assert not report.unchecked, "torch's own assertions are not the model's"
+
+
+def test_an_error_of_the_model_is_told_with_its_line() -> None:
+    with pytest.raises(CompileError, match=r"(?s)RuntimeError: shape.*where: test_values_in_code.py:\d+.*y.reshape\(7, 7\)"):
+        securemodel.check(Scored(lambda y: y.reshape(7, 7)), torch.zeros(2, 4))
+
+
+# ---- what an owner's values alone decide
+def both(model: nn.Module, *inputs: torch.Tensor, **owners) -> None:
+    program = securemodel.compile(model.eval(), inputs, **{**TWO, **owners})
+    with securemodel.local(program) as session:
+        torch.testing.assert_close(session.run(*inputs), model(*inputs).detach(), atol=2**-9, rtol=0)
+
+
+OWNED_NUMBERS = {
+    "item": lambda n, rows: rows * n.max().item(),
+    "picked": lambda n, rows: rows + n[n > 1].sum(),
+    "unique": lambda n, rows: rows + n.unique().float().mean(),
+    "as a size": lambda n, rows: rows + torch.ones(n.max().item()).sum(),
+}
+
+
+@pytest.mark.parametrize("name", OWNED_NUMBERS)
+def test_sizes_and_numbers_of_an_owner_are_its_own_business(name) -> None:
+    both(Table(OWNED_NUMBERS[name]), torch.tensor([2, 1, 2]))
+
+
+def test_a_size_that_only_its_owner_knows_may_not_leave_it() -> None:
+    report = securemodel.check(Table(lambda n, rows: n[n > 1]), torch.tensor([2, 1]))
+    assert "size" in report.problems[0].reason
+    report = securemodel.check(Table(lambda n, rows: rows ** n.max().item()), torch.tensor([2, 1]))
+    assert not report and "a number that depends on values" in report.problems[0].reason
+
+
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(2, 3)
+        self.register_buffer("at", torch.tensor([[0, 1, 0, 1, 1, 0, 0, 1]]))
+
+    def forward(self, positions):
+        return self.table(torch.gather(self.at, 1, positions))
+
+
+def test_a_table_is_read_at_whole_numbers_that_were_read_from_a_table() -> None:
+    both(Positions(), torch.tensor([[3, 4, 5, 0]]))
+
+
+# ---- assertions
+def all_positive(n, rows):
+    torch._check_tensor_all(n > 0, lambda: "every n is positive")
+    return rows
+
+
+def bounded(n, rows):
+    largest = n.max().item()
+    torch._check(largest > 0, lambda: "n has no positive number")
+    torch._check(largest < 9)
+    return rows * largest
+
+
+def distinct(n, rows):
+    torch._check_value(n.unique_consecutive().numel() >= 2, lambda: "n is constant")
+    return rows
+
+
+def asynchronous(n, rows):
+    torch._assert_async((n > 0).all(), "every n is positive")
+    return rows
+
+
+def constrained(n, rows):
+    torch._check_tensor_all(n >= 0)
+    return rows
+
+
+CHECKED = {
+    all_positive: ([2, 1], [0, 1], "every n is positive"),
+    bounded: ([2, 1], [0, 0], "n has no positive number"),
+    distinct: ([2, 1, 2], [4, 4, 4], "n is constant"),
+    asynchronous: ([2, 1], [0, 1], "every n is positive"),
+    constrained: ([2, 1], [-1, 1], "a check of the model failed"),
+}
+
+
+@pytest.mark.parametrize("code", CHECKED, ids=lambda code: code.__name__)
+def test_an_assertion_of_owned_values_is_made_by_their_owner_with_the_models_message(code) -> None:
+    good, bad, message = CHECKED[code]
+    model = Table(code).eval()
+    both(model, torch.tensor(good))
+    assert not securemodel.check(model, torch.tensor(good)).unchecked
+    program = securemodel.compile(model, torch.tensor(good), **TWO)
+    with securemodel.local(program) as session:
+        with pytest.raises(InputError, match=rf"(?s)'hospital': input 0: {message}.*where: test_values_in_code.py"):
+            session.run(torch.tensor(bad))
+        session.run(torch.tensor(good))  # the session goes on
+
+
+def test_an_assertion_of_public_values_is_made_by_everybody() -> None:
+    program = securemodel.compile(Table(all_positive).eval(), torch.tensor([2, 1]), **{**TWO, "inputs": "public"})
+    with securemodel.local(program) as session, pytest.raises(InputError, match="every n is positive"):
+        session.run(torch.tensor([0, 1]))
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        torch._check_tensor_all(self.scale > 0, lambda: "scales are positive")
+        return x * self.scale
+
+
+def test_an_assertion_of_weights_is_made_when_they_are_loaded() -> None:
+    model, bad = Weighted().eval(), Weighted().eval()
+    nn.init.constant_(bad.scale, -1.0)
+    program = securemodel.compile(model, torch.zeros(2, 3), **TWO)
+    with securemodel.local(program) as session:
+        with pytest.raises(InputError, match="(?s)'bank': weight 'scale': scales are positive"):
+            session.load(program, bad)
+        session.load(program, model)
+
+
+@pytest.mark.parametrize("code", [c for c in CHECKED if c is not bounded], ids=lambda code: code.__name__)
+def test_an_assertion_of_secrets_is_left_out_and_check_says_so(code) -> None:
+    report = securemodel.check(Scored(lambda y: code(y, y)), torch.zeros(2, 4))
+    assert report and len(report.unchecked) == 1
+    assert "left out, as it checks secret values: test_values_in_code.py" in str(report)
+    model = Scored(lambda y: code(y, y))
+    nn.init.uniform_(model.layer.bias, 8.0, 9.0)
+    both(model, torch.randn(2, 4))
