@@ -164,6 +164,11 @@ class Link:
         return self._write_error is None and (bool(self._outbox) or self._stream.unsent > 0)
 
     @property
+    def expecting(self) -> bool:
+        """Whether a message is still to be received."""
+        return self._expected is not None
+
+    @property
     def busy(self) -> bool:
         """Whether something is still to be sent or received."""
         return self._expected is not None or self.sending or self._write_error is not None
@@ -409,7 +414,7 @@ class Pump:
     def _wait(self, busy: list[Link], timeout_s: float | None, since: float, silence_s: float | None) -> list[Link]:
         """The busy links that can go on. Links from which nothing is due are watched too: they may bring an ABORT."""
         for link, mask in self._masks.items():
-            if not link.busy and link.pending():
+            if not link.expecting and link.pending():
                 link.peek()
             wanted = link.interest()
             if wanted != mask:
@@ -422,13 +427,13 @@ class Pump:
                 raise first.stalled(timeout_s)
             if silence_s is not None:
                 left = min(left, self._check_alive(now, since, silence_s))
-            links = [key.data for key, _ in self._spin() or self._selector.select(left)]
-            ready = [link for link in links if link.busy]
-            for link in links:
-                if not link.busy:
+            events = [(key.data, mask) for key, mask in self._spin() or self._selector.select(left)]
+            for link, mask in events:
+                if mask & selectors.EVENT_READ and not link.expecting:
                     link.peek()
-                    if not link.interest():
-                        self._change(link, self._masks[link], 0)
+                    if link.interest() != self._masks[link]:
+                        self._change(link, self._masks[link], link.interest())
+            ready = [link for link, _ in events if link.busy]
             if ready:
                 return ready
 

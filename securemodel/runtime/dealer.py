@@ -78,11 +78,15 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None]) -> None:
 
 
 def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
-    """Deals until the last party ends the session. Every wait also notices a party that fails."""
+    """Deals until the last party ends the session. Every wait also notices a party that fails, or that is gone.
+
+    The parties may keep the dealer waiting between two runs for as long as all of them say that they are there.
+    """
     last: int | None = None
+    silence_s = asks.receive_s
     while True:
         asks.expect(Expected(None, REQUEST.size, False, (Purpose.REQUEST,)))
-        pump.run(_IDLE_S)
+        pump.run(_IDLE_S, silence_s)
         label, payload = asks.take()
         epoch, what = _request(asks.peer, label, payload.numpy().tobytes())
         if what == END:
@@ -96,11 +100,11 @@ def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
             if posted < _SEND_BYTES:
                 continue
             posted = 0
-            pump.run(_IDLE_S)  # the party may keep us waiting between two runs, but not if another one fails
+            pump.run(_IDLE_S, silence_s)
             asks.peek()
             if asks.arrived:  # the party ends the session, and needs no more of this
                 break
-        pump.run(_IDLE_S)
+        pump.run(_IDLE_S, silence_s)
 
 
 def _share_bytes(dealt: tuple[int, list[torch.Tensor]]) -> int:

@@ -139,10 +139,10 @@ def short_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_threads_left() -> Iterator[None]:
-    """Fails if a session's preparing thread outlives it."""
+    """Fails if a thread of a session outlives it."""
     yield
     deadline = time.monotonic() + 5
-    while left := [t.name for t in threading.enumerate() if t.name.startswith("prepare-")]:
+    while left := [t.name for t in threading.enumerate() if t.name.startswith(("prepare-", "beat-"))]:
         assert time.monotonic() < deadline, f"threads left: {left}"
         time.sleep(0.02)
 

@@ -5,7 +5,9 @@ Each error says what happened, where, why and what to do; the dealer goes on wit
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import torch
 
 import securemodel
 from protocols.channel import Link
+from protocols.channel.testing import free_addresses
 from protocols.errors import ConfigError, Mismatch, PeerAborted, PeerAbsent, PeerDied, PeerError, PeerStalled
 from protocols.gates import GATES
 from protocols.identity import DEALER
@@ -245,3 +248,73 @@ def test_the_dealer_fails(worlds, program, tools, monkeypatch, how: str, when: i
         world.wait_until_said("session failed")
     assert "secret detail" not in "".join(map(str, [*results.values(), *world.said]))
     tools.works(world, x)
+
+
+# A network that vanishes: nothing comes any more, and no connection ends.
+
+
+class Forwarder:
+    """Passes bytes on, both ways, until it stops; then it keeps the connections and passes nothing on."""
+
+    def __init__(self, target: str) -> None:
+        (self.address,) = free_addresses(1)
+        self.stopped = threading.Event()
+        self._target = target.rsplit(":", 1)
+        host, port = self.address.rsplit(":", 1)
+        self._listener = socket.create_server((host, int(port)))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while not self.stopped.is_set():
+            near, _ = self._listener.accept()
+            try:
+                far = socket.create_connection((self._target[0], int(self._target[1])), timeout=5)
+            except OSError:
+                near.close()
+                continue
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        source.settimeout(None)
+        try:
+            while data := source.recv(1 << 16):
+                if self.stopped.is_set():
+                    return
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("gone", [("bank",), ("hospital",), ("bank", "hospital")], ids="+".join)
+@pytest.mark.parametrize("when", ["between runs", "in the middle of them"])
+def test_a_network_that_vanishes_frees_the_dealer(worlds, program, tools, gone, when: str) -> None:
+    """No end of a connection tells it: the parties idle, or wait, for as long as they like; the dealer does not."""
+    world, x, ended = worlds(program, receive_s=2 * SHORT_S), tools.rows(2), threading.Event()
+    forwarder = Forwarder(world.config.dealer.address)
+    host, port = forwarder.address.rsplit(":", 1)
+    detour = dataclasses.replace(world.config, dealer=dataclasses.replace(world.config.dealer, host=host, port=int(port)))
+    def party(me: str) -> None:
+        config, mine = detour if me in gone else world.config, x if me == "hospital" else None
+        with securemodel.connect(program, me, config, insecure_plain=True, ahead=False) as session:
+            session.run(mine)
+            forwarder.stopped.set()
+            if when == "between runs":
+                ended.wait(tools.limit_s)
+            while not ended.is_set():
+                session.run(mine)
+
+    def ends(me: str) -> None:
+        with contextlib.suppress(PeerError):
+            party(me)
+
+    threads = [threading.Thread(target=ends, args=(me,), daemon=True) for me in program.parties]
+    for thread in threads:
+        thread.start()
+    world.wait_until_said("session failed")
+    assert when != "between runs" or "gave no sign of life" in world.said[-1]
+    tools.works(world, x)
+    ended.set()
+    for thread in threads:
+        thread.join(tools.limit_s)
