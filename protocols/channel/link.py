@@ -393,6 +393,7 @@ class Pump:
         self._links = list(links)
         self._selector = selectors.DefaultSelector()
         self._masks: dict[Link, int] = {link: 0 for link in links}
+        self._made_at = time.monotonic()
 
     def run(self, timeout_s: float | None = None, silence_s: float | None = None) -> None:
         """Until every queued message is sent and every expected one received. Raises PeerError.
@@ -400,7 +401,6 @@ class Pump:
         `timeout_s` replaces the links' own limit on a peer's silence. With `silence_s` all peers, also those from
         which nothing is due, have to show a sign of life in that time (see `Link.beat`), so that the limit can be long.
         """
-        since = time.monotonic()
         ready = [link for link in self._links if link.busy]
         for link in ready:
             link.start_clock()
@@ -409,9 +409,9 @@ class Pump:
             for link in ready:
                 again |= link.step()
             busy = [link for link in self._links if link.busy]
-            ready = busy if again or not busy else self._wait(busy, timeout_s, since, silence_s)
+            ready = busy if again or not busy else self._wait(busy, timeout_s, silence_s)
 
-    def _wait(self, busy: list[Link], timeout_s: float | None, since: float, silence_s: float | None) -> list[Link]:
+    def _wait(self, busy: list[Link], timeout_s: float | None, silence_s: float | None) -> list[Link]:
         """The busy links that can go on. Links from which nothing is due are watched too: they may bring an ABORT."""
         for link, mask in self._masks.items():
             if not link.expecting and link.pending():
@@ -426,7 +426,7 @@ class Pump:
             if left <= 0:
                 raise first.stalled(timeout_s)
             if silence_s is not None:
-                left = min(left, self._check_alive(now, since, silence_s))
+                left = min(left, self._check_alive(silence_s))
             events = [(key.data, mask) for key, mask in self._spin() or self._selector.select(left)]
             for link, mask in events:
                 if mask & selectors.EVENT_READ and not link.expecting:
@@ -437,15 +437,17 @@ class Pump:
             if ready:
                 return ready
 
-    def _check_alive(self, now: float, since: float, silence_s: float) -> float:
+    def _check_alive(self, silence_s: float) -> float:
         """Seconds until the first peer will have been silent for too long. Raises PeerStalled if one has been.
 
         A peer whose next message is here already, such as a goodbye, is not listened to any more.
         """
         left = silence_s
         for link in self._links:
+            if link.silent_at(self._made_at, silence_s) <= time.monotonic() and not link.expecting:
+                link.peek()  # nobody may have looked for a while
             if not link.arrived:
-                left = min(left, link.silent_at(since, silence_s) - now)
+                left = min(left, link.silent_at(self._made_at, silence_s) - time.monotonic())
                 if left <= 0:
                     raise link.silent(silence_s)
         return left
