@@ -13,6 +13,8 @@ from torch import Tensor
 from protocols import kernels
 
 KEY_BYTES = 32
+EPOCHS = 1 << 40
+"""Epochs under one key: at a thousand runs a second they last for 34 years."""
 
 
 class Purpose(IntEnum):
@@ -47,15 +49,17 @@ class Stream:
     def fill(self, out: Tensor, epoch: int, node: int, purpose: int, mode: str = "set", index: int = 0) -> Tensor:
         """Write, add, subtract or XOR the bytes at one address into a contiguous tensor, in place; returns it.
 
-        epoch, node: below 2^32; purpose, index: below 2^16 (ValueError otherwise). mode: "set", "add", "sub", "xor",
-        see `kernels.chacha20`. The nonce is epoch u32 | node u32 | purpose u16 | index u16, little-endian.
+        epoch: below EPOCHS; node: below 2^32; purpose: below 2^8; index: below 2^16 (ValueError otherwise). mode: "set",
+        "add", "sub", "xor", see `kernels.chacha20`. The nonce is, little-endian, so that no two addresses share one:
+        epoch, low u32 | node u32 | purpose u8 | epoch, high u8 | index u16.
         """
-        if not (0 <= epoch < 1 << 32 and 0 <= node < 1 << 32 and 0 <= purpose < 1 << 16 and 0 <= index < 1 << 16):
+        if not (0 <= epoch < EPOCHS and 0 <= node < 1 << 32 and 0 <= purpose < 1 << 8 and 0 <= index < 1 << 16):
             raise ValueError(
-                f"Stream.fill: epoch {epoch} and node {node} must be below 2^32, purpose {int(purpose)} and index "
-                f"{index} below 2^16, none negative; start a new key when numbers run out"
+                f"Stream.fill: epoch {epoch} must be below 2^40, node {node} below 2^32, purpose {int(purpose)} below 2^8 "
+                f"and index {index} below 2^16, none negative; start a new key when numbers run out"
             )
-        nonce = (epoch | node << 32 | int(purpose) << 64 | index << 80).to_bytes(12, "little")
+        low, high = epoch & 0xFFFFFFFF, epoch >> 32
+        nonce = (low | node << 32 | int(purpose) << 64 | high << 72 | index << 80).to_bytes(12, "little")
         return kernels.chacha20(out, self._key, nonce, mode)
 
 

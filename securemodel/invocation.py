@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from protocols.channel import Meeting
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Invocation:
     """What `connect` and `compile` take where the script says nothing; None where the command line does not either.
 
     `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`. A `ledger` of
-    False is none.
+    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`).
     """
 
     me: str | None = None
@@ -27,6 +29,7 @@ class Invocation:
     protocol: str | None = None
     script: str = ""
     ledger: Path | bool | None = None
+    arrivals: list[Meeting] = field(default_factory=list)
 
 
 _current = Invocation()

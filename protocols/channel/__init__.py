@@ -19,6 +19,7 @@ from protocols.channel.connect import arrive, connect, dial, listen_for
 from protocols.channel.frame import HEADER_BYTES, Label, Purpose
 from protocols.channel.link import Link
 from protocols.channel.local import local_channels, local_links
+from protocols.channel.meeting import Meeting
 from protocols.channel.stats import ChannelStats
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ChannelStats",
     "Label",
     "Link",
+    "Meeting",
     "Purpose",
     "arrive",
     "connect",

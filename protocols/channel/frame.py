@@ -17,8 +17,6 @@ from protocols.errors import BadFrame, InputError, explain
 
 MAGIC = b"SMF1"
 PROTOCOL_VERSION = 2
-EPOCHS = 1 << 40
-"""How many epochs there are under one key (see `protocols.prg`): at a thousand runs a second, 34 years."""
 _LAYOUT = struct.Struct("<4sQIIBBHQ")
 HEADER_BYTES = _LAYOUT.size
 

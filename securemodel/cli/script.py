@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from protocols import identity
+from protocols.channel import arrive
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
 from securemodel.invocation import Invocation, invoked
@@ -113,12 +115,20 @@ def as_party(
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
-    `protocol` is for programs whose compile() names none; `ledger` is a file, or "none".
+    `protocol` is for programs whose compile() names none; `ledger` is a file, or "none". From here on the others are
+    told that this party is there: they wait while the script compiles its program.
     """
-    files = (path.resolve() if path else None for path in (config, store, paillier_key))
+    files = [path.resolve() if path else None for path in (config, store, paillier_key)]
     book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
-    with invoked(Invocation(me, *files, protocol, digest(script), book)), _as_main(script, args):
-        yield
+    parties = identity.load_config(files[0])
+    own = identity.load(parties.identity) if parties.identity else None
+    arrivals = [made] if own and (made := arrive(me, parties, own)) else []
+    try:
+        with invoked(Invocation(me, *files, protocol, digest(script), book, arrivals)), _as_main(script, args):
+            yield
+    finally:
+        for made in arrivals:
+            made.close()
 
 
 def load_file(path: Path) -> ModuleType:

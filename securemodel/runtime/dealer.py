@@ -12,13 +12,13 @@ from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
 from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, public_reason, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
-from protocols.prg import Stream, new_key
+from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.compiler.ir import Graph, Header, parse_program
 from securemodel.errors import ProgramError
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.pipeline import pipelined
-from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST, RUNS_PER_LOAD
+from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
 
 _AHEAD_BYTES = 64 << 20  # made while earlier shares are being sent
 _SEND_BYTES = 1 << 18  # messages smaller than this travel together
@@ -115,9 +115,9 @@ def _check_epoch(peer: str, epoch: int, what: int, last: int | None) -> None:
     """Weights first, then runs on these weights; nothing twice. Raises BadFrame."""
     if last is not None and epoch <= last:
         problem, why = f"epoch {epoch} again, after epoch {last}", "correlated randomness is dealt once"
-    elif (what == DEAL_LOAD) != (epoch % RUNS_PER_LOAD == 0):
-        problem, why = f"epoch {epoch} as {'weights' if what == DEAL_LOAD else 'a run'}", "its number says otherwise"
-    elif what == DEAL_RUN and (last is None or epoch // RUNS_PER_LOAD != last // RUNS_PER_LOAD):
+    elif epoch >= EPOCHS:
+        problem, why = f"epoch {epoch}", "no key has so many"
+    elif what == DEAL_RUN and last is None:
         problem, why = f"run {epoch} without its weights", "the masks of the weights are made first"
     else:
         return

@@ -27,10 +27,8 @@ from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Item, Preparing, StreamSource
 from securemodel.runtime.session import (
-    RUNS_PER_LOAD,
     Session,
     batches,
-    epoch_number,
     frame_bytes,
     joined,
     split_rows,
@@ -85,7 +83,7 @@ class RemoteSession(Session):
             if self._store:
                 self._check_store_load()
             self._worker.discard()
-            epoch = epoch_number(0 if self._store else self._loads, 0)
+            epoch = 0 if self._store else self._epochs.next_load(self._runs)
             self._loads, self._runs, self._submitted = self._loads + 1, self._first_run - 1, self._first_run - 1
             self._worker.submit(epoch, True)
             drive_one(self._party.load(epoch, self._worker.take_from(epoch)), self.channel)
@@ -103,10 +101,7 @@ class RemoteSession(Session):
             self._submitted += 1
             if self._store:
                 self._store.consume(self._submitted)
-            self._worker.submit(self._epoch(self._submitted), False)
-
-    def _epoch(self, run: int) -> int:
-        return epoch_number(0 if self._store else self._loads - 1, run)
+            self._worker.submit(self._epochs.run(self._submitted), False)
 
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header = self.program.header
@@ -145,7 +140,7 @@ class RemoteSession(Session):
 
     def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
-        epoch = self._epoch(self._runs)
+        epoch = self._epochs.run(self._runs)
         submit = functools.partial(self._submit_up_to, self._runs)
         if rows.now:
             self._note(epoch, rows.now)
@@ -156,7 +151,7 @@ class RemoteSession(Session):
         self._party.clear.set_inputs(inputs)
         result = drive_one(self._party.run(epoch, self._worker.take_from(epoch), rows), self.channel, submit)
         self._dealt_total += self.dealt_bytes.pop(epoch, 0)
-        if self._ahead and not self._store and self._runs + 1 < RUNS_PER_LOAD:
+        if self._ahead and not self._store:
             self._submit_up_to(self._runs + 1)
         return result
 
@@ -321,7 +316,7 @@ def meet(
 ) -> RemoteSession:
     """Connects, compares what the parties run, and gets this party's key. `kind` is the session to make."""
     kind = kind or RemoteSession
-    channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
+    channel = join(me, config, own, insecure_plain)
     link = None
     try:
         pairs = agree(program, me, channel, store)
@@ -339,6 +334,18 @@ def meet(
         if link:
             link.abort(reason)
         raise
+
+
+def join(me: str, config: PartiesConfig, own: Identity | None, insecure_plain: bool) -> Channel:
+    """Connects with the others; goes on from where the command line began, if it is about the same party and file."""
+    arrival, arrivals = None, current().arrivals
+    while arrivals:
+        made = arrivals.pop()
+        if (made.me, made.config, made.plain) == (me, config, insecure_plain):
+            arrival = made
+        else:
+            made.close()
+    return connect_channel(me, config, own, insecure_plain=insecure_plain, arrival=arrival)
 
 
 def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Identity | None:
@@ -366,5 +373,5 @@ def _introduce(program: Program, link: Link) -> bytes:
 
 
 __all__ = [
-    "RemoteSession", "connect", "drive_one", "meet", "open_connection", "place",
+    "RemoteSession", "connect", "drive_one", "join", "meet", "open_connection", "place",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from protocols import kernels
 from protocols.channel import Channel, ChannelStats, local_channels
 from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
-from protocols.prg import Stream, new_key
+from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.backends.table import part_of
 from securemodel.errors import InputError, SecureModelError
 from securemodel.ledger import Ledger, Record, record_for
@@ -27,16 +27,29 @@ from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.party import OnlineParty, Rows
 from securemodel.runtime.preparing import Prepared, Preparing, StreamSource
-from securemodel.runtime.sources import RUNS_PER_LOAD
 from securemodel.runtime.turns import Turn, Turns
 from securemodel.runtime.zero import local_pairs
 
 
-def epoch_number(load: int, run: int) -> int:
-    """The epoch of run `run` (from 1) after load `load`; run 0 is the load itself. Never repeats in a session."""
-    if run >= RUNS_PER_LOAD or load >= (1 << 32) // RUNS_PER_LOAD:
-        raise SecureModelError("this session used up its epochs; open a new one with connect() or local()")
-    return load * RUNS_PER_LOAD + run
+@dataclass
+class Epochs:
+    """Numbers the loads and runs of a session, all in one row, so that none of its masks is ever used twice."""
+
+    load: int = 0
+    begun: bool = False
+
+    def next_load(self, runs: int) -> int:
+        """The epoch of a load after so many runs of the one before, of which one more may have been prepared ahead."""
+        self.load += runs + 2 if self.begun else 0
+        self.begun = True
+        return self.run(0)
+
+    def run(self, number: int) -> int:
+        """The epoch of a run of the last load, from 1."""
+        epoch = self.load + number
+        if epoch >= EPOCHS:
+            raise SecureModelError("this session used up its epochs; open a new one with connect() or local()")
+        return epoch
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,7 @@ class Session(ABC):
         self.stats = SessionStats()
         self.load_stats = SessionStats()
         self._loads = self._runs = 0
+        self._epochs = Epochs()
         self._loaded = False
         self._closed = ""
         self._turns = Turns()
@@ -433,7 +447,7 @@ class LocalSession(Session):
         return {n: in_order(p.run(epoch, load, operands[n])) for n, p in self._preparing.items()}
 
     def _load(self, model: torch.nn.Module | None) -> None:
-        epoch = epoch_number(self._loads, 0)
+        epoch = self._epochs.next_load(self._runs)
         self._loads, self._runs = self._loads + 1, 0
         for party in self._parties.values():
             party.clear.set_model(model)
@@ -452,7 +466,7 @@ class LocalSession(Session):
 
     def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
-        epoch, owners = epoch_number(self._loads - 1, self._runs), self.program.header.inputs
+        epoch, owners = self._epochs.run(self._runs), self.program.header.inputs
         self._note(epoch, rows.now)
         self._before_run(epoch)
         runs, takes = {}, self._takes(epoch, False)

@@ -16,11 +16,9 @@ from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph
 from securemodel.runtime.labels import END_OF_SESSION
 
-REQUEST = struct.Struct("<IB3x")
+REQUEST = struct.Struct("<QB7x")
 """A request to the dealer: epoch, and what to do (one of the numbers below)."""
 DEAL_RUN, DEAL_LOAD, END = 0, 1, 2
-RUNS_PER_LOAD = 1 << 20
-"""Epochs are numbered load by load: epoch `load * RUNS_PER_LOAD` is the load itself."""
 _PATIENCE = 0.75  # of the peers' patience, so that a silent dealer is named before a peer gives up on this party
 _GOODBYE_S = 5.0
 _BEAT_S = 5.0  # longest pause between two signs of life

@@ -35,10 +35,11 @@ from protocols.strict import strict_fields
 from securemodel.errors import InputError
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
-from securemodel.runtime.sources import RUNS_PER_LOAD, split_shares
+from securemodel.runtime.sources import split_shares
 
 _VERSION = 2
 _CHECKSUM_BYTES = 32
+MAX_RUNS = (1 << 20) - 1
 _WHAT = "a store of preprocessing"
 _META = {"version": int, "id": str, "party": str, "digest": str, "runs": int}
 _CURSOR = {"next": int, "weights": (str, type(None))}
@@ -61,8 +62,8 @@ def prepare(
                 fix="compile the model without protocol=",
             )
         )
-    if not 0 < count < RUNS_PER_LOAD:
-        raise InputError(f"prepare() makes 1 to {RUNS_PER_LOAD - 1} runs, not {count}. Choose another count.")
+    if not 0 < count <= MAX_RUNS:
+        raise InputError(f"prepare() makes 1 to {MAX_RUNS} runs, not {count}. Choose another count.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise PreprocessingError(
             explain(f"{directory} is not empty", why="a store is never overwritten", fix="choose a new directory")

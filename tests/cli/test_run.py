@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from protocols.channel.testing import loopback_parties
+from protocols.identity import Timeouts
 from securemodel.cli import launch
 from securemodel.cli.script import declared_parties
 from securemodel.errors import ConfigError
@@ -154,6 +156,29 @@ def test_names_can_be_given(monkeypatch: pytest.MonkeyPatch, call, write) -> Non
     result = call("run", write("any.py", "PARTIES = ('a', 'b')"), "--local", "--parties", "x, y,z")
     assert seen == [("x", "y", "z")]
     assert result.exit_code == 5 and "x ended with exit code 5; stopped y" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slow", ["bank", "hospital"])
+def test_a_party_that_compiles_longer_than_connect_s_does_not_end_the_others(
+    write, network: str, tmp_path: Path, slow: str
+) -> None:
+    roster, identities = loopback_parties(("bank", "hospital"), tmp_path, dealer=True, timeouts=Timeouts(12.0, 20.0))
+    compiling = f'__import__("time").sleep(20 if "{slow}" in sys.argv else 0)'
+    script = write("slow.py", SECURE.format(network=network, then="pass").replace("    program = ", f"    {compiling}\n    program = "))
+    text, started = roster.path.read_text(), {}
+    for name in identities:
+        (tmp_path / f"{name}.toml").write_text(f'{text}[me]\nidentity = "{name}"\n')
+        config = ["--config", str(tmp_path / f"{name}.toml")]
+        words = ["dealer", *config] if name == "dealer" else ["run", str(script), str(tmp_path), name, "--me", name, *config]
+        started[name] = subprocess.Popen([sys.executable, "-m", "securemodel.cli", *words], stdout=-1, stderr=-2, text=True)
+    said = {}
+    for name in ("bank", "hospital"):
+        said[name], _ = started[name].communicate(timeout=90)
+    started["dealer"].kill()
+    started["dealer"].communicate()
+    assert started["bank"].returncode == started["hospital"].returncode == 0, said
+    assert "off by at most True" in said["hospital"]
 
 
 # ---- which parties

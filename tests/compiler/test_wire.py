@@ -22,7 +22,7 @@ from protocols.channel import Label, Purpose
 from protocols.gates import GATES
 from protocols.prg import Stream, insecure_test_key
 from securemodel.runtime.dealing import Dealing
-from securemodel.runtime.session import LocalSession, epoch_number
+from securemodel.runtime.session import LocalSession
 
 BASELINE = Path(__file__).with_name("wire.json")
 DIGEST_BYTES = 16
@@ -96,7 +96,7 @@ def sent(case: str, seed: int = 2024) -> dict[str, str]:
     with session:
         session.run(*inputs)
     dealing = Dealing(program.graph, program.parties, {name: Stream(key) for name, key in keys.items()})
-    for load, epoch in ((True, epoch_number(0, 0)), (False, epoch_number(0, 1))):
+    for load, epoch in ((True, 0), (False, 1)):
         for node, shares in dealing.deal(epoch, load):
             hashes["dealer"].update(node.to_bytes(4, "little") + b"".join(t.numpy().tobytes() for t in shares))
     return {name: value.hexdigest()[:32] for name, value in hashes.items()}

@@ -112,14 +112,25 @@ def test_every_part_of_the_address_counts():
         (0, 1, 0, 0),
         (0, 0, 1, 0),
         (0, 0, 0, 1),
-        (2**32 - 1, 2**32 - 1, 65535, 65535),
+        (2**32, 0, 0, 0),
+        (2**40 - 1, 2**32 - 1, 255, 65535),
     ]
     drawn = {raw(stream.fill(torch.empty(4, dtype=torch.int64), e, n, p, index=i)) for e, n, p, i in addresses}
     assert len(drawn) == len(addresses)
 
 
+@given(st.lists(st.tuples(*(st.integers(0, 2**bits - 1) for bits in (40, 32, 8, 16))), min_size=2, max_size=2, unique=True))
+def test_no_two_addresses_are_one_nonce(addresses):
+    nonces = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prg.kernels, "chacha20", lambda out, key, nonce, mode: nonces.append(nonce))
+        for epoch, node, purpose, index in addresses:
+            prg.Stream(KEY).fill(torch.empty(1), epoch, node, purpose, index=index)
+    assert len(set(nonces)) == 2 and all(len(nonce) == 12 for nonce in nonces)
+
+
 @pytest.mark.parametrize(
-    "address", [(2**32, 0, 0, 0), (0, 2**32, 0, 0), (0, 0, 2**16, 0), (0, 0, 0, 2**16), (-1, 0, 0, 0)]
+    "address", [(2**40, 0, 0, 0), (0, 2**32, 0, 0), (0, 0, 2**8, 0), (0, 0, 0, 2**16), (-1, 0, 0, 0)]
 )
 def test_addresses_out_of_range_are_refused(address):
     epoch, node, purpose, index = address

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import securemodel
+from protocols import prg
 from protocols.channel import Purpose as MessagePurpose
 from protocols.channel.base import Channel
 from protocols.errors import PeerAborted, SecureModelError
 from protocols.fixedpoint import encode
 from protocols.prg import Stream
-from securemodel.runtime import dealer, remote, session, sources
-from securemodel.runtime.session import batches, epoch_number
+from securemodel.runtime import remote
+from securemodel.runtime.session import Epochs, batches
 from securemodel.runtime.store import prepare
 
 SENTINEL = 731.40625  # exact in fixed point, in floats and in decimals
@@ -170,34 +173,44 @@ def test_a_batch_is_filled_with_a_row_that_is_there_anyway(tools) -> None:
     assert torch.equal(parts[1][0][0], x[[3, 4, 4]])
 
 
-def test_epochs_never_repeat() -> None:
-    last = sources.RUNS_PER_LOAD - 1
-    numbers = [epoch_number(load, run) for load in (0, 1, 2, 4095) for run in (0, 1, last)]
-    assert len(set(numbers)) == len(numbers) and max(numbers) < 2**32
-    for load, run in ((0, last + 1), (4096, 0)):
-        with pytest.raises(SecureModelError, match="used up its epochs"):
-            epoch_number(load, run)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.sampled_from([0, 2**20 - 3, 2**32 - 3]))
+def test_epochs_never_repeat(runs: list[int], start: int) -> None:
+    """Of loads with so many runs each, and one more run that was prepared ahead of every load."""
+    epochs, numbers, before = Epochs(start), [], 0
+    for count in runs:
+        numbers.append(epochs.next_load(before))
+        numbers += [epochs.run(number) for number in range(1, count + 2)]
+        before = count
+    assert numbers == sorted(set(numbers))
+
+
+def test_epochs_end_before_masks_would_repeat() -> None:
+    epochs = Epochs(prg.EPOCHS - 2)
+    assert epochs.next_load(0) == prg.EPOCHS - 2 and epochs.run(1) == prg.EPOCHS - 1
+    with pytest.raises(SecureModelError, match="used up its epochs"):
+        epochs.run(2)
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_the_last_epoch_of_a_load_is_usable_and_the_next_is_not(world, model, tools, monkeypatch, ahead) -> None:
-    for module in (dealer, remote, session, sources):
-        monkeypatch.setattr(module, "RUNS_PER_LOAD", 4)
-    x = tools.rows(2)
-
-    def three_and_one(made: Any) -> list:
-        mine = x if made.me == "hospital" else None
-        out = [made.run(mine) for _ in range(3)]
-        with pytest.raises(SecureModelError, match="used up its epochs"):
-            made.run(mine)
+@pytest.mark.parametrize("start", [2**20 - 4, 2**32 - 4])
+def test_a_session_goes_on_after_any_number_of_runs(world, program, model, tools, start, ahead) -> None:
+    """Across the numbers where it once ended, or where a header's or an address's field would overflow."""
+    def use(made: Any) -> list:
+        made._epochs = Epochs(start)
+        mine, out = tools.rows(2) if made.me == "hospital" else None, []
+        for weights in (model, model):
+            made.load(program, weights if made.me == "bank" else None)
+            out += [made.run(mine) for _ in range(5)]
         return out
 
-    results = world.run({"bank": three_and_one, "hospital": three_and_one}, ahead=ahead)
+    results = world.run({"bank": use, "hospital": use}, ahead=ahead)
     for y in results["hospital"]:
-        torch.testing.assert_close(y, model(x), atol=2**-10, rtol=0)
+        torch.testing.assert_close(y, model(tools.rows(2)), atol=2**-10, rtol=0)
+    assert len(results["hospital"]) == 10
 
 
-def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch) -> None:
+@pytest.mark.parametrize("start", [0, 2**20 - 4, 2**32 - 4])
+def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch, start: int) -> None:
     """All that is opened under a mask (its address in the stream) is opened once, also with new weights."""
     opened: list[tuple[str, int, int]] = []
     outgoing = remote.OnlineParty._outgoing
@@ -210,6 +223,7 @@ def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch) -> 
     monkeypatch.setattr(remote.OnlineParty, "_outgoing", noted)
 
     def use(made: Any) -> None:
+        made._epochs = Epochs(start)
         mine = tools.rows(3) if made.me == "hospital" else None
         for weights in (model, tools.make_model(2), model):
             made.load(program, weights if made.me == "bank" else None)

@@ -17,7 +17,7 @@ from securemodel.runtime import dealer as dealer_module
 from securemodel.runtime.dealer import serve
 from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.remote import RemoteSession
-from securemodel.runtime.sources import DealerSource
+from securemodel.runtime.sources import DEAL_LOAD, END, REQUEST, DealerSource
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 
@@ -179,8 +179,8 @@ def test_the_dealer_survives_garbage(world, program, tools, garbage: str) -> Non
         link.send(PROGRAM, [text])
         link.receive(STREAM_KEY, 32)
         if me == "hospital":
-            link.send(Label(0, 0, Purpose.REQUEST), [(0).to_bytes(4, "little") + bytes([1, 0, 0, 0])])
-            link.send(Label(0, 0, Purpose.REQUEST), [(0).to_bytes(4, "little") + bytes([2, 0, 0, 0])])
+            link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, DEAL_LOAD)])
+            link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, END)])
         link.receive(PROGRAM, 1)
 
     threads = [threading.Thread(target=lambda me=me: pytest.raises(PeerError, ask, me)) for me in program.parties]

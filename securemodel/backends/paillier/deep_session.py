@@ -93,7 +93,7 @@ class RemoteDeepSession(RemoteSession):
         with self._in_turn(self._turns.ask()):
             self._check_ready()
             with self._guarded():
-                self._before_run(self._epoch(self._runs + 1))
+                self._before_run(self._epochs.run(self._runs + 1))
 
     def _load(self, model: torch.nn.Module | None) -> None:
         self._ready = 0

@@ -11,7 +11,6 @@ import torch
 
 from protocols import kernels
 from protocols.channel import Channel, local_channels
-from protocols.channel import connect as connect_channel
 from protocols.errors import ConfigError, explain, public_reason
 from protocols.files import read_secret
 from protocols.identity import PartiesConfig
@@ -24,8 +23,8 @@ from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.runtime.agree import agree
 from securemodel.runtime.labels import PAILLIER_KEY
 from securemodel.runtime.party import Rows
-from securemodel.runtime.remote import drive_one, meet, place
-from securemodel.runtime.session import Session, batches, drive, epoch_number, joined, split_rows
+from securemodel.runtime.remote import drive_one, join, meet, place
+from securemodel.runtime.session import Session, batches, drive, joined, split_rows
 
 _MOST_FACTORS = 4096
 
@@ -42,7 +41,7 @@ class LocalPaillierSession(Session):
         self.server.take_key(self.client.key_text())
 
     def _load(self, model: torch.nn.Module | None) -> None:
-        epoch_number(self._loads, 0)
+        self._epochs.next_load(self._runs)
         self._loads, self._runs = self._loads + 1, 0
         self.client.clear.set_model(model)
         self.server.load(model)
@@ -57,7 +56,7 @@ class LocalPaillierSession(Session):
 
     def _run_batch(self, inputs: Inputs, rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
-        epoch, runs, owners = epoch_number(self._loads - 1, self._runs), {}, self.program.header.inputs
+        epoch, runs, owners = self._epochs.run(self._runs), {}, self.program.header.inputs
         self._note(epoch, rows.now)
         for party in (self.client, self.server):
             given = rows if party.me in owners else Rows()
@@ -93,7 +92,7 @@ class RemotePaillierSession(Session):
 
     def _load(self, model: torch.nn.Module | None) -> None:
         with self._guarded():
-            epoch_number(self._loads, 0)
+            self._epochs.next_load(self._runs)
             self._loads, self._runs = self._loads + 1, 0
             if isinstance(self._party, Server):
                 self._party.load(model)
@@ -112,7 +111,7 @@ class RemotePaillierSession(Session):
 
     def _run_batch(self, inputs: Inputs, rows: Rows) -> tuple[list, Rows]:
         self._runs += 1
-        epoch = epoch_number(self._loads - 1, self._runs)
+        epoch = self._epochs.run(self._runs)
         if rows.now:
             self._note(epoch, rows.now)
         self._party.agreed = lambda agreed: None if rows.now else self._note(epoch, agreed.now)
@@ -222,7 +221,7 @@ def open_connection(
         session = meet(program, me, config, own, None, ahead, insecure_plain, RemoteDeepSession)
         session.take_key(key)
         return session
-    channel = connect_channel(me, config, own, insecure_plain=insecure_plain)
+    channel = join(me, config, own, insecure_plain)
     try:
         agree(program, me, channel, None)
         return RemotePaillierSession(program, _with_key(program, me, channel, key), channel, ahead)
