@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
@@ -184,7 +185,7 @@ def load_config(path: str | Path, *, require_certificates: bool = True) -> Parti
     text = _read(path).decode("utf-8", errors="replace")
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers that are too long, and tables that are too deep
         raise ConfigError(explain("a party file is not valid TOML", where=str(path), why=str(error))) from None
     return _Reader(path, text, require_certificates).config(tables)
 
@@ -269,7 +270,7 @@ class _Reader:
     def address(self, text: str, where: str, key: str) -> tuple[str, int]:
         host, colon, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        if not (colon and host and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
             raise self.error(f"{text!r} is not an address", where, "", "write host:port, or [IPv6]:port", key)
         return host, int(port)
 
@@ -342,8 +343,9 @@ def _parse_certificate(pem: bytes, where: str) -> x509.Certificate:
         certificates = x509.load_pem_x509_certificates(pem)
         if len(certificates) != 1:
             raise ValueError(f"it holds {len(certificates)} certificates, expected 1")
+        certificates[0].subject, certificates[0].public_key()  # parsed only now
         return certificates[0]
-    except ValueError as error:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise ConfigError(
             explain("not a certificate", where=where, why=str(error), fix=f"use a party's {CERTIFICATE_FILE}")
         ) from None
@@ -361,8 +363,9 @@ def _public_bytes(key: Any) -> bytes:
 def _read(path: Path, how: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     try:
         return how(path)
-    except OSError as error:
-        raise ConfigError(explain("a file cannot be read", where=str(path), why=error.strerror or str(error))) from None
+    except (OSError, ValueError) as error:  # a path may hold a zero byte
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(explain("a file cannot be read", where=str(path), why=why)) from None
 
 
 def _exists(path: Path) -> ConfigError:

@@ -49,6 +49,8 @@ def _exact(value: float, frac_bits: int) -> int:
 
 def magnitude(limit: float, frac_bits: int) -> int:
     """The largest integer that a number up to `limit` becomes."""
+    if not isfinite(limit):
+        raise InputError(f"the limit {limit} is not finite")
     top, bottom = (float(limit) if not isinstance(limit, int) else limit).as_integer_ratio()
     return -(-(top << frac_bits) // bottom)
 

@@ -24,6 +24,8 @@ REFRESH_BITS = 40
 """How many bits longer than n the exponent of a refreshing factor is."""
 SMALLEST_BITS = 128
 """Below this not even a test key works."""
+LARGEST_BITS = 8192
+"""Above this even a test key is refused: checking it would take too long."""
 _PRIME_TESTS = 40
 """GMP's count: the Baillie-PSW test and 16 rounds of Miller-Rabin, for numbers that others may have chosen."""
 _RANDOM_PRIME_TESTS = 30
@@ -211,7 +213,7 @@ def _refuse(why: str) -> None:
 
 def _check_modulus(n: mpz, insecure_size: bool) -> None:
     bits = n.bit_length() if n > 0 else 0
-    if bits < SMALLEST_BITS or not (insecure_size or bits in ALLOWED_BITS):
+    if not SMALLEST_BITS <= bits <= LARGEST_BITS or not (insecure_size or bits in ALLOWED_BITS):
         _refuse(f"its modulus has {bits} bits instead of 2048 or 3072")
     if n % 2 == 0:
         _refuse("its modulus is even")

@@ -104,7 +104,7 @@ class ClientGate:
                     fix="use the same GateShape at both parties",
                 )
             )
-        return to_ring(answer.decrypt_integers(self.key).tolist()).reshape(patches.output_shape)
+        return to_ring(wire.integers(answer, self.key).tolist()).reshape(patches.output_shape)
 
 
 @dataclass(eq=False, repr=False)
@@ -127,7 +127,7 @@ class ServerGate:
         """The message to the client, and r: int64[*output_shape], to be subtracted from W x_S."""
         patches, residues = self.shape.patches, self.key.residues
         asked = wire.read(request, self.key, self.context + "/request")
-        if asked.packed or asked.shape != (prod(patches.input_shape),) or asked.bound > 1 << RING_BITS - 1:
+        if asked.packed or asked.shape != (prod(patches.input_shape),) or asked.bound > 1 << RING_BITS - 1 or asked.frac_bits:
             raise ProtocolError(
                 explain(
                     "the request does not fit the layer",

@@ -11,7 +11,7 @@ import gmpy2
 import numpy as np
 import phe
 
-from protocols.errors import InputError, explain
+from protocols.errors import InputError, ProtocolError, explain
 from protocols.paillier import fixed
 from protocols.paillier.keys import PrivateKey, PublicKey, random_base
 from protocols.paillier.packing import whole
@@ -65,12 +65,18 @@ def from_phe(numbers: Sequence[phe.EncryptedNumber] | np.ndarray, key: PublicKey
     """An array of phe.EncryptedNumber at one scale, the finest of their exponents.
 
     limit: the largest magnitude, which their owner must vouch for. Raises InputError for another key or a limit that
-    does not fit, ProtocolError for ciphertexts that are none.
+    does not fit, ProtocolError for ciphertexts and exponents that are none.
     """
     numbers = np.asarray(numbers, object)
     flat = list(numbers.reshape(-1))
+    if not all(isinstance(number, phe.EncryptedNumber) for number in flat):
+        raise InputError("from_phe: these are no numbers of phe")
     if any(number.public_key.n != key.n for number in flat):
         raise InputError("from_phe: a number was encrypted for another key")
+    largest = key.bits // _EXPONENT_BITS
+    if not all(type(number.exponent) is int and abs(number.exponent) <= largest for number in flat):
+        why = f"a number of a key of {key.bits} bits has one from {-largest} to {largest}"
+        raise ProtocolError(explain("from_phe: a number's exponent makes no sense", why=why))
     frac_bits = max([0, *(-_EXPONENT_BITS * number.exponent for number in flat)])
     bound = fixed.magnitude(limit, frac_bits)
     if bound > whole(key.bits).limit:

@@ -295,9 +295,13 @@ class PaillierTensor:
         return replace(self, cells=cells, slots=slots, batch=len(flat), fresh=False)
 
     def decrypt(self, key: PrivateKey) -> np.ndarray:
-        """The numbers, float64[*shape]."""
+        """The numbers, float64[*shape]. InputError for another key, and for a number that no float is."""
         exact = self.decrypt_integers(key)
-        return np.array([v / (1 << self.frac_bits) for v in exact.flat], float).reshape(exact.shape)
+        try:
+            return np.array([v / (1 << self.frac_bits) for v in exact.flat], float).reshape(exact.shape)
+        except OverflowError:
+            fix = "use decrypt_integers"
+            raise InputError(explain("decrypt: a number is too large for a float", fix=fix)) from None
 
     def decrypt_integers(self, key: PrivateKey) -> np.ndarray:
         """The numbers times 2^frac_bits, as an array of Python integers. InputError for another key."""

@@ -51,7 +51,7 @@ class KeyGate:
         answer = wire.read(reply, public, f"{self.context}/reply/{run}")
         groups, _, columns = patches.places.shape
         _agree(answer, self.shape, public, (patches.rows, groups, columns))
-        values = answer.decrypt_integers(self.key).transpose(1, 0, 2)
+        values = wire.integers(answer, self.key).transpose(1, 0, 2)
         opened = to_ring(values.reshape(-1).tolist()).numpy().reshape(values.shape)
         product = torch.from_numpy(np.ascontiguousarray(patches.arrange(opened)))
         return patches.apply(self.weights, share) + product

@@ -16,7 +16,7 @@ import numpy as np
 from gmpy2 import mpz
 
 from protocols.errors import InputError, ProtocolError, explain
-from protocols.paillier.keys import PublicKey
+from protocols.paillier.keys import PrivateKey, PublicKey
 from protocols.paillier.packing import Slots, whole
 from protocols.paillier.pool import BlindingPool
 from protocols.paillier.tensor import PaillierTensor
@@ -26,6 +26,8 @@ _HEADER = struct.Struct("<8s16s16sIiIIBBHQ")
 _HASH_BYTES = 32
 _LARGEST_SCALE = 1 << 14
 _MOST_AXES = 16
+_MOST_CELLS = 1 << 40
+"""Along all axes together, those without a number counted as one: what a program may be asked to index."""
 
 
 def write(tensor: PaillierTensor, context: str = "", pool: BlindingPool | None = None) -> bytes:
@@ -69,12 +71,14 @@ def read(data: bytes, key: PublicKey, context: str = "") -> PaillierTensor:
         _refuse(f"it is for the key {fingerprint.hex()}, not for {key.fingerprint}")
     if where != _context(context):
         _refuse("it belongs to another step, session or sender; it may be a message sent again")
-    if axes > _MOST_AXES or packed > 1 or abs(frac_bits) > _LARGEST_SCALE:
+    if axes > _MOST_AXES or packed > 1 or not 0 <= frac_bits <= _LARGEST_SCALE:
         _refuse("its header makes no sense")
     start = _HEADER.size + 8 * axes + bound_bytes
     if len(data) < start + _HASH_BYTES:
         _refuse("it is too short")
     shape = struct.unpack_from(f"<{axes}Q", data, _HEADER.size)
+    if prod(max(1, size) for size in shape) > _MOST_CELLS:
+        _refuse("its shape makes no sense")
     if len(data) != start + prod(shape) * key.cipher_bytes + _HASH_BYTES:
         _refuse(f"it has {len(data)} bytes, which does not fit its shape: it was cut off")
     if sha256(data[:-_HASH_BYTES]).digest() != data[-_HASH_BYTES:]:
@@ -85,6 +89,17 @@ def read(data: bytes, key: PublicKey, context: str = "") -> PaillierTensor:
         _refuse("its slots, bound and shape do not fit each other")
     cells = read_ciphertexts(key, data[start:-_HASH_BYTES]).reshape((*shape, *key.residues.cell))
     return PaillierTensor(key, cells, frac_bits, bound, slots, batch if packed else None)
+
+
+def integers(array: PaillierTensor, key: PrivateKey) -> np.ndarray:
+    """The integers in an array that was read, as `PaillierTensor.decrypt_integers` has them.
+
+    Raises ProtocolError where they do not fit their slots, or for another key.
+    """
+    try:
+        return array.decrypt_integers(key)
+    except InputError as error:
+        raise ProtocolError(str(error)) from None
 
 
 def _sensible(key: PublicKey, slots: Slots, bound: int, packed: bool, shape: tuple[int, ...], batch: int) -> bool:
@@ -118,7 +133,7 @@ def check_ciphertexts(key: PublicKey, values: Sequence[int]) -> None:
     """ProtocolError unless all are from 1 to n^2 - 1 and prime to n, as every ciphertext is."""
     product = mpz(1)
     for value in values:
-        if not 0 < value < key.square:
+        if not isinstance(value, (int, mpz)) or not 0 < value < key.square:
             _refuse("a ciphertext is not between 0 and n^2")
         product = product * value % key.n
     if gmpy2.gcd(product, key.n) != 1:

@@ -6,8 +6,9 @@ import hashlib
 import json
 
 from protocols.channel import Channel
-from protocols.errors import explain
+from protocols.errors import DecodeError, explain
 from protocols.prg import KEY_BYTES, Stream, new_key
+from protocols.strict import strict_fields
 from securemodel.errors import Mismatch
 from securemodel.invocation import current
 from securemodel.program import Program
@@ -50,10 +51,9 @@ def agree(program: Program, me: str, channel: Channel, store: Store | None) -> d
 def _check(mine: dict[str, str], text: bytes, peer: str, me: str, store: Store | None) -> int:
     """The next unused run of a peer whose statement is ours. Raises Mismatch."""
     try:
-        theirs = json.loads(text)
-        differ = [name for name, value in mine.items() if theirs.get(name) != value]
-        after = int(theirs.get("next", 0))
-    except (ValueError, AttributeError, TypeError, RecursionError):
+        theirs = strict_fields(text, "a statement", {**dict.fromkeys(mine, str), "next": int}, _TEXT_BYTES)
+        differ, after = [name for name, value in mine.items() if theirs[name] != value], theirs["next"]
+    except DecodeError:
         differ, after = ["version of securemodel"], 0
     if not differ and store and not 1 <= after <= store.runs + 1:
         differ = ["store"]
