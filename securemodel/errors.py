@@ -29,7 +29,7 @@ class UnsupportedOperator(CompileError):
     """Some operators of a model have no secure version; `.report` has the whole list."""
 
     def __init__(self, report) -> None:
-        super().__init__(str(report))
+        super().__init__(report)
         self.report = report
 
 

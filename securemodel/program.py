@@ -14,7 +14,8 @@ from protocols.files import write_atomically
 from securemodel.compiler.builder import FloatCall
 from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
-from securemodel.compiler.postprocess import Reveal, revealing
+from securemodel.compiler.lowering import pool_before_activation
+from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
 from securemodel.compiler.rows import rows_are_independent
 
 
@@ -57,6 +58,19 @@ class Program:
     def row_independent(self) -> bool:
         """Whether a run may be split along the first axis: each output row depends on one input row only."""
         return self.model is not None and rows_are_independent(revealing(self.model, self.reveal), self.examples)
+
+    @cached_property
+    def model_graph(self) -> Captured | None:
+        """The captured model, captured again where the program came from another process; None without a model."""
+        if self.captured is None and self.model is not None:
+            captured = capture_revealing(self.model, self.examples, self.reveal)
+            pool_before_activation(captured.graph)
+            return captured
+        return self.captured
+
+    def __reduce__(self):
+        """Pickled and copied without the captured model, which is not needed to run."""
+        return type(self), (self.header, self.graph, self.calls, self.model, self.examples, self.reveal)
 
     def plan(self, network: Any = "lan"):
         """What a run costs: rounds, bytes, preprocessing, memory and predicted time (securemodel.Plan)."""

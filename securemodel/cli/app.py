@@ -6,6 +6,7 @@ import click
 
 import securemodel
 from securemodel.cli import auditing, comparing, doctor, keys, predict, programs, run
+from securemodel.cli.base import print_anywhere
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,6 +24,7 @@ def main() -> None:
       securemodel run infer.py --me bank --config parties.toml
       securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
+    print_anywhere()
 
 
 for command in (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 import traceback
 from typing import Any
 
@@ -11,6 +14,25 @@ from protocols.errors import ProtocolError, SecureModelError
 
 OK, FAILED, USAGE, SESSION_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 _TRACEBACK = "securemodel.traceback"
+
+
+_PLAIN = {"→": "->", "✓": "ok", "✗": "failed", "…": "...", "·": "*", "−": "-", "≤": "<=", "λ": "lambda"}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("securemodel-plain", _plain)
+
+
+def print_anywhere() -> None:
+    """Lets streams that lack some characters, such as those of cp1252, get plain ones in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="securemodel-plain")
 
 
 def exit_code(error: SecureModelError) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -57,6 +58,15 @@ class FloatCall:
     target: Callable
     args: tuple
     kwargs: dict[str, Any]
+
+    def __reduce__(self):
+        """Operators of torch.ops cannot be pickled; their names stand for them."""
+        target = str(self.target) if isinstance(self.target, torch._ops.OpOverload) else self.target
+        return _float_call, (target, self.args, self.kwargs)
+
+
+def _float_call(target: Callable | str, args: tuple, kwargs: dict[str, Any]) -> FloatCall:
+    return FloatCall(attrgetter(target)(torch.ops) if isinstance(target, str) else target, args, kwargs)
 
 
 def describe(arg: Any) -> Any:

@@ -21,6 +21,7 @@ from securemodel.compiler.plantable import plan_text
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.compiler.work import dealer_multiply_adds, gate_bytes, held, node_work
 from securemodel.errors import InputError
+from securemodel.shown import Shown
 
 if TYPE_CHECKING:
     from securemodel.program import Program
@@ -166,8 +167,8 @@ class Layer:
         return self.cost.rounds / self.steps if self.steps else 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """The costs of one run with the compiled number of rows, layer by layer; print it for a table.
 
     `load` is what sharing the weights costs, once for all runs. `peak_bytes` estimates each party's memory.
@@ -228,7 +229,7 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
     """The plan of a program, compiled or read from a file. Raises InputError for an unknown network."""
     graph, parties, network = program.graph, program.parties, find_network(network)
     machine = machine or Machine()
-    recurrent = recurrent_steps(program.captured)
+    recurrent = recurrent_steps(program.model_graph)
     layers = tuple(replace(layer, steps=recurrent.get(layer.name, 0)) for layer in _layers(graph, parties, False))
     load = sum((layer.cost for layer in _layers(graph, parties, True)), _nothing(parties))
     narrow = _layers(narrowed(graph), parties, False) if program.header.width > NARROW else layers

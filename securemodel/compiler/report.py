@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from securemodel.shown import Shown
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -16,8 +18,8 @@ class Problem:
     page: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """The result of `check`: empty when the model compiles. True when there is no problem.
 
     `approximated`: where the errors of the operators are described that have some. `unchecked`: checks of the model that

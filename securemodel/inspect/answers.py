@@ -8,6 +8,7 @@ from typing import Any
 
 from securemodel.inspect.tables import table_text
 from securemodel.ledger import Break, Contents, Line
+from securemodel.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Answers:
     last: str
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """A ledger summed up; print it for a table."""
 
     path: str

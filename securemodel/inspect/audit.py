@@ -21,6 +21,7 @@ from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.postprocess import result_names
 from securemodel.inspect.weak import WeakChoice, same_organisation, weak_choices
 from securemodel.program import Program
+from securemodel.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Role:
     trusted_with: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Shown):
     """What a program tells whom; print it. `by_design` is what everybody who takes part knows."""
 
     program: str

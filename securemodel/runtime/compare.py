@@ -41,7 +41,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
     Raises InputError for inputs or weights of wrong shapes or out of range, and for programs read from a file.
     """
     model = model or program.model
-    if program.captured is None or model is None:
+    if program.model_graph is None or model is None:
         raise InputError(
             explain(
                 "this program was read from a file, and the file does not hold the model",
@@ -69,7 +69,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
         for part, _ in batches(inputs, header.input_shapes, total):
             for side in clear.values():
                 side.set_inputs(part)
-            right, outputs = reference(program.captured, state, part, found.wanted)
+            right, outputs = reference(program.model_graph, state, part, found.wanted)
             made = session.run(*part)
             secure = _opened(program.graph, recorders)
             for load in phases:
@@ -166,7 +166,7 @@ class _Findings:
         self._graph, self._layers = program.graph, defaultdict(_Layer)
         self._encoding = encoding_limit(program.header)
         self._names = layer_names(program.graph)
-        self._order = [INPUTS, *_layers_of(program.captured), OUTPUTS]
+        self._order = [INPUTS, *_layers_of(program.model_graph), OUTPUTS]
         self._outputs: dict[int, torch.Tensor] = {}
         self.wanted = {mark.name for node in program.graph.nodes for mark in _values(node)}
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from securemodel.shown import Shown
+
 COLUMNS = 110
 _HEADINGS = ("layer", "largest", "fixed -\nfloat", "secure -\nfixed", "nearest limit", "bits\nto it")
 
@@ -73,8 +75,8 @@ class Row:
         return self.limit is not None and self.limit.outside
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Float, fixed-point and secure results side by side, in the order of the model; print it for a table.
 
     Made from one owner's test data: every number here is in the clear.

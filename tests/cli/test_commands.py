@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from protocols import identity
 from protocols.kernels import use
@@ -213,6 +214,24 @@ def test_files_that_hold_no_model(call, write, text: str, name: str, says: str) 
     result = call("check", f"{write('mine.py', text)}{name}")
     assert result.exit_code == 1, result.output
     assert says in result.stderr and "Traceback" not in result.output
+
+
+def test_streams_that_lack_characters_get_plain_ones(write) -> None:
+    """cp1252 of Windows has no arrows and no check marks."""
+    text = """
+    import torch
+
+    class Bessel(torch.nn.Linear):
+        def forward(self, x):
+            return torch.special.i0(super().forward(x))
+
+    model, example_inputs = Bessel(5, 5), (torch.zeros(5),)
+    """
+    runner = CliRunner(charset="cp1252")
+    result = runner.invoke(main, ["check", str(write("mine.py", text))])
+    assert result.exit_code == 1 and "-> replace it" in result.output
+    result = runner.invoke(main, ["doctor"])
+    assert result.exit_code == 0 and "ok TLS 1.3 is available" in result.output
 
 
 # ---- doctor

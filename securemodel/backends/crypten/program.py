@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from securemodel.compiler.ir import Graph, Header, parse_program, program_text
 from securemodel.program import Program
+from securemodel.shown import Shown
 
 KIND = "crypten-program"
 
@@ -52,8 +53,8 @@ def parse(text: str) -> tuple[Header, Graph]:
     return parse_program(text, KIND)
 
 
-@dataclass(frozen=True)
-class CryptenPlan:
+@dataclass(frozen=True, repr=False)
+class CryptenPlan(Shown):
     """What a program of CrypTen calls does; print it. `shared` has (owner, numbers at loading, numbers in a run)."""
 
     digest: str

@@ -23,6 +23,7 @@ from securemodel.compiler.plan import Network, Plan, find_network
 from securemodel.compiler.plan import make_plan as masked_plan
 from securemodel.compiler.plantable import bytes_text, seconds_text
 from securemodel.program import Program
+from securemodel.shown import Shown
 
 _COLUMNS = 110
 _EXTRA_ROUNDS = 2
@@ -80,8 +81,8 @@ def _preparing(program: DeepProgram, rates: Rates) -> float:
     return total
 
 
-@dataclass(frozen=True)
-class DeepPlan:
+@dataclass(frozen=True, repr=False)
+class DeepPlan(Shown):
     """The costs of one run with the compiled number of rows; print it.
 
     `online` is the masked engine's plan of all but the gates' two messages, `masked` that of the masked engine alone.

@@ -17,6 +17,7 @@ from securemodel.compiler.plan import Network, Plan, find_network
 from securemodel.compiler.plantable import bytes_text, count_text, network_text, seconds_text
 from securemodel.compiler.wire import START
 from securemodel.errors import CompileError
+from securemodel.shown import Shown
 
 ROUNDS = 2
 _COLUMNS = 110
@@ -45,8 +46,8 @@ class Rates:
         return Rates(*powers, self.product * factor**2, self.row)
 
 
-@dataclass(frozen=True)
-class PaillierPlan:
+@dataclass(frozen=True, repr=False)
+class PaillierPlan(Shown):
     """The costs of one run with the compiled number of rows; print it.
 
     `opening_bytes` is the client's key, sent once a session. `masked` is the masked engine's plan of the same model, or
