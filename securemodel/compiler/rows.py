@@ -13,7 +13,7 @@ _TRIALS = 4
 _EXTREME = 2.0**14
 
 
-def _probe_state(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def made_up_state(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Positive weights of small sums, so that no activation goes dead and no variance is negative."""
     state = {}
     for name, tensor in model_state(model).items():
@@ -23,6 +23,13 @@ def _probe_state(model: torch.nn.Module, generator: torch.Generator) -> dict[str
         fan_in = max(1, tensor.numel() // max(1, tensor.shape[0]) if tensor.ndim > 1 else 1)
         state[name] = (torch.rand(tensor.shape, generator=generator) + 0.5) / fan_in
     return state
+
+
+def made_up_inputs(given: Examples, generator: torch.Generator) -> Row:
+    """Inputs of the shapes of the examples."""
+    examples = list(given.values()) if isinstance(given, Mapping) else list(given)
+    rows = [[_row([x], generator)[0] for _ in range(x.shape[0] if x.ndim else 1)] for x in examples]
+    return [torch.cat(parts).reshape(x.shape) for parts, x in zip(rows, examples, strict=True)]
 
 
 def _row(examples: Sequence[torch.Tensor], generator: torch.Generator) -> Row:
@@ -82,7 +89,7 @@ def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bo
     if any(x.ndim == 0 for x in examples) or len({x.shape[0] for x in examples}) != 1:
         return False
     generator = torch.Generator().manual_seed(0)
-    state = _probe_state(model, generator)
+    state = made_up_state(model, generator)
 
     def at(place: int, rows: tuple[Row, ...]) -> list[torch.Tensor]:
         inputs = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))

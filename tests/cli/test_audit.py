@@ -57,3 +57,12 @@ def test_a_program_is_audited(call, program_file, write, network: str, parties_f
 def test_called_wrongly(call, program_file) -> None:
     for words in (["audit", "--json"], ["audit", program_file, "--ledger"]):
         assert call(*words).exit_code == 2
+
+
+def test_an_attack_from_the_command_line(call, write, network: str, program_file) -> None:
+    compiled = 'program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'
+    script = write("infer.py", f"{network}\n{compiled}\n")
+    made = call("audit", script, "--attack", "--sessions", 8, "--json")
+    assert made.exit_code == 0 and json.loads(made.stdout)["attack"]["passed"] is True
+    text = call("audit", program_file, "--attack")
+    assert text.exit_code == 1 and "cannot be attacked" in text.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from protocols.channel.testing import free_addresses
 from protocols.errors import BadFrame, PeerAborted, PeerAbsent, PeerDied, PeerError
 from protocols.identity import DEALER, Timeouts, plain_config
 from protocols.prg import EPOCHS
+from securemodel.inspect.tampering import FRAMES, attack_at
 from securemodel.runtime import dealer as dealer_module
 from securemodel.runtime.dealer import serve
 from securemodel.runtime.labels import PROGRAM, STREAM_KEY
@@ -23,66 +23,20 @@ from securemodel.runtime.sources import DEAL_LOAD, END, REQUEST, DealerSource
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 
 
-def send_garbage(link: Link, label: Label, buffers: Any, post: Callable) -> None:
-    link._outbox.append(memoryview(b"GET / HTTP/1.1\r\nHost: peer.example\r\n\r\n"))
-
-
-def resequence(by: int) -> Callable[..., None]:
-    def attack(link: Link, label: Label, buffers: Any, post: Callable) -> None:
-        link._sent += by
-        post(label, buffers)
-
-    return attack
-
-
-def relabel(epoch: int = 0, node: int = 0, purpose: Any = None) -> Callable[..., None]:
-    def attack(link: Link, label: Label, buffers: Any, post: Callable) -> None:
-        post(Label(label.epoch + epoch, label.node + node, purpose or label.purpose), buffers)
-
-    return attack
-
-
-ATTACKS: dict[str, tuple[Callable[..., None], str]] = {
-    "truncated": (lambda link, label, buffers, post: post(label, [bytes(4)]), "too small"),
-    "oversized": (lambda link, label, buffers, post: post(label, [*buffers, bytes(8)]), "too large"),
-    "empty": (lambda link, label, buffers, post: post(label, []), "too small"),
-    "reordered": (resequence(1), "reordered"),
-    "replayed": (resequence(-1), "replayed"),
-    "other node": (relabel(node=1), "wrong message"),
-    "other epoch": (relabel(epoch=1), "wrong message"),
-    "other purpose": (relabel(purpose=Purpose.REVEAL), "wrong message"),
-    "garbage": (send_garbage, "not a message of this protocol"),
-}
-
-
-def attack_at(link: Link, attack: Callable[..., None], purposes: tuple[Purpose, ...], at: int) -> None:
-    """Replaces the `at`-th message of some purposes that a link sends."""
-    post, count = link.post, []
-
-    def attacking(label: Label, buffers: Any) -> None:
-        if label.purpose in purposes:
-            count.append(1)
-            if len(count) == at:
-                return attack(link, label, buffers, post)
-        return post(label, buffers)
-
-    link.post = attacking
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", FRAMES)
 @pytest.mark.parametrize("attacker, victim", [("bank", "hospital"), ("hospital", "bank"), ("helper", "bank")])
 def test_a_party_sends_a_wrong_frame(worlds, program3, tools, attacker: str, victim: str, attack: str) -> None:
     world, x = worlds(program3), tools.rows(2)
     some = tools.tasks(program3, x)[attacker]
 
     def attacking(session: RemoteSession) -> Any:
-        attack_at(session.channel._links[victim], ATTACKS[attack][0], (Purpose.OPEN,), 3)
+        attack_at(session.channel._links[victim], FRAMES[attack][0], (Purpose.OPEN,), 3)
         return some(session)
 
     results = world.run({**tools.tasks(program3, x), attacker: attacking})
     tools.check_texts(results)
     assert type(results[victim]) is BadFrame and results[victim].party == attacker
-    assert ATTACKS[attack][1] in str(results[victim])
+    assert FRAMES[attack][1] in str(results[victim])
     assert all(isinstance(e, (PeerAborted, PeerDied)) for name, e in results.items() if name != victim)
     world.wait_until_said("session failed")
     tools.works(world, x)
@@ -103,7 +57,7 @@ def test_a_party_announces_impossible_rows(worlds, program, tools, rows: tuple) 
     assert type(results["bank"]) is BadFrame and f"announced {rows[0]} rows" in str(results["bank"])
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", FRAMES)
 @pytest.mark.parametrize("at", [1, 12])
 def test_the_dealer_sends_a_wrong_frame(worlds, program, tools, monkeypatch, attack: str, at: int) -> None:
     world, x = worlds(program, dealer=False), tools.rows(2)
@@ -111,7 +65,7 @@ def test_the_dealer_sends_a_wrong_frame(worlds, program, tools, monkeypatch, att
 
     def listen(*rest: Any, **options: Any) -> dict[str, Link]:
         links = listen_for(*rest, **options)
-        attack_at(links["hospital"], ATTACKS[attack][0], (Purpose.DEAL,), at)
+        attack_at(links["hospital"], FRAMES[attack][0], (Purpose.DEAL,), at)
         return links
 
     with monkeypatch.context() as patch:
@@ -120,7 +74,7 @@ def test_the_dealer_sends_a_wrong_frame(worlds, program, tools, monkeypatch, att
         results = world.run(tools.tasks(program, x))
         tools.check_texts(results)
         assert type(results["hospital"]) is BadFrame and results["hospital"].party == DEALER
-        assert ATTACKS[attack][1] in str(results["hospital"])
+        assert FRAMES[attack][1] in str(results["hospital"])
         assert type(results["bank"]) is PeerAborted and "'dealer'" in str(results["bank"])
 
 

@@ -1,0 +1,156 @@
+"""What each party of a session in this process receives, word by word, over sessions with fresh keys.
+
+A view is what a corrupted party could study: the parts of every opening and every dealt share it receives, what they
+add up to with its own part (OPENED), and its own stream (OWN).
+Shares of results are part of it with three parties or more; with two they follow from the result and the receiver's
+own share, so they tell nothing new and need not look random.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from protocols.correlations import bit_mask_share, mask_share
+from protocols.gates import Dealt, Part
+from securemodel.compiler.capture import model_state
+from securemodel.compiler.ir import Node
+from securemodel.compiler.rows import made_up_inputs, made_up_state
+from securemodel.program import Program
+from securemodel.runtime.party import OnlineParty
+from securemodel.runtime.session import LocalSession
+
+FIRST, SPREAD = 1024, 256
+"""Words of an opening that are looked at: the first ones, where a repeated mask repeats, and some from all the rest."""
+
+OWN = "own stream"
+OPENED = "opened"
+RUNS = 2  # of each session, so that a mask that is used again in the next run is seen
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a word comes from: its kind, epoch (0: the load), node and sender, and how many bits it has."""
+
+    kind: str
+    run: int
+    node: int
+    sender: str
+    bits: int
+
+
+@dataclass(frozen=True, repr=False)
+class View:
+    """What one party received in all sessions: for each place, uint64 [sessions, words].
+
+    `scenario` [sessions] says which of the two sets of inputs and weights a session had. `all_words` counts what was
+    received in one session, `words` what of it was kept.
+    """
+
+    party: str
+    places: dict[Place, np.ndarray]
+    scenario: np.ndarray
+    words: int
+    all_words: int
+
+
+class _Watched(OnlineParty):
+    """A party that keeps what it receives."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: dict[Place, np.ndarray] = {}
+        self.received = 0
+
+    def keep(self, kind: str, epoch: int, node: int, sender: str, words: np.ndarray, bits: int) -> None:
+        self.received += words.size * (kind not in (OWN, OPENED))
+        self.seen[Place(kind, epoch, node, sender, bits)] = _sample(words)
+
+    def _opened(self, node: Node, kept: Any, parts: dict[str, torch.Tensor], outputs: Any) -> Any:
+        if node.op != "reveal" or len(self.peers) > 1:
+            bits = node.attrs["width"] if node.op == "mask" else 64
+            for sender, part in parts.items():
+                self.keep(node.op, self._epoch, node.id, sender, _words(part, bits, int(np.prod(node.shape))), bits)
+            if parts and node.op != "reveal":
+                share = bit_mask_share if node.op == "mask_bits" else mask_share
+                own = share(self._stream, self._epoch, node.id, node.shape)
+                self.keep(OWN, self._epoch, node.id, self.me, _words(own, 64, own.numel()), 64)
+        value = super()._opened(node, kept, parts, outputs)
+        if node.op in ("mask", "mask_bits"):
+            whole = value.m if node.op == "mask" else value.hat
+            low = whole.contiguous().reshape(-1, 1).view(torch.uint8)[:, : bits // 8]
+            self.keep(OPENED, self._epoch, node.id, node.op, _words(low, bits, whole.numel()), bits)
+        return value
+
+
+def _words(part: torch.Tensor, bits: int, count: int) -> np.ndarray:
+    """The elements of what was received, as uint64; padding is left out."""
+    raw = part.contiguous().reshape(-1).view(torch.uint8).numpy()[: count * bits // 8].reshape(count, bits // 8)
+    out = np.zeros((count, 8), np.uint8)
+    out[:, : bits // 8] = raw
+    return out.reshape(-1).view(np.uint64)
+
+
+def _sample(words: np.ndarray) -> np.ndarray:
+    rest = words[FIRST:]
+    return np.concatenate([words[:FIRST], rest[:: max(1, len(rest) // SPREAD)][:SPREAD]]).copy()
+
+
+def views(program: Program, sessions: int, done: Callable[[int], None] = lambda count: None) -> list[View]:
+    """The view of each party in so many sessions with each of two made-up sets of inputs and weights."""
+    kept: dict[str, list[dict[Place, np.ndarray]]] = {name: [] for name in program.parties}
+    totals: dict[str, int] = {}
+    scenarios = [made_up(program, seed) for seed in (1, 2)]
+    order = [index % 2 for index in range(2 * sessions)]
+    for number, index in enumerate(order, 1):
+        for name, party in _watched_session(program, *scenarios[index]).items():
+            kept[name].append(party.seen)
+            totals[name] = party.received
+        done(number)
+    out = []
+    for name, seen in kept.items():
+        places = {place: np.stack([trial[place] for trial in seen]) for place in sorted(seen[0])}
+        words = sum(made.shape[1] for place, made in places.items() if place.kind not in (OWN, OPENED))
+        out.append(View(name, places, np.array(order), words, totals[name]))
+    return out
+
+
+def made_up(program: Program, seed: int) -> tuple[torch.nn.Module, Sequence[torch.Tensor]]:
+    """A model of the program's shape and inputs for it. The generator is seeded because nothing here is a secret."""
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(program.model).to_empty(device="cpu")
+    with torch.no_grad():
+        made = made_up_state(program.model, generator)
+        for name, tensor in model_state(model).items():
+            tensor.copy_(made[name])
+    return model.eval(), made_up_inputs(program.examples, generator)
+
+
+def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str, _Watched]:
+    """Loads and runs once, with keys of its own. Returns the parties, with what they kept."""
+    parties: dict[str, _Watched] = {}
+
+    def make(program: Program, me: str, *rest: Any) -> _Watched:
+        parties[me] = _Watched(program, me, *rest)
+        return parties[me]
+
+    with LocalSession(program, make_party=make) as session:
+        last, deal = parties[program.parties[-1]], session._dealt.dealt
+
+        def dealt(epoch: int, node: int, given: Sequence[Part]) -> Dealt:
+            shares = deal(epoch, node, given)
+            for index, (name, share) in enumerate(shares.items()):
+                bits = 8 * share.element_size()
+                last.keep("dealt", epoch, node, f"dealer {index} {name}", _words(share, bits, share.numel()), bits)
+            return shares
+
+        session._dealt.dealt = dealt
+        session.load(program, model)
+        for _ in range(RUNS):
+            session.run(*inputs)
+    return parties
