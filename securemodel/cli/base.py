@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from protocols.errors import ProtocolError, SecureModelError
+from protocols.errors import ProtocolError, SecureModelError, explain
 
 OK, FAILED, USAGE, SESSION_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 _TRACEBACK = "securemodel.traceback"
@@ -74,6 +74,14 @@ class Command(click.Command):
                 traceback.print_exception(error)
             print_error(error)
             ctx.exit(exit_code(error))
+        except OSError as error:
+            if error.filename is None:  # not of a file; click has its own for a pipe that is closed
+                raise
+            if ctx.meta.get(_TRACEBACK):
+                traceback.print_exception(error)
+            why = error.strerror or type(error).__name__
+            print_error(explain("a file cannot be used", where=str(error.filename), why=why, fix="correct that and start again"))
+            ctx.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             ctx.exit(INTERRUPTED)

@@ -20,7 +20,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     path = Path(os.path.realpath(path))
     lock = path.with_name(f".{path.name}.lock")
-    with file_errors(lock):
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _taken(lock)
     if isinstance(handle, str):

@@ -43,6 +43,7 @@ ROW = "row"
 _WHAT, _MODE = "a file of results", 0o600  # they are for their receiver alone
 _JOURNAL_BYTES = 1 << 26
 _VERSION = 2
+_TEXT = 10  # about as many characters has a real number
 
 
 @dataclass(frozen=True)
@@ -233,13 +234,14 @@ class Record:
 
 
 def check_space(folder: Path, rows: int, results: Sequence[Result]) -> None:
-    """Raises FileError where the disk has no room for the results of so many rows."""
-    needed = 2 * rows * np.dtype([(r.name, r.dtype, r.shape) for r in results]).itemsize
+    """Raises FileError where the disk has no room for the results of so many rows, in binary and as text."""
+    kinds = [(np.dtype(r.dtype), math.prod(r.shape)) for r in results]
+    needed = rows * sum(count * (kind.itemsize + (_TEXT if kind.kind == "f" else 2)) for kind, count in kinds)
     with file_errors(folder):
         free = shutil.disk_usage(folder).free
     if free < needed:
         what = f"there is no room for the results of {rows} rows"
-        raise FileError(explain(what, where=str(folder), why=f"they take {needed} bytes or more, {free} are free",
+        raise FileError(explain(what, where=str(folder), why=f"they take about {needed} bytes, {free} are free",
                                 fix="make room, or name an output elsewhere"))  # fmt: skip
 
 

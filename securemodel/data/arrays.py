@@ -46,6 +46,10 @@ class Arrays:
             if chosen is None or index in chosen:
                 yield index, self._batch(start, size, problems)
 
+    def names(self) -> Iterator[str]:
+        """See Source."""
+        return map(str, self._ids)
+
     def _batch(self, start: int, size: int, problems: Problems) -> Batch:
         names, sizes = list(self._arrays), [w.size for w in self._wanted]
 

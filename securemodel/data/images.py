@@ -108,6 +108,10 @@ class Images:
                 rows = torch.stack([self._row(file, problems) for file in files]).to(self._wanted.dtype)
                 yield index, Batch([rows], lambda row, element, files=files: str(files[row]), [f.name for f in files])
 
+    def names(self) -> Iterator[str]:
+        """See Source."""
+        return (file.name for file in self._files)
+
     def _row(self, file: Path, problems: Problems) -> torch.Tensor:
         try:
             return _pixels(file, self._wanted.shape)

@@ -99,12 +99,16 @@ class Source(Protocol):
         """Batches of `size` rows, the last of what is left, with their numbers; only the chosen ones, if given."""
         ...
 
+    def names(self) -> Iterator[str]:
+        """The names of all rows in order."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rows:
-    """A file that was looked through: rows in all, and a digest of what each batch gives to the program.
+    """A file that was looked through: rows in all, digests of what each batch gives to the program, and of the names.
 
-    `id_name` is empty where rows have no names; `ids` is a digest of the names in order, where they were asked for.
+    `id_name` is empty where rows have no names; `ids` is the digest of the names where it is to be compared.
     `notes` is what the owner should know about how the file was read.
     """
 
@@ -112,6 +116,7 @@ class Rows:
     digests: bytes = field(repr=False)
     source: Source = field(repr=False)
     size: int
+    named: bytes = field(default=b"", repr=False)
     ids: bytes = field(default=b"", repr=False)
 
     @property
@@ -133,15 +138,14 @@ class Rows:
             raise _changed("end of the file")
 
     def names(self) -> Iterator[str]:
-        """The rows' names, in order. Raises InputError where the file has changed."""
-        rows = 0
-        for index, batch in self.source.batches(self.size, Problems()):
-            if _digest(batch) != self._digest_of(index):
-                raise _changed(batch.place(0, None))
-            rows += batch.rows
-            yield from batch.names
-        if rows != self.count:
-            raise _changed("end of the file")
+        """The rows' names, in order. Raises InputError where they have changed."""
+        digest, rows = hashlib.sha256(), 0
+        for name in self.source.names():
+            digest.update(_framed(name))
+            rows += 1
+            yield name
+        if rows != self.count or digest.digest() != self.named:
+            raise _changed("the names of its rows")
 
     def _digest_of(self, index: int) -> bytes:
         return self.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
@@ -172,7 +176,7 @@ def open_rows(path: Path, wanted: Sequence[Wanted], choice: Choice, size: int, c
     elif suffix in (".npy", ".npz"):
         source = arrays.open_arrays(path, wanted, choice)
     else:
-        fix = "give a table (.csv, .tsv, .txt), arrays of NumPy (.npy, .npz), or a folder of images"
+        fix = "give a table (.csv, .tsv, .txt), arrays of NumPy (.npy, .npz), or a folder of images; unpack or export others"
         raise InputError(explain("not a kind of file that rows can be read from", where=str(path), fix=fix))
     made = _look_through(source, size, check, bool(choice.id))
     if not made.count:
@@ -188,20 +192,25 @@ def _look_through(source: Source, size: int, check: Check, with_ids: bool) -> Ro
             digests += _digest(batch)
             count += batch.rows
             for name in batch.names:
-                encoded = name.encode()
-                ids.update(f"{len(encoded)} ".encode() + encoded)
+                ids.update(_framed(name))
     except InputError:
         problems.raise_any()  # what was found before comes first
         raise
     problems.raise_any()
-    return Rows(count, bytes(digests), source, size, ids.digest() if with_ids else b"")
+    return Rows(count, bytes(digests), source, size, ids.digest(), ids.digest() if with_ids else b"")
+
+
+def _framed(name: str) -> bytes:
+    """A name behind its length, so that it is told apart from what follows."""
+    data = name.encode()
+    return f"{len(data)} ".encode() + data
 
 
 def _ask(check: Check, batch: Batch, problems: Problems) -> None:
     try:
         check(batch.tensors)
     except (InputError, RuntimeError, ValueError, IndexError) as error:
-        what = str(error).splitlines()[0] if isinstance(error, InputError) else "the model cannot use this input"
+        what = str(error).splitlines()[0] if isinstance(error, InputError) else f"the model cannot use this input: {type(error).__name__}"
         problems.add(what, _culprit(batch, check), "correct or rescale what stands there")
 
 

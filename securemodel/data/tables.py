@@ -58,6 +58,10 @@ class Columns:
         if rows:
             yield index, self._batch(lines, rows, names, problems)
 
+    def names(self) -> Iterator[str]:
+        """See Source."""
+        return (cells[self._table.id_column].strip() for _, cells in self._table.rows())
+
     def _numbers(self, line: int, cells: Sequence[str], problems: Problems) -> list[float]:
         picked = [cells[index] for index in self._table.columns]
         made = numbers(picked, self._whole)

@@ -71,7 +71,7 @@ def agree_on_start(
     rows = {name: kept.rows for name, kept in keeping.items() if kept.rows}
     if len(set(rows.values())) > 1:
         said = ", ".join(f"{name!r} {count}" for name, count in rows.items())
-        fix = "give the files that belong together: row by row, they are about the same"
+        fix = "give the files that belong together"
         raise _mismatch(channel, keeping, f"the parties count different numbers of rows: {said}", fix)
     _compare_ids(channel, keeping, rows, ids)
     total = max(rows.values(), default=0)
@@ -164,7 +164,7 @@ def _read(peer: str, text: bytes) -> Kept | None:
 
 def _mismatch(channel: Channel, keeping: dict[str, Kept], what: str, fix: str) -> Mismatch:
     peer = next(name for name in keeping if name != channel.me)
-    return Mismatch(peer, explain(what, where="before the first batch", why="rows belong to one job", fix=fix))
+    return Mismatch(peer, explain(what, where="before the first batch", why="row by row, the files of all parties are about the same", fix=fix))
 
 
 __all__ = ["Batches", "Kept", "Start", "agree_on_start", "all_begun"]

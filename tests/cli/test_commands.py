@@ -6,6 +6,7 @@ import re
 import stat
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +14,7 @@ from protocols import identity
 from protocols.kernels import use
 from securemodel.cli import doctor as doctor_module
 from securemodel.cli import main
+from securemodel.cli.base import Command
 from securemodel.program import Program
 from securemodel.runtime.store import Store
 
@@ -276,3 +278,13 @@ def test_dealer_without_its_identity(call, parties_file) -> None:
     assert nobody.exit_code == 1 and "securemodel keys new dealer" in nobody.stderr
     other = call("dealer", "--config", parties_file("bank"))
     assert other.exit_code == 1 and "'bank', not 'dealer'" in other.stderr
+
+
+def test_an_error_of_a_file_that_nobody_explained_is_named(call, write) -> None:
+    @click.command(cls=Command)
+    def failing() -> None:
+        open("/nowhere/file")
+
+    result = CliRunner().invoke(failing, [])
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "where: /nowhere/file" in result.stderr and "No such file" in result.stderr and "→" in result.stderr

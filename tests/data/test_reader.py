@@ -293,6 +293,13 @@ def test_a_file_that_changes_under_way_is_noticed(write, opened) -> None:
         write("x.csv", text)
         with pytest.raises(InputError, match="changed since"):
             list(rows.read([1]))
+
+
+def test_ids_that_change_under_way_are_noticed(write, opened) -> None:
+    rows = opened(write("x.csv", "id,a\nx,1\ny,2\n"), 1, id="id")
+    assert list(rows.names()) == ["x", "y"]
+    for text in ("id,a\nx,1\nz,2\n", "id,a\nx,1\n", "id,a\ny,1\nx,2\n"):
+        write("x.csv", text)
         with pytest.raises(InputError, match="changed since"):
             list(rows.names())
 
