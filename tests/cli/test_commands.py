@@ -18,7 +18,7 @@ from securemodel.cli.base import Command
 from securemodel.program import Program
 from securemodel.runtime.store import Store
 
-COMMANDS = [["run"], ["predict"], ["dealer"], ["keys", "new"], ["keys", "show"], ["prepare"], ["plan"], ["check"], ["compare"], ["doctor"]]
+COMMANDS = [["run"], ["predict"], ["dealer"], ["keys", "new"], ["keys", "show"], ["prepare"], ["plan"], ["check"], ["compare"], ["audit"], ["doctor"]]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
