@@ -1,6 +1,7 @@
 """Compiles ordinary PyTorch models into programs that several parties run without showing their data."""
 
 from securemodel.compiler.compile import check, compile
+from securemodel.compiler.lower import decomposes, lowers
 from securemodel.compiler.plan import Network
 from securemodel.errors import SecureModelError, UnsupportedOperator
 from securemodel.program import Program
@@ -11,4 +12,4 @@ from securemodel.runtime.session import Session, local
 
 __version__ = "0.1.0"
 
-__all__ = ["Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "connect", "local"]
+__all__ = ["Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "connect", "decomposes", "local", "lowers"]  # fmt: skip

@@ -25,7 +25,7 @@ from securemodel.cli import main as command_line
 from securemodel.cli.launch import run_local
 from securemodel.cli.script import declared_parties
 from securemodel.compiler.ir import TALK
-from securemodel.compiler.lower import LOWERINGS
+from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,7 +80,7 @@ def anchors(text: str) -> set[str]:
 @pytest.fixture
 def tables() -> Iterator[None]:
     """Leaves the tables of operators and gates as they were, whatever a page adds to them."""
-    before = [(table, dict(table)) for table in (LOWERINGS, GATES)]
+    before = [(table, dict(table)) for table in (LOWERINGS, DECOMPOSITIONS, GATES)]
     yield
     for table, content in before:
         table.clear()

@@ -16,7 +16,7 @@ from torch.export import _trace
 from torch.nn.modules import transformer
 
 from securemodel.compiler.explaining import not_captured
-from securemodel.compiler.lower import LOWERINGS
+from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.errors import CompileError
 
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
@@ -214,7 +214,7 @@ def _plain_forward(model: torch.nn.Module, examples: Examples) -> Iterator[None]
 def _decompositions() -> dict[Any, Callable]:
     """How torch writes operators with simpler ones, for those that have no secure version of their own."""
     known = torch.export.default_decompositions().materialize()
-    return {operator: steps for operator, steps in known.items() if operator not in LOWERINGS}
+    return {op: steps for op, steps in known.items() if op not in LOWERINGS} | DECOMPOSITIONS
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

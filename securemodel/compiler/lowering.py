@@ -57,6 +57,7 @@ DRAWS_NOTHING = {"training": False, "train": False, "dropout_p": 0, "dropout": 0
 """Arguments with which an operator that could draw random numbers draws none."""
 
 
+_OF_TORCH = ("aten", "prims", "prim", "higher_order", "quantized", "torch")
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _SIZE = "the size of this result depends on values"
 _FIXED_SIZE = "use torch.where on tensors of a fixed size, or numbers and positions written in the model's code"
@@ -245,6 +246,13 @@ def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str
         made = node.meta.get("val")
         if any(map(_sizes_depend_on_values, made if isinstance(made, (list, tuple)) else [made])):
             raise CannotLower("the size of this result depends on secret values", _FIXED_SIZE)
+        library = str(node.target).split(".")[0]
+        if isinstance(node.target, torch._ops.OpOverload) and library not in _OF_TORCH:
+            raise CannotLower(
+                f"no secure version exists; the operator is defined by the library {library!r}",
+                f"give it one with @securemodel.lowers(torch.ops.{node.target}), or write it with PyTorch's operators: "
+                f"@securemodel.decomposes(torch.ops.{node.target}) (docs/adding-an-operator.md)",
+            )
         raise CannotLower("no secure version exists", "replace it, or move it to where one party owns its inputs")
     check_arguments(lowering, g, *args, **kwargs)
     try:

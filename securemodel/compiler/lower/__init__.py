@@ -25,6 +25,6 @@ from securemodel.compiler.lower import (  # noqa: F401
     trig,
     windows,
 )
-from securemodel.compiler.lower.registry import ACCURACY, LOWERINGS, lowers, page
+from securemodel.compiler.lower.registry import ACCURACY, DECOMPOSITIONS, LOWERINGS, decomposes, lowers, page
 
-__all__ = ["ACCURACY", "LOWERINGS", "lowers", "page"]
+__all__ = ["ACCURACY", "DECOMPOSITIONS", "LOWERINGS", "decomposes", "lowers", "page"]

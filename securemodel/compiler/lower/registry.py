@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 Lowering = Callable[..., object]
 LOWERINGS: dict[object, Lowering] = {}
+DECOMPOSITIONS: dict[object, Callable[..., object]] = {}
 UNIT = 2.0**-16
 
 
@@ -42,7 +43,7 @@ ACCURACY: dict[object, Accuracy] = {}
 
 
 def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Lowering], Lowering]:
-    """Registers a function as the secure version of ATen operators; refuses duplicates.
+    """Registers a function as the secure version of operators; refuses a second one.
 
     The function gets a Builder and the operator's arguments, with tensors as Values, and returns a Value
     (or a tuple of Values). It is called only when some tensor argument is secret. Approximations state their
@@ -51,7 +52,7 @@ def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Lowering], L
 
     def register(function: Lowering) -> Lowering:
         for target in targets:
-            if target in LOWERINGS:
+            if not _is_again(LOWERINGS.get(target), function):
                 raise ValueError(f"{target} already has a secure version: {LOWERINGS[target].__name__}")
             LOWERINGS[target] = function
         if accuracy:
@@ -59,6 +60,29 @@ def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Lowering], L
         return function
 
     return register
+
+
+def decomposes(*targets) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Registers a function that computes operators with those of PyTorch; refuses a second one.
+
+    It gets the operator's arguments and returns what the operator does. Models that are captured afterwards are compiled
+    as if they called this function.
+    """
+
+    def register(function: Callable[..., object]) -> Callable[..., object]:
+        for target in targets:
+            if not _is_again(DECOMPOSITIONS.get(target), function):
+                raise ValueError(f"{target} is already written with other operators: {DECOMPOSITIONS[target].__name__}")
+            DECOMPOSITIONS[target] = function
+        return function
+
+    return register
+
+
+def _is_again(known: Callable[..., object] | None, function: Callable[..., object]) -> bool:
+    """Whether a place is free, or has the same function from an earlier run of its file or of a notebook's cell."""
+    name = lambda f: (f.__code__.co_filename.rpartition("/")[2], f.__qualname__)
+    return known is None or name(known) == name(function)
 
 
 def promises(accuracy: Accuracy, *targets) -> None:
