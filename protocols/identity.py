@@ -13,6 +13,7 @@ certificate. There is no certificate authority and no host name check. A party f
     [me]
     identity = "keys/bank"                    # folder made by `create`
     listen = "0.0.0.0:7001"                   # optional; when it differs from the address others dial
+    skipped_runs = 16                         # optional; most prepared runs to give up because a peer used up more
     [timeouts]
     connect_s = 30
     receive_s = 60                            # longest silence of a peer that has something to send
@@ -91,6 +92,7 @@ class PartiesConfig:
     dealer: Entry | None = None
     identity: Path | None = None
     listen: tuple[str, int] | None = None
+    skipped_runs: int = 16
     timeouts: Timeouts = field(default_factory=Timeouts)
     path: Path | None = None
 
@@ -221,7 +223,7 @@ class _Reader:
         dealer = self.entry(DEALER, self.table(tables["dealer"], "dealer"), "dealer") if "dealer" in tables else None
         self.no_duplicates([*parties.values(), *([dealer] if dealer else [])])
         me = self.table(tables.get("me", {}), "me")
-        self.only(me, ("identity", "listen"), "me")
+        self.only(me, ("identity", "listen", "skipped_runs"), "me")
         times = self.table(tables.get("timeouts", {}), "timeouts")
         self.only(times, ("connect_s", "receive_s"), "timeouts")
         for key, value in times.items():
@@ -229,11 +231,15 @@ class _Reader:
                 raise self.error(f"{key} = {value!r} is not a number of seconds", "timeouts", "", "use, for example, 30", key)
         identity = self.text_of(me, "identity", "me", "")
         listen = self.text_of(me, "listen", "me", "")
+        skipped = me.get("skipped_runs", PartiesConfig.skipped_runs)
+        if isinstance(skipped, bool) or not isinstance(skipped, int) or skipped < 0:
+            raise self.error(f"skipped_runs = {skipped!r} is not a number of runs", "me", "", "use, for example, 16", "skipped_runs")
         return PartiesConfig(
             parties,
             dealer,
             self.path.parent / identity if identity else None,
             self.address(listen, "me", "listen") if listen else None,
+            skipped,
             Timeouts(**{key: float(value) for key, value in times.items()}),
             self.path,
         )

@@ -18,10 +18,13 @@ from securemodel.runtime.store import Store
 _TEXT_BYTES = 1024
 
 
-def agree(program: Program, me: str, channel: Channel, store: Store | None) -> dict[str, Stream]:
+def agree(
+    program: Program, me: str, channel: Channel, store: Store | None, skipped_runs: int = 0
+) -> dict[str, Stream]:
     """Compares program, versions, script and store with all peers; returns the stream shared with each peer.
 
-    Parties that used up different numbers of a store's runs go on after the largest. Raises Mismatch.
+    Parties that used up different numbers of a store's runs go on after the largest, unless one would have to give up
+    more than `skipped_runs` for it. Raises Mismatch.
     """
     from securemodel import __version__
 
@@ -36,16 +39,32 @@ def agree(program: Program, me: str, channel: Channel, store: Store | None) -> d
     halves = {peer: new_key() for peer in channel.peers}
     sizes = dict.fromkeys(channel.peers, _TEXT_BYTES + KEY_BYTES)
     received = channel.exchange(AGREE, {peer: [text, halves[peer]] for peer in channel.peers}, sizes)
-    streams, nexts = {}, [store.next_run if store else 0]
+    streams, nexts = {}, {}
     for peer, payload in received.items():
         data = payload.numpy().tobytes()
-        nexts.append(_check(mine, data[:_TEXT_BYTES], peer, me, store))
+        nexts[peer] = _check(mine, data[:_TEXT_BYTES], peer, me, store)
         theirs = data[_TEXT_BYTES:]
         both = halves[peer] + theirs if me < peer else theirs + halves[peer]
         streams[peer] = Stream(hashlib.sha256(b"zero shares" + channel.session + both).digest())
     if store:
-        store.skip_to(max(nexts))
+        _go_on_together(store, nexts, skipped_runs)
     return streams
+
+
+def _go_on_together(store: Store, nexts: dict[str, int], skipped_runs: int) -> None:
+    peer = max(nexts, key=nexts.__getitem__)
+    skipped = nexts[peer] - store.next_run
+    if skipped > skipped_runs:
+        raise Mismatch(
+            peer,
+            explain(
+                f"party {peer!r} says that run {nexts[peer]} of the store is the next, and here it is run {store.next_run}",
+                where="agreement before the first message",
+                why=f"going on together would give up {skipped} unused runs, and at most {skipped_runs} may be",
+                fix=f"if that party did use them, set skipped_runs = {skipped} under [me] in the parties file",
+            ),
+        )
+    store.start_at(nexts[peer])
 
 
 def _check(mine: dict[str, str], text: bytes, peer: str, me: str, store: Store | None) -> int:

@@ -319,7 +319,7 @@ def meet(
     channel = join(me, config, own, insecure_plain)
     link = None
     try:
-        pairs = agree(program, me, channel, store)
+        pairs = agree(program, me, channel, store, config.skipped_runs)
         last = program.parties[-1] == me
         if store:
             source = StoreSource(store) if last else NoSource()

@@ -128,6 +128,10 @@ class Store:
     next_run: int
     weights: str | None = field(repr=False)
     _lock: IO | None = field(default=None, repr=False)
+    _cleaned: bool = False
+
+    def __post_init__(self) -> None:
+        self._saved = self.next_run  # on disk: what peers say moves it only when a run is used
 
     @staticmethod
     def open(path: Path, program: Program, me: str) -> Store:
@@ -199,16 +203,21 @@ class Store:
                     fix="make more with `securemodel prepare`, or connect to a dealer",
                 )
             )
-        self.next_run = run + 1
+        self.next_run = self._saved = run + 1
         self._save()
+        if not self._cleaned:
+            self._cleaned = True
+            self._remove_before(run)
 
-    def skip_to(self, run: int) -> None:
-        """Gives up all runs before `run`: another party has used them already. Also what a crash left of them."""
+    def start_at(self, run: int) -> None:
+        """The next run is at least this one: another party used the earlier ones. They are given up with its use."""
         self.next_run = max(run, self.next_run)
-        self._save()
+
+    def _remove_before(self, run: int) -> None:
+        """What was given up, and what a crash left."""
         for file in self.path.glob("run-*.bin"):
             number = file.stem.removeprefix("run-")
-            if number.isdecimal() and int(number) < self.next_run:
+            if number.isdecimal() and int(number) < run:
                 file.unlink(missing_ok=True)
 
     def bind_weights(self, digest: str | None) -> None:
@@ -234,7 +243,7 @@ class Store:
             self._lock.close()
 
     def _save(self) -> None:
-        cursor = json.dumps({"next": self.next_run, "weights": self.weights})
+        cursor = json.dumps({"next": self._saved, "weights": self.weights})
         write_secret(self.path / "cursor.json", cursor.encode(), _WHAT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import stat
@@ -195,6 +196,39 @@ def test_parties_with_different_cursors_agree_on_the_larger(world, stores, used,
     torch.testing.assert_close(world.run(both(1, x), store=stores)["hospital"][0], model(x), atol=2**-10, rtol=0)
     assert sorted(used) == [("bank", 4), ("hospital", 4)] and next_runs(stores) == [5, 5]
     assert sorted(p.name for p in stores["hospital"].glob("run-*")) == ["run-5.bin", "run-6.bin"]
+
+
+def say_next(stores: dict[str, Path], who: str, run: int) -> None:
+    """This party will say that it used up all runs before that one."""
+    cursor = stores[who] / "cursor.json"
+    cursor.write_text(json.dumps({**json.loads(cursor.read_text()), "next": run}))
+
+
+@pytest.mark.parametrize("then", ["nothing", "load"])
+def test_a_handshake_gives_no_run_up(world, stores, program, then: str) -> None:
+    """A peer that says a later run is next, and then runs none, costs the other nothing."""
+    say_next(stores, "bank", 5)
+    task = {"nothing": lambda s: None, "load": lambda s: s.load(program, program.model if s.me == "bank" else None)}[then]
+    assert world.run({"bank": task, "hospital": task}, store=stores) == {"bank": None, "hospital": None}
+    assert next_runs({"hospital": stores["hospital"]}) == [1]
+    assert len(list(stores["hospital"].glob("run-*.bin"))) == RUNS
+    say_next(stores, "bank", 1)
+    assert len(world.run(both(1, torch.zeros(2, 4)), store=stores)["hospital"]) == 1
+    assert next_runs(stores) == [2, 2]
+
+
+def test_a_long_jump_is_refused_with_both_numbers(world, stores, used) -> None:
+    say_next(stores, "bank", 5)
+    world.config = dataclasses.replace(world.config, skipped_runs=3)
+    results = world.run(both(1, torch.zeros(2, 4)), store=stores)
+    error = results["hospital"]
+    assert type(error) is Mismatch and error.party == "bank"
+    for part in ("run 5", "run 1", "give up 4", "skipped_runs = 4", "at most 3"):
+        assert part in str(error)
+    assert isinstance(results["bank"], PeerAborted) and not used
+    assert len(list(stores["hospital"].glob("run-*.bin"))) == RUNS
+    world.config = dataclasses.replace(world.config, skipped_runs=4)
+    assert len(world.run(both(1, torch.zeros(2, 4)), store=stores)["hospital"]) == 1
 
 
 def test_a_cursor_set_back_does_not_bring_a_run_back(world, stores, used, tools) -> None:
