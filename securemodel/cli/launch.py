@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,12 @@ _TERMINATE_S = 2.0
 _POLL_S = 0.02
 # Long, as a silent process here is a busy one: when one ends, all are ended.
 _TIMEOUTS = Timeouts(connect_s=300.0, receive_s=600.0)
+
+_INHERIT = """
+while read -r group; do groups="$groups -$group"; done
+[ -z "$groups" ] || kill -s KILL -- $groups
+rm -rf -- "$1"
+"""
 
 Say = Callable[[str, str, bool], None]
 """Takes a line of output: whose it is, its text, and whether it went to the error output."""
@@ -51,11 +58,11 @@ def run_local(
     """Runs the script once per party, and a dealer where one is wanted, and returns when all have ended.
 
     `command` is the command that each party runs, with options of its own. When one fails the others are
-    stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt
-    and SIGTERM end all processes. Raises ConfigError for names that cannot be a party's.
+    stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
+    terminal and the end of this process, whatever ends it, end all processes. Raises ConfigError for names that cannot be a party's.
     """
-    with tempfile.TemporaryDirectory(prefix="securemodel-") as folder, _terminated_like_interrupted():
-        configs = _configurations(parties, Path(folder), dealer)
+    with _terminated_like_interrupted(), _folder_with_heir() as (folder, heir):
+        configs = _configurations(parties, folder, dealer)
         shown = ["--traceback"] if traceback else []
         commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]} if dealer else {}
         for name in parties:
@@ -66,12 +73,31 @@ def run_local(
         try:
             for name, words in commands.items():
                 processes[name] = _start(words, len(parties))
+                heir.write(b"%d\n" % processes[name].pid)
                 readers += _read(name, processes[name], say)
             return _wait(processes)
         finally:
             _end(processes.values())
             for reader in readers:
                 reader.join(_TERMINATE_S)
+
+
+@contextmanager
+def _folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
+    """A temporary folder, and a pipe to a shell that is told the process groups that are started here.
+
+    When this process ends in a way that it cannot handle, the pipe ends, and the shell ends these groups and removes the
+    folder with its private keys.
+    """
+    folder = tempfile.mkdtemp(prefix="securemodel-")
+    command = ["/bin/sh", "-c", _INHERIT, "securemodel-heir", folder]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, start_new_session=True, **quiet) as heir:
+        try:
+            yield Path(folder), heir.stdin
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            heir.kill()
 
 
 def _configurations(parties: Sequence[str], folder: Path, dealer: bool) -> dict[str, Path]:
@@ -148,12 +174,19 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends this process the way Ctrl-C does, so that nothing is left behind."""
+    """SIGTERM and SIGHUP (a closed terminal) end this process the way Ctrl-C does, so that nothing is left behind.
+
+    Who started it with SIGHUP ignored, as `nohup` does, wants it to go on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    for signum, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
