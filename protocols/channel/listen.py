@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import selectors
 import socket
 import threading
@@ -104,11 +105,10 @@ class Room:
         with self._lock, suppress(ValueError):
             self._guests.remove(guest)
 
-    def turn_out_late(self) -> None:
-        """Ends what has been here for too long, whatever it sends."""
+    def turn_out(self, until: float = math.inf) -> None:
+        """Ends what may not be here at that time any more, whatever it sends."""
         with self._lock:
-            now = time.monotonic()
-            for guest in [guest for guest in self._guests if guest.until < now]:
+            for guest in [guest for guest in self._guests if guest.until < until]:
                 self._turn_out(guest)
 
     def turn_out_oldest(self) -> None:
@@ -147,13 +147,14 @@ class Listener:
         if self._thread:
             self._thread.join(1.0)
         _closed(self._sockets)
+        self.room.turn_out()
 
     def _accept_all(self, welcome: Callable[[Guest], None]) -> None:
         with selectors.DefaultSelector() as selector:
             for sock in self._sockets:
                 selector.register(sock, selectors.EVENT_READ)
             while not self._closed.is_set():
-                self.room.turn_out_late()
+                self.room.turn_out(time.monotonic())
                 for key, _ in selector.select(_POLL_S):
                     self._accept(key.fileobj, welcome)
 

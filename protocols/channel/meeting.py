@@ -274,9 +274,10 @@ class Meeting:
             stream = TlsStream(sock, context, server_side=True) if context else PlainStream(sock)
             if isinstance(stream, TlsStream):
                 known = peer_name(stream.handshake(self._handshake_s()), peers)
-                room.leave(guest)
+                room.leave(guest)  # from here on it is a party's
             link = Link(self.me, known or "unknown", stream, self.config.timeouts.receive_s)
             link.peer = self._greet(link, {known} if known else {entry.name for entry in peers})
+            room.leave(guest)
             self._deliver(link.peer, link)
         except (OSError, PeerError) as error:
             _turn_away(sock)

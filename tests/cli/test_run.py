@@ -157,7 +157,7 @@ def test_signals_stop_all(write, tmp_path: Path, own_temporary_folder: Path, sig
         ready = [line for line in (process.stdout.readline() for _ in range(3)) if "ready" in line]
         assert len(ready) == 2
         process.send_signal(signum)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     if signum == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
