@@ -1,16 +1,18 @@
 # Everything a person does with this project. Works with GNU make 3.81 or newer, on Linux and macOS.
 #   PYTHON   the Python to make the environment with (3.10 or newer)
 #   JOBS     how many tests to run side by side (2; more disturbs those that wait for other processes)
+#   PIP      further words for pip in test-newest, such as an index with builds of torch for CPUs only
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard protocols/kernels/csrc/*)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-crypten demo test test-all bench bench-peers docs lint clean
+.PHONY: help setup setup-crypten demo test test-all test-newest bench bench-peers docs lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -31,6 +33,14 @@ test: $(INSTALLED) ## Run the tests, without the slow ones (JOBS=0: one after th
 test-all: $(INSTALLED) ## Run all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
+test-newest: ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) -e ".[dev,examples,text,paillier]"
+	@$(NEWEST)/bin/python -m pip list
+	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
+
 bench: $(INSTALLED) ## Measure this machine (ARGS=case to measure one case)
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -45,7 +55,7 @@ docs: $(INSTALLED_DOCS) ## Build the documentation into site/
 lint: $(INSTALLED) ## Check the style of the Python code
 	$(BIN)/ruff check .
 
-clean: ## Remove builds, caches and results (.venv stays, and is brought up to date by the next make)
+clean: ## Remove builds, caches and results (environments stay, .venv is brought up to date by the next make)
 	rm -rf $(INSTALLED) $(INSTALLED_DOCS) build dist site out .pytest_cache .ruff_cache .hypothesis *.egg-info
 	rm -f protocols/kernels/*.so
 	find protocols securemodel benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +

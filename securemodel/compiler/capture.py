@@ -84,7 +84,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         raise
     except Exception as problem:
         raise not_captured(problem, type(model).__name__) from problem
-    _restore(_assertions(exported.graph), made, messages)
+    _restore(exported.graph, made, messages)
     signature = exported.graph_signature
     states, constants, inputs = {}, {}, []
     for spec in signature.input_specs:
@@ -164,14 +164,22 @@ def unchecked() -> Iterator[None]:
         yield
 
 
-def _restore(assertions: Mapping[str, torch.fx.Node], made: Mapping[str, torch.fx.Node], messages: dict[str, str]) -> None:
-    """Gives assertions the messages and places that they had before decompositions."""
-    messages |= {condition: str(node.args[1]) for condition, node in made.items() if not of_torch(node)}
-    for condition, node in assertions.items():
-        if condition in made:
-            node.meta["stack_trace"] = made[condition].meta.get("stack_trace") or ""
-        if condition in messages:
-            node.args = node.args[0], messages[condition]
+def _restore(graph: torch.fx.Graph, made: Sequence[torch.fx.Node], messages: Mapping[str, str]) -> None:
+    """Gives assertions the messages and places that they had before decompositions, which may number symbols anew."""
+    known = {**messages, **{_condition(node): str(node.args[1]) for node in made if not of_torch(node)}}
+    places = {_condition(node): node.meta.get("stack_trace") or "" for node in made}
+    for table in (known, places):
+        table.update({_SYMBOL.sub("u", condition): text for condition, text in table.items()})
+    for node in _assertions(graph):
+        condition = _condition(node)
+        for name in (_SYMBOL.sub("u", condition), condition):  # the same symbols, if there are such, count
+            if name in known:
+                node.args = node.args[0], known[name]
+            if name in places:
+                node.meta["stack_trace"] = places[name]
+
+
+_SYMBOL = re.compile(r"\bz?uf?\d+")
 
 
 def of_torch(assertion: torch.fx.Node) -> bool:
@@ -179,14 +187,13 @@ def of_torch(assertion: torch.fx.Node) -> bool:
     return str(assertion.args[1]).startswith("Runtime assertion failed")
 
 
-def _assertions(graph: torch.fx.Graph) -> dict[str, torch.fx.Node]:
-    """The checks of numbers, by their conditions in symbols; of equal ones, the model's own."""
-    nodes = [n for n in graph.nodes if n.target is torch.ops.aten._assert_scalar.default]
-    found = {_condition(node): node for node in sorted(nodes, key=of_torch, reverse=True)}
-    return {condition: node for condition, node in found.items() if condition}
+def _assertions(graph: torch.fx.Graph) -> list[torch.fx.Node]:
+    """The checks of numbers that are not known."""
+    return [n for n in graph.nodes if n.target is torch.ops.aten._assert_scalar.default and _condition(n)]
 
 
 def _condition(assertion: torch.fx.Node) -> str:
+    """What is checked, in symbols."""
     value = getattr(assertion.args[0], "meta", {}).get("val")
     return str(value.node.expr) if isinstance(value, torch.SymBool) else ""
 

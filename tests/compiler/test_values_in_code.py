@@ -179,6 +179,11 @@ def distinct(n, rows):
     return rows
 
 
+def distinct_pair(n, rows):
+    """The size can be 2 only, and torch.export numbers its symbols anew."""
+    return distinct(n, rows)
+
+
 def asynchronous(n, rows):
     torch._assert_async((n > 0).all(), "every n is positive")
     return rows
@@ -193,6 +198,7 @@ CHECKED = {
     all_positive: ([2, 1], [0, 1], "every n is positive"),
     bounded: ([2, 1], [0, 0], "n has no positive number"),
     distinct: ([2, 1, 2], [4, 4, 4], "n is constant"),
+    distinct_pair: ([2, 1], [4, 4], "n is constant"),
     asynchronous: ([2, 1], [0, 1], "every n is positive"),
     constrained: ([2, 1], [-1, 1], "a check of the model failed"),
 }
