@@ -6,7 +6,7 @@ results by the Chinese remainder theorem (Paillier, Eurocrypt 1999, §7).
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from gmpy2 import mpz
@@ -17,6 +17,8 @@ from protocols.paillier.powers import power_all
 from protocols.paillier.residues import Residues
 
 Key = PublicKey | PrivateKey
+Draw = Callable[[int], bytes]
+"""Gives so many random bytes: `secrets.token_bytes`, but in tests that must repeat."""
 
 
 def public(key: Key) -> PublicKey:
@@ -24,13 +26,13 @@ def public(key: Key) -> PublicKey:
     return key.public if isinstance(key, PrivateKey) else key
 
 
-def blinding_factors(key: Key, count: int) -> np.ndarray:
+def blinding_factors(key: Key, count: int, draw: Draw | None = None) -> np.ndarray:
     """[N, *cell]: fresh encryptions of zero from the operating system's randomness; each is used once."""
-    known = public(key)
+    known, draw = public(key), draw or secrets.token_bytes
     if known.h is None:
-        roots = known.residues.enter([_unit(known.n) for _ in range(count)])
+        roots = known.residues.enter([_unit(known.n, draw) for _ in range(count)])
         return power_all(known.residues, roots, known.n)
-    exponents = secrets.token_bytes(count * known.blinding_bytes)
+    exponents = draw(count * known.blinding_bytes)
     if isinstance(key, PublicKey):
         return key.blinding_base.powers(exponents)
     halves = [
@@ -39,21 +41,22 @@ def blinding_factors(key: Key, count: int) -> np.ndarray:
     return known.residues.enter(_joined(key, *halves))
 
 
-def refreshing_factors(key: PublicKey, count: int) -> np.ndarray:
+def refreshing_factors(key: PublicKey, count: int, draw: Draw | None = None) -> np.ndarray:
     """[N, *cell]: fresh encryptions of zero that hide what they are multiplied by also from the key's owner.
 
     Their exponents of h^n are 40 bits longer than n, so they are within 2^-40 of uniform in the group of all blinding
     factors, whatever one knows. Short exponents would hide from the owner only under an assumption of their own.
     """
+    draw = draw or secrets.token_bytes
     if key.h is None:
-        return blinding_factors(key, count)
-    low, high = (base.powers(secrets.token_bytes(count * base.places)) for base in (key.blinding_base, key.upper_base))
+        return blinding_factors(key, count, draw)
+    low, high = (base.powers(draw(count * base.places)) for base in (key.blinding_base, key.upper_base))
     return key.residues.multiply(low, high)
 
 
-def _unit(n: mpz) -> int:
-    """A random number prime to n: meeting another would factor n."""
-    return 1 + secrets.randbelow(int(n) - 1)
+def _unit(n: mpz, draw: Draw) -> int:
+    """A random number prime to n, within 2^-128 of uniform: meeting another would factor n."""
+    return 1 + int.from_bytes(draw(-(-n.bit_length() // 8) + 16), "little") % (int(n) - 1)
 
 
 def _joined(key: PrivateKey, mod_p: list[mpz], mod_q: list[mpz]) -> list[mpz]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from protocols.errors import InputError, PreprocessingReused, ProtocolError, explain
 from protocols.paillier import wire
-from protocols.paillier.cipher import encrypt, trivial
+from protocols.paillier.cipher import Draw, encrypt, trivial
 from protocols.paillier.keys import PrivateKey, PublicKey
 from protocols.paillier.packing import Slots, slots_for, whole
 from protocols.paillier.patches import Patches
@@ -123,8 +123,13 @@ class ServerGate:
     def __post_init__(self) -> None:
         self._rows = checked_weights(self.shape, self.weights)
 
-    def reply(self, request: bytes, pool: BlindingPool | None = None) -> tuple[bytes, Tensor]:
-        """The message to the client, and r: int64[*output_shape], to be subtracted from W x_S."""
+    def reply(
+        self, request: bytes, pool: BlindingPool | None = None, insecure_draw: Draw | None = None
+    ) -> tuple[bytes, Tensor]:
+        """The message to the client, and r: int64[*output_shape], to be subtracted from W x_S.
+
+        insecure_draw: where a test that must repeat takes r from, instead of the operating system.
+        """
         patches, residues = self.shape.patches, self.key.residues
         asked = wire.read(request, self.key, self.context + "/request")
         if asked.packed or asked.shape != (prod(patches.input_shape),) or asked.bound > 1 << RING_BITS - 1 or asked.frac_bits:
@@ -139,7 +144,7 @@ class ServerGate:
         limit = 1 << self.shape.weight_bits - 1
         products = np.stack([linear(residues, asked.cells, rows, limit, places) for rows, places in groups])
         flat = patches.arrange(products).reshape(-1, *residues.cell)
-        masks = [secrets.randbits(self.shape.mask_bits) - (1 << self.shape.mask_bits - 1) for _ in range(len(flat))]
+        masks = random_masks(len(flat), self.shape.mask_bits, insecure_draw)
         sums = PaillierTensor(self.key, flat, 0, (1 << self.shape.mask_bits) - 1, whole(self.key.bits)).compressed()
         masked = residues.multiply(sums.cells, trivial(self.key, sums.slots.pack(masks)))
         answer = replace(sums, cells=masked)
@@ -163,6 +168,14 @@ def checked_weights(shape: GateShape, weights: Tensor) -> np.ndarray:
             )
         )
     return rows
+
+
+def random_masks(count: int, bits: int, draw: Draw | None = None) -> list[int]:
+    """Uniform integers from -2^(bits-1) to 2^(bits-1) - 1, from the operating system's randomness."""
+    each, half = -(-bits // 8), 1 << bits - 1
+    drawn = (draw or secrets.token_bytes)(count * each)
+    numbers = (int.from_bytes(drawn[at : at + each], "little") for at in range(0, len(drawn), each))
+    return [(number & (1 << bits) - 1) - half for number in numbers]
 
 
 def to_ring(values: list[int]) -> Tensor:

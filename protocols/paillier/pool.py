@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from protocols.errors import InputError, explain
-from protocols.paillier.cipher import Key, blinding_factors, public, refreshing_factors
+from protocols.paillier.cipher import Draw, Key, blinding_factors, public, refreshing_factors
 from protocols.paillier.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -112,3 +112,23 @@ class BlindingPool:
     def _has_work(self) -> bool:
         """A whole batch is missing, or someone waits: a smaller batch takes as long as a whole one."""
         return self._closed or len(self) + self._batch <= self.size or len(self) < self._wanted
+
+
+class InsecurePool(BlindingPool):
+    """Blinding factors that whoever knows `draw` computes again, for tests that must repeat: they hide nothing."""
+
+    def __init__(self, key: Key, draw: Draw) -> None:
+        self.key, self._draw = key, draw
+
+    def __repr__(self) -> str:
+        return f"InsecurePool({public(self.key)!r})"
+
+    def __len__(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """Nothing is in store."""
+
+    def take(self, count: int) -> np.ndarray:
+        """[count, *cell]: the next factors."""
+        return (refreshing_factors if self.refreshing else blinding_factors)(self.key, count, self._draw)

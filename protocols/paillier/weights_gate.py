@@ -11,7 +11,6 @@ sends ciphertexts only from C to S, one for as many outputs as there are slots; 
 running ahead of time, x_C is a `random_share` and C later sends x - x_C, to which S applies W in the clear.
 """
 
-import secrets
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from protocols.errors import InputError, ProtocolError, explain
 from protocols.paillier import wire
 from protocols.paillier.keys import PrivateKey, PublicKey
-from protocols.paillier.linear_gate import RING_BITS, GateShape, checked_weights, to_ring
+from protocols.paillier.linear_gate import RING_BITS, GateShape, checked_weights, random_masks, to_ring
 from protocols.paillier.pool import BlindingPool
 from protocols.paillier.powers import linear
 from protocols.paillier.tensor import PaillierTensor, encrypt_array
@@ -83,10 +82,8 @@ class ShareGate:
         ]
         cells = np.stack([np.moveaxis(part, 1, 0) for part in made], axis=1)
         sums = replace(sealed, cells=cells, bound=self.shape.bound, fresh=False)
-        half = 1 << self.shape.mask_bits - 1
-        masks = np.array([secrets.randbits(self.shape.mask_bits) - half for _ in range(sums.size)], object)
-        masks = masks.reshape(sums.shape)
-        data = wire.write(sums.add(masks, half), f"{self.context}/reply/{run}", pool)
+        masks = np.array(random_masks(sums.size, self.shape.mask_bits), object).reshape(sums.shape)
+        data = wire.write(sums.add(masks, 1 << self.shape.mask_bits - 1), f"{self.context}/reply/{run}", pool)
         kept = to_ring((-masks.transpose(1, 0, 2)).reshape(-1).tolist()).numpy()
         arranged = patches.arrange(kept.reshape(sums.shape[1], patches.rows, sums.shape[2]))
         return data, torch.from_numpy(np.ascontiguousarray(arranged))

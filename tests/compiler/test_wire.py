@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,11 @@ import securemodel
 from protocols import kernels
 from protocols.channel import Label, Purpose
 from protocols.gates import GATES
+from protocols.paillier import PrivateKey, PublicKey
 from protocols.prg import Stream, insecure_test_key
+from securemodel.backends.paillier.deep import DeepProgram
+from securemodel.backends.paillier.deep_session import LocalDeepSession
+from securemodel.backends.paillier.session import LocalPaillierSession
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.session import LocalSession
 
@@ -64,6 +69,12 @@ PROGRAMS = {
 }  # fmt: skip
 PARTIES = {"two": ("a", "b"), "three": ("a", "c", "b")}
 CASES = [f"{name}, {parties} parties" for name in PROGRAMS for parties in PARTIES]
+ENCRYPTED = {
+    "encrypted, linear": with_exact_weights(nn.Linear(6, 3)),
+    "encrypted, network": PROGRAMS["network"][0],
+}
+_P = 0xFC5AD0FDC9C0BFC72CC1A2BD84C190519344D8587EA9446DE5BCFBE20A448E6B
+_Q = 0xD54D6F048F4C9F3E6359B5A1DBA87C6CB53B8A92998D84185BE2994B3A68E447
 
 
 @cache
@@ -80,7 +91,8 @@ def digest_of(label: Label, buffers) -> bytes:
     """Hash of one message, without the program's digest in a phase's first one: it is no protocol."""
     content = hashlib.sha256(str(label).encode())
     for index, buffer in enumerate(buffers):
-        data = buffer.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        tensor = isinstance(buffer, torch.Tensor)
+        data = buffer.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor else bytes(buffer)
         content.update(data[DIGEST_BYTES:] if label.purpose == Purpose.START and index == 0 else data)
     return content.digest()
 
@@ -102,6 +114,28 @@ def sent(case: str, seed: int = 2024) -> dict[str, str]:
     return {name: value.hexdigest()[:32] for name, value in hashes.items()}
 
 
+def sent_encrypted(case: str, seed: int = 2024) -> dict[str, str]:
+    """The same for a program on encrypted numbers; its digest, which ciphertexts are bound to, is left out."""
+    x, drawn = exact(4, 6), count()
+    settings = {"weights": "a", "inputs": "b", "outputs": "b", "protocol": "paillier", "insecure_key_bits": 512}
+    program = securemodel.compile(ENCRYPTED[case], x, **settings)
+    program.__dict__["digest"] = "0" * 64
+
+    def draw(size: int) -> bytes:
+        return hashlib.shake_256(f"{seed} {next(drawn)}".encode()).digest(size)
+
+    keys = {name: insecure_test_key(seed, name) for name in program.parties}
+    hashes = {name: hashlib.sha256() for name in program.parties}
+    key = PrivateKey(_P, _Q, PublicKey(_P * _Q, _P * _Q - 4, True))
+    deep = isinstance(program, DeepProgram)
+    made = LocalDeepSession(program, key, keys, draw) if deep else LocalPaillierSession(program, key, draw)
+    for name, channel in made.channels.items():
+        channel.begin = _recording(channel.begin, hashes[name])
+    with made as session:
+        torch.testing.assert_close(session.run(x), ENCRYPTED[case](x).detach(), rtol=0, atol=0.01)
+    return {name: value.hexdigest()[:32] for name, value in hashes.items()}
+
+
 def _recording(begin, content):
     def recorded(label, sends, receives):
         for peer in sorted(sends):
@@ -116,6 +150,13 @@ def test_the_wire_is_what_it_was(case):
     assert sent(case) == json.loads(BASELINE.read_text())[case], "see the top of this file"
 
 
+@pytest.mark.parametrize("case", ENCRYPTED)
+def test_the_encrypted_wire_is_what_it_was(case):
+    assert sent_encrypted(case) == json.loads(BASELINE.read_text())[case], "see the top of this file"
+    other = sent_encrypted(case, 1)
+    assert all(other[name] != value for name, value in sent_encrypted(case).items())
+
+
 def test_other_seeds_give_other_bytes():
     first, other = sent(CASES[0], 1), sent(CASES[0], 2)
     assert sent(CASES[0], 1) == first
@@ -127,6 +168,8 @@ def test_every_build_of_the_kernels_sends_the_same(variant):
     with kernels.use(variant):
         for case in ("network, two parties", "images, three parties", "index of the largest, two parties"):
             assert sent(case) == json.loads(BASELINE.read_text())[case], case
+        for case in ENCRYPTED:
+            assert sent_encrypted(case) == json.loads(BASELINE.read_text())[case], case
 
 
 def test_every_gate_is_on_the_wire():
@@ -135,4 +178,5 @@ def test_every_gate_is_on_the_wire():
 
 
 if __name__ == "__main__":
-    BASELINE.write_text(json.dumps({case: sent(case) for case in CASES}, indent=1) + "\n")
+    lines = {case: sent(case) for case in CASES} | {case: sent_encrypted(case) for case in ENCRYPTED}
+    BASELINE.write_text(json.dumps(lines, indent=1) + "\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from protocols.channel import Label, Purpose
 from protocols.paillier import PrivateKey
+from protocols.paillier.cipher import Draw
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
 from securemodel.backends.paillier.party import blaming, key_bytes, key_text, read_key
@@ -45,16 +47,24 @@ class _Exchange:
 
 
 class LocalDeepSession(LocalSession):
-    """All parties and the dealer in this process."""
+    """All parties and the dealer in this process. `keys` and `insecure_draw` are for tests that must repeat."""
 
-    def __init__(self, program: DeepProgram, key: PrivateKey) -> None:
-        super().__init__(program)
-        nonce = os.urandom(32)
+    def __init__(
+        self,
+        program: DeepProgram,
+        key: PrivateKey,
+        keys: Mapping[str, bytes] | None = None,
+        insecure_draw: Draw | None = None,
+    ) -> None:
+        super().__init__(program, keys)
+        nonce = (insecure_draw or os.urandom)(32)
         made: dict[str, Any] = {
             program.client: ClientLayers(program, nonce, key),
             program.server: OwnerLayers(program, nonce),
         }
         made[program.server].key = key.public
+        for layers in made.values():
+            layers.insecure_draw = insecure_draw
         self._exchanges = {n: _Exchange(p, self._preparing[n], made[n]) for n, p in self._parties.items()}
 
     def _load(self, model: torch.nn.Module | None) -> None:

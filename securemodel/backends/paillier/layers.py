@@ -16,11 +16,13 @@ from itertools import accumulate
 import torch
 
 from protocols.bilinear import bilinear
-from protocols.errors import InputError, PreprocessingReused, ProtocolError, explain
+from protocols.errors import InputError, PreprocessingReused, explain
 from protocols.fixedpoint import encode
 from protocols.paillier import PrivateKey, PublicKey, fixed, wire
+from protocols.paillier.cipher import Draw
 from protocols.paillier.linear_gate import RING_BITS, ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import Patches, conv2d_patches, linear_patches
+from protocols.paillier.pool import InsecurePool
 from protocols.shares import Masked
 from securemodel.compiler.ir import Graph, Node
 from securemodel.program import Program
@@ -71,6 +73,7 @@ class _Layers:
         self._graph, self._session, self._digest = program.graph, session.hex(), program.digest
         self.nodes = owned_layers(program.graph)
         self._shares: dict[tuple[int, int], torch.Tensor] = {}
+        self.insecure_draw: Draw | None = None
 
     @cached_property
     def shapes(self) -> dict[int, GateShape]:
@@ -94,6 +97,10 @@ class _Layers:
         """Each layer with its part of a message."""
         for node, size, end in zip(self.nodes, sizes, accumulate(sizes), strict=True):
             yield node, message[end - size : end]
+
+    def _pool(self, key: PrivateKey | PublicKey) -> InsecurePool | None:
+        """What a test that must repeat blinds with; None is the operating system's randomness."""
+        return InsecurePool(key, self.insecure_draw) if self.insecure_draw else None
 
     def forget(self) -> None:
         """Drops shares of runs that did not come to an end."""
@@ -121,16 +128,13 @@ class ClientLayers(_Layers):
         for node in self.nodes:
             mask, shape = masks[node.args[0]], self.shapes[node.id].patches.input_shape
             mask = torch.zeros(shape, dtype=torch.int64) if mask is None else mask.reshape(shape)
-            made.append(self._gate(epoch, node).request(mask))
+            made.append(self._gate(epoch, node).request(mask, self._pool(self.key)))
         return b"".join(made)
 
     def finish(self, epoch: int, message: bytes) -> None:
         """Keeps this party's shares. Raises ProtocolError for another message than the owner's."""
         for node, part in self._parts(message, self.reply_sizes):
-            try:
-                result = self._gate(epoch, node).finish(part)
-            except InputError as error:  # what was decrypted does not divide into slots
-                raise ProtocolError(str(error)) from None
+            result = self._gate(epoch, node).finish(part)
             self._shares[epoch, node.id] = -result.reshape(node.shape)
 
     def _gate(self, epoch: int, node: Node) -> ClientGate:
@@ -175,7 +179,8 @@ class OwnerLayers(_Layers):
             shape, ring = self.shapes[node.id], self._rings[node.id]
             ring = ring.T if node.attrs["kind"] == "matmul" else ring
             weights = ring.reshape(shape.patches.weight_shape).contiguous()
-            reply, masks = ServerGate(self.key, shape, weights, self._context(epoch, node)).reply(part)
+            gate = ServerGate(self.key, shape, weights, self._context(epoch, node))
+            reply, masks = gate.reply(part, self._pool(self.key), self.insecure_draw)
             self._shares[epoch, node.id] = masks.reshape(node.shape)
             made.append(reply)
         return b"".join(made)

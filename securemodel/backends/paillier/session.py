@@ -15,7 +15,9 @@ from protocols.errors import ConfigError, explain, public_reason
 from protocols.files import read_secret
 from protocols.identity import PartiesConfig
 from protocols.paillier import BlindingPool, PrivateKey, generate, load_private
+from protocols.paillier.cipher import Draw
 from protocols.paillier.keys import insecure_generate
+from protocols.paillier.pool import InsecurePool
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.deep_session import LocalDeepSession, RemoteDeepSession
 from securemodel.backends.paillier.party import Client, Inputs, Server, key_bytes
@@ -30,15 +32,24 @@ _MOST_FACTORS = 4096
 
 
 class LocalPaillierSession(Session):
-    """Both parties in this process, with a key made for the session; `run` takes and returns everything."""
+    """Both parties in this process, with a key made for the session; `run` takes and returns everything.
 
-    def __init__(self, program: PaillierProgram) -> None:
+    `key` and `insecure_draw` are for tests that must repeat.
+    """
+
+    def __init__(
+        self, program: PaillierProgram, key: PrivateKey | None = None, insecure_draw: Draw | None = None
+    ) -> None:
         super().__init__(program)
         self.channels: dict[str, Channel] = dict(local_channels(program.parties))
-        nonce = os.urandom(32)
-        self.client = Client(program, nonce, new_key(program))
+        nonce = (insecure_draw or os.urandom)(32)
+        self.client = Client(program, nonce, key or new_key(program))
         self.server = Server(program, nonce)
         self.server.take_key(self.client.key_text())
+        if insecure_draw:
+            self.client.pool, self.server.pool = (
+                InsecurePool(party.key, insecure_draw) for party in (self.client, self.server)
+            )
 
     def _load(self, model: torch.nn.Module | None) -> None:
         self._epochs.next_load(self._runs)

@@ -87,16 +87,12 @@ def test_shares_add_up(request, name, layer, seed, bits):
 def test_the_largest_sums_in_every_slot(private):
     """All terms at their extreme, the mask at its extreme: nothing carries, also in the last slot."""
     for value, weight in ((-(1 << 63), -(1 << 7)), (-(1 << 63), (1 << 7) - 1), ((1 << 63) - 1, -(1 << 7))):
-        for mask in (0, (1 << 200) - 1):
+        for byte in (b"\0", b"\xff"):
             patches = linear_patches((9,), 23)
             x, w = torch.full((9,), value), torch.full((23, 9), weight)
             client, server = sides(private, patches, w, 8)
             assert client.shape.bound >= abs(9 * value * weight)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    "protocols.paillier.linear_gate.secrets.randbits", lambda bits, m=mask: m & (1 << bits) - 1
-                )
-                reply, masks = server.reply(client.request(x))
+            reply, masks = server.reply(client.request(x), insecure_draw=lambda size, b=byte: b * size)
             got = client.finish(reply) + server.finish(torch.zeros_like(x), masks)
             assert torch.equal(got, patches.apply(w, x))
             seen = wire.read(reply, private.public, "layer 1/reply").decrypt_integers(private)
@@ -146,9 +142,7 @@ def test_replies_are_fresh(private):
     """Two answers to one request share no ciphertext, even with masks that repeat."""
     client, server = sides(private, linear_patches((2,), 2), torch.ones(2, 2, dtype=torch.int64), 4)
     request = client.request(torch.tensor([1, 2]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("protocols.paillier.linear_gate.secrets.randbits", lambda bits: 5)
-        first, second = (server.reply(request)[0] for _ in range(2))
+    first, second = (server.reply(request, insecure_draw=bytes)[0] for _ in range(2))
     leave = private.public.residues.leave
     ciphers = [leave(wire.read(r, private.public, "layer 1/reply").cells) for r in (first, second)]
     assert not set(ciphers[0]) & set(ciphers[1])
@@ -228,8 +222,10 @@ def test_with_the_key_at_the_weights_owner(request, name, layer, seed, bits, ext
         with pytest.MonkeyPatch.context() as patch:
             if extreme:
                 mine = torch.full_like(mine, -(1 << 63))
+                sign = 1 if run == "first" else -1
                 patch.setattr(
-                    "protocols.paillier.weights_gate.secrets.randbits", lambda m, r=run: r[0] == "f" and (1 << m) - 1
+                    "protocols.paillier.weights_gate.random_masks",
+                    lambda count, bits, s=sign: [s * (1 << bits - 1) - (s > 0)] * count,
                 )
             reply, share = other.reply(mine, run)
         result = share + owner.finish(reply, theirs, run)
