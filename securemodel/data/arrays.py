@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from protocols.errors import InputError, explain
+from protocols.errors import InputError, SecureModelError, explain
 from protocols.files import file_errors
 from securemodel.data.rows import Batch, Choice, Problems, Wanted, as_input, check_division
 
@@ -107,9 +106,9 @@ def _load(path: Path, count: int, choice: Choice) -> tuple[dict[str, np.ndarray]
             with loaded:
                 names = _names(path, loaded.files, count, choice)
                 return {name: loaded[name] for name in names}, _ids(path, loaded[choice.id]) if choice.id else None
-    except InputError:
+    except SecureModelError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
+    except Exception as error:  # of a damaged file, NumPy and what it uses raise whatever they meet
         fix = "save plain arrays with numpy.save or numpy.savez; arrays of Python objects are not read"
         raise _refused(f"not a file of NumPy arrays: {type(error).__name__}", path, fix=fix) from None
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from protocols.errors import InputError, explain
+from protocols.errors import FileError, InputError, explain
 from protocols.files import file_errors
 from securemodel.data.rows import Batch, Choice, Problems, Wanted
 
@@ -145,7 +145,9 @@ def _pixels(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
             if image.size != (shape[-1], shape[-2]):
                 bands = [band.resize((shape[-1], shape[-2]), Image.Resampling.BILINEAR) for band in bands]
             arrays = [np.asarray(band, dtype=np.float32) / (1 if deep else 255) for band in bands]
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (FileError, _Unfit):
+        raise
+    except Exception as error:  # of a damaged file, decoders raise whatever they meet
         raise _Unfit(f"not an image that can be read: {type(error).__name__}", "mend or remove the file") from None
     made = torch.from_numpy(np.stack(arrays))
     return made.expand(3, -1, -1).clone() if len(shape) == 3 and shape[0] == 3 and len(arrays) == 1 else made.reshape(shape)

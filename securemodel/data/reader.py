@@ -180,7 +180,7 @@ def _encoding(path: Path, given: str) -> str:
     try:
         "".encode(given)
         name = codecs.lookup(given).name
-    except (LookupError, UnicodeError):
+    except (LookupError, ValueError):
         fix = "give one that Python knows: utf-8, utf-16, cp1252, latin-1, ..."
         raise InputError(explain(f"there is no encoding of text called {given!r}", where="--encoding", fix=fix)) from None
     with file_errors(path), path.open("rb") as file:
@@ -256,8 +256,6 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
             if "\r" in ends and len(ends - {""}) > 1:
                 raise _refused("some lines end with a carriage return alone, and others do not", path, f", line {line}",
                                fix="write the file with one kind of line ends")  # fmt: skip
-            if line == 1 and cells:
-                cells[0] = cells[0].removeprefix("\ufeff")  # the mark of the encoding
             yield line, cells
             line = reader.line_num + 1
 
@@ -283,7 +281,7 @@ class _Lines:
         if not self.end and len(text) == _LINE_CHARACTERS:
             raise _refused(f"a line has more than {_LINE_CHARACTERS} characters", self._path, where, fix="is this a table?")
         self.end = self.end if self.end in ("", "\n", "\r\n") else "\r"
-        return text
+        return text.removeprefix("\ufeff") if self._number == 1 else text  # the mark of the encoding
 
 
 @contextmanager

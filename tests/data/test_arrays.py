@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,15 @@ def test_digests_know_contents_types_and_choices(tmp_path: Path) -> None:
     digest = lambda array, **choice: open_rows(save(tmp_path / "x.npy", array), FOUR, Choice(**choice), 2).digests
     made = [digest(x), digest(x.astype(np.float32)), digest(x + 1), digest(x, divide_by=2)]
     assert made[0] == made[1] and len(set(made)) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, MemoryError, SyntaxError, zlib.error])
+def test_whatever_a_decoder_raises_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+    def load(*args, **options):
+        raise error(SECRET)
+
+    path = save(tmp_path / "x.npy", np.zeros((2, 4)))
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(InputError, match="not a file of NumPy arrays") as caught:
+        open_rows(path, FOUR, Choice(), 2)
+    assert SECRET not in str(caught.value)

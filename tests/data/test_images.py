@@ -193,3 +193,15 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     for choice in (Choice(divide_by=255), Choice(("a",)), Choice(id="patient")):
         with pytest.raises(InputError, match="images take no"):
             open_rows(tmp_path, [image], choice, 2)
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, MemoryError, SyntaxError, zlib.error, OSError])
+def test_whatever_a_decoder_raises_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+    def convert(*args, **options):
+        raise error("98765.25")
+
+    Image.fromarray(GRADIENT).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(InputError, match=r"not an image that can be read.*\n.*x\.png") as caught:
+        opened(tmp_path)
+    assert "98765.25" not in str(caught.value)
