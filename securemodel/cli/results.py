@@ -128,7 +128,7 @@ class Record:
             )
 
     def compare(self, rows: Rows) -> None:
-        """Finds the batches whose input is another than the job was begun with. Raises InputError if all are."""
+        """Finds the batches whose input is another than when the job last began. Raises InputError if all are."""
         now = np.frombuffer(rows.digests, np.uint8).reshape(-1, DIGEST_BYTES)
         before = np.zeros_like(now)
         if self._digests.exists():
@@ -139,7 +139,7 @@ class Record:
         done = self.journal.finished(len(now))
         if self.is_complete and (self._changed.any() or rows.count != self.journal.rows):
             raise self._begun_with("input")
-        if self.output and done.any() and not (done & ~self._changed).any():
+        if self.output and done.any() and self._changed.all():
             raise self._begun_with("input")
         if not self.output and self.journal.job and self._changed.all():
             self.journal = Journal(self.journal.program)

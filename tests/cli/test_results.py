@@ -197,6 +197,9 @@ def test_another_partys_correction_is_run_again(tmp_path: Path) -> None:
 def test_an_input_of_which_nothing_is_the_same_is_refused(tmp_path: Path) -> None:
     batch(begun(tmp_path), 0)
     assert record(tmp_path, given="aYZ").kept().done == 2
+    assert begin(record(tmp_path / "x", given="abc")).todo.all()
+    batch(record(tmp_path / "x"), 0)
+    assert begin(record(tmp_path / "x", given="Xbc")).todo.all(), "the only finished batch was corrected"
     with pytest.raises(InputError, match="different input"):
         record(tmp_path, given="XYZ")
     with pytest.raises(InputError, match="different program"):
