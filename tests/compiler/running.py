@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 import securemodel
+from protocols.prg import Stream
+from securemodel.runtime import party, preparing
 
 TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 IDLE_THIRD = {"weights": "a", "inputs": "b", "outputs": "all", "parties": ("idle", "b", "a")}
@@ -56,9 +62,34 @@ def tensors(result: Any) -> list[torch.Tensor]:
 
 
 def run(program: securemodel.Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    """The outputs of one run with all parties in this process."""
-    with securemodel.local(program) as session:
+    """The outputs of one run with all parties in this process, in which no mask address is read twice."""
+    with addresses_read_once(), securemodel.local(program) as session:
         return tensors(session.run(*inputs))
+
+
+@contextmanager
+def addresses_read_once() -> Iterator[Counter]:
+    """Counts where parties read their streams, and fails where two masks or dealt values are the same bytes.
+
+    The mask of an input is read twice by its owner, for the gates ahead of the run and for sharing it: that is one mask.
+    """
+    read: Counter[tuple] = Counter()
+
+    def noted(function: Callable, what: str) -> Callable:
+        def call(stream: Stream, epoch: int, node: int, *rest: Any) -> Any:
+            read[stream, epoch, node, what] += 1
+            return function(stream, epoch, node, *rest)
+
+        return call
+
+    with ExitStack() as patches:
+        places = [(party, "mask_share"), *((preparing, n) for n in ("mask_share", "bit_mask_share", "expand_share"))]
+        for module, name in places:
+            what = f"{name} of {module.__name__}"
+            patches.enter_context(patch.object(module, name, noted(getattr(module, name), what)))
+        yield read
+    twice = [(epoch, node, what) for (_, epoch, node, what), count in read.items() if count > 1]
+    assert not twice, f"read twice: {twice}"
 
 
 def difference(made: torch.Tensor, expected: torch.Tensor) -> float:

@@ -5,7 +5,19 @@ import operator
 import pytest
 import table_functions  # noqa: F401  (adds its rows)
 import torch
-from running import IDLE_THIRD, SETTINGS, TOLERANCE, TWO, Several, check_agrees, difference, run, tensors, veils
+from running import (
+    IDLE_THIRD,
+    SETTINGS,
+    TOLERANCE,
+    TWO,
+    Several,
+    addresses_read_once,
+    check_agrees,
+    difference,
+    run,
+    tensors,
+    veils,
+)
 from table import NOT_FROM_TORCH, ROWS, Row
 
 import securemodel
@@ -117,3 +129,16 @@ def test_activations_at_their_corners():
 def test_large_values_keep_their_precision(settings):
     x = torch.tensor([30000.0, -30000.0, 12345.678, -0.001])
     check_agrees(lambda x: (torch.relu(x), x + x, x * 0.5, x * -1.5), [x], tolerance=2.0**-8, settings=settings)
+
+
+def test_the_programs_above_read_masks_and_each_address_once():
+    """`run` fails for any of them that reads an address of a stream twice, and would notice."""
+    model, x = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()), torch.ones(2, 4)
+    program = securemodel.compile(model, x, **TWO)
+    with addresses_read_once() as read, securemodel.local(program) as session:
+        session.run(x)
+        session.run(x)
+    assert len(read) > 20
+    with pytest.raises(AssertionError, match="read twice"), addresses_read_once(), securemodel.local(program) as session:
+        for _ in range(2):
+            list(session._preparing["a"].run(0, True, {}))
