@@ -140,6 +140,7 @@ def test_roster_digest_sees_every_certificate(keys: Path, tmp_path: Path) -> Non
         ("bank/identity.crt", "gone.crt", "cannot be read", 0),
         ("connect_s = 5", "connect_s = 0", "not a number of seconds", 14),
         ("connect_s = 5", "connect_s = true", "not a number of seconds", 14),
+        ('listen = "0.0.0.0:7001"', "skipped_runs = -1", "not a number of runs", 12),
         ("connect_s = 5", "patience = 5", "'patience' is not a known key", 14),
         ("[timeouts]", "[timeout]", "'timeout' is not a known key", 13),
         ("[parties.hospital]", "[parties.dealer]", "another party", 4),

@@ -21,7 +21,7 @@ from protocols.channel import arrive, connect, listen, meeting
 from protocols.channel import link as link_module
 from protocols.channel.listen import Listener, Room
 from protocols.channel.testing import loopback_parties, run_together
-from protocols.errors import PeerAbsent
+from protocols.errors import ConfigError, PeerAbsent
 from protocols.identity import Entry, Identity, PartiesConfig, Timeouts, create
 
 CONNECT_S = 8.0
@@ -307,6 +307,14 @@ def test_errors_say_where_one_listens(tmp_path: Path) -> None:
     with pytest.raises(PeerAbsent) as caught:
         connect("b", scene.config, scene.ids["b"])
     assert f"'b' listens on 0.0.0.0:{scene.config.entry('b').port}" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["unknown.invalid", "192.0.2.1"])
+def test_a_place_that_is_not_here_asks_for_listen(scene: Scene, host: str) -> None:
+    placed(scene, host)
+    with pytest.raises(ConfigError, match=rf"(?s)cannot listen on {host}.*set listen = ") as caught:
+        connect("b", scene.config, scene.ids["b"])
+    assert "other program" not in str(caught.value)
 
 
 # Parties that are there and not ready.
