@@ -75,7 +75,7 @@ class Node:
 
 def is_check(node: Node) -> bool:
     """Whether an owner checks its values with this: the model's assertions. Nothing reads it."""
-    return node.op == "float" and node.attrs["target"].startswith(_CHECKS)
+    return node.op == "float" and str(node.attrs.get("target")).startswith(_CHECKS)
 
 
 _CHECKS = ("_assert_scalar.", "_assert_async.", "sym_constrain_range")
