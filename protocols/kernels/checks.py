@@ -1,11 +1,21 @@
 """Argument checks the kernel wrappers share, short because they run on every call."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
 from protocols.kernels.twins import wrap_dtype
 
 CONTIGUOUS = torch.contiguous_format
+MAX_BYTES = (1 << 63) - 1  # of a tensor, and of what a kernel makes beside it
+MAX_STEP = (1 << 31) - 1  # of a stride, a padding, a dilation
+
+
+def within_memory(what: str, *sizes: int) -> None:
+    """ValueError for a tensor of int64 whose bytes no 64-bit number counts, or with an axis below zero."""
+    if min(sizes) < 0 or prod(sizes) > MAX_BYTES // 8:
+        raise ValueError(f"{what} would have the shape {list(sizes)}, which is no size of a tensor")
 
 
 def ring(t: Tensor, what: str) -> Tensor:
@@ -26,6 +36,8 @@ def same_size(t: Tensor, numel: int, what: str) -> Tensor:
 def plane(words: Tensor, n: int, what: str) -> Tensor:
     """A contiguous plane of n bits; ValueError when it holds another number of words."""
     words = ring(words, what)
+    if n < 0:
+        raise ValueError(f"{what}: there are no {n} bits")
     if words.numel() != (n + 63) >> 6:
         raise ValueError(f"{what} has {words.numel()} words, but {n} bits take {(n + 63) >> 6}")
     return words

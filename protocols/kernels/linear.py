@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from protocols.kernels import twins
-from protocols.kernels.checks import accumulation, check_out, ring
+from protocols.kernels.checks import MAX_STEP, accumulation, check_out, ring, within_memory
 from protocols.kernels.variant import native
 
 Pair = int | tuple[int, int]
@@ -34,6 +34,7 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
         shape = (*batch, m, n)
         rows = m
         a, b = a.expand(*batch, m, k), b.expand(*batch, k, n)
+    within_memory("matmul: the result", *shape)
     if out is not None:
         check_out(out, shape, "matmul")
     kernels = native(a)
@@ -51,19 +52,24 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
 
 
 def _pair(value: Pair, what: str, low: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < low:
-        raise ValueError(f"{what} must be one or two integers of at least {low}, not {value}")
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(n, int) and low <= n <= MAX_STEP for n in pair):
+        raise ValueError(f"{what} must be one or two integers from {low} to {MAX_STEP}, not {value}")
     return pair
 
 
 def _padding(value: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
-    rows, columns = (value, value) if isinstance(value, int) else value
-    rows = (rows, rows) if isinstance(rows, int) else tuple(rows)
-    columns = (columns, columns) if isinstance(columns, int) else tuple(columns)
-    if min(*rows, *columns) < 0:
-        raise ValueError(f"conv2d: padding must not be negative, not {value}")
-    return rows, columns
+    rows, columns = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+    return _pair(rows, "conv2d: padding", 0), _pair(columns, "conv2d: padding", 0)
+
+
+def _check_parts(what: str, x: Tensor, w: Tensor, groups: int) -> None:
+    """ValueError for an image or a kernel without elements, and for less than one group."""
+    if 0 in (*x.shape, *w.shape) or groups < 1:
+        raise ValueError(
+            f"{what}: image {tuple(x.shape)} and kernel {tuple(w.shape)} in {groups} groups have nothing to multiply; "
+            "every axis has at least one element, and there is at least one group"
+        )
 
 
 def conv2d(
@@ -77,7 +83,8 @@ def conv2d(
     Raises TypeError or ValueError when dtypes or shapes do not fit.
     """
     x, w = ring(x, "conv2d: x"), ring(w, "conv2d: w")
-    if x.dim() != 4 or w.dim() != 4 or groups < 1 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
+    _check_parts("conv2d", x, w, groups)
+    if x.dim() != 4 or w.dim() != 4 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
         raise ValueError(
             f"conv2d: image {tuple(x.shape)} and kernel {tuple(w.shape)} do not fit with groups={groups}; "
             "expected [N,C,H,W] and [O,C/groups,kh,kw]"
@@ -91,6 +98,8 @@ def conv2d(
     columns = (width + left + right - dw * (kw - 1) - 1) // sw + 1
     if rows < 1 or columns < 1:
         raise ValueError(f"conv2d: kernel {kh}x{kw} with dilation {dh, dw} is larger than the padded image")
+    within_memory("conv2d: the padded image", n, c, height + top + bottom, width + left + right)
+    within_memory("conv2d: the result", n, o, rows, columns)
     if out is not None:
         check_out(out, (n, o, rows, columns), "conv2d")
     kernels = native(x)
@@ -127,7 +136,8 @@ def conv_transpose2d(
 ) -> Tensor:  # fmt: skip
     """Transposed convolution: x int64[N,C,H,W], w int64[C,O/groups,kh,kw]; arguments as torch names them."""
     x, w = ring(x, "conv_transpose2d: x"), ring(w, "conv_transpose2d: w")
-    if x.dim() != 4 or w.dim() != 4 or groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
+    _check_parts("conv_transpose2d", x, w, groups)
+    if x.dim() != 4 or w.dim() != 4 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
         raise ValueError(
             f"conv_transpose2d: image {tuple(x.shape)} and kernel {tuple(w.shape)} do not fit with groups={groups}; "
             "expected [N,C,H,W] and [C,O/groups,kh,kw]"
@@ -135,6 +145,15 @@ def conv_transpose2d(
     step, gap = _pair(stride, "conv_transpose2d: stride", 1), _pair(dilation, "conv_transpose2d: dilation", 1)
     cut = _pair(padding, "conv_transpose2d: padding", 0)
     extra = _pair(output_padding, "conv_transpose2d: output_padding", 0)
+    sides = []
+    for size, taps, s, d, p, e in zip(x.shape[2:], w.shape[2:], step, gap, cut, extra, strict=True):
+        if e >= max(s, d):
+            raise ValueError(f"conv_transpose2d: output_padding {e} is not below stride {s} or dilation {d}")
+        reach = d * (taps - 1)
+        if (size - 1) * s + reach + e < 2 * p:
+            raise ValueError(f"conv_transpose2d: padding {p} leaves nothing of the result")
+        sides.append((size - 1) * s + 1 + max(reach - p, 0) + max(reach - p + e, 0))
+    within_memory("conv_transpose2d: the image between its zeros", *x.shape[:2], *sides)
     image, kernel = twins.transposed_as_direct(x, w, step, cut, extra, gap, groups)
     return conv2d(image, kernel, 1, 0, gap, groups, out, accumulate)
 

@@ -7,11 +7,13 @@ from protocols.kernels import twins
 from protocols.kernels.checks import ring, same_size
 from protocols.kernels.variant import native
 
+TABLE_SIZES = (8, 16, 32, 64, 128, 256)
+
 
 def check_size(size: int, what: str) -> None:
     """ValueError unless a table may have `size` entries."""
-    if size not in (8, 16, 32, 64, 128, 256):
-        raise ValueError(f"{what}: a table has 8, 16, 32, 64, 128 or 256 entries, not {size}")
+    if size not in TABLE_SIZES:
+        raise ValueError(f"{what}: a table has {', '.join(map(str, TABLE_SIZES))} entries, not {size}")
 
 
 def unit_vectors(lam: Tensor, size: int) -> Tensor:
@@ -26,10 +28,12 @@ def unit_lookup(m: Tensor, bits: Tensor, table: Tensor) -> Tensor:
     m: int64 of N entries, read modulo size; bits: shares of what `unit_vectors` returns; table: int64[C, size].
     """
     m, table = ring(m, "unit_lookup: m"), ring(table, "unit_lookup: table")
+    if table.dim() != 2:
+        raise ValueError(f"unit_lookup: a table has columns of entries, int64[C, size], not {list(table.shape)}")
     columns, size = table.shape
     check_size(size, "unit_lookup")
     n = m.numel()
-    bits = same_size(bits, n * max(1, size // 64), "unit_lookup: bits").view(n, -1)
+    bits = same_size(bits, n * max(1, size // 64), "unit_lookup: bits").view(n, max(1, size // 64))
     kernels = native(m)
     if kernels is None:
         return twins.unit_lookup(m, bits, table)

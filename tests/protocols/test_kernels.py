@@ -270,6 +270,61 @@ def test_conv2d_refuses_what_does_not_fit():
         kernels.conv2d(x, w, stride=0)
 
 
+HUGE = (1 << 31, 1 << 62, 1 << 63)
+
+
+@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d"])
+def test_convolutions_refuse_sizes_that_would_leave_memory(variant, kind):
+    convolve, x, w = getattr(kernels, kind), torch.ones(1, 2, 5, 5).long(), torch.ones(2, 2, 3, 3).long()
+    with kernels.use(variant):
+        for empty in ((x[:0], w), (x, w[:0]), (x[:, :0], w[:, :0]), (x[:, :, :0], w), (x, w[:, :, :0])):
+            with pytest.raises(ValueError, match="nothing to multiply"):
+                convolve(*empty)
+        names = ("stride", "padding", "dilation", *(["output_padding"] if kind != "conv2d" else []))
+        for name in names:
+            for huge in (*HUGE, -1, 1.5):
+                with pytest.raises(ValueError, match=name):
+                    convolve(x, w, **{name: huge})
+        most = (1 << 31) - 1
+        with pytest.raises(ValueError, match="no size of a tensor|leaves nothing"):
+            convolve(x, w, padding=most, dilation=most) if kind == "conv2d" else convolve(x, w, most, 0, 0, most)
+        for groups in (0, -1, 3, 1 << 63):
+            with pytest.raises(ValueError, match="nothing to multiply|do not fit"):
+                convolve(x, w, groups=groups)
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+def test_the_compiled_convolution_checks_sizes_again(variant):
+    native, x = kernels.variant._variants[variant], torch.ones(64, dtype=torch.int64)
+    good = [1, 1, 3, 3, 1, 1, 1, 3, 3, 1, 1, 1, 1, 0, 0, 1]
+    for place in range(16):
+        for size in (0, -1, 1 << 62) if place not in (13, 14) else (-1, 1 << 62):
+            sizes = [*good[:place], size, *good[place + 1 :]]
+            if place not in (4, 9, 10, 11, 12, 15) or size <= 0:  # a step beside one tap or row is never taken
+                with pytest.raises(ValueError, match="conv2d"):
+                    native.conv2d(x.data_ptr(), x.data_ptr(), x.data_ptr(), sizes, 0, 1)
+
+
+@pytest.mark.parametrize("variant", EVERY)
+def test_transposed_convolutions_may_crop_all_of_the_image(variant):
+    x, w = torch.tensor([[[[3]]]]), torch.tensor([[[[5]]]])
+    with kernels.use(variant):
+        assert kernels.conv_transpose2d(x, w, 5, 2, 4).tolist() == [[[[0]]]]
+
+
+@pytest.mark.parametrize("variant", EVERY)
+def test_results_too_large_for_any_memory_are_refused(variant):
+    one = torch.ones(1, 1, dtype=torch.int64)
+    with kernels.use(variant), pytest.raises(ValueError, match="no size of a tensor"):
+        kernels.matmul(one.expand(1 << 32, 1), one.expand(1, 1 << 32))
+    with kernels.use(variant):
+        assert kernels.matmul(one[:0], one).shape == (0, 1)
+        assert kernels.unit_lookup(one[:0].view(0), one[:0], torch.ones(1, 64, dtype=torch.int64)).shape == (1, 0)
+        with pytest.raises(ValueError, match="no -10 bits"):
+            kernels.unpack_bits(one[:0].view(0), -10)
+
+
 # --- bits -------------------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,9 @@ void parallel(i64 count, i64 grain, int threads, const Body& body) {
 }
 
 // Starting threads costs some tens of microseconds, so only work of about a millisecond is shared.
-inline int threads_for(i64 work, i64 per_millisecond, int threads) { return work >= per_millisecond ? threads : 1; }
+// Work is a double: products of sizes that fit in memory need not fit in 64 bits.
+inline int threads_for(double work, i64 per_millisecond, int threads) {
+  return work >= static_cast<double>(per_millisecond) ? threads : 1;
+}
 
 }  // namespace kernels

@@ -182,7 +182,7 @@ inline void conv2d(u64* out, const u64* x, const u64* w, const ConvShape& s, Sto
     }
   }
   const i64 depth = static_cast<i64>(taps.size());
-  threads = threads_for(s.outputs * n * depth, kProductsPerMillisecond, threads);
+  threads = threads_for(double(s.outputs) * double(n) * double(depth), kProductsPerMillisecond, threads);
   const auto group = [&](i64 g, i64 i, i64 rows, i64 j, i64 pixels) {
     const ImagePanels image{x + g * group_channels * height * width, taps.data(), s.channels * height * width, width,
                             s.row_step, s.column_step, s.rows, s.columns};

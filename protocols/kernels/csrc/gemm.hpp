@@ -375,7 +375,7 @@ inline void product_part(i64 m, i64 n, i64 depth, const Matrix& a, const Matrix&
 // out = a b, or added to or subtracted from it; each thread takes rows or columns, whichever there are more of.
 inline void product(i64 m, i64 n, i64 depth, const Matrix& a, const Matrix& b, const Output& out, int threads) {
   if (m <= 0 || n <= 0) return;
-  threads = threads_for(m * n * std::max<i64>(depth, 1), kProductsPerMillisecond, threads);
+  threads = threads_for(double(m) * double(n) * double(std::max<i64>(depth, 1)), kProductsPerMillisecond, threads);
   if (m > n) {
     parallel(m, kMaxRows, threads, [&](i64 begin, i64 end) {
       product_part(end - begin, n, depth, {a.at(begin, 0), a.row, a.column}, b, out.part(begin, 0));

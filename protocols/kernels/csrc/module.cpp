@@ -107,15 +107,36 @@ void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a
     for (i64 i = 0; i < count; ++i) one(i, threads);
     return;
   }
-  const int share = threads_for(count * m * n * depth, kProductsPerMillisecond, threads);
+  const int share = threads_for(double(count) * double(m) * double(n) * double(depth), kProductsPerMillisecond, threads);
   parallel(count, 1, share, [&](i64 begin, i64 end) {
     for (i64 i = begin; i < end; ++i) one(i, 1);
   });
 }
 
+// Once more, as wrong sizes would write anywhere: nothing that is divided by is zero, and 64 bits count the padded
+// image's bytes. In floating point, which does not wrap.
+void check(const ConvShape& s) {
+  bool good = s.top >= 0 && s.left >= 0;
+  for (const i64 size : {s.images, s.channels, s.height, s.width, s.outputs, s.kernel_rows, s.kernel_columns, s.rows,
+                         s.columns, s.row_step, s.column_step, s.row_gap, s.column_gap, s.groups}) {
+    good = good && size > 0;
+  }
+  const auto side = [](i64 size, i64 before, i64 count, i64 step, i64 taps, i64 gap) {
+    const double reach = (double(count) - 1) * double(step) + (double(taps) - 1) * double(gap) + 1;
+    return std::max(double(before) + double(size), reach);
+  };
+  const double high = side(s.height, s.top, s.rows, s.row_step, s.kernel_rows, s.row_gap);
+  const double wide = side(s.width, s.left, s.columns, s.column_step, s.kernel_columns, s.column_gap);
+  good = good && s.channels % s.groups == 0 && s.outputs % s.groups == 0;
+  if (!good || 8.0 * double(s.images) * double(s.channels) * high * wide >= 0x1p62) {
+    throw py::value_error("conv2d: an axis has no element, or 64 bits do not count the bytes of the padded image");
+  }
+}
+
 void py_conv2d(Address out, Address x, Address w, const std::array<i64, 16>& s, int mode, int threads) {
   const ConvShape shape{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7],
                         s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15]};
+  check(shape);
   py::gil_scoped_release release;
   conv2d(words(out), words(x), words(w), shape, static_cast<Store>(mode), threads);
 }
