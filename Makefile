@@ -1,9 +1,11 @@
 # Everything a person does with this project. Works with GNU make 3.81 or newer, on Linux and macOS.
 #   PYTHON   the Python to make the environment with (3.10 or newer)
+#   TEXTS    how many texts `make sanitize` tries
 #   JOBS     how many tests to run side by side (2; more disturbs those that wait for other processes)
 #   PIP      further words for pip in test-newest, such as an index with builds of torch for CPUs only
 PYTHON ?= python3
 JOBS ?= 2
+TEXTS ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
@@ -12,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-crypten demo test test-all test-newest bench bench-peers docs lint clean
+.PHONY: help setup setup-crypten demo test test-all sanitize test-newest bench bench-peers docs lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -40,6 +42,16 @@ test-newest: ## Run them with the packages that a user gets today, in an environ
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) -e ".[dev,examples,text,paillier]"
 	@$(NEWEST)/bin/python -m pip list
 	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
+
+# A copy of the package with checked kernels, in a folder of its own; the checks have to be loaded before Python.
+CHECKED := build/sanitize
+CHECKS := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CHECKED)/lib
+
+sanitize: $(INSTALLED) ## Run the kernels' tests and TEXTS odd programs (20000) with kernels that notice memory errors (gcc)
+	SANITIZE=1 $(BIN)/python setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
+	$(CHECKS) $(BIN)/pytest -q -p no:cacheprovider tests/protocols/test_kernels.py
+	$(CHECKS) $(BIN)/python tests/compiler/fuzz_programs.py --texts $(TEXTS)
 
 bench: $(INSTALLED) ## Measure this machine (ARGS=case to measure one case)
 	$(BIN)/python -m benchmarks $(ARGS)

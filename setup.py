@@ -4,6 +4,7 @@ Everything else is in pyproject.toml. A variant that does not compile is left ou
 works with the remaining variants, or with the plain torch versions of the kernels.
 """
 
+import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,9 @@ SOURCES = Path("protocols/kernels/csrc")
 FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-g0", "-pthread"]
 # GCC's own intrinsics headers set these warnings off; Clang does not know the second one.
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
+# Set by `make sanitize`: a build that stops at every access outside of memory and at undefined behavior.
+CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if os.environ.get("SANITIZE") else []
+FLAGS += [*CHECKS, "-O1", "-fno-wrapv", "-fno-omit-frame-pointer"] if CHECKS else []
 VARIANTS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
     VARIANTS["v3"] = ["-march=x86-64-v3", "-mtune=generic"]
@@ -34,7 +38,7 @@ def extension(variant: str, flags: list[str]) -> Extension:
         include_dirs=[pybind11.get_include()],
         define_macros=[("KERNELS_MODULE", f"_native_{variant}")],
         extra_compile_args=[*FLAGS, *flags],
-        extra_link_args=["-pthread"],
+        extra_link_args=["-pthread", *CHECKS],
         language="c++",
         optional=True,
     )

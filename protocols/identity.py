@@ -37,6 +37,7 @@ from cryptography.x509.oid import NameOID
 
 from protocols.errors import ConfigError, explain
 from protocols.files import read_secret, write_atomically, write_secret
+from protocols.names import DEALER, NAME_RULE, is_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,10 +46,8 @@ else:
 
 KEY_FILE = "identity.key"
 CERTIFICATE_FILE = "identity.crt"
-DEALER = "dealer"
 _KEY = "a private key"
 _LIFETIME = timedelta(days=20 * 365)
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,8 @@ def create(name: str, directory: str | Path) -> Identity:
 
     Raises ConfigError if the name is not usable or the folder already holds an identity.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            explain(
-                f"{name!r} cannot be a party's name",
-                why="a name starts with a letter and has up to 64 letters, digits, '-' and '_'",
-                fix="choose another name",
-            )
-        )
+    if not (is_name(name) or name == DEALER):
+        raise ConfigError(explain(f"{name!r} cannot be a party's name", why=NAME_RULE, fix="choose another name"))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for file in (KEY_FILE, CERTIFICATE_FILE):
@@ -218,8 +211,6 @@ class _Reader:
                    for name, t in self.table(tables.get("parties", {}), "parties").items()}  # fmt: skip
         if len(parties) < 2:
             raise self.error("a party file needs at least two parties", "", f"it lists {len(parties)}", "add [parties.NAME]")
-        if DEALER in parties:
-            raise self.error("no party can be called 'dealer'", "parties.dealer", "", "use [dealer], or another name")
         dealer = self.entry(DEALER, self.table(tables["dealer"], "dealer"), "dealer") if "dealer" in tables else None
         self.no_duplicates([*parties.values(), *([dealer] if dealer else [])])
         me = self.table(tables.get("me", {}), "me")
@@ -246,8 +237,8 @@ class _Reader:
 
     def entry(self, name: str, table: dict[str, Any], where: str) -> Entry:
         self.only(table, ("address", "certificate", "certificate_pem", "fingerprint"), where)
-        if not _NAME.fullmatch(name):
-            raise self.error(f"{name!r} cannot be a party's name", where, "", "use letters, digits, '-' and '_'")
+        if not (is_name(name) or where == DEALER):
+            raise self.error(f"{name!r} cannot be a party's name", where, NAME_RULE, "choose another name")
         host, port = self.address(self.text_of(table, "address", where), where, "address")
         pem = self.text_of(table, "certificate_pem", where, "")
         file = self.text_of(table, "certificate", where, "")

@@ -41,7 +41,8 @@ LINEAR: dict[str, Callable[..., torch.Tensor]] = {
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "neg": lambda x: -x,
-    "scale": lambda x, factor: x * factor,
+    "scale": lambda x, factor, bits=0: x * factor,  # with so many fractional bits more
+    "ldexp": lambda x, bits: x,  # the same ring elements, read with so many fractional bits more
     "reshape": lambda x, shape: x.reshape(shape),
     "permute": lambda x, dims: x.permute(dims),
     "expand": lambda x, shape: x.expand(shape),
@@ -55,7 +56,7 @@ LINEAR: dict[str, Callable[..., torch.Tensor]] = {
     "window_sum": _window_sum,
 }
 
-LAYOUT = frozenset({"reshape", "permute", "expand", "slice", "flip", "index", "pad"})
+LAYOUT = frozenset({"ldexp", "reshape", "permute", "expand", "slice", "flip", "index", "pad"})
 """Operations that only move elements: each output element is one input element or zero."""
 
 

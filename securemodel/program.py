@@ -13,9 +13,11 @@ import torch
 from protocols.files import write_atomically
 from securemodel.compiler.builder import FloatCall
 from securemodel.compiler.capture import Captured, Examples
-from securemodel.compiler.ir import Graph, Header, digest, parse_program, program_text
+from securemodel.compiler.ir import Graph, Header, digest, program_text
 from securemodel.compiler.lowering import pool_before_activation
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
+from securemodel.compiler.reading import parse_program, read_text
 from securemodel.compiler.rows import rows_are_independent
 
 
@@ -83,14 +85,17 @@ class Program:
         write_atomically(Path(path), self._text.encode())
 
     @staticmethod
-    def load(path: str | Path) -> Program:
-        """Reads a text written by `save`. Raises ProgramError."""
-        text = Path(path).read_text()
+    def load(path: str | Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program:
+        """Reads a text written by `save`, and checks every line of it. Raises ProgramError.
+
+        `max_bytes` bounds the program's values with what is dealt for them.
+        """
+        text = read_text(Path(path))
         if text.startswith("paillier-program ") or " = owned_layer@" in text:
             from securemodel.backends.paillier.deep import read_program
 
-            return read_program(text)
-        return Program(*parse_program(text))
+            return read_program(text, max_bytes)
+        return Program(*parse_program(text, max_bytes=max_bytes))
 
 
 def receivers(outputs: str | Sequence[str], count: int) -> list[str]:

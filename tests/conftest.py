@@ -1,4 +1,4 @@
-"""For all tests: no ledger of the user who runs them is written."""
+"""For all tests: no ledger of the user who runs them is written; every compiled program is checked like one from outside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
+from securemodel.compiler import masked
+from securemodel.compiler.ops import verify
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,3 +21,18 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         del os.environ["XDG_STATE_HOME"]
     else:
         os.environ["XDG_STATE_HOME"] = before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def every_program_is_verified() -> Iterator[None]:
+    """The table of operators is true: all that the passes make agrees with it."""
+    passes = masked.run_passes
+
+    def verified(header, *rest, **options):
+        graph, calls = passes(header, *rest, **options)
+        verify(header, graph)
+        return graph, calls
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masked, "run_passes", verified)
+        yield

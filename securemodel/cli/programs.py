@@ -12,27 +12,24 @@ from rich.progress import Progress
 
 from protocols.errors import InputError, explain
 from securemodel.backends.table import PROTOCOLS
-from securemodel.cli.base import FAILED, Command
+from securemodel.cli.base import FAILED, Command, max_gib_option
 from securemodel.cli.script import explained, load_file
 from securemodel.compiler.compile import check as check_model
 from securemodel.compiler.compile import compile_again
-from securemodel.errors import ProgramError
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.program import Program
 from securemodel.runtime.store import prepare as prepare_stores
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def load_program(path: Path) -> Program:
+def load_program(path: Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program:
     """A program from the text `Program.save` wrote, or from a Python file's `program` or `make_program()`.
 
     Raises ProgramError, InputError, ScriptFailed.
     """
     if path.suffix != ".py":
-        try:
-            return Program.load(path)
-        except UnicodeDecodeError:
-            raise ProgramError(f"{path} is not a secure program: it is not even text") from None
+        return Program.load(path, max_bytes)
     return program_of(load_file(path), path)
 
 
@@ -172,7 +169,8 @@ def _pair(made: Any, name: str, path: Path) -> tuple[Any, Any]:
 @click.argument("program", metavar="PROGRAM", type=_FILE)
 @click.option("--count", required=True, type=click.IntRange(min=1), help="How many runs to prepare for.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new folder.")
-def prepare(program: Path, count: int, out: Path) -> None:
+@max_gib_option
+def prepare(program: Path, count: int, out: Path, max_gib: float) -> None:
     """Make correlated randomness beforehand, so that no dealer is needed during a session.
 
     PROGRAM is what `securemodel plan` takes too: a text written by Program.save(), or a Python file. Whoever runs
@@ -184,7 +182,7 @@ def prepare(program: Path, count: int, out: Path) -> None:
       securemodel prepare program.txt --count 100 --out prepared
       securemodel run infer.py --me bank --config parties.toml --store prepared/bank
     """
-    made = load_program(program)
+    made = load_program(program, int(max_gib * 2**30))
     with Progress(transient=True) as progress:
         task = progress.add_task("preparing", total=count)
         folders = prepare_stores(made, count, out, lambda done: progress.update(task, completed=done))

@@ -13,7 +13,7 @@ from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER, Identity, PartiesConfig
 from securemodel.backends.table import PROTOCOLS
 from securemodel.cli import script as scripts
-from securemodel.cli.base import Command, print_error, wants_traceback
+from securemodel.cli.base import Command, max_gib_option, print_error, wants_traceback
 from securemodel.cli.launch import Say, run_local
 from securemodel.runtime.dealer import serve
 
@@ -161,7 +161,8 @@ def prefixed(names: tuple[str, ...], echo: Callable[..., None] = click.echo) -> 
 @click.command(cls=Command)
 @click.option("--config", required=True, type=FILE, help="A parties file with [dealer], and [me] of the dealer.")
 @click.option("--once", is_flag=True, help="End after the first session, with an error if it failed.")
-def dealer(config: Path, once: bool) -> None:
+@max_gib_option
+def dealer(config: Path, once: bool, max_gib: float) -> None:
     """Serve correlated randomness to the parties of a file.
 
     The dealer learns which program the parties run, and sees neither their data nor their messages. It must not
@@ -175,4 +176,4 @@ def dealer(config: Path, once: bool) -> None:
     entry = parties.entry(DEALER)
     own = _own_identity(parties, DEALER)
     click.echo(f"dealer for {', '.join(parties.parties)} on {entry.address}")
-    serve(parties, own, once=once, say=click.echo)
+    serve(parties, own, once=once, max_bytes=int(max_gib * 2**30), say=click.echo)

@@ -77,6 +77,8 @@ def describe(arg: Any) -> Any:
         return [describe(a) for a in arg]
     if isinstance(arg, dict):
         return {k: describe(v) for k, v in arg.items()}
+    if isinstance(arg, float) and not math.isfinite(arg):
+        return str(arg)
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,19 +9,18 @@ from typing import Any
 import torch
 
 from protocols.errors import explain
+from protocols.names import NAME_RULE, is_name
 from securemodel.backends.table import PROTOCOLS, default_protocol, part_of, parts_of
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.capture import Examples, capture
 from securemodel.compiler.ir import Header
 from securemodel.compiler.lowering import Lowered
+from securemodel.compiler.ops import precision_problem
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
 from securemodel.compiler.postprocess import Reveal, capture_revealing
 from securemodel.compiler.report import Report
 from securemodel.errors import CompileError, InputError, UnsupportedOperator
 from securemodel.program import Program, receivers
-
-_RESERVED = frozenset({PUBLIC, "all", "dealer"})
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def compile(
@@ -155,11 +153,10 @@ def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> t
             f"unknown party {', '.join(missing)}: the parties are {', '.join(names)}. "
             "Name every owner and receiver in `parties`."
         )
-    bad = [n for n in names if n in _RESERVED or not _NAME.fullmatch(n)]
+    bad = [n for n in names if not is_name(n)]
     if bad or len(set(names)) != len(names):
         raise CompileError(
-            f"bad party names {', '.join(map(repr, bad or names))}: use different names of letters, digits, '_' and "
-            f"'-' that start with a letter, none of {', '.join(sorted(_RESERVED))}"
+            f"bad party names {', '.join(map(repr, bad or names))}: parties have different names, and {NAME_RULE}"
         )
     if len(names) < 2:
         raise CompileError(
@@ -174,7 +171,5 @@ def _check_arguments(example_inputs, owners, frac_bits: int, width: int) -> None
         raise CompileError(f"inputs names {len(owners)} owners for {len(example_inputs)} example inputs")
     if not all(isinstance(x, torch.Tensor) for x in example_inputs):
         raise CompileError("example_inputs must be tensors (their values do not matter, their shapes do)")
-    if not 4 <= frac_bits <= 24:
-        raise CompileError(f"frac_bits = {frac_bits} is outside 4..24: products need 2 frac_bits plus the integer part")
-    if not frac_bits + 8 <= width <= 64:
-        raise CompileError(f"width = {width} is outside {frac_bits + 8}..64 for {frac_bits} fractional bits")
+    if problem := precision_problem(frac_bits, width):
+        raise CompileError(problem)

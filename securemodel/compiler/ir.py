@@ -1,4 +1,6 @@
-"""The secure graph: a list of nodes of a closed operator set, typed, printable and parsable as text.
+"""The secure graph: a list of nodes of a closed operator set, typed and printable as text.
+
+securemodel.compiler.reading reads a text back.
 
 Forms of a node's value
   float         computed in the clear by its owner (a party, or "public": everybody)
@@ -19,16 +21,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from securemodel.compiler.owners import Weights
-from securemodel.errors import ProgramError
 
 TEXT_VERSION = 1
 TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
+
+
+def plain_json(value: Any) -> str:
+    """The one way a program's text has a value. Raises ValueError for numbers that are not finite."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Node:
         """One line, without the source position (which differs between hosts)."""
         left = f"%{self.id} = {self.op}" + (f"@{self.owner}" if self.owner else "")
         args = "".join(f" %{a}" for a in self.args)
-        attrs = " " + json.dumps(self.attrs, sort_keys=True, separators=(",", ":")) if self.attrs else ""
+        attrs = f" {plain_json(self.attrs)}" if self.attrs else ""
         frac = f" f{self.frac}" if self.frac is not None else ""
         shape = "[" + ",".join(map(str, self.shape)) + "]"
         return f"{left}{args}{attrs} : {self.form}{frac} {shape}" + (" load" if self.load else "")
@@ -79,28 +84,6 @@ def is_check(node: Node) -> bool:
 
 
 _CHECKS = ("_assert_scalar.", "_assert_async.", "sym_constrain_range")
-_LINE = re.compile(
-    r"%(?P<id>\d+) = (?P<op>\w+)(?:@(?P<owner>[\w.\-]+))?(?P<args>(?: %\d+)*)(?: (?P<attrs>\{.*\}))?"
-    r" : (?P<form>\w+)(?: f(?P<frac>-?\d+))? \[(?P<shape>[\d,]*)\](?P<load> load)?"
-)
-
-
-def parse_node(line: str) -> Node:
-    """Reads one line of `Node.text`; raises ProgramError on anything else."""
-    match = _LINE.fullmatch(line)
-    if not match:
-        raise ProgramError(f"not a line of a secure program: {line[:120]!r}")
-    return Node(
-        id=int(match["id"]),
-        op=match["op"],
-        args=tuple(int(a[1:]) for a in match["args"].split()),
-        attrs=json.loads(match["attrs"]) if match["attrs"] else {},
-        shape=tuple(int(s) for s in match["shape"].split(",") if s),
-        form=match["form"],
-        frac=int(match["frac"]) if match["frac"] else None,
-        owner=match["owner"],
-        load=bool(match["load"]),
-    )
 
 
 @dataclass
@@ -145,17 +128,7 @@ class Header:
 
     def text(self, kind: str = "secure-program") -> str:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return f"{kind} {TEXT_VERSION} " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
-
-
-def _weights(field: Any) -> Weights:
-    """A name, or pairs of prefix and name. Raises TypeError or ValueError."""
-    if isinstance(field, str):
-        return field
-    pairs = tuple((prefix, owner) for prefix, owner in field)
-    if not all(isinstance(part, str) for pair in pairs for part in pair):
-        raise TypeError("the owners of weights are not names")
-    return pairs
+        return f"{kind} {TEXT_VERSION} {plain_json(fields)}"
 
 
 def program_text(header: Header, graph: Graph, kind: str = "secure-program") -> str:
@@ -166,35 +139,3 @@ def program_text(header: Header, graph: Graph, kind: str = "secure-program") -> 
 def digest(text: str) -> str:
     """SHA-256 of a program's text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def parse_program(text: str, kind: str = "secure-program") -> tuple[Header, Graph]:
-    """Reads a program's text back. Float nodes come back without their torch calls.
-
-    Raises ProgramError when the text is not a well-formed program.
-    """
-    first, *lines = text.rstrip("\n").split("\n")
-    prefix = f"{kind} {TEXT_VERSION} "
-    if not first.startswith(prefix):
-        raise ProgramError(
-            f"this is not a {kind} of text version {TEXT_VERSION}: it starts with {first[:40]!r}. "
-            "Write it with Program.save() of this version."
-        )
-    try:
-        fields = json.loads(first[len(prefix) :])
-        header = Header(
-            parties=tuple(fields["parties"]),
-            frac_bits=int(fields["frac_bits"]),
-            width=int(fields["width"]),
-            weights=_weights(fields["weights"]),
-            inputs=tuple(fields["inputs"]),
-            input_shapes=tuple(tuple(s) for s in fields["input_shapes"]),
-            outputs=tuple(fields["outputs"]),
-        )
-        graph = Graph([parse_node(line) for line in lines])
-    except (ValueError, KeyError, TypeError) as problem:
-        raise ProgramError(f"the program text is damaged: {problem}") from problem
-    for position, node in enumerate(graph.nodes):
-        if node.id != position or any(arg >= position for arg in node.args):
-            raise ProgramError(f"the program text is damaged at node {node.id}: ids must be in order")
-    return header, graph

@@ -112,7 +112,7 @@ def _shared_with(
         return present[0] if len(present) == 1 and (kind == "add" or present[0] == x) else None
     if kind not in VIEWS or (kind == "reshape" and not contiguous[x]):
         return None
-    if kind != "reshape":
+    if kind not in ("reshape", "ldexp"):
         outer = kind == "slice" and attrs["step"] == 1 and numel(graph[x].shape[: attrs["dim"]]) == 1
         contiguous[node.id] = outer and contiguous[x]
     return x

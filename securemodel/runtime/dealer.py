@@ -13,8 +13,9 @@ from protocols.channel.link import Pump
 from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, public_reason, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import EPOCHS, Stream, new_key
-from securemodel.compiler.ir import Graph, Header, parse_program
-from securemodel.errors import ProgramError
+from securemodel.compiler.ir import Graph, Header
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES
+from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_program
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.pipeline import pipelined
@@ -22,7 +23,6 @@ from securemodel.runtime.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
 
 _AHEAD_BYTES = 64 << 20  # made while earlier shares are being sent
 _SEND_BYTES = 1 << 18  # messages smaller than this travel together
-MAX_PROGRAM_BYTES = 64 << 20
 _IDLE_S = 7 * 24 * 3600.0
 
 
@@ -32,11 +32,14 @@ def serve(
     *,
     once: bool = False,
     insecure_plain: bool = False,
+    max_bytes: int = MAX_PROGRAM_BYTES,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Serves sessions one after the other: waits for all parties, deals until they end.
 
     A session that fails, whatever its parties sent, ends neither this process nor the next session.
+
+    `max_bytes` bounds the values of a program with what is dealt for them; a larger one is refused.
 
     With `once`, returns after the first session, and raises what ended it if that was an error.
     """
@@ -48,7 +51,7 @@ def serve(
             links = listen_for(
                 DEALER, list(config.parties), config, identity, idle_s=idle_s, insecure_plain=insecure_plain
             )
-            deal_session(links, say)
+            deal_session(links, say, max_bytes)
             say("session ended")
         except Exception as error:
             for link in links.values():
@@ -60,9 +63,9 @@ def serve(
             return
 
 
-def deal_session(links: dict[str, Link], say: Callable[[str], None]) -> None:
+def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: int = MAX_PROGRAM_BYTES) -> None:
     """One session over open links: compares the programs, hands out keys, deals on request."""
-    header, graph = _agreed_program(links)
+    header, graph = _agreed_program(links, max_bytes)
     keys = {name: new_key() for name in header.parties}
     for name, link in links.items():
         link.send(STREAM_KEY, [keys[name]])
@@ -132,10 +135,10 @@ def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int]:
     raise BadFrame(peer, explain(f"party {peer!r} sent a damaged request", fix="use the same version at all parties"))
 
 
-def _agreed_program(links: dict[str, Link]) -> tuple[Header, Graph]:
+def _agreed_program(links: dict[str, Link], max_bytes: int) -> tuple[Header, Graph]:
     texts = {}
     for name, link in links.items():
-        received = link.receive(PROGRAM, max_bytes=MAX_PROGRAM_BYTES)
+        received = link.receive(PROGRAM, max_bytes=MAX_TEXT_BYTES)
         texts[name] = received.numpy().tobytes()
     first = next(iter(texts))
     for name, text in texts.items():
@@ -149,11 +152,9 @@ def _agreed_program(links: dict[str, Link]) -> tuple[Header, Graph]:
                 ),
             )
     try:
-        header, graph = parse_program(texts[first].decode())
-    except (ProgramError, UnicodeDecodeError, RecursionError) as error:
-        why = str(error).splitlines()[0] if isinstance(error, ProgramError) else type(error).__name__
-        fix = "use the same version at the parties and the dealer"
-        raise ProtocolError(explain("the parties' program cannot be read", why=why, fix=fix)) from error
+        header, graph = parse_program(texts[first].decode(), max_bytes=max_bytes)
+    except UnicodeDecodeError:
+        raise ProtocolError(explain("the parties' program cannot be read", why="it is no text")) from None
     parties = [str(name) for name in header.parties]
     if sorted(parties) != sorted(links):
         raise Mismatch(

@@ -30,6 +30,7 @@ import torch
 from protocols.errors import PreprocessingError, PreprocessingReused, PreprocessingUsedUp, explain, reason_of
 from protocols.files import check_folder, create_secret, read_secret, sync_directory, write_atomically, write_secret
 from protocols.gates import Dealt, Part
+from protocols.names import NAME_RULE, is_name
 from protocols.prg import KEY_BYTES, Stream, new_key
 from protocols.strict import strict_fields
 from securemodel.errors import InputError
@@ -62,6 +63,8 @@ def prepare(
                 fix="compile the model without protocol=",
             )
         )
+    if bad := [name for name in program.parties if not is_name(name)]:
+        raise InputError(explain(f"no folder can be named after {bad[0]!r}", why=NAME_RULE, fix="choose other names"))
     if not 0 < count <= MAX_RUNS:
         raise InputError(f"prepare() makes 1 to {MAX_RUNS} runs, not {count}. Choose another count.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -11,7 +11,8 @@ from torch import nn
 
 import securemodel
 from securemodel.compiler.capture import tensors_in
-from securemodel.compiler.ir import digest, parse_program, program_text
+from securemodel.compiler.ir import digest, program_text
+from securemodel.compiler.reading import parse_program
 from securemodel.errors import CompileError, ProgramError, UnsupportedOperator
 
 

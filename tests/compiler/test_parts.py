@@ -6,8 +6,9 @@ from running import TOLERANCE, difference, run
 from torch import nn
 
 import securemodel
-from securemodel.compiler.ir import parse_program, program_text
+from securemodel.compiler.ir import program_text
 from securemodel.compiler.owners import owner_of
+from securemodel.compiler.reading import parse_program
 from securemodel.errors import CompileError, ProgramError
 
 

@@ -6,9 +6,10 @@ from running import TWO, Fn
 from torch import nn
 
 import securemodel
-from securemodel.compiler.ir import Graph, parse_node
+from securemodel.compiler.ir import Graph
 from securemodel.compiler.passes import order_nodes
 from securemodel.compiler.passes.masks import narrow_masks
+from securemodel.compiler.reading import parse_node
 
 X = torch.randn(2, 3, 6, 6)
 

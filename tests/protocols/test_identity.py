@@ -143,8 +143,10 @@ def test_roster_digest_sees_every_certificate(keys: Path, tmp_path: Path) -> Non
         ('listen = "0.0.0.0:7001"', "skipped_runs = -1", "not a number of runs", 12),
         ("connect_s = 5", "patience = 5", "'patience' is not a known key", 14),
         ("[timeouts]", "[timeout]", "'timeout' is not a known key", 13),
-        ("[parties.hospital]", "[parties.dealer]", "another party", 4),
-        ("[parties.bank]", "[parties.1bank]", "cannot be a party's name", 1),
+        ("[parties.hospital]", "[parties.dealer]", "none of all, dealer, public", 4),
+        ("[parties.bank]", "[parties.1bank]", "a name starts with a letter", 1),
+        ("[parties.bank]", '[parties."../bank"]', "a name starts with a letter", 0),
+        ("[parties.bank]", "[parties.all]", "none of all, dealer, public", 1),
     ],
 )
 def test_bad_party_files(keys: Path, old: str, new: str, message: str, line: int) -> None:

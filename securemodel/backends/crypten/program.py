@@ -8,11 +8,42 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from securemodel.compiler.ir import Graph, Header, parse_program, program_text
+from protocols.names import PUBLIC
+from securemodel.compiler.ir import Graph, Header, program_text
+from securemodel.compiler.ops import ROWS, Case, Made, Row
+from securemodel.compiler.reading import parse_program
 from securemodel.program import Program
 from securemodel.shown import Shown
 
 KIND = "crypten-program"
+_RESULT = {"index": ROWS["reveal"].attrs["index"]}
+
+
+def _stated(case: Case) -> Made:
+    """What CrypTen makes of its operands is not derived here."""
+    return Made(case.node.shape)
+
+
+def _giver(case: Case) -> str:
+    return case.header.parties[0] if case.xs[0].owner == PUBLIC else case.xs[0].owner
+
+
+def _in_a_run(case: Case) -> bool:
+    return False
+
+
+CALL_ROWS: dict[str, Row] = {
+    "placeholder": ROWS["placeholder"],
+    "float": ROWS["float"],
+    "input": Row("float -> secret", lambda case: Made(case.xs[0].shape), owner=_giver, may_be_empty=True),
+    "call": Row("(secret )*-> secret", _stated, ROWS["float"].attrs, load=_in_a_run, may_be_empty=True),
+    "item": Row("secret -> secret", _stated, _RESULT, load=_in_a_run, may_be_empty=True),
+    "reveal": Row(
+        "secret -> secret", lambda case: Made(case.xs[0].shape),
+        {**ROWS["reveal"].attrs, "to": lambda value: isinstance(value, str)}, load=_in_a_run, may_be_empty=True,
+    ),
+}  # fmt: skip
+"""The operators of a program of CrypTen calls."""
 
 
 def trust(first: str) -> str:
@@ -50,7 +81,7 @@ class CryptenProgram(Program):
 
 def parse(text: str) -> tuple[Header, Graph]:
     """Header and graph of a program's text. Raises ProgramError."""
-    return parse_program(text, KIND)
+    return parse_program(text, KIND, CALL_ROWS)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,7 @@ import torch
 from protocols.errors import InputError, explain
 from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import owned_layers
+from securemodel.backends.paillier.operators import LARGEST_LIMIT
 from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.compiler import masked
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, values_in
@@ -31,7 +32,6 @@ aten = torch.ops.aten
 
 KEY_BITS = (2048, 3072)
 MOST_PRODUCTS = 1 << 26
-_LARGEST_LIMIT = 2.0**30
 _LINEAR = frozenset({"linear", "factor", "ldexp", "rescale"})
 _REMEDY = "compile with protocol='masked', which computes any function of both parties' numbers and needs a dealer"
 
@@ -231,7 +231,7 @@ def _check_linear(header: Header, client: str) -> None:
 
 def _check_options(weight_limit: float, input_limit: float, key_bits: int) -> None:
     for name, limit in (("weight_limit", weight_limit), ("input_limit", input_limit)):
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= _LARGEST_LIMIT:
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= LARGEST_LIMIT:
             raise InputError(f"{name} = {limit!r} is not a number above 0 and up to 2^30")
     if key_bits not in KEY_BITS:
         raise InputError(explain(f"key_bits = {key_bits!r}", fix="use 3072, or 2048"))

@@ -11,17 +11,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from protocols.channel import HEADER_BYTES
+from protocols.errors import explain
 from protocols.gates import GATES
 from protocols.paillier.powers import schedule
 from securemodel.backends.paillier.layers import gate_shape, owned_layers, reply_bytes, request_bytes
+from securemodel.backends.paillier.operators import ENCRYPTED_ROWS, client_of
 from securemodel.backends.paillier.party import key_bytes
 from securemodel.backends.paillier.plan import Rates
 from securemodel.backends.paillier.program import KIND, PaillierProgram
 from securemodel.compiler.compile import compile_again
-from securemodel.compiler.ir import parse_program
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES, Wrong
 from securemodel.compiler.plan import Network, Plan, find_network
 from securemodel.compiler.plan import make_plan as masked_plan
 from securemodel.compiler.plantable import bytes_text, seconds_text
+from securemodel.compiler.reading import parse_program
+from securemodel.errors import ProgramError
 from securemodel.program import Program
 from securemodel.shown import Shown
 
@@ -184,8 +188,24 @@ class DeepPlan(Shown):
         return [*(f"{a:<26}{b:>12}{c:>14}" for a, b, c in rows), made]
 
 
-def read_program(text: str) -> Program:
+_KEY = ("key_bits", "insecure", "weight_limit")
+
+
+def read_program(text: str, max_bytes: int = MAX_PROGRAM_BYTES) -> Program:
     """The program in a text that `save` of an encrypted graph or a deep program wrote. Raises ProgramError."""
-    if text.startswith(KIND):
-        return PaillierProgram(*parse_program(text, KIND))
-    return DeepProgram(*parse_program(text))
+    encrypted = text.startswith(KIND)
+    if encrypted:
+        header, graph = parse_program(text, KIND, ENCRYPTED_ROWS, max_bytes)
+        settings = [node.attrs for node in graph.nodes if node.op == "settings"]
+    else:
+        header, graph = parse_program(text, max_bytes=max_bytes)
+        settings = [{name: node.attrs[name] for name in _KEY} for node in owned_layers(graph)]
+        if not settings:  # the words that it was known by stand somewhere else
+            return Program(header, graph)
+    try:
+        client_of(header)
+        if not settings or any(other != settings[0] for other in settings[1:]) or (encrypted and len(settings) > 1):
+            raise Wrong("a program states the key and its limits once, or the same with each layer")
+    except Wrong as wrong:
+        raise ProgramError(explain("this is no secure program", why=str(wrong), fix="write it with Program.save()")) from None
+    return (PaillierProgram if encrypted else DeepProgram)(header, graph)

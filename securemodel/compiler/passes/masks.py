@@ -17,6 +17,7 @@ from protocols.linear import LAYOUT
 from protocols.shares import words
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ops import opened_widths
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
@@ -286,21 +287,6 @@ def mark_owned_layers(graph: Graph, owner: str, settings: dict[str, object]) -> 
 
 def narrow_masks(graph: Graph) -> None:
     """Opens only the low bits of a value that is read by comparisons alone (in whole bytes)."""
-    bits = [0] * len(graph.nodes)
-    for node in reversed(graph.nodes):
+    for node, width in zip(graph.nodes, opened_widths(graph), strict=True):
         if node.op == "mask":
-            node.attrs = {**node.attrs, "width": min(64, -(-bits[node.id] // 8) * 8)}
-        for arg in node.args:
-            if node.op == "digits":
-                need = node.attrs["shift"] + node.attrs["low_bits"]
-            elif node.op == "top_bit":
-                need = node.attrs["bit"] + 1
-            elif node.op in ("lookup", "lookup_shared"):
-                need = 8
-            elif node.op == "unit":
-                need = node.attrs["size"].bit_length() - 1
-            elif node.op == "linear" and node.form == "masked":
-                need = bits[node.id]
-            else:
-                need = 64
-            bits[arg] = max(bits[arg], need)
+            node.attrs = {**node.attrs, "width": width}

@@ -47,6 +47,7 @@ class _Pass:
     env: dict[int, _Scaled] = field(default_factory=dict)
     shares: dict[tuple[int, int], int] = field(default_factory=dict)
     truncated: dict[int, int] = field(default_factory=dict)
+    read: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def _add(self, like: Node, op: str, args, shape, form="secret", frac=None, **attrs) -> int:
         return self.new.add(op, args, shape, form, frac=frac, attrs=attrs, source=like.source).id
@@ -66,9 +67,25 @@ class _Pass:
         have = self.env[node_id]
         have = self.reduced(node_id) if have.frac > frac else have
         if have.frac == frac:
-            return have.id
-        factor = {"kind": "scale", "attrs": {"factor": 2 ** (frac - have.frac)}}
-        return self._add(node, "linear", [have.id], node.shape, frac=frac, **factor)
+            return self.read_as(have)
+        return self.scaled(node, have.id, 2 ** (frac - have.frac), frac)
+
+    def read_as(self, value: _Scaled) -> int:
+        """The value's ring elements with its fractional bits, where they were made with others."""
+        made = self.new[value.id]
+        if made.frac == value.frac:
+            return value.id
+        key = (value.id, value.frac)
+        if key not in self.read:
+            attrs = {"kind": "ldexp", "attrs": {"bits": value.frac - made.frac}}
+            self.read[key] = self._add(made, "linear", [value.id], made.shape, frac=value.frac, **attrs)
+        return self.read[key]
+
+    def scaled(self, like: Node, value: int, factor: int, frac: int) -> int:
+        """A whole multiple of a value's ring elements, read with `frac` fractional bits."""
+        bits = frac - self.new[value].frac
+        attrs = {"kind": "scale", "attrs": {"factor": factor, **({"bits": bits} if bits else {})}}
+        return self._add(like, "linear", [value], like.shape, frac=frac, **attrs)
 
     def share(self, node: Node, frac: int) -> int:
         """A float brought into the ring."""
@@ -87,11 +104,11 @@ class _Pass:
             return _Scaled(self.share(node, frac), frac)
         have = self.env[node_id]
         if have.frac <= self.frac_bits:
-            return have
+            return _Scaled(self.read_as(have), have.frac)
         key = have.id * 1024 + have.frac
         if key not in self.truncated:
             bits = have.frac - self.frac_bits
-            self.truncated[key] = self._add(node, "truncate", [have.id], node.shape, frac=self.frac_bits, bits=bits)
+            self.truncated[key] = self._add(node, "truncate", [self.read_as(have)], node.shape, frac=self.frac_bits, bits=bits)
         return _Scaled(self.truncated[key], self.frac_bits)
 
     def visit(self, node: Node) -> _Scaled:
@@ -128,8 +145,8 @@ class _Pass:
         have = self.natural(node.args[0])
         most = (3 if abs(numerator) == 1 else 2) * self.frac_bits
         x = _Scaled(self.at(node.args[0], have), have) if have + bits <= most else self.reduced(node.args[0])
-        frac, attrs = x.frac + bits, {"kind": "scale", "attrs": {"factor": numerator}}
-        return _Scaled(x.id if numerator == 1 else self._add(node, "linear", [x.id], node.shape, frac=frac, **attrs), frac)
+        frac = x.frac + bits
+        return _Scaled(x.id if numerator == 1 else self.scaled(node, x.id, numerator, frac), frac)
 
     def _visit_ldexp(self, node: Node) -> _Scaled:
         x = self.natural(node.args[0])
@@ -138,8 +155,9 @@ class _Pass:
 
     def _visit_index(self, node: Node) -> _Scaled:
         frac = max(self.frac_bits, self.natural(node.args[0]))
-        args, bits = [self.at(node.args[0], frac)], frac - node.attrs["step_bits"]
-        return _Scaled(self._add(node, "truncate", args, node.shape, frac=0, bits=bits), 0)
+        args, step_bits = [self.at(node.args[0], frac)], node.attrs["step_bits"]
+        made = self._add(node, "truncate", args, node.shape, frac=step_bits, bits=frac - step_bits)
+        return _Scaled(made, 0)
 
     def _visit_lookup(self, node: Node) -> _Scaled:
         index = self.env[node.args[0]].id
@@ -150,16 +168,9 @@ class _Pass:
 
     def _visit_spline(self, node: Node) -> _Scaled:
         terms = self.old[node.args[0]].shape[0]
-        args = [self.env[node.args[0]].id, self.exactly(node.args[1])]
+        args = [self.env[node.args[0]].id, self.at(node.args[1], self.frac_bits)]
         frac = terms * self.frac_bits
         return _Scaled(self._add(node, "spline", args, node.shape, frac=frac), frac)
-
-    def exactly(self, node_id: int) -> int:
-        """The value with exactly frac_bits fractional bits."""
-        value = self.reduced(node_id)
-        if value.frac == self.frac_bits:
-            return value.id
-        return self.at(node_id, self.frac_bits)
 
     def _visit_is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])

@@ -1,0 +1,712 @@
+"""The operators of a program as one table, and the check of a program against it.
+
+A row says what an operator reads, what attributes it has, and how the shape and the fractional bits of its result
+follow from its operands; `verify` derives them for every node and compares. So a text from outside (a file, a party) can
+state nothing that the compiler would not have made: what runs it later, down to the kernels, gets sizes that fit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from protocols.errors import explain
+from protocols.gates import GATES, dealt_bytes, numel
+from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.gates.conjunction import MAX_FAN_IN
+from protocols.gates.lookup import MAX_TERMS, TABLE_SIZES
+from protocols.gates.unit import MAX_BITS
+from protocols.linear import LINEAR
+from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
+from protocols.shares import RING_BITS, words
+from securemodel.compiler.builder import bilinear_shape
+from securemodel.compiler.ir import Graph, Header, Node
+from securemodel.compiler.owners import owner_of, weight_owners
+from securemodel.errors import ProgramError
+
+ELEMENT_BYTES = 8
+MAX_PROGRAM_BYTES = 64 << 30
+"""What the values of a program, and what is dealt for them, may take by default."""
+_MAX_NUMEL = ((1 << 63) - 1) // ELEMENT_BYTES
+_MAX_STEP = (1 << 31) - 1
+_MAX_AXES = 16
+_MAX_FRAC = 128
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+
+Shape = tuple[int, ...]
+
+
+class Wrong(Exception):
+    """What is wrong with a node; `verify` adds where."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What follows from the operands: shape, fractional bits (None: it has none), bytes of memory used beside the result."""
+
+    shape: Shape
+    frac: int | None = None
+    beside: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A node in its program."""
+
+    node: Node
+    xs: tuple[Node, ...]
+    header: Header
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return self.node.attrs
+
+
+# ---- attributes
+Check = Callable[[Any], bool]
+
+
+def whole(low: int, high: int) -> Check:
+    """An integer from low to high."""
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def one_of(*values: Any) -> Check:
+    return lambda value: any(type(value) is type(v) and value == v for v in values)
+
+
+def many(check: Check, least: int = 0) -> Check:
+    """A list of such values."""
+    return lambda value: type(value) is list and len(value) >= least and all(map(check, value))
+
+
+def flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def text(value: Any) -> bool:
+    return type(value) is str
+
+
+def anything(value: Any) -> bool:
+    return True
+
+
+INTEGER = whole(-(1 << 63), (1 << 63) - 1)
+AXIS, PLACE, STEP = whole(0, _MAX_AXES - 1), whole(0, _MAX_NUMEL), whole(1, _MAX_STEP)
+AXES, PLACES = many(AXIS), many(PLACE)
+GAP = whole(0, _MAX_STEP)
+
+
+def check_attrs(attrs: Any, checks: Mapping[str, Check], optional: Mapping[str, Check], what: str = "") -> None:
+    """Raises Wrong unless these are the attributes, each as it has to be."""
+    if not isinstance(attrs, dict) or not checks.keys() <= attrs.keys() <= {*checks, *optional}:
+        given = sorted(attrs) if isinstance(attrs, dict) else attrs
+        raise Wrong(f"{what}the attributes are {', '.join(checks) or 'none'}, not {given!r:.100}")
+    for name, value in attrs.items():
+        if not (checks.get(name) or optional[name])(value):
+            raise Wrong(f"{what}{name} cannot be {value!r:.100}")
+
+
+# ---- shapes
+def sized(shape: Sequence[int], what: str = "the result") -> Shape:
+    """The shape of a tensor whose bytes a 64-bit number counts. Raises Wrong."""
+    if len(shape) > _MAX_AXES or min(shape, default=0) < 0 or numel(shape) > _MAX_NUMEL:
+        raise Wrong(f"{what} would have the shape {list(shape)!r:.100}, which is no size of a tensor")
+    return tuple(shape)
+
+
+def _meta(shape: Shape) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.int64, device="meta")
+
+
+def by_torch(function: Callable[..., Shape], *args: Any, **attrs: Any) -> Shape:
+    """A shape that torch computes. Raises Wrong where it refuses."""
+    try:
+        return tuple(function(*args, **attrs))
+    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
+        raise Wrong(str(error).splitlines()[0][:200]) from None
+
+
+def _axis(case: Case, key: str = "dim") -> int:
+    """The size of the axis that an attribute names."""
+    shape, dim = case.xs[0].shape, case.attrs["attrs"][key]
+    if dim >= len(shape):
+        raise Wrong(f"there is no axis {dim} in {list(shape)}")
+    return shape[dim]
+
+
+def _within(case: Case, size: int, *names: str) -> None:
+    lists = [case.attrs["attrs"][name] for name in names]
+    if len({len(places) for places in lists}) > 1 or any(max(places, default=0) > size for places in lists):
+        raise Wrong(f"{' and '.join(names)} are no places on an axis of {size}")
+
+
+def _guard_indices(*names: str, beyond: int = 0) -> Callable[[Case], None]:
+    """Places on one axis, the same number in each list; `beyond`: also the end of the axis."""
+    return lambda case: _within(case, _axis(case) - 1 + beyond, *names)
+
+
+def _guard_slice(case: Case) -> None:
+    _axis(case)
+
+
+def _guard_dims(case: Case) -> None:
+    dims = case.attrs["attrs"]["dims"]
+    if len(set(dims)) != len(dims) or max(dims, default=-1) >= len(case.xs[0].shape):
+        raise Wrong(f"{dims} are not different axes of {list(case.xs[0].shape)}")
+
+
+def _guard_shape(case: Case) -> None:
+    sized([max(size, 1) for size in case.attrs["attrs"]["shape"]])
+
+
+def _guard_pads(case: Case) -> None:
+    shape, pads = list(case.xs[0].shape), case.attrs["attrs"]["pads"]
+    if len(pads) % 2 or len(pads) > 2 * len(shape):
+        raise Wrong(f"{len(pads)} numbers cannot pad {len(shape)} axes")
+    for axis, (low, high) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
+        shape[-1 - axis] += low + high
+    sized(shape)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of linear operator: how many operands, attributes, what is checked before torch is asked."""
+
+    operands: int
+    attrs: Mapping[str, Check] = field(default_factory=dict)
+    guard: Callable[[Case], None] = lambda case: None
+    optional: Mapping[str, Check] = field(default_factory=dict)
+
+
+_BITS = whole(-_MAX_FRAC, _MAX_FRAC)
+KINDS = {
+    "add": Kind(2),
+    "sub": Kind(2),
+    "neg": Kind(1),
+    "scale": Kind(1, {"factor": INTEGER}, optional={"bits": _BITS}),
+    "ldexp": Kind(1, {"bits": _BITS}),
+    "reshape": Kind(1, {"shape": many(whole(-1, _MAX_NUMEL))}, _guard_shape),
+    "permute": Kind(1, {"dims": AXES}, _guard_dims),
+    "expand": Kind(1, {"shape": PLACES}, _guard_shape),
+    "slice": Kind(1, {"dim": AXIS, "start": PLACE, "stop": PLACE, "step": STEP}, _guard_slice),
+    "index_sub": Kind(1, {"dim": AXIS, "plus": PLACES, "minus": PLACES}, _guard_indices("plus", "minus")),
+    "flip": Kind(1, {"dims": AXES}, _guard_dims),
+    "index": Kind(1, {"dim": AXIS, "index": PLACES}, _guard_indices("index")),
+    "cat": Kind(-1, {"dim": AXIS}, _guard_slice),
+    "pad": Kind(1, {"pads": many(whole(-_MAX_STEP, _MAX_STEP))}, _guard_pads),
+    "sum": Kind(1, {"dims": AXES, "keepdim": flag}, _guard_dims),
+    "window_sum": Kind(1, {"dim": AXIS, "starts": PLACES, "ends": PLACES}, _guard_indices("starts", "ends", beyond=1)),
+}
+"""What protocols.linear.LINEAR takes; -1: one operand or more."""
+
+
+def linear_shape(case: Case) -> Shape:
+    """The shape of a linear operator's result. Raises Wrong."""
+    name, attrs = case.attrs["kind"], case.attrs["attrs"]
+    kind, shapes = KINDS[name], [x.shape for x in case.xs]
+    if len(shapes) != kind.operands and kind.operands >= 0:
+        raise Wrong(f"{name} has {kind.operands} operands, not {len(shapes)}")
+    check_attrs(attrs, kind.attrs, kind.optional, f"{name}: ")
+    kind.guard(case)
+    if name in ("add", "sub"):
+        return broadcast(*shapes)
+    if name in ("neg", "scale", "ldexp", "flip"):
+        return shapes[0]
+    return by_torch(lambda: LINEAR[name](*map(_meta, shapes), **attrs).shape)
+
+
+def _linear(case: Case) -> Made:
+    shape = linear_shape(case)
+    return Made(shape, same_frac(case) + case.attrs["attrs"].get("bits", 0))
+
+
+def broadcast(x: Shape, y: Shape) -> Shape:
+    return x if x == y else sized(by_torch(torch.broadcast_shapes, x, y))
+
+
+def same_frac(case: Case) -> int:
+    """The fractional bits that all operands have. Raises Wrong where they differ."""
+    fracs = {x.frac for x in case.xs}
+    if len(fracs) != 1:
+        raise Wrong(f"its operands have different fractional bits: {', '.join(str(f) for f in fracs)}")
+    return fracs.pop()
+
+
+# ---- products
+def _conv(transposed: bool, axes: int) -> dict[str, Check]:
+    one = lambda check: check if axes == 1 else lambda value: many(check)(value) and len(value) == axes
+    attrs = {"stride": one(STEP), "padding": one(GAP), "dilation": one(STEP), "groups": STEP}
+    return {**attrs, "output_padding": one(GAP)} if transposed else attrs
+
+
+PRODUCTS: dict[str, dict[str, Check]] = {
+    "mul": {},
+    "matmul": {},
+    "conv1d": _conv(False, 1),
+    "conv2d": _conv(False, 2),
+    "conv_transpose1d": _conv(True, 1),
+    "conv_transpose2d": _conv(True, 2),
+}
+"""What protocols.bilinear.BILINEAR takes."""
+
+
+def product_shape(kind: str, attrs: dict[str, Any], x: Shape, y: Shape) -> tuple[Shape, int]:
+    """The shape of a product, and the bytes of a padded image beside it. Raises Wrong."""
+    check_attrs(attrs, PRODUCTS[kind], {}, f"{kind}: ")
+    if kind == "mul":
+        return broadcast(x, y), 0
+    beside = _image(kind, attrs, x, y) if kind != "matmul" else ()
+    if kind == "matmul" and min(len(x), len(y)) < 2:
+        raise Wrong(f"matmul of {list(x)} and {list(y)}: both have two axes or more")
+    meta = [_meta(shape) for shape in (x, y)]
+    return sized(by_torch(bilinear_shape, kind, *meta, attrs)), ELEMENT_BYTES * numel(beside) if beside else 0
+
+
+def _image(kind: str, attrs: dict[str, Any], x: Shape, y: Shape) -> Shape:
+    """The image that a convolution reads, with its padding, and for a transposed one with zeros between its elements."""
+    axes = 1 if kind.endswith("1d") else 2
+    if len(x) != axes + 2 or len(y) != axes + 2:
+        raise Wrong(f"{kind} of {list(x)} by {list(y)}: both have {axes + 2} axes")
+    each = lambda name: [attrs[name]] if axes == 1 else attrs[name]
+    sides = []
+    for size, taps, step, pad, gap in zip(x[2:], y[2:], each("stride"), each("padding"), each("dilation"), strict=True):
+        spread = (size - 1) * step + 1 + 2 * gap * (taps - 1) if "transpose" in kind else size + 2 * pad
+        sides.append(spread + (step if "transpose" in kind else 0))
+    return sized((*x[:2], *sides), f"the padded image of {kind}")
+
+
+def _bilinear(case: Case) -> Made:
+    x, y = case.xs[::-1] if case.attrs.get("swapped") else case.xs
+    shape, beside = product_shape(case.attrs["kind"], case.attrs["attrs"], x.shape, y.shape)
+    return Made(shape, x.frac + y.frac, beside)
+
+
+def _owned_layer(case: Case) -> Made:
+    x, y = case.xs
+    shape, beside = product_shape(case.attrs["kind"], case.attrs["attrs"], x.shape, y.shape)
+    if case.attrs["kind"] == "matmul" and len(y.shape) != 2:
+        raise Wrong("the weights of a layer are a matrix")
+    read = numel(y.shape[:-1] if case.attrs["kind"] == "matmul" else y.shape[1:])
+    places = sized((read, numel(shape)), "the table of what a layer reads")
+    return Made(shape, x.frac + case.attrs["weight_frac"], beside + ELEMENT_BYTES * numel(places))
+
+
+# ---- gates on bits
+def _digits(case: Case) -> Made:
+    shift, low_bits = case.attrs["shift"], case.attrs["low_bits"]
+    if shift + low_bits > RING_BITS:
+        raise Wrong(f"bits {shift} to {shift + low_bits - 1} are not within {RING_BITS}")
+    return Made((leaf_planes(digit_count(low_bits)), words(numel(case.xs[0].shape))))
+
+
+def _combine(case: Case) -> Made:
+    planes, width = _planes(case.xs[0])
+    if planes != leaf_planes(case.attrs["digits"]):
+        raise Wrong(f"{case.attrs['digits']} digits are {leaf_planes(case.attrs['digits'])} planes, not {planes}")
+    return Made((leaf_planes(len(groups(case.attrs["digits"]))), width))
+
+
+def _planes(bits: Node) -> Shape:
+    if len(bits.shape) != 2:
+        raise Wrong(f"planes of bits have two axes, not {list(bits.shape)}")
+    return bits.shape
+
+
+def _one_plane(bits: Node, count: int) -> None:
+    """Raises Wrong unless these are `count` bits."""
+    if bits.shape != (1, words(count)):
+        raise Wrong(f"{count} bits are packed as {[1, words(count)]}, not {list(bits.shape)}")
+
+
+def _conjunction(case: Case) -> Made:
+    size, terms = case.attrs["size"], case.attrs["terms"]
+    planes, width = _planes(case.xs[0])
+    rows = width * RING_BITS // size
+    if planes != 1 or words(rows * size) != width:
+        raise Wrong(f"{list(case.xs[0].shape)} are no packed rows of {size} bits")
+    if len({len(term) for term in terms}) != 1 or any(row >= rows for term in terms for row, _ in term):
+        raise Wrong(f"the terms are not of one length, or name other rows than the {rows} there are")
+    return Made((1, words(numel(sized((len(terms), size))))))
+
+
+def _factor(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and PLACE(value[0]) and flag(value[1])
+
+
+def _term(value: Any) -> bool:
+    return many(_factor, 2)(value) and len(value) <= MAX_FAN_IN
+
+
+def _select(case: Case) -> Made:
+    bits, x = case.xs
+    _one_plane(bits, numel(x.shape))
+    return Made(x.shape, x.frac - case.attrs.get("bits", 0))
+
+
+def _bit_to_ring(case: Case) -> Made:
+    shape = sized(case.attrs["shape"])
+    _one_plane(case.xs[0], numel(shape))
+    return Made(shape, 0)
+
+
+# ---- tables
+def _lookup(case: Case) -> Made:
+    table = case.attrs["table"]
+    if len({len(column) for column in table}) != 1 or len(table[0]) not in TABLE_SIZES:
+        raise Wrong(f"the columns of a table have one length, one of {', '.join(map(str, TABLE_SIZES))}")
+    two = len(case.header.parties) == 2
+    if (case.node.op == "lookup") != two:
+        raise Wrong(f"a program of {len(case.header.parties)} parties reads tables by {'lookup' if two else 'lookup_shared'}")
+    return Made(sized((len(table), *case.xs[0].shape)), 0)
+
+
+def _unit(case: Case) -> Made:
+    size = case.attrs["size"]
+    if size.bit_count() != 1 or case.xs[0].frac != 0:
+        raise Wrong(f"an index is a whole number below a power of two, not below {size}")
+    return Made(sized((*case.xs[0].shape, size)), 0)
+
+
+def _spline(case: Case) -> Made:
+    coefficients, t, *signed = case.xs
+    if case.attrs["signed"] != bool(signed) or case.attrs["signed"] != (len(case.header.parties) == 2):
+        raise Wrong("a third operand, the sign, is there for two parties, and `signed` says so")
+    terms = coefficients.shape[0] if coefficients.shape else 0
+    if coefficients.shape != (terms, *t.shape) or not 1 <= terms <= MAX_TERMS or coefficients.frac != 0:
+        raise Wrong(f"{list(coefficients.shape)} are not the coefficients of 1 to {MAX_TERMS} powers of {list(t.shape)}")
+    if signed and signed[0].shape != coefficients.shape:
+        raise Wrong("the sign is that of the coefficients")
+    return Made(t.shape, terms * t.frac)
+
+
+# ---- what is brought in and out
+def _placeholder(case: Case) -> Made:
+    kind, _, name = case.attrs["name"].partition(":")
+    if kind != "input":
+        return Made(case.node.shape)
+    return Made(case.header.input_shapes[_input_index(name, case.header)])
+
+
+def _input_index(name: str, header: Header) -> int:
+    if not re.fullmatch("[0-9]{1,9}", name) or int(name) >= len(header.inputs):
+        raise Wrong(f"there is no input {name[:20]!r}")
+    return int(name)
+
+
+def _float(case: Case) -> Made:
+    named = sorted(_references([case.attrs["args"], case.attrs["kwargs"]]))
+    if named != sorted(f"%{x.id}" for x in case.xs):
+        raise Wrong("its arguments name other operands than it has")
+    return Made(case.node.shape)
+
+
+def _references(arg: Any) -> list[str]:
+    if isinstance(arg, (list, dict)):
+        return [name for part in (arg.values() if isinstance(arg, dict) else arg) for name in _references(part)]
+    return [arg] if isinstance(arg, str) and arg.startswith("%") else []
+
+
+def _encoded(case: Case) -> Made:
+    """A float brought into the ring: with fractional bits that the program chooses."""
+    if not 0 <= (case.node.frac if case.node.frac is not None else -1) <= 62:
+        raise Wrong(f"a float cannot be encoded with {case.node.frac} fractional bits")
+    return Made(case.xs[0].shape, case.node.frac)
+
+
+def _same(case: Case) -> Made:
+    return Made(case.xs[0].shape, case.xs[0].frac)
+
+
+def _equal(case: Case) -> Made:
+    if case.xs[0].shape != case.xs[1].shape:
+        raise Wrong(f"{list(case.xs[0].shape)} and {list(case.xs[1].shape)} are not alike")
+    return _same(case)
+
+
+# ---- owners
+Owner = Callable[[Case], str | None]
+
+
+def nobody(case: Case) -> None:
+    return None
+
+
+def _its_giver(case: Case) -> str | None:
+    kind, _, name = case.attrs["name"].partition(":")
+    if kind == "input":
+        return case.header.inputs[_input_index(name, case.header)]
+    if kind == "state" and (owner := owner_of(case.header.weights, name)) is not None:
+        return owner
+    raise Wrong(f"{case.attrs['name']!r:.100} is no input, and no weight that somebody owns")
+
+
+def _common(case: Case) -> str:
+    """Who can compute a function of floats: everybody, or the one party that owns them all."""
+    owners = {x.owner for x in case.xs} - {PUBLIC}
+    if len(owners) > 1:
+        raise Wrong(f"its operands are those of {' and '.join(sorted(map(str, owners)))}")
+    return owners.pop() if owners else PUBLIC
+
+
+def _party(case: Case) -> str:
+    if (owner := case.xs[-1].owner) == PUBLIC:
+        raise Wrong("what everybody knows is not given by a party")
+    return owner
+
+
+def _of_public(case: Case) -> None:
+    if case.xs[0].owner != PUBLIC:
+        raise Wrong(f"what {case.xs[0].owner} owns is not public")
+
+
+def _weights_owner(case: Case) -> str:
+    if case.header.weights != _party(case):
+        raise Wrong("its weights are not those of the one party that owns the weights")
+    return case.header.weights
+
+
+def _receiver(case: Case) -> str:
+    outputs = case.header.outputs
+    if not 0 <= case.attrs["index"] < len(outputs):
+        raise Wrong(f"there is no output {case.attrs['index']}")
+    return outputs[case.attrs["index"]]
+
+
+# ---- phases
+Phase = Callable[[Case], bool]
+
+
+def with_operands(case: Case) -> bool:
+    """What depends on weights and public values alone is computed when they are loaded."""
+    return all(x.load for x in case.xs)
+
+
+# ---- the table
+@dataclass(frozen=True)
+class Row:
+    """An operator.
+
+    `signature` is a pattern of the operands' forms and the result's; `rule` derives the result (raises Wrong); `owner` and
+    `load` derive who computes it and whether it runs when weights are loaded. `reads`: how many low bits of a masked
+    operand it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
+    """
+
+    signature: str
+    rule: Callable[[Case], Made]
+    attrs: Mapping[str, Check] = field(default_factory=dict)
+    optional: Mapping[str, Check] = field(default_factory=dict)
+    owner: Owner = nobody
+    load: Phase = with_operands
+    reads: Callable[[Node], int] | None = lambda node: RING_BITS
+    may_be_empty: bool = False
+
+
+_KIND, _NESTED = {"kind": one_of(*PRODUCTS)}, {"attrs": lambda value: isinstance(value, dict)}
+_PRODUCT = {**_KIND, **_NESTED}
+_WINDOW = {"shift": whole(0, 63), "low_bits": whole(1, 63)}
+_CUT, _INVERT = {"bits": whole(1, 61)}, {"invert": flag}
+_TABLE = {"table": many(many(INTEGER), 1)}
+_OWNED = {
+    **_NESTED,
+    "kind": one_of("matmul", "conv1d", "conv2d"),
+    "weight_frac": whole(0, 62),
+    "weight_limit": lambda value: type(value) is float and 0 < value <= 2.0**30,
+    "key_bits": whole(64, 8192),
+    "insecure": flag,
+}
+
+ROWS: dict[str, Row] = {
+    # floats, by their owner
+    "placeholder": Row(
+        "-> float", _placeholder, {"name": text}, {"integer": flag}, _its_giver,
+        load=lambda case: not case.attrs["name"].startswith("input:"), may_be_empty=True,
+    ),
+    "float": Row(
+        "(float )*-> float", _float, {"target": text, "args": anything, "kwargs": anything}, {"integer": flag}, _common,
+        may_be_empty=True,
+    ),
+    # into the ring, and out of it
+    "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True),
+    "own": Row("float -> additive", _encoded, owner=_party),
+    "input": Row("float -> masked", _encoded, owner=_party),
+    "reveal": Row(
+        "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
+        load=lambda case: False, may_be_empty=True,
+    ),
+    # forms
+    "public_masked": Row("public -> masked", _same),
+    "public_additive": Row("public -> additive", _same, may_be_empty=True),
+    "to_additive": Row("masked -> additive", _same),
+    "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}),
+    "mask_bits": Row("bits -> masked_bits", _same),
+    # local
+    "linear": Row("(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None),
+    "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
+    "bilinear_public": Row("additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}),
+    "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner),
+    # gates
+    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT),
+    "square": Row("masked -> additive", lambda case: Made(case.xs[0].shape, 2 * case.xs[0].frac)),
+    "truncate": Row(
+        "masked -> additive", lambda case: Made(case.xs[0].shape, case.xs[0].frac - case.attrs["bits"]), _CUT
+    ),
+    "digits": Row("masked -> bits", _digits, _WINDOW, reads=lambda node: node.attrs["shift"] + node.attrs["low_bits"]),
+    "top_bit": Row(
+        "masked -> bits", lambda case: Made((1, words(numel(case.xs[0].shape)))), {"bit": whole(0, 63)},
+        reads=lambda node: node.attrs["bit"] + 1,
+    ),
+    "combine": Row("masked_bits -> bits", _combine, {"digits": whole(2, 16)}),
+    "conjunction": Row("masked_bits -> bits", _conjunction, {"size": whole(1, _MAX_NUMEL), "terms": many(_term, 1)}),
+    "select": Row("masked_bits masked -> additive", _select, _INVERT),
+    "select_truncated": Row("masked_bits masked -> additive", _select, {**_INVERT, **_CUT}),
+    "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}),
+    "lookup": Row("masked -> additive", _lookup, _TABLE, reads=lambda node: 8),
+    "lookup_shared": Row("masked -> additive", _lookup, _TABLE, reads=lambda node: 8),
+    "unit": Row(
+        "masked -> additive", _unit, {"size": whole(2, 1 << MAX_BITS)},
+        reads=lambda node: node.attrs["size"].bit_length() - 1,
+    ),
+    "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag}),
+}  # fmt: skip
+"""The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
+
+
+def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
+    """For each node, how many low bits of its masked value are read, in whole bytes."""
+    bits = [0] * len(graph.nodes)
+    for node in reversed(graph.nodes):
+        reads = rows[node.op].reads
+        need = bits[node.id] if reads is None else reads(node)
+        for arg in node.args:
+            bits[arg] = max(bits[arg], need)
+    return [min(RING_BITS, -(-need // 8) * 8) for need in bits]
+
+
+# ---- the check
+def verify(
+    header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, rows: Mapping[str, Row] = ROWS
+) -> None:
+    """Derives every node from its operands and compares. Raises ProgramError that names the line, counted from 1.
+
+    `max_bytes` bounds all values of the program, with what is dealt for them.
+    """
+    check_header(header)
+    total, revealed = 0, []
+    for node in graph.nodes:
+        try:
+            total += _check_node(header, graph, node, rows)
+            if total > max_bytes:
+                raise Wrong(f"up to here, the values and what is dealt for them take {total} bytes; allowed are {max_bytes}")
+        except Wrong as wrong:
+            raise _error(node, str(wrong), max_bytes if total > max_bytes else None) from None
+        if node.op == "reveal":
+            revealed.append(node.attrs["index"])
+    for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
+        if node.op == "mask" and node.attrs["width"] != width:
+            raise _error(node, f"{width} bits of it are read, but {node.attrs['width']} are opened")
+    if sorted(revealed) != list(range(len(header.outputs))):
+        what = f"the program reveals the outputs {sorted(revealed)!r:.100}"
+        raise ProgramError(explain(what, why=f"line 1 has {len(header.outputs)} outputs", fix=_FIX))
+
+
+_FIX = "write it with Program.save() of this version"
+
+
+def _error(node: Node, why: str, max_bytes: int | None = None) -> ProgramError:
+    where = f"line {node.id + 2}, %{node.id} = {node.op}"
+    if max_bytes is None:
+        return ProgramError(explain("this is no secure program", where=where, why=why, fix=_FIX))
+    fix = "allow more, if you trust whoever gave it: --max-gib, or max_bytes= in Python"
+    return ProgramError(explain("this program is too large", where=where, why=why, fix=fix))
+
+
+def _check_node(header: Header, graph: Graph, node: Node, rows: Mapping[str, Row]) -> int:
+    """Bytes of a node's value, and of what is dealt for it. Raises Wrong."""
+    row = rows.get(node.op)
+    if row is None:
+        raise Wrong("there is no such operator")
+    case = Case(node, tuple(graph[a] for a in node.args), header)
+    forms = "".join(f"{x.form} " for x in case.xs) + f"-> {node.form}"
+    if not _pattern(row.signature).fullmatch(forms):
+        raise Wrong(f"it is {row.signature!r}, not {forms!r:.100}")
+    check_attrs(node.attrs, row.attrs, row.optional)
+    sized(node.shape)
+    if not row.may_be_empty and 0 in node.shape:
+        raise Wrong(f"its shape {list(node.shape)} has no elements")
+    owner, made = row.owner(case), row.rule(case)
+    stated = {"shape": node.shape, "fractional bits": node.frac, "owner": node.owner, "load": node.load}
+    derived = {"shape": made.shape, "fractional bits": made.frac, "owner": owner, "load": row.load(case)}
+    for name, value in derived.items():
+        if stated[name] != value:
+            raise Wrong(f"from its operands it has {name} {_shown(value)}, not {_shown(stated[name])}")
+    if made.frac is not None and abs(made.frac) > _MAX_FRAC:
+        raise Wrong(f"no value has {made.frac} fractional bits")
+    dealt = dealt_bytes(GATES[node.op], node.attrs, [x.shape for x in case.xs], node.shape) if node.op in GATES else 0
+    return ELEMENT_BYTES * numel(node.shape) + dealt + made.beside
+
+
+_patterns: dict[str, re.Pattern[str]] = {}
+
+
+def _pattern(signature: str) -> re.Pattern[str]:
+    if signature not in _patterns:
+        _patterns[signature] = re.compile(signature)
+    return _patterns[signature]
+
+
+def _shown(value: Any) -> str:
+    return f"{list(value) if isinstance(value, tuple) else value!r:.100}" if value is not None else "none"
+
+
+# ---- the first line
+FRAC_BITS = (4, 24)
+MARGIN_BITS = 8
+
+
+def precision_problem(frac_bits: int, width: int) -> str:
+    """Why values cannot have these fractional bits and this width, or nothing."""
+    low, high = FRAC_BITS
+    if type(frac_bits) is not int or not low <= frac_bits <= high:
+        return f"frac_bits = {frac_bits} is outside {low}..{high}: products need 2 frac_bits plus the integer part"
+    if type(width) is not int or not frac_bits + MARGIN_BITS <= width <= RING_BITS:
+        return f"width = {width} is outside {frac_bits + MARGIN_BITS}..{RING_BITS} for {frac_bits} fractional bits"
+    return ""
+
+
+def check_header(header: Header) -> None:
+    """Raises ProgramError unless the first line says what `compile` might have said."""
+    if problem := precision_problem(header.frac_bits, header.width) or _names_problem(header):
+        raise ProgramError(explain("this is no secure program", where="line 1", why=problem, fix=_FIX))
+
+
+def _names_problem(header: Header) -> str:
+    parties = header.parties
+    if bad := [name for name in parties if not is_name(name)]:
+        return f"{bad[0]!r:.100} cannot be a party's name: {NAME_RULE}"
+    if len(parties) < 2 or len(set(parties)) != len(parties):
+        return f"the parties are two or more, all different, not {list(parties)!r:.100}"
+    prefixes = [] if isinstance(header.weights, str) else [prefix for prefix, _ in header.weights]
+    owners = {*parties, PUBLIC}
+    for what, names, known in (
+        ("weights", weight_owners(header.weights), owners),
+        ("inputs", header.inputs, owners),
+        ("outputs", header.outputs, {*parties, EVERYBODY}),
+    ):
+        if unknown := [name for name in names if name not in known]:
+            return f"{unknown[0]!r:.100} among the {what} is no party"
+    if len(set(prefixes)) != len(prefixes):
+        return "weights has a prefix twice"
+    if len(header.input_shapes) != len(header.inputs):
+        return f"{len(header.inputs)} inputs have {len(header.input_shapes)} shapes"
+    try:
+        for shape in header.input_shapes:
+            sized(shape, "an input")
+    except Wrong as wrong:
+        return str(wrong)
+    return ""

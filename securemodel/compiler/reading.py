@@ -1,0 +1,139 @@
+"""Reads a program's text, from whoever it comes: either every line of it is what the compiler might have written, or it
+is a ProgramError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protocols.errors import DecodeError, explain
+from protocols.strict import strict_json
+from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, verify
+from securemodel.compiler.owners import Weights
+from securemodel.errors import ProgramError
+
+MAX_TEXT_BYTES = 64 << 20
+MAX_DEPTH = 32
+_LINE = re.compile(
+    r"%(?P<id>[0-9]{1,9}) = (?P<op>\w{1,40})(?:@(?P<owner>[\w\-]{1,64}))?(?P<args>(?: %[0-9]{1,9})*)(?: (?P<attrs>\{.*\}))?"
+    r" : (?P<form>\w{1,40})(?: f(?P<frac>-?[0-9]{1,9}))? \[(?P<shape>(?:[0-9]{1,19}(?:,|(?=\])))*)\](?P<load> load)?",
+    re.ASCII,
+)
+_FIX = "write it with Program.save() of this version"
+
+
+def parse_program(
+    text: str,
+    kind: str = "secure-program",
+    rows: Mapping[str, Row] = ROWS,
+    max_bytes: int = MAX_PROGRAM_BYTES,
+) -> tuple[Header, Graph]:
+    """Reads a program's text back, and checks every node of it (`verify`). Float nodes come back without their torch calls.
+
+    `max_bytes` bounds the program's values with what is dealt for them. Raises ProgramError.
+    """
+    if len(text) > MAX_TEXT_BYTES:
+        raise ProgramError(explain(f"a program's text has up to {MAX_TEXT_BYTES} letters, this one {len(text)}", fix=_FIX))
+    first, *lines = text.rstrip("\n").split("\n")
+    prefix, number = f"{kind} {TEXT_VERSION} ", 1
+    if not first.startswith(prefix):
+        what = f"this is not a {kind} of text version {TEXT_VERSION}"
+        raise ProgramError(explain(what, where="line 1", why=f"it starts with {first[:40]!r}", fix=_FIX))
+    graph = Graph()
+    try:
+        header = _header(_json(first[len(prefix) :]))
+        for number, line in enumerate(lines, 2):
+            node = parse_node(line)
+            if node.id != number - 2 or any(arg >= node.id for arg in node.args):
+                raise ValueError(f"ids must be in order: this is %{number - 2}, and reads earlier ones")
+            graph.nodes.append(node)
+    except (ValueError, TypeError, DecodeError) as problem:
+        raise _damaged(f"line {number}", " ".join(str(problem).split())[:300]) from None
+    verify(header, graph, max_bytes, rows)
+    for number, (line, node) in enumerate(zip(lines, graph.nodes, strict=True), 2):
+        if node.text() != line:
+            raise _damaged(f"line {number}", "it is written in another way than Program.save() writes it")
+    return header, graph
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ProgramError where it is none, or too long for a program."""
+    with path.open("rb") as file:
+        data = file.read(MAX_TEXT_BYTES + 1)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ProgramError(explain("not a secure program: it is not even text", where=str(path), fix=_FIX)) from None
+
+
+def _damaged(where: str, why: str) -> ProgramError:
+    return ProgramError(explain("the program text is damaged", where=where, why=why, fix=_FIX))
+
+
+def _json(text: str) -> Any:
+    """A JSON value. Raises DecodeError."""
+    return strict_json(text, "what is in braces", MAX_TEXT_BYTES, MAX_DEPTH)
+
+
+def _header(fields: Any) -> Header:
+    """The first line's fields, of the types they have. Raises TypeError."""
+    if not isinstance(fields, dict) or set(fields) != set(Header.__dataclass_fields__):
+        raise TypeError(f"a program states {', '.join(Header.__dataclass_fields__)}")
+    return Header(
+        parties=_names(fields["parties"]),
+        frac_bits=fields["frac_bits"],
+        width=fields["width"],
+        weights=_weights(fields["weights"]),
+        inputs=_names(fields["inputs"]),
+        input_shapes=tuple(map(_sizes, _list(fields["input_shapes"]))),
+        outputs=_names(fields["outputs"]),
+    )
+
+
+def _list(field: Any) -> list[Any]:
+    if not isinstance(field, list):
+        raise TypeError(f"{field!r:.100} is no list")
+    return field
+
+
+def _names(field: Any) -> tuple[str, ...]:
+    if not all(isinstance(name, str) for name in _list(field)):
+        raise TypeError(f"{field!r:.100} are not names")
+    return tuple(field)
+
+
+def _sizes(field: Any) -> tuple[int, ...]:
+    if not all(type(size) is int for size in _list(field)):
+        raise TypeError(f"{field!r:.100} is no shape")
+    return tuple(field)
+
+
+def _weights(field: Any) -> Weights:
+    """A name, or pairs of prefix and name."""
+    if isinstance(field, str):
+        return field
+    pairs = tuple(map(_names, _list(field)))
+    if any(len(pair) != 2 for pair in pairs):
+        raise TypeError("the owners of weights are pairs of a prefix and a name")
+    return pairs
+
+
+def parse_node(line: str) -> Node:
+    """Reads one line of `Node.text`. Raises ValueError or DecodeError on anything else."""
+    match = _LINE.fullmatch(line)
+    if not match:
+        raise ValueError(f"not a line of a secure program: {line[:120]!r}")
+    return Node(
+        id=int(match["id"]),
+        op=match["op"],
+        args=tuple(int(a[1:]) for a in match["args"].split()),
+        attrs=_json(match["attrs"]) if match["attrs"] else {},
+        shape=tuple(int(s) for s in match["shape"].split(",") if s),
+        form=match["form"],
+        frac=int(match["frac"]) if match["frac"] else None,
+        owner=match["owner"],
+        load=bool(match["load"]),
+    )
