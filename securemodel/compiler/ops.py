@@ -273,6 +273,9 @@ def _image(kind: str, attrs: dict[str, Any], x: Shape, y: Shape) -> Shape:
     axes = 1 if kind.endswith("1d") else 2
     if len(x) != axes + 2 or len(y) != axes + 2:
         raise Wrong(f"{kind} of {list(x)} by {list(y)}: both have {axes + 2} axes")
+    groups = attrs["groups"]  # torch's meta device lets wrong numbers of channels pass
+    if x[1] != (y[0] if "transpose" in kind else y[1] * groups) or y[0] % groups:
+        raise Wrong(f"{kind} of {list(x)} by {list(y)}: the channels do not fit with groups={groups}")
     each = lambda name: [attrs[name]] if axes == 1 else attrs[name]
     sides = []
     for size, taps, step, pad, gap in zip(x[2:], y[2:], each("stride"), each("padding"), each("dilation"), strict=True):

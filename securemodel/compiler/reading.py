@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protocols.errors import DecodeError, explain
+from protocols.errors import explain
 from protocols.strict import strict_json
 from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, verify
@@ -50,7 +50,7 @@ def parse_program(
             if node.id != number - 2 or any(arg >= node.id for arg in node.args):
                 raise ValueError(f"ids must be in order: this is %{number - 2}, and reads earlier ones")
             graph.nodes.append(node)
-    except (ValueError, TypeError, DecodeError) as problem:
+    except (ValueError, TypeError) as problem:
         raise _damaged(f"line {number}", " ".join(str(problem).split())[:300]) from None
     verify(header, graph, max_bytes, rows)
     for number, (line, node) in enumerate(zip(lines, graph.nodes, strict=True), 2):

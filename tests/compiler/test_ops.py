@@ -14,7 +14,7 @@ import securemodel
 from protocols.bilinear import BILINEAR
 from protocols.gates import GATES
 from protocols.linear import LINEAR
-from securemodel.compiler.ops import KINDS, PRODUCTS, ROWS
+from securemodel.compiler.ops import KINDS, PRODUCTS, ROWS, Wrong, product_shape
 from securemodel.compiler.reading import parse_program
 from securemodel.errors import ProgramError
 from securemodel.program import Program
@@ -147,6 +147,15 @@ def test_memory_beside_a_value_counts(text):
     assert wide != text
     with pytest.raises(ProgramError, match="too large|shape"):
         parse_program(wide)
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize(("x", "y", "groups"), [((1, 1, 4, 4), (3, 2, 2, 2), 1), ((1, 4, 4, 4), (3, 2, 2, 2), 2)])
+def test_channels_that_do_not_fit_are_refused_though_torch_lets_them_pass(kind, x, y, groups):
+    attrs = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": groups}
+    attrs |= {"output_padding": [0, 0]} if kind == "conv_transpose2d" else {}
+    with pytest.raises(Wrong, match="channels do not fit"):
+        product_shape(kind, attrs, x, y)
 
 
 def test_odd_texts_are_refused_or_run(tmp_path: Path):
