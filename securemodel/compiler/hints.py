@@ -130,7 +130,7 @@ def narrowed(graph: Graph, width: int = NARROW) -> Graph:
             attrs["low_bits"] = min(attrs["low_bits"], width - 1)
             digits[node.id] = digit_count(attrs["low_bits"])
         elif node.op == "top_bit":
-            attrs["bit"] = tops[node.args]
+            attrs["bit"] = tops.get(node.args, node.attrs["bit"])
         elif node.op == "mask_bits" and node.args[0] in digits:
             digits[node.id] = digits[node.args[0]]
         elif node.op == "combine":

@@ -180,3 +180,13 @@ def test_what_has_no_end_in_the_clear_is_written_as_a_word():
     options = {"weights": "a", "inputs": ("a", "b"), "outputs": "all"}
     program = securemodel.compile(model.eval(), (torch.zeros(3), torch.zeros(3)), **options)
     assert "Infinity" not in program.text() and parse_program(program.text())
+
+
+def test_a_plan_needs_no_comparison_beside_each_top_bit(text, tmp_path: Path):
+    """A text may take a top bit of a value that nothing else compares."""
+    lines = text.split("\n")
+    at = next(i for i, line in enumerate(lines) if " = reveal@" in line)
+    number, x = at - 1, next(line for line in lines if " = mask %" in line).split(" ", 1)[0]
+    added = [f'%{number} = top_bit {x} {{"bit":63}} : bits [1,1]', lines[at].replace(f"%{number} =", f"%{number + 1} =")]
+    (tmp_path / "program.txt").write_text("\n".join([*lines[:at], *added, ""]))
+    assert str(Program.load(tmp_path / "program.txt").plan())
