@@ -133,7 +133,7 @@ def narrowed(graph: Graph, width: int = NARROW) -> Graph:
             attrs["bit"] = tops.get(node.args, node.attrs["bit"])
         elif node.op == "mask_bits" and node.args[0] in digits:
             digits[node.id] = digits[node.args[0]]
-        elif node.op == "combine":
+        elif node.op == "combine" and node.args[0] in digits:
             attrs["digits"] = digits[node.args[0]]
             digits[node.id] = len(groups(attrs["digits"]))
         if node.id in digits:
