@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from protocols.channel import Label, Link, Purpose
-from protocols.errors import PeerError
+from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph
 from securemodel.runtime.labels import END_OF_SESSION
@@ -63,6 +63,8 @@ class NoSource:
                         self._link.beat()
                 except PeerError as error:  # said by whoever uses the link next
                     self._failed = error
+                    return
+                except ProtocolError:  # an error of whoever used it has closed it
                     return
                 finally:
                     self._use.release()
