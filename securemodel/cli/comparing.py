@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from zipfile import BadZipFile
 
 import click
-import numpy as np
 import torch
 
-from protocols.errors import InputError, explain
 from securemodel.cli.base import FAILED, Command
 from securemodel.cli.programs import model_of, path_and_name, program_of, sizes
 from securemodel.cli.script import explained, load_file
 from securemodel.compiler.compile import compile as compile_model
+from securemodel.data.arrays import load_numbers
 from securemodel.program import Program
 from securemodel.runtime.compare import compare as compare_program
 
@@ -82,12 +80,6 @@ def _made_up(shape: list[int]) -> torch.Tensor:
 
 
 def _read(path: Path) -> Tensors:
-    """The arrays of a file, reals as float32. Raises InputError."""
-    try:
-        found = np.load(path, allow_pickle=False)
-        arrays = [found] if isinstance(found, np.ndarray) else [found[name] for name in found.files]
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    except (ValueError, TypeError, OSError, BadZipFile) as error:
-        fix = "write it with numpy.save or numpy.savez, numbers only"
-        raise InputError(explain("this file holds no test inputs", where=str(path), why=str(error), fix=fix)) from None
+    """The arrays of a file, reals as float32. Raises InputError, FileError."""
+    tensors = [torch.from_numpy(array) for array in load_numbers(path)]
     return tuple(x.float() if x.is_floating_point() else x for x in tensors)

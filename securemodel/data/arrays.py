@@ -79,10 +79,7 @@ class Arrays:
 def _fit(path: Path, name: str, array: np.ndarray, w: Wanted) -> str:
     """What to tell about an array that fits an input otherwise than axis by axis. Raises InputError for one that does not."""
     where, kinds = f", array {name}", "fiub" if w.dtype.is_floating_point else "iub"
-    if array.dtype.kind not in kinds or array.dtype.itemsize > 8:
-        fix = "bfloat16 and other types that NumPy does not have are saved as float32" if array.dtype.kind == "V" else ""
-        raise _refused(f"{array.dtype} numbers for an input of {w.dtype}", path, where,
-                       fix or "save the array with a type that fits: real numbers as float32 or float64")  # fmt: skip
+    _check_type(path, name, array, kinds, f"an input of {w.dtype}")
     if array.ndim == 0:
         raise _refused("an array without axes has no rows", path, where, "the first axis is the rows")
     rows, long = array.shape[1:], [n for n in array.shape[1:] if n != 1]
@@ -94,8 +91,24 @@ def _fit(path: Path, name: str, array: np.ndarray, w: Wanted) -> str:
     raise _refused(f"rows of shape {list(rows)} for an input of {list(w.shape)}", path, where, fix)
 
 
-def _load(path: Path, count: int, choice: Choice) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """The arrays for the inputs in order, and the one of ids."""
+def _check_type(path: Path, name: str, array: np.ndarray, kinds: str, wanted: str) -> None:
+    if array.dtype.kind not in kinds or array.dtype.itemsize > 8:
+        fix = "save the array with a type that fits: real numbers as float32 or float64"
+        if array.dtype.kind == "V":
+            fix = "bfloat16 and other types that NumPy does not have are saved as float32"
+        raise _refused(f"{array.dtype} numbers for {wanted}", path, f", array {name}", fix)
+
+
+def load_numbers(path: Path) -> list[np.ndarray]:
+    """All arrays of a file, which are the inputs of a program in order. Raises InputError, FileError."""
+    arrays, _ = _load(path, None, Choice())
+    for name, array in arrays.items():
+        _check_type(path, name, array, "fiub", "numbers")
+    return [array.astype(array.dtype.newbyteorder("=")) for array in arrays.values()]
+
+
+def _load(path: Path, count: int | None, choice: Choice) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The arrays for the inputs in order (as many as there are, for None), and the one of ids."""
     try:
         with file_errors(path):
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -113,7 +126,7 @@ def _load(path: Path, count: int, choice: Choice) -> tuple[dict[str, np.ndarray]
         raise _refused(f"not a file of NumPy arrays: {type(error).__name__}", path, fix=fix) from None
 
 
-def _names(path: Path, found: list[str], count: int, choice: Choice) -> list[str]:
+def _names(path: Path, found: list[str], count: int | None, choice: Choice) -> list[str]:
     """Which arrays are the inputs: those that were named, all where there is one choice, or arr_0, arr_1, ... in order."""
     there = f"; there are {', '.join(found) or 'none'}"
     missing = [name for name in (*choice.arrays, *([choice.id] if choice.id else [])) if name not in found]
@@ -123,12 +136,13 @@ def _names(path: Path, found: list[str], count: int, choice: Choice) -> list[str
     if twice:
         raise _refused(f"an array is there, or asked for, twice: {', '.join(twice)}", path, fix=f"choose with --arrays{there}")
     names = list(choice.arrays) or [name for name in found if name != choice.id]
-    if len(names) != count:
+    if count is not None and len(names) != count:
         raise _refused(f"{len(names)} arrays for {count} inputs", path, fix=f"choose with --arrays{there}")
-    if count > 1 and not choice.arrays:
+    if len(names) > 1 and not choice.arrays:
         if not all(re.fullmatch("arr_[0-9]+", name) for name in names):
-            raise _refused(f"it is not clear which of the arrays is which of the {count} inputs", path,
-                           fix=f"name them in the order of the inputs: --arrays {','.join(names)}")  # fmt: skip
+            fix = "save them in the order of the inputs and without names, as numpy.savez(file, a, b) does"
+            raise _refused(f"it is not clear which of the arrays is which of the {len(names)} inputs", path,
+                           fix=fix if count is None else f"name them in that order: --arrays {','.join(names)}")  # fmt: skip
         names.sort(key=lambda name: int(name[len("arr_") :]))
     return names
 

@@ -70,7 +70,17 @@ def test_data_that_cannot_be_read(call, write, tmp_path, network):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for name in ("bad.npz", "objects.npy"):
         result = call("compare", write("mine.py", network), "--data", tmp_path / name)
-        assert result.exit_code == 1 and "holds no test inputs" in result.stderr and "Traceback" not in result.output
+        assert result.exit_code == 1 and "not a file of NumPy arrays" in result.stderr and "Traceback" not in result.output
     np.save(tmp_path / "shape.npy", np.zeros((2, 5)))
     program = write("program.py", network + f"program = {COMPILED}\n")
     assert "shape [2, 5]" in call("compare", program, "--data", tmp_path / "shape.npy").stderr
+
+
+def test_which_array_is_which_input_is_not_guessed(call, write, tmp_path):
+    file = write("mine.py", "import torch\nclass Net(torch.nn.Module):\n    def forward(self, a, b):\n        return torch.relu(a - b)\n")
+    a, b = np.full((2, 3), 5.0), np.ones((2, 3))
+    np.savez(tmp_path / "named.npz", b=b, a=a)
+    refused = call("compare", f"{file}:Net", "--data", tmp_path / "named.npz")
+    assert refused.exit_code == 1 and "not clear which of the arrays" in refused.stderr and "numpy.savez(file, a, b)" in refused.stderr
+    np.savez(tmp_path / "plain.npz", a, b.astype(">f8"))
+    assert call("compare", f"{file}:Net", "--data", tmp_path / "plain.npz").exit_code == 0
