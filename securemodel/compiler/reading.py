@@ -11,7 +11,7 @@ from typing import Any
 from protocols.errors import explain
 from protocols.strict import strict_json
 from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
-from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, verify
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, check_header, verify
 from securemodel.compiler.owners import Weights
 from securemodel.errors import ProgramError
 
@@ -45,6 +45,7 @@ def parse_program(
     graph = Graph()
     try:
         header = _header(_json(first[len(prefix) :]))
+        check_header(header)
         for number, line in enumerate(lines, 2):
             node = parse_node(line)
             if node.id != number - 2 or any(arg >= node.id for arg in node.args):

@@ -16,6 +16,7 @@ from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_program
+from securemodel.errors import ProgramError
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.labels import PROGRAM, STREAM_KEY
 from securemodel.runtime.pipeline import pipelined
@@ -155,6 +156,9 @@ def _agreed_program(links: dict[str, Link], max_bytes: int) -> tuple[Header, Gra
         header, graph = parse_program(texts[first].decode(), max_bytes=max_bytes)
     except UnicodeDecodeError:
         raise ProtocolError(explain("the parties' program cannot be read", why="it is no text")) from None
+    except ProgramError as error:  # told whole to the parties: it quotes nothing but their own text
+        told = "; ".join(line.strip() for line in str(error).splitlines())
+        raise ProtocolError(f"the parties' program is refused: {told}") from None
     parties = [str(name) for name in header.parties]
     if sorted(parties) != sorted(links):
         raise Mismatch(

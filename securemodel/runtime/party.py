@@ -89,6 +89,8 @@ class OnlineParty:
         self.loaded_operands = {
             i: LoadedOperand(v.m, v.lam, to_additive(v, self.role)) for i, v in env.items() if isinstance(v, Masked)
         }
+        bits = {i: LoadedOperand(v.hat, v.beta, None) for i, v in env.items() if isinstance(v, MaskedBits)}
+        self.loaded_operands.update(bits)
 
     def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Generator[Talk, Message, tuple[list, Rows]]:
         """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""

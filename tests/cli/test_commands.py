@@ -111,6 +111,24 @@ def test_prepare_into_a_folder_in_use(call, program_file, tmp_path: Path) -> Non
     assert [p.name for p in (tmp_path / "stores").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "..", "all"])
+def test_names_of_a_text_are_no_paths(call, program: Program, tmp_path: Path, name: str) -> None:
+    file, inner = tmp_path / "program.txt", tmp_path / "a" / "b"
+    file.write_text(program.text().replace("hospital", name))
+    inner.mkdir(parents=True)
+    result = call("prepare", file, "--count", 1, "--out", inner / "stores")
+    assert result.exit_code == 1 and "a name starts with a letter" in result.stderr and "Traceback" not in result.output
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "program.txt"]
+
+
+def test_prepare_refuses_a_text_that_would_crash_the_kernels(call, program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "program.txt"
+    file.write_text(program.text().replace("[2,", "[0,"))
+    result = call("prepare", file, "--count", 1, "--out", tmp_path / "stores")
+    assert result.exit_code == 1 and "line " in result.stderr and "Traceback" not in result.output
+    assert not (tmp_path / "stores").exists()
+
+
 @pytest.mark.parametrize("definition", ["program = {}", "def make_program():\n    return {}"])
 def test_plan_of_a_python_file(call, write, network: str, program: Program, definition: str) -> None:
     compiled = 'securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'

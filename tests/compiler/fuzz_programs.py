@@ -289,7 +289,8 @@ def _deal(program: Program) -> None:
         for _ in preparing.run(epoch, load, loaded):
             pass
         if load:
-            zeros = {n.id: torch.zeros(n.shape, dtype=torch.int64) for n in program.graph.nodes if n.load and n.form == "masked"}
+            masked = [n for n in program.graph.nodes if n.load and n.form in ("masked", "masked_bits")]
+            zeros = {n.id: torch.zeros(n.shape, dtype=torch.int64) for n in masked}
             loaded = {i: LoadedOperand(zero, zero, zero) for i, zero in zeros.items()}
     for node in program.graph.nodes:
         made = _evaluate(program.graph, node, streams[me])
