@@ -46,7 +46,7 @@ def examine(view: View) -> Iterator[Examination]:
 
 BITS = "is every bit 0 as often as 1"
 SPREAD_OF_BITS = "does each word's every bit vary from session to session as a coin does"
-CONSTANT = "is no word the same in all sessions with the same inputs"
+CONSTANT = "do no words, and no more bits than by chance, stay the same in all sessions with the same inputs"
 INPUTS = "have the words the same distribution with both inputs"
 PAIRS = "is no pair of words tied by a constant"
 
@@ -81,13 +81,20 @@ def _spread(group: list[tuple[int, np.ndarray]]) -> float:
 
 
 def _constant(words: np.ndarray, bits: int, scenario: np.ndarray) -> float:
+    """Of words, and of single bits: the smallest of four bounds on the chance of finding so many, times four."""
     chance = 1.0
     for index in (0, 1):
         same = words[scenario == index]
-        found = int((same == same[0]).all(0).sum())
-        if found:  # at least so many of all words: the expected number of such sets
-            chance = min(chance, 2.0 ** -min(1000, bits * (len(same) - 1)) * words.shape[1])
-    return chance
+        ones = _ones(same, bits)
+        constant = (ones == 0) | (ones == len(same))
+        for found, size in ((constant.all(1), bits), (constant.ravel(), 1)):
+            chance = min(chance, _at_least(int(found.sum()), found.size, 2.0 ** -min(1000, size * (len(same) - 1))))
+    return min(1.0, 4 * chance)
+
+
+def _at_least(found: int, count: int, chance: float) -> float:
+    """A bound on the chance that `found` or more of `count` independent events happen: the expected number of such sets."""
+    return min(1.0, math.exp(found * math.log(count * chance) - math.lgamma(found + 1))) if found else 1.0
 
 
 def _two_inputs(words: np.ndarray, bits: int, scenario: np.ndarray) -> float:

@@ -159,11 +159,14 @@ def test_two_inputs_are_told_apart_where_masks_are_too_small(monkeypatch: pytest
 
 @pytest.mark.parametrize("parties", [("bank", "hospital"), ("bank", "hospital", "helper")], ids=len)
 def test_wrong_messages_end_in_named_errors_or_wrong_results(parties: tuple[str, ...]) -> None:
-    """A bit flipped within a masked value is what no party can notice; everything else is refused by name."""
+    """A bit flipped within a masked value is what no party can notice; everything else is refused by name.
+
+    But for a last message that comes twice: nobody reads it the second time.
+    """
     for found in tamper(made(parties), 2):
         assert found.outcomes[HANG] == found.outcomes[FOREIGN] == 0, found
         if found.attack != "bit flipped":
-            assert found.outcomes[NAMED] == 2, found
+            assert found.outcomes[NAMED] + (found.attack == "repeated") * found.outcomes[UNCHANGED] == 2, found
 
 
 def test_hangs_and_foreign_exceptions_and_wrong_results_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

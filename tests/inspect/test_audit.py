@@ -95,7 +95,7 @@ def test_the_text_and_the_json_of_an_audit() -> None:
     found = audit(made())
     text = str(found)
     assert all(len(line) <= 110 for line in text.splitlines())
-    for part in ("bank  brings 15 weights", "hidden by", "weak choices", "self.mean", "dealer"):
+    for part in ("bank  brings 15 weights", "hidden by", "weak choice", "self.mean", "dealer"):
         assert part in text
     assert json.loads(json.dumps(found.json()))["roles"][0]["name"] == "bank"
 
