@@ -110,7 +110,7 @@ class Ledger:
                 explain(
                     "the ledger cannot be written",
                     why=why,
-                    fix="correct it, or name another file: connect(ledger=...), or --ledger FILE; nothing was sent since",
+                    fix="correct it, or name another file: connect(ledger=...), or --ledger FILE",
                 )
             ) from None
 

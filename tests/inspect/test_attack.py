@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -193,9 +192,8 @@ def test_hangs_and_foreign_exceptions_and_wrong_results_are_counted(monkeypatch:
 
 
 def test_an_attack_and_its_text() -> None:
-    start = time.monotonic()
     found = attack(made(), LEAST_SESSIONS)
-    assert found.passed and time.monotonic() > start
+    assert found.passed
     text = str(found)
     assert "0 findings" in text and "view of" in text and "bit flipped" in text and text.endswith("passed")
     assert json.loads(json.dumps(found.json()))["passed"] is True
