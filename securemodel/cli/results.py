@@ -9,6 +9,7 @@ input has changed.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -191,7 +192,7 @@ class Record:
                     self._partial.unlink(missing_ok=True)
                     create_secret(self._partial, _WHAT).close()
                 with open_secret(self._partial, _WHAT, write=True) as file:
-                    os.posix_fallocate(file.fileno(), 0, start.rows * self._row.itemsize)
+                    _reserve(file, start.rows * self._row.itemsize)
 
     def begun(self) -> None:
         """Notes this party's inputs, when no party counts results of earlier ones any more. Raises FileError."""
@@ -231,6 +232,15 @@ class Record:
                 table = np.memmap(partial, self._row, "r", shape=(self.journal.rows,))
                 write(file, table, self._results, id_name or ROW, names if id_name else count(1))
             self._partial.unlink()
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Takes room for a file, where its file system knows how to. Raises OSError where there is none."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def check_space(folder: Path, rows: int, results: Sequence[Result]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from protocols.fixedpoint import encode
 from securemodel.compiler.builder import PUBLIC
-from securemodel.compiler.ir import Node
+from securemodel.compiler.ir import Node, is_check
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
 from securemodel.runtime.session import compiled_rows, filled
@@ -17,9 +17,10 @@ _ENCODED = ("input", "own", "encode", "encrypt")
 
 
 def reads_own_weights(program: Program, me: str) -> bool:
-    """Whether what this party computes from its inputs alone needs weights that it gives."""
+    """Whether what this party computes, or checks, of its inputs alone needs weights that it gives."""
     graph = program.graph
-    seen, queue = set(), [node.args[0] for node in _encoded(program, me)]
+    checks = [n.id for n in graph.nodes if is_check(n) and not n.load and n.owner in (me, PUBLIC)]
+    seen, queue = set(), [*checks, *(node.args[0] for node in _encoded(program, me))]
     while queue:
         node = graph[queue.pop()]
         if node.id not in seen:

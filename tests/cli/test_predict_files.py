@@ -188,6 +188,29 @@ def test_what_an_owner_computes_with_own_weights_is_looked_at_too(tmp_path: Path
         opened(program, "pharmacy", options, lambda: large)
 
 
+class Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._check_tensor_all(x >= self.low, lambda: "doses are at least low")
+        return torch.relu(x)
+
+
+@pytest.mark.parametrize("weights", ["clinic", "pharmacy"])
+def test_what_the_model_asserts_of_an_input_is_checked_before_anybody_connects(tmp_path: Path, weights: str) -> None:
+    model = Asserting().eval()
+    program = securemodel.compile(model, torch.ones(2, 1), weights=weights, inputs="pharmacy", outputs="clinic")
+    (tmp_path / "x.csv").write_text("dose\n1\n2\n3\n-1\n")
+    options = given(input=tmp_path / "x.csv")
+    if weights == "clinic":
+        assert opened(program, "pharmacy", options).rows.count == 4, "nobody can check a secret"
+        return
+    with pytest.raises(InputError, match=r"doses are at least low\n.*x\.csv, line 5"):
+        opened(program, "pharmacy", options, lambda: model)
+
+
 def test_an_encrypted_graph_of_many_rows_gives_a_result_for_each(tmp_path: Path) -> None:
     owners = {"weights": "clinic", "inputs": "pharmacy", "outputs": "pharmacy"}
     program = securemodel.compile(nn.Linear(2, 1), torch.zeros(100, 2), protocol="paillier", **owners)
