@@ -109,7 +109,8 @@ def open_table(path: Path, form: Format = Format(), columns: Sequence[str] = (),
     described = seen(first, delimiter, encoding)
     header = form.header
     if header is None:
-        header = True if any(not _is_position(name) for name in asked) else _looks_like_names(path, cells, asked, described)
+        named = any(not _is_position(name) for name in asked)
+        header = named or _looks_like_names(path, cells, columns, id_column, described)
     elif not header and (named := [name for name in asked if not _is_position(name)]):
         raise _refused(f"a table without a header has no column {', '.join(map(repr, named))}", path,
                        why=described, fix="count the columns from 1, or leave out --no-header")  # fmt: skip
@@ -198,13 +199,13 @@ def _encoding(path: Path, given: str) -> str:
 
 
 def _is_position(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
+    return name.isascii() and name.isdecimal() and len(name) < 10
 
 
-def _looks_like_names(path: Path, cells: Sequence[str], asked: Sequence[str], described: str) -> bool:
-    """Whether the cells asked for, all or by position, can only be names. Raises InputError where they may be a row."""
-    positions = [int(name) - 1 for name in asked] or range(len(cells))
-    used = [cells[i] for i in positions if 0 <= i < len(cells)] or list(cells)
+def _looks_like_names(path: Path, cells: Sequence[str], columns: Sequence[str], id_column: str, described: str) -> bool:
+    """Whether the cells that would be numbers can only be names. Raises InputError where they may be a row."""
+    counts = columns or [str(count) for count in range(1, len(cells) + 1) if str(count) != id_column]
+    used = [cells[int(count) - 1] for count in counts if 0 < int(count) <= len(cells)] or list(cells)
     if all((cell[:1].isalpha() or cell[:1] == "_") and cell.casefold() not in _MISSING for cell in used):
         return True
     named = ", ".join(map(repr, cells))

@@ -104,6 +104,14 @@ def test_a_first_line_that_may_be_a_row_is_not_guessed(write, opened, kind: str)
     assert "--header if these are names" in said and "--no-header if line 1 is the first row" in said
 
 
+def test_an_id_that_is_a_word_does_not_make_a_row_a_header(write, opened) -> None:
+    table = write("x.csv", "ann,1,2\nbob,3,4\n")
+    for columns in ((), ("2", "3")):
+        refused(lambda columns=columns: opened(table, 2, columns, id="1"), "not clear whether the first line")
+    assert list(opened(table, 2, id="1", header=False).names()) == ["ann", "bob"]
+    assert list(opened(write("y.csv", "7,a,b\nann,1,2\n"), 2, id="1").names()) == ["ann"], "the inputs' cells are names"
+
+
 def test_names_in_options_say_that_there_is_a_header(write, opened, joined) -> None:
     table = write("x.csv", "0,b,1,d\n1,2,3,4\n")
     assert joined(opened(table, 2, ("d", "b"))).tolist() == [[4, 2]]
