@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.errors import CompileError
 
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
+ONE_AT_A_TIME = threading.RLock()
+"""Held while functions of torch or of a model stand for others: two threads would not put back what was there."""
 _NESTS = (torch.Tensor, list, tuple, Mapping)
 
 
@@ -74,8 +77,12 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     model = model.eval()
     if any(t.is_meta for t in model_state(model).values()):
         model = copy.deepcopy(model).to_empty(device="cpu")
+    model = apart(model)
     try:
-        with torch.no_grad(), _silent(), _masks_as_given(), _messages_of_checks() as messages, _plain_forward(model, examples):
+        with (
+            ONE_AT_A_TIME, torch.no_grad(), _silent(), _masks_as_given(), _messages_of_checks() as messages,
+            _plain_forward(model, examples),
+        ):  # fmt: skip
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
             exported = torch.export.export(model, inputs, strict=False)
             made = _assertions(exported.graph)
@@ -103,6 +110,19 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     if not outputs:
         raise CompileError("the model returns no tensor: there is nothing to compute")
     return Captured(exported.graph, states, constants, inputs, outputs)
+
+
+def apart(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy with the same tensors, as others are put in their place while torch looks at a model, and threads may use it.
+
+    The model itself where it cannot be copied.
+    """
+    parts = [part for module in model.modules() for part in (*vars(module).values(), *module._parameters.values())]
+    kept = {id(part): part for part in [*parts, *model.buffers()] if isinstance(part, torch.Tensor)}
+    try:
+        return copy.deepcopy(model, kept)
+    except Exception:
+        return model
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from securemodel.compiler.capture import Examples, call, model_state, tensors_in, unchecked
+from securemodel.compiler.capture import ONE_AT_A_TIME, Examples, apart, call, model_state, tensors_in, unchecked
 
 Row = list[torch.Tensor]
 _TRIALS = 4
@@ -100,7 +100,8 @@ def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bo
         return [t[place] for t in outputs]
 
     try:
-        with torch.no_grad(), unchecked():
+        with ONE_AT_A_TIME, torch.no_grad(), unchecked():
+            model = apart(model)
             for trial in range(_TRIALS):
                 mine, other, third = (_row(examples, generator) for _ in range(3))
                 if trial < 2:  # whole numbers that are the smallest, and the largest, of all

@@ -102,6 +102,23 @@ def test_calls_keep_the_order_in_which_they_came(program: Program, tools) -> Non
     assert list(map(id, ran)) == list(map(id, given))
 
 
+def test_threads_with_a_session_each_share_a_model(tools) -> None:
+    """Compiling and probing the rows of a model leave it as it was, whatever other threads do with it."""
+    model, given = tools.make_model(), many(tools, 8)
+    before, forward = dict(model.named_parameters()), dict(vars(model))
+
+    def whole(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with securemodel.local(tools.make_program(model)) as session:
+            return session.run(x), model(x)
+
+    with ThreadPoolExecutor(4) as pool:
+        for x, (made, plain) in zip(given, pool.map(whole, given), strict=True):
+            close(made, model(x))
+            assert torch.equal(plain, model(x))
+    assert vars(model).keys() == forward.keys()
+    assert all(before[name] is tensor for name, tensor in model.named_parameters())
+
+
 # ---- asyncio
 def test_asyncio_tasks_get_their_own_answers(program: Program, tools) -> None:
     given = many(tools, 20)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 Lowering = Callable[..., object]
+Registered = TypeVar("Registered", bound=Callable[..., object])
 LOWERINGS: dict[object, Lowering] = {}
 DECOMPOSITIONS: dict[object, Callable[..., object]] = {}
 UNIT = 2.0**-16
@@ -42,7 +44,7 @@ def _power(number: float) -> str:
 ACCURACY: dict[object, Accuracy] = {}
 
 
-def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Lowering], Lowering]:
+def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Registered], Registered]:
     """Registers a function as the secure version of operators; refuses a second one.
 
     The function gets a Builder and the operator's arguments, with tensors as Values, and returns a Value
@@ -50,7 +52,7 @@ def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Lowering], L
     `accuracy`, here or with `promises`.
     """
 
-    def register(function: Lowering) -> Lowering:
+    def register(function: Registered) -> Registered:
         for target in targets:
             if not _is_again(LOWERINGS.get(target), function):
                 raise ValueError(f"{target} already has a secure version: {LOWERINGS[target].__name__}")
@@ -62,14 +64,14 @@ def lowers(*targets, accuracy: Accuracy | None = None) -> Callable[[Lowering], L
     return register
 
 
-def decomposes(*targets) -> Callable[[Callable[..., object]], Callable[..., object]]:
+def decomposes(*targets) -> Callable[[Registered], Registered]:
     """Registers a function that computes operators with those of PyTorch; refuses a second one.
 
     It gets the operator's arguments and returns what the operator does. Models that are captured afterwards are compiled
     as if they called this function.
     """
 
-    def register(function: Callable[..., object]) -> Callable[..., object]:
+    def register(function: Registered) -> Registered:
         for target in targets:
             if not _is_again(DECOMPOSITIONS.get(target), function):
                 raise ValueError(f"{target} is already written with other operators: {DECOMPOSITIONS[target].__name__}")
