@@ -44,7 +44,7 @@ def main(
 
 def _measured(case: cases.Case, repeat: int, only_tls: bool) -> list[Row]:
     plain = plaintext_seconds(case)
-    rows = [measure(case, "tls", repeat, plain)]
+    rows = [measure(case, transport, repeat, plain) for transport in ("tls", "fast")]
     if not only_tls:
         rows += [measure(case, "plain", repeat, plain), measure_local(case, repeat, plain)]
     return rows

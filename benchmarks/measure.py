@@ -21,7 +21,12 @@ from benchmarks.cases import PARTIES, Case
 from protocols import identity
 from securemodel.compiler.wire import Step, phase_cost, steps
 
-SYSTEM = {"tls": "securemodel", "plain": "securemodel, no TLS", "local": "securemodel, one process"}
+SYSTEM = {
+    "tls": "securemodel",
+    "plain": "securemodel, no TLS",
+    "local": "securemodel, one process",
+    "fast": "securemodel, fast rounding",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def plaintext_seconds(case: Case, repeat: int = 5) -> float:
     return statistics.median(times[1:])
 
 
-def compiled(case: Case) -> tuple[securemodel.Program, tuple[torch.Tensor, ...]]:
+def compiled(case: Case, transport: str = "tls") -> tuple[securemodel.Program, tuple[torch.Tensor, ...]]:
     """The case's program and its inputs; results are truncated, as the peers' are."""
     model, inputs = case.build()
     program = securemodel.compile(
@@ -81,6 +86,7 @@ def compiled(case: Case) -> tuple[securemodel.Program, tuple[torch.Tensor, ...]]
         outputs=PARTIES[1],
         parties=PARTIES,
         width=case.width,
+        rounding="fast" if transport == "fast" else "exact",
         truncate_outputs=True,
     )
     return program, inputs
@@ -121,10 +127,13 @@ def write_configuration(directory: Path, tls: bool) -> None:
 
 
 def measure(case: Case, transport: str, repeat: int, plain: float) -> Row:
-    """Medians over `repeat` runs after one warm-up run. Raises RuntimeError when a process fails."""
+    """Medians over `repeat` runs after one warm-up run. Raises RuntimeError when a process fails.
+
+    transport: "tls", "plain", or "fast" for TLS with fast rounding.
+    """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        write_configuration(directory, transport == "tls")
+        write_configuration(directory, transport != "plain")
         names = (identity.DEALER, *PARTIES)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "benchmarks.worker", folder, case.name, transport, str(repeat)]

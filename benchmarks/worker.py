@@ -20,7 +20,7 @@ from securemodel.runtime.dealer import serve
 def main(folder: str, case_name: str, transport: str, repeat: str, role: str) -> None:
     """Takes part in one measurement and writes what it saw to FOLDER/ROLE.json."""
     torch.set_num_threads(1)
-    directory, tls = Path(folder), transport == "tls"
+    directory, tls = Path(folder), transport != "plain"
     config = identity.load_config(directory / f"{role}.toml", require_certificates=tls)
     if role == identity.DEALER:
         own = identity.load(config.identity) if tls else None
@@ -28,7 +28,7 @@ def main(folder: str, case_name: str, transport: str, repeat: str, role: str) ->
         return
     case = BY_NAME[case_name]
     start = time.perf_counter()
-    program, inputs = compiled(case)
+    program, inputs = compiled(case, transport)
     compile_seconds = time.perf_counter() - start
     given = [x if owner == role else None for x, owner in zip(inputs, case.inputs, strict=True)]
     options = {"ahead": False, "insecure_plain": not tls, "ledger": False}
