@@ -11,6 +11,7 @@ W = ceil(N / 64): bit e of plane p is bit e % 64 of word [p, e // 64].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,11 @@ class Role:
 def words(numel: int) -> int:
     """Number of 64-bit words of a packed plane of `numel` bits."""
     return (numel + 63) // 64
+
+
+def part_of_bits(planes: torch.Tensor, attrs: dict, shape: Sequence[int]) -> torch.Tensor:
+    """Some words of one row of bit planes; the same for what is public and for masks. attrs: {"row", "start"}."""
+    return planes[attrs["row"], attrs["start"] : attrs["start"] + shape[1]].unsqueeze(0)
 
 
 def to_additive(x: Masked, role: Role) -> torch.Tensor | None:

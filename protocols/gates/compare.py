@@ -11,6 +11,9 @@ Layers of fan-in four then combine the digits: the input bits are opened under f
 are linear in the monomials of those masks, which the dealer shares [ABY2.0, multi-input products].
 
 Planes of D digits are ordered [lt_0, lt_1, eq_1, ..., lt_{D-1}, eq_{D-1}]: the lowest digit needs no eq.
+
+The carry [m mod 2^k < l mod 2^k] that a truncation by k bits needs (truncate.py) is such a comparison of few digits, and
+a partial result of the sign's: their digits are grouped apart until one is left.
 """
 
 from __future__ import annotations
@@ -38,11 +41,28 @@ def leaf_planes(digits: int) -> int:
     return 2 * digits - 1
 
 
-def groups(digits: int) -> list[tuple[int, int]]:
-    """Splits digits (lowest first) into ceil(digits / 4) groups of even size: (first digit, count)."""
+def groups(digits: int, apart: int = 0) -> list[tuple[int, int]]:
+    """Splits digits (lowest first) into ceil(digits / 4) groups of even size: (first digit, count).
+
+    No group has both some of the lowest `apart` digits and others. A group of one digit goes on as it is.
+    """
+    if apart:
+        return [*groups(apart), *((apart + start, count) for start, count in groups(digits - apart))]
     count = -(-digits // FAN_IN)
     bounds = [digits * i // count for i in range(count + 1)]
     return [(low, high - low) for low, high in pairwise(bounds)]
+
+
+def _groups(attrs: dict) -> list[tuple[int, int]]:
+    return groups(attrs["digits"], attrs.get("apart", 0))
+
+
+def _side_by_side(planes: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(planes, dim=1) if len(planes) > 1 else planes[0]
+
+
+def _monomials(start: int, count: int) -> int:
+    return len(kernels.monomial_sets(count, start > 0)) if count > 1 else 0
 
 
 def _group_planes(start: int, count: int) -> slice:
@@ -51,53 +71,80 @@ def _group_planes(start: int, count: int) -> slice:
 
 
 class Digits:
-    """The leaves of all digits, as exclusive-or shares. attrs: {"shift", "low_bits"}; local."""
+    """The leaves of all digits of one or several x + offset, as exclusive-or shares; local.
+
+    attrs: {"low_bits", and a list with one number for each operand: "shift", "offset"}. A negative shift leaves the lowest
+    digit, or more, without bits. The planes of the operands stand side by side, each from a word of its own on.
+    """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("thermometer", "xor", (digit_count(attrs["low_bits"]), numel(shapes[0])), torch.int16),)
+        count = sum(numel(x) for x in shapes)
+        return (Part("thermometer", "xor", (digit_count(attrs["low_bits"]), count), torch.int16),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        return {"thermometer": kernels.thermometer(masks[0].reshape(-1), attrs["low_bits"], attrs["shift"])}
+        made = [
+            kernels.thermometer(mask.reshape(-1), attrs["low_bits"], shift)
+            for mask, shift in zip(masks, attrs["shift"], strict=True)
+        ]
+        return {"thermometer": _side_by_side(made)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        m = operands[0].m.reshape(-1)
-        return kernels.leaves(m, dealt["thermometer"], attrs["low_bits"], attrs["shift"])
+        values = [x.m.reshape(-1) for x in operands]
+        thermometers = dealt["thermometer"].split([m.numel() for m in values], dim=1)
+        return _side_by_side(
+            [
+                kernels.leaves(m, thermometer, attrs["low_bits"], shift, offset)
+                for m, thermometer, shift, offset in zip(
+                    values, thermometers, attrs["shift"], attrs["offset"], strict=True
+                )
+            ]
+        )
 
 
 class TopBit:
-    """Shares of m's top bit xor l's top bit. attrs: {"bit": position}; local."""
+    """Shares of the top bit of one or several m + offset xor l's top bit; local.
+
+    attrs, with one number for each operand: {"bit": positions, "offset"}. The bits of the operands stand side by side.
+    """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("top", "xor", (1, words(numel(shapes[0])))),)
+        return (Part("top", "xor", (1, sum(words(numel(x)) for x in shapes))),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        return {"top": kernels.msb_plane(masks[0].reshape(-1), attrs["bit"]).unsqueeze(0)}
+        pairs = zip(masks, attrs["bit"], strict=True)
+        return {"top": _side_by_side([kernels.msb_plane(mask.reshape(-1), bit).unsqueeze(0) for mask, bit in pairs])}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         if not role.first:
             return dealt["top"]
-        return dealt["top"] ^ kernels.msb_plane(operands[0].m.reshape(-1), attrs["bit"])
+        seen = zip(operands, attrs["bit"], attrs["offset"], strict=True)
+        planes = [kernels.msb_plane(x.m.reshape(-1), bit, offset).unsqueeze(0) for x, bit, offset in seen]
+        return dealt["top"] ^ _side_by_side(planes)
 
 
 class Combine:
-    """One layer of fan-in four over masked digit bits. attrs: {"digits": D}; ceil(D / 4) digits come out."""
+    """One layer of fan-in four over masked digit bits. attrs: {"digits": D, "apart": 0}, see `groups`."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        total = sum(len(kernels.monomial_sets(count, start > 0)) for start, count in groups(attrs["digits"]))
+        total = sum(_monomials(start, count) for start, count in _groups(attrs))
         return (Part("monomials", "xor", (total, shapes[0][-1])),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         made = [
             kernels.monomials(masks[0][_group_planes(start, count)], count, start > 0)
-            for start, count in groups(attrs["digits"])
+            for start, count in _groups(attrs)
+            if count > 1
         ]
         return {"monomials": torch.cat(made) if len(made) > 1 else made[0]}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
         (bits,) = operands
         out, used = [], 0
-        for start, count in groups(attrs["digits"]):
-            planes, size = _group_planes(start, count), len(kernels.monomial_sets(count, start > 0))
+        for start, count in _groups(attrs):
+            planes, size = _group_planes(start, count), _monomials(start, count)
+            if count == 1:
+                out.append(bits.hat[planes] ^ bits.beta[planes] if role.first else bits.beta[planes])
+                continue
             share = dealt["monomials"][used : used + size]
             out.append(kernels.combine(bits.hat[planes], bits.beta[planes], share, count, start > 0, role.first))
             used += size

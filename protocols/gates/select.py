@@ -14,6 +14,7 @@ import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape, numel
+from protocols.gates.truncate import carry_mask
 from protocols.shares import MaskedBits, Role
 
 
@@ -42,15 +43,17 @@ class Select:
 
 
 class SelectTruncated:
-    """b (x >> f) from the opening of x itself; see truncate.py. attrs: {"invert", "bits": f}.
+    """b ((x + offset) >> f) from the opening of x itself, operands (bits, x) or (bits, x, carry); see truncate.py.
 
-    The truncated value's mask is (l >> f) - w 2^(64-f) with w known only once m is, so the dealer shares
-    beta times both of its terms.
+    attrs: {"invert", "bits": f}, with a carry also {"offset"}. The truncated value's mask is
+    (l >> f) - w 2^(64-f) with w known only once m is, so the dealer shares beta times both of its terms. With the carry
+    c = hat ^ gamma it shares gamma and beta gamma too, for b c multiplied out.
     """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
         narrow = kernels.wrap_dtype(attrs["bits"])
-        ring = tuple(Part(name, "add", tuple(shape)) for name in ("high", "bit", "bit_high"))
+        names = ("high", "bit", "bit_high", *(("carry", "bit_carry") if len(shapes) > 2 else ()))
+        ring = tuple(Part(name, "add", tuple(shape)) for name in names)
         return (*ring, Part("wrap", "add", tuple(shape), narrow), Part("bit_wrap", "add", tuple(shape), narrow))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
@@ -64,13 +67,19 @@ class SelectTruncated:
             "wrap": wrap,
             "bit_wrap": bit.to(wrap.dtype) * wrap,
         }
+        if len(masks) > 2:
+            made["carry"] = carry_mask(masks[2], lam.shape)
+            made["bit_carry"] = kernels.bit_times(beta, made["carry"], lam.numel())
         return {name: value.reshape(masks[1].shape) for name, value in made.items()}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
-        bits, x = operands
+        bits, x, *carry = operands
         names = ("high", "wrap", "bit", "bit_high", "bit_wrap")
         shares = [dealt[name] for name in names]
-        return kernels.select_truncated(_bits(bits, attrs), x.m, *shares, attrs["bits"], role.first)
+        exact = ()
+        if carry:
+            exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"], dealt["bit_carry"])
+        return kernels.select_truncated(_bits(bits, attrs), x.m, *shares, attrs["bits"], role.first, *exact)
 
 
 class BitToRing:

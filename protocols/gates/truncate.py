@@ -1,10 +1,15 @@
-"""Division by 2^f that never fails: floor or floor + 1, unbiased, for |x| < 2^62.
+"""Division by 2^f, for |x| < 2^62: the nearest multiple with the carry of the low bits, else the floor or one more.
 
-z = x + 2^62 is opened as m = z + l. With w = msb(l) (1 - msb(m)), the carry out of z + l,
-    x >> f = (m >> f) - (l >> f) + w 2^(64-f) - 2^(62-f) - c,     c in {0, 1} the dropped low carry.
+z = x + offset + 2^62 is opened as m = z + l (x is opened, and all add the public numbers). With w = msb(l) (1 - msb(m)),
+the carry out of z + l, and c = [m mod 2^f < l mod 2^f], the carry out of its low bits,
+    (x + offset) >> f = (m >> f) - (l >> f) + w 2^(64-f) - 2^(62-f) - c.
 The dealer shares `high` = l >> f and `wrap` = msb(l), the latter modulo 2^f only, because it is multiplied by
-2^(64-f): two bytes for f <= 16. 1 - msb(m) is public.
-[Dalskov et al. 2019, section 5 (carry correction); Escudero et al. 2020.] Result additive.
+2^(64-f): two bytes for f <= 16. 1 - msb(m) is public. Result additive.
+[Dalskov et al. 2019, section 5 (carry correction); Escudero et al. 2020.]
+
+Two operands: c is a masked bit c = hat ^ gamma (compare.py makes it), and the dealer shares gamma as a ring element. The
+result is exact, and with offset = 2^(f-1) the nearest whole number, halves upward. One operand: c is left out, and the
+result is floor or floor + 1, unbiased; which one depends on l.
 """
 
 from __future__ import annotations
@@ -14,19 +19,29 @@ from collections.abc import Sequence
 import torch
 
 from protocols import kernels
-from protocols.gates.base import Dealt, Part, Shape
-from protocols.shares import Masked, Role
+from protocols.gates.base import Dealt, Part, Shape, numel
+from protocols.shares import Masked, MaskedBits, Role
+
+
+def carry_mask(bits: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """The mask of the carry as ring elements."""
+    return kernels.bit_times(bits.reshape(-1), None, numel(shape)).reshape(shape)
 
 
 class Truncate:
-    """attrs: {"bits": f}, 1 <= f <= 61."""
+    """attrs: {"bits": f}, 1 <= f <= 61; with a carry also {"offset"}."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("high", "add", tuple(shape)), Part("wrap", "add", tuple(shape), kernels.wrap_dtype(attrs["bits"])))
+        wrap = Part("wrap", "add", tuple(shape), kernels.wrap_dtype(attrs["bits"]))
+        names = ("high", "carry") if len(shapes) > 1 else ("high",)
+        return (*(Part(name, "add", tuple(shape)) for name in names), wrap)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         high, wrap = kernels.deal_truncation(masks[0], attrs["bits"])
-        return {"high": high, "wrap": wrap}
+        made = {"high": high, "wrap": wrap}
+        return {**made, "carry": carry_mask(masks[1], high.shape)} if len(masks) > 1 else made
 
-    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        return kernels.truncate(operands[0].m, dealt["high"], dealt["wrap"], attrs["bits"], role.first)
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked | MaskedBits], dealt: Dealt) -> torch.Tensor:
+        x, *carry = operands
+        exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"]) if carry else ()
+        return kernels.truncate(x.m, dealt["high"], dealt["wrap"], attrs["bits"], role.first, *exact)

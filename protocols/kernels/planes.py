@@ -36,21 +36,21 @@ def unpack_bits(words: Tensor, n: int) -> Tensor:
     return out
 
 
-def msb_plane(x: Tensor, bit: int) -> Tensor:
-    """Plane of bit number `bit` (0 to 63) of each element."""
+def msb_plane(x: Tensor, bit: int, offset: int = 0) -> Tensor:
+    """Plane of bit number `bit` (0 to 63) of each element plus `offset`, 0 <= offset < 2^62."""
     x = ring(x, "msb_plane: x")
     if not 0 <= bit <= 63:
         raise ValueError(f"msb_plane: a 64-bit element has bits 0 to 63, no bit {bit}")
     kernels = native(x)
     if kernels is None:
-        return twins.msb_plane(x, bit)
+        return twins.msb_plane(x, bit, offset)
     out = x.new_empty((x.numel() + 63) >> 6)
-    kernels.bit_plane(out.data_ptr(), x.data_ptr(), x.numel(), bit)
+    kernels.bit_plane(out.data_ptr(), x.data_ptr(), x.numel(), bit, offset)
     return out
 
 
 def _check_digits(low_bits: int, shift: int, what: str) -> int:
-    if low_bits < 1 or shift < 0 or shift + low_bits > 64:
+    if not 1 <= low_bits <= 68 or not -63 <= shift <= 64 - low_bits:
         raise ValueError(f"{what}: bits {shift} to {shift + low_bits - 1} are not within a 64-bit value")
     return (low_bits + 3) // 4
 
@@ -58,7 +58,8 @@ def _check_digits(low_bits: int, shift: int, what: str) -> int:
 def thermometer(lam: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     """For each element of lam and each 4-bit digit, the 16-bit word whose bit a says "digit >= a".
 
-    lam: int64[N]; the digits cover bits shift to shift + low_bits - 1, lowest digit first -> int16[D,N].
+    lam: int64[N]; the digits cover bits shift to shift + low_bits - 1, lowest digit first -> int16[D,N]. A negative
+    shift makes the lowest digits short or empty.
     """
     lam = ring(lam, "thermometer: lam")
     digits = _check_digits(low_bits, shift, "thermometer")
@@ -70,11 +71,11 @@ def thermometer(lam: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     return out
 
 
-def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0) -> Tensor:
-    """Compare the digits of a public m with masks given as shares of their thermometer words.
+def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int = 0) -> Tensor:
+    """Compare the digits of a public m + offset with masks given as shares of their thermometer words.
 
     m: int64[N], therm: int16[D,N], XOR share of `thermometer(lam, low_bits, shift)` -> int64[2D-1,W], shares of the
-    planes lt0, lt1, eq1, lt2, eq2, ...; lt: digit of m < digit of lam, eq: the digits are equal.
+    planes lt0, lt1, eq1, lt2, eq2, ...; lt: digit of m + offset < digit of lam, eq: the digits are equal.
     """
     m = ring(m, "leaves: m")
     digits = _check_digits(low_bits, shift, "leaves")
@@ -87,9 +88,9 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     therm = therm if therm.is_contiguous() else therm.contiguous()
     kernels = native(m)
     if kernels is None:
-        return twins.leaves(m.view(-1), therm.view(digits, n), low_bits, shift)
+        return twins.leaves(m.view(-1), therm.view(digits, n), low_bits, shift, offset)
     out = m.new_empty((2 * digits - 1, (n + 63) >> 6))
-    kernels.leaves(out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift, torch.get_num_threads())
+    kernels.leaves(out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift, offset, torch.get_num_threads())
     return out
 
 

@@ -18,6 +18,10 @@ def _like(t: Tensor) -> Tensor:
     return torch.empty_like(t, memory_format=CONTIGUOUS)
 
 
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
 def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
     """What a truncation by f bits needs of a mask: (lam >> f, top bit of lam in the type `wrap_dtype(f)`)."""
     lam = ring(lam, "deal_truncation: lam")
@@ -32,23 +36,30 @@ def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
     return a, k
 
 
-def truncate(m: Tensor, a: Tensor, k: Tensor, f: int, first: bool) -> Tensor:
-    """Share of x >> f, possibly one too high in the last place, for |x| < 2^62.
+def truncate(
+    m: Tensor, a: Tensor, k: Tensor, f: int, first: bool, offset: int = 0, chat: Tensor | None = None,
+    gamma: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Share of (x + offset) >> f for |x + offset| < 2^62; exact with the carry, else it may be one too high.
 
-    a, k: additive shares of what `deal_truncation` returns. With m' = m + 2^62 and s = 1 - msb(m'):
-    first * ((m' >> f) - 2^(62-f)) - a + s * k * 2^(64-f).
+    a, k: additive shares of what `deal_truncation` returns. With m' = m + offset + 2^62 and s = 1 - msb(m'):
+    first * ((m' >> f) - 2^(62-f)) - a + s * k * 2^(64-f) - carry. The carry [m' mod 2^f < lam mod 2^f] is the masked
+    bit chat ^ gamma, a packed plane and additive shares of its mask as a ring value.
     """
     m = ring(m, "truncate: m")
     n = m.numel()
     fraction(f, "truncate")
     a, k = same_size(a, n, "truncate: a"), wrap(k, n, f, "truncate: k")
+    if chat is not None:
+        chat, gamma = plane(chat, n, "truncate: chat"), same_size(gamma, n, "truncate: gamma").view(m.shape)
     kernels = native(m)
     if kernels is None:
-        return twins.truncate(m, a.view(m.shape), k.view(m.shape), f, first)
+        return twins.truncate(m, a.view(m.shape), k.view(m.shape), f, first, offset, chat, gamma)
     out = _like(m)
     kernels.truncate(
-        out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), k.element_size(), n, f, first, get_num_threads()
-    )
+        out.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), k.element_size(), _address(chat), _address(gamma), n, f,
+        offset, first, get_num_threads(),
+    )  # fmt: skip
     return out
 
 
@@ -61,7 +72,7 @@ def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
     if kernels is None:
         return twins.bit_times(words, v, n)
     out = words.new_empty(n) if v is None else _like(v)
-    kernels.bit_times(out.data_ptr(), words.data_ptr(), 0 if v is None else v.data_ptr(), n, get_num_threads())
+    kernels.bit_times(out.data_ptr(), words.data_ptr(), _address(v), n, get_num_threads())
     return out
 
 
@@ -82,20 +93,21 @@ def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: 
         return twins.select(bhat, m, lam, beta.view(m.shape), beta_lam.view(m.shape), first)
     out = _like(m)
     kernels.select(
-        out.data_ptr(), bhat.data_ptr(), m.data_ptr(), 0 if lam is None else lam.data_ptr(), beta.data_ptr(),
+        out.data_ptr(), bhat.data_ptr(), m.data_ptr(), _address(lam), beta.data_ptr(),
         beta_lam.data_ptr(), n, first, get_num_threads(),
     )  # fmt: skip
     return out
 
 
 def select_truncated(
-    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: bool
-) -> Tensor:
-    """Share of b * (x >> f) for the masked bit b = bhat ^ beta.
+    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: bool,
+    offset: int = 0, chat: Tensor | None = None, gamma: Tensor | None = None, bgamma: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Share of b * ((x + offset) >> f) for the masked bit b = bhat ^ beta; offset, chat and gamma as for `truncate`.
 
-    a, k: additive shares of what `deal_truncation` returns; b, ba, bk: additive shares of beta, beta * a, beta * k.
-    With s as in `truncate`, p its public part and K = k * 2^(64-f):
-    bhat * (first * p - a + s * K) + (1 - 2 bhat) * (p * b - ba + s * beta K).
+    a, k: additive shares of what `deal_truncation` returns; b, ba, bk, bgamma: additive shares of beta, beta * a,
+    beta * k, beta * gamma. With s as in `truncate`, p its public part less the bit chat, and K = k * 2^(64-f):
+    bhat * (first * p - a + s K - (1 - 2 chat) gamma) + (1 - 2 bhat) * (p b - ba + s beta K - (1 - 2 chat) bgamma).
     """
     m = ring(m, "select_truncated: m")
     n = m.numel()
@@ -104,13 +116,18 @@ def select_truncated(
     a, k = same_size(a, n, "select_truncated: a"), wrap(k, n, f, "select_truncated: k")
     b, ba = same_size(b, n, "select_truncated: b"), same_size(ba, n, "select_truncated: ba")
     bk = wrap(bk, n, f, "select_truncated: bk")
+    if chat is not None:
+        chat = plane(chat, n, "select_truncated: chat")
+        gamma, bgamma = (same_size(t, n, "select_truncated: carry").view(m.shape) for t in (gamma, bgamma))
     kernels = native(m)
     if kernels is None:
-        return twins.select_truncated(bhat, m, *(t.view(m.shape) for t in (a, k, b, ba, bk)), f, first)
+        shares = (t.view(m.shape) for t in (a, k, b, ba, bk))
+        return twins.select_truncated(bhat, m, *shares, f, first, offset, chat, gamma, bgamma)
     out = _like(m)
     kernels.select_truncated(
         out.data_ptr(), bhat.data_ptr(), m.data_ptr(), a.data_ptr(), k.data_ptr(), b.data_ptr(), ba.data_ptr(),
-        bk.data_ptr(), k.element_size(), n, f, first, get_num_threads(),
+        bk.data_ptr(), k.element_size(), _address(chat), _address(gamma), _address(bgamma), n, f, offset, first,
+        get_num_threads(),
     )  # fmt: skip
     return out
 

@@ -158,15 +158,16 @@ def unpack_bits(words: Tensor, n: int) -> Tensor:
     return bits.reshape(-1)[:n].to(torch.uint8)
 
 
-def msb_plane(x: Tensor, bit: int) -> Tensor:
-    """Plane of bit number `bit` of each element."""
-    return pack_bits((x.reshape(-1) >> bit) & 1)
+def msb_plane(x: Tensor, bit: int, offset: int = 0) -> Tensor:
+    """Plane of bit number `bit` of each element plus `offset`."""
+    return pack_bits(((x.reshape(-1) + offset) >> bit) & 1)
 
 
 def _digits(x: Tensor, low_bits: int, shift: int) -> Tensor:
     rows = []
     for start in range(0, low_bits, 4):
-        rows.append((x >> (shift + start)) & ((1 << min(4, low_bits - start)) - 1))
+        by = shift + start
+        rows.append((x >> by if by >= 0 else x << -by) & ((1 << min(4, low_bits - start)) - 1))
     return torch.stack(rows)
 
 
@@ -175,10 +176,10 @@ def thermometer(lam: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     return (torch.bitwise_left_shift(2, _digits(lam, low_bits, shift)) - 1).to(torch.int16)
 
 
-def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0) -> Tensor:
-    """Shares of "digit of m < digit of lam" and "digits equal", planes lt0, lt1, eq1, lt2, eq2, ..."""
+def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int = 0) -> Tensor:
+    """Shares of "digit of m + offset < digit of lam" and "digits equal", planes lt0, lt1, eq1, lt2, eq2, ..."""
     words = therm.to(torch.int64) & 0xFFFF
-    digits = _digits(m, low_bits, shift)
+    digits = _digits(m + offset, low_bits, shift)
     at_least = (words >> digits) & 1
     less = (words >> (digits + 1)) & 1
     planes = torch.stack((less, at_least ^ less), dim=1).reshape(-1, m.numel())
@@ -247,16 +248,20 @@ def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
     return shift_right(lam, f), shift_right(lam, 63).to(wrap_dtype(f))
 
 
-def _shifted(m: Tensor, f: int) -> tuple[Tensor, Tensor]:
+def _shifted(m: Tensor, f: int, offset: int) -> tuple[Tensor, Tensor]:
     """The public part of the truncated value, and whether m's top bit is clear."""
-    raised = m + (1 << 62)
+    raised = m + (offset + (1 << 62))
     return shift_right(raised, f) - (1 << (62 - f)), 1 - shift_right(raised, 63)
 
 
-def truncate(m: Tensor, a: Tensor, k: Tensor, f: int, first: bool) -> Tensor:
-    """Share of x >> f."""
-    public, clear = _shifted(m, f)
-    return (public if first else 0) - a + (clear * k.to(torch.int64) << (64 - f))
+def truncate(
+    m: Tensor, a: Tensor, k: Tensor, f: int, first: bool, offset: int = 0, chat: Tensor | None = None,
+    gamma: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Share of (x + offset) >> f."""
+    public, clear = _shifted(m, f, offset)
+    carry = 0 if chat is None else bit_to_ring(chat, gamma, first)
+    return (public if first else 0) - a + (clear * k.to(torch.int64) << (64 - f)) - carry
 
 
 def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
@@ -273,14 +278,17 @@ def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: 
 
 
 def select_truncated(
-    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: bool
-) -> Tensor:
-    """Share of b * (x >> f)."""
+    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: bool,
+    offset: int = 0, chat: Tensor | None = None, gamma: Tensor | None = None, bgamma: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Share of b * ((x + offset) >> f)."""
     bits = _bits(bhat, m)
-    public, clear = _shifted(m, f)
-    own = (public if first else 0) - a + (clear * k.to(torch.int64) << (64 - f))
+    public, clear = _shifted(m, f, offset)
     other = public * b - ba + (clear * bk.to(torch.int64) << (64 - f))
-    return bits * own + (1 - 2 * bits) * other
+    if chat is not None:  # b c = bhat c + (1 - 2 bhat) (chat beta + (1 - 2 chat) beta gamma)
+        carries = _bits(chat, m)
+        other -= carries * b + (1 - 2 * carries) * bgamma
+    return bits * truncate(m, a, k, f, first, offset, chat, gamma) + (1 - 2 * bits) * other
 
 
 def bit_to_ring(bhat: Tensor, beta: Tensor, first: bool) -> Tensor:

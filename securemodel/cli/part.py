@@ -23,7 +23,6 @@ from securemodel.errors import InputError
 from securemodel.ledger import state_folder
 from securemodel.program import Program
 from securemodel.runtime.own_inputs import input_check, reads_own_weights, rows_of_graph
-from securemodel.runtime.session import compiled_rows
 
 _WHOEVER = "*"  # before an option's value: for the one party it concerns, whoever that is
 _SHARED = ("id", "delimiter", "encoding")  # of these, what is said for whoever it concerns is said for all of them
@@ -98,7 +97,7 @@ def open_part(program: Program, me: str, given: Given, model: Model | None = Non
     `model` gives the weights of this party, for what it computes from its inputs with them. Raises InputError and
     FileError before anything is connected.
     """
-    header, size = program.header, compiled_rows(program.header.input_shapes)
+    header, size = program.header, program.header.rows
     if any(not shape or shape[0] != size for shape in header.input_shapes):
         raise InputError(
             explain("this program does not read inputs row by row", fix="use securemodel run and session.run()")

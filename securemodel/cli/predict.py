@@ -29,7 +29,6 @@ from securemodel.errors import InputError
 from securemodel.program import Program
 from securemodel.runtime.remote import RemoteSession, connect
 from securemodel.runtime.resume import agree_on_start, all_begun
-from securemodel.runtime.session import compiled_rows
 
 _SAID = re.compile(r"(\d+) of (\d+) rows")
 
@@ -164,7 +163,7 @@ def _take_part(
 ) -> None:
     """Agrees with the others where to go on, and runs the rest."""
     rows, record = part.rows, part.record
-    size, ids = compiled_rows(session.program.header.input_shapes), rows.ids if rows else b""
+    size, ids = session.program.header.rows, rows.ids if rows else b""
     kept = record.kept(bool(ids)) if record else None
     start = agree_on_start(session.channel, kept, size, record.batches if record else None, ids)
     if record:

@@ -1,9 +1,9 @@
 """Smooth functions as quadratic splines: tables that are fitted when a program is compiled.
 
-A function is replaced on [low, high] by pieces of step h = 2^-step_bits and continued by a constant below and a
-line above. A secret argument may fall into either of the two pieces around it, so each piece is fitted on
-[-h, h] around its center, where the error of the best quadratic is at most h^3 / 24 times the largest third
-derivative (Chebyshev). `Smooth.max_error` states the error of exact arithmetic over the whole line, the tails included;
+A function is replaced on [low, high] by pieces and continued by a constant below and a line above. Each piece is fitted
+on [-h, h] around its center, h = 2^-step_bits, where the error of the best quadratic is at most h^3 / 24 times the largest
+third derivative (Chebyshev). With exact rounding the pieces lie side by side, each 2 h wide. Else their centers are h
+apart, and an argument may fall into either of the two pieces around it. `Smooth.max_error` states the error of exact arithmetic over the whole line, the tails included;
 fixed point adds two units in the last place.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 TABLE_SIZE = 256
+"""Entries of a table; half of them where rounding is exact."""
 _GRID_BITS = 24
 _MARGIN = 3  # pieces that only catch arguments one unit outside, and the one above the last center
 
@@ -40,8 +41,12 @@ class Smooth:
     slope: float = 0.0
 
     def pieces(self) -> int:
-        """Pieces between low and high."""
+        """Centers between low and high that are h apart."""
         return round((self.high - self.low) * 2**self.step_bits)
+
+    def start(self, exact: bool) -> float:
+        """The argument at index 0: the first piece is a margin unless rounding is exact."""
+        return self.low - (0.0 if exact else 2.0**-self.step_bits)
 
 
 def _erf(x: torch.Tensor) -> torch.Tensor:
@@ -77,21 +82,20 @@ SMOOTH = {
 }
 
 
-def table(name: str, frac_bits: int) -> tuple[tuple[int, ...], ...]:
-    """The table of a function of `SMOOTH`."""
-    return fitted(SMOOTH[name], frac_bits)
-
-
 @cache
-def fitted(smooth: Smooth, frac_bits: int) -> tuple[tuple[int, ...], ...]:
+def fitted(smooth: Smooth, frac_bits: int, exact: bool) -> tuple[tuple[int, ...], ...]:
     """Three rows of ring integers: the coefficients of 1, t and t^2 of each piece, at a common scale of 3 frac_bits.
 
-    Piece j has its center at low + (j - 1) h: the first and the last two pieces are margins.
+    Piece j has its center at low + (2 j + 1) h with exact rounding, and there is one behind the last. Else its center is at
+    low + (j - 1) h: the first and the last two pieces are margins.
     """
     if smooth.pieces() + _MARGIN > TABLE_SIZE:
         raise ValueError(f"{smooth.name}: {smooth.pieces()} pieces do not fit a table of {TABLE_SIZE}")
     step = 2.0**-smooth.step_bits
-    centers = smooth.low + (torch.arange(TABLE_SIZE, dtype=torch.float64) - 1) * step
+    if exact:
+        centers = smooth.low + (2 * torch.arange(TABLE_SIZE // 2, dtype=torch.float64) + 1) * step
+    else:
+        centers = smooth.low + (torch.arange(TABLE_SIZE, dtype=torch.float64) - 1) * step
     centers = centers.clamp(max=smooth.high + step)  # beyond it no argument falls
     nodes = np.cos((np.arange(8) + 0.5) * np.pi / 8)
     points = centers.unsqueeze(1) + torch.from_numpy(nodes) * step

@@ -110,7 +110,8 @@ def common_owner(values: Sequence[Value]) -> str | None:
 class Builder:
     """Appends secure operators to a graph; shapes are computed with torch on the meta device.
 
-    `returned` holds the nodes whose values the model returns.
+    `returned` holds the nodes whose values the model returns. `exact`: truncations round to the nearest and comparisons
+    see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -119,6 +120,7 @@ class Builder:
     source: str = ""
     frac_bits: int = 16
     width: int = 64
+    exact: bool = True
 
     def _value(self, node: Node, integer: bool = False) -> Value:
         node.source = self.source
@@ -267,7 +269,7 @@ class Builder:
     # ---- comparison
     def rescale(self, x: Value) -> Value:
         """The same value with at most the program's frac_bits: a truncation where products left more."""
-        return self._value(self.graph.add("rescale", [x.id], x.shape))
+        return self._value(self.graph.add("rescale", [x.id], x.shape), x.integer)
 
     def is_negative(self, x: Value, below: int | None = None) -> Value:
         """The secret bit x < 0 of each element; where -2^below <= x < 2^below is known, of as many bits as that needs."""
@@ -275,8 +277,16 @@ class Builder:
         return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit", attrs=attrs))
 
     def floor_or_above(self, x: Value, step_bits: int = 0) -> Value:
-        """A whole number next to x 2^step_bits: its floor, or one more at random, but never where it is whole itself."""
+        """A whole number next to x 2^step_bits: its floor or, where it is not whole itself, one more.
+
+        The nearest one where rounding is exact, else either at random.
+        """
         return self._value(self.graph.add("index", [x.id], x.shape, attrs={"step_bits": step_bits}), integer=True)
+
+    def floor(self, x: Value, step_bits: int = 0) -> Value:
+        """The floor of x 2^step_bits for x rounded to frac_bits, where rounding is exact."""
+        attrs = {"step_bits": step_bits, "floor": True}
+        return self._value(self.graph.add("index", [x.id], x.shape, attrs=attrs), integer=True)
 
     def either(self, x: Value, y: Value) -> Value:
         """The exclusive or of two secret bits; local."""
@@ -308,17 +318,23 @@ class Builder:
         return self._value(self.graph.add("unit", [index.id], (*index.shape, size), attrs={"size": size}), integer=True)
 
     def spline(self, z: Value, table: list[list[int]], step_bits: int) -> Value:
-        """A piecewise polynomial of z modulo K 2^-step_bits: row r of the table has the K pieces' coefficients of t^r.
+        """A piecewise polynomial of z >= 0, periodic: row r of the table has the pieces' coefficients of t^r.
 
-        Piece j is chosen for z in [(j - 1), (j + 1)) 2^-step_bits, at random between the two that fit, and reads
-        t = z - j 2^-step_bits. Raises CannotLower where t would have no bits, or the result's 3 frac_bits no room.
+        With h = 2^-step_bits and exact rounding, piece j is for z in [2 j h, 2 (j + 1) h) and reads t = z - (2 j + 1) h.
+        Else it is chosen for z in [(j - 1) h, (j + 1) h), at random between the two that fit, and reads t = z - j h.
+        Raises CannotLower where t would have no bits, or the result's 3 frac_bits no room.
         """
         low, high = SPLINE_BITS
         if not low <= self.frac_bits <= high:
             reason = f"a function by splines, with frac_bits = {self.frac_bits}"
             raise CannotLower(reason, f"compile with frac_bits from {low} to {high}")
-        index = self.floor_or_above(z, step_bits)
-        t = self.sub(self.rescale(z), self.scale(index, 2.0**-step_bits))
+        step = 2.0**-step_bits
+        if self.exact:
+            index = self.floor(z, step_bits - 1)
+            t = self.offset(self.sub(self.rescale(z), self.scale(index, 2 * step)), -step)
+        else:
+            index = self.floor_or_above(z, step_bits)
+            t = self.sub(self.rescale(z), self.scale(index, step))
         shape = (len(table), *z.shape)
         coefficients = self._value(self.graph.add("lookup", [index.id], shape, attrs={"table": table}))
         return self._value(self.graph.add("spline", [coefficients.id, t.id], z.shape))

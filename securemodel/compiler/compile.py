@@ -13,7 +13,7 @@ from protocols.names import NAME_RULE, is_name
 from securemodel.backends.table import PROTOCOLS, default_protocol, part_of, parts_of
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.capture import Examples, capture
-from securemodel.compiler.ir import Header
+from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
@@ -34,6 +34,7 @@ def compile(
     reveal: Reveal = "all",
     frac_bits: int = 16,
     width: int = 64,
+    rounding: Rounding | None = None,
     truncate_outputs: bool = False,
     protocol: str | None = None,
     **options: Any,
@@ -53,6 +54,9 @@ def compile(
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits, those of small public factors with up to 3 frac_bits; `truncate_outputs` cuts them to frac_bits
     first, for one more round.
+    `rounding`: "exact", the default, makes every truncated value the nearest one, so that results are a function of the
+    inputs alone; with "fast" it may be one unit higher, by chance, which tells the receiver of an output something about
+    the digits that were cut off (docs/threat-model.md), for less time. CrypTen has "fast" only.
     `protocol` is what runs the program: "masked", this project's engine and the default, "paillier"
     (docs/encrypted-graphs.md), or "crypten" (docs/crypten.md). Further options are those of the protocol.
 
@@ -66,17 +70,18 @@ def compile(
     weights = given_weights(weights)
     check_owners(weights, model)
     names = _party_names(weights, owners, outputs, parties)
-    _check_arguments(example_inputs, owners, frac_bits, width)
+    rounding = rounding or ("fast" if protocol == "crypten" else "exact")
+    _check_arguments(example_inputs, owners, frac_bits, width, rounding)
     compiler = part_of(protocol, "compiling")
     captured = capture_revealing(model, examples, reveal)
-    lowered = compiler.lower(captured, weights, owners, frac_bits, width=width)
+    lowered = compiler.lower(captured, weights, owners, frac_bits, width=width, rounding=rounding)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     to = receivers(outputs, len(lowered.outputs))
     if len(to) != len(lowered.outputs):
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
     shapes = tuple(tuple(x.shape) for x in example_inputs)
-    header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to))
+    header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to), rounding)
     program = compiler.assemble(header, lowered, model, examples, truncate_outputs, reveal, **options)
     return replace(program, reveal=reveal, captured=captured)
 
@@ -93,7 +98,8 @@ def compile_again(program: Program, protocol: str) -> Program:
         )
     return compile(
         program.model, program.examples, weights=_as_given(header.weights), inputs=header.inputs, outputs=header.outputs,
-        parties=header.parties, reveal=program.reveal, frac_bits=header.frac_bits, width=header.width, protocol=protocol,
+        parties=header.parties, reveal=program.reveal, frac_bits=header.frac_bits, width=header.width,
+        rounding=None if "crypten" in (protocol, program.protocol) else header.rounding, protocol=protocol,
     )  # fmt: skip
 
 
@@ -166,7 +172,9 @@ def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> t
     return names
 
 
-def _check_arguments(example_inputs, owners, frac_bits: int, width: int) -> None:
+def _check_arguments(example_inputs, owners, frac_bits: int, width: int, rounding: str) -> None:
+    if rounding not in ROUNDINGS:
+        raise CompileError(f"rounding = {rounding!r} is none of {', '.join(map(repr, ROUNDINGS))}")
     if len(owners) != len(example_inputs):
         raise CompileError(f"inputs names {len(owners)} owners for {len(example_inputs)} example inputs")
     if not all(isinstance(x, torch.Tensor) for x in example_inputs):

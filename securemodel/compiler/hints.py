@@ -98,7 +98,7 @@ def _piecewise(layer: Layer, nodes: Sequence[Node]) -> list[str]:
     digits = [n for n in nodes if n.op == "digits"]
     if not _SMOOTH.search(layer.name) or len(splines) != 1 or not digits:
         return []
-    count, openings = numel(splines[0].shape), _sign_planes(digits[0].attrs["low_bits"])
+    count, openings = numel(splines[0].shape), _sign_planes(max(n.attrs["low_bits"] for n in digits))
     sent = (len(layer.cost.parties) - 1) * 8 * (count + words(count) * sum(openings))
     now = f"{bytes_text(max(layer.cost.sent_bytes.values()))} in {layer.cost.rounds}"
     return [f"train it with ReLU in its place: sends {bytes_text(sent)} in {1 + len(openings)} rounds, not {now}"]
@@ -119,28 +119,49 @@ def _not_in_shares(graph: Graph, nodes: Sequence[Node]) -> list[str]:
 
 
 # ---- the same program with narrower comparisons
-def narrowed(graph: Graph, width: int = NARROW) -> Graph:
+def narrowed(graph: Graph, frac_bits: int, width: int = NARROW) -> Graph:
     """The graph that compiling with a smaller width gives, where it takes as many layers of bits."""
-    windows = {n.args: n.attrs for n in graph.nodes if n.op == "digits"}
-    tops = {args: window["shift"] + min(window["low_bits"], width - 1) for args, window in windows.items()}
+    windows, tops = _windows(graph, frac_bits, width)
     out, digits = Graph(), {}
     for node in graph.nodes:
         attrs, shape = dict(node.attrs), node.shape
         if node.op == "digits":
-            attrs["low_bits"] = min(attrs["low_bits"], width - 1)
+            attrs.update(windows.get(node.id, {}))
             digits[node.id] = digit_count(attrs["low_bits"])
         elif node.op == "top_bit":
-            attrs["bit"] = tops.get(node.args, node.attrs["bit"])
+            attrs["bit"] = tops.get(node.id, node.attrs["bit"])
         elif node.op == "mask_bits" and node.args[0] in digits:
             digits[node.id] = digits[node.args[0]]
         elif node.op == "combine" and node.args[0] in digits:
             attrs["digits"] = digits[node.args[0]]
-            digits[node.id] = len(groups(attrs["digits"]))
+            digits[node.id] = len(groups(attrs["digits"], attrs.get("apart", 0)))
         if node.id in digits:
             shape = (leaf_planes(digits[node.id]), shape[1])
         out.nodes.append(replace(node, attrs=attrs, shape=shape))
     narrow_masks(out)
     return out
+
+
+def _windows(graph: Graph, frac_bits: int, width: int) -> tuple[dict[int, dict], dict[int, list[int]]]:
+    """What the digits of signs see at a smaller width, and their top bits, by node."""
+    begins: dict[int, int] = {}
+    apart, windows, tops = set(), {}, {}
+    for node in graph.nodes:
+        if node.op == "digits":
+            begins[node.id] = node.id
+        elif node.op in ("mask_bits", "combine") and node.args[0] in begins:
+            begins[node.id] = begins[node.args[0]]
+            if "apart" in node.attrs:
+                apart.add(begins[node.id])
+        elif node.op == "xor" and node.form == "bits":
+            digits, top = graph[begins[node.args[0]]], graph[node.args[1]]
+            more = [max(0, graph[a].frac - frac_bits) for a in digits.args]
+            bits = [min(bit, width - 1 + m) for bit, m in zip(top.attrs["bit"], more, strict=True)]
+            shifts = digits.attrs["shift"]
+            low_bits = max(bit - shift for bit, shift in zip(bits, shifts, strict=True))
+            shifts = shifts if digits.id in apart else [bit - low_bits for bit in bits]
+            windows[digits.id], tops[top.id] = {"low_bits": low_bits, "shift": shifts}, bits
+    return windows, tops
 
 
 def _sign_planes(low_bits: int) -> list[int]:

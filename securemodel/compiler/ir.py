@@ -23,11 +23,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from securemodel.compiler.owners import Weights
 
-TEXT_VERSION = 1
+TEXT_VERSION = 2
+Rounding = Literal["exact", "fast"]
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
 
 
@@ -125,6 +127,12 @@ class Header:
     inputs: tuple[str, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[str, ...]
+    rounding: Rounding = "exact"
+
+    @property
+    def rows(self) -> int:
+        """How many rows the program takes at a time: the first axis of its first input that has one."""
+        return next((shape[0] for shape in self.input_shapes if shape), 1)
 
     def text(self, kind: str = "secure-program") -> str:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}

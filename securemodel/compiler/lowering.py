@@ -12,6 +12,7 @@ import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
 from securemodel.compiler.capture import Captured, of_torch, source_line
+from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, page
 from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
@@ -101,12 +102,13 @@ def lower_model(
     frac_bits: int = 16,
     secure: Secure | None = None,
     width: int = 64,
+    rounding: Rounding = "exact",
 ) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first.
 
     `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
     """
-    g = Builder(frac_bits=frac_bits, width=width)
+    g = Builder(frac_bits=frac_bits, width=width, exact=rounding == "exact")
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}

@@ -13,8 +13,10 @@ from securemodel.compiler.capture import Examples
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes import (
+    compare_together,
     fold_owner_scales,
     mark_owned_layers,
+    narrow_masks,
     order_nodes,
     place_masks,
     place_truncations,
@@ -51,11 +53,12 @@ def run_passes(
     builder = lowered.builder
     replaced = fold_owner_scales(builder)
     outputs = [replaced.get(v.id, v.id) for v in lowered.outputs]
-    scaled = place_truncations(builder.graph, outputs, to, replaced, header.frac_bits, header.width)
+    scaled = place_truncations(builder.graph, outputs, to, replaced, header)
     if owned_layers is not None:
         mark_owned_layers(scaled, header.weights, owned_layers)
     floats, float_ids = _copy_floats(builder)
-    masked = place_masks(scaled, floats, float_ids, parties)
+    masked = compare_together(place_masks(scaled, floats, float_ids, parties))
+    narrow_masks(masked)
     _mark_types(masked, lowered.dtypes)
     ordered, ids = order_nodes(masked)
     calls = {}

@@ -24,7 +24,7 @@ from protocols.linear import LINEAR
 from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
 from protocols.shares import RING_BITS, words
 from securemodel.compiler.builder import bilinear_shape
-from securemodel.compiler.ir import Graph, Header, Node
+from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Node
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.errors import ProgramError
 
@@ -302,17 +302,58 @@ def _owned_layer(case: Case) -> Made:
 
 # ---- gates on bits
 def _digits(case: Case) -> Made:
-    shift, low_bits = case.attrs["shift"], case.attrs["low_bits"]
-    if shift + low_bits > RING_BITS:
-        raise Wrong(f"bits {shift} to {shift + low_bits - 1} are not within {RING_BITS}")
-    return Made((leaf_planes(digit_count(low_bits)), words(numel(case.xs[0].shape))))
+    low_bits = case.attrs["low_bits"]
+    _one_each(case, "shift", "offset")
+    for shift in case.attrs["shift"]:
+        if not 1 <= shift + low_bits <= RING_BITS:
+            raise Wrong(f"bits {shift} to {shift + low_bits - 1} are not within {RING_BITS}")
+    return Made((leaf_planes(digit_count(low_bits)), _words(case)))
+
+
+def _top_bit(case: Case) -> Made:
+    _one_each(case, "bit", "offset")
+    return Made((1, _words(case)))
+
+
+def _one_each(case: Case, *names: str) -> None:
+    if any(len(case.attrs[name]) != len(case.xs) for name in names):
+        raise Wrong(f"{' and '.join(names)} have one number for each of {len(case.xs)} operands")
+
+
+def _words(case: Case) -> int:
+    return sum(words(numel(x.shape)) for x in case.xs)
 
 
 def _combine(case: Case) -> Made:
     planes, width = _planes(case.xs[0])
-    if planes != leaf_planes(case.attrs["digits"]):
-        raise Wrong(f"{case.attrs['digits']} digits are {leaf_planes(case.attrs['digits'])} planes, not {planes}")
-    return Made((leaf_planes(len(groups(case.attrs["digits"]))), width))
+    digits, apart = case.attrs["digits"], case.attrs.get("apart", 0)
+    if planes != leaf_planes(digits):
+        raise Wrong(f"{digits} digits are {leaf_planes(digits)} planes, not {planes}")
+    layout = groups(digits, apart) if apart < digits else []
+    if len(layout) in (0, digits):
+        raise Wrong(f"with {apart} of {digits} digits apart there is nothing to combine")
+    return Made((leaf_planes(len(layout)), width))
+
+
+def _part(case: Case) -> Made:
+    planes, width = _planes(case.xs[0])
+    row, start = case.attrs["row"], case.attrs["start"]
+    rows, count = _planes(case.node)
+    if rows != 1 or row >= planes or start + count > width:
+        raise Wrong(f"{count} words from {start} on in row {row} are not within {[planes, width]}")
+    return Made((1, count))
+
+
+def _truncate(case: Case, *others: Node) -> Made:
+    """A truncation of the first operand that is masked, with the carry as last operand where rounding is exact."""
+    x, exact = case.xs[len(others)], case.header.rounding == "exact"
+    if exact != ("offset" in case.attrs) or exact != (len(case.xs) - len(others) == 2):
+        raise Wrong(f"rounding is {case.header.rounding}: with an offset and a carry it is exact, without them fast")
+    if exact:
+        _one_plane(case.xs[-1], numel(x.shape))
+        if case.attrs["offset"] >= 1 << case.attrs["bits"]:
+            raise Wrong(f"an offset of {case.attrs['offset']} is more than {case.attrs['bits']} bits round")
+    return Made(x.shape, x.frac - case.attrs["bits"])
 
 
 def _planes(bits: Node) -> Shape:
@@ -347,9 +388,13 @@ def _term(value: Any) -> bool:
 
 
 def _select(case: Case) -> Made:
-    bits, x = case.xs
+    bits, x = case.xs[:2]
     _one_plane(bits, numel(x.shape))
-    return Made(x.shape, x.frac - case.attrs.get("bits", 0))
+    return _truncate(case, bits) if "bits" in case.attrs else _same_as(x)
+
+
+def _same_as(x: Node) -> Made:
+    return Made(x.shape, x.frac)
 
 
 def _bit_to_ring(case: Case) -> Made:
@@ -496,8 +541,8 @@ class Row:
     """An operator.
 
     `signature` is a pattern of the operands' forms and the result's; `rule` derives the result (raises Wrong); `owner` and
-    `load` derive who computes it and whether it runs when weights are loaded. `reads`: how many low bits of a masked
-    operand it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
+    `load` derive who computes it and whether it runs when weights are loaded. `reads(node, i)`: how many low bits of its
+    masked operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
     """
 
     signature: str
@@ -506,14 +551,15 @@ class Row:
     optional: Mapping[str, Check] = field(default_factory=dict)
     owner: Owner = nobody
     load: Phase = with_operands
-    reads: Callable[[Node], int] | None = lambda node: RING_BITS
+    reads: Callable[[Node, int], int] | None = lambda node, index: RING_BITS
     may_be_empty: bool = False
 
 
 _KIND, _NESTED = {"kind": one_of(*PRODUCTS)}, {"attrs": lambda value: isinstance(value, dict)}
 _PRODUCT = {**_KIND, **_NESTED}
-_WINDOW = {"shift": whole(0, 63), "low_bits": whole(1, 63)}
-_CUT, _INVERT = {"bits": whole(1, 61)}, {"invert": flag}
+_OFFSET = whole(0, 1 << 60)
+_WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_OFFSET)}
+_CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
 _TABLE = {"table": many(many(INTEGER), 1)}
 _OWNED = {
     **_NESTED,
@@ -550,30 +596,32 @@ ROWS: dict[str, Row] = {
     "mask_bits": Row("bits -> masked_bits", _same),
     # local
     "linear": Row("(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None),
+    "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
     "bilinear_public": Row("additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}),
     "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner),
     # gates
     "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT),
     "square": Row("masked -> additive", lambda case: Made(case.xs[0].shape, 2 * case.xs[0].frac)),
-    "truncate": Row(
-        "masked -> additive", lambda case: Made(case.xs[0].shape, case.xs[0].frac - case.attrs["bits"]), _CUT
+    "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
+    "digits": Row(
+        "(masked )+-> bits", _digits, _WINDOW,
+        reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],
     ),
-    "digits": Row("masked -> bits", _digits, _WINDOW, reads=lambda node: node.attrs["shift"] + node.attrs["low_bits"]),
     "top_bit": Row(
-        "masked -> bits", lambda case: Made((1, words(numel(case.xs[0].shape)))), {"bit": whole(0, 63)},
-        reads=lambda node: node.attrs["bit"] + 1,
+        "(masked )+-> bits", _top_bit, {"bit": many(whole(0, 63)), "offset": many(_OFFSET)},
+        reads=lambda node, index: node.attrs["bit"][index] + 1,
     ),
-    "combine": Row("masked_bits -> bits", _combine, {"digits": whole(2, 16)}),
+    "combine": Row("masked_bits -> bits", _combine, {"digits": whole(2, 17)}, {"apart": whole(2, 16)}),
     "conjunction": Row("masked_bits -> bits", _conjunction, {"size": whole(1, _MAX_NUMEL), "terms": many(_term, 1)}),
     "select": Row("masked_bits masked -> additive", _select, _INVERT),
-    "select_truncated": Row("masked_bits masked -> additive", _select, {**_INVERT, **_CUT}),
+    "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _EXACT),
     "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}),
-    "lookup": Row("masked -> additive", _lookup, _TABLE, reads=lambda node: 8),
-    "lookup_shared": Row("masked -> additive", _lookup, _TABLE, reads=lambda node: 8),
+    "lookup": Row("masked -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
+    "lookup_shared": Row("masked -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
     "unit": Row(
         "masked -> additive", _unit, {"size": whole(2, 1 << MAX_BITS)},
-        reads=lambda node: node.attrs["size"].bit_length() - 1,
+        reads=lambda node, index: node.attrs["size"].bit_length() - 1,
     ),
     "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag}),
 }  # fmt: skip
@@ -585,9 +633,8 @@ def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
     bits = [0] * len(graph.nodes)
     for node in reversed(graph.nodes):
         reads = rows[node.op].reads
-        need = bits[node.id] if reads is None else reads(node)
-        for arg in node.args:
-            bits[arg] = max(bits[arg], need)
+        for index, arg in enumerate(node.args):
+            bits[arg] = max(bits[arg], bits[node.id] if reads is None else reads(node, index))
     return [min(RING_BITS, -(-need // 8) * 8) for need in bits]
 
 
@@ -684,7 +731,10 @@ def precision_problem(frac_bits: int, width: int) -> str:
 
 def check_header(header: Header) -> None:
     """Raises ProgramError unless the first line says what `compile` might have said."""
-    if problem := precision_problem(header.frac_bits, header.width) or _names_problem(header):
+    problem = precision_problem(header.frac_bits, header.width) or _names_problem(header)
+    if header.rounding not in ROUNDINGS:
+        problem = f"rounding {header.rounding!r:.100} is none of {', '.join(ROUNDINGS)}"
+    if problem:
         raise ProgramError(explain("this is no secure program", where="line 1", why=problem, fix=_FIX))
 
 

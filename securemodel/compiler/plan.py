@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
 from securemodel.compiler.hints import NARROW, Expense, most_expensive, narrowed
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Node, Rounding
 from securemodel.compiler.layers import INPUTS, layer_names, recurrent_steps
 from securemodel.compiler.memory import peak_bytes
 from securemodel.compiler.plantable import plan_text
@@ -171,7 +171,8 @@ class Layer:
 class Plan(Shown):
     """The costs of one run with the compiled number of rows, layer by layer; print it for a table.
 
-    `load` is what sharing the weights costs, once for all runs. `peak_bytes` estimates each party's memory.
+    `load` is what sharing the weights costs, once for all runs. `peak_bytes` estimates each party's memory. `rounding` is
+    that of `compile`.
     `most_expensive` names the three layers that take most time, and what would make them cheaper.
     """
 
@@ -182,6 +183,7 @@ class Plan(Shown):
     total: Cost
     load: Cost
     peak_bytes: Mapping[str, int]
+    rounding: Rounding
     most_expensive: tuple[Expense, ...] = ()
 
     @property
@@ -232,7 +234,7 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
     recurrent = recurrent_steps(program.model_graph)
     layers = tuple(replace(layer, steps=recurrent.get(layer.name, 0)) for layer in _layers(graph, parties, False))
     load = sum((layer.cost for layer in _layers(graph, parties, True)), _nothing(parties))
-    narrow = _layers(narrowed(graph), parties, False) if program.header.width > NARROW else layers
+    narrow = _layers(narrowed(graph, program.header.frac_bits), parties, False) if program.header.width > NARROW else layers
     seconds = lambda cost: cost.seconds(network, machine)
     return Plan(
         program.digest,
@@ -242,6 +244,7 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
         sum((layer.cost for layer in layers), _nothing(parties)),
         load,
         {name: peak_bytes(graph, parties, name, AHEAD_BYTES) for name in parties},
+        program.header.rounding,
         most_expensive(graph, program.header, layers, narrow, network, seconds),
     )
 

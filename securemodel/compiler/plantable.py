@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 _COLUMNS = 110
 _SHOWN_PARTIES = 3
+_ROUNDING = {
+    "exact": "rounding exact: results follow from the inputs alone",
+    "fast": "rounding fast: results tell their receiver about digits that were cut off (docs/threat-model.md)",
+}
 
 
 def plan_text(plan: Plan) -> str:
@@ -68,6 +72,7 @@ def _footer(plan: Plan) -> list[str]:
         f"loading the weights, once: rounds {plan.load.rounds}, sends {_by_party(plan.load.sent_bytes)}",
         f"preparing a run, ahead of its inputs: about {seconds_text(plan.preparing_seconds)}",
         f"memory for shares, about: {memory}",
+        _ROUNDING[plan.rounding],
         "rounds and bytes are exact; seconds and memory are estimates (docs/costs.md)",
     ]
 

@@ -91,6 +91,7 @@ def _header(fields: Any) -> Header:
         inputs=_names(fields["inputs"]),
         input_shapes=tuple(map(_sizes, _list(fields["input_shapes"]))),
         outputs=_names(fields["outputs"]),
+        rounding=fields["rounding"],
     )
 
 

@@ -127,7 +127,7 @@ def rounding_of(program: Program) -> str:
         return "in float, by the receiver"
     if not any("truncate" in node.op for node in program.graph.nodes):
         return "none"
-    return getattr(program.header, "rounding", "fast")
+    return program.header.rounding
 
 
 def _live(program: Program) -> Iterable[Node]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from protocols.errors import explain
-from protocols.fixedpoint import encode
+from protocols.fixedpoint import decode, encode
 from securemodel.compiler.builder import PUBLIC, Value
 from securemodel.compiler.capture import NO_MESSAGE, model_state
 from securemodel.compiler.ir import Header, Node, is_check
@@ -27,6 +27,12 @@ def encoding_limit(header: Header, frac: int = 0) -> float:
     """
     limit = 2.0 ** (62 - max(2 * header.frac_bits, frac))
     return limit if header.width == 64 else min(limit, 2.0 ** (header.width - 1 - header.frac_bits))
+
+
+def revealed(node: Node, ring: torch.Tensor) -> torch.Tensor:
+    """A revealed value as its receiver decodes it."""
+    dtype = getattr(torch, node.attrs["dtype"])
+    return decode(ring, node.frac).to(dtype) if node.frac else ring.to(dtype)
 
 
 class ClearSide:

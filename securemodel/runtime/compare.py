@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import torch
 
 from protocols.errors import explain
-from protocols.fixedpoint import decode
 from protocols.linear import LAYOUT
 from protocols.shares import Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
@@ -20,7 +19,7 @@ from securemodel.compiler.ir import Graph, Mark, Node
 from securemodel.compiler.layers import INPUTS, OUTPUTS, layer_names
 from securemodel.errors import InputError
 from securemodel.program import Program
-from securemodel.runtime.clear import ClearSide, encoding_limit
+from securemodel.runtime.clear import ClearSide, encoding_limit, revealed
 from securemodel.runtime.comparison import Comparison, Limit, Row
 from securemodel.runtime.fixed import Both, FixedPoint
 from securemodel.runtime.party import OnlineParty
@@ -66,7 +65,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
     phases = (True, False)
     with LocalSession(program, make_party=recorder) as session:
         session.load(program, model)
-        for part, _ in batches(inputs, header.input_shapes, total):
+        for part, _ in batches(inputs, program, total):
             for side in clear.values():
                 side.set_inputs(part)
             right, outputs = reference(program.model_graph, state, part, found.wanted)
@@ -187,7 +186,7 @@ class _Findings:
                     seen = value.wide * 2.0**-mark.frac
                     layer.stay(mark.name, mark.low, mark.high, seen[seen != 0] if mark.or_zero else seen)
             if node.op == "reveal":
-                self._outputs[node.attrs["index"]] = _output(node, value.ring)
+                self._outputs[node.attrs["index"]] = revealed(node, value.ring)
 
     def note_outputs(self, right: Sequence[torch.Tensor], secure: Sequence[torch.Tensor]) -> None:
         """What the model returns."""
@@ -204,9 +203,11 @@ class _Findings:
             seen = value.wide * 2.0 ** -(node.frac or 0)
             self._layers[self._names[node.id]].stay("encoding", -self._encoding, self._encoding, seen)
         elif node.op == "top_bit":
-            self._stay(node.id, "comparison", node.attrs["bit"], node.args[0], operands[0])
+            for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
+                self._stay(node.id, "comparison", bit, arg, operand)
         elif node.op in ("truncate", "select_truncated"):
-            self._stay(node.args[-1], "truncation", TRUNCATION_BITS, node.args[-1], operands[-1])
+            at = int(node.op == "select_truncated")
+            self._stay(node.args[at], "truncation", TRUNCATION_BITS, node.args[at], operands[at])
         if node.form in ("additive", "masked") and value.wide is not None:
             self._stay(node.id, "ring", RING_BITS, node.id, value)
 
@@ -227,8 +228,3 @@ def _layers_of(captured: Captured) -> list[str]:
 
 def _real(ring: torch.Tensor, frac: int) -> torch.Tensor:
     return ring.double() * 2.0**-frac
-
-
-def _output(node: Node, ring: torch.Tensor) -> torch.Tensor:
-    """A revealed value as its receiver decodes it."""
-    return decode(ring, node.frac) if node.frac else ring

@@ -11,6 +11,7 @@ from protocols.correlations import corrections, expand_share, full_bit_mask, ful
 from protocols.gates import GATES
 from protocols.gates.lookup import Lookup
 from protocols.prg import Stream
+from protocols.shares import part_of_bits
 from securemodel.compiler.ir import Graph, Node
 
 
@@ -63,6 +64,8 @@ class Dealing:
             return full_bit_mask(self._streams, epoch, node.id, node.shape)
         if node.op == "xor" and node.form == "masked_bits":
             return masks[node.args[0]] ^ masks[node.args[1]]
+        if node.op == "part":
+            return part_of_bits(masks[node.args[0]], node.attrs, node.shape)
         if node.op == "linear" and node.form == "masked":
             shapes = [self._graph[a].shape for a in node.args]
             operands = [masks.get(a) for a in node.args]

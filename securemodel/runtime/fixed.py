@@ -1,6 +1,7 @@
 """A program in fixed point in the clear: one party that has everything, with masks of zero.
 
-With masks of zero a gate computes what it computes on secrets, so its own code is the definition here too. Beside
+With masks of zero a gate computes what it computes on secrets, so its own code is the definition here too. With exact
+rounding this is the specification: the parties get the same numbers, bit for bit. Beside
 each ring element goes the same number as float64, which does not wrap: where the two part, a value left the ring.
 """
 
@@ -15,14 +16,31 @@ from protocols.bilinear import bilinear
 from protocols.gates import GATES
 from protocols.gates.lookup import Lookup
 from protocols.linear import LINEAR
-from protocols.shares import Masked, MaskedBits, Role
+from protocols.shares import Masked, MaskedBits, Role, part_of_bits
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Graph, Node
 from securemodel.program import Program
-from securemodel.runtime.clear import ClearSide
+from securemodel.runtime.clear import ClearSide, revealed
 from securemodel.runtime.dealing import last_uses
 
 _ALONE = Role(0, 1)
+
+
+def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """The outputs of one run on inputs of the compiled shapes, in the clear; with exact rounding, what the parties get.
+
+    Raises InputError when a weight or an input cannot be encoded.
+    """
+    clear = {name: ClearSide(program, name) for name in program.parties}
+    for side in clear.values():
+        side.set_model(program.model)
+        side.set_inputs(inputs)
+    walker, outputs = FixedPoint(program, clear), {}
+    for load in (True, False):
+        for node, value, _ in walker.walk(load):
+            if node.op == "reveal":
+                outputs[node.attrs["index"]] = revealed(node, value.ring)
+    return [outputs[index] for index in sorted(outputs)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,6 +87,10 @@ class FixedPoint:
             return Both(ring, ring.double())
         if node.op == "xor":
             return Both(operands[0].ring ^ operands[1].ring, _xor_wide([x.wide for x in operands]))
+        if node.op == "part":
+            wide, start = operands[0].wide, 64 * node.attrs["start"]
+            known = None if wide is None else wide[start : start + 64 * node.shape[1]]
+            return Both(part_of_bits(operands[0].ring, node.attrs, node.shape), known)
         if node.op == "linear":
             function, attrs = LINEAR[node.attrs["kind"]], node.attrs["attrs"]
             return Both(function(*[x.ring for x in operands], **attrs), function(*[x.wide for x in operands], **attrs))
@@ -101,7 +123,8 @@ class FixedPoint:
 def _wide(graph: Graph, node: Node, operands: list[Both], ring: torch.Tensor) -> torch.Tensor | None:
     """The value of a gate in float64; that of the ring for gates that are not known here; None for parts of bits."""
     if node.op == "top_bit":
-        return operands[0].wide.reshape(-1) < 0
+        signs = [x.wide.reshape(-1) + offset < 0 for x, offset in zip(operands, node.attrs["offset"], strict=True)]
+        return torch.cat([torch.nn.functional.pad(sign, (0, -sign.numel() % 64)) for sign in signs])
     if node.form == "bits":
         return None
     function = _WIDE.get(node.op)
@@ -130,7 +153,7 @@ def _bit(node: Node, bits: Both) -> torch.Tensor:
 
 
 def _truncated(node: Node, x: Both) -> torch.Tensor:
-    return (x.wide * 2.0 ** -node.attrs["bits"]).floor()
+    return ((x.wide + node.attrs.get("offset", 0)) * 2.0 ** -node.attrs["bits"]).floor()
 
 
 def _lookup(node: Node, operands: list[Both]) -> torch.Tensor:

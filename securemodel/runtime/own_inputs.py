@@ -11,7 +11,7 @@ from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Node, is_check
 from securemodel.program import Program
 from securemodel.runtime.clear import ClearSide
-from securemodel.runtime.session import compiled_rows, filled
+from securemodel.runtime.session import filled
 
 _ENCODED = ("input", "own", "encode", "encrypt")
 
@@ -42,12 +42,12 @@ def input_check(program: Program, me: str, model: torch.nn.Module | None) -> Cal
         clear.set_model(model)
     shapes = program.header.input_shapes
     places = [index for index, owner in enumerate(program.header.inputs) if owner in (me, PUBLIC)]
-    size, at_once = compiled_rows(shapes), rows_of_graph(program)
+    size, at_once = program.header.rows, rows_of_graph(program)
 
     def check(tensors: Sequence[torch.Tensor]) -> None:
         inputs: list[torch.Tensor | None] = [None] * len(shapes)
         for place, x in zip(places, tensors, strict=True):
-            inputs[place] = filled(x, size)
+            inputs[place] = filled(x, program)
         for start in range(0, min(size, len(tensors[0])) if at_once < size else 1, at_once):
             clear.set_inputs([None if x is None else x[start : start + at_once] for x in inputs])
             for node in nodes:
@@ -63,7 +63,7 @@ def input_check(program: Program, me: str, model: torch.nn.Module | None) -> Cal
 def rows_of_graph(program: Program) -> int:
     """How many rows the graph is about: those of a run, or one where an engine walks it row by row."""
     inputs = [n for n in program.graph.nodes if n.op == "placeholder" and n.attrs["name"].startswith("input:")]
-    return next((node.shape[0] for node in inputs if node.shape), compiled_rows(program.header.input_shapes))
+    return next((node.shape[0] for node in inputs if node.shape), program.header.rows)
 
 
 def _encoded(program: Program, me: str) -> list[Node]:

@@ -14,16 +14,15 @@ from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import mask_share
 from protocols.errors import BadFrame, explain
-from protocols.fixedpoint import decode
 from protocols.gates import GATES
 from protocols.prg import Stream
-from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive
+from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, to_additive
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Node
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.errors import InputError, Mismatch
 from securemodel.program import Program
-from securemodel.runtime.clear import ClearSide
+from securemodel.runtime.clear import ClearSide, revealed
 from securemodel.runtime.dealing import last_uses
 from securemodel.runtime.preparing import LoadedOperand, Prepared
 from securemodel.runtime.zero import add_zero
@@ -107,7 +106,7 @@ class OnlineParty:
     def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):
         env: dict[int, Any] = dict(self._loaded)
         self._digest, self._epoch = self.clear.agreed_digest(load), epoch
-        done, first = self._done[load], True
+        done, first, agreed = self._done[load], True, rows
         for index, step in enumerate(self._steps[load]):
             for node in step.local:
                 env[node.id] = self._local(node, env, take)
@@ -116,12 +115,13 @@ class OnlineParty:
                 continue
             if step.talk and step.talk[-1].op == "reveal":
                 self.result_shared_at = time.perf_counter()
-            items = [(node, self._outgoing(node, env, take, epoch)) for node in step.talk]
+            items = [(node, self._outgoing(node, env, take, epoch, agreed)) for node in step.talk]
             start = self._start(rows) if first else None
             at = step.talk[0].id if step.talk else index
             received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
             if first:
-                agree(self._check_start(received, rows))
+                agreed = self._check_start(received, rows)
+                agree(agreed)
             self._incoming(items, env, received, START.size if first else 0, outputs)
             if first:
                 self.inputs_shared_at = time.perf_counter()
@@ -156,7 +156,7 @@ class OnlineParty:
                         "compare Program.digest",
                     ),
                 )
-            size = next((shape[0] for shape in self.program.header.input_shapes if shape), 1)
+            size = self.program.header.rows
             if now > size or (left and now < size):
                 raise BadFrame(
                     peer,
@@ -195,11 +195,16 @@ class OnlineParty:
                 incoming[peer] = expected
         return Talk(label, outgoing, incoming)
 
-    def _outgoing(self, node: Node, env: dict, take: TakePrepared, epoch: int) -> tuple[torch.Tensor | None, Any]:
+    def _outgoing(
+        self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
+    ) -> tuple[torch.Tensor | None, Any]:
         """(what goes on the wire, what must be kept until the peers' parts are here)."""
         if node.op == "reveal":
             share = env[node.args[0]]
             share = _zeros(self._graph[node.args[0]]) if share is None else share.contiguous()
+            if 0 < rows.now < self.program.header.rows:
+                share = share.clone()
+                share[rows.now :] = 0  # results of rows that only fill up are nobody's
             share = add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share
             return share, share
         if node.op == "input":
@@ -246,8 +251,7 @@ class OnlineParty:
             total = kept.clone()
             for part in parts.values():
                 total += part.view(torch.int64).view(total.shape)
-            dtype = getattr(torch, node.attrs["dtype"])
-            outputs[node.attrs["index"]] = decode(total, node.frac or 0).to(dtype) if node.frac else total.to(dtype)
+            outputs[node.attrs["index"]] = revealed(node, total)
         return None
 
     # ---- computing
@@ -288,6 +292,10 @@ class OnlineParty:
     def _do_xor(self, node: Node, env: dict, take) -> Any:
         x, y = (env[a] for a in node.args)
         return MaskedBits(x.hat ^ y.hat, take(node.id)["lam"]) if node.form == "masked_bits" else x ^ y
+
+    def _do_part(self, node: Node, env: dict, take) -> MaskedBits:
+        hat = part_of_bits(env[node.args[0]].hat, node.attrs, node.shape)
+        return MaskedBits(hat, take(node.id)["lam"])
 
     def _do_linear(self, node: Node, env: dict, take) -> Any:
         kind, attrs = node.attrs["kind"], node.attrs["attrs"]

@@ -12,6 +12,7 @@ from protocols import linear
 from protocols.correlations import bit_mask_share, expand_share, mask_share
 from protocols.gates import GATES, Dealt, Part
 from protocols.prg import Stream
+from protocols.shares import part_of_bits
 from securemodel.compiler.ir import Graph, Node
 from securemodel.runtime.dealing import last_uses
 
@@ -80,7 +81,7 @@ class Preparing:
         lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
         needed = set(wanted)
         for node in reversed(self._graph.nodes):
-            if node.id in needed and node.op in ("linear", "xor"):
+            if node.id in needed and node.op in ("linear", "xor", "part"):
                 needed.update(node.args)
         for node in self._graph.nodes:
             if node.id in needed and not node.load:
@@ -94,6 +95,8 @@ class Preparing:
             return bit_mask_share(self._stream, epoch, node.id, node.shape)
         if node.op == "xor":
             return lams[node.args[0]] ^ lams[node.args[1]]
+        if node.op == "part":
+            return part_of_bits(lams[node.args[0]], node.attrs, node.shape)
         if node.op == "linear":
             shapes = [self._graph[a].shape for a in node.args]
             operands = [lams[a] for a in node.args]

@@ -112,7 +112,7 @@ class RemoteSession(Session):
             if not any(mine):
                 return self._follow(owned)
             results, counted = [], []
-            for part, rows in batches(owned, header.input_shapes, total):
+            for part, rows in batches(owned, self.program, total):
                 outputs, _ = self._run_batch(part, rows)
                 results.append(outputs)
                 counted.append(rows)

@@ -21,6 +21,7 @@ from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.backends.table import part_of
+from securemodel.compiler.ir import is_check
 from securemodel.errors import InputError, SecureModelError
 from securemodel.ledger import Ledger, Record, record_for
 from securemodel.program import Program
@@ -95,39 +96,41 @@ def split_rows(inputs: Sequence[torch.Tensor | None], program: Program, mine: Se
         return 0
     owned = [(x, shape) for x, shape, own in zip(inputs, header.input_shapes, mine, strict=True) if own]
     if all(tuple(x.shape) == shape for x, shape in owned):
-        return compiled_rows(header.input_shapes)
+        return header.rows
     if len(rows) > 1:
         raise InputError(f"the inputs have different numbers of rows: {sorted(rows)}. Give as many rows in each.")
     return rows.pop()
 
 
 def batches(
-    inputs: Sequence[torch.Tensor | None], shapes: Sequence[tuple[int, ...]], total: int
+    inputs: Sequence[torch.Tensor | None], program: Program, total: int
 ) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
-    """Slices of the compiled number of rows; the last one is filled up with its last row.
-
-    Whoever learns the outputs also learns those of the rows that fill up: a repeated row tells nothing new.
-    """
-    size = compiled_rows(shapes)
+    """Slices of the compiled number of rows; the last one is filled up with rows whose results nobody gets."""
+    size = program.header.rows
     if total in (0, size):
         yield list(inputs), Rows(total, 0)
         return
     for start in range(0, total, size):
         now = min(size, total - start)
-        part = [None if x is None else filled(x[start : start + now], size) for x in inputs]
+        part = [None if x is None else filled(x[start : start + now], program) for x in inputs]
         yield part, Rows(now, total - start - now)
 
 
-def filled(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Rows [n, ...] followed by copies of the last one, `size` in all."""
+def filled(x: torch.Tensor, program: Program) -> torch.Tensor:
+    """Rows [n, ...] followed by rows of zeros, as many as the program takes.
+
+    Where the model asserts something of its inputs, which zeros might not be, by copies of the last row.
+    """
+    size = program.header.rows
     if x.shape[0] == size:
         return x
-    return torch.cat([x, x[-1:].expand(size - x.shape[0], *x.shape[1:])])
+    row = x[-1:] if any(map(is_check, program.graph.nodes)) else torch.zeros_like(x[-1:])
+    return torch.cat([x, row.expand(size - x.shape[0], *x.shape[1:])])
 
 
 def joined(parts: list[list[torch.Tensor | None]], rows: list[Rows], program: Program) -> list:
     """Outputs of all batches together, without the rows that only filled up."""
-    if len(parts) == 1 and rows[0] in (Rows(), Rows(compiled_rows(program.header.input_shapes), 0)):
+    if len(parts) == 1 and rows[0] in (Rows(), Rows(program.header.rows, 0)):
         return parts[0]
     out: list[torch.Tensor | None] = []
     for values in zip(*parts, strict=True):
@@ -145,11 +148,6 @@ class Batch:
     outputs: tuple[torch.Tensor | None, ...] = field(repr=False)
     rows: int
     rows_left: int
-
-
-def compiled_rows(shapes: Sequence[tuple[int, ...]]) -> int:
-    """How many rows the program takes at a time: the first axis of its first input that has one."""
-    return next((s[0] for s in shapes if s), 1)
 
 
 class Session(ABC):
@@ -250,7 +248,7 @@ class Session(ABC):
                 inputs, announced = next(given)
                 self._check_open()
                 outputs, agreed = self._timed("stats", lambda i=inputs, a=announced: self._run_batch(i, a))
-                count, left = agreed.now or compiled_rows(header.input_shapes), agreed.left
+                count, left = agreed.now or header.rows, agreed.left
                 real = tuple(v if v is None or v.ndim == 0 else v[:count] for v in outputs)
                 batch = Batch(real, count, left)
                 if not left:
@@ -326,7 +324,7 @@ class Session(ABC):
     def _note(self, epoch: int, rows: int) -> None:
         """Writes a run into the ledger, before anything of it is sent that depends on a secret. Raises LedgerError."""
         if self.record:
-            self.record.run(epoch, rows or compiled_rows(self.program.header.input_shapes))
+            self.record.run(epoch, rows or self.program.header.rows)
 
     def _guarded(self) -> AbstractContextManager:
         """Around whatever talks: an error inside must not leave the peers waiting."""
@@ -355,7 +353,7 @@ def _announced(
     batches: Iterable[Sequence[torch.Tensor | None]], rows: int, program: Program, mine: Sequence[bool]
 ) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
     """Checked batches, filled up, and what is announced with each. Raises InputError."""
-    size, left = compiled_rows(program.header.input_shapes), rows
+    size, left = program.header.rows, rows
     source = iter(batches)
     while left:
         inputs = next(source, None)
@@ -369,7 +367,7 @@ def _announced(
             )
         left -= count
         owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
-        yield [x if x is None or count == size else filled(x, size) for x in owned], Rows(count, left)
+        yield [x if x is None or count == size else filled(x, program) for x in owned], Rows(count, left)
 
 
 def _others(inputs: int) -> Iterator[tuple[list[None], Rows]]:
@@ -459,7 +457,7 @@ class LocalSession(Session):
         header = self.program.header
         total = split_rows(inputs, self.program, [True] * len(header.inputs))
         results, counted = [], []
-        for part, rows in batches(inputs, header.input_shapes, total):
+        for part, rows in batches(inputs, self.program, total):
             results.append(self._run_batch(part, rows)[0])
             counted.append(rows)
         return joined(results, counted, self.program)

@@ -159,7 +159,7 @@ def test_plan_for_an_unknown_network(call, program_file) -> None:
         ("raises.py", "x = 1\nx / 0", "raises.py, line 2"),
         ("later.py", "def make_program():\n    return [][0]", "later.py, line 2, in make_program"),
         ("exits.txt", "not a program", "not a secure-program"),
-        ("cut.txt", 'secure-program 1 {"parties": [', "not a secure program|damaged"),
+        ("cut.txt", 'secure-program 2 {"parties": [', "not a secure program|damaged"),
     ],
 )
 def test_files_that_hold_no_program(call, write, name: str, text: str, says: str) -> None:

@@ -32,7 +32,7 @@ from protocols.linear import LINEAR
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Role
 from securemodel.backends.paillier.operators import ENCRYPTED_ROWS
-from securemodel.compiler.ir import Graph, Header, Node
+from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import ROWS, Case, Wrong, opened_widths
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
@@ -100,7 +100,7 @@ def line(node: Node) -> str:
 
 
 def text_of(kind: str, fields: dict[str, Any], nodes: list[Node]) -> str:
-    first = f"{kind} 1 {json.dumps(fields, sort_keys=True, separators=(',', ':'))}"
+    first = f"{kind} {TEXT_VERSION} {json.dumps(fields, sort_keys=True, separators=(',', ':'))}"
     return "\n".join([first, *map(line, nodes)]) + "\n"
 
 

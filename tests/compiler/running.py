@@ -12,7 +12,9 @@ import torch
 
 import securemodel
 from protocols.prg import Stream
+from securemodel.compiler.approximations import Smooth, fitted
 from securemodel.runtime import party, preparing
+from securemodel.runtime.fixed import fixed_point
 
 TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 IDLE_THIRD = {"weights": "a", "inputs": "b", "outputs": "all", "parties": ("idle", "b", "a")}
@@ -56,15 +58,37 @@ def veils(inputs, kind: str) -> tuple[torch.Tensor, ...]:
     return tuple(torch.zeros_like(x) if kind == "add" else torch.ones_like(x) for x in inputs)
 
 
+def splined(fit: Smooth, x: torch.Tensor, exact: bool) -> list[torch.Tensor]:
+    """A spline in exact arithmetic at x inside its domain, with each piece that an argument may get."""
+    rows, h = torch.tensor(fitted(fit, 16, exact), dtype=torch.float64), 2.0**-fit.step_bits
+    c0, c1, c2 = rows * torch.tensor([[2.0**-48], [2.0**-32], [2.0**-16]], dtype=torch.float64)
+    z, out = x - fit.start(exact), []
+    for above in (0,) if exact else (0, 1):
+        piece = (z / (2 * h if exact else h)).floor().long() + above
+        t = z - (2 * piece + 1 if exact else piece) * h
+        out.append(c0[piece] + c1[piece] * t + c2[piece] * t**2)
+    return out
+
+
 def tensors(result: Any) -> list[torch.Tensor]:
     """All tensors of a nest, in order."""
     return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in tensors(part)]
 
 
 def run(program: securemodel.Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    """The outputs of one run with all parties in this process, in which no mask address is read twice."""
+    """The outputs of one run with all parties in this process, in which no mask address is read twice.
+
+    With exact rounding they are, bit for bit, what fixed point in the clear gives: this is checked every time.
+    """
     with addresses_read_once(), securemodel.local(program) as session:
-        return tensors(session.run(*inputs))
+        made = tensors(session.run(*inputs))
+    compiled_for = [tuple(x.shape) for x in inputs] == list(program.header.input_shapes)
+    if compiled_for and program.header.rounding == "exact" and program.protocol == "masked":
+        for index, (secure, specified) in enumerate(zip(made, fixed_point(program, *inputs), strict=True)):
+            assert secure.dtype == specified.dtype and torch.equal(secure, specified), (
+                f"output {index} is not what fixed point in the clear gives: off by {difference(secure, specified)}"
+            )
+    return made
 
 
 @contextmanager

@@ -71,9 +71,10 @@ def test_text_has_no_paths_and_no_weights(program):
     [
         lambda text: "",
         lambda text: "hello\n",
-        lambda text: text.replace("secure-program 1", "secure-program 2"),
-        lambda text: text.replace("secure-program 1 {", "secure-program 1 ["),
+        lambda text: text.replace("secure-program 2", "secure-program 1"),
+        lambda text: text.replace("secure-program 2 {", "secure-program 2 ["),
         lambda text: text.replace('"weights":"a"', '"heights":"a"'),
+        lambda text: text.replace('"rounding":"exact"', '"rounding":"up"'),
         lambda text: text.replace("%3 =", "%4 =", 1),
         lambda text: text.replace("mask %", "mask %9999"),
         lambda text: text.replace(" : masked", " : "),

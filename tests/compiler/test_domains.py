@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from running import IDLE_THIRD, TWO, check_agrees, run
+from running import IDLE_THIRD, TWO, check_agrees, run, splined
 from test_functions import HIGHEST, LOWEST, NOISE, SETTINGS, UNIT, check, line, on_grid, positive
 from torch import nn
 
 import securemodel
-from securemodel.compiler.approximations import fitted
 from securemodel.compiler.lower import trig
 from securemodel.compiler.lower.powers import _fit
 from securemodel.errors import UnsupportedOperator
@@ -89,15 +88,8 @@ def test_powers_between_reciprocal_and_root_fit(exponent):
 def spline_error(fit) -> float:
     """The largest error in exact arithmetic, whichever of its two pieces an argument gets."""
     x = torch.linspace(fit.low, fit.high, 100_001, dtype=torch.float64)
-    rows, step = torch.tensor(fitted(fit, 16), dtype=torch.float64), 2.0**-fit.step_bits
-    c0, c1, c2 = rows * torch.tensor([[2.0**-48], [2.0**-32], [2.0**-16]], dtype=torch.float64)
-    z = x - fit.low + step
-    worst = 0.0
-    for above in (0, 1):
-        piece = (z / step).floor().long() + above
-        t = z - piece * step
-        worst = max(worst, float((c0[piece] + c1[piece] * t + c2[piece] * t**2 - fit.function(x)).abs().max()))
-    return worst
+    made = [value for exact in (True, False) for value in splined(fit, x, exact)]
+    return max(float((value - fit.function(x)).abs().max()) for value in made)
 
 
 # --- functions ---------------------------------------------------------------------------------------------------

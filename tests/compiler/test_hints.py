@@ -54,8 +54,8 @@ def test_a_narrowed_graph_is_what_the_smaller_width_gives(arguments):
     for model in (convolutional(), signs):
         wide, narrow = (compiled(model, 2, 1, 8, 8, **arguments, width=width) for width in (64, 32))
         assert wide.graph.text() != narrow.graph.text()
-        assert narrowed(wide.graph).text() == narrow.graph.text()
-        assert narrowed(narrow.graph).text() == narrow.graph.text()
+        assert narrowed(wide.graph, 16).text() == narrow.graph.text()
+        assert narrowed(narrow.graph, 16).text() == narrow.graph.text()
 
 
 def test_the_smaller_width_saves_what_the_hint_says():

@@ -67,9 +67,19 @@ def test_every_row_is_used_by_the_programs_that_texts_are_made_from():
         ("placeholder@b", "placeholder@b", "placeholder@a", "owner 'b', not 'a'"),
         ("= input@", "load", "", "damaged|load True, not False"),
         ("= mask ", '"width":64', '"width":8', "64 bits of it are read, but 8"),
-        ("= digits", '"low_bits":47', '"low_bits":64', "low_bits cannot be"),
-        ("= digits", '"shift":16', '"shift":-1', "shift cannot be"),
-        ("= combine", '"digits":12', '"digits":11', "planes"),
+        ("= digits", '"low_bits":63', '"low_bits":69', "low_bits cannot be"),
+        ("= digits", '"shift":[0]', '"shift":[-64]', "shift cannot be"),
+        ("= digits", '"shift":[0]', '"shift":[2]', "not within 64"),
+        ("= digits", '"shift":[0]', '"shift":[0,0]', "one number for each of 1 operands"),
+        ("= digits", '"offset":[32768]', '"offset":[-1]', "offset cannot be"),
+        ("= top_bit", '"bit":[63]', '"bit":[]', "one number for each"),
+        ("= combine", '"digits":16', '"digits":15', "planes"),
+        ("= combine", '"apart":4', '"apart":16', "nothing to combine"),
+        ("= part", '"row":0', '"row":31', "not within"),
+        ("= part", '"start":0', '"start":1', "not within"),
+        ("= select_truncated", '"offset":32768', '"offset":1152921504606846977', "offset cannot be"),
+        ("= select_truncated", '"offset":32768', '"offset":65536', "more than 16 bits round"),
+        ("= select_truncated", ',"offset":32768', "", "rounding is exact"),
         ("= reveal", '"dtype":"float32"', '"dtype":"load"', "dtype cannot be"),
         ("= reveal", '"index":0', '"index":1', "no output 1"),
         ("= reveal", "reveal@b", "reveal@a", "owner 'b', not 'a'"),
@@ -102,6 +112,8 @@ def test_a_line_that_states_something_else_is_named(text, part, old, new, says):
         ("input_shapes", [[1 << 62, 4]], "no size of a tensor"),
         ("input_shapes", [[-1]], "no size of a tensor"),
         ("input_shapes", [[1.5]], "no shape"),
+        ("rounding", "up", "none of exact, fast"),
+        ("rounding", "fast", "rounding is fast"),
         ("outputs", ["c"], "among the outputs is no party"),
         ("outputs", ["b", "b"], "reveals the outputs"),
         ("outputs", [], "no output 0"),
@@ -111,7 +123,7 @@ def test_a_line_that_states_something_else_is_named(text, part, old, new, says):
 def test_a_first_line_that_compile_would_not_write_is_refused(text, field, value, says):
     first, rest = text.split("\n", 1)
     fields = json.loads(first.split(" ", 2)[2]) | {field: value}
-    first = "secure-program 1 " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    first = "secure-program 2 " + json.dumps(fields, sort_keys=True, separators=(",", ":"))
     with pytest.raises(ProgramError, match=says):
         parse_program(f"{first}\n{rest}")
 
@@ -187,6 +199,6 @@ def test_a_plan_needs_no_comparison_beside_each_top_bit(text, tmp_path: Path):
     lines = text.split("\n")
     at = next(i for i, line in enumerate(lines) if " = reveal@" in line)
     number, x = at - 1, next(line for line in lines if " = mask %" in line).split(" ", 1)[0]
-    added = [f'%{number} = top_bit {x} {{"bit":63}} : bits [1,1]', lines[at].replace(f"%{number} =", f"%{number + 1} =")]
+    added = [f'%{number} = top_bit {x} {{"bit":[63],"offset":[0]}} : bits [1,1]', lines[at].replace(f"%{number} =", f"%{number + 1} =")]
     (tmp_path / "program.txt").write_text("\n".join([*lines[:at], *added, ""]))
     assert str(Program.load(tmp_path / "program.txt").plan())

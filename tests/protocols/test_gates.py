@@ -233,6 +233,23 @@ def test_truncate_rounds_without_bias(parties, fraction):
     assert abs(up - fraction) < 6 * (fraction * (1 - fraction) / count) ** 0.5
 
 
+def carry(table: Table, x: torch.Tensor, lam: torch.Tensor, f: int, offset: int) -> torch.Tensor:
+    """The carry that an exact truncation reads, as packed bits."""
+    low = (1 << f) - 1
+    return kernels.pack_bits((((x + lam + offset) & low) < (lam & low)).reshape(-1)).unsqueeze(0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, party_counts, st.integers(1, 61), st.booleans(), st.sampled_from([EVERYBODY, 0]))
+def test_truncate_with_a_carry_is_exact(seed, parties, f, nearest, by):
+    x, table = ring(np.random.default_rng(seed), 4, 50, **IN_RANGE), Table(parties, seed)
+    offset = 1 << (f - 1) if nearest else 0
+    x = x.clamp(max=(1 << 62) - 1 - offset)
+    (forms, lam), attrs = table.mask(x, by), {"bits": f, "offset": offset}
+    operands = [(forms, lam), table.mask_bits(carry(table, x, lam, f, offset))]
+    assert torch.equal(total(table.gate("truncate", attrs, operands, (4, 50))), floor(x + offset, f))
+
+
 # --- bits times values ------------------------------------------------------------------------------------------
 
 
@@ -257,6 +274,17 @@ def test_select_truncated(seed, parties, n, invert, f):
     assert bool(((error == 0) | (error == b)).all()), "b = 0 gives 0, b = 1 gives floor or floor + 1"
 
 
+@settings(deadline=None, max_examples=60)
+@given(seeds, party_counts, st.sampled_from([1, 64, 65, 130]), st.booleans(), st.integers(1, 61))
+def test_select_truncated_with_a_carry_is_exact(seed, parties, n, invert, f):
+    rng, table, offset = np.random.default_rng(seed), Table(parties, seed), 1 << (f - 1)
+    x, (b, packed) = ring(rng, n, **IN_RANGE).clamp(max=(1 << 62) - 1 - offset), bits(rng, n)
+    (forms, lam), attrs = table.mask(x), {"invert": invert, "bits": f, "offset": offset}
+    operands = [table.mask_bits(packed), (forms, lam), table.mask_bits(carry(table, x, lam, f, offset))]
+    made = total(table.gate("select_truncated", attrs, operands, (n,)))
+    assert torch.equal(made, (1 - b if invert else b) * floor(x + offset, f))
+
+
 @settings(deadline=None, max_examples=30)
 @given(seeds, party_counts, st.sampled_from([(1,), (5, 13), (64,), (2, 65)]), st.booleans())
 def test_bit_to_ring(seed, parties, shape, invert):
@@ -275,45 +303,56 @@ def unpack(planes: torch.Tensor, n: int) -> torch.Tensor:
 
 
 @settings(deadline=None, max_examples=40)
-@given(seeds, party_counts, st.integers(0, 63))
-def test_top_bit(seed, parties, bit):
-    x, table = ring(np.random.default_rng(seed), 70), Table(parties, seed)
-    forms, lam = table.mask(x)
-    made = xor(table.gate("top_bit", {"bit": bit}, [(forms, lam)], (1, 2)))
-    assert torch.equal(unpack(made, 70)[0].long(), (((x + lam) >> bit) ^ (lam >> bit)) & 1)
+@given(seeds, party_counts, st.lists(st.integers(0, 63), min_size=1, max_size=3), st.sampled_from([0, 1, 1 << 15, 1 << 61]))
+def test_top_bit(seed, parties, at, offset):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    operands = [table.mask(ring(rng, size)) for size in (70, 1, 64)[: len(at)]]
+    counts = [words(lam.numel()) for _, lam in operands]
+    attrs = {"bit": at, "offset": [offset] * len(at)}
+    made = xor(table.gate("top_bit", attrs, operands, (1, sum(counts)))).split(counts, dim=1)
+    for plane, bit, (forms, lam) in zip(made, at, operands, strict=True):
+        clear = (((forms[0].m + offset) >> bit) ^ (lam >> bit)) & 1
+        assert torch.equal(unpack(plane, lam.numel())[0].long(), clear)
 
 
 @settings(deadline=None, max_examples=40)
-@given(seeds, party_counts, st.integers(0, 30), st.integers(1, 33))
-def test_digits(seed, parties, shift, low_bits):
-    x, table = ring(np.random.default_rng(seed), 70), Table(parties, seed)
-    forms, lam = table.mask(x)
-    digits = digit_count(low_bits)
-    attrs = {"shift": shift, "low_bits": low_bits}
-    made = unpack(xor(table.gate("digits", attrs, [(forms, lam)], (leaf_planes(digits), 2))), 70).long()
-    clear = []
-    for start in range(0, low_bits, 4):
-        size = min(4, low_bits - start)
-        a, d = (((v >> (shift + start)) & ((1 << size) - 1)) for v in (x + lam, lam))
-        clear += [a < d, a == d]
-    assert torch.equal(made, torch.stack([clear[0], *clear[2:]]).long())
+@given(
+    seeds, party_counts, st.lists(st.integers(-9, 30), min_size=1, max_size=3), st.integers(10, 33),
+    st.sampled_from([0, 1, 1 << 15, 1 << 61]),
+)  # fmt: skip
+def test_digits(seed, parties, shifts, low_bits, offset):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    operands = [table.mask(ring(rng, size)) for size in (70, 1, 64)[: len(shifts)]]
+    counts, digits = [words(lam.numel()) for _, lam in operands], digit_count(low_bits)
+    attrs = {"shift": shifts, "low_bits": low_bits, "offset": [offset] * len(shifts)}
+    made = xor(table.gate("digits", attrs, operands, (leaf_planes(digits), sum(counts)))).split(counts, dim=1)
+    for planes, shift, (forms, lam) in zip(made, shifts, operands, strict=True):
+        clear = []
+        for start in range(0, low_bits, 4):
+            keep, by = (1 << min(4, low_bits - start)) - 1, shift + start
+            a, d = ((v >> by if by >= 0 else v << -by) & keep for v in (forms[0].m + offset, lam))
+            clear += [a < d, a == d]
+        assert torch.equal(unpack(planes, lam.numel()).long(), torch.stack([clear[0], *clear[2:]]).long())
 
 
 @settings(deadline=None, max_examples=60)
-@given(seeds, party_counts, st.integers(2, 16))
-def test_combine(seed, parties, digits):
+@given(seeds, party_counts, st.integers(2, 16), st.integers(0, 15))
+def test_combine(seed, parties, digits, apart):
+    apart = min(apart, digits - 1) if apart > 1 and digits > 2 else 0  # one digit apart is at its end
     rng, n, table = np.random.default_rng(seed), 70, Table(parties, seed)
     rows = [bits(rng, n) for _ in range(leaf_planes(digits))]
     lt = [rows[0][0]] + [rows[2 * d - 1][0] for d in range(1, digits)]
     eq = [torch.zeros_like(lt[0])] + [rows[2 * d][0] for d in range(1, digits)]
-    layout, clear = groups(digits), []
+    layout, clear = groups(digits, apart), []
+    assert sum(count for _, count in layout) == digits and apart in [0, *(start for start, _ in layout)]
     for start, count in layout:
         less, same = lt[start], eq[start]
         for d in range(start + 1, start + count):
             less, same = lt[d] ^ (eq[d] & less), eq[d] & same
         clear += [less] if start == 0 else [less, same]
     packed = torch.cat([plane for _, plane in rows])
-    made = xor(table.gate("combine", {"digits": digits}, [table.mask_bits(packed)], (leaf_planes(len(layout)), 2)))
+    attrs = {"digits": digits, "apart": apart}
+    made = xor(table.gate("combine", attrs, [table.mask_bits(packed)], (leaf_planes(len(layout)), 2)))
     assert torch.equal(unpack(made, n).long(), torch.stack(clear))
 
 
@@ -334,13 +373,13 @@ def negative(table: Table, x: torch.Tensor, shift: int, low_bits: int) -> torch.
     """The whole comparison as a program runs it: digits, layers, top bit; 1 where x looks negative."""
     n, masked = x.numel(), table.mask(x)
     digits, count = digit_count(low_bits), words(x.numel())
-    attrs = {"shift": shift, "low_bits": low_bits}
+    attrs = {"shift": [shift], "low_bits": low_bits, "offset": [0]}
     shares = table.gate("digits", attrs, [masked], (leaf_planes(digits), count))
     while digits > 1:
         opened = table.mask_bits(xor(shares))
         shape = (leaf_planes(len(groups(digits))), count)
         shares, digits = table.gate("combine", {"digits": digits}, [opened], shape), len(groups(digits))
-    top = table.gate("top_bit", {"bit": shift + low_bits}, [masked], (1, count))
+    top = table.gate("top_bit", {"bit": [shift + low_bits], "offset": [0]}, [masked], (1, count))
     return kernels.unpack_bits((xor(shares) ^ xor(top))[0], n).long()
 
 
@@ -362,6 +401,7 @@ def test_sign(parties, width):
 # --- what a single party sees -----------------------------------------------------------------------------------
 
 COUNT = 1 << 12
+FORMS = (*sorted(GATES), "truncate, exact", "select_truncated, exact")
 SIGMAS = 6.0
 
 
@@ -382,10 +422,14 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
         return table.gate(name, {"kind": "mul", "attrs": {}}, [table.mask(x), table.mask(x, by=0)], n)
     if name in ("square", "truncate"):
         return table.gate(name, {"bits": 16}, [table.mask(x)], n)
+    if name == "truncate, exact":
+        carried = table.mask_bits(torch.full((1, words(COUNT)), -bit))
+        return table.gate("truncate", {"bits": 16, "offset": 1 << 15}, [table.mask(x), carried], n)
     if name == "digits":
-        return table.gate(name, {"shift": 0, "low_bits": 31}, [table.mask(x)], (leaf_planes(8), words(COUNT)))
+        attrs = {"shift": [0], "low_bits": 31, "offset": [0]}
+        return table.gate(name, attrs, [table.mask(x)], (leaf_planes(8), words(COUNT)))
     if name == "top_bit":
-        return table.gate(name, {"bit": 31}, [table.mask(x)], (1, words(COUNT)))
+        return table.gate(name, {"bit": [31], "offset": [0]}, [table.mask(x)], (1, words(COUNT)))
     if name == "combine":
         return table.gate(name, {"digits": 8}, [table.mask_bits(planes(leaf_planes(8)))], (leaf_planes(2), COUNT))
     if name in ("lookup", "lookup_shared"):
@@ -401,12 +445,16 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     b = table.mask_bits(torch.full((1, words(COUNT)), -bit))
     if name == "bit_to_ring":
         return table.gate(name, {"invert": False, "shape": [COUNT]}, [b], n)
-    return table.gate(name, {"invert": False, "bits": 16}, [b, table.mask(x)], n)
+    attrs = {"invert": False, "bits": 16, "offset": 1 << 15}
+    if name == "select_truncated, exact":
+        carried = table.mask_bits(torch.full((1, words(COUNT)), bit - 1))
+        return table.gate("select_truncated", attrs, [b, table.mask(x), carried], n)
+    return table.gate(name, attrs, [b, table.mask(x)], n)
 
 
 @pytest.mark.parametrize(
-    "name, parties", [(name, n) for name in sorted(GATES) for n in PARTIES if (name, n) != ("lookup", 3)]
-)  # fmt: skip
+    "name, parties", [(name, n) for name in FORMS for n in PARTIES if (name, n) != ("lookup", 3)]
+)
 @pytest.mark.parametrize("value, bit", [(0, 0), (12345, 1), (-1, 1)])
 def test_a_share_does_not_depend_on_the_secret(name, parties, value, bit):
     shares = _gate_run(name, parties, 1 + value % 7, value, bit)

@@ -346,13 +346,16 @@ def test_packing(variant, seed, n, bit):
         assert torch.equal(kernels.unpack_bits(kernels.msb_plane(x, bit), n), bits)
 
 
-bit_ranges = st.sampled_from(((63, 0), (31, 0), (1, 0), (4, 0), (6, 3), (13, 16), (1, 63), (64, 0), (47, 16), (15, 1)))
+bit_ranges = st.sampled_from(
+    ((63, 0), (31, 0), (1, 0), (4, 0), (6, 3), (13, 16), (1, 63), (64, 0), (47, 16), (15, 1), (66, -3), (16, -4), (65, -63))
+)
+offsets = st.sampled_from((0, 1, 1 << 15, (1 << 62) - 1))
 
 
 @pytest.mark.parametrize("variant", EVERY)
-@given(seeds, sizes, bit_ranges)
-@settings(max_examples=30, deadline=None)
-def test_leaves_compare_digits(variant, seed, n, bits):
+@given(seeds, sizes, bit_ranges, offsets)
+@settings(max_examples=40, deadline=None)
+def test_leaves_compare_digits(variant, seed, n, bits, offset):
     low_bits, shift = bits
     g = np.random.default_rng(seed)
     lam = ring(g, n)
@@ -360,9 +363,10 @@ def test_leaves_compare_digits(variant, seed, n, bits):
     with kernels.use(variant):
         therm = kernels.thermometer(lam, low_bits, shift)
         assert torch.equal(therm, twins.thermometer(lam, low_bits, shift))
-        parts = [kernels.leaves(m, t, low_bits, shift) for t in shares(g, therm, 3, xor=True)]
+        parts = [kernels.leaves(m, t, low_bits, shift, offset) for t in shares(g, therm, 3, xor=True)]
     seen = iter(valid(total(parts, xor=True), n).bool())
-    low = [[(v >> shift) % (1 << low_bits) for v in unsigned(t)] for t in (m, lam)]
+    seen_from = lambda v: (v >> shift if shift >= 0 else v << -shift) % (1 << low_bits)
+    low = [[seen_from(v) for v in unsigned(t)] for t in (m + offset, lam)]
     for d in range((low_bits + 3) // 4):
         mine, mask = ([(v >> (4 * d)) & 15 for v in row] for row in low)
         assert next(seen).tolist() == [a < b for a, b in zip(mine, mask, strict=True)]
@@ -492,14 +496,17 @@ def test_elementwise_kernels_equal_their_twins(variant, first, seed, n, f):
     g = np.random.default_rng(seed)
     m, a, k, b, ba, bk = (ring(g, n) for _ in range(6))
     k, bk = k.to(twins.wrap_dtype(f)), bk.to(twins.wrap_dtype(f))
-    plane = words(g, n)
+    plane, other = words(g, n), words(g, n)
     calls = [
         ("deal_truncation", (m, f)),
         ("truncate", (m, a, k, f, first)),
+        ("truncate", (m, a, k, f, first, 1 << (f - 1), other, b)),
+        ("msb_plane", (m, 63, 1 << (f - 1))),
         ("bit_times", (plane, m, n)),
         ("select", (plane, m, a, b, ba, first)),
         ("select", (plane, m, None, b, ba, first)),
         ("select_truncated", (plane, m, a, k, b, ba, bk, f, first)),
+        ("select_truncated", (plane, m, a, k, b, ba, bk, f, first, 1 << (f - 1), other, a, ba)),
         ("bit_to_ring", (plane, b, first)),
         ("decode", (m, 16)),
         ("encode", ((m >> 16).double() / 2**20, 13)),

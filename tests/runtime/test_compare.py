@@ -89,7 +89,8 @@ def test_a_sound_model_drifts_little_in_every_layer(name):
     assert drifts["inputs"] is None
     assert drifts["3 Linear"] is None, "its values are those of the norm that is folded into it"
     assert all(drifts[layer] is not None for layer in [*wanted[:3], *wanted[4:], "outputs"])
-    assert max(row.fixed_drift or 0 for row in found.rows) > 0 < max(row.secure_drift or 0 for row in found.rows)
+    assert max(row.fixed_drift or 0 for row in found.rows) > 0
+    assert all(not row.secure_drift for row in found.rows), "with exact rounding the parties hold what fixed point says"
     assert row(found, "7 Softmax").largest == pytest.approx(classifier()(x).max().item(), abs=1e-5)
 
 

@@ -46,7 +46,7 @@ def test_every_run_is_written_at_every_party(world, program, tools, tmp_path: Pa
     assert {line["session"] for lines in found.values() for line in lines} == {found["bank"][0]["session"]}
     for path in paths.values():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert "731" not in path.read_text()
+        assert "731.4" not in path.read_text()
 
 
 def test_a_ledger_that_cannot_be_written_stops_a_party_before_it_connects(world, program, tmp_path: Path, monkeypatch) -> None:

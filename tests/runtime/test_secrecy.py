@@ -20,7 +20,7 @@ from protocols.errors import PeerAborted, SecureModelError
 from protocols.fixedpoint import encode
 from protocols.prg import Stream
 from securemodel.runtime import remote
-from securemodel.runtime.session import Epochs, batches
+from securemodel.runtime.session import Epochs
 from securemodel.runtime.store import prepare
 
 SENTINEL = 731.40625  # exact in fixed point, in floats and in decimals
@@ -166,11 +166,32 @@ def test_the_parts_of_a_sum_are_not_shown_between_processes(worlds) -> None:
 # What fills up a batch, and numbers that must not repeat.
 
 
-def test_a_batch_is_filled_with_a_row_that_is_there_anyway(tools) -> None:
-    x = tools.rows(5)
-    parts = list(batches([x, None], [(3, 4), (3, 4)], 5))
-    assert [(rows.now, rows.left) for _, rows in parts] == [(3, 2), (2, 0)]
-    assert torch.equal(parts[1][0][0], x[[3, 4, 4]])
+@pytest.mark.parametrize("parties", [("bank", "hospital"), ("bank", "helper", "hospital")])
+def test_rows_that_fill_a_batch_up_are_zeros_whose_results_nobody_gets(parties) -> None:
+    """What the receiver puts together for them is zero, and not what the weights make of a row."""
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.ones_(model.bias)
+    program = securemodel.compile(
+        model, torch.zeros(3, 2), weights="bank", inputs="hospital", outputs="hospital", parties=parties
+    )
+    given, got = [], []
+    with securemodel.local(program) as made:
+        for party in made._parties.values():
+            opened = party._opened
+
+            def noted(node: Any, kept: Any, parts: Any, outputs: Any, opened=opened) -> Any:
+                value = opened(node, kept, parts, outputs)
+                if node.op == "reveal" and outputs[0] is not None:
+                    got.append(outputs[0])
+                return value
+
+            encoded = party.clear.encoded
+            party.clear.encoded = lambda node, encoded=encoded: given.append(encoded(node)) or given[-1]
+            party._opened = noted
+        x = torch.ones(5, 2)
+        assert torch.allclose(made.run(x), model(x), atol=2.0**-12)
+    assert got[-1].shape == (3, 1) and got[-1][2].item() == 0.0 and got[-1][:2].abs().min() > 0
+    assert not given[-1][2].any() and given[-1][:2].all()
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.sampled_from([0, 2**20 - 3, 2**32 - 3]))
@@ -215,10 +236,10 @@ def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch, sta
     opened: list[tuple[str, int, int]] = []
     outgoing = remote.OnlineParty._outgoing
 
-    def noted(self: Any, node: Any, env: dict, take: Any, epoch: int) -> Any:
+    def noted(self: Any, node: Any, env: dict, take: Any, epoch: int, rows: Any) -> Any:
         if node.op in ("input", "mask", "mask_bits"):
             opened.append((self.me, epoch, node.id))
-        return outgoing(self, node, env, take, epoch)
+        return outgoing(self, node, env, take, epoch, rows)
 
     monkeypatch.setattr(remote.OnlineParty, "_outgoing", noted)
 

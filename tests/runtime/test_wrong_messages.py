@@ -102,7 +102,7 @@ def test_a_party_asks_the_dealer_for_what_it_may_not_have(world, program, tools,
 
 
 HEADER = (
-    'secure-program 1 {"frac_bits":16,"input_shapes":[[2,4]],"inputs":["hospital"],"outputs":["hospital"],'
+    'secure-program 2 {"frac_bits":16,"input_shapes":[[2,4]],"inputs":["hospital"],"outputs":["hospital"],'
     '"parties":["bank","hospital"],"weights":"bank","width":64}\n'
 )
 GARBAGE = {
@@ -110,7 +110,7 @@ GARBAGE = {
     "not text": "\udcff",
     "not a program": "hello",
     "cut": HEADER[:60],
-    "nested": "secure-program 1 " + "[" * 100_000,
+    "nested": "secure-program 2 " + "[" * 100_000,
     "other parties": HEADER.replace("bank", "bonk"),
     "parties twice": HEADER.replace('"parties":["bank","hospital"]', '"parties":["bank","hospital","bank"]'),
     "parties of another kind": HEADER.replace('"parties":["bank","hospital"]', '"parties":[["bank"],{"hospital":1}]'),

@@ -157,14 +157,15 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("unpack_bits", [](Address out, Address bits, i64 n) {
     unpack_bits(at<u8>(out), words(bits), n);
   }, free_running);
-  m.def("bit_plane", [](Address out, Address x, i64 n, int bit) {
-    bit_plane(words(out), words(x), n, bit);
+  m.def("bit_plane", [](Address out, Address x, i64 n, int bit, u64 offset) {
+    bit_plane(words(out), words(x), n, bit, offset);
   }, free_running);
   m.def("thermometer", [](Address out, Address lam, i64 n, int low_bits, int shift, int threads) {
     thermometer(at<u16>(out), words(lam), n, low_bits, shift, threads);
   }, free_running);
-  m.def("leaves", [](Address out, Address x, Address therm, i64 n, int low_bits, int shift, int threads) {
-    leaves(words(out), words(x), at<u16>(therm), n, low_bits, shift, threads);
+  m.def("leaves", [](Address out, Address x, Address therm, i64 n, int low_bits, int shift, u64 offset,
+                     int threads) {
+    leaves(words(out), words(x), at<u16>(therm), n, low_bits, shift, offset, threads);
   }, free_running);
   m.def("monomials", [](Address out, Address masks, i64 count, int k, bool with_eq) {
     monomials(words(out), words(masks), count, k, with_eq);
@@ -177,10 +178,10 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("deal_truncation", [](Address a, Address k, int wrap_bytes, Address lam, i64 n, int f, int threads) {
     with_width(wrap_bytes, k, [=](auto* narrow) { deal_truncation(words(a), narrow, words(lam), n, f, threads); });
   }, free_running);
-  m.def("truncate", [](Address out, Address x, Address a, Address k, int wrap_bytes, i64 n, int f, bool first,
-                       int threads) {
+  m.def("truncate", [](Address out, Address x, Address a, Address k, int wrap_bytes, Address chat, Address gamma, i64 n,
+                       int f, u64 offset, bool first, int threads) {
     with_width(wrap_bytes, k, [=](auto* narrow) {
-      truncate(words(out), words(x), words(a), narrow, n, f, first, threads);
+      truncate(words(out), words(x), words(a), narrow, words(chat), words(gamma), n, f, offset, first, threads);
     });
   }, free_running);
   m.def("bit_times", [](Address out, Address bits, Address v, i64 n, int threads) {
@@ -191,10 +192,12 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
     select(words(out), words(bhat), words(x), words(lam), words(beta), words(beta_lam), n, first, threads);
   }, free_running);
   m.def("select_truncated", [](Address out, Address bhat, Address x, Address a, Address k, Address b, Address ba,
-                               Address bk, int wrap_bytes, i64 n, int f, bool first, int threads) {
+                               Address bk, int wrap_bytes, Address chat, Address gamma, Address bgamma, i64 n, int f,
+                               u64 offset, bool first, int threads) {
     with_width(wrap_bytes, k, [=](auto* narrow) {
       select_truncated(words(out), words(bhat), words(x), words(a), narrow, words(b), words(ba),
-                       at<std::remove_reference_t<decltype(*narrow)>>(bk), n, f, first, threads);
+                       at<std::remove_reference_t<decltype(*narrow)>>(bk), words(chat), words(gamma), words(bgamma), n, f,
+                       offset, first, threads);
     });
   }, free_running);
   m.def("bit_to_ring", [](Address out, Address bhat, Address beta, i64 n, bool first, int threads) {

@@ -52,36 +52,43 @@ inline void unpack_bits(u8* out, const u64* words, i64 n) {
   }
 }
 
-// The plane word of bit `bit` of x[0 .. count).
-inline u64 bit_word(const u64* x, i64 count, int bit) {
+// The plane word of bit `bit` of x[0 .. count) + offset.
+inline u64 bit_word(const u64* x, i64 count, int bit, u64 offset) {
   u64 word = 0;
 #if defined(__AVX512DQ__)
   if (count == 64) {
     const __m128i up = _mm_cvtsi32_si128(63 - bit);
+    const __m512i added = _mm512_set1_epi64(static_cast<i64>(offset));
     for (int v = 0; v < 8; ++v) {
-      word |= u64(_mm512_movepi64_mask(_mm512_sll_epi64(_mm512_loadu_si512(x + 8 * v), up))) << (8 * v);
+      const __m512i lanes = _mm512_add_epi64(_mm512_loadu_si512(x + 8 * v), added);
+      word |= u64(_mm512_movepi64_mask(_mm512_sll_epi64(lanes, up))) << (8 * v);
     }
     return word;
   }
 #elif defined(__AVX2__)
   if (count == 64) {
     const __m128i up = _mm_cvtsi32_si128(63 - bit);
+    const __m256i added = _mm256_set1_epi64x(static_cast<i64>(offset));
     for (int v = 0; v < 16; ++v) {
-      const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 4 * v));
+      const __m256i lanes = _mm256_add_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 4 * v)), added);
       word |= u64(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_sll_epi64(lanes, up)))) << (4 * v);
     }
     return word;
   }
 #endif
-  for (i64 e = 0; e < count; ++e) word |= ((x[e] >> bit) & 1) << e;
+  for (i64 e = 0; e < count; ++e) word |= (((x[e] + offset) >> bit) & 1) << e;
   return word;
 }
 
-inline void bit_plane(u64* out, const u64* x, i64 n, int bit) {
-  for (i64 w = 0; w < words_for(n); ++w) out[w] = bit_word(x + 64 * w, std::min<i64>(64, n - 64 * w), bit);
+inline void bit_plane(u64* out, const u64* x, i64 n, int bit, u64 offset) {
+  for (i64 w = 0; w < words_for(n); ++w) out[w] = bit_word(x + 64 * w, std::min<i64>(64, n - 64 * w), bit, offset);
 }
 
 // --- digits -------------------------------------------------------------------------------------------------
+//
+// Digit d is bits shift + 4 d and up; a negative shift makes the lowest digits short or empty.
+
+inline u64 moved(u64 x, int by) { return by < 0 ? x << -by : x >> by; }
 
 inline u64 digit_mask(int digit, int low_bits) { return (u64(1) << std::min(4, low_bits - 4 * digit)) - 1; }
 
@@ -91,10 +98,14 @@ struct SixteenBits {
   __m512i low, high;
 };
 
-inline SixteenBits sixteen_bits(const u64* m, int by) {
-  const __m128i shift = _mm_cvtsi32_si128(by);
+inline SixteenBits sixteen_bits(const u64* m, int by, u64 offset) {
+  const __m128i left = _mm_cvtsi32_si128(by < 0 ? -by : 0), right = _mm_cvtsi32_si128(by < 0 ? 0 : by);
+  const __m512i added = _mm512_set1_epi64(static_cast<i64>(offset));
   __m128i part[8];
-  for (int v = 0; v < 8; ++v) part[v] = _mm512_cvtepi64_epi16(_mm512_srl_epi64(_mm512_loadu_si512(m + 8 * v), shift));
+  for (int v = 0; v < 8; ++v) {
+    const __m512i lanes = _mm512_add_epi64(_mm512_loadu_si512(m + 8 * v), added);
+    part[v] = _mm512_cvtepi64_epi16(_mm512_srl_epi64(_mm512_sll_epi64(lanes, left), right));
+  }
   const auto join = [](const __m128i* p) {
     const __m256i a = _mm256_inserti128_si256(_mm256_castsi128_si256(p[0]), p[1], 1);
     const __m256i b = _mm256_inserti128_si256(_mm256_castsi128_si256(p[2]), p[3], 1);
@@ -115,7 +126,7 @@ inline void thermometer(u16* out, const u64* lam, i64 n, int low_bits, int shift
 #if defined(__AVX512BW__)
       for (int first = 0; first < digits; first += 4) {
         for (e = e0; e + 64 <= e1; e += 64) {
-          const SixteenBits four = sixteen_bits(lam + e, shift + 4 * first);
+          const SixteenBits four = sixteen_bits(lam + e, shift + 4 * first, 0);
           for (int d = first; d < std::min(digits, first + 4); ++d) {
             const __m128i by = _mm_cvtsi32_si128(4 * (d - first));
             const __m512i keep = _mm512_set1_epi16(static_cast<short>(digit_mask(d, low_bits)));
@@ -133,7 +144,7 @@ inline void thermometer(u16* out, const u64* lam, i64 n, int low_bits, int shift
         const int by = shift + 4 * d;
         const u32 mask = static_cast<u32>(digit_mask(d, low_bits));
         u16* to = out + d * n;
-        for (i64 t = e; t < e1; ++t) to[t] = static_cast<u16>((2u << (static_cast<u32>(lam[t] >> by) & mask)) - 1);
+        for (i64 t = e; t < e1; ++t) to[t] = static_cast<u16>((2u << (static_cast<u32>(moved(lam[t], by)) & mask)) - 1);
       }
     }
   });
@@ -157,23 +168,24 @@ inline LeafWords leaf_words(const SixteenBits& m, const u16* therm, int by, u64 
 }
 #endif
 
-inline LeafWords leaf_words(const u64* m, const u16* therm, i64 count, int by, u64 mask) {
+inline LeafWords leaf_words(const u64* m, const u16* therm, i64 count, int by, u64 mask, u64 offset) {
   LeafWords words{0, 0};
   for (i64 e = 0; e < count; ++e) {
-    const u64 seen = u64(therm[e]) >> ((m[e] >> by) & mask);
+    const u64 seen = u64(therm[e]) >> (moved(m[e] + offset, by) & mask);
     words.at_least |= (seen & 1) << e;
     words.less |= ((seen >> 1) & 1) << e;
   }
   return words;
 }
 
-// Planes lt0, lt1, eq1, lt2, eq2, ...: bits a + 1 and a of the thermometer word at the digit a of m.
-inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits, int shift, int threads) {
+// Planes lt0, lt1, eq1, lt2, eq2, ...: bits a + 1 and a of the thermometer word at the digit a of m + offset.
+inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits, int shift, u64 offset,
+                   int threads) {
   constexpr i64 kBlock = 8;  // words gathered per plane, so that planes are written by whole cache lines
   const int digits = (low_bits + 3) / 4;
   const i64 total = words_for(n);
   parallel(total, kBlock, threads_for(n * digits, 4 * kBitWorkPerMillisecond, threads), [&](i64 begin, i64 end) {
-    u64 less[16][kBlock], equal[16][kBlock];
+    u64 less[17][kBlock], equal[17][kBlock];
     for (i64 w0 = begin; w0 < end; w0 += kBlock) {
       const i64 block = std::min(kBlock, end - w0);
       for (i64 w = 0; w < block; ++w) {
@@ -185,7 +197,7 @@ inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits
 #if defined(__AVX512BW__)
         if (count == 64) {
           for (int first = 0; first < digits; first += 4) {
-            const SixteenBits four = sixteen_bits(m + e, shift + 4 * first);
+            const SixteenBits four = sixteen_bits(m + e, shift + 4 * first, offset);
             for (int d = first; d < std::min(digits, first + 4); ++d) {
               keep(d, leaf_words(four, therm + d * n + e, 4 * (d - first), digit_mask(d, low_bits)));
             }
@@ -194,7 +206,7 @@ inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits
         }
 #endif
         for (int d = 0; d < digits; ++d) {
-          keep(d, leaf_words(m + e, therm + d * n + e, count, shift + 4 * d, digit_mask(d, low_bits)));
+          keep(d, leaf_words(m + e, therm + d * n + e, count, shift + 4 * d, digit_mask(d, low_bits), offset));
         }
       }
       for (int d = 0; d < digits; ++d) {

@@ -26,13 +26,14 @@ inline __attribute__((always_inline)) void with_bits(const u64* words, i64 begin
   for (; e < end; ++e) body(e, (words[e / 64] >> (e % 64)) & 1);
 }
 
-// What everybody knows of x >> f: m' >> f - 2^(62-f), and whether the top bit of m' is clear, for m' = m + 2^62.
+// What everybody knows of (x + offset) >> f: m' >> f - 2^(62-f), and whether the top bit of m' is clear, for
+// m' = m + offset + 2^62.
 struct Shifted {
   u64 value, clear;
 };
 
-inline __attribute__((always_inline)) Shifted shifted(u64 m, int f) {
-  const u64 raised = m + (u64(1) << 62);
+inline __attribute__((always_inline)) Shifted shifted(u64 m, int f, u64 offset) {
+  const u64 raised = m + offset + (u64(1) << 62);
   return {(raised >> f) - (u64(1) << (62 - f)), (raised >> 63) ^ 1};
 }
 
@@ -54,14 +55,21 @@ inline void deal_truncation(u64* __restrict a, Narrow* __restrict k, const u64* 
   });
 }
 
+// The carry of the low bits is a masked bit, chat ^ gamma; without it (chat null) the result may be one too high.
 template <class Narrow>
 inline void truncate(u64* __restrict out, const u64* __restrict m, const u64* __restrict a, const Narrow* __restrict k,
-                     i64 n, int f, bool first, int threads) {
+                     const u64* __restrict chat, const u64* __restrict gamma, i64 n, int f, u64 offset, bool first,
+                     int threads) {
   over(n, threads, [=](i64 begin, i64 end) {
     const u64 mine = first ? ~u64(0) : u64(0);
-    for (i64 e = begin; e < end; ++e) {
-      const Shifted p = shifted(m[e], f);
-      out[e] = (p.value & mine) - a[e] + when(p.clear, static_cast<u64>(k[e]) << (64 - f));
+    const auto share = [=](i64 e, u64 carry) {
+      const Shifted p = shifted(m[e], f, offset);
+      return ((p.value - carry) & mine) - a[e] + when(p.clear, static_cast<u64>(k[e]) << (64 - f));
+    };
+    if (chat == nullptr) {
+      for (i64 e = begin; e < end; ++e) out[e] = share(e, 0);
+    } else {
+      with_bits(chat, begin, end, [=](i64 e, u64 carry) { out[e] = share(e, carry) - negate_if(carry, gamma[e]); });
     }
   });
 }
@@ -92,18 +100,29 @@ inline void select(u64* __restrict out, const u64* __restrict bhat, const u64* _
   });
 }
 
+// b ((x + offset) >> f), with the carry of `truncate` and bgamma a share of beta * gamma.
 template <class Narrow>
 inline void select_truncated(u64* __restrict out, const u64* __restrict bhat, const u64* __restrict m,
                              const u64* __restrict a, const Narrow* __restrict k, const u64* __restrict b,
-                             const u64* __restrict ba, const Narrow* __restrict bk, i64 n, int f, bool first,
-                             int threads) {
+                             const u64* __restrict ba, const Narrow* __restrict bk, const u64* __restrict chat,
+                             const u64* __restrict gamma, const u64* __restrict bgamma, i64 n, int f, u64 offset,
+                             bool first, int threads) {
   over(n, threads, [=](i64 begin, i64 end) {
     const u64 mine = first ? ~u64(0) : u64(0);
+    const auto share = [=](i64 e, u64 bit, u64 carry, u64 dealt, u64 selected) {
+      Shifted p = shifted(m[e], f, offset);
+      p.value -= carry;
+      const u64 own = (p.value & mine) - a[e] + when(p.clear, static_cast<u64>(k[e]) << (64 - f)) - dealt;
+      const u64 other = p.value * b[e] - ba[e] + when(p.clear, static_cast<u64>(bk[e]) << (64 - f)) - selected;
+      return when(bit, own) + negate_if(bit, other);
+    };
+    if (chat == nullptr) {
+      with_bits(bhat, begin, end, [=](i64 e, u64 bit) { out[e] = share(e, bit, 0, 0, 0); });
+      return;
+    }
     with_bits(bhat, begin, end, [=](i64 e, u64 bit) {
-      const Shifted p = shifted(m[e], f);
-      const u64 own = (p.value & mine) - a[e] + when(p.clear, static_cast<u64>(k[e]) << (64 - f));
-      const u64 other = p.value * b[e] - ba[e] + when(p.clear, static_cast<u64>(bk[e]) << (64 - f));
-      out[e] = when(bit, own) + negate_if(bit, other);
+      const u64 carry = (chat[e / 64] >> (e % 64)) & 1;
+      out[e] = share(e, bit, carry, negate_if(carry, gamma[e]), negate_if(carry, bgamma[e]));
     });
   });
 }

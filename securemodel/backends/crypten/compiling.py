@@ -15,7 +15,7 @@ from securemodel.backends.crypten.operators.arithmetic import FORBIDDEN
 from securemodel.backends.crypten.program import CryptenProgram, trust
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
 from securemodel.compiler.capture import Captured, Examples
-from securemodel.compiler.ir import Graph, Header
+from securemodel.compiler.ir import Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.postprocess import Reveal
@@ -117,10 +117,13 @@ SPECIAL: dict[Any, Callable] = {
 """Operators of which an owner computes a part before it is shared."""
 
 
-def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64) -> Lowered:
+def lower(
+    captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64,
+    rounding: Rounding = "fast",
+) -> Lowered:  # fmt: skip
     """Records every operator; collects what CrypTen lacks instead of stopping at the first."""
     calls = Calls()
-    lowered = lower_model(captured, weights, owners, frac_bits, calls)
+    lowered = lower_model(captured, weights, owners, frac_bits, calls, rounding=rounding)
     if not lowered.problems:
         outputs = tuple(calls.share(lowered.builder, v) for v in lowered.outputs)
         lowered = replace(lowered, outputs=outputs)
@@ -141,6 +144,8 @@ def assemble(
     """
     if header.width != 64:
         raise CompileError(f"CrypTen compares numbers of 64 bits, not {header.width}: leave out width")
+    if header.rounding != "fast":
+        raise CompileError("CrypTen truncates shares and may be off by one at random: leave out rounding")
     graph = lowered.builder.graph
     for index, (value, to, dtype) in enumerate(zip(lowered.outputs, header.outputs, lowered.dtypes, strict=True)):
         graph.add("reveal", [value.id], value.shape, attrs={"index": index, "to": to, "dtype": dtype})

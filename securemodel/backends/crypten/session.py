@@ -95,7 +95,7 @@ class CryptenSession(Session):
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header, results, counted = self.program.header, [], []
         total = split_rows(inputs, self.program, [True] * len(header.inputs))
-        for part, rows in batches(inputs, header.input_shapes, total):
+        for part, rows in batches(inputs, self.program, total):
             results.append(self._run_batch(part, rows)[0])
             counted.append(rows)
         return joined(results, counted, self.program)

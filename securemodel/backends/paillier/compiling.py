@@ -21,7 +21,7 @@ from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.compiler import masked
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, values_in
 from securemodel.compiler.capture import Captured, Examples
-from securemodel.compiler.ir import Graph, Header
+from securemodel.compiler.ir import Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
@@ -133,7 +133,10 @@ def _each(arg: Any, change: Any) -> Any:
     return type(arg)(_each(a, change) for a in arg) if isinstance(arg, (list, tuple)) else arg
 
 
-def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64) -> Lowered:
+def lower(
+    captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64,
+    rounding: Rounding = "exact",
+) -> Lowered:  # fmt: skip
     """Splits every operator between the parties; a model that cannot be split is lowered for the masked engine.
 
     Collects what neither can do instead of stopping at the first.
@@ -142,7 +145,7 @@ def lower(captured: Captured, weights: Weights, owners: Sequence[str], frac_bits
     lowered = lower_model(captured, weights, owners, frac_bits, split, width)
     if not lowered.problems:
         return replace(lowered, outputs=tuple(split.show(lowered.builder, v) for v in lowered.outputs))
-    made = masked.lower(captured, weights, owners, frac_bits, width=width)
+    made = masked.lower(captured, weights, owners, frac_bits, width=width, rounding=rounding)
     return Deep(**vars(made))
 
 

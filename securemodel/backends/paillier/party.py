@@ -18,7 +18,6 @@ from securemodel.backends.paillier.program import PaillierProgram
 from securemodel.compiler.wire import START
 from securemodel.runtime.clear import ClearSide
 from securemodel.runtime.party import Message, Rows, Talk, check_runnable
-from securemodel.runtime.session import compiled_rows
 
 Inputs = Sequence[torch.Tensor | None]
 Walk = Generator[Talk, Message, tuple[list, Rows]]
@@ -196,7 +195,7 @@ class Server(Party):
             text = explain(f"party {self.peer!r} has other public inputs than {self.me!r}",
                            where="first message of a run", fix=fix)  # fmt: skip
             raise Mismatch(self.peer, text)
-        size = compiled_rows(self.program.header.input_shapes)
+        size = self.program.header.rows
         if not 0 < now <= size or (left and now < size):
             fix = "run the same version at both parties"
             text = explain(f"party {self.peer!r} announced {now} rows, and {left} to follow",

@@ -60,7 +60,7 @@ class LocalPaillierSession(Session):
     def _run(self, inputs: Inputs) -> list:
         header, results, counted = self.program.header, [], []
         total = split_rows(inputs, self.program, [True] * len(header.inputs))
-        for part, rows in batches(inputs, header.input_shapes, total):
+        for part, rows in batches(inputs, self.program, total):
             results.append(self._run_batch(part, rows)[0])
             counted.append(rows)
         return joined(results, counted, self.program)
@@ -146,7 +146,7 @@ class RemotePaillierSession(Session):
         mine = [owner in (self.me, "public") for owner in header.inputs]
         total, owned = split_rows(inputs, self.program, mine), _owned(inputs, header.inputs, self.me)
         if any(mine):
-            yield from batches(owned, header.input_shapes, total)
+            yield from batches(owned, self.program, total)
             return
         while not counted or counted[-1].left:
             yield owned, Rows()

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def _shifted(g: Builder, x: Value, dim: int) -> Value:
-    x = g.rescale(x)
+    x = x if g.exact else g.rescale(x)  # exact comparisons see all digits
     return g.sub(x, g.expand(largest(g, x, dim), x.shape))
 
 
@@ -59,20 +59,35 @@ def logsumexp(g: Builder, x, dim, keepdim=False):
     return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i != dim])
 
 
-def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> tuple[Value, Value]:
-    """(x minus its mean, variance) over axes; the axes stay with size one."""
+def deviations(g: Builder, x: Value, dims: list[int]) -> tuple[Value, Value, int]:
+    """(x minus its mean, the sum of the squares of that, how many they are) over axes, which stay with size one."""
     x = g.rescale(x)
     centered = g.sub(x, g.expand(g.rescale(mean(g, x, dims, True)), x.shape))
-    count = math.prod(x.shape[d] for d in dims)
     total = g.linear("sum", g.square(g.rescale(centered)), dims=dims, keepdim=True)
-    return centered, g.scale(total, 1.0 / (count - correction))
+    return centered, total, math.prod(x.shape[d] for d in dims)
+
+
+def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> Value:
+    """The variance over axes, which stay with size one."""
+    _, total, count = deviations(g, x, dims)
+    return g.scale(total, 1.0 / (count - correction))
 
 
 def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
     """(x - mean) / sqrt(variance + eps) over axes."""
-    centered, var = variance(g, x, dims)
-    inverse = rsqrt_of_few(g, g.offset(var, eps))
-    return g.mul(centered, g.expand(inverse, centered.shape))
+    centered, total, count = deviations(g, x, dims)
+    return g.mul(centered, g.expand(rsqrt_of_mean(g, total, count, eps), centered.shape))
+
+
+def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float) -> Value:
+    """(total / count + eps)^(-1/2).
+
+    Of the division by n = m 2^k, 1 <= m < 2, the power of two is free, and m is a factor of the result:
+    1 / sqrt(total / n + eps) = sqrt(m) / sqrt(total 2^-k + m eps).
+    """
+    exponent = count.bit_length() - 1
+    rest = count / 2**exponent
+    return rsqrt_of_few(g, g.offset(g.ldexp(total, -exponent), rest * eps), math.sqrt(rest))
 
 
 def affine(g: Builder, x: Value, weight, bias) -> Value:
@@ -84,14 +99,14 @@ def affine(g: Builder, x: Value, weight, bias) -> Value:
 
 @lowers(aten.native_layer_norm.default)
 def native_layer_norm(g: Builder, x, shape, weight, bias, eps):
-    """Layer normalization; variance + eps in [2^-20, 2^14)."""
+    """Layer normalization; variance + eps in [2^-20, 2^13)."""
     dims = list(range(x.ndim - len(shape), x.ndim))
     return (affine(g, normalized(g, x, dims, eps), weight, bias),)
 
 
 @lowers(aten.layer_norm.default)
 def layer_norm(g: Builder, x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
-    """Layer normalization; variance + eps in [2^-20, 2^14)."""
+    """Layer normalization; variance + eps in [2^-20, 2^13)."""
     return native_layer_norm(g, x, shape, weight, bias, eps)[0]
 
 
@@ -99,7 +114,7 @@ def layer_norm(g: Builder, x, shape, weight=None, bias=None, eps=1e-5, cudnn_ena
 def var(g: Builder, x, dim=None, correction=1, keepdim=False):
     """Variance over axes."""
     dims = list(range(x.ndim)) if not dim else [d % x.ndim for d in dim]
-    out = variance(g, x, dims, 1 if correction is None else correction)[1]
+    out = variance(g, x, dims, 1 if correction is None else correction)
     return out if keepdim else g.reshape(out, [s for i, s in enumerate(x.shape) if i not in dims])
 
 

@@ -11,8 +11,8 @@ from securemodel.compiler.lower.arithmetic import axes, mean, square, sum_
 from securemodel.compiler.lower.extremes import amin
 from securemodel.compiler.lower.layers import batch_norm, shaped
 from securemodel.compiler.lower.logic import nonzero
-from securemodel.compiler.lower.normalization import affine, amax, normalized, variance
-from securemodel.compiler.lower.positive import absolute, rsqrt_of_few, rsqrt_positive, sqrt
+from securemodel.compiler.lower.normalization import affine, amax, normalized, rsqrt_of_mean, variance
+from securemodel.compiler.lower.positive import absolute, rsqrt_positive, sqrt
 from securemodel.compiler.lower.powers import power
 from securemodel.compiler.lower.registry import lowers
 
@@ -28,14 +28,14 @@ def _channels(g: Builder, x: Value, weight, bias) -> Value:
 
 @lowers(aten.group_norm.default)
 def group_norm(g: Builder, x, groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
-    """Normalization of groups of channels; variance + eps in [2^-20, 2^14)."""
+    """Normalization of groups of channels; variance + eps in [2^-20, 2^13)."""
     grouped = g.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     return _channels(g, g.reshape(normalized(g, grouped, [2], eps), x.shape), weight, bias)
 
 
 @lowers(aten.instance_norm.default)
 def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, momentum, eps, cudnn_enabled):
-    """Normalization of each channel of each row; variance + eps in [2^-20, 2^14)."""
+    """Normalization of each channel of each row; variance + eps in [2^-20, 2^13)."""
     if not use_input_stats:
         return batch_norm(g, x, weight, bias, mean_, var, momentum, eps)[0]
     return _channels(g, normalized(g, x, list(range(2, x.ndim)), eps), weight, bias)
@@ -43,18 +43,18 @@ def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, mome
 
 @lowers(aten._native_batch_norm_legit.no_stats)
 def batch_norm_of_batch(g: Builder, x, weight, bias, training, momentum, eps):
-    """Normalization of each channel by the batch's own statistics; variance + eps in [2^-20, 2^14)."""
+    """Normalization of each channel by the batch's own statistics; variance + eps in [2^-20, 2^13)."""
     dims = [d for d in range(x.ndim) if d != 1]
     return (_channels(g, normalized(g, x, dims, eps), weight, bias),)
 
 
 @lowers(aten.rms_norm.default)
 def rms_norm(g: Builder, x, shape, weight=None, eps=None):
-    """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); mean + eps in [2^-20, 2^14)."""
+    """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); mean + eps in [2^-20, 2^13)."""
     dims = list(range(x.ndim - len(shape), x.ndim))
     x = g.rescale(x)
-    power_ = mean(g, g.square(x), dims, True)
-    inverse = rsqrt_of_few(g, g.offset(power_, torch.finfo(torch.float32).eps if eps is None else eps))
+    total, count = g.linear("sum", g.square(x), dims=dims, keepdim=True), math.prod(x.shape[d] for d in dims)
+    inverse = rsqrt_of_mean(g, total, count, torch.finfo(torch.float32).eps if eps is None else eps)
     return affine(g, g.mul(x, g.expand(inverse, x.shape)), weight, None)
 
 
@@ -62,7 +62,7 @@ def rms_norm(g: Builder, x, shape, weight=None, eps=None):
 def var_mean(g: Builder, x, dim=None, correction=1, keepdim=False):
     """Variance and mean over axes."""
     dims = axes(x, dim)
-    var = variance(g, x, dims, 1 if correction is None else correction)[1]
+    var = variance(g, x, dims, 1 if correction is None else correction)
     shape = var.shape if keepdim else [s for i, s in enumerate(x.shape) if i not in dims]
     return g.reshape(var, shape), mean(g, x, dims, keepdim)
 

@@ -14,9 +14,10 @@ from itertools import pairwise
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, table
+from securemodel.compiler.approximations import SMOOTH
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.smooth import spline
 
 aten = torch.ops.aten
 
@@ -59,9 +60,7 @@ def scaled(g: Builder, x: Value) -> Scaled:
 
 
 def _on_1_16(g: Builder, name: str, y: Value) -> Value:
-    fit = SMOOTH[name]
-    z = g.offset(g.rescale(y), 2.0**-fit.step_bits - fit.low)
-    return g.rescale(g.spline(z, [list(row) for row in table(name, g.frac_bits)], fit.step_bits))
+    return spline(g, SMOOTH[name], g.rescale(y))
 
 
 def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Sequence[tuple[float, float]]) -> Value:
@@ -70,14 +69,10 @@ def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Se
     x is below 2^14. f is looked up for all i at once, from one opening of x, while comparisons find out which one
     holds. So it takes few rounds, and many lookups: for few numbers.
     """
-    fit, out = SMOOTH[name], None
-    step, unit = 2.0**-fit.step_bits, 2 ** (3 * g.frac_bits)
+    out = None
     smaller = {i: g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0), 15 - 4 * i) for i in powers[1:]}
     for i, (factor, shift) in zip(powers, pieces, strict=True):
-        rows = [[round(c * factor) for c in row] for row in table(name, g.frac_bits)]
-        rows[0] = [c + round(shift * unit) for c in rows[0]]
-        y = g.offset(g.ldexp(x, -4 * i), step - fit.low)
-        value = g.rescale(g.spline(y, rows, fit.step_bits))
+        value = spline(g, SMOOTH[name], g.ldexp(x, -4 * i), factor, shift)
         if i == powers[0]:
             value = g.select(smaller[i + 1], value) if len(powers) > 1 else value
         elif i == powers[-1]:
@@ -93,11 +88,11 @@ def powers_of_16(count: int) -> range:
     return range(max(1, math.ceil(math.log2(max(count, 2)) / 4)))
 
 
-def rsqrt_of_few(g: Builder, x: Value) -> Value:
-    """x^(-1/2) for x in [2^-20, 2^14), which may have more than frac_bits fractional bits."""
+def rsqrt_of_few(g: Builder, x: Value, factor: float = 1.0) -> Value:
+    """factor x^(-1/2) for x in [2^-20, 2^14), which may have more than frac_bits fractional bits."""
     powers = range(-5, 4)
     g.domain(x, 2.0**-20, HIGHEST, "rsqrt")
-    return by_powers(g, "rsqrt_1_16", x, powers, [(4.0**-i, 0.0) for i in powers])
+    return by_powers(g, "rsqrt_1_16", x, powers, [(factor * 4.0**-i, 0.0) for i in powers])
 
 
 def reciprocal_positive(g: Builder, x: Value) -> Value:

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import Smooth, fitted
+from securemodel.compiler.approximations import Smooth
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.arithmetic import axes, square
@@ -27,7 +27,7 @@ from securemodel.compiler.lower.positive import (
     sqrt,
 )
 from securemodel.compiler.lower.registry import lowers
-from securemodel.compiler.lower.smooth import exp
+from securemodel.compiler.lower.smooth import exp, spline
 
 aten = torch.ops.aten
 
@@ -59,8 +59,7 @@ def root(g: Builder, x: Value, exponent: float) -> Value:
     g.domain(x, LOWEST, HIGHEST, "pow", or_zero=exponent > 0)
     parts, fit = scaled(g, x), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
-    z = g.offset(y, 2.0**-fit.step_bits - fit.low)
-    made = g.rescale(g.spline(z, [list(row) for row in fitted(fit, g.frac_bits)], fit.step_bits))
+    made = spline(g, fit, y)
     if exponent > 0:
         made = g.rescale(g.mul(y, made))
     return g.mul(made, parts.of_scale(g, [2.0 ** (-e * exponent) for e in _EXPONENTS]))

@@ -1,7 +1,7 @@
 """Rounding to whole numbers and division by public numbers with remainder, exactly.
 
-A truncation gives the floor or one more, at random. What is then left over lies between two public bounds, so that
-comparisons of few bits say by how much to correct. Values with more than frac_bits fractional bits are brought to
+A truncation gives the nearest whole number, or the floor or one more at random. What is then left over lies between two
+public bounds, so that comparisons of few bits say by how much to correct. Values with more than frac_bits fractional bits are brought to
 frac_bits first: results are exact for that value.
 """
 
@@ -46,6 +46,9 @@ def quotient(g: Builder, x: Value, divisor: float) -> tuple[Value, Value]:
     if not 2 * unit <= divisor <= _LARGEST_DIVISOR:
         raise CannotLower(f"division with remainder by {divisor}", f"divide by a number from {2 * unit} to 2^14")
     x, (mantissa, exponent) = g.rescale(x), math.frexp(divisor)
+    if mantissa == 0.5 and g.exact:
+        whole = g.floor(x, 1 - exponent)
+        return whole, g.sub(x, g.scale(whole, divisor))
     if mantissa == 0.5:
         near, limits = g.floor_or_above(x, 1 - exponent), (0.0,)
     else:

@@ -6,12 +6,19 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, table
+from securemodel.compiler.approximations import SMOOTH, Smooth, fitted
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
+
+
+def spline(g: Builder, fit: Smooth, x: Value, factor: float = 1.0, shift: float = 0.0) -> Value:
+    """factor f(x) + shift for x inside the domain of f, with frac_bits fractional bits; meaningless outside."""
+    rows = [[round(c * factor) for c in row] for row in fitted(fit, g.frac_bits, g.exact)]
+    rows[0] = [c + round(shift * 2 ** (3 * g.frac_bits)) for c in rows[0]]
+    return g.rescale(g.spline(g.offset(x, -fit.start(g.exact)), rows, fit.step_bits))
 
 
 def smooth(g: Builder, name: str, x: Value) -> Value:
@@ -21,8 +28,7 @@ def smooth(g: Builder, name: str, x: Value) -> Value:
     whether it is inside of the domain.
     """
     fit = SMOOTH[name]
-    rows = [list(row) for row in table(name, g.frac_bits)]
-    value = g.rescale(g.spline(g.offset(x, 2.0**-fit.step_bits - fit.low), rows, fit.step_bits))
+    value = spline(g, fit, x)
     below = g.is_negative(g.offset(x, -fit.low))
     if fit.above is None:
         out = g.select(below, value, invert=True)

@@ -1,7 +1,7 @@
 """The largest value along an axis, and its place, by a tournament.
 
 Matches of up to eight need the fewest rounds: all pairs of a match are compared at once, and one conjunction says who
-loses to none. They compare numbers of at most frac_bits fractional bits, exactly. Matches of two need the fewest
+loses to none. Comparisons must be exact then. Matches of two need the fewest
 comparisons, and are for large tensors. Who meets stands side by side, so that of equal values the first wins.
 """
 
@@ -31,7 +31,7 @@ def tournament(g: Builder, x: Value, dim: int, with_place: bool) -> tuple[Value,
     while size > 1:
         levels = math.ceil(math.log(size, _MATCH) - 1e-9)
         match = 2 if math.prod(x.shape) > _FEW else math.ceil(size / _MATCH ** (levels - 1))
-        if match > 2:
+        if match > 2 and not g.exact:
             x = g.rescale(x)  # signs of finer differences are no order, and then nobody, or who is small, could win
         whole = size - size % match
         ranges = [(0, whole, match)] + ([(whole, size, size - whole)] if whole < size else [])

@@ -10,10 +10,11 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import Smooth, fitted
+from securemodel.compiler.approximations import Smooth
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.positive import reciprocal_positive, signed
 from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.smooth import spline
 
 aten = torch.ops.aten
 
@@ -21,12 +22,6 @@ TURN = 2 * math.pi
 SINE = Smooth("sin", torch.sin, -7.5, 7.5, 4, 2**-16)
 COSINE = Smooth("cos", torch.cos, -7.5, 7.5, 4, 2**-16)
 ARC_TANGENT = Smooth("atan", torch.atan, 0.0, 1.0, 7, 2**-23)
-
-
-def _inside(g: Builder, fit: Smooth, x: Value) -> Value:
-    """A spline at a value inside its domain."""
-    z = g.offset(x, 2.0**-fit.step_bits - fit.low)
-    return g.rescale(g.spline(z, [list(row) for row in fitted(fit, g.frac_bits)], fit.step_bits))
 
 
 def _less_turns(g: Builder, x: Value) -> Value:
@@ -45,13 +40,13 @@ def _less_turns(g: Builder, x: Value) -> Value:
 @lowers(aten.sin.default)
 def sin(g: Builder, x):
     """Sine for |x| <= 2^14."""
-    return _inside(g, SINE, _less_turns(g, x))
+    return spline(g, SINE, _less_turns(g, x))
 
 
 @lowers(aten.cos.default)
 def cos(g: Builder, x):
     """Cosine for |x| <= 2^14."""
-    return _inside(g, COSINE, _less_turns(g, x))
+    return spline(g, COSINE, _less_turns(g, x))
 
 
 @lowers(aten.atan.default)
@@ -62,6 +57,6 @@ def atan(g: Builder, x):
     larger = g.offset(g.select(small, g.offset(size, -1.0), invert=True), 1.0)
     inverse = g.rescale(reciprocal_positive(g, larger))
     inside = g.add(inverse, g.select(small, g.sub(size, inverse)))
-    angle = _inside(g, ARC_TANGENT, inside)
+    angle = spline(g, ARC_TANGENT, inside)
     above = g.offset(g.scale(angle, -1), math.pi / 2)
     return g.mul(g.add(above, g.select(small, g.sub(angle, above))), sign)

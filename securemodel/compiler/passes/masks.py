@@ -10,9 +10,10 @@ Each value is masked at most once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from protocols.gates import numel
-from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.gates.compare import DIGIT_BITS, digit_count, groups, leaf_planes
 from protocols.linear import LAYOUT
 from protocols.shares import words
 from securemodel.compiler.builder import PUBLIC
@@ -101,6 +102,26 @@ def _live(graph: Graph) -> set[int]:
     return live
 
 
+def _roundings(graph: Graph, live: set[int]) -> tuple[dict[int, int], dict[int, list[tuple[int, int]]]]:
+    """(comparisons that may see a value as it is rounded: the truncation; bits and offsets of exact truncations by value).
+
+    Such a comparison has no other use than to select what the truncation of the same value gives: if that is 0, either
+    sign will do.
+    """
+    rounded: dict[int, set[tuple[int, int]]] = {}
+    signs: dict[int, int | None] = {}
+    for node in graph.nodes:
+        truncation = graph[node.args[1]] if node.op == "select" else node
+        exact = truncation.op == "truncate" and "offset" in truncation.attrs
+        if exact and node.id in live:
+            rounded.setdefault(truncation.args[0], set()).add((truncation.attrs["bits"], truncation.attrs["offset"]))
+        for bit in (graph[a] for a in node.args if graph[a].op == "is_negative" and node.id in live):
+            same = exact and node.op == "select" and truncation.args == bit.args
+            known = signs.get(bit.id, truncation.id)
+            signs[bit.id] = truncation.id if same and known == truncation.id else None
+    return {bit: at for bit, at in signs.items() if at is not None}, {x: sorted(p) for x, p in rounded.items()}
+
+
 @dataclass
 class _Pass:
     old: Graph
@@ -109,10 +130,21 @@ class _Pass:
     needed: set[int]
     free: set[int]
     parties: int
+    signs: dict[int, int]
+    rounded: dict[int, list[tuple[int, int]]]
     additive_of: dict[int, int] = field(default_factory=dict)
     masked_of: dict[int, int] = field(default_factory=dict)
     bits_of: dict[int, int] = field(default_factory=dict)
+    carries: dict[tuple[int, int, int], int] = field(default_factory=dict)
     encoded: dict[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def selecting(self) -> dict[int, list[int]]:
+        """`signs` the other way round."""
+        out: dict[int, list[int]] = {}
+        for sign, truncation in self.signs.items():
+            out.setdefault(truncation, []).append(sign)
+        return out
 
     def keep_marks(self) -> None:
         """Marks the values that were made as they were before."""
@@ -178,19 +210,51 @@ class _Pass:
         return self._add(node, "mask_bits", [made], "masked_bits", shape)
 
     def _bit_is_negative(self, node: Node) -> int:
-        """The comparison of protocols.gates.compare, layer by layer."""
+        """The comparison of protocols.gates.compare, layer by layer; where it may be, of the same digits as a carry."""
         x, count = self.masked(node.args[0]), words(numel(node.shape))
         shift, low_bits = node.attrs["shift"], node.attrs["low_bits"]
-        top = self._add(node, "top_bit", [x], "bits", (1, count), {"bit": shift + low_bits})
-        digits = digit_count(low_bits)
-        window = {"shift": shift, "low_bits": low_bits}
+        rounded = offset = 0
+        if node.id in self.signs and self.old[self.signs[node.id]].attrs["bits"] < low_bits:
+            truncation = self.old[self.signs[node.id]].attrs
+            rounded, offset = truncation["bits"], truncation["offset"]
+        seen = {"bit": [shift + low_bits], "offset": [offset]}
+        top = self._add(node, "top_bit", [x], "bits", (1, count), seen)
+        bits = self._compared(node, x, shift, low_bits, rounded, offset)
+        sign = self._add(node, "xor", [bits, top], "bits", (1, count))
+        return self._add(node, "mask_bits", [sign], "masked_bits", (1, count))
+
+    def _compared(self, node: Node, x: int, shift: int, low_bits: int, rounded: int, offset: int) -> int:
+        """Whether m + offset is below the mask, in `low_bits` bits from `shift` up; notes the carry of `rounded` bits."""
+        short, count = -rounded % DIGIT_BITS if shift >= 0 else 0, words(numel(node.shape))
+        window = {"shift": [shift - short], "low_bits": low_bits + short, "offset": [offset]}
+        digits, apart = digit_count(window["low_bits"]), digit_count(rounded)
         bits = self._add(node, "digits", [x], "bits", (leaf_planes(digits), count), window)
         while digits > 1:
             opened = self._add(node, "mask_bits", [bits], "masked_bits", self.new[bits].shape)
-            attrs, digits = {"digits": digits}, len(groups(digits))
+            if apart == 1:
+                carry = self._add(node, "part", [opened], "masked_bits", (1, count), {"row": 0, "start": 0})
+                self.carries[x, rounded, offset], apart = carry, 0
+            attrs = {"digits": digits, **({"apart": apart} if apart else {})}
+            digits, apart = len(groups(digits, apart)), len(groups(apart)) if apart else 0
             bits = self._add(node, "combine", [opened], "bits", (leaf_planes(digits), count), attrs)
-        sign = self._add(node, "xor", [bits, top], "bits", (1, count))
-        return self._add(node, "mask_bits", [sign], "masked_bits", (1, count))
+        return bits
+
+    def _carry(self, node: Node) -> int:
+        """The masked carry of a truncation: from a comparison of the same value, or another truncation, where it can be."""
+        x, bits, offset = self.masked(node.args[0]), node.attrs["bits"], node.attrs["offset"]
+        for sign in self.selecting.get(node.id, ()):
+            self.bit(sign)
+        if (x, bits, offset) not in self.carries:
+            alike = [b for b, o in self.rounded[node.args[0]] if o == offset and (b - bits) % DIGIT_BITS == 0]
+            less, most = min(alike), max(alike)
+            short, shape = -most % DIGIT_BITS, (1, words(numel(node.shape)))
+            carry = self._compared(node, x, -short, most + short, less if less < most else 0, offset)
+            self.carries[x, most, offset] = self._add(node, "mask_bits", [carry], "masked_bits", shape)
+        return self.carries[x, bits, offset]
+
+    def _rounding(self, node: Node) -> list[int]:
+        """The operand that makes a truncation exact; none where it is not to be."""
+        return [self._carry(node)] if "offset" in node.attrs else []
 
     def _compute(self, node: Node) -> int:
         return getattr(self, f"_compute_{node.op}")(node)
@@ -226,15 +290,16 @@ class _Pass:
         return self._add(node, "square", [self.masked(node.args[0])], "additive")
 
     def _compute_truncate(self, node: Node) -> int:
-        return self._add(node, "truncate", [self.masked(node.args[0])], "additive", attrs=node.attrs)
+        args = [self.masked(node.args[0]), *self._rounding(node)]
+        return self._add(node, "truncate", args, "additive", attrs=node.attrs)
 
     def _compute_select(self, node: Node) -> int:
         x, operand = _selected(self.old, node), self.old[node.args[1]]
         args = [self.bit(node.args[0]), self.masked(x.id)]
         if operand.op != "truncate":
             return self._add(node, "select", args, "additive", attrs=node.attrs)
-        attrs = {**node.attrs, "bits": operand.attrs["bits"]}
-        return self._add(node, "select_truncated", args, "additive", attrs=attrs)
+        args += self._rounding(operand)
+        return self._add(node, "select_truncated", args, "additive", attrs={**node.attrs, **operand.attrs})
 
     def _compute_lookup(self, node: Node) -> int:
         op = "lookup" if self.parties == 2 else "lookup_shared"
@@ -256,8 +321,8 @@ class _Pass:
 def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int) -> Graph:
     """The runnable graph: `floats` (already in place) followed by nodes of known form."""
     needed, free = choose_masked(graph)
-    masks = _Pass(graph, floats, float_ids, needed, free, parties)
     live = _live(graph)
+    masks = _Pass(graph, floats, float_ids, needed, free, parties, *_roundings(graph, live))
     for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
         if node.form == "bit":
             masks.bit(node.id)
@@ -267,7 +332,6 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
             made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
             masks.new[made].owner = node.owner
     masks.keep_marks()
-    narrow_masks(masks.new)
     return masks.new
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Header, Node
 
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
 
@@ -42,6 +42,7 @@ class _Pass:
     old: Graph
     frac_bits: int
     width: int
+    exact: bool
     run_floats: set[int]
     new: Graph = field(default_factory=Graph)
     env: dict[int, _Scaled] = field(default_factory=dict)
@@ -108,8 +109,13 @@ class _Pass:
         key = have.id * 1024 + have.frac
         if key not in self.truncated:
             bits = have.frac - self.frac_bits
-            self.truncated[key] = self._add(node, "truncate", [self.read_as(have)], node.shape, frac=self.frac_bits, bits=bits)
+            self.truncated[key] = self._truncate(node, self.read_as(have), bits, self.frac_bits, bits)
         return _Scaled(self.truncated[key], self.frac_bits)
+
+    def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int) -> int:
+        """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more."""
+        attrs = {"bits": bits, "offset": (1 << rounded) // 2} if self.exact else {"bits": bits}
+        return self._add(like, "truncate", [x], like.shape, frac=frac, **attrs)
 
     def visit(self, node: Node) -> _Scaled:
         made = getattr(self, f"_visit_{node.op}")(node)
@@ -155,9 +161,10 @@ class _Pass:
 
     def _visit_index(self, node: Node) -> _Scaled:
         frac = max(self.frac_bits, self.natural(node.args[0]))
-        args, step_bits = [self.at(node.args[0], frac)], node.attrs["step_bits"]
-        made = self._add(node, "truncate", args, node.shape, frac=step_bits, bits=frac - step_bits)
-        return _Scaled(made, 0)
+        step_bits = node.attrs["step_bits"]
+        bits = frac - step_bits
+        rounded = frac - self.frac_bits if node.attrs.get("floor") else bits
+        return _Scaled(self._truncate(node, self.at(node.args[0], frac), bits, step_bits, rounded), 0)
 
     def _visit_lookup(self, node: Node) -> _Scaled:
         index = self.env[node.args[0]].id
@@ -177,6 +184,8 @@ class _Pass:
         shift = max(0, frac - self.frac_bits)
         known = node.attrs["below"] + frac - shift if "below" in node.attrs else self.width - 1
         low_bits = max(1, min(63 - shift, known))
+        if self.exact:
+            shift, low_bits = 0, shift + low_bits
         args = [self.at(node.args[0], frac)]
         return _Scaled(self._add(node, "is_negative", args, node.shape, "bit", shift=shift, low_bits=low_bits), 0)
 
@@ -199,7 +208,7 @@ class _Pass:
 
 
 def place_truncations(
-    graph: Graph, outputs: list[int], receivers: list[str], replaced: dict[int, int], frac_bits: int, width: int
+    graph: Graph, outputs: list[int], receivers: list[str], replaced: dict[int, int], header: Header
 ) -> Graph:
     """A graph of secrets with known fractional bits, `share` nodes for floats and `reveal` nodes for outputs."""
     run_floats = set()
@@ -208,7 +217,7 @@ def place_truncations(
             node.attrs.get("name", "").startswith("input:") or any(a in run_floats for a in node.args)
         ):
             run_floats.add(node.id)
-    scales = _Pass(graph, frac_bits, width, run_floats)
+    scales = _Pass(graph, header.frac_bits, header.width, header.rounding == "exact", run_floats)
     for node in graph.nodes:
         if node.id in replaced:
             scales.env[node.id] = scales.env[replaced[node.id]]
