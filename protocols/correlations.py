@@ -13,26 +13,26 @@ from collections.abc import Sequence
 import torch
 
 from protocols.gates.base import Dealt, Part
-from protocols.prg import Purpose, Stream
+from protocols.prg import Stream, Use
 
 _MODES = {"add": "sub", "xor": "xor"}
 
 
 def mask_share(stream: Stream, epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
     """One party's share of the ring mask of a node."""
-    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Purpose.MASK)
+    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Use.MASK)
 
 
 def bit_mask_share(stream: Stream, epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
     """One party's share of the mask of packed bit planes."""
-    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Purpose.BIT_MASK)
+    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Use.BIT_MASK)
 
 
 def full_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
     """The whole ring mask of a node, from the streams of the parties that contribute to it."""
     out = mask_share(streams[0], epoch, node, shape)
     for stream in streams[1:]:
-        stream.fill(out, epoch, node, Purpose.MASK, mode="add")
+        stream.fill(out, epoch, node, Use.MASK, mode="add")
     return out
 
 
@@ -40,14 +40,14 @@ def full_bit_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Seque
     """The whole mask of packed bit planes."""
     out = bit_mask_share(streams[0], epoch, node, shape)
     for stream in streams[1:]:
-        stream.fill(out, epoch, node, Purpose.BIT_MASK, mode="xor")
+        stream.fill(out, epoch, node, Use.BIT_MASK, mode="xor")
     return out
 
 
 def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
     """The shares of dealt values at any rank but the last, from its stream alone."""
     return {
-        part.name: stream.fill(torch.empty(part.shape, dtype=part.dtype), epoch, node, Purpose.DEALT, index=index)
+        part.name: stream.fill(torch.empty(part.shape, dtype=part.dtype), epoch, node, Use.DEALT, index=index)
         for index, part in enumerate(parts)
     }
 
@@ -60,6 +60,6 @@ def corrections(
     for index, part in enumerate(parts):
         share = values[part.name].contiguous()
         for stream in streams:
-            stream.fill(share, epoch, node, Purpose.DEALT, mode=_MODES[part.sharing], index=index)
+            stream.fill(share, epoch, node, Use.DEALT, mode=_MODES[part.sharing], index=index)
         out.append(share)
     return out

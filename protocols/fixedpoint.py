@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from protocols import kernels
 from protocols.errors import InputError
 
 
@@ -14,7 +15,7 @@ def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Te
     Raises InputError when a value is NaN, infinite or outside [-limit, limit].
     """
     x = x.detach()
-    if not x.is_floating_point():
+    if x.dtype not in (torch.float32, torch.float64):
         x = x.to(torch.float64)
     if x.numel():
         low, high = torch.aminmax(x)
@@ -25,9 +26,9 @@ def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Te
                 f"{what} has {bad}; with {frac_bits} fractional bits every value must be finite and within "
                 f"[-{limit:.6g}, {limit:.6g}]. Clean or rescale it, or compile with other frac_bits or width."
             )
-    return (x.to(torch.float64) * 2.0**frac_bits).round_().to(torch.int64)
+    return kernels.encode(x, frac_bits)
 
 
 def decode(ring: torch.Tensor, frac_bits: int) -> torch.Tensor:
     """Float32 tensor of a ring tensor."""
-    return (ring.to(torch.float64) * 2.0**-frac_bits).to(torch.float32)
+    return kernels.decode(ring, frac_bits)

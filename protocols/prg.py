@@ -17,13 +17,12 @@ EPOCHS = 1 << 40
 """Epochs under one key: at a thousand runs a second they last for 34 years."""
 
 
-class Purpose(IntEnum):
+class Use(IntEnum):
     """What a part of a stream is for; part of its address, so numbers never change meaning."""
 
     MASK = 1
     BIT_MASK = 2
     DEALT = 3
-    INPUT = 4
     ZERO = 6
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
-from protocols.prg import Purpose, Stream
+from protocols.prg import Stream, Use
 
 
 def local_pairs(keys: Mapping[str, bytes], me: str) -> dict[str, Stream]:
@@ -26,5 +26,5 @@ def add_zero(share: torch.Tensor, me: str, streams: Mapping[str, Stream], epoch:
     """A copy of an additive share plus this party's share of zero. `streams`: by peer, the one shared with it."""
     out = share.clone(memory_format=torch.contiguous_format)
     for peer, stream in streams.items():
-        stream.fill(out, epoch, node, Purpose.ZERO, mode="add" if me < peer else "sub")
+        stream.fill(out, epoch, node, Use.ZERO, mode="add" if me < peer else "sub")
     return out

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import securemodel
-from protocols.prg import Purpose, Stream
+from protocols.prg import Stream, Use
 from securemodel.errors import InputError
 from securemodel.inspect import tampering
 from securemodel.inspect.attack import LEAST_SESSIONS, attack
@@ -65,25 +65,25 @@ def broken(change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
     return patch
 
 
-def without(*purposes: Purpose) -> Callable[..., Any]:
+def without(*purposes: Use) -> Callable[..., Any]:
     return lambda stream, out, epoch, node, purpose, index: out.zero_() if purpose in purposes else None
 
 
 def one_without(op: str) -> Callable[..., Any]:
     """Only the last opening of this kind is bare."""
     bare = next(node.id for node in reversed(made().graph.nodes) if node.op == op)
-    purposes = (Purpose.MASK, Purpose.BIT_MASK)
+    purposes = (Use.MASK, Use.BIT_MASK)
     return lambda stream, out, epoch, node, purpose, index: out.zero_() if node == bare and purpose in purposes else None
 
 
 def even(stream: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, index: int) -> Any:
     """Masks that are even: the last bit shows."""
-    return FILL(stream, out, epoch, node, purpose).mul_(2) if purpose == Purpose.MASK else None
+    return FILL(stream, out, epoch, node, purpose).mul_(2) if purpose == Use.MASK else None
 
 
 def few(stream: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, index: int) -> Any:
     """Masks out of a pool of two for each word."""
-    if purpose != Purpose.MASK:
+    if purpose != Use.MASK:
         return None
     chosen = int(FILL(stream, torch.empty(1, dtype=torch.int64), epoch, node, purpose)[0] & 1)
     return FILL(Stream(bytes([chosen]) * 32), out, epoch, node, purpose)
@@ -93,7 +93,7 @@ def address(**fixed: int) -> Callable[..., Any]:
     """Streams read at the same address again and again."""
 
     def read(stream: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, index: int) -> Any:
-        if purpose == Purpose.DEALT:
+        if purpose == Use.DEALT:
             return None
         return FILL(stream, out, fixed.get("epoch", epoch), fixed.get("node", node), purpose, "set", index)
 
@@ -107,9 +107,9 @@ def same_keys(monkeypatch: pytest.MonkeyPatch, fresh: bool) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str | None]] = {
-    "no masks": (broken(without(Purpose.MASK)), CONSTANT),
-    "no masks of bits": (broken(without(Purpose.BIT_MASK)), BITS),
-    "bare dealt values": (broken(without(Purpose.DEALT)), BITS),
+    "no masks": (broken(without(Use.MASK)), CONSTANT),
+    "no masks of bits": (broken(without(Use.BIT_MASK)), BITS),
+    "bare dealt values": (broken(without(Use.DEALT)), BITS),
     "one input without a mask": (broken(one_without("input")), CONSTANT),
     "one value without a mask": (broken(one_without("mask")), None),
     "one comparison without a mask": (broken(one_without("mask_bits")), CONSTANT),
@@ -146,7 +146,7 @@ def test_shares_of_results_without_shares_of_zero_are_noticed(monkeypatch: pytes
 
 def test_two_inputs_are_told_apart_where_masks_are_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     def small(stream: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, index: int) -> Any:
-        return FILL(stream, out, epoch, node, purpose).bitwise_and_(0xFF) if purpose == Purpose.MASK else None
+        return FILL(stream, out, epoch, node, purpose).bitwise_and_(0xFF) if purpose == Use.MASK else None
 
     program = made()
     broken(small)(monkeypatch)
@@ -201,7 +201,7 @@ def test_an_attack_and_its_text() -> None:
 
 def test_an_attack_on_a_broken_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     program = made()
-    broken(without(Purpose.MASK))(monkeypatch)
+    broken(without(Use.MASK))(monkeypatch)
     monkeypatch.setattr("securemodel.inspect.attack.tamper", lambda *rest: [])
     found = attack(program, LEAST_SESSIONS)
     assert not found.passed and "NOT RANDOM" in str(found) and str(found).endswith("FAILED")

@@ -100,7 +100,7 @@ def test_stream_addresses_are_nonces(variant):
         (5).to_bytes(4, "little") + (6).to_bytes(4, "little") + (2).to_bytes(2, "little") + (9).to_bytes(2, "little")
     )
     with kernels.use(variant):
-        out = prg.Stream(KEY).fill(torch.empty(10, dtype=torch.int64), 5, 6, prg.Purpose.BIT_MASK, index=9)
+        out = prg.Stream(KEY).fill(torch.empty(10, dtype=torch.int64), 5, 6, prg.Use.BIT_MASK, index=9)
     assert raw(out) == reference(KEY, nonce, 80)
 
 

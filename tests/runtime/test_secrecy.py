@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import securemodel
 from protocols import prg
-from protocols.channel import Purpose as MessagePurpose
+from protocols.channel import Purpose
 from protocols.channel.base import Channel
 from protocols.errors import PeerAborted, SecureModelError
 from protocols.fixedpoint import encode
@@ -150,7 +150,7 @@ def test_the_parts_of_a_sum_are_not_shown_between_processes(worlds) -> None:
         exchange = made.channel.exchange
 
         def noted(label: Any, sends: Any, receives: Any) -> Any:
-            if label.purpose == MessagePurpose.OPEN:
+            if label.purpose == Purpose.OPEN:
                 sent.extend(b.clone() for buffers in sends.values() for b in buffers if b.numel() == 4)
             return exchange(label, sends, receives)
 
