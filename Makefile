@@ -49,6 +49,7 @@ CHECKS := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-nam
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CHECKED)/lib
 
 sanitize: $(INSTALLED) ## Run the kernels' tests and TEXTS odd programs (20000) with kernels that notice memory errors (gcc)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pybind11 setuptools wheel
 	SANITIZE=1 $(BIN)/python setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
 	$(CHECKS) $(BIN)/pytest -q -p no:cacheprovider tests/protocols/test_kernels.py
 	$(CHECKS) $(BIN)/python tests/compiler/fuzz_programs.py --texts $(TEXTS)
