@@ -23,7 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FILE_NAME = "file_name"
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "YCbCr")
-_PHOTOMETRIC = 262  # of TIFF: 0 where white is 0
+_PHOTOMETRIC, _SAMPLES = 262, 339  # of TIFF: 0 where white is 0; what a number is, 1 where it has no sign
 _NAMED = 20
 
 
@@ -161,10 +161,17 @@ def _check_kind(image: Any) -> None:
         raise _Unfit(f"the file has {image.n_frames} pictures", "give each picture a file of its own")
     if not deep and image.mode not in _MODES:
         raise _Unfit(f"images of the mode {image.mode} are not read", "convert it to gray or RGB")
-    if not deep and (";16" in raw or ";12" in raw):
+    if ";12" in raw:
+        raise _Unfit("the image has 12 bits a color", "convert it to 8 bits a color; gray may have 16")
+    if not deep and ";16" in raw:
         raise _Unfit("the image has 16 bits a color", "convert it to 8 bits a color; gray may have 16")
-    if deep and image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
-        raise _Unfit("in this TIFF white is 0", "convert it to one where black is 0")
+    if deep and "transparency" in image.info:
+        raise _Unfit("the image is transparent in places", "lay it on a background")
+    if image.format == "TIFF":
+        if deep and image.tag_v2.get(_PHOTOMETRIC) == 0:
+            raise _Unfit("in this TIFF white is 0", "convert it to one where black is 0")
+        if set(image.tag_v2.get(_SAMPLES, (1,))) != {1}:
+            raise _Unfit("the numbers of this TIFF have a sign", "convert it to one where black is 0 and white the largest number")
 
 
 def _opaque(image: Any) -> Any:

@@ -180,7 +180,8 @@ def open_rows(path: Path, wanted: Sequence[Wanted], choice: Choice, size: int, c
         raise InputError(explain("not a kind of file that rows can be read from", where=str(path), fix=fix))
     made = _look_through(source, size, check, bool(choice.id))
     if not made.count:
-        raise InputError(explain("there are no rows", where=str(path), fix="give a file with at least one row"))
+        raise InputError(explain("there are no rows", where=str(path), why="\n".join(made.notes),
+                                 fix="give a file with at least one row"))  # fmt: skip
     return made
 
 

@@ -63,6 +63,12 @@ def test_what_is_left_out_is_told_with_the_reason(tmp_path: Path) -> None:
     assert "notes.txt, scan" in said and "3 images, in the order of their names" in said
 
 
+def test_a_folder_without_images_says_what_it_left_out(tmp_path: Path) -> None:
+    (tmp_path / "x.jfif").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no rows\n(.*\n)*.*left out, not named like an image: .*x\.jfif"):
+        opened(tmp_path)
+
+
 def test_the_order_is_told_where_numbers_have_another(tmp_path: Path) -> None:
     for number in (1, 2, 10):
         Image.fromarray(GRADIENT).save(tmp_path / f"img{number}.png")
@@ -123,11 +129,19 @@ def test_a_transparency_that_hides_nothing_is_dropped(tmp_path: Path, joined) ->
     assert torch.equal(made[0], made[1]) and torch.equal(made[0, 0], torch.from_numpy(GRADIENT[:, :, 0]) / 255)
 
 
-def png(color: int, depth: int, width: int, height: int, rows: bytes) -> bytes:
-    """A PNG from the bytes of its rows, each behind a 0."""
+def png(color: int, depth: int, width: int, height: int, rows: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG from the bytes of its rows, each behind a 0, and perhaps the color that is transparent."""
     part = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     head = part(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    head += part(b"tRNS", transparent) if transparent else b""
     return b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+
+
+def tiff(depth: int, kind: int, data: bytes) -> bytes:
+    """A gray TIFF of one row of two numbers, of `depth` bits and of this kind: 1 without a sign, 2 with one."""
+    tags = {256: 2, 257: 1, 258: depth, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 def saved(name: str, mode: str, **options):
@@ -145,6 +159,11 @@ REFUSED = {
     "real numbers": (saved("x.tif", "F"), "mode F "),
     "16 bits a color": (lambda f: (f / "x.png").write_bytes(png(2, 16, 1, 1, b"\0" + bytes(6))), "16 bits a color"),
     "16 bits gray, transparent": (lambda f: (f / "x.png").write_bytes(png(4, 16, 1, 1, b"\0" + bytes(4))), "16 bits a color"),
+    "16 bits gray, a transparent level": (
+        lambda f: (f / "x.png").write_bytes(png(0, 16, 1, 1, b"\0" + bytes(2), bytes(2))), "transparent in places"),
+    "12 bits gray": (lambda f: (f / "x.tif").write_bytes(tiff(12, 1, b"\xff\xf0\x00\x00")), "12 bits a color"),
+    "16 bits with a sign": (lambda f: (f / "x.tif").write_bytes(tiff(16, 2, bytes(4))), "have a sign"),
+    "8 bits with a sign": (lambda f: (f / "x.tif").write_bytes(tiff(8, 2, bytes(2))), "have a sign"),
     "pictures that move": (lambda f: Image.new("L", (5, 4)).save(
         f / "x.gif", save_all=True, append_images=[Image.new("L", (5, 4), 255)]), "2 pictures"),
     "pages": (lambda f: Image.new("L", (5, 4)).save(
