@@ -290,6 +290,7 @@ class Session(ABC):
         self._loaded = True
 
     def _check_open(self) -> None:
+        self._turns.check_here()
         if self._closed:
             raise ProtocolError(
                 explain("this session is closed", why=self._closed, fix="open a new one with connect() or local()")
@@ -335,7 +336,12 @@ class Session(ABC):
         """(rounds, sent bytes by party, preprocessing bytes) up to now."""
 
     def close(self) -> None:
-        """Ends the session once the call that runs has ended; calls that wait fail. Harmless when it has ended."""
+        """Ends the session once the call that runs has ended; calls that wait fail. Harmless when it has ended.
+
+        In a fork of the process it does nothing: the session is not there.
+        """
+        if not self._turns.are_here():
+            return
         with self._turns.halted():
             self._close()
 

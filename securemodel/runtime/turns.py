@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -36,9 +37,26 @@ class Turns:
         self._line: deque[Turn] = deque()
         self._changed = threading.Condition()
         self._halting = 0
+        self._process = os.getpid()
+
+    def are_here(self) -> bool:
+        """Whether this is the process that opened the session, not a fork of it."""
+        return self._process == os.getpid()
+
+    def check_here(self) -> None:
+        """Raises InputError in a fork of the process: it has the same keys and masks, and would use them again."""
+        if not self.are_here():
+            raise InputError(
+                explain(
+                    "a session was called in a fork of the process that opened it",
+                    why="both would hide different values under the same masks, and talk over the same links",
+                    fix="open a session in the new process, with connect() or local()",
+                )
+            )
 
     def ask(self) -> Turn:
-        """A place at the end of the line, for `taken`. Raises InputError in a turn of the same thread."""
+        """A place at the end of the line, for `taken`. Raises InputError in a turn of the same thread, or in a fork."""
+        self.check_here()
         me = threading.get_ident()
         with self._changed:
             if self._line and self._line[0].runner == me:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import multiprocessing
 import pickle
 import threading
 import time
@@ -228,3 +229,33 @@ def test_closing_does_not_wait_for_batches_that_nobody_asks_for(program: Program
 def test_a_session_cannot_be_copied(program: Program, copied) -> None:
     with securemodel.local(program) as session, pytest.raises(InputError, match="cannot be copied"):
         copied(session)
+
+
+def said_in_a_fork(action) -> str:
+    """The first line of the error that an action raises in a fork of this process."""
+    near, far = multiprocessing.Pipe()
+
+    def child() -> None:
+        try:
+            action()
+            far.send("no error")
+        except Exception as error:
+            far.send(str(error).splitlines()[0])
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    assert near.poll(20), "the fork says nothing"
+    process.join(20)
+    return near.recv()
+
+
+def test_a_fork_does_not_use_the_masks_of_its_parent_again(program: Program, tools) -> None:
+    x = tools.rows(2)
+    with securemodel.local(program) as session:
+        session.run(x)
+        batches = session.run_batches([(x,)] * 2, 4)
+        next(batches)
+        for call in (lambda: session.run(x), lambda: asyncio.run(session.run_async(x)), lambda: next(batches)):
+            assert "in a fork of the process" in said_in_a_fork(call)
+        assert said_in_a_fork(session.close) == "no error"
+        close(next(batches).outputs[0], program.model(x))
