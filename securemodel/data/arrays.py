@@ -115,6 +115,8 @@ def _load(path: Path, count: int | None, choice: Choice) -> tuple[dict[str, np.n
             if isinstance(loaded, np.ndarray):
                 if choice.id or choice.arrays:
                     raise _refused("a NPY file has a single array", path, fix="leave out --id and --arrays, or give an NPZ file")
+                if isinstance(loaded, np.memmap) and loaded.offset + loaded.nbytes != path.stat().st_size:
+                    raise _refused("there is more in the file than its array", path, fix="save each array in a file of its own")
                 return {path.stem: loaded}, None
             with loaded:
                 names = _names(path, loaded.files, count, choice)

@@ -2,7 +2,7 @@
 
 A file is looked through whole before anything else happens: what cannot be used is found with its place. What is read
 later, batch by batch, is compared with what was looked through. Memory does not grow with the rows, but for 16 bytes a
-batch.
+batch, and 8 an id.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def open_rows(path: Path, wanted: Sequence[Wanted], choice: Choice, size: int, c
 
 
 def _look_through(source: Source, size: int, check: Check, with_ids: bool) -> Rows:
-    problems, digests, count, ids = Problems(), bytearray(), 0, hashlib.sha256()
+    problems, digests, count, ids, marks = Problems(), bytearray(), 0, hashlib.sha256(), bytearray()
     try:
         for _, batch in source.batches(size, problems):
             _ask(check, batch, problems)
@@ -194,11 +194,32 @@ def _look_through(source: Source, size: int, check: Check, with_ids: bool) -> Ro
             count += batch.rows
             for name in batch.names:
                 ids.update(_framed(name))
+                marks += _mark(name) if with_ids else b""
     except InputError:
         problems.raise_any()  # what was found before comes first
         raise
     problems.raise_any()
+    _check_no_id_twice(source, size, np.frombuffer(marks, np.uint64))
     return Rows(count, bytes(digests), source, size, ids.digest(), ids.digest() if with_ids else b"")
+
+
+def _check_no_id_twice(source: Source, size: int, marks: np.ndarray) -> None:
+    """Raises InputError where two rows have one id: the same ids in one order then do not show whose rows meet."""
+    found, counts = np.unique(marks, return_counts=True)
+    suspects, places = {mark.tobytes() for mark in found[counts > 1]}, {}
+    for _, batch in source.batches(size, Problems()) if suspects else ():
+        for row, name in enumerate(batch.names):
+            if _mark(name) not in suspects:
+                continue
+            place = batch.place(row, None)
+            if places.setdefault(name, place) != place:
+                raise InputError(explain("two rows have the same id", where=f"{places[name]}; and {place}",
+                                         why="by their ids, the rows of parties and results are told apart",
+                                         fix="give every row its own id, or leave out --id"))  # fmt: skip
+
+
+def _mark(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()[:8]
 
 
 def _framed(name: str) -> bytes:

@@ -151,6 +151,9 @@ def test_ids_of_arrays(tmp_path: Path) -> None:
     rows = open_rows(path, FOUR, Choice(arrays=("x",), id="who"), 2)
     assert list(rows.names()) == ["007", "008", "009"] and rows.id_name == "who"
     assert list(open_rows(path, FOUR, Choice(arrays=("x",), id="number"), 2).names()) == ["7", "8", "9223372036854775808"]
+    twice = save(tmp_path / "y.npz", x=np.zeros((3, 4)), who=np.array([7, 8, 7]))
+    with pytest.raises(InputError, match=r"the same id\n.*row 1; and .*row 3\n"):
+        open_rows(twice, FOUR, Choice(id="who"), 2)
     with pytest.raises(InputError, match="ids are texts or whole numbers"):
         open_rows(path, FOUR, Choice(arrays=("x",), id="x"), 2)
     with pytest.raises(InputError, match="a single array"):
@@ -163,6 +166,14 @@ def test_files_that_are_no_arrays(tmp_path: Path, name: str, content: bytes) -> 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="not a file of NumPy arrays"):
         open_rows(tmp_path / name, FOUR, Choice(), 2)
+
+
+def test_what_follows_an_array_in_its_file_is_not_left_out(tmp_path: Path) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.save(file, np.zeros((2, 4)))
+        np.save(file, np.ones((2, 4)))
+    with pytest.raises(InputError, match="more in the file than its array"):
+        open_rows(tmp_path / "x.npy", FOUR, Choice(), 2)
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.npy"])

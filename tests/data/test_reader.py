@@ -276,9 +276,16 @@ def test_rows_without_an_id(write, opened, cell: str, says: str) -> None:
     refused(lambda: opened(write("x.csv", f"id,a\n1,1\n{cell},2\n"), 1, id="id"), f"{says}.*\n.*line 3, column 1")
 
 
+def test_an_id_of_two_rows_is_refused_with_both_lines(write, opened) -> None:
+    table = write("x.csv", "id,a\nSECRET-1,1\nB,2\nC,3\nSECRET-1 ,4\nB,5\n")
+    said = refused(lambda: opened(table, 1, id="id"), "two rows have the same id", "SECRET-1")
+    assert "x.csv, line 2; and" in said and said.splitlines()[1].endswith("x.csv, line 5")
+    assert opened(table, 1, ("a",)).count == 5, "where nobody asks for ids, they are no matter"
+
+
 def test_the_digest_of_ids_knows_their_order_and_their_ends(write, opened) -> None:
     digest = lambda *ids: opened(write("x.csv", "id,a\n" + "".join(f"{i},1\n" for i in ids)), 1, id="id").ids
-    made = [digest("ab", "c"), digest("a", "bc"), digest("c", "ab"), digest("ab", "c", "c"), digest("ab", "c")]
+    made = [digest("ab", "c"), digest("a", "bc"), digest("c", "ab"), digest("ab", "c", "d"), digest("ab", "c")]
     assert made[0] == made[4] and len(set(made)) == 4
 
 
