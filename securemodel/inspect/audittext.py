@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from protocols.errors import printable
 from securemodel.compiler.plantable import count_text
 from securemodel.inspect.tables import COLUMNS, table_text
 
@@ -26,7 +27,7 @@ def audit_text(found: Audit) -> str:
     lines += ["", "known to all parties by design", *(line for what in found.by_design for line in _item(what))]
     if found.constants:
         lines += ["", "numbers in the program's text", *_constants(found)]
-    return "\n".join([*lines, "", *_warnings(found)])
+    return printable("\n".join([*lines, "", *_warnings(found)]))  # a text from outside names what is computed
 
 
 def _role(role: Role) -> Iterator[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
+import securemodel
 from securemodel.ledger import Ledger
 
 COMMON = {"session": "s", "program": "p" * 64, "protocol": "masked", "me": "bank", "peers": ["hospital"]}
@@ -52,6 +55,17 @@ def test_a_program_is_audited(call, program_file, write, network: str, parties_f
     made = json.loads(call("audit", program_file, "--json", "--config", parties_file(None)).stdout)
     assert {role["name"] for role in made["roles"]} == {"bank", "hospital", "dealer"}
     assert "dealer is a party" not in {weak["name"] for weak in made["warnings"]}
+
+
+def test_names_in_a_text_reach_the_terminal_spelled_out(call, tmp_path) -> None:
+    roles = {"weights": "bank", "inputs": "hospital", "outputs": "hospital"}
+    program = securemodel.compile(torch.nn.Linear(3, 2), (torch.zeros(1, 3),), **roles)
+    odd = json.dumps("\x1b]0;title\x07\x9b31m\u202e")
+    assert '"target":"t"' in program.text()
+    (tmp_path / "odd.txt").write_text(program.text().replace('"target":"t"', f'"target":{odd}'))
+    for command in ("audit", "plan"):
+        result = call(command, tmp_path / "odd.txt")
+        assert result.exit_code == 0 and result.stdout.replace("\n", "").isprintable(), result.stdout
 
 
 def test_called_wrongly(call, program_file) -> None:
