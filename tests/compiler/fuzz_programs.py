@@ -33,7 +33,7 @@ from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Role
 from securemodel.backends.paillier.operators import ENCRYPTED_ROWS
 from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
-from securemodel.compiler.ops import ROWS, Case, Wrong, opened_widths
+from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, opened_widths
 from securemodel.program import Program
 from securemodel.runtime.dealing import Dealing
 from securemodel.runtime.preparing import LoadedOperand, Preparing, StreamSource
@@ -208,6 +208,7 @@ def _rederive(header: Header, nodes: list[Node], rows: dict) -> None:
             row = rows[node.op]
             if node.op == "bit_to_ring":
                 continue
+            check_attrs(node.attrs, row.attrs, row.optional)
             made = row.rule(case)
             node.shape, node.frac = made.shape, made.frac
             node.owner, node.load = row.owner(case), row.load(case)
