@@ -37,8 +37,18 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
     owner**: everything is in the clear here, nothing is protected. `model` gives the weights if the program was
     compiled without them. Inputs are as for `Session.run`.
 
-    Raises InputError for inputs or weights of wrong shapes or out of range, and for programs read from a file.
+    Raises InputError for inputs or weights of wrong shapes or out of range, for programs read from a file, and for those
+    with a `protocol`.
     """
+    if program.protocol != "masked":
+        raise InputError(
+            explain(
+                f"programs of the protocol {program.protocol!r} cannot be compared layer by layer",
+                where="compare()",
+                why="it looks at the shares of the masked engine",
+                fix="compile the model without protocol=",
+            )
+        )
     model = model or program.model
     if program.model_graph is None or model is None:
         raise InputError(

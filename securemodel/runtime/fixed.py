@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from protocols.bilinear import bilinear
+from protocols.fixedpoint import encode
 from protocols.gates import GATES
 from protocols.gates.lookup import Lookup
 from protocols.linear import LINEAR
@@ -98,10 +99,18 @@ class FixedPoint:
             first, second = operands[::-1] if node.attrs["swapped"] else operands
             kind, attrs = node.attrs["kind"], node.attrs["attrs"]
             return Both(bilinear(kind, first.ring, second.ring, attrs), _product(kind, first.wide, second.wide, attrs))
+        if node.op == "owned_layer":
+            return self._owned_layer(node, operands[0])
         if node.op in GATES:
             ring = self._gate(node, operands)
             return Both(ring, _wide(self._graph, node, operands, ring))
         return operands[0]  # another form of the same value
+
+    def _owned_layer(self, node: Node, x: Both) -> Both:
+        kind, attrs, side = node.attrs["kind"], node.attrs["attrs"], self._clear[node.owner]
+        limit, what = node.attrs["weight_limit"], side.describe(node.args[1])
+        weights = encode(side.value(node.args[1]), node.attrs["weight_frac"], limit, what)
+        return Both(bilinear(kind, x.ring, weights, attrs), _product(kind, x.wide, weights.double(), attrs))
 
     def _gate(self, node: Node, operands: list[Both]) -> torch.Tensor:
         gate = GATES[node.op]

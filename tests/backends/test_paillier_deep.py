@@ -21,6 +21,7 @@ from securemodel.backends.paillier.deep import DeepProgram
 from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
 from securemodel.program import Program
 from securemodel.runtime.dealer import serve
+from securemodel.runtime.fixed import fixed_point
 
 TWO = {"weights": "bank", "inputs": "client", "outputs": "client", "protocol": "paillier", "insecure_key_bits": 512}
 LIMIT_S = 40.0
@@ -67,6 +68,16 @@ def test_models_agree_with_torch_and_cost_what_the_plan_says(name):
             assert session.stats.preprocessing_bytes == plan.preprocessing_bytes
     assert plan.preprocessing_bytes < masked.preprocessing_bytes and plan.rounds == masked.rounds + 2
     assert plan.masked.digest == masked.digest
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_results_are_those_of_fixed_point_in_the_clear(name):
+    torch.manual_seed(2)
+    model, x = MODELS[name]()
+    program = compiled(model, x)
+    with securemodel.local(program) as session:
+        assert torch.equal(session.run(x), session.run(x))
+        assert torch.equal(session.run(x), fixed_point(program, x)[0])
 
 
 def test_no_weight_of_a_layer_is_shared_and_the_dealer_makes_no_product():

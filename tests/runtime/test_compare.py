@@ -245,6 +245,12 @@ def test_programs_of_a_file_have_no_model(tmp_path):
         securemodel.compare(securemodel.Program.load(tmp_path / "program.txt"), torch.zeros(1, 2))
 
 
+@pytest.mark.parametrize("model", [nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.ReLU())], ids=["linear", "deep"])
+def test_programs_of_another_protocol_are_refused(model):
+    with pytest.raises(InputError, match="protocol 'paillier' cannot be compared"):
+        compared(model, torch.zeros(2, 3), protocol="paillier", insecure_key_bits=512)
+
+
 def test_weights_can_be_given_later():
     with torch.device("meta"):
         empty = nn.Linear(2, 2)
