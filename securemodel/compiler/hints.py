@@ -120,7 +120,10 @@ def _not_in_shares(graph: Graph, nodes: Sequence[Node]) -> list[str]:
 
 # ---- the same program with narrower comparisons
 def narrowed(graph: Graph, frac_bits: int, width: int = NARROW) -> Graph:
-    """The graph that compiling with a smaller width gives, where it takes as many layers of bits."""
+    """The graph that compiling with a smaller width gives, where it takes as many layers of bits.
+
+    Of a text from outside, comparisons may be no signs that compile() writes: those stay as they are.
+    """
     windows, tops = _windows(graph, frac_bits, width)
     out, digits = Graph(), {}
     for node in graph.nodes:
@@ -134,6 +137,8 @@ def narrowed(graph: Graph, frac_bits: int, width: int = NARROW) -> Graph:
             digits[node.id] = digits[node.args[0]]
         elif node.op == "combine" and node.args[0] in digits:
             attrs["digits"] = digits[node.args[0]]
+            if attrs["digits"] <= attrs.get("apart", 0):
+                return graph  # no comparison that compile() writes
             digits[node.id] = len(groups(attrs["digits"], attrs.get("apart", 0)))
         if node.id in digits:
             shape = (leaf_planes(digits[node.id]), shape[1])
@@ -153,12 +158,16 @@ def _windows(graph: Graph, frac_bits: int, width: int) -> tuple[dict[int, dict],
             begins[node.id] = begins[node.args[0]]
             if "apart" in node.attrs:
                 apart.add(begins[node.id])
-        elif node.op == "xor" and node.form == "bits":
+        elif node.op == "xor" and node.form == "bits" and node.args[0] in begins:
             digits, top = graph[begins[node.args[0]]], graph[node.args[1]]
+            if top.op != "top_bit" or top.args != digits.args:
+                continue
             more = [max(0, graph[a].frac - frac_bits) for a in digits.args]
             bits = [min(bit, width - 1 + m) for bit, m in zip(top.attrs["bit"], more, strict=True)]
             shifts = digits.attrs["shift"]
             low_bits = max(bit - shift for bit, shift in zip(bits, shifts, strict=True))
+            if low_bits < 1:
+                continue
             shifts = shifts if digits.id in apart else [bit - low_bits for bit in bits]
             windows[digits.id], tops[top.id] = {"low_bits": low_bits, "shift": shifts}, bits
     return windows, tops

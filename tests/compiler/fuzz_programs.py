@@ -154,8 +154,9 @@ def _change_node(r: random.Random, nodes: list[Node], fields: dict[str, Any]) ->
     elif what == 5:
         node.shape = (*node.shape, r.choice(INTEGERS)) if r.random() < 0.5 else node.shape[1:]
     elif what == 6 and node.args:
-        args = list(node.args)
-        args[r.randrange(len(args))] = r.choice((*range(node.id + 1), 1 << 40))
+        args, at = list(node.args), r.randrange(len(node.args))
+        alike = [n.id for n in nodes if n.id < node.id and args[at] < len(nodes) and n.form == nodes[args[at]].form]
+        args[at] = r.choice((*(alike if r.random() < 0.7 else range(node.id + 1)), 1 << 40))
         node.args = tuple(args)
     elif what == 7:
         node.args = r.choice((node.args[::-1], node.args[1:], node.args * 2, (*node.args, 0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import fuzz_programs
@@ -201,4 +202,24 @@ def test_a_plan_needs_no_comparison_beside_each_top_bit(text, tmp_path: Path):
     number, x = at - 1, next(line for line in lines if " = mask %" in line).split(" ", 1)[0]
     added = [f'%{number} = top_bit {x} {{"bit":[63],"offset":[0]}} : bits [1,1]', lines[at].replace(f"%{number} =", f"%{number + 1} =")]
     (tmp_path / "program.txt").write_text("\n".join([*lines[:at], *added, ""]))
+    assert str(Program.load(tmp_path / "program.txt").plan())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"bit":[63]', '"bit":[0]'),
+        ('"bit":[63]', '"bit":[7]'),
+        ('"shift":[0]', '"shift":[1]'),
+        (r"xor (%\d+) %\d+", r"xor \1 \1"),
+        (r"xor (%\d+) (%\d+)", r"xor \2 \1"),
+        (r"xor %\d+ (%\d+)", r"xor \1 \1"),
+    ],
+)
+def test_a_plan_takes_comparisons_that_are_no_signs(text, tmp_path: Path, old, new):
+    """A text may compare any bits, and add any two of them."""
+    old = old if "xor" in old else re.escape(old)
+    made, count = re.subn(old, new, text)
+    assert count
+    (tmp_path / "program.txt").write_text(made)
     assert str(Program.load(tmp_path / "program.txt").plan())
