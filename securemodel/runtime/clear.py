@@ -119,8 +119,15 @@ class ClearSide:
 
     def encoded(self, node: Node) -> torch.Tensor:
         """A float of this party (or public) as ring elements of the node's shape and scale. Raises InputError."""
-        limit = encoding_limit(self._program.header, node.frac or 0)
-        ring = encode(torch.as_tensor(self.value(node.args[0])), node.frac or 0, limit, self.describe(node.args[0]))
+        limit, source = encoding_limit(self._program.header, node.frac or 0), node.args[0]
+        try:
+            value = torch.as_tensor(self.value(source))
+        except (RuntimeError, IndexError) as problem:
+            outside = isinstance(problem, IndexError) or str(problem).startswith("Class values must")
+            what = "an id or a position is outside of its table" if outside else f"the model cannot use it: {type(problem).__name__}"
+            where, fix = self._program.graph[source].source, "give values that the model takes"
+            raise InputError(explain(f"{self.describe(source)}: {what}", where=where, fix=fix)) from problem
+        ring = encode(value, node.frac or 0, limit, self.describe(source))
         return ring.reshape(node.shape).contiguous()
 
     def weights_digest(self) -> str | None:

@@ -217,3 +217,14 @@ def test_a_program_read_from_a_file(program: Program, tmp_path) -> None:
     program.save(tmp_path / "program.txt")
     with pytest.raises(InputError, match="read from a file"):
         securemodel.local(Program.load(tmp_path / "program.txt"))
+
+
+@pytest.mark.parametrize("place", [5, -1])
+def test_an_id_outside_of_its_table_is_its_owners_mistake_not_words_of_torch(place: int) -> None:
+    table = torch.nn.Embedding(5, 3).eval()
+    ids = torch.tensor([[1, 4]])
+    program = securemodel.compile(table, ids, weights="bank", inputs="hospital", outputs="hospital")
+    with securemodel.local(program) as session:
+        with pytest.raises(InputError, match="'hospital': input 0: an id or a position is outside of its table"):
+            session.run(torch.tensor([[1, place]]))
+        torch.testing.assert_close(session.run(ids), table(ids).detach(), atol=2**-10, rtol=0)
