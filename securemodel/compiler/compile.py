@@ -53,7 +53,7 @@ def compile(
     Reals have `frac_bits` fractional bits. `width` bounds what is compared: magnitudes stay below
     2^(width - 1 - frac_bits); smaller is faster. Results of products are revealed with 2 frac_bits
     fractional bits, those of small public factors with up to 3 frac_bits; `truncate_outputs` cuts them to frac_bits
-    first, for one more round.
+    first, for three more rounds, or one with fast rounding.
     `rounding`: "exact", the default, makes every truncated value the nearest one, so that results are a function of the
     inputs alone; with "fast" it may be one unit higher, by chance, which tells the receiver of an output something about
     the digits that were cut off (docs/threat-model.md), for less time. CrypTen has "fast" only.
