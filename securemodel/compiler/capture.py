@@ -8,15 +8,17 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.export import _trace
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules import transformer
 
-from securemodel.compiler.explaining import not_captured
+from securemodel.compiler.explaining import caught_by_the_model, not_captured
 from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.errors import CompileError
 
@@ -81,7 +83,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     try:
         with (
             ONE_AT_A_TIME, torch.no_grad(), _silent(), _masks_as_given(), _messages_of_checks() as messages,
-            _plain_forward(model, examples),
+            _plain_forward(model, examples), _asked_for_values() as asked,
         ):  # fmt: skip
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
             exported = torch.export.export(model, inputs, strict=False)
@@ -91,6 +93,8 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         raise
     except Exception as problem:
         raise not_captured(problem, type(model).__name__) from problem
+    if lost := [error for error in asked if caught_by_the_model(error)]:  # what it did then is no choice by values
+        raise not_captured(lost[0], type(model).__name__)
     _restore(exported.graph, made, messages)
     signature = exported.graph_signature
     states, constants, inputs = {}, {}, []
@@ -123,6 +127,26 @@ def apart(model: torch.nn.Module) -> torch.nn.Module:
         return copy.deepcopy(model, kept)
     except Exception:
         return model
+
+
+@contextmanager
+def _asked_for_values() -> Iterator[list[Exception]]:
+    """Torch's errors where code asks for values, those that somebody catches included."""
+    made: list[Exception] = []
+
+    def noting(kind: type[Exception]) -> AbstractContextManager[None]:
+        begin = kind.__init__
+
+        def noted(self: Exception, *args: Any, **kwargs: Any) -> None:
+            made.append(self)
+            begin(self, *args, **kwargs)
+
+        return _replaced(kind, "__init__", noted)
+
+    with ExitStack() as stack:
+        for kind in (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException):
+            stack.enter_context(noting(kind))
+        yield made
 
 
 @contextmanager

@@ -46,6 +46,12 @@ def not_captured(problem: Exception, model: str) -> CompileError:
     )
 
 
+def caught_by_the_model(problem: BaseException) -> bool:
+    """Whether it is neither torch nor this project that caught an error: the model's code then went on without it."""
+    caught = problem.__traceback__
+    return caught is not None and not caught.tb_frame.f_code.co_filename.startswith(_NOT_THE_MODELS)
+
+
 def _chain(problem: BaseException) -> Iterator[BaseException]:
     """An error and those it came from."""
     seen: set[int] = set()

@@ -115,6 +115,19 @@ def test_numbers_and_sizes_made_of_secrets_are_reported_with_a_reason(code) -> N
     assert not report.unchecked, "torch's own assertions are not the model's"
 
 
+def test_an_error_that_the_model_catches_is_told_and_not_taken_for_a_choice() -> None:
+    """The program would always go the way that the model goes without values."""
+
+    def guarded(y):
+        try:
+            return 2 * y if y.sum() > 0 else y
+        except Exception:
+            return y
+
+    with pytest.raises(CompileError, match=r"return 2 \* y if y\.sum\(\) > 0(.|\n)*torch\.where"):
+        securemodel.compile(Scored(guarded).eval(), torch.zeros(2, 4), **TWO)
+
+
 def test_an_error_of_the_model_is_told_with_its_line() -> None:
     with pytest.raises(CompileError, match=r"(?s)RuntimeError: shape.*where: test_values_in_code.py:\d+.*y.reshape\(7, 7\)"):
         securemodel.check(Scored(lambda y: y.reshape(7, 7)), torch.zeros(2, 4))
