@@ -277,6 +277,10 @@ def _image(kind: str, attrs: dict[str, Any], x: Shape, y: Shape) -> Shape:
     if x[1] != (y[0] if "transpose" in kind else y[1] * groups) or y[0] % groups:
         raise Wrong(f"{kind} of {list(x)} by {list(y)}: the channels do not fit with groups={groups}")
     each = lambda name: [attrs[name]] if axes == 1 else attrs[name]
+    if "transpose" in kind:
+        rooms = zip(each("output_padding"), each("stride"), each("dilation"), strict=True)
+        if any(more >= max(step, gap) for more, step, gap in rooms):
+            raise Wrong(f"{kind}: output_padding is below the stride or the dilation")
     sides = []
     for size, taps, step, pad, gap in zip(x[2:], y[2:], each("stride"), each("padding"), each("dilation"), strict=True):
         spread = (size - 1) * step + 1 + 2 * gap * (taps - 1) if "transpose" in kind else size + 2 * pad
