@@ -24,7 +24,7 @@ setup: $(INSTALLED) ## Make the virtual environment .venv and build the kernels 
 setup-crypten: $(INSTALLED) ## Install CrypTen too, an optional back end (docs/crypten.md)
 	$(BIN)/python -m pip install --quiet -c constraints.txt omegaconf onnx pyyaml
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps crypten
-	@$(BIN)/python -c 'from securemodel.backends.crypten import adapter; print("CrypTen", adapter.load().__version__)'
+	@$(BIN)/python -c 'from securemodel.engines.crypten import adapter; print("CrypTen", adapter.load().__version__)'
 
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py

@@ -33,7 +33,7 @@ from benchmarks.models import lenet5
 from benchmarks.peers import HE, run_he
 from protocols import paillier
 from protocols.kernels import residues
-from securemodel.backends.paillier.layers import ClientLayers, OwnerLayers
+from securemodel.engines.paillier.owned_layers import ClientLayers, OwnerLayers
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import securemodel
 from benchmarks.cases import BY_NAME, PARTIES
 from benchmarks.measure import compiled, evaluation_bytes
 from protocols import identity
-from securemodel.runtime.dealer import serve
+from securemodel.engines.masked.dealer import serve
 
 
 def main(folder: str, case_name: str, transport: str, repeat: str, role: str) -> None:

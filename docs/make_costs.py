@@ -12,10 +12,11 @@ from torch import nn
 
 import securemodel
 from protocols.gates import GATES, dealt_bytes
-from securemodel.compiler.plan import NETWORKS, Machine, Plan
-from securemodel.compiler.plantable import bytes_text, count_text, network_text, seconds_text
 from securemodel.compiler.wire import START, item_bytes
-from securemodel.compiler.work import gate_bytes
+from securemodel.planning.costs import NETWORKS, Machine
+from securemodel.planning.table import Plan
+from securemodel.planning.units import bytes_text, count_text, network_text, seconds_text
+from securemodel.planning.work import gate_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 ELEMENTS = 6400  # a multiple of 64: no padding in packed bits
@@ -91,7 +92,12 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
     ("bilinear", "product, matrix product, convolution: per element of the result", {}, [(ELEMENTS,), (ELEMENTS,)]),
     ("square", "square", {}, [(ELEMENTS,)]),
     ("truncate", "division by 2^16, fast rounding", {"bits": 16}, [(ELEMENTS,)]),
-    ("truncate", "division by 2^16, exact, beside the digits of its carry", {"bits": 16}, [(ELEMENTS,), (1, ELEMENTS // 64)]),
+    (
+        "truncate",
+        "division by 2^16, exact, beside the digits of its carry",
+        {"bits": 16},
+        [(ELEMENTS,), (1, ELEMENTS // 64)],
+    ),
     ("digits", "digits of a comparison, width 64", _window(63), [(ELEMENTS,)]),
     ("digits", "digits of a comparison, width 32", _window(31), [(ELEMENTS,)]),
     ("digits", "digits of the carry of a division by 2^16", _window(16), [(ELEMENTS,)]),
@@ -215,7 +221,7 @@ is a product or a comparison, named by the node of the program's text.
 
 The rates were measured on two cores of an AMD EPYC server with AVX-512, and hold for a party that has such a machine to
 itself and finds everything prepared; preparing a run is predicted apart, with {made}e9 bytes of masks and dealt shares
-a second. Expect a factor of two of error in computing. Other rates: `securemodel.compiler.plan.Machine`; another
+a second. Expect a factor of two of error in computing. Other rates: `securemodel.planning.plan.Machine`; another
 network: `Network(bandwidth, latency)` there, with bits per second and seconds **one way** (half of a round trip). By
 name there are:
 

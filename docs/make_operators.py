@@ -19,7 +19,7 @@ from securemodel.compiler.lower import ACCURACY, LOWERINGS
 from securemodel.compiler.lower.registry import anchor
 from securemodel.compiler.lowering import lower_model
 from securemodel.compiler.wire import item_bytes
-from securemodel.compiler.work import gate_bytes
+from securemodel.planning.work import gate_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = ("alice", "bob")

@@ -21,6 +21,7 @@
 `str(error)` is a complete text for a person: what happened, where, why, and what to do next. It never contains
 a share, a key or a secret value. All errors can be pickled, so they survive a process pool.
 """
+
 from __future__ import annotations
 
 _MAX_LINE, _MAX_LINES = 2000, 40

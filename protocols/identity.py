@@ -18,6 +18,7 @@ certificate. There is no certificate authority and no host name check. A party f
     connect_s = 30
     receive_s = 60                            # longest silence of a peer that has something to send
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -185,9 +186,7 @@ def load_config(path: str | Path, *, require_certificates: bool = True) -> Parti
     return _Reader(path, text, require_certificates).config(tables)
 
 
-def plain_config(
-    addresses: Mapping[str, str], *, dealer: str = "", timeouts: Timeouts | None = None
-) -> PartiesConfig:
+def plain_config(addresses: Mapping[str, str], *, dealer: str = "", timeouts: Timeouts | None = None) -> PartiesConfig:
     """A configuration without certificates, for links inside one host. `addresses`: 'host:port' by party name."""
     reader = _Reader(Path("plain_config()"), "", False)
     return PartiesConfig(
@@ -210,7 +209,9 @@ class _Reader:
         parties = {name: self.entry(name, self.table(t, f"parties.{name}"), f"parties.{name}")
                    for name, t in self.table(tables.get("parties", {}), "parties").items()}  # fmt: skip
         if len(parties) < 2:
-            raise self.error("a party file needs at least two parties", "", f"it lists {len(parties)}", "add [parties.NAME]")
+            raise self.error(
+                "a party file needs at least two parties", "", f"it lists {len(parties)}", "add [parties.NAME]"
+            )
         dealer = self.entry(DEALER, self.table(tables["dealer"], "dealer"), "dealer") if "dealer" in tables else None
         self.no_duplicates([*parties.values(), *([dealer] if dealer else [])])
         me = self.table(tables.get("me", {}), "me")
@@ -219,12 +220,16 @@ class _Reader:
         self.only(times, ("connect_s", "receive_s"), "timeouts")
         for key, value in times.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-                raise self.error(f"{key} = {value!r} is not a number of seconds", "timeouts", "", "use, for example, 30", key)
+                raise self.error(
+                    f"{key} = {value!r} is not a number of seconds", "timeouts", "", "use, for example, 30", key
+                )
         identity = self.text_of(me, "identity", "me", "")
         listen = self.text_of(me, "listen", "me", "")
         skipped = me.get("skipped_runs", PartiesConfig.skipped_runs)
         if isinstance(skipped, bool) or not isinstance(skipped, int) or skipped < 0:
-            raise self.error(f"skipped_runs = {skipped!r} is not a number of runs", "me", "", "use, for example, 16", "skipped_runs")
+            raise self.error(
+                f"skipped_runs = {skipped!r} is not a number of runs", "me", "", "use, for example, 16", "skipped_runs"
+            )
         return PartiesConfig(
             parties,
             dealer,
@@ -260,7 +265,9 @@ class _Reader:
             raise self.error(f"the certificate of {name!r} is not the expected one", where, why, fix, "fingerprint")
         if _common_name(certificate) != name:
             why = f"the certificate was made for {_common_name(certificate)!r}"
-            raise self.error(f"the certificate of {name!r} is of another party", where, why, "use that name, or its file")
+            raise self.error(
+                f"the certificate of {name!r} is of another party", where, why, "use that name, or its file"
+            )
         pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
         return Entry(name, host, port, pem, found)
 

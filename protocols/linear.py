@@ -61,7 +61,11 @@ LAYOUT = frozenset({"ldexp", "reshape", "permute", "expand", "slice", "flip", "i
 
 
 def apply(
-    kind: str, tensors: Sequence[torch.Tensor | None], attrs: dict, shapes: Sequence[Sequence[int]], shape: Sequence[int]
+    kind: str,
+    tensors: Sequence[torch.Tensor | None],
+    attrs: dict,
+    shapes: Sequence[Sequence[int]],
+    shape: Sequence[int],
 ) -> torch.Tensor | None:
     """Applies a linear operation to shares, where a share of None is zero.
 

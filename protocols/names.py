@@ -6,9 +6,7 @@ import re
 
 DEALER, PUBLIC, EVERYBODY = "dealer", "public", "all"
 RESERVED = frozenset({DEALER, PUBLIC, EVERYBODY})
-NAME_RULE = (
-    f"a name starts with a letter, has up to 64 letters, digits, '_' and '-', and is none of {', '.join(sorted(RESERVED))}"
-)
+NAME_RULE = f"a name starts with a letter, has up to 64 letters, digits, '_' and '-', and is none of {', '.join(sorted(RESERVED))}"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 

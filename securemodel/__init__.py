@@ -1,15 +1,13 @@
 """Compiles ordinary PyTorch models into programs that several parties run without showing their data."""
 
-from securemodel.compiler.compile import check, compile
+from securemodel.api import check, compile, connect, local
 from securemodel.compiler.lower import decomposes, lowers
-from securemodel.compiler.plan import Network
 from securemodel.errors import SecureModelError, UnsupportedOperator
+from securemodel.inspect.compare import compare
+from securemodel.inspect.differences import Comparison
+from securemodel.planning.costs import Network
 from securemodel.program import Program
-from securemodel.runtime.compare import compare
-from securemodel.runtime.comparison import Comparison
-from securemodel.runtime.remote import connect
-from securemodel.runtime.session import Session, local
-
-__version__ = "0.1.0"
+from securemodel.sessions.session import Session
+from securemodel.version import __version__ as __version__
 
 __all__ = ["Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "connect", "decomposes", "local", "lowers"]  # fmt: skip

@@ -1,11 +1,11 @@
 """Errors of the compiler; those of the protocols are in protocols.errors and are re-exported here.
 
-    SecureModelError
-    ├── CompileError            a model cannot be made into a secure program
-    │   └── UnsupportedOperator     some operators have no secure version; lists all of them
-    ├── LedgerError             the ledger of runs cannot be written or read
-    ├── ProgramError            a program's text is damaged or of another version
-    └── ... (protocols.errors)
+SecureModelError
+├── CompileError            a model cannot be made into a secure program
+│   └── UnsupportedOperator     some operators have no secure version; lists all of them
+├── LedgerError             the ledger of runs cannot be written or read
+├── ProgramError            a program's text is damaged or of another version
+└── ... (protocols.errors)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from protocols.files import write_atomically
 from securemodel.compiler.builder import FloatCall
 from securemodel.compiler.capture import Captured, Examples
-from securemodel.compiler.ir import Graph, Header, digest, program_text
+from securemodel.compiler.ir import MASKED_KIND, Graph, Header, digest, program_text
 from securemodel.compiler.lowering import pool_before_activation
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
@@ -26,6 +26,9 @@ class Program:
     """A secure program. Compiled ones can be run; those read from a file can be planned and dealt for."""
 
     protocol: ClassVar[str] = "masked"
+    kind: ClassVar[str] = MASKED_KIND
+    planner: ClassVar[Callable[[Any, Any], Any] | None] = None
+    """Makes the plan of a run from a program and a network; `securemodel.api` says it for each kind."""
 
     header: Header
     graph: Graph
@@ -45,7 +48,7 @@ class Program:
 
     @cached_property
     def _text(self) -> str:
-        return program_text(self.header, self.graph)
+        return program_text(self.header, self.graph, self.kind)
 
     def text(self) -> str:
         """The secure graph, one operation a line."""
@@ -74,11 +77,9 @@ class Program:
         """Pickled and copied without the captured model, which is not needed to run."""
         return type(self), (self.header, self.graph, self.calls, self.model, self.examples, self.reveal)
 
-    def plan(self, network: Any = "lan"):
-        """What a run costs: rounds, bytes, preprocessing, memory and predicted time (securemodel.Plan)."""
-        from securemodel.compiler.plan import make_plan
-
-        return make_plan(self, network)
+    def plan(self, network: Any = "lan") -> Any:
+        """What a run costs: rounds, bytes, preprocessing, memory and predicted time (securemodel.planning)."""
+        return type(self).planner(self, network)
 
     def save(self, path: str | Path) -> None:
         """Writes the text; never leaves a half-written file."""
@@ -91,11 +92,16 @@ class Program:
         `max_bytes` bounds the program's values with what is dealt for them.
         """
         text = read_text(Path(path))
-        if text.startswith("paillier-program ") or " = owned_layer@" in text:
-            from securemodel.backends.paillier.deep import read_program
+        return READERS.get(text.partition(" ")[0], read_masked)(text, max_bytes)
 
-            return read_program(text, max_bytes)
-        return Program(*parse_program(text, max_bytes=max_bytes))
+
+def read_masked(text: str, max_bytes: int) -> Program:
+    """The program of the masked engine in a text. Raises ProgramError."""
+    return Program(*parse_program(text, max_bytes=max_bytes))
+
+
+READERS: dict[str, Callable[[str, int], Program]] = {MASKED_KIND: read_masked}
+"""What reads each kind of text, by its first word; `securemodel.api` adds those of the other engines."""
 
 
 def receivers(outputs: str | Sequence[str], count: int) -> list[str]:

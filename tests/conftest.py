@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from securemodel.compiler import masked
 from securemodel.compiler.ops import verify
+from securemodel.engines.masked import compiling as masked
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -31,12 +31,13 @@ from protocols.paillier.linear_gate import ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import linear_patches
 from protocols.paillier.weights_gate import KeyGate, ShareGate
 from protocols.strict import strict_json
-from securemodel.backends.paillier.party import read_key
 from securemodel.cli import results
+from securemodel.engines.masked import dealer
+from securemodel.engines.masked.sources import DEAL_RUN, REQUEST
+from securemodel.engines.masked.store import Store
+from securemodel.engines.paillier.party import read_key
 from securemodel.errors import PreprocessingError
-from securemodel.runtime import agree, dealer, resume
-from securemodel.runtime.sources import DEAL_RUN, REQUEST
-from securemodel.runtime.store import Store
+from securemodel.sessions import agree, resume
 
 KEY = keys.insecure_generate(256)
 PUBLIC = KEY.public
@@ -61,7 +62,9 @@ def sealed_text(data: bytes) -> bytes:
     try:
         fields = json.loads(data)
         fields.pop("sha256", None)
-        return json.dumps({**fields, "sha256": sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()}).encode()
+        return json.dumps(
+            {**fields, "sha256": sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()}
+        ).encode()
     except (ValueError, AttributeError, RecursionError):
         return data
 

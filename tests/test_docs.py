@@ -134,7 +134,9 @@ def test_commands_of_a_page_exist(page):
                     break
                 assert name in command.commands, f"{block}: there is no command {name!r}"
                 command = command.commands[name]
-            options = {text for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts)} | {"--help", "-h", "--version"}
+            options = {
+                text for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts)
+            } | {"--help", "-h", "--version"}
             for word in words[: words.index("--")] if "--" in words else words:
                 assert not word.startswith("-") or word in options, f"{block}: {command.name} has no option {word}"
 

@@ -16,12 +16,13 @@ import securemodel
 from protocols import bilinear as bilinear_maps
 from protocols.gates import bilinear as bilinear_gates
 from securemodel.compiler.ir import Graph
-from securemodel.compiler.memory import peak_bytes
-from securemodel.compiler.plan import AHEAD_BYTES, Cost, Machine, Network, PartyCost, make_plan
-from securemodel.compiler.plantable import bytes_text, count_text, seconds_text
-from securemodel.compiler.work import multiply_adds
+from securemodel.engines.masked import dealing, party, preparing
 from securemodel.errors import InputError
-from securemodel.runtime import dealing, party, preparing, remote
+from securemodel.planning.memory import peak_bytes
+from securemodel.planning.plan import AHEAD_BYTES, Cost, Machine, Network, PartyCost, make_plan
+from securemodel.planning.table import bytes_text, count_text, seconds_text
+from securemodel.planning.work import multiply_adds
+from securemodel.sessions import remote
 
 
 class Pooled(nn.Module):

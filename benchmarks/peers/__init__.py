@@ -3,6 +3,7 @@
 Each system lives in a virtual environment of its own in the root of the repository, which `setup.sh` in this folder
 builds, and is timed by a script that runs there. `common.py` says what a case and a row are.
 """
+
 from __future__ import annotations
 
 import json

@@ -13,6 +13,7 @@ imports nothing else and they import it as a neighboring file. A result is a row
     first_seconds, compile_seconds apart from `seconds`: the first run, and the compilation where there is one
     problem                        why the case failed, or None
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,17 +28,42 @@ from pathlib import Path
 from typing import Any
 
 CASES = (
-    "product", "relu", "sign", "matmul512", "matmul1024", "conv", "maxpool",
-    "mlp_b128", "lenet5_b1", "lenet5_b32", "lenet5_b128", "vgg16_b1", "resnet18_b1",
-    "exp", "sigmoid", "tanh", "gelu", "reciprocal", "rsqrt",
-    "softmax", "argmax", "sort", "lstm", "encoder_layer", "minilm6",
+    "product",
+    "relu",
+    "sign",
+    "matmul512",
+    "matmul1024",
+    "conv",
+    "maxpool",
+    "mlp_b128",
+    "lenet5_b1",
+    "lenet5_b32",
+    "lenet5_b128",
+    "vgg16_b1",
+    "resnet18_b1",
+    "exp",
+    "sigmoid",
+    "tanh",
+    "gelu",
+    "reciprocal",
+    "rsqrt",
+    "softmax",
+    "argmax",
+    "sort",
+    "lstm",
+    "encoder_layer",
+    "minilm6",
 )
 ELEMENTS = 1 << 20  # of product, relu and sign
 FUNCTION_ELEMENTS = 100_000
 # what each function is given: normal with a deviation, or uniform between two numbers
 FUNCTIONS = {
-    "exp": ("normal", 1.0), "sigmoid": ("normal", 2.0), "tanh": ("normal", 2.0), "gelu": ("normal", 2.0),
-    "reciprocal": ("uniform", 0.5, 10.0), "rsqrt": ("uniform", 0.5, 10.0),
+    "exp": ("normal", 1.0),
+    "sigmoid": ("normal", 2.0),
+    "tanh": ("normal", 2.0),
+    "gelu": ("normal", 2.0),
+    "reciprocal": ("uniform", 0.5, 10.0),
+    "rsqrt": ("uniform", 0.5, 10.0),
 }
 LSTM = (16, 20, 40, 128)  # batch, steps, features, hidden
 ENCODER = (32, 384, 12, 1536)  # sequence, width, heads, width inside; a batch of one
@@ -58,7 +84,11 @@ def row(case: str, system: str, parties: int, measured: Row) -> Row:
     """A complete row from what one case's child process reported; what it did not report is None."""
     keys = ("seconds", "rounds", "sent_bytes_per_party", "error", "first_seconds", "compile_seconds", "problem")
     return {
-        "case": case, "system": system, "parties": parties, "preprocessing_bytes": None, "machine": machine(),
+        "case": case,
+        "system": system,
+        "parties": parties,
+        "preprocessing_bytes": None,
+        "machine": machine(),
         **{key: measured.get(key) for key in keys},
     }
 

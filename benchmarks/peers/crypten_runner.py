@@ -9,6 +9,7 @@ inputs and weights secret. Correlated randomness comes from CrypTen's default pr
 knows, every triple: the figures are better than a safe setting would allow. Timed is a run after a warm-up, from a
 common start until the slower party is done; sharing of inputs and opening of the result are outside.
 """
+
 from __future__ import annotations
 
 import json

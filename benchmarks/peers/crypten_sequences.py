@@ -2,6 +2,7 @@
 
 CrypTen has no GELU, LSTM or attention of its own: GELU is x sigmoid(1.702 x) here, and the rest is written out.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

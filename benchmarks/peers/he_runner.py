@@ -9,6 +9,7 @@ operations on arrays a share of the array's time. Encoding is inside, as it is t
 likes. CKKS is approximate and computes on 4096 numbers in one ciphertext, so its shares are of a full one, and its
 numbers are scaled to below 1; a matrix product takes one vector, however empty that leaves the ciphertext.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -8,6 +8,7 @@ encryption of links is in the figures. SEMI2K takes its correlated randomness fr
 Timed is the run of a compiled program in a warm runtime: compilation, sharing of inputs, the first run and the opening
 of the result are outside. Images are laid out with channels last, as SPU prefers them.
 """
+
 from __future__ import annotations
 
 import json
@@ -159,12 +160,15 @@ def measure(case: str, protocol: str, repeat: int) -> Row:
     inputs = jax.tree_util.tree_leaves(args)
     secret = libspu.Visibility.VIS_SECRET
     names = [f"in{k}" for k in range(len(inputs))]
-    config = libspu.RuntimeConfig(
-        protocol=getattr(libspu.ProtocolKind, protocol), field=libspu.FieldType.FM64
-    )
+    config = libspu.RuntimeConfig(protocol=getattr(libspu.ProtocolKind, protocol), field=libspu.FieldType.FM64)
     start = time.perf_counter()
     executable, _ = frontend.compile(
-        frontend.Kind.JAX, function, args, {}, names, [secret] * len(names),
+        frontend.Kind.JAX,
+        function,
+        args,
+        {},
+        names,
+        [secret] * len(names),
         lambda outs: [f"out{k}" for k in range(len(outs))],
     )
     report: Row = {"compile_seconds": time.perf_counter() - start}

@@ -1,4 +1,5 @@
 """Functions, orders and sequence models as JAX programs, for spu_runner.py."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,8 +24,12 @@ def program(case: str) -> Program | None:
     if case in FUNCTIONS:
         kind, *numbers = FUNCTIONS[case]
         functions = {
-            "exp": jnp.exp, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "gelu": jax.nn.gelu,
-            "reciprocal": lambda x: 1 / x, "rsqrt": jax.lax.rsqrt,
+            "exp": jnp.exp,
+            "sigmoid": jax.nn.sigmoid,
+            "tanh": jnp.tanh,
+            "gelu": jax.nn.gelu,
+            "reciprocal": lambda x: 1 / x,
+            "rsqrt": jax.lax.rsqrt,
         }
         if kind == "normal":
             return functions[case], (normal(FUNCTION_ELEMENTS, scale=numbers[0]),)

@@ -1,6 +1,6 @@
 """Grades the effort of runners with operators of one's own: the coach's model, a runner's data.
 
-    securemodel run examples/custom_operator/grade.py --local
+securemodel run examples/custom_operator/grade.py --local
 """
 
 from __future__ import annotations

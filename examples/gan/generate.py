@@ -5,6 +5,7 @@
 
 The same file runs at both parties. Arguments: a folder for the images, and the seed of the client's vectors.
 """
+
 from __future__ import annotations
 
 import sys

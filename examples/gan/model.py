@@ -4,6 +4,7 @@ The layers are those of Radford et al., "Unsupervised representation learning wi
 adversarial networks" (2016), sized for 28 x 28 pixels: transposed convolutions with batch normalization and ReLU, tanh
 at the end; convolutions with leaky ReLU on the other side.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,13 +22,21 @@ class Gan(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.generator = nn.Sequential(
-            nn.ConvTranspose2d(LATENT, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
-            nn.ConvTranspose2d(64, 32, 4, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Tanh(),
+            nn.ConvTranspose2d(LATENT, 64, 7, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.ConvTranspose2d(32, 1, 4, 2, 1),
+            nn.Tanh(),
         )
         self.discriminator = nn.Sequential(
-            nn.Conv2d(1, 32, 4, 2, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2),
+            nn.Conv2d(1, 32, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(32, 64, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.LeakyReLU(0.2),
             nn.Conv2d(64, 1, 7),
         )
 

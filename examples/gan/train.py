@@ -5,6 +5,7 @@
 The data are the 500 handwritten digits of the example lenet_mnist, each moved by up to two pixels; another .npz file
 with `images`, uint8 [N, 28, 28], does as well. Everything random comes from --seed; nothing here is secret.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -68,8 +69,12 @@ def fit(images: torch.Tensor, steps: int, seed: int) -> Gan:
 
 
 @click.command()
-@click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              default=HERE.parent / "lenet_mnist" / "images.npz", show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=HERE.parent / "lenet_mnist" / "images.npz",
+    show_default=True,
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=HERE, show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)

@@ -4,6 +4,7 @@ An .npz file has two arrays: `images`, uint8 [N, 28, 28], 0 = paper and 255 = in
 It has no split of its own, so a part of it is held out. A folder has the four original files (gzipped or not), whose
 10,000 test images are the held-out ones.
 """
+
 from __future__ import annotations
 
 import gzip

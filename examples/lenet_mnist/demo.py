@@ -6,6 +6,7 @@ Bank, hospital and dealer are three processes joined by mutual TLS; `infer.py` i
 script then plays the auditor: it alone opens the weights and the images together. Ends with 1 if one secure
 prediction differs from the plain one.
 """
+
 from __future__ import annotations
 
 import json

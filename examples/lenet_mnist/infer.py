@@ -4,6 +4,7 @@
 
 The same file runs at both parties. Arguments: a folder for results, and how many batches of 100 images to read.
 """
+
 from __future__ import annotations
 
 import json

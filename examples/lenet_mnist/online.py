@@ -5,6 +5,7 @@
 The program takes one image and reveals only the digit. The weights are shared once; while nothing is asked, the parties
 prepare the next request. The argument is how many requests the session answers: both parties must know it.
 """
+
 from __future__ import annotations
 
 import statistics

@@ -6,6 +6,7 @@
 [N, 28, 28] and `labels` uint8 [N]. Everything random comes from --seed, so a run can be repeated;
 nothing here is secret.
 """
+
 from __future__ import annotations
 
 import math
@@ -75,12 +76,22 @@ def correct(model: LeNet5, digits: Digits) -> int:
 
 
 @click.command()
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True,
-              help="An .npz file with `images` and `labels`, or a folder with MNIST's four idx files (gzipped or not).")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="An .npz file with `images` and `labels`, or a folder with MNIST's four idx files (gzipped or not).",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=HERE, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True)
-@click.option("--images", "kept", type=click.IntRange(min=1, max=1000), default=500, show_default=True,
-              help="How many held-out images to write.")
+@click.option(
+    "--images",
+    "kept",
+    type=click.IntRange(min=1, max=1000),
+    default=500,
+    show_default=True,
+    help="How many held-out images to write.",
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 def main(data: Path, out: Path, epochs: int, kept: int, seed: int) -> None:
     """Train LeNet-5 on MNIST and write its weights and some held-out images."""

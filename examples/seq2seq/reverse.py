@@ -6,6 +6,7 @@
 The same file runs at both parties. Arguments: `lstm` or `transformer` (the usual), then numbers of six digits, which
 only the client uses. Ends with 1 if a number comes back wrong.
 """
+
 from __future__ import annotations
 
 import sys

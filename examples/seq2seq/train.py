@@ -5,6 +5,7 @@
 Random digits are the data: every batch is new, and the answer is known. Everything random comes from --seed; nothing
 here is secret.
 """
+
 from __future__ import annotations
 
 import time
@@ -48,7 +49,9 @@ def fit(kind: str, seed: int, steps: int) -> Writer:
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, show_default=True)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(__file__).parent, show_default=True
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--only", type=click.Choice(list(KINDS)), help="Train only one of the two.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of training, if others than the usual.")

@@ -6,6 +6,7 @@ The clinic has blood values, and learns the risk of kidney damage. The pharmacy 
 them to review. The lab has two of the model's three parts, the pharmacy the third. Line by line, the two tables are of
 the same people; the clinic and the pharmacy have agreed on their order.
 """
+
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,5 @@
 """A model of two kinds of features of the same people: blood values and prescriptions."""
+
 from __future__ import annotations
 
 from pathlib import Path

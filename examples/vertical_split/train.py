@@ -5,6 +5,7 @@
 The patients follow a rule that is written here: no real person's data is in this example. In practice the parts would
 be trained where the data may meet, or by federated learning; training under encryption is not supported.
 """
+
 from __future__ import annotations
 
 import csv
@@ -61,7 +62,11 @@ def main() -> None:
     blood, drugs, truth = patients(TRAINING + HELD_OUT)
     seen, held_out = slice(None, TRAINING), slice(TRAINING, None)
     usual, rest = torch.tensor(BLOOD_MEAN).expand_as(blood), drugs.mean(0).expand_as(drugs)
-    for name, b, d in (("blood values alone", blood, rest), ("prescriptions alone", usual, drugs), ("both", blood, drugs)):
+    for name, b, d in (
+        ("blood values alone", blood, rest),
+        ("prescriptions alone", usual, drugs),
+        ("both", blood, drugs),
+    ):
         model = Risk()
         train(model, b[seen], d[seen], truth[seen])
         damage, review = accuracy(model, b[held_out], d[held_out], truth[held_out])

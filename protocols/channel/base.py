@@ -1,4 +1,5 @@
 """What a party holds to talk to the others, whatever carries the messages."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

@@ -1,4 +1,5 @@
 """Bytes in and out of tensors without copying them."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

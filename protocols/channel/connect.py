@@ -1,4 +1,5 @@
 """Connecting: an online party with all others or with the dealer, and the dealer with its parties."""
+
 from __future__ import annotations
 
 import hashlib

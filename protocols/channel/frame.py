@@ -7,6 +7,7 @@ A frame is a fixed header followed by its payload. The header, little-endian, HE
 `sequence` counts the frames of one link in one direction from 0. A receiver always knows which label and how many
 bytes come next (for control frames: at most how many); the peer's length is compared with that and never trusted.
 """
+
 from __future__ import annotations
 
 import struct

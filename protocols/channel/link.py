@@ -3,6 +3,7 @@
 `Link` is usable alone, from one thread at a time, with blocking `send` and `receive`. A `TcpChannel` drives
 all its links with one `Pump`, so that large messages in both directions never wait for each other.
 """
+
 from __future__ import annotations
 
 import os
@@ -132,7 +133,9 @@ class Link:
     def post(self, label: Label, buffers: Sequence[Buffer]) -> None:
         """Queue one message; `step` sends it."""
         if self._closed:
-            raise ProtocolError(explain(f"the link to {self.peer!r} is closed", where=str(label), fix="start a new session"))
+            raise ProtocolError(
+                explain(f"the link to {self.peer!r} is closed", where=str(label), fix="start a new session")
+            )
         views = [byte_view(buffer) for buffer in buffers]
         nbytes = sum(map(len, views))
         self._plan(nbytes)

@@ -5,6 +5,7 @@ need its place: the oldest connection makes room, and one origin (an IPv4 addres
 most a part of all places. So a party gets in, however many strangers ask, as long as its handshake ends before that
 many newer connections have come; and one that was turned out dials again.
 """
+
 from __future__ import annotations
 
 import errno

@@ -2,6 +2,7 @@
 
 Parties may be stepped in one thread (`begin` of all, then `finish` of all) or run in a thread each.
 """
+
 from __future__ import annotations
 
 import os

@@ -8,6 +8,7 @@ a known party that is wrong in any way ends the session at once.
 A party that is there but not ready, because it still compiles its model, is connected and authenticated already, and
 keeps its HELLO back. Meanwhile it says every other second that it is alive, and who waits for it goes on waiting.
 """
+
 from __future__ import annotations
 
 import errno
@@ -171,7 +172,9 @@ class Meeting:
         places = [f"{name!r} is at {self.config.entry(name).address}" for name in names]
         if self._listener:
             places.append(f"{self.me!r} listens on {self._listener.addresses}")
-        waited = f"waited {max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s):g} s; {', '.join(places)}"
+        waited = (
+            f"waited {max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s):g} s; {', '.join(places)}"
+        )
         refused = list(dict.fromkeys(self.refused))
         if any("certificate" in reason or "TLS" in reason for reason in refused):
             return IdentityError(
@@ -328,7 +331,9 @@ class Meeting:
         version, their_digest, nonce = HELLO_LAYOUT.unpack_from(hello)
         if version != PROTOCOL_VERSION:
             why = f"it speaks protocol version {version}, we speak {PROTOCOL_VERSION}"
-            raise Mismatch(peer, explain(f"party {peer!r} runs another version", why=why, fix="install the same version"))
+            raise Mismatch(
+                peer, explain(f"party {peer!r} runs another version", why=why, fix="install the same version")
+            )
         name = hello[HELLO_LAYOUT.size :].decode("ascii", errors="replace")
         if name not in allowed:
             raise IdentityError(

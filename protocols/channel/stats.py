@@ -3,6 +3,7 @@
 Bytes are header plus payload of every message, the same on every transport; what TLS and TCP add is not counted.
 Set-up (HELLO) and the end of a session (BYE, ABORT) are not counted either, so that counts can be compared with a plan.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping

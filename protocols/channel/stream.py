@@ -3,6 +3,7 @@
 Both streams have the same methods. `send` and `recv_into` raise BlockingIOError if nothing can be done now;
 `recv_into` returns 0 at the end of the connection. Use a stream from one thread at a time.
 """
+
 from __future__ import annotations
 
 import contextlib

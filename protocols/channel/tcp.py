@@ -1,4 +1,5 @@
 """A party's channel to parties in other processes: one thread drives all links."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

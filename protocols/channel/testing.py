@@ -1,4 +1,5 @@
 """Parties on one host with throw-away identities, for tests, demonstrations and benchmarks."""
+
 from __future__ import annotations
 
 import socket

@@ -3,6 +3,7 @@
 Keys are not renewed within a connection: after about 350 GB in one direction AES-GCM leaves the range that RFC 8446,
 section 5.5, recommends. A longer computation should be split into sessions.
 """
+
 from __future__ import annotations
 
 import ssl
@@ -39,7 +40,7 @@ def _context(protocol: int, identity: Identity, peers: Iterable[Entry]) -> ssl.S
                 explain(
                     f"no certificate is known for party {peer.name!r}",
                     why="TLS links are authenticated by pinned certificates",
-                    fix="add certificate = \"...\" to its entry in the party file",
+                    fix='add certificate = "..." to its entry in the party file',
                 )
             )
         context.load_verify_locations(cadata=peer.certificate_pem)

@@ -137,7 +137,10 @@ def transposed_as_direct(x: Tensor, w: Tensor, stride, padding, output_padding, 
     rows = (reach[0] - padding[0], reach[0] - padding[0] + output_padding[0])
     columns = (reach[1] - padding[1], reach[1] - padding[1] + output_padding[1])
     image = F.pad(spread, [max(side, 0) for side in (*columns, *rows)])
-    cut = [slice(max(-low, 0), size - max(-high, 0)) for (low, high), size in zip((rows, columns), image.shape[2:], strict=True)]
+    cut = [
+        slice(max(-low, 0), size - max(-high, 0))
+        for (low, high), size in zip((rows, columns), image.shape[2:], strict=True)
+    ]
     kernel = w.reshape(groups, c // groups, w.shape[1], kh, kw).transpose(1, 2).flip(3, 4)
     return image[:, :, cut[0], cut[1]], kernel.reshape(groups * w.shape[1], c // groups, kh, kw)
 

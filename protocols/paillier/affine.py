@@ -50,7 +50,9 @@ class AffineShape:
 
     def __post_init__(self) -> None:
         if min(self.inputs, self.outputs, self.rows) < 1:
-            raise InputError(f"AffineShape: {self.inputs} inputs, {self.outputs} outputs and {self.rows} rows: none may be 0")
+            raise InputError(
+                f"AffineShape: {self.inputs} inputs, {self.outputs} outputs and {self.rows} rows: none may be 0"
+            )
         slots_for(self.bits, self.bound)
 
     @property

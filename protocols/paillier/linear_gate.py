@@ -132,7 +132,12 @@ class ServerGate:
         """
         patches, residues = self.shape.patches, self.key.residues
         asked = wire.read(request, self.key, self.context + "/request")
-        if asked.packed or asked.shape != (prod(patches.input_shape),) or asked.bound > 1 << RING_BITS - 1 or asked.frac_bits:
+        if (
+            asked.packed
+            or asked.shape != (prod(patches.input_shape),)
+            or asked.bound > 1 << RING_BITS - 1
+            or asked.frac_bits
+        ):
             raise ProtocolError(
                 explain(
                     "the request does not fit the layer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import auditing, comparing, doctor, keys, predict, programs, run
+from securemodel.cli import auditing, compare, doctor, keys, predict, programs, run
 from securemodel.cli.base import print_anywhere
 
 
@@ -35,7 +35,7 @@ for command in (
     programs.prepare,
     programs.plan,
     programs.check,
-    comparing.compare,
+    compare.compare,
     auditing.audit,
     doctor.doctor,
 ):

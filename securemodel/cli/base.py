@@ -81,7 +81,9 @@ class Command(click.Command):
             if ctx.meta.get(_TRACEBACK):
                 traceback.print_exception(error)
             why = error.strerror or type(error).__name__
-            print_error(explain("a file cannot be used", where=str(error.filename), why=why, fix="correct that and start again"))
+            print_error(
+                explain("a file cannot be used", where=str(error.filename), why=why, fix="correct that and start again")
+            )
             ctx.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)

@@ -46,7 +46,6 @@ def doctor() -> None:
         click.get_current_context().exit(FAILED)
 
 
-
 def _require(condition: bool, why: str) -> str:
     if not condition:
         raise RuntimeError(why)

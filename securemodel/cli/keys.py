@@ -68,7 +68,9 @@ def paillier(file: Path, bits: str) -> None:
         raise ConfigError(explain(f"{file} exists", why="a key is never overwritten", fix="choose another name"))
     key = generate(int(bits))
     save_private(key, file)
-    click.echo(f"private key of {bits} bits in {file} (never leaves this machine), fingerprint {key.public.fingerprint}")
+    click.echo(
+        f"private key of {bits} bits in {file} (never leaves this machine), fingerprint {key.public.fingerprint}"
+    )
 
 
 def _show(own: Identity, folder: Path) -> None:

@@ -22,7 +22,7 @@ from securemodel.data.rows import Choice, Rows, Wanted, open_rows
 from securemodel.errors import InputError
 from securemodel.ledger import state_folder
 from securemodel.program import Program
-from securemodel.runtime.own_inputs import input_check, reads_own_weights, rows_of_graph
+from securemodel.sessions.own_inputs import input_check, reads_own_weights, rows_of_graph
 
 _WHOEVER = "*"  # before an option's value: for the one party it concerns, whoever that is
 _SHARED = ("id", "delimiter", "encoding")  # of these, what is said for whoever it concerns is said for all of them
@@ -117,7 +117,9 @@ def open_part(program: Program, me: str, given: Given, model: Model | None = Non
         record = Record(output, journal, results, program.digest, size)
         rows = None
         if source:
-            check = input_check(program, me, (model or (lambda: program.model))() if reads_own_weights(program, me) else None)
+            check = input_check(
+                program, me, (model or (lambda: program.model))() if reads_own_weights(program, me) else None
+            )
             rows = open_rows(source, _wanted(program, mine), _choice(program, me, given), size, check)
             _check_rows(program, rows, size, results if output else ())
             record.compare(rows)
@@ -209,7 +211,9 @@ def _output(program: Program, me: str, given: Given) -> Path | None:
     return Path(said)
 
 
-def _journal(program: Program, me: str, given: Given, output: Path | None, source: Path | None) -> tuple[Path, tuple[str, ...]]:
+def _journal(
+    program: Program, me: str, given: Given, output: Path | None, source: Path | None
+) -> tuple[Path, tuple[str, ...]]:
     """Where this party keeps the job, and what to tell about it: beside its output, or else its input if that can be."""
     concerned = tuple(dict.fromkeys((*_owners(program), *(_receivers(program) or program.parties))))
     said = given.of(me, "journal", program.parties, concerned)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from protocols.errors import explain
+from securemodel.api import connect
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, print_error, wants_traceback
 from securemodel.cli.launch import run_local
@@ -27,8 +28,8 @@ from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
-from securemodel.runtime.remote import RemoteSession, connect
-from securemodel.runtime.resume import agree_on_start, all_begun
+from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.resume import agree_on_start, all_begun
 
 _SAID = re.compile(r"(\d+) of (\d+) rows")
 
@@ -118,7 +119,10 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
             said = _SAID.fullmatch(text)
             display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
-        command, dealer = ("predict", "--ledger", ledger or "none", *given.words(names)), scripts.declares_dealer(script)
+        command, dealer = (
+            ("predict", "--ledger", ledger or "none", *given.words(names)),
+            scripts.declares_dealer(script),
+        )
         outcome = run_local(script, (), names, told, traceback=wants_traceback(), command=command, dealer=dealer)
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""

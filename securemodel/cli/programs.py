@@ -11,14 +11,13 @@ import torch
 from rich.progress import Progress
 
 from protocols.errors import InputError, explain
-from securemodel.backends.table import PROTOCOLS
+from securemodel.api import ENGINES, compile_again
+from securemodel.api import check as check_model
 from securemodel.cli.base import FAILED, Command, max_gib_option
 from securemodel.cli.script import explained, load_file
-from securemodel.compiler.compile import check as check_model
-from securemodel.compiler.compile import compile_again
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
+from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
-from securemodel.runtime.store import prepare as prepare_stores
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -56,7 +55,7 @@ def program_of(module: ModuleType, path: Path) -> Program:
 @click.option("--network", default="lan", show_default=True, help="lan or wan: what the time is predicted for.")
 @click.option(
     "--protocol",
-    type=click.Choice(list(PROTOCOLS)),
+    type=click.Choice(list(ENGINES)),
     help="Plan the same model for this protocol; by default that of the program.",
 )
 def plan(program: Path, network: str, protocol: str | None) -> None:
@@ -88,7 +87,7 @@ def plan(program: Path, network: str, protocol: str | None) -> None:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(list(PROTOCOLS)),
+    type=click.Choice(list(ENGINES)),
     default="masked",
     show_default=True,
     help="What is to run the model.",

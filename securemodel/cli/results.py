@@ -37,7 +37,7 @@ from protocols.files import (
 )
 from protocols.strict import strict_fields
 from securemodel.data.rows import DIGEST_BYTES, Rows
-from securemodel.runtime.resume import Batches, Kept, Start
+from securemodel.sessions.resume import Batches, Kept, Start
 
 FORMATS = (".csv", ".npz")
 ROW = "row"
@@ -286,7 +286,9 @@ def _csv(file: IO[bytes], table: np.ndarray, results: Sequence[Result], id_name:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([id_name, *(name for result in results for name in result.columns())])
     for name, row in zip(names, table, strict=False):
-        writer.writerow([name, *(str(number) for result in results for number in np.asarray(row[result.name]).reshape(-1))])
+        writer.writerow(
+            [name, *(str(number) for result in results for number in np.asarray(row[result.name]).reshape(-1))]
+        )
     text.detach()
 
 

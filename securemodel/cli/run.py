@@ -11,18 +11,22 @@ import click
 from protocols import identity
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER, Identity, PartiesConfig
-from securemodel.backends.table import PROTOCOLS
+from securemodel.api import ENGINES
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, max_gib_option, print_error, wants_traceback
 from securemodel.cli.launch import Say, run_local
-from securemodel.runtime.dealer import serve
+from securemodel.engines.masked.dealer import serve
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "bright_red")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 _PARTY_OPTIONS = (
-    click.option("--local", is_flag=True, help="All parties and the dealer on this machine, with identities of their own."),
-    click.option("--parties", metavar="A,B", help="With --local: the parties' names, instead of PARTIES in the script."),
+    click.option(
+        "--local", is_flag=True, help="All parties and the dealer on this machine, with identities of their own."
+    ),
+    click.option(
+        "--parties", metavar="A,B", help="With --local: the parties' names, instead of PARTIES in the script."
+    ),
     click.option("--me", metavar="NAME", help="Be this party of a parties file."),
     click.option("--config", type=FILE, help="With --me: the parties file (see `securemodel keys`)."),
     click.option(
@@ -51,7 +55,7 @@ def party_options(command: Callable) -> Callable:
 @party_options
 @click.option(
     "--protocol",
-    type=click.Choice([name for name in PROTOCOLS if name != "crypten"]),
+    type=click.Choice([name for name in ENGINES if name != "crypten"]),
     help="What runs programs whose compile() names no protocol; the same at every party.",
 )
 @click.option(

@@ -102,9 +102,7 @@ def fitted(smooth: Smooth, frac_bits: int, exact: bool) -> tuple[tuple[int, ...]
     values = smooth.function(points).numpy()
     basis = np.vander(nodes * step, 3, increasing=True)
     pieces = np.linalg.lstsq(basis, values.T, rcond=None)[0]
-    return tuple(
-        tuple(_ring(float(c), (3 - power) * frac_bits) for c in row) for power, row in enumerate(pieces)
-    )
+    return tuple(tuple(_ring(float(c), (3 - power) * frac_bits) for c in row) for power, row in enumerate(pieces))
 
 
 def _ring(coefficient: float, frac_bits: int) -> int:

@@ -355,4 +355,14 @@ def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> 
     return getattr(torch.nn.functional, kind)(x, y, **attrs).shape
 
 
-__all__ = ["PUBLIC", "Builder", "CannotLower", "FloatCall", "Value", "bilinear", "common_owner", "describe", "values_in"]
+__all__ = [
+    "PUBLIC",
+    "Builder",
+    "CannotLower",
+    "FloatCall",
+    "Value",
+    "bilinear",
+    "common_owner",
+    "describe",
+    "values_in",
+]

@@ -108,7 +108,9 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             inputs.append(spec.arg.name)
     mutated = [s.target for s in signature.output_specs if s.kind.name not in ("USER_OUTPUT",)]
     if mutated:
-        raise CompileError(f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode")
+        raise CompileError(
+            f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode"
+        )
     output_node = next(n for n in exported.graph.nodes if n.op == "output")
     outputs = list(output_node.args[0])
     if not outputs:

@@ -28,6 +28,8 @@ from typing import Any, Literal, get_args
 from securemodel.compiler.owners import Weights
 
 TEXT_VERSION = 2
+MASKED_KIND, DEEP_KIND = "secure-program", "deep-program"
+"""First words of texts with the masked engine's graph; in the second one, some layers are its owner's (`owned_layer`)."""
 Rounding = Literal["exact", "fast"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
@@ -134,12 +136,12 @@ class Header:
         """How many rows the program takes at a time: the first axis of its first input that has one."""
         return next((shape[0] for shape in self.input_shapes if shape), 1)
 
-    def text(self, kind: str = "secure-program") -> str:
+    def text(self, kind: str = MASKED_KIND) -> str:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return f"{kind} {TEXT_VERSION} {plain_json(fields)}"
 
 
-def program_text(header: Header, graph: Graph, kind: str = "secure-program") -> str:
+def program_text(header: Header, graph: Graph, kind: str = MASKED_KIND) -> str:
     """The canonical text of a program; its digest is what parties and dealer compare."""
     return header.text(kind) + "\n" + graph.text() + "\n"
 

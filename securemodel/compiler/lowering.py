@@ -233,7 +233,9 @@ def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any],
         raise CannotLower("a number of Python, made of secret values", remedy)
     if any(not v.sized for v in operands):
         raise CannotLower(_SIZE, _FIXED_SIZE)
-    if not _sizes_depend_on_values(made) and not any(isinstance(n.meta.get("val"), _SYMBOLS) for n in node.all_input_nodes):
+    if not _sizes_depend_on_values(made) and not any(
+        isinstance(n.meta.get("val"), _SYMBOLS) for n in node.all_input_nodes
+    ):
         return secure(g, node, args, kwargs)
     try:
         return secure(g, node, args, kwargs)

@@ -414,7 +414,9 @@ def _lookup(case: Case) -> Made:
         raise Wrong(f"the columns of a table have one length, one of {', '.join(map(str, TABLE_SIZES))}")
     two = len(case.header.parties) == 2
     if (case.node.op == "lookup") != two:
-        raise Wrong(f"a program of {len(case.header.parties)} parties reads tables by {'lookup' if two else 'lookup_shared'}")
+        raise Wrong(
+            f"a program of {len(case.header.parties)} parties reads tables by {'lookup' if two else 'lookup_shared'}"
+        )
     return Made(sized((len(table), *case.xs[0].shape)), 0)
 
 
@@ -431,7 +433,9 @@ def _spline(case: Case) -> Made:
         raise Wrong("a third operand, the sign, is there for two parties, and `signed` says so")
     terms = coefficients.shape[0] if coefficients.shape else 0
     if coefficients.shape != (terms, *t.shape) or not 1 <= terms <= MAX_TERMS or coefficients.frac != 0:
-        raise Wrong(f"{list(coefficients.shape)} are not the coefficients of 1 to {MAX_TERMS} powers of {list(t.shape)}")
+        raise Wrong(
+            f"{list(coefficients.shape)} are not the coefficients of 1 to {MAX_TERMS} powers of {list(t.shape)}"
+        )
     if signed and signed[0].shape != coefficients.shape:
         raise Wrong("the sign is that of the coefficients")
     return Made(t.shape, terms * t.frac)
@@ -643,9 +647,7 @@ def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
 
 
 # ---- the check
-def verify(
-    header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, rows: Mapping[str, Row] = ROWS
-) -> None:
+def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, rows: Mapping[str, Row] = ROWS) -> None:
     """Derives every node from its operands and compares. Raises ProgramError that names the line, counted from 1.
 
     `max_bytes` bounds all values of the program, with what is dealt for them.
@@ -656,7 +658,9 @@ def verify(
         try:
             total += _check_node(header, graph, node, rows)
             if total > max_bytes:
-                raise Wrong(f"up to here, the values and what is dealt for them take {total} bytes; allowed are {max_bytes}")
+                raise Wrong(
+                    f"up to here, the values and what is dealt for them take {total} bytes; allowed are {max_bytes}"
+                )
         except Wrong as wrong:
             raise _error(node, str(wrong), max_bytes if total > max_bytes else None) from None
         if node.op == "reveal":

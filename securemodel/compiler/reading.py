@@ -4,13 +4,13 @@ is a ProgramError."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from protocols.errors import explain
 from protocols.strict import strict_json
-from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
+from securemodel.compiler.ir import DEEP_KIND, MASKED_KIND, TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, check_header, verify
 from securemodel.compiler.owners import Weights
 from securemodel.errors import ProgramError
@@ -27,7 +27,7 @@ _FIX = "write it with Program.save() of this version"
 
 def parse_program(
     text: str,
-    kind: str = "secure-program",
+    kinds: Sequence[str] = (MASKED_KIND, DEEP_KIND),
     rows: Mapping[str, Row] = ROWS,
     max_bytes: int = MAX_PROGRAM_BYTES,
 ) -> tuple[Header, Graph]:
@@ -36,11 +36,13 @@ def parse_program(
     `max_bytes` bounds the program's values with what is dealt for them. Raises ProgramError.
     """
     if len(text) > MAX_TEXT_BYTES:
-        raise ProgramError(explain(f"a program's text has up to {MAX_TEXT_BYTES} letters, this one {len(text)}", fix=_FIX))
+        raise ProgramError(
+            explain(f"a program's text has up to {MAX_TEXT_BYTES} letters, this one {len(text)}", fix=_FIX)
+        )
     first, *lines = text.rstrip("\n").split("\n")
-    prefix, number = f"{kind} {TEXT_VERSION} ", 1
-    if not first.startswith(prefix):
-        what = f"this is not a {kind} of text version {TEXT_VERSION}"
+    prefix, number = next((p for kind in kinds if first.startswith(p := f"{kind} {TEXT_VERSION} ")), ""), 1
+    if not prefix:
+        what = f"this is not a {kinds[0]} of text version {TEXT_VERSION}"
         raise ProgramError(explain(what, where="line 1", why=f"it starts with {first[:40]!r}", fix=_FIX))
     graph = Graph()
     try:

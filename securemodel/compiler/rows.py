@@ -108,7 +108,11 @@ def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bo
                     edge = _extreme(examples, mine, trial)
                     mine = [m if m.is_floating_point() else e for m, e in zip(mine, edge, strict=True)]
                 usual = at(0, (mine, other))
-                beside = [(mine, third), (mine, _unknown(other)), *[(mine, _extreme(examples, other, i)) for i in (0, 1)]]
+                beside = [
+                    (mine, third),
+                    (mine, _unknown(other)),
+                    *[(mine, _extreme(examples, other, i)) for i in (0, 1)],
+                ]
                 if not all(_same(usual, at(0, pair)) and _same(usual, at(1, pair[::-1])) for pair in beside):
                     return False
                 if also_alone and not _same(usual, at(0, (mine,))):

@@ -11,7 +11,7 @@ import numpy as np
 
 from protocols.errors import InputError, SecureModelError, explain
 from protocols.files import file_errors
-from securemodel.data.rows import Batch, Choice, Problems, Wanted, as_input, check_division
+from securemodel.data.batches import Batch, Choice, Problems, Wanted, as_input, check_division
 
 
 def open_arrays(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Arrays:
@@ -39,7 +39,9 @@ class Arrays:
         self._wanted, self._divide_by = tuple(wanted), choice.divide_by
         self.id_name, self.notes = choice.id, notes
 
-    def batches(self, size: int, problems: Problems, chosen: Container[int] | None = None) -> Iterator[tuple[int, Batch]]:
+    def batches(
+        self, size: int, problems: Problems, chosen: Container[int] | None = None
+    ) -> Iterator[tuple[int, Batch]]:
         """See Source."""
         for index, start in enumerate(range(0, len(next(iter(self._arrays.values()))), size)):
             if chosen is None or index in chosen:
@@ -86,7 +88,9 @@ def _fit(path: Path, name: str, array: np.ndarray, w: Wanted) -> str:
     if rows == w.shape or (len(rows) != len(w.shape) and long == [n for n in w.shape if n != 1]):
         return ""
     if math.prod(rows) == w.size and (len(w.shape) == 1 or len(rows) == 1) and len(rows) != len(w.shape):
-        return f"{path}{where}: rows of shape {list(rows)} fill the input of {list(w.shape)} in order, the last axis first"
+        return (
+            f"{path}{where}: rows of shape {list(rows)} fill the input of {list(w.shape)} in order, the last axis first"
+        )
     fix = f"bring the axes into the order of the input, as with numpy.transpose; it takes [rows, {', '.join(map(str, w.shape))}]"
     raise _refused(f"rows of shape {list(rows)} for an input of {list(w.shape)}", path, where, fix)
 
@@ -114,9 +118,13 @@ def _load(path: Path, count: int | None, choice: Choice) -> tuple[dict[str, np.n
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 if choice.id or choice.arrays:
-                    raise _refused("a NPY file has a single array", path, fix="leave out --id and --arrays, or give an NPZ file")
+                    raise _refused(
+                        "a NPY file has a single array", path, fix="leave out --id and --arrays, or give an NPZ file"
+                    )
                 if isinstance(loaded, np.memmap) and loaded.offset + loaded.nbytes != path.stat().st_size:
-                    raise _refused("there is more in the file than its array", path, fix="save each array in a file of its own")
+                    raise _refused(
+                        "there is more in the file than its array", path, fix="save each array in a file of its own"
+                    )
                 return {path.stem: loaded}, None
             with loaded:
                 names = _names(path, loaded.files, count, choice)
@@ -136,7 +144,9 @@ def _names(path: Path, found: list[str], count: int | None, choice: Choice) -> l
         raise _refused(f"there is no array {', '.join(missing)}", path, fix=f"choose with --arrays and --id{there}")
     twice = sorted({name for name in [*found, *choice.arrays] if max(found.count(name), choice.arrays.count(name)) > 1})
     if twice:
-        raise _refused(f"an array is there, or asked for, twice: {', '.join(twice)}", path, fix=f"choose with --arrays{there}")
+        raise _refused(
+            f"an array is there, or asked for, twice: {', '.join(twice)}", path, fix=f"choose with --arrays{there}"
+        )
     names = list(choice.arrays) or [name for name in found if name != choice.id]
     if count is not None and len(names) != count:
         raise _refused(f"{len(names)} arrays for {count} inputs", path, fix=f"choose with --arrays{there}")

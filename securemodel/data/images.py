@@ -17,7 +17,7 @@ import torch
 
 from protocols.errors import FileError, InputError, explain
 from protocols.files import file_errors
-from securemodel.data.rows import Batch, Choice, Problems, Wanted
+from securemodel.data.batches import Batch, Choice, Problems, Wanted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FILE_NAME = "file_name"
@@ -31,7 +31,9 @@ def open_images(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Images:
     """Raises InputError where the input cannot be an image, FileError."""
     if choice.columns or choice.arrays or choice.divide_by != 1 or choice.id not in ("", FILE_NAME):
         fix = f"leave them out; images are read as 0 to 1, and their id is {FILE_NAME}"
-        raise InputError(explain("images take no --columns, --arrays, --divide-by or other --id", where=str(path), fix=fix))
+        raise InputError(
+            explain("images take no --columns, --arrays, --divide-by or other --id", where=str(path), fix=fix)
+        )
     try:
         import PIL.Image  # noqa: F401
     except ImportError:
@@ -50,7 +52,9 @@ def open_images(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Images:
         left_out.setdefault(reason, []).append(_shown(file.name)) if reason else files.append(file)
     for file in files:
         if not file.name.isprintable():
-            raise InputError(explain(f"a file name cannot be printed: {_shown(file.name)}", where=str(path), fix="rename it"))
+            raise InputError(
+                explain(f"a file name cannot be printed: {_shown(file.name)}", where=str(path), fix="rename it")
+            )
     return Images(files, wanted[0], _notes(path, files, left_out))
 
 
@@ -100,7 +104,9 @@ class Images:
     def __init__(self, files: Sequence[Path], wanted: Wanted, notes: tuple[str, ...]) -> None:
         self._files, self._wanted, self.notes = tuple(files), wanted, notes
 
-    def batches(self, size: int, problems: Problems, chosen: Container[int] | None = None) -> Iterator[tuple[int, Batch]]:
+    def batches(
+        self, size: int, problems: Problems, chosen: Container[int] | None = None
+    ) -> Iterator[tuple[int, Batch]]:
         """See Source."""
         for index, start in enumerate(range(0, len(self._files), size)):
             if chosen is None or index in chosen:
@@ -150,7 +156,11 @@ def _pixels(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
     except Exception as error:  # of a damaged file, decoders raise whatever they meet
         raise _Unfit(f"not an image that can be read: {type(error).__name__}", "mend or remove the file") from None
     made = torch.from_numpy(np.stack(arrays))
-    return made.expand(3, -1, -1).clone() if len(shape) == 3 and shape[0] == 3 and len(arrays) == 1 else made.reshape(shape)
+    return (
+        made.expand(3, -1, -1).clone()
+        if len(shape) == 3 and shape[0] == 3 and len(arrays) == 1
+        else made.reshape(shape)
+    )
 
 
 def _check_kind(image: Any) -> None:
@@ -171,7 +181,10 @@ def _check_kind(image: Any) -> None:
         if deep and image.tag_v2.get(_PHOTOMETRIC) == 0:
             raise _Unfit("in this TIFF white is 0", "convert it to one where black is 0")
         if set(image.tag_v2.get(_SAMPLES, (1,))) != {1}:
-            raise _Unfit("the numbers of this TIFF have a sign", "convert it to one where black is 0 and white the largest number")
+            raise _Unfit(
+                "the numbers of this TIFF have a sign",
+                "convert it to one where black is 0 and white the largest number",
+            )
 
 
 def _opaque(image: Any) -> Any:

@@ -140,7 +140,9 @@ def seen(first: Sequence[str], delimiter: str, encoding: str) -> str:
     line = delimiter.join(first)
     shown = f"{line[:_SHOWN]}..." if len(line) > _SHOWN else line
     cells = counted(len(first), "cell")
-    return f"read as {encoding}, with {_SAID.get(delimiter, repr(delimiter))} between cells; line 1 has {cells}: {shown!r}"
+    return (
+        f"read as {encoding}, with {_SAID.get(delimiter, repr(delimiter))} between cells; line 1 has {cells}: {shown!r}"
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -152,7 +154,9 @@ def other_delimiters(first: Sequence[str], delimiter: str, wanted: int) -> str:
     """What to write where another delimiter gives the wanted number of cells, or at least more than one."""
     line = delimiter.join(first)
     found = {mark: line.count(mark) + 1 for mark in (";", "\t", "|", ",", " ") if mark != delimiter and mark in line}
-    fitting = [mark for mark, cells in found.items() if cells == wanted] or [m for m in found if m in ";\t|" and len(first) == 1]
+    fitting = [mark for mark, cells in found.items() if cells == wanted] or [
+        m for m in found if m in ";\t|" and len(first) == 1
+    ]
     said = [f"with {_SAID[m]} it has {found[m]}: --delimiter {_option(m)}" for m in fitting]
     return "; ".join(said)
 
@@ -183,7 +187,9 @@ def _encoding(path: Path, given: str) -> str:
         name = codecs.lookup(given).name
     except (LookupError, ValueError):
         fix = "give one that Python knows: utf-8, utf-16, cp1252, latin-1, ..."
-        raise InputError(explain(f"there is no encoding of text called {given!r}", where="--encoding", fix=fix)) from None
+        raise InputError(
+            explain(f"there is no encoding of text called {given!r}", where="--encoding", fix=fix)
+        ) from None
     with file_errors(path), path.open("rb") as file:
         start = file.read(8)
     for mark, what, fix in _NO_TEXT:
@@ -250,7 +256,9 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
                 cells = next(reader, None)
             except csv.Error as error:
                 fix = 'put text in quotes as "...", with quotes inside doubled, and close them'
-                raise _refused(f"quotation marks or cells are not those of a table: {error}", path, f", line {line}", fix=fix) from None
+                raise _refused(
+                    f"quotation marks or cells are not those of a table: {error}", path, f", line {line}", fix=fix
+                ) from None
             if cells is None:
                 return
             ends.add(source.end)
@@ -280,7 +288,9 @@ class _Lines:
             raise _refused("there are NUL bytes in the text", self._path, where, fix="if the file is in UTF-16, --encoding utf-16-le or utf-16-be; else correct it")  # fmt: skip
         self.end = text[len(text.rstrip("\r\n")) :][-2:]
         if not self.end and len(text) == _LINE_CHARACTERS:
-            raise _refused(f"a line has more than {_LINE_CHARACTERS} characters", self._path, where, fix="is this a table?")
+            raise _refused(
+                f"a line has more than {_LINE_CHARACTERS} characters", self._path, where, fix="is this a table?"
+            )
         self.end = self.end if self.end in ("", "\n", "\r\n") else "\r"
         return text.removeprefix("\ufeff") if self._number == 1 else text  # the mark of the encoding
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from protocols.errors import InputError, explain
+from securemodel.data.batches import Batch, Choice, Problems, Wanted, as_input, check_division
 from securemodel.data.reader import SUFFIXES, Table, counted, numbers, open_table, other_delimiters
-from securemodel.data.rows import Batch, Choice, Problems, Wanted, as_input, check_division
 
 
 def open_columns(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Columns:
@@ -41,7 +41,9 @@ class Columns:
         inferred = table.names and choice.form.header is None
         self.notes = (f"{table.path}: line 1 is the header; inputs are the columns {names}{more}",) if inferred else ()
 
-    def batches(self, size: int, problems: Problems, chosen: Container[int] | None = None) -> Iterator[tuple[int, Batch]]:
+    def batches(
+        self, size: int, problems: Problems, chosen: Container[int] | None = None
+    ) -> Iterator[tuple[int, Batch]]:
         """See Source."""
         index, count, lines, rows, names = 0, 0, [], [], []
         for line, cells in self._table.rows():

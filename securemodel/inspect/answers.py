@@ -84,7 +84,17 @@ def _answers(key: tuple, lines: Sequence[Line]) -> Answers:
     sessions = len({part["session"] for part in fields})
     rows = sum(part["rows"] for part in fields)
     return Answers(
-        receiver, program, fields[0]["protocol"], names, me, tuple(peers), rows, len(lines), sessions, times[0], times[-1]
+        receiver,
+        program,
+        fields[0]["protocol"],
+        names,
+        me,
+        tuple(peers),
+        rows,
+        len(lines),
+        sessions,
+        times[0],
+        times[-1],
     )
 
 

@@ -56,7 +56,10 @@ class Attacked:
             "",
             table_text(("view of", "words of a session", "tests", "smallest chance"), rows, _NUMBERS),
             "",
-            *(f"NOT RANDOM: {found.party}: {found.question}? no: {found.about} (chance {found.chance:.1e})" for found in self.findings),
+            *(
+                f"NOT RANDOM: {found.party}: {found.question}? no: {found.about} (chance {found.chance:.1e})"
+                for found in self.findings
+            ),
             f"{len(self.findings)} findings; an honest engine gives one with a chance below {self.alarm:g}",
             "",
             table_text(("one message is", *OUTCOMES), [_row(made) for made in self.tampered], OUTCOMES),
@@ -89,7 +92,8 @@ def attack(program: Program, sessions: int = 24, say: Callable[[str], None] = la
     count = sum(map(len, tested.values()))
     findings = tuple(test for tests in tested.values() for test in tests if test.chance * count < ALARM)
     examined = tuple(
-        Examined(v.party, v.words, v.all_words, len(tested[v.party]), min(test.chance for test in tested[v.party])) for v in seen
+        Examined(v.party, v.words, v.all_words, len(tested[v.party]), min(test.chance for test in tested[v.party]))
+        for v in seen
     )
     tampered = tamper(program, TAMPERED_EACH, lambda count: say(f"wrong messages: session {count}"))
     return Attacked(program.digest, sessions, ALARM, examined, findings, tuple(tampered))

@@ -8,97 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
-from securemodel.backends.paillier.layers import reply_bytes, request_bytes
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Node
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.postprocess import result_names
-from securemodel.inspect.weak import WeakChoice, same_organisation, weak_choices
+from securemodel.engines.paillier.owned_layers import reply_bytes, request_bytes
+from securemodel.inspect.audittext import Audit
+from securemodel.inspect.statement import Constant, Output, Role, Seen
+from securemodel.inspect.weak import same_organisation, weak_choices
 from securemodel.program import Program
-from securemodel.shown import Shown
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one party receives of one kind in a phase ("load": once for a model, or "run"), and what hides it.
-
-    `openings` are nodes of the program, `numbers` the elements in them, `bits` what is received in all.
-    """
-
-    what: str
-    phase: str
-    openings: int
-    numbers: int
-    bits: int
-    hidden_by: str
-
-
-@dataclass(frozen=True)
-class Output:
-    """A result: who learns it, and how exactly.
-
-    `fractional_bits` of each number reach the receiver, however few the type `dtype` shows; `excess_bits` of them are
-    beyond the program's own. None where the receiver computes it in float from what it decrypted.
-    """
-
-    name: str
-    to: str
-    shape: tuple[int, ...]
-    dtype: str
-    fractional_bits: int | None
-    excess_bits: int
-    rounding: str
-
-
-@dataclass(frozen=True)
-class Constant:
-    """Numbers of the program's text, which everybody and the dealer know: how many, the first of them, and whose line."""
-
-    source: str
-    count: int
-    first: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Role:
-    """One party, or the dealer: what it brings, sees, learns and computes in the clear, and what it is trusted with."""
-
-    name: str
-    brings: tuple[str, ...]
-    sees: tuple[Seen, ...]
-    learns: tuple[str, ...]
-    in_the_clear: Mapping[str, int]
-    trusted_with: tuple[str, ...]
-
-
-@dataclass(frozen=True, repr=False)
-class Audit(Shown):
-    """What a program tells whom; print it. `by_design` is what everybody who takes part knows."""
-
-    program: str
-    protocol: str
-    rounding: str
-    roles: tuple[Role, ...]
-    outputs: tuple[Output, ...]
-    by_design: tuple[str, ...]
-    masks: Mapping[str, str]
-    constants: tuple[Constant, ...]
-    warnings: tuple[WeakChoice, ...]
-
-    def json(self) -> dict[str, Any]:
-        """Plain values, as docs/audit.md describes them."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        from securemodel.inspect.audittext import audit_text
-
-        return audit_text(self)
 
 
 def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
@@ -301,7 +224,9 @@ def _constants(program: Program) -> tuple[Constant, ...]:
         numbers: list[float] = []
         if node.op == "float":
             whole = node.owner == PUBLIC and node.attrs["target"] == "tensor"
-            numbers = _numbers([node.attrs["args"], list(node.attrs["kwargs"].values())], (int, float) if whole else (float,))
+            numbers = _numbers(
+                [node.attrs["args"], list(node.attrs["kwargs"].values())], (int, float) if whole else (float,)
+            )
         elif node.op == "linear" and node.attrs["kind"] == "scale":
             numbers = [node.attrs["attrs"]["factor"]]
         elif node.op in ("lookup", "lookup_shared"):

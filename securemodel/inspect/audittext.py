@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import Any
 
 from protocols.errors import printable
-from securemodel.compiler.plantable import count_text
+from securemodel.inspect.statement import Constant, Output, Role, WeakChoice
 from securemodel.inspect.tables import COLUMNS, table_text
-
-if TYPE_CHECKING:
-    from securemodel.inspect.audit import Audit, Output, Role
+from securemodel.planning.units import count_text
+from securemodel.shown import Shown
 
 _MOST_LINES = 6
+
+
+@dataclass(frozen=True, repr=False)
+class Audit(Shown):
+    """What a program tells whom; print it. `by_design` is what everybody who takes part knows."""
+
+    program: str
+    protocol: str
+    rounding: str
+    roles: tuple[Role, ...]
+    outputs: tuple[Output, ...]
+    by_design: tuple[str, ...]
+    masks: Mapping[str, str]
+    constants: tuple[Constant, ...]
+    warnings: tuple[WeakChoice, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Plain values, as docs/audit.md describes them."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return audit_text(self)
 
 
 def audit_text(found: Audit) -> str:
@@ -34,7 +56,8 @@ def _role(role: Role) -> Iterator[str]:
     yield f"{role.name}  brings {', '.join(role.brings) or 'nothing'}"
     if role.sees:
         rows = [
-            (s.what, s.phase, str(s.openings), count_text(s.numbers), count_text(s.bits), s.hidden_by) for s in role.sees
+            (s.what, s.phase, str(s.openings), count_text(s.numbers), count_text(s.bits), s.hidden_by)
+            for s in role.sees
         ]
         yield from _indented(table_text(_SEEN, rows, _SEEN[2:5]))
     for what in role.learns or ["nothing"]:

@@ -21,10 +21,11 @@ from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import SecureModelError
 from protocols.identity import Timeouts, plain_config
 from securemodel.compiler.builder import PUBLIC
+from securemodel.engines.masked.dealer import serve
 from securemodel.inspect.views import made_up
 from securemodel.program import Program
-from securemodel.runtime.dealer import serve
-from securemodel.runtime.remote import RemoteSession, connect
+from securemodel.sessions.masked import open_connection
+from securemodel.sessions.remote import RemoteSession
 
 Attack = Callable[[Link, Label, Any, Callable], None]
 """Takes a link, the label and buffers of a message, and how the link posts it; posts something else."""
@@ -126,7 +127,10 @@ class Tampered:
 
 
 def tamper(
-    program: Program, sessions: int, done: Callable[[int], None] = lambda count: None, attacks: Mapping[str, Attack] = ATTACKS
+    program: Program,
+    sessions: int,
+    done: Callable[[int], None] = lambda count: None,
+    attacks: Mapping[str, Attack] = ATTACKS,
 ) -> list[Tampered]:
     """Sessions in which a message of a party, chosen at random, is changed in each of the ways that `attacks` names."""
     scene, number, out = _Scene(program), 0, []
@@ -199,7 +203,7 @@ class _Scene:
         dealer.start()
 
         def party(me: str) -> Sequence[torch.Tensor | None]:
-            with connect(program, me, config, insecure_plain=True, ledger=False) as session:
+            with open_connection(program, me, config, insecure_plain=True) as session:
                 prepare(session)
                 session.load(program, self.model)
                 owned = zip(self.inputs, program.header.inputs, strict=True)

@@ -123,7 +123,9 @@ def _pairs(places: dict[Place, np.ndarray], scenario: np.ndarray, how: str) -> f
     count = Counter(keys)
     if how == "sum":
         opposite = [change.tobytes() for change in np.uint8(0) - changes]
-        tied = any(there in count and there != here for here, there, ok in zip(keys, opposite, received, strict=True) if ok)
+        tied = any(
+            there in count and there != here for here, there, ok in zip(keys, opposite, received, strict=True) if ok
+        )
     else:
         tied = any(count[key] > 1 for key, ok in zip(keys, received, strict=True) if ok)
     return min(1.0, len(keys) ** 2 * 2.0 ** -min(1000, 8 * changes.shape[1])) if tied else 1.0

@@ -21,9 +21,9 @@ from protocols.gates import Dealt, Part
 from securemodel.compiler.capture import model_state
 from securemodel.compiler.ir import Node
 from securemodel.compiler.rows import made_up_inputs, made_up_state
+from securemodel.engines.masked.party import OnlineParty
 from securemodel.program import Program
-from securemodel.runtime.party import OnlineParty
-from securemodel.runtime.session import LocalSession
+from securemodel.sessions.session import LocalSession
 
 FIRST, SPREAD = 1024, 256
 """Words of an opening that are looked at: the first ones, where a repeated mask repeats, and some from all the rest."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -13,28 +11,19 @@ from cryptography.x509.oid import NameOID
 from protocols.identity import DEALER, Entry, PartiesConfig
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.owners import weight_owners
+from securemodel.inspect.statement import Output, WeakChoice
 from securemodel.program import Program
 
-if TYPE_CHECKING:
-    from securemodel.inspect.audit import Output
-
 LEAST_KEY_BITS = 2048
-
-
-@dataclass(frozen=True)
-class WeakChoice:
-    """A choice that gives away more than it must: a name for programs, what it gives to whom, and the remedy."""
-
-    name: str
-    what: str
-    fix: str
 
 
 def weak_choices(program: Program, outputs: Iterable[Output]) -> Iterator[WeakChoice]:
     """What the program itself says."""
     protocol, header, outputs = program.protocol, program.header, tuple(outputs)
     if protocol == "crypten":
-        what = f"{program.parties[0]} makes all correlated randomness and can read every secret; links are not encrypted"
+        what = (
+            f"{program.parties[0]} makes all correlated randomness and can read every secret; links are not encrypted"
+        )
         yield WeakChoice("crypten", what, 'compile with protocol="masked"; CrypTen is there to compare with')
     if any(out.rounding == "fast" for out in outputs):
         yield WeakChoice(
@@ -44,20 +33,28 @@ def weak_choices(program: Program, outputs: Iterable[Output]) -> Iterator[WeakCh
         )
     yield from _of_outputs(outputs, header.frac_bits)
     if PUBLIC in weight_owners(header.weights):
-        yield WeakChoice("public weights", "every party has weights of the model in the clear", "name a party as their owner")
+        yield WeakChoice(
+            "public weights", "every party has weights of the model in the clear", "name a party as their owner"
+        )
     yield from _of_paillier(program)
 
 
 def _of_outputs(outputs: tuple[Output, ...], frac_bits: int) -> Iterator[WeakChoice]:
     for out in outputs:
         if out.dtype.startswith("float"):
-            what = f"{out.to} learns {out.name} as real numbers: many of them teach the model, or what it was trained with"
-            yield WeakChoice("scores", what, 'compile(..., reveal="class") where the best class is enough; limit the queries')
+            what = (
+                f"{out.to} learns {out.name} as real numbers: many of them teach the model, or what it was trained with"
+            )
+            yield WeakChoice(
+                "scores", what, 'compile(..., reveal="class") where the best class is enough; limit the queries'
+            )
         if out.excess_bits and out.dtype.startswith("float"):
             what = f"{out.name} goes to {out.to} with {out.fractional_bits} fractional bits where the program has {frac_bits}"
             yield WeakChoice("full precision", what, "compile(..., truncate_outputs=True), for one round")
         if out.to == "all":
-            yield WeakChoice("revealed to all", f"every party learns {out.name}", "name the party that needs it in outputs=")
+            yield WeakChoice(
+                "revealed to all", f"every party learns {out.name}", "name the party that needs it in outputs="
+            )
 
 
 def _of_paillier(program: Program) -> Iterator[WeakChoice]:

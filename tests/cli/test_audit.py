@@ -43,13 +43,18 @@ if __name__ == "__main__":
     result = call("run", tmp_path / "infer.py", "--local", "--ledger", tmp_path / "ledger")
     assert result.exit_code == 0, result.output
     made = json.loads(call("audit", "--ledger", tmp_path / "ledger", "--json").stdout)
-    assert {(a["me"], a["receiver"], a["rows"]) for a in made["answers"]} == {("bank", "hospital", 2), ("hospital", "hospital", 2)}
+    assert {(a["me"], a["receiver"], a["rows"]) for a in made["answers"]} == {
+        ("bank", "hospital", 2),
+        ("hospital", "hospital", 2),
+    }
 
 
 def test_a_program_is_audited(call, program_file, write, network: str, parties_file) -> None:
     result = call("audit", program_file)
     assert result.exit_code == 0 and "bank  brings 23 weights" in result.stdout and "weak choices" in result.stdout
-    compiled = 'program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'
+    compiled = (
+        'program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'
+    )
     script = write("infer.py", f"{network}\n{compiled}\n")
     assert "infer.py" not in result.stdout and call("audit", script).exit_code == 0
     made = json.loads(call("audit", program_file, "--json", "--config", parties_file(None)).stdout)
@@ -74,7 +79,9 @@ def test_called_wrongly(call, program_file) -> None:
 
 
 def test_an_attack_from_the_command_line(call, write, network: str, program_file) -> None:
-    compiled = 'program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'
+    compiled = (
+        'program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")'
+    )
     script = write("infer.py", f"{network}\n{compiled}\n")
     made = call("audit", script, "--attack", "--sessions", 8, "--json")
     assert made.exit_code == 0 and json.loads(made.stdout)["attack"]["passed"] is True

@@ -15,10 +15,22 @@ from protocols.kernels import use
 from securemodel.cli import doctor as doctor_module
 from securemodel.cli import main
 from securemodel.cli.base import Command
+from securemodel.engines.masked.store import Store
 from securemodel.program import Program
-from securemodel.runtime.store import Store
 
-COMMANDS = [["run"], ["predict"], ["dealer"], ["keys", "new"], ["keys", "show"], ["prepare"], ["plan"], ["check"], ["compare"], ["audit"], ["doctor"]]
+COMMANDS = [
+    ["run"],
+    ["predict"],
+    ["dealer"],
+    ["keys", "new"],
+    ["keys", "show"],
+    ["prepare"],
+    ["plan"],
+    ["check"],
+    ["compare"],
+    ["audit"],
+    ["doctor"],
+]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

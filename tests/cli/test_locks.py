@@ -22,7 +22,12 @@ def test_the_other_process_is_named(tmp_path: Path) -> None:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         for name in (path, tmp_path / "x" / ".." / "out.csv"):
-            with pytest.raises(InputError, match=f"another process works with this file\n.*out.csv\n.*process {other.pid}\n"), locked(name):
+            with (
+                pytest.raises(
+                    InputError, match=f"another process works with this file\n.*out.csv\n.*process {other.pid}\n"
+                ),
+                locked(name),
+            ):
                 pass
         other.kill()
     with locked(path):
@@ -33,7 +38,11 @@ def test_the_other_process_is_named(tmp_path: Path) -> None:
 def test_a_link_to_the_file_is_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
     (tmp_path / "b.csv").symlink_to(tmp_path / "a.csv")
-    with locked(tmp_path / "a.csv"), pytest.raises(InputError, match=f"process {os.getpid()}"), locked(tmp_path / "b.csv"):
+    with (
+        locked(tmp_path / "a.csv"),
+        pytest.raises(InputError, match=f"process {os.getpid()}"),
+        locked(tmp_path / "b.csv"),
+    ):
         pass
 
 

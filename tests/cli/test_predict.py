@@ -15,12 +15,12 @@ import securemodel
 from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import PeerError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
+from securemodel.api import connect
 from securemodel.cli import predict
 from securemodel.cli.part import Given, Part, open_part
+from securemodel.engines.masked.dealer import serve
 from securemodel.errors import InputError, Mismatch
 from securemodel.program import Program
-from securemodel.runtime.dealer import serve
-from securemodel.runtime.remote import connect
 
 BOTH = ("bank", "hospital")
 ROWS = torch.randn(7, 4, generator=torch.Generator().manual_seed(4))
@@ -189,7 +189,9 @@ def given_many(*values: str) -> Given:
 
 
 def test_options_for_all_processes() -> None:
-    given = Given(("x.csv", "bank=y.csv"), ("out.csv",), (), ("hospital=a,b",), ("255",), delimiter=("=",), header=False)
+    given = Given(
+        ("x.csv", "bank=y.csv"), ("out.csv",), (), ("hospital=a,b",), ("255",), delimiter=("=",), header=False
+    )
     made = given.words(BOTH)
     assert made == ["--no-header", "--input", "*=x.csv", "--input", "bank=y.csv", "--output", "*=out.csv",
                     "--arrays", "hospital=a,b", "--divide-by", "*=255", "--delimiter", "*=="]  # fmt: skip

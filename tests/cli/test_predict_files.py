@@ -21,12 +21,12 @@ import securemodel
 from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import PeerError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
+from securemodel.api import connect
 from securemodel.cli import predict
 from securemodel.cli.part import Given, Part, open_part
+from securemodel.engines.masked.dealer import serve
 from securemodel.errors import ConfigError, FileError, InputError, Mismatch
 from securemodel.program import Program
-from securemodel.runtime.dealer import serve
-from securemodel.runtime.remote import connect
 
 OWNERS = ("clinic", "pharmacy")
 
@@ -78,7 +78,9 @@ def opened(program: Program, me: str, options: Given, model=None) -> Part:
         return part
 
 
-def take_part(program: Program, config: PartiesConfig, options: dict[str, Given], stop: dict[str, int] | None = None) -> dict:
+def take_part(
+    program: Program, config: PartiesConfig, options: dict[str, Given], stop: dict[str, int] | None = None
+) -> dict:
     """The rows each party has seen done, or its error; `stop` ends a party where so many are done."""
 
     def party(me: str) -> list[int]:
@@ -138,7 +140,9 @@ def test_ids_are_compared_and_carried(joint: Program, config, files, tmp_path: P
     ids = ("007", "NA", "ann")
     for others in (("007", "ann", "NA"), ("007", "NA", "bob"), ("7", "NA", "ann")):
         errors = take_part(joint, config, files(table("age", *ids), table("dose", *others), id="id"))
-        assert all(isinstance(error, Mismatch) and "not the same in the same order" in str(error) for error in errors.values())
+        assert all(
+            isinstance(error, Mismatch) and "not the same in the same order" in str(error) for error in errors.values()
+        )
         assert not any(word in str(error) for error in errors.values() for word in ("007", "ann", "bob"))
     assert take_part(joint, config, files(table("age", *ids), table("dose", *ids), id="id"))["clinic"] == [0, 2, 3]
     lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -233,7 +237,9 @@ def test_a_corrected_row_is_run_again_and_others_stay(joint: Program, config, fi
     made = take_part(joint, config, write())
     assert made["clinic"] == made["pharmacy"] == [4, 6, 8, 9], "of the rows that were done, two are done again"
     assert numbers(tmp_path / "out.csv") == [a + 100 * b for a, b in zip(ages, doses, strict=True)]
-    after = np.array([float(line.split(",")[1]) for line in (tmp_path / "out.csv").read_text().splitlines()[1:]], np.float32)
+    after = np.array(
+        [float(line.split(",")[1]) for line in (tmp_path / "out.csv").read_text().splitlines()[1:]], np.float32
+    )
     assert np.array_equal(before[[0, 1, 4, 5]], after[[0, 1, 4, 5]]), "to the last digit"
 
 
@@ -252,7 +258,9 @@ def test_rows_that_are_added_are_run_and_the_others_stay(joint: Program, config,
     assert made["clinic"] == [2, 4, 5] and numbers(tmp_path / "out.csv") == [101, 202, 303, 404, 505]
 
 
-def test_another_partys_correction_of_what_is_all_there_is_refused(joint: Program, config, files, tmp_path: Path) -> None:
+def test_another_partys_correction_of_what_is_all_there_is_refused(
+    joint: Program, config, files, tmp_path: Path
+) -> None:
     take_part(joint, config, files("age\n1\n2\n3\n", "dose\n1\n2\n3\n"))
     errors = take_part(joint, config, files("age\n1\n2\n3\n", "dose\n1\n2\n4\n"))
     assert type(errors["clinic"]) is InputError and "another party's input has changed" in str(errors["clinic"])
@@ -335,9 +343,15 @@ def test_every_error_of_a_file_is_named(
 def test_an_output_or_journal_in_use_is_refused(joint: Program, files, tmp_path: Path) -> None:
     options = files("age\n1\n", "dose\n1\n")
     with open_part(joint, "clinic", options["clinic"]):
-        for more in ({}, {"journal": tmp_path / "other.journal"}, {"output": tmp_path / "o.csv", "journal": tmp_path / "out.csv.journal"}):
+        for more in (
+            {},
+            {"journal": tmp_path / "other.journal"},
+            {"output": tmp_path / "o.csv", "journal": tmp_path / "out.csv.journal"},
+        ):
             again = {"input": tmp_path / "a.csv", "output": tmp_path / "out.csv", **more}
-            with pytest.raises(InputError, match=f"another process works with this file.*\n.*\n.*process {os.getpid()}"):
+            with pytest.raises(
+                InputError, match=f"another process works with this file.*\n.*\n.*process {os.getpid()}"
+            ):
                 opened(joint, "clinic", given(**again))
     assert not [p for p in tmp_path.iterdir() if "lock" in p.name]
 
@@ -391,7 +405,11 @@ def test_a_job_that_is_killed_goes_on_after_a_correction(write, tmp_path: Path) 
     assert process.returncode == 0, err
     assert int(next(line for line in out.splitlines() if " of 2000 rows" in line).split()[0]) >= 300, "most was kept"
     lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert lines[0] == "id,output_0" and lines[1].startswith("P1,") and numbers(tmp_path / "out.csv") == [2 * i for i in values]
+    assert (
+        lines[0] == "id,output_0"
+        and lines[1].startswith("P1,")
+        and numbers(tmp_path / "out.csv") == [2 * i for i in values]
+    )
 
 
 @pytest.mark.slow

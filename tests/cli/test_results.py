@@ -15,7 +15,7 @@ from securemodel.cli import results
 from securemodel.cli.results import Record, Result, check_space
 from securemodel.data.rows import Rows
 from securemodel.errors import ConfigError, FileError, InputError
-from securemodel.runtime.resume import Kept, Start
+from securemodel.sessions.resume import Kept, Start
 
 RESULTS = (Result("class", (), "int64"), Result("probability", (2,), "float32"))
 CLASSES, PROBABILITIES = torch.tensor([3, 1, 2, 0, 4]), torch.linspace(0, 1, 10).reshape(5, 2)

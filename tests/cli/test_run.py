@@ -187,13 +187,22 @@ def test_a_party_that_compiles_longer_than_connect_s_does_not_end_the_others(
 ) -> None:
     roster, identities = loopback_parties(("bank", "hospital"), tmp_path, dealer=True, timeouts=Timeouts(12.0, 20.0))
     compiling = f'__import__("time").sleep(20 if "{slow}" in sys.argv else 0)'
-    script = write("slow.py", SECURE.format(network=network, then="pass").replace("    program = ", f"    {compiling}\n    program = "))
+    script = write(
+        "slow.py",
+        SECURE.format(network=network, then="pass").replace("    program = ", f"    {compiling}\n    program = "),
+    )
     text, started = roster.path.read_text(), {}
     for name in identities:
         (tmp_path / f"{name}.toml").write_text(f'{text}[me]\nidentity = "{name}"\n')
         config = ["--config", str(tmp_path / f"{name}.toml")]
-        words = ["dealer", *config] if name == "dealer" else ["run", str(script), str(tmp_path), name, "--me", name, *config]
-        started[name] = subprocess.Popen([sys.executable, "-m", "securemodel.cli", *words], stdout=-1, stderr=-2, text=True)
+        words = (
+            ["dealer", *config]
+            if name == "dealer"
+            else ["run", str(script), str(tmp_path), name, "--me", name, *config]
+        )
+        started[name] = subprocess.Popen(
+            [sys.executable, "-m", "securemodel.cli", *words], stdout=-1, stderr=-2, text=True
+        )
     said = {}
     for name in ("bank", "hospital"):
         said[name], _ = started[name].communicate(timeout=90)

@@ -31,13 +31,13 @@ from protocols.gates import GATES
 from protocols.linear import LINEAR
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Role
-from securemodel.backends.paillier.operators import ENCRYPTED_ROWS
 from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, opened_widths
+from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.masked.preparing import LoadedOperand, Preparing, StreamSource
+from securemodel.engines.masked.store import prepare
+from securemodel.engines.paillier.operators import ENCRYPTED_ROWS
 from securemodel.program import Program
-from securemodel.runtime.dealing import Dealing
-from securemodel.runtime.preparing import LoadedOperand, Preparing, StreamSource
-from securemodel.runtime.store import prepare
 
 MAX_BYTES = 4 << 20
 STUCK_S = 120  # longer than any text takes, on a busy machine too
@@ -227,7 +227,22 @@ def _damage(r: random.Random, text: str) -> str:
     """The same text with letters changed."""
     at = r.randrange(len(text))
     piece = r.choice(
-        ("", "[" * 100_000, "{" * 3000, "9" * 5000, "\r", "\0", "\u0663", "\ud800", "%", "\n", "NaN", "-Infinity", '"', "}")
+        (
+            "",
+            "[" * 100_000,
+            "{" * 3000,
+            "9" * 5000,
+            "\r",
+            "\0",
+            "\u0663",
+            "\ud800",
+            "%",
+            "\n",
+            "NaN",
+            "-Infinity",
+            '"',
+            "}",
+        )
     )
     return text[:at] + piece + text[at + r.randrange(3) :]
 
@@ -296,7 +311,9 @@ def _deal(program: Program) -> None:
             loaded = {i: LoadedOperand(zero, zero, zero) for i, zero in zeros.items()}
     for node in program.graph.nodes:
         made = _evaluate(program.graph, node, streams[me])
-        assert made is None or tuple(made.shape) == node.shape, f"%{node.id} = {node.op} has another shape than it states"
+        assert made is None or tuple(made.shape) == node.shape, (
+            f"%{node.id} = {node.op} has another shape than it states"
+        )
 
 
 def _evaluate(graph: Graph, node: Node, stream: Stream) -> torch.Tensor | None:

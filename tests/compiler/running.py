@@ -13,8 +13,8 @@ import torch
 import securemodel
 from protocols.prg import Stream
 from securemodel.compiler.approximations import Smooth, fitted
-from securemodel.runtime import party, preparing
-from securemodel.runtime.fixed import fixed_point
+from securemodel.engines.masked import party, preparing
+from securemodel.inspect.fixed import fixed_point
 
 TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 IDLE_THIRD = {"weights": "a", "inputs": "b", "outputs": "all", "parties": ("idle", "b", "a")}

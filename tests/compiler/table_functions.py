@@ -19,7 +19,11 @@ row(aten.round.default, lambda x: (x.round(), (4 * x).floor().mul(0.5).round(), 
 row(aten.round.decimals, lambda x: (torch.round(x, decimals=1), torch.round(50 * x, decimals=-1)), MATRIX)
 row(aten.remainder.Scalar, lambda x: (x % 2, x % 0.75, 40 * x % 7, x % -3, (9 * x).floor() % 5), MATRIX)
 row(aten.fmod.Scalar, lambda x: (x.fmod(2), (20 * x).fmod(3), x.fmod(-0.75)), MATRIX)
-row(aten.div.Tensor_mode, lambda x: (40 * x // 3, x // 0.5, x // -2, torch.div(40 * x, 3, rounding_mode="trunc")), MATRIX)
+row(
+    aten.div.Tensor_mode,
+    lambda x: (40 * x // 3, x // 0.5, x // -2, torch.div(40 * x, 3, rounding_mode="trunc")),
+    MATRIX,
+)
 row(aten.div.Tensor_mode, lambda x: torch.div(40 * x, -7, rounding_mode="trunc"), MATRIX)
 row(
     (aten.remainder.Tensor, aten.fmod.Tensor, aten.floor_divide.default),
@@ -48,7 +52,11 @@ row((aten.all.default, aten.all.dim), lambda x: ((x > -2).all(), (x > -1).all(1)
 row((aten.all.dims,), lambda x: ((x > -9).all((2, 3)), (x > -2).all((1, 2), keepdim=True)), IMAGE)
 row((aten.isnan.default, aten.isinf.default), lambda x: (x.isnan(), x.isinf(), x.isfinite()), MATRIX)
 row(aten.nan_to_num.default, lambda x: x.nan_to_num() + 1, MATRIX)
-row(aten.where.self, lambda x: (torch.where(x > 0, x, 0.5), torch.where(x > 0, 1.5, 2), torch.where(MASK, x, -1)), MATRIX)
+row(
+    aten.where.self,
+    lambda x: (torch.where(x > 0, x, 0.5), torch.where(x > 0, 1.5, 2), torch.where(MASK, x, -1)),
+    MATRIX,
+)
 row(aten.where.self, lambda x, y: (torch.where(x > 0, x, y), x.masked_fill(x > 0, y.sum())), ((3, 5), (3, 1)))
 row(aten.where.self, lambda x: torch.where(x > 0, x, float("-inf")).clamp(-9), MATRIX)
 row(aten.masked_fill.Scalar, lambda x: x.masked_fill(MASK, torch.finfo(torch.float32).min).softmax(1), MATRIX)
@@ -59,7 +67,11 @@ row(aten.pow.Tensor_Scalar, lambda x: ((x.abs() + 1) ** 0.5, (x.abs() + 1) ** -0
 row(aten.pow.Tensor_Scalar, lambda x: ((x.abs() + 1) ** -0.75, x.abs() ** (1 / 3), x.abs().float_power(2.5)), MATRIX)
 row((aten.pow.Scalar, aten.exp2.default), lambda x: (3 ** (x - 2), torch.exp2(x)), MATRIX)
 row(aten.pow.Tensor_Tensor, lambda x, y: (x.abs() + 1) ** -y.abs(), PAIR)
-row(aten.pow.Tensor_Tensor, Weighted(lambda x, w: (w.abs() ** (x - 1), (x.abs() + 1) ** w.clamp(-1, 1)), (5,), shift=3.0), MATRIX)
+row(
+    aten.pow.Tensor_Tensor,
+    Weighted(lambda x, w: (w.abs() ** (x - 1), (x.abs() + 1) ** w.clamp(-1, 1)), (5,), shift=3.0),
+    MATRIX,
+)
 row(aten.log10.default, lambda x: (x.abs() + 1).log10(), MATRIX)
 row((aten.sinh.default, aten.cosh.default), lambda x: (x.sinh(), x.cosh()), MATRIX)
 row(aten.logit.default, lambda x: (x.sigmoid().logit(), (x * 0.3 + 0.5).logit(0.25)), MATRIX)
@@ -75,12 +87,20 @@ row(aten.rrelu.default, nn.RReLU(), MATRIX)
 row((), lambda x: (F.softsign(x), F.tanhshrink(x), F.hardshrink(x), F.softshrink(x)), MATRIX)
 row((), lambda x: (F.threshold(x, 0.5, -1.0), F.glu(x[:, :4]), F.softmin(x, 1), F.silu(x[:, :2]) * x[:, 2:4]), MATRIX)
 row(aten.sgn.default, lambda x: (x.sgn(), torch.heaviside(x, torch.tensor(0.5))), MATRIX)
-row((), lambda x: (F.relu(x.clone(), inplace=True), x.clone().mul_(2).add_(1), F.hardtanh(x.clone(), inplace=True)), MATRIX)
+row(
+    (),
+    lambda x: (F.relu(x.clone(), inplace=True), x.clone().mul_(2).add_(1), F.hardtanh(x.clone(), inplace=True)),
+    MATRIX,
+)
 row((aten.sin.default, aten.cos.default), lambda x: (x.sin(), (100 * x).cos()), MATRIX)
 row(aten.atan.default, lambda x: ((4 * x).atan(), (0.1 * x).atan()), MATRIX)
 
 # --- extremes ---
-row((aten.amin.default, aten.min.default, aten.max.default), lambda x: (x.amin(1), x.amin((0, 1)), x.min(), x.max()), MATRIX)
+row(
+    (aten.amin.default, aten.min.default, aten.max.default),
+    lambda x: (x.amin(1), x.amin((0, 1)), x.min(), x.max()),
+    MATRIX,
+)
 row((aten.fmax.default, aten.fmin.default), lambda x, y: (x.fmax(y), x.fmin(y), torch.max(x, y)), PAIR)
 row(aten.maximum.default, lambda x: (torch.maximum(x, torch.tensor(0.3)), *torch.aminmax(x, dim=1)), MATRIX)
 row(aten.clamp.Tensor, lambda x, y: (x.clamp(y, y + 1), x.clamp(min=y), x.clamp(max=y)), PAIR)
@@ -113,11 +133,19 @@ row(aten.cdist.default, Weighted(lambda x, w: (torch.cdist(x, w), torch.cdist(x,
 row(aten.cdist.default, lambda x: torch.cdist(x, 2 * x), ((30, 3),))
 row(aten.pdist.default, lambda x: F.pdist(x), MATRIX)
 row((), lambda x, y: (F.pairwise_distance(x, y), F.pairwise_distance(x, y, p=1)), PAIR)
-row((), lambda x, y: (F.mse_loss(x, y), F.l1_loss(x, y, reduction="none"), F.smooth_l1_loss(x, y), F.huber_loss(x, y)), PAIR)
+row(
+    (),
+    lambda x, y: (F.mse_loss(x, y), F.l1_loss(x, y, reduction="none"), F.smooth_l1_loss(x, y), F.huber_loss(x, y)),
+    PAIR,
+)
 
 # --- products ---
 row((), lambda x, y: (torch.outer(x, y), torch.dot(x, y), torch.kron(x, y), torch.inner(x, y)), VECTORS)
-row((), lambda x: (torch.kron(x, x[:2]), x @ x[0], torch.linalg.vecdot(x, x), torch.cross(x[:, :3], x[:, 2:], dim=1)), MATRIX)
+row(
+    (),
+    lambda x: (torch.kron(x, x[:2]), x @ x[0], torch.linalg.vecdot(x, x), torch.cross(x[:, :3], x[:, 2:], dim=1)),
+    MATRIX,
+)
 row(aten.addmv.default, lambda x: torch.addmv(x[0], x, x[1], beta=2, alpha=0.5), SQUARE)
 row(aten.addbmm.default, lambda x, y: torch.addbmm((x @ y)[0], x, y, beta=0.5), ((2, 3, 5), (2, 5, 4)))
 row(aten.addmm.default, Weighted(lambda x, w, b: torch.addmm(b, x, w, beta=2, alpha=0.5), (5, 4), (4,)), MATRIX)
@@ -134,7 +162,11 @@ row(aten.bilinear.default, nn.Bilinear(5, 4, 3), ((3, 5), (3, 4)))
 row(aten.bilinear.default, lambda x, y: F.bilinear(x, x, y), ((3, 5), (2, 5, 5)))
 
 # --- positions ---
-row(aten.index.Tensor, lambda x: (x[:, PLACES], x[PLACES], x[..., GRID], x[PLACES, PLACES], x[PLACES[:, None], PLACES]), MATRIX)
+row(
+    aten.index.Tensor,
+    lambda x: (x[:, PLACES], x[PLACES], x[..., GRID], x[PLACES, PLACES], x[PLACES[:, None], PLACES]),
+    MATRIX,
+)
 row(aten.index.Tensor, lambda x: (x[:, PLACES, :, PLACES], x[:, PLACES, PLACES], x[0, -PLACES]), IMAGE)
 row(aten.index_select.default, lambda x: (x.index_select(1, PLACES), x.take(PLACES), x.repeat_interleave(2, 1)), MATRIX)
 row(aten.gather.default, lambda x: (x.gather(1, GRID), torch.take_along_dim(x, PLACES[None], 1)), MATRIX)
@@ -145,8 +177,21 @@ row((), lambda x: (x.tril(), x.triu(1), torch.block_diag(x, x), *torch.meshgrid(
 row(aten.as_strided.default, lambda x: aten.as_strided(x, [2, 3], [1, 2], 1), MATRIX)
 row(aten.unfold.default, lambda x: (x.unfold(-1, 3, 2), x.unfold(1, 2, 1)), SEQUENCE)
 row((), lambda x: (x.movedim(0, 1), x.swapaxes(1, 2), x.rot90(), x.fliplr(), x.diff(dim=1)), IMAGE)
-row((), lambda x: (torch.vstack([x, x]), torch.column_stack([x, x]), *x.tensor_split(2, 1), torch.broadcast_to(x, (2, 3, 5))), MATRIX)
-row(aten.repeat_interleave.self_Tensor, lambda x: aten.repeat_interleave.self_Tensor(x, GRID[:, 0], 0, output_size=5), MATRIX)
+row(
+    (),
+    lambda x: (
+        torch.vstack([x, x]),
+        torch.column_stack([x, x]),
+        *x.tensor_split(2, 1),
+        torch.broadcast_to(x, (2, 3, 5)),
+    ),
+    MATRIX,
+)
+row(
+    aten.repeat_interleave.self_Tensor,
+    lambda x: aten.repeat_interleave.self_Tensor(x, GRID[:, 0], 0, output_size=5),
+    MATRIX,
+)
 
 
 def written(x, y):
@@ -160,7 +205,11 @@ def written(x, y):
 
 row((aten.copy.default, aten.slice_scatter.default, aten.index_put.default), written, PAIR)
 row(aten.select_scatter.default, lambda x, y: x.select_scatter(y[:, 0], 1, -2), PAIR)
-row((aten.scatter.src, aten.scatter.value), lambda x, y: (x.scatter(1, GRID, y[:, :2]), x.scatter(0, GRID % 3, 1.5)), PAIR)
+row(
+    (aten.scatter.src, aten.scatter.value),
+    lambda x, y: (x.scatter(1, GRID, y[:, :2]), x.scatter(0, GRID % 3, 1.5)),
+    PAIR,
+)
 row(aten.scatter_add.default, lambda x, y: (x.scatter_add(1, GRID, y), x.index_add(1, GRID[1], y[:, :2])), PAIR)
 row(aten.scatter_reduce.two, lambda x, y: x.scatter_reduce(1, GRID, y, "sum"), PAIR)
 row(aten.index_put.default, lambda x, y: (x.index_fill(1, GRID[2], 2.0), x.index_copy(1, PLACES[:2], y[:, :2])), PAIR)
@@ -194,5 +243,9 @@ row(aten._upsample_bilinear2d_aa.vec, lambda x: F.interpolate(x, size=(3, 12), m
 row(aten._upsample_bicubic2d_aa.vec, lambda x: F.interpolate(x, size=(3, 12), mode="bicubic", antialias=True), IMAGE)
 row(aten.upsample_linear1d.vec, lambda x: F.interpolate(x, size=13, mode="linear"), SEQUENCE)
 row(aten.upsample_trilinear3d.vec, lambda x: F.interpolate(x, scale_factor=2, mode="trilinear"), ((1, 2, 2, 3, 2),))
-row((), lambda x: (F.interpolate(x, size=(5, 10), mode="nearest-exact"), F.interpolate(x, size=(3, 4), mode="area")), IMAGE)
+row(
+    (),
+    lambda x: (F.interpolate(x, size=(5, 10), mode="nearest-exact"), F.interpolate(x, size=(3, 4), mode="area")),
+    IMAGE,
+)
 row((), lambda x: F.interpolate(x, scale_factor=2), ((1, 2, 2, 3, 2),))

@@ -10,9 +10,9 @@ from running import IDLE_THIRD, TWO, Fn
 from torch import nn
 
 import securemodel
-from securemodel.compiler.hints import Expense, narrowed
-from securemodel.compiler.plan import Machine, Network, make_plan
-from securemodel.compiler.plantable import bytes_text
+from securemodel.planning.hints import Expense, narrowed
+from securemodel.planning.plan import Machine, Network, make_plan
+from securemodel.planning.table import bytes_text
 
 SLOW_WIRE, SLOW_ANSWERS = Network(1e6, 1e-6), Network(1e12, 1.0)
 
@@ -61,7 +61,9 @@ def test_a_narrowed_graph_is_what_the_smaller_width_gives(arguments):
 def test_the_smaller_width_saves_what_the_hint_says():
     wide, narrow = (compiled(convolutional(), 2, 1, 8, 8, width=width) for width in (64, 32))
     text = hint(expense(wide, "MaxPool2d", SLOW_WIRE), "width=32")
-    sent = [max(layer.cost.sent_bytes.values()) for p in (narrow, wide) for layer in p.plan().layers if "Max" in layer.name]
+    sent = [
+        max(layer.cost.sent_bytes.values()) for p in (narrow, wide) for layer in p.plan().layers if "Max" in layer.name
+    ]
     assert f"below 2^15: sends {bytes_text(sent[0])}, not {bytes_text(sent[1])}" in text
     assert not any("width=32" in text for e in narrow.plan(SLOW_WIRE).most_expensive for text in e.hints)
     assert not any("width=32" in text for e in wide.plan(SLOW_ANSWERS).most_expensive for text in e.hints)

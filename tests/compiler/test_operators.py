@@ -139,6 +139,10 @@ def test_the_programs_above_read_masks_and_each_address_once():
         session.run(x)
         session.run(x)
     assert len(read) > 20
-    with pytest.raises(AssertionError, match="read twice"), addresses_read_once(), securemodel.local(program) as session:
+    with (
+        pytest.raises(AssertionError, match="read twice"),
+        addresses_read_once(),
+        securemodel.local(program) as session,
+    ):
         for _ in range(2):
             list(session._preparing["a"].run(0, True, {}))

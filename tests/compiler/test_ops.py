@@ -129,7 +129,9 @@ def test_a_first_line_that_compile_would_not_write_is_refused(text, field, value
         parse_program(f"{first}\n{rest}")
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "[" * 100_000, "9" * 5000, "[" * 40 + "]" * 40])
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "-Infinity", "1e999", "[" * 100_000, "9" * 5000, "[" * 40 + "]" * 40]
+)
 def test_numbers_without_end_and_nests_without_bottom_are_refused(text, value):
     other, number = changed(text, '"target"', '"kwargs":{}', '"kwargs":{"x":' + value + "}")
     with pytest.raises(ProgramError) as caught:
@@ -137,7 +139,10 @@ def test_numbers_without_end_and_nests_without_bottom_are_refused(text, value):
     assert f"line {number}" in str(caught.value)
 
 
-@pytest.mark.parametrize("old, new", [("%1 = ", "%01 = "), ('{"attrs"', '{ "attrs"'), ('"groups":1', '"groups":1,"groups":1'), ("%1 ", "%\u0661 ")])
+@pytest.mark.parametrize(
+    "old, new",
+    [("%1 = ", "%01 = "), ('{"attrs"', '{ "attrs"'), ('"groups":1', '"groups":1,"groups":1'), ("%1 ", "%\u0661 ")],
+)
 def test_a_program_has_one_text(text, old, new):
     assert old in text
     with pytest.raises(ProgramError):
@@ -156,7 +161,9 @@ def test_a_program_too_large_names_the_figure(text, tmp_path: Path):
 
 def test_memory_beside_a_value_counts(text):
     """A convolution whose padded image is larger than all it reads and makes."""
-    wide = text.replace('"dilation":[1,1]', '"dilation":[1000000,1000000]').replace('"padding":[0,0]', '"padding":[1000000,1000000]')
+    wide = text.replace('"dilation":[1,1]', '"dilation":[1000000,1000000]').replace(
+        '"padding":[0,0]', '"padding":[1000000,1000000]'
+    )
     assert wide != text
     with pytest.raises(ProgramError, match="too large|shape"):
         parse_program(wide)
@@ -200,7 +207,10 @@ def test_a_plan_needs_no_comparison_beside_each_top_bit(text, tmp_path: Path):
     lines = text.split("\n")
     at = next(i for i, line in enumerate(lines) if " = reveal@" in line)
     number, x = at - 1, next(line for line in lines if " = mask %" in line).split(" ", 1)[0]
-    added = [f'%{number} = top_bit {x} {{"bit":[63],"offset":[0]}} : bits [1,1]', lines[at].replace(f"%{number} =", f"%{number + 1} =")]
+    added = [
+        f'%{number} = top_bit {x} {{"bit":[63],"offset":[0]}} : bits [1,1]',
+        lines[at].replace(f"%{number} =", f"%{number + 1} ="),
+    ]
     (tmp_path / "program.txt").write_text("\n".join([*lines[:at], *added, ""]))
     assert str(Program.load(tmp_path / "program.txt").plan())
 

@@ -8,7 +8,7 @@ from running import TOLERANCE, TWO, Fn, difference, run, tensors
 from torch import nn
 
 import securemodel
-from securemodel.runtime import session as session_module
+from securemodel.sessions import session as session_module
 
 
 class Mixed(nn.Module):

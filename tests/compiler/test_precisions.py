@@ -72,7 +72,9 @@ def units(functions: dict, x: torch.Tensor, frac_bits: int, width: int) -> dict[
     x = ((x.double() * 2.0**frac_bits).round() * 2.0**-frac_bits).float()
     program, whole, given = compiled(functions.values(), x, frac_bits, width)
     errors = {}
-    for name, made, right in zip(functions, run(program, *given), tensors(whole(*[v.double() for v in given])), strict=True):
+    for name, made, right in zip(
+        functions, run(program, *given), tensors(whole(*[v.double() for v in given])), strict=True
+    ):
         off = (made.double() - right.double()).abs() / right.double().abs().clamp(min=1)
         errors[name] = float(off.max()) * 2.0**frac_bits
     return errors

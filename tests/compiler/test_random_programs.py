@@ -51,9 +51,15 @@ STEPS = {  # (in torch, with its error): of two values and a number
     "mul": (lambda x, y, n: x * y, lambda x, y, n: product(x, y)),
     "square": (lambda x, y, n: x * x, lambda x, y, n: product(x, x)),
     "scale": (lambda x, y, n: x * FACTORS[n], lambda x, y, n: scaled(x, FACTORS[n])),
-    "offset": (lambda x, y, n: x + NUMBERS[n % 5], lambda x, y, n: Checked(x.value + NUMBERS[n % 5], x.error + 2 * UNIT)),
+    "offset": (
+        lambda x, y, n: x + NUMBERS[n % 5],
+        lambda x, y, n: Checked(x.value + NUMBERS[n % 5], x.error + 2 * UNIT),
+    ),
     "relu": (lambda x, y, n: x.relu(), lambda x, y, n: Checked(x.value.relu(), x.error + UNIT)),
-    "max": (lambda x, y, n: torch.maximum(x, y), lambda x, y, n: Checked(torch.maximum(x.value, y.value), largest(x, y))),
+    "max": (
+        lambda x, y, n: torch.maximum(x, y),
+        lambda x, y, n: Checked(torch.maximum(x.value, y.value), largest(x, y)),
+    ),
     "half": (lambda x, y, n: halves(x), lambda x, y, n: Checked(halves(x.value), halves(x.error))),
     "turn": (lambda x, y, n: x.flip(-1), lambda x, y, n: Checked(x.value.flip(-1), x.error.flip(-1))),
     "sum": (

@@ -129,7 +129,9 @@ def test_an_error_that_the_model_catches_is_told_and_not_taken_for_a_choice() ->
 
 
 def test_an_error_of_the_model_is_told_with_its_line() -> None:
-    with pytest.raises(CompileError, match=r"(?s)RuntimeError: shape.*where: test_values_in_code.py:\d+.*y.reshape\(7, 7\)"):
+    with pytest.raises(
+        CompileError, match=r"(?s)RuntimeError: shape.*where: test_values_in_code.py:\d+.*y.reshape\(7, 7\)"
+    ):
         securemodel.check(Scored(lambda y: y.reshape(7, 7)), torch.zeros(2, 4))
 
 

@@ -23,11 +23,11 @@ from protocols.channel import Label, Purpose
 from protocols.gates import GATES
 from protocols.paillier import PrivateKey, PublicKey
 from protocols.prg import Stream, insecure_test_key
-from securemodel.backends.paillier.deep import DeepProgram
-from securemodel.backends.paillier.deep_session import LocalDeepSession
-from securemodel.backends.paillier.session import LocalPaillierSession
-from securemodel.runtime.dealing import Dealing
-from securemodel.runtime.session import LocalSession
+from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.paillier.deep import DeepProgram
+from securemodel.sessions.hybrid import LocalDeepSession
+from securemodel.sessions.paillier import LocalPaillierSession
+from securemodel.sessions.session import LocalSession
 
 BASELINE = Path(__file__).with_name("wire.json")
 DIGEST_BYTES = 16

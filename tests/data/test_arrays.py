@@ -26,7 +26,10 @@ def test_arrays(tmp_path: Path, joined) -> None:
     x, y = np.arange(12, dtype=np.uint8).reshape(3, 2, 2), np.array([[1], [2], [3]])
     rows = open_rows(save(tmp_path / "x.npy", x), [Wanted((1, 2, 2), torch.float32)], Choice(divide_by=2), 2)
     assert rows.count == 3 and torch.equal(joined(rows), torch.from_numpy(x).reshape(3, 1, 2, 2) / 2) and not rows.notes
-    path, wanted = save(tmp_path / "x.npz", x=x, y=y, z=np.zeros(7)), [Wanted((1,), torch.int64), Wanted((4,), torch.float32)]
+    path, wanted = (
+        save(tmp_path / "x.npz", x=x, y=y, z=np.zeros(7)),
+        [Wanted((1,), torch.int64), Wanted((4,), torch.float32)],
+    )
     rows = open_rows(path, wanted, Choice(arrays=("y", "x")), 2)
     ((first, second),) = rows.read([1])
     assert first.tolist() == [[3]] and second.tolist() == x.reshape(3, 4)[2:].tolist()
@@ -147,10 +150,19 @@ def test_an_array_twice_in_an_archive(tmp_path: Path) -> None:
 
 
 def test_ids_of_arrays(tmp_path: Path) -> None:
-    path = save(tmp_path / "x.npz", x=np.zeros((3, 4)), who=np.array(["007", "008", "009"]), number=np.array([7, 8, 2**63], np.uint64))
+    path = save(
+        tmp_path / "x.npz",
+        x=np.zeros((3, 4)),
+        who=np.array(["007", "008", "009"]),
+        number=np.array([7, 8, 2**63], np.uint64),
+    )
     rows = open_rows(path, FOUR, Choice(arrays=("x",), id="who"), 2)
     assert list(rows.names()) == ["007", "008", "009"] and rows.id_name == "who"
-    assert list(open_rows(path, FOUR, Choice(arrays=("x",), id="number"), 2).names()) == ["7", "8", "9223372036854775808"]
+    assert list(open_rows(path, FOUR, Choice(arrays=("x",), id="number"), 2).names()) == [
+        "7",
+        "8",
+        "9223372036854775808",
+    ]
     twice = save(tmp_path / "y.npz", x=np.zeros((3, 4)), who=np.array([7, 8, 7]))
     with pytest.raises(InputError, match=r"the same id\n.*row 1; and .*row 3\n"):
         open_rows(twice, FOUR, Choice(id="who"), 2)
@@ -192,7 +204,9 @@ def test_digests_know_contents_types_and_choices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, MemoryError, SyntaxError, zlib.error])
-def test_whatever_a_decoder_raises_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+def test_whatever_a_decoder_raises_is_an_error_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error
+) -> None:
     def load(*args, **options):
         raise error(SECRET)
 

@@ -42,7 +42,9 @@ def test_every_kind_of_image_is_a_row(tmp_path: Path, joined, end: str) -> None:
     options = {"lossless": True} if end == ".webp" else {"quality": 100} if end.lower().startswith(".j") else {}
     Image.fromarray(GRADIENT[:, :, 0]).convert("RGB").save(tmp_path / f"x{end}", **options)
     expected = torch.from_numpy(GRADIENT[:, :, 0]) / 255
-    torch.testing.assert_close(joined(opened(tmp_path, 1, 4, 5))[0, 0], expected, atol=0.01 if options.get("quality") else 1e-6, rtol=0)
+    torch.testing.assert_close(
+        joined(opened(tmp_path, 1, 4, 5))[0, 0], expected, atol=0.01 if options.get("quality") else 1e-6, rtol=0
+    )
 
 
 def test_what_is_left_out_is_told_with_the_reason(tmp_path: Path) -> None:
@@ -115,7 +117,9 @@ def test_images_are_turned_as_their_tag_says(tmp_path: Path, joined, tag: int, t
     array = np.repeat(np.repeat(np.array([[0, 80, 160], [255, 200, 40]], np.uint8), 16, 0), 16, 1)
     exif = Image.Exif()
     exif[0x0112] = tag
-    Image.fromarray(array).convert("RGB").save(tmp_path / f"x{end}", exif=exif, **({"quality": 100} if end in (".jpg", ".webp") else {}))
+    Image.fromarray(array).convert("RGB").save(
+        tmp_path / f"x{end}", exif=exif, **({"quality": 100} if end in (".jpg", ".webp") else {})
+    )
     expected = torch.from_numpy(turned(array).copy()) / 255
     made = joined(opened(tmp_path, *expected.shape))[0]
     torch.testing.assert_close(made[8::16, 8::16], expected[8::16, 8::16], atol=0.03, rtol=0)
@@ -206,7 +210,12 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows"):
         opened(tmp_path)
     image = Wanted((1, 4, 5), torch.float32)
-    for wanted in ([Wanted((2, 4, 5), torch.float32)], [Wanted((4,), torch.float32)], [image] * 2, [Wanted((1, 4, 5), torch.int64)]):
+    for wanted in (
+        [Wanted((2, 4, 5), torch.float32)],
+        [Wanted((4,), torch.float32)],
+        [image] * 2,
+        [Wanted((1, 4, 5), torch.int64)],
+    ):
         with pytest.raises(InputError, match="cannot be an input"):
             open_rows(tmp_path, wanted, Choice(), 2)
     for choice in (Choice(divide_by=255), Choice(("a",)), Choice(id="patient")):
@@ -215,7 +224,9 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [TypeError, KeyError, MemoryError, SyntaxError, zlib.error, OSError])
-def test_whatever_a_decoder_raises_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+def test_whatever_a_decoder_raises_is_an_error_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error
+) -> None:
     def convert(*args, **options):
         raise error("98765.25")
 

@@ -136,7 +136,10 @@ def test_columns_that_are_not_there(write, opened, columns, says: str) -> None:
 
 def test_a_name_twice_in_the_header(write, opened) -> None:
     for header in ("a,b,a", "a,b, a", "x,x,a"):
-        refused(lambda header=header: opened(write("x.csv", f"{header}\n1,2,{SECRET}\n"), 1, ("b",)), "a name twice|no column")
+        refused(
+            lambda header=header: opened(write("x.csv", f"{header}\n1,2,{SECRET}\n"), 1, ("b",)),
+            "a name twice|no column",
+        )
 
 
 # ---- every row is there, and has all its cells
@@ -180,7 +183,9 @@ def test_what_is_no_number_is_named_by_line_and_column(write, opened, cell: str)
     assert not cell.strip() or "98765" not in said
 
 
-@pytest.mark.parametrize("cell", ["1", "-1", "+1", "1.", ".5", "1e5", "1E-5", " 1 ", "\t1", "007", "1.0000000000000000000001"])
+@pytest.mark.parametrize(
+    "cell", ["1", "-1", "+1", "1.", ".5", "1e5", "1E-5", " 1 ", "\t1", "007", "1.0000000000000000000001"]
+)
 def test_what_is_a_number_is_what_float_reads(write, opened, joined, cell: str) -> None:
     assert joined(opened(write("x.csv", f"a\n{cell}\n"), 1)).item() == pytest.approx(float(cell))
 
@@ -199,7 +204,10 @@ WHOLE = [("2.5", torch.int64), ("1e3", torch.int64), ("9223372036854775808", tor
 
 @pytest.mark.parametrize("cell, dtype", WHOLE, ids=lambda v: str(v)[:25])
 def test_whole_numbers_are_whole_and_have_room(write, cell: str, dtype: torch.dtype) -> None:
-    refused(lambda: open_rows(write("x.csv", f"a\n1\n{cell}\n"), [Wanted((1,), dtype)], Choice(), 2), "whole number.*\n.*line 3")
+    refused(
+        lambda: open_rows(write("x.csv", f"a\n1\n{cell}\n"), [Wanted((1,), dtype)], Choice(), 2),
+        "whole number.*\n.*line 3",
+    )
 
 
 def test_numbers_too_large_for_their_type(write, opened) -> None:
@@ -207,7 +215,9 @@ def test_numbers_too_large_for_their_type(write, opened) -> None:
 
 
 def test_whole_numbers_are_not_divided(write) -> None:
-    refused(lambda: open_rows(write("x.csv", "a\n1\n"), [Wanted((1,), torch.int64)], Choice(divide_by=2), 2), "real numbers")
+    refused(
+        lambda: open_rows(write("x.csv", "a\n1\n"), [Wanted((1,), torch.int64)], Choice(divide_by=2), 2), "real numbers"
+    )
 
 
 # ---- what was seen, and what to write
@@ -271,7 +281,9 @@ def test_ids_stay_text(write, opened, joined) -> None:
     assert list(bare.names()) == ["007", "008"] and bare.id_name == "id"
 
 
-@pytest.mark.parametrize("cell, says", [("", "no id"), (" ", "no id"), ('"a\nb"', "cannot be printed"), ("a\x07", "cannot be printed")])
+@pytest.mark.parametrize(
+    "cell, says", [("", "no id"), (" ", "no id"), ('"a\nb"', "cannot be printed"), ("a\x07", "cannot be printed")]
+)
 def test_rows_without_an_id(write, opened, cell: str, says: str) -> None:
     refused(lambda: opened(write("x.csv", f"id,a\n1,1\n{cell},2\n"), 1, id="id"), f"{says}.*\n.*line 3, column 1")
 
@@ -345,4 +357,8 @@ def test_a_million_rows_take_constant_memory(tmp_path: Path, opened) -> None:
 
 def test_a_table_gives_lines_and_cells_to_others_too(write) -> None:
     table = open_table(write("x.csv", 'k;v\n"a\nb";1\nc;2\n'), Format(";"), ("v",))
-    assert list(table.rows()) == [(2, ["a\nb", "1"]), (4, ["c", "2"])] and table.names == ("k", "v") and table.columns == (1,)
+    assert (
+        list(table.rows()) == [(2, ["a\nb", "1"]), (4, ["c", "2"])]
+        and table.names == ("k", "v")
+        and table.columns == (1,)
+    )

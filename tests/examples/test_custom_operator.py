@@ -34,7 +34,10 @@ def test_operators_of_ones_own_run_and_are_named_with_their_library_where_they_c
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert "pace.squareplus.default" in done.stdout and "pace.bucket.default" in done.stdout
-    assert "defined by the library 'pace'" in done.stdout and "@securemodel.lowers(torch.ops.pace.bucket.default)" in done.stdout
+    assert (
+        "defined by the library 'pace'" in done.stdout
+        and "@securemodel.lowers(torch.ops.pace.bucket.default)" in done.stdout
+    )
 
 
 @pytest.mark.slow

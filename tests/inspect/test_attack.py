@@ -12,6 +12,7 @@ import torch
 
 import securemodel
 from protocols.prg import Stream, Use
+from securemodel.engines.masked import party
 from securemodel.errors import InputError
 from securemodel.inspect import tampering
 from securemodel.inspect.attack import LEAST_SESSIONS, attack
@@ -19,7 +20,7 @@ from securemodel.inspect.tampering import ATTACKS, FOREIGN, HANG, NAMED, UNCHANG
 from securemodel.inspect.uniform import ALARM, BITS, CONSTANT, PAIRS, SPREAD_OF_BITS, Examination, examine
 from securemodel.inspect.views import views
 from securemodel.program import Program
-from securemodel.runtime import party, session
+from securemodel.sessions import session
 
 SESSIONS = 10
 
@@ -53,7 +54,9 @@ def broken(change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
     """Masks and dealt shares changed alike at the parties and the dealer, so that results stay right."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        def fill(self: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, mode: str = "set", index: int = 0) -> Any:
+        def fill(
+            self: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, mode: str = "set", index: int = 0
+        ) -> Any:
             found = change(self, torch.empty_like(out), epoch, node, purpose, index)
             if found is None:
                 return FILL(self, out, epoch, node, purpose, mode, index)
@@ -73,7 +76,9 @@ def one_without(op: str) -> Callable[..., Any]:
     """Only the last opening of this kind is bare."""
     bare = next(node.id for node in reversed(made().graph.nodes) if node.op == op)
     purposes = (Use.MASK, Use.BIT_MASK)
-    return lambda stream, out, epoch, node, purpose, index: out.zero_() if node == bare and purpose in purposes else None
+    return lambda stream, out, epoch, node, purpose, index: (
+        out.zero_() if node == bare and purpose in purposes else None
+    )
 
 
 def even(stream: Stream, out: torch.Tensor, epoch: int, node: int, purpose: int, index: int) -> Any:

@@ -73,7 +73,9 @@ def test_who_brings_sees_learns_and_computes_what() -> None:
     assert bank.brings == ("15 weights",) and bank.learns == () and hospital.learns == ("output",)
     assert hospital.brings == ("input 0 [2, 4]",)
     assert {seen.what for seen in bank.sees} == {"inputs of hospital", "values in between", "bits of comparisons"}
-    assert {"weights of bank", "corrections of the dealer", "shares of results"} <= {seen.what for seen in hospital.sees}
+    assert {"weights of bank", "corrections of the dealer", "shares of results"} <= {
+        seen.what for seen in hospital.sees
+    }
     assert all("test_audit.py" in line for line in hospital.in_the_clear)
     assert not dealer.sees and any("no party" in what for what in dealer.trusted_with)
     (constant,) = (c for c in found.constants if "self.mean" in c.source)
@@ -149,7 +151,9 @@ def test_crypten() -> None:
 def certificate(key: Ed25519PrivateKey, name: str, organization: str) -> bytes:
     names = [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)]
     subject, now = x509.Name(names), datetime.now(timezone.utc)
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    builder = x509.CertificateBuilder(
+        subject, subject, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
+    )
     return builder.sign(key, None).public_bytes(serialization.Encoding.PEM)
 
 

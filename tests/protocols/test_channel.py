@@ -1,4 +1,5 @@
 """Channels do the same on every transport: what arrives, what is counted, what is refused."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -42,7 +43,9 @@ TIMEOUTS = Timeouts(connect_s=60, receive_s=10)
 NAMES = ("a", "b", "c")
 
 
-def make_channels(kind: str, names: tuple[str, ...], directory: Path, timeouts: Timeouts = TIMEOUTS) -> dict[str, Channel]:
+def make_channels(
+    kind: str, names: tuple[str, ...], directory: Path, timeouts: Timeouts = TIMEOUTS
+) -> dict[str, Channel]:
     if kind == "local":
         return dict(local_channels(names, timeouts.receive_s))
     if kind == "plain":
@@ -85,7 +88,7 @@ def text(me: str, peer: str, size: int) -> bytes:
 
 def test_header_is_what_its_documentation_says() -> None:
     data = pack_header(0x0102030405060708, Label(0x0A0B0C0D, 0x11121314, Purpose.DEAL), 0x2122232425262728)
-    assert data.hex() == "534d4631" "0807060504030201" "0d0c0b0a" "14131211" "07" "000000" "2827262524232221"
+    assert data.hex() == "534d463108070605040302010d0c0b0a14131211070000002827262524232221"
     assert len(data) == HEADER_BYTES == 32
 
 
@@ -210,7 +213,9 @@ def test_any_traffic_on_one_local_thread(data: st.DataObject) -> None:
     made = local_channels(NAMES)
     for node in range(data.draw(st.integers(1, 4))):
         label = Label(0, node, data.draw(st.sampled_from([Purpose.OPEN, Purpose.REVEAL])))
-        pairs = {(me, peer): data.draw(st.none() | st.binary(max_size=100)) for me in NAMES for peer in NAMES if me != peer}
+        pairs = {
+            (me, peer): data.draw(st.none() | st.binary(max_size=100)) for me in NAMES for peer in NAMES if me != peer
+        }
         for me, channel in made.items():
             sends = {peer: [pairs[me, peer]] for peer in channel.peers if pairs[me, peer] is not None}
             receives = {peer: len(pairs[peer, me]) for peer in channel.peers if pairs[peer, me] is not None}
@@ -226,7 +231,9 @@ def test_sockets_can_be_stepped_in_one_thread_too(kind: str, tmp_path: Path) -> 
     for node in range(3):
         label = Label(0, node, Purpose.OPEN)
         for me, channel in made.items():
-            channel.begin(label, {peer: [text(me, peer, 500)] for peer in channel.peers}, dict.fromkeys(channel.peers, 500))
+            channel.begin(
+                label, {peer: [text(me, peer, 500)] for peer in channel.peers}, dict.fromkeys(channel.peers, 500)
+            )
         for me, channel in made.items():
             for peer, tensor in channel.finish().items():
                 assert tensor.numpy().tobytes() == text(peer, me, 500)
@@ -418,7 +425,9 @@ def test_links_between_dealer_and_parties(kind: str, tmp_path: Path) -> None:
         with pytest.raises(PeerDied, match="'dealer'"):
             dialed[name].receive(Label(1, 4, Purpose.DEAL), 1)
 
-    tasks = {f"{role.__name__} {name}": lambda role=role, name=name: role(name) for role in (serve, use) for name in "ab"}
+    tasks = {
+        f"{role.__name__} {name}": lambda role=role, name=name: role(name) for role in (serve, use) for name in "ab"
+    }
     assert set(run_together(tasks).values()) == {None}
 
 

@@ -39,7 +39,9 @@ def test_hashes_are_points_of_the_curve_and_not_of_its_twist() -> None:
         assert pow(u**3 + a * u**2 + u, (p - 1) // 2, p) == 1
 
 
-@pytest.mark.parametrize("point", [bytes(32), b"\1" + bytes(31), (2**255 - 19).to_bytes(32, "little")], ids=["0", "1", "p"])
+@pytest.mark.parametrize(
+    "point", [bytes(32), b"\1" + bytes(31), (2**255 - 19).to_bytes(32, "little")], ids=["0", "1", "p"]
+)
 def test_points_of_small_order_are_refused(point: bytes) -> None:
     with pytest.raises(ProtocolError, match="no point of the curve"):
         Equality(b"x", b"s").second(point)

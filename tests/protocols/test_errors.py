@@ -1,4 +1,5 @@
 """Errors: nothing that a peer wrote reaches a terminal raw, and nothing of our own files reaches a peer."""
+
 from __future__ import annotations
 
 import pickle

@@ -33,7 +33,9 @@ def test_wide_values_are_decoded_without_float32_on_the_way():
     assert decode(torch.tensor([ring]), 16).item() == ring / 2**16
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.bool]
+)
 def test_every_type_of_numbers_can_be_encoded(dtype):
     x = torch.tensor([[0, 1], [1, 0]]).to(dtype)
     made = encode(x, 16, LIMIT, "x")

@@ -303,7 +303,9 @@ def unpack(planes: torch.Tensor, n: int) -> torch.Tensor:
 
 
 @settings(deadline=None, max_examples=40)
-@given(seeds, party_counts, st.lists(st.integers(0, 63), min_size=1, max_size=3), st.sampled_from([0, 1, 1 << 15, 1 << 61]))
+@given(
+    seeds, party_counts, st.lists(st.integers(0, 63), min_size=1, max_size=3), st.sampled_from([0, 1, 1 << 15, 1 << 61])
+)
 def test_top_bit(seed, parties, at, offset):
     rng, table = np.random.default_rng(seed), Table(parties, seed)
     operands = [table.mask(ring(rng, size)) for size in (70, 1, 64)[: len(at)]]
@@ -361,7 +363,9 @@ def test_combine(seed, parties, digits, apart):
 def test_conjunction(seed, parties, size, fan_in, terms):
     rng, table = np.random.default_rng(seed), Table(parties, seed)
     rows = rng.integers(0, 2, (fan_in + 1, size)) | (rng.random((fan_in + 1, size)) < 0.7)
-    chosen = [[[int(row), bool(rng.integers(0, 2))] for row in rng.permutation(fan_in + 1)[:fan_in]] for _ in range(terms)]
+    chosen = [
+        [[int(row), bool(rng.integers(0, 2))] for row in rng.permutation(fan_in + 1)[:fan_in]] for _ in range(terms)
+    ]
     clear = np.stack([np.all([rows[row] ^ invert for row, invert in term], axis=0) for term in chosen])
     packed = kernels.pack_bits(torch.from_numpy(rows).to(torch.uint8)).unsqueeze(0)
     attrs = {"size": size, "terms": chosen}
@@ -452,9 +456,7 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     return table.gate(name, attrs, [b, table.mask(x)], n)
 
 
-@pytest.mark.parametrize(
-    "name, parties", [(name, n) for name in FORMS for n in PARTIES if (name, n) != ("lookup", 3)]
-)
+@pytest.mark.parametrize("name, parties", [(name, n) for name in FORMS for n in PARTIES if (name, n) != ("lookup", 3)])
 @pytest.mark.parametrize("value, bit", [(0, 0), (12345, 1), (-1, 1)])
 def test_a_share_does_not_depend_on_the_secret(name, parties, value, bit):
     shares = _gate_run(name, parties, 1 + value % 7, value, bit)

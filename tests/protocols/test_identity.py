@@ -1,4 +1,5 @@
 """Identities and party files: what is written, what is refused, and whether the message says where."""
+
 from __future__ import annotations
 
 import os
@@ -111,7 +112,9 @@ def test_good_party_file(keys: Path) -> None:
 def test_inline_certificate_and_fingerprint(keys: Path) -> None:
     pem = (keys / "bank" / "identity.crt").read_text()
     text = GOOD.replace('certificate = "bank/identity.crt"', f'certificate_pem = """{pem}"""')
-    text = text.replace("[parties.hospital]", f'fingerprint = "{identity.load(keys / "bank").fingerprint}"\n[parties.hospital]')
+    text = text.replace(
+        "[parties.hospital]", f'fingerprint = "{identity.load(keys / "bank").fingerprint}"\n[parties.hospital]'
+    )
     inline = identity.load_config(party_file(keys, text))
     assert inline.roster_digest() == identity.load_config(party_file(keys, GOOD)).roster_digest()
 

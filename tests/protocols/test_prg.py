@@ -119,7 +119,9 @@ def test_every_part_of_the_address_counts():
     assert len(drawn) == len(addresses)
 
 
-@given(st.lists(st.tuples(*(st.integers(0, 2**bits - 1) for bits in (40, 32, 8, 16))), min_size=2, max_size=2, unique=True))
+@given(
+    st.lists(st.tuples(*(st.integers(0, 2**bits - 1) for bits in (40, 32, 8, 16))), min_size=2, max_size=2, unique=True)
+)
 def test_no_two_addresses_are_one_nonce(addresses):
     nonces = []
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 The slow test says how often and how fast, for several kinds of load (`pytest -s -m slow` shows the figures).
 """
+
 from __future__ import annotations
 
 import errno

@@ -3,6 +3,7 @@
 The victim is an ordinary channel or link. The attacker is a party with a valid identity that writes raw bytes after
 a proper HELLO, or somebody without one who tries to be let in.
 """
+
 from __future__ import annotations
 
 import os

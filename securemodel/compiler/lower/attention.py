@@ -65,4 +65,3 @@ def where(g: Builder, condition, x, y):
     """x where a condition holds, else y."""
     x, y = (finite(g, v) for v in (x, y))
     return g.add(y, g.mul(g.sub(x, y), condition))
-

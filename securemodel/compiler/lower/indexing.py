@@ -29,7 +29,8 @@ def moved(g: Builder, operator: Callable, *values: Value) -> Value:
     counts = [math.prod(v.shape) for v in values]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     numbers = [
-        torch.arange(start, start + count).reshape(v.shape) for start, count, v in zip(starts, counts, values, strict=True)
+        torch.arange(start, start + count).reshape(v.shape)
+        for start, count, v in zip(starts, counts, values, strict=True)
     ]
     made = operator(*numbers)
     flat = [g.linear("reshape", v, shape=[count]) for v, count in zip(values, counts, strict=True)]

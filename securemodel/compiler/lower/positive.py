@@ -189,5 +189,3 @@ def minimum(g: Builder, x, y):
     """The smaller of two values."""
     difference = g.sub(x, y)
     return g.add(y, g.select(g.is_negative(difference), difference))
-
-

@@ -82,7 +82,9 @@ def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool)
     elif not pairs:
         return rows
     left, right = exchange(g, left, right, descending)
-    done = _joined(g, _slice(g, left, 0, whole // 2), _slice(g, right, 0, whole // 2), block, mirrored) if whole else None
+    done = (
+        _joined(g, _slice(g, left, 0, whole // 2), _slice(g, right, 0, whole // 2), block, mirrored) if whole else None
+    )
     if not pairs:
         return _cat(g, done, _slice(g, rows, whole, count)) if count > whole else done
     last = _slice(g, right, whole // 2, whole // 2 + pairs)

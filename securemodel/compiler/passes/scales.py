@@ -157,7 +157,9 @@ class _Pass:
     def _visit_ldexp(self, node: Node) -> _Scaled:
         x = self.natural(node.args[0])
         frac = max(x, node.attrs["bits"])
-        return _Scaled(self.at(node.args[0], frac) if frac > x else self.env[node.args[0]].id, frac - node.attrs["bits"])
+        return _Scaled(
+            self.at(node.args[0], frac) if frac > x else self.env[node.args[0]].id, frac - node.attrs["bits"]
+        )
 
     def _visit_index(self, node: Node) -> _Scaled:
         frac = max(self.frac_bits, self.natural(node.args[0]))

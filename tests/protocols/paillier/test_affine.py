@@ -140,7 +140,8 @@ def test_cut_replayed_and_exchanged_messages_and_other_keys_are_noticed():
 
 
 @pytest.mark.parametrize(
-    "other", [replace(SHAPE, rows=4), replace(SHAPE, frac_bits=7), replace(SHAPE, input_limit=5.0), replace(SHAPE, inputs=4)]
+    "other",
+    [replace(SHAPE, rows=4), replace(SHAPE, frac_bits=7), replace(SHAPE, input_limit=5.0), replace(SHAPE, inputs=4)],
 )
 def test_messages_of_another_shape_are_refused(other):
     x, _, _ = made_up(other, 1)

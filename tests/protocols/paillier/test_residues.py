@@ -139,7 +139,11 @@ def test_linear_of_nothing():
     assert linear(r, r.ones(0).reshape(0, 2, *r.cell), np.zeros((3, 0), np.int64), 1).shape == (3, 2, *r.cell)
 
 
-@given(data=st.data(), limit=st.integers(1, 1 << 63) | st.sampled_from([1 << b for b in range(64)]), uses=st.integers(1, 2000))
+@given(
+    data=st.data(),
+    limit=st.integers(1, 1 << 63) | st.sampled_from([1 << b for b in range(64)]),
+    uses=st.integers(1, 2000),
+)
 @few
 def test_signed_digits_stay_in_their_tables(data, limit, uses):
     ends = [v for v in (-limit, limit, limit - 1, 0) if v < 1 << 63]

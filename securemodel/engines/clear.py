@@ -1,0 +1,188 @@
+"""What one party computes in the clear: functions of its own values and public ones, in float."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from protocols.errors import explain
+from protocols.fixedpoint import decode, encode
+from securemodel.compiler.builder import PUBLIC, Value
+from securemodel.compiler.capture import NO_MESSAGE, model_state
+from securemodel.compiler.ir import Header, Node, is_check
+from securemodel.compiler.owners import owner_of, weight_owners
+from securemodel.errors import InputError
+from securemodel.program import Program
+
+_TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
+
+
+def encoding_limit(header: Header, frac: int = 0) -> float:
+    """The largest magnitude of inputs and weights: products of two can be truncated, and `width` bits hold each.
+
+    frac: the fractional bits of the encoded value, which may be more than those of a product.
+    """
+    limit = 2.0 ** (62 - max(2 * header.frac_bits, frac))
+    return limit if header.width == 64 else min(limit, 2.0 ** (header.width - 1 - header.frac_bits))
+
+
+def revealed(node: Node, ring: torch.Tensor) -> torch.Tensor:
+    """A revealed value as its receiver decodes it."""
+    dtype = getattr(torch, node.attrs["dtype"])
+    return decode(ring, node.frac).to(dtype) if node.frac else ring.to(dtype)
+
+
+class ClearSide:
+    """Evaluates float nodes on demand; weights once per loaded model, inputs once per run."""
+
+    def __init__(self, program: Program, me: str) -> None:
+        self._program, self._me = program, me
+        self._state: dict[str, torch.Tensor] = {}
+        self._inputs: Sequence[torch.Tensor | None] = ()
+        self._values: dict[int, Any] = {}
+
+    def set_model(self, model: torch.nn.Module | None) -> None:
+        """The model whose parameters and buffers this party gives, where it owns them."""
+        given = model_state(model) if model is not None else {}
+        state = {name: tensor for name, tensor in given.items() if self._gives(name)}
+        self._check_state(state)
+        self._state, self._values = state, {}
+        self._make_checks(load=True)
+
+    def _gives(self, name: str) -> bool:
+        return owner_of(self._program.header.weights, name) in (self._me, PUBLIC)
+
+    def _public(self) -> dict[str, torch.Tensor]:
+        weights = self._program.header.weights
+        return {name: tensor for name, tensor in self._state.items() if owner_of(weights, name) == PUBLIC}
+
+    def _check_state(self, state: dict[str, torch.Tensor]) -> None:
+        for node in self._program.graph.nodes:
+            if node.op != "placeholder" or not node.attrs["name"].startswith("state:"):
+                continue
+            name = node.attrs["name"][len("state:") :]
+            if not self._gives(name):
+                continue
+            tensor = state.get(name)
+            if tensor is None or tensor.is_meta:
+                how = "is not in the model given" if tensor is None else "is on the meta device and has no values"
+                raise InputError(
+                    f"party {self._me!r} owns the weight {name!r}, but it {how}. "
+                    "Give the real model to compile() or session.load()."
+                )
+            if tuple(tensor.shape) != node.shape:
+                raise InputError(
+                    f"the weight {name!r} has shape {list(tensor.shape)}, the program was compiled for "
+                    f"{list(node.shape)}. Load a model of the same architecture."
+                )
+
+    def set_inputs(self, inputs: Sequence[torch.Tensor | None]) -> None:
+        """The inputs of the next run; None for what others own."""
+        self._inputs = inputs
+        self._values = {i: v for i, v in self._values.items() if self._program.graph[i].load}
+        self._make_checks(load=False)
+
+    def _make_checks(self, load: bool) -> None:
+        """The model's assertions of this party's values and of public ones. Raises InputError with their message."""
+        for node in self._program.graph.nodes:
+            if not is_check(node) or node.load is not load or node.owner not in (self._me, PUBLIC):
+                continue
+            try:
+                self.value(node.id)
+            except RuntimeError as problem:
+                words = str(problem).splitlines()[0]
+                what = NO_MESSAGE if words.startswith(_TORCHS_WORDS) else words
+                fix = "give values that the model takes"
+                raise InputError(explain(f"{self.describe(node.id)}: {what}", where=node.source, fix=fix)) from problem
+
+    def give(self, node_id: int, value: torch.Tensor) -> None:
+        """A value that this party got in the run, for what it computes from it."""
+        self._values[node_id] = value
+
+    def value(self, node_id: int) -> torch.Tensor:
+        """The value of a float node that this party may compute."""
+        if node_id in self._values:
+            return self._values[node_id]
+        node = self._program.graph[node_id]
+        if node.op == "placeholder":
+            kind, name = node.attrs["name"].split(":", 1)
+            made = self._state[name] if kind == "state" else self._inputs[int(name)]
+        else:
+            call = self._program.calls[node_id]
+            with torch.no_grad():
+                made = call.target(*self._fill(call.args), **self._fill(call.kwargs))
+        self._values[node_id] = made
+        return made
+
+    def encoded(self, node: Node) -> torch.Tensor:
+        """A float of this party (or public) as ring elements of the node's shape and scale. Raises InputError."""
+        limit, source = encoding_limit(self._program.header, node.frac or 0), node.args[0]
+        try:
+            value = torch.as_tensor(self.value(source))
+        except (RuntimeError, IndexError) as problem:
+            outside = isinstance(problem, IndexError) or str(problem).startswith("Class values must")
+            what = (
+                "an id or a position is outside of its table"
+                if outside
+                else f"the model cannot use it: {type(problem).__name__}"
+            )
+            where, fix = self._program.graph[source].source, "give values that the model takes"
+            raise InputError(explain(f"{self.describe(source)}: {what}", where=where, fix=fix)) from problem
+        ring = encode(value, node.frac or 0, limit, self.describe(source))
+        return ring.reshape(node.shape).contiguous()
+
+    def weights_digest(self) -> str | None:
+        """SHA-256 of the weights this party gives, and of the torch version, which may round what it computes
+        from them otherwise; None if it gives none."""
+        if self._me not in weight_owners(self._program.header.weights):
+            return None
+        public = self._public()
+        digest = _digest({name: tensor for name, tensor in self._state.items() if name not in public})
+        digest.update(torch.__version__.encode())
+        return digest.hexdigest()
+
+    def agreed_digest(self, load: bool) -> bytes:
+        """16 bytes that all parties must have in common in a phase: of the program and its public values."""
+        header = self._program.header
+        if load:
+            public = self._public()
+        else:
+            owned = zip(header.inputs, self._inputs, strict=True)
+            public = {f"input {i}": x for i, (owner, x) in enumerate(owned) if owner == PUBLIC}
+        digest = _digest(public)
+        digest.update(bytes.fromhex(self._program.digest))
+        return digest.digest()[:16]
+
+    def describe(self, node_id: int) -> str:
+        """A name for errors: which weight or input a float comes from."""
+        seen, queue, names = set(), [node_id], []
+        while queue:
+            node = self._program.graph[queue.pop()]
+            if node.id in seen:
+                continue
+            seen.add(node.id)
+            if node.op == "placeholder":
+                kind, name = node.attrs["name"].split(":", 1)
+                names.append(f"weight {name!r}" if kind == "state" else f"input {name}")
+            queue.extend(node.args)
+        return f"party {self._me!r}: {' and '.join(sorted(names)) or 'a constant'}"
+
+    def _fill(self, arg: Any) -> Any:
+        if isinstance(arg, Value):
+            return self.value(arg.id)
+        if isinstance(arg, dict):
+            return {k: self._fill(v) for k, v in arg.items()}
+        return type(arg)(self._fill(a) for a in arg) if isinstance(arg, (list, tuple)) else arg
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]):
+    """SHA-256 over names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest

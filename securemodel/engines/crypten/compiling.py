@@ -1,0 +1,168 @@
+"""From a captured model to a program of CrypTen calls: the owner computes first, the rest is called on shares."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
+from securemodel.compiler.capture import Captured, Examples
+from securemodel.compiler.ir import Graph, Header, Rounding
+from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
+from securemodel.compiler.owners import Weights
+from securemodel.compiler.postprocess import Reveal
+from securemodel.engines.crypten.operators import OPERATORS
+from securemodel.engines.crypten.operators.arithmetic import FORBIDDEN
+from securemodel.engines.crypten.program import CryptenProgram, trust
+from securemodel.errors import CompileError, InsecureBackendWarning
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Calls:
+    """Records calls in a graph, and shares what one owner holds before the first call that needs it shared."""
+
+    shared: dict[int, Value] = field(default_factory=dict)
+
+    def __call__(self, g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
+        """The secure version of a captured operator. Raises CannotLower."""
+        made = node.meta.get("val")
+        if special := SPECIAL.get(node.target):
+            return special(partial(self.call, g), g, made, *args, **kwargs)
+        return self.call(g, node.target, args, kwargs, made)
+
+    def call(self, g: Builder, target: Any, args: Sequence[Any], kwargs: dict[str, Any], made: Any) -> Any:
+        """An operator in the table, with every tensor shared; `made` has the shapes and types of what it makes."""
+        operator = OPERATORS.get(str(target))
+        if operator is None:
+            raise CannotLower("CrypTen has no such operator", "replace it, or compile with protocol='masked'")
+        for function in filter(None, (operator.check, operator.run)):
+            check_arguments(function, *args, **kwargs)
+        if operator.check:
+            operator.check(*args, **kwargs)
+        args, kwargs = self._secret(g, args), self._secret(g, kwargs)
+        attrs = {"target": str(target), "args": describe(args), "kwargs": describe(kwargs)}
+        operands = [v.id for v in values_in([args, kwargs])]
+        several = isinstance(made, (list, tuple))
+        whole = g.graph.add("call", operands, () if several else made.shape, attrs=attrs, source=g.source)
+        if not several:
+            return Value(whole.id, whole.shape, None, not made.is_floating_point())
+        return tuple(_item(g, whole.id, index, part) for index, part in enumerate(made))
+
+    def _secret(self, g: Builder, arg: Any) -> Any:
+        if isinstance(arg, Value):
+            return self.share(g, arg)
+        if isinstance(arg, dict):
+            return {name: self._secret(g, value) for name, value in arg.items()}
+        return [self._secret(g, a) for a in arg] if isinstance(arg, (list, tuple)) else arg
+
+    def share(self, g: Builder, x: Value) -> Value:
+        """The secret of a value that one owner, or everybody, has in the clear; secrets stay what they are."""
+        if x.secret:
+            return x
+        if x.id not in self.shared:
+            node = g.graph.add("input", [x.id], x.shape, owner=x.owner, source=g.source)
+            self.shared[x.id] = Value(node.id, x.shape, None, x.integer)
+        return self.shared[x.id]
+
+
+def _item(g: Builder, whole: int, index: int, made: torch.Tensor) -> Value:
+    node = g.graph.add("item", [whole], made.shape, attrs={"index": index}, source=g.source)
+    return Value(node.id, node.shape, None, not made.is_floating_point())
+
+
+def _batch_norm(call: Callable, g: Builder, made, x, weight, bias, mean, var, momentum, eps):
+    """Normalization by known statistics: scale and shift are computed by their owner in the clear."""
+    if any(v.secret for v in (weight, bias, mean, var) if v is not None):
+        raise CannotLower("batch norm with secret statistics", "its weights and statistics must have one owner")
+    scale = g.pointwise(torch.rsqrt, g.pointwise(torch.add, var, eps))
+    scale = scale if weight is None else g.pointwise(torch.mul, scale, weight)
+    shift = g.pointwise(torch.neg, g.pointwise(torch.mul, mean, scale))
+    shift = shift if bias is None else g.pointwise(torch.add, shift, bias)
+    shape = (x.shape[1],) + (1,) * (x.ndim - 2)
+    scale, shift = (g.float(torch.reshape, v, shape, shape=shape) for v in (scale, shift))
+    scaled = call(aten.mul.Tensor, [x, scale], {}, made[0])
+    return (call(aten.add.Tensor, [scaled, shift], {}, made[0]),)
+
+
+def _divide(call: Callable, g: Builder, made, x, y):
+    """Quotient; a divisor that one party owns is inverted by that party in the clear."""
+    if isinstance(y, Value) and not y.secret:
+        return call(aten.mul.Tensor, [x, g.pointwise(torch.reciprocal, y)], {}, made)
+    return call(aten.div.Tensor, [x, y], {}, made)
+
+
+def _attention(call: Callable, g: Builder, made, q, k, v, attn_mask=None, *rest, **kwargs):
+    """Attention; a known mask of booleans, or with minus infinity, becomes one of numbers to add."""
+    if attn_mask is not None and not attn_mask.secret:
+        shape = attn_mask.shape
+        if attn_mask.integer:
+            attn_mask = g.float(torch.where, attn_mask, 0.0, FORBIDDEN, shape=shape)
+        else:
+            attn_mask = g.float(torch.clamp, attn_mask, FORBIDDEN, -FORBIDDEN, shape=shape)
+    return call(aten.scaled_dot_product_attention.default, [q, k, v, attn_mask, *rest], kwargs, made)
+
+
+SPECIAL: dict[Any, Callable] = {
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.div.Tensor: _divide,
+    aten.scaled_dot_product_attention.default: _attention,
+}
+"""Operators of which an owner computes a part before it is shared."""
+
+
+def lower(
+    captured: Captured, weights: Weights, owners: Sequence[str], frac_bits: int = 16, width: int = 64,
+    rounding: Rounding = "fast",
+) -> Lowered:  # fmt: skip
+    """Records every operator; collects what CrypTen lacks instead of stopping at the first."""
+    calls = Calls()
+    lowered = lower_model(captured, weights, owners, frac_bits, calls, rounding=rounding)
+    if not lowered.problems:
+        outputs = tuple(calls.share(lowered.builder, v) for v in lowered.outputs)
+        lowered = replace(lowered, outputs=outputs)
+    return lowered
+
+
+def assemble(
+    header: Header,
+    lowered: Lowered,
+    model: torch.nn.Module,
+    examples: Examples,
+    truncate_outputs: bool = False,
+    reveal: Reveal = "all",
+) -> CryptenProgram:
+    """The program of a lowered model; warns of what CrypTen does not protect.
+
+    `truncate_outputs` changes nothing: CrypTen truncates after every product.
+    """
+    if header.width != 64:
+        raise CompileError(f"CrypTen compares numbers of 64 bits, not {header.width}: leave out width")
+    if header.rounding != "fast":
+        raise CompileError("CrypTen truncates shares and may be off by one at random: leave out rounding")
+    graph = lowered.builder.graph
+    for index, (value, to, dtype) in enumerate(zip(lowered.outputs, header.outputs, lowered.dtypes, strict=True)):
+        graph.add("reveal", [value.id], value.shape, attrs={"index": index, "to": to, "dtype": dtype})
+    _mark_loads(graph)
+    for node in graph.nodes:
+        if node.op == "input" and node.owner == PUBLIC:
+            node.owner = header.parties[0]
+    program = CryptenProgram(header, graph, lowered.builder.calls, model, examples)
+    warning = f"program {program.digest[:12]} for CrypTen: {trust(header.parties[0])} (docs/crypten.md)"
+    warnings.warn(warning, InsecureBackendWarning, stacklevel=4)
+    return program
+
+
+def _mark_loads(graph: Graph) -> None:
+    """Marks what is known when the weights are: values in the clear that no input of a run goes into, and inputs."""
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            node.load = not node.attrs["name"].startswith("input:")
+        elif node.op in ("float", "input"):
+            node.load = all(graph[a].load for a in node.args)

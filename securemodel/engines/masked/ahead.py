@@ -1,0 +1,146 @@
+"""Prepares runs ahead of their inputs in a thread of its own, within a memory limit."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from securemodel.engines.masked.preparing import Item, Prepared
+from securemodel.errors import SecureModelError
+
+_BATCH_BYTES = 4 << 20
+_POLL_S = 1.0
+
+
+PrepareRun = Callable[[int, bool], Iterator[Item]]
+
+
+class Ahead:
+    """A worker that prepares epochs in the order they are submitted, and hands them out node by node.
+
+    `prepare(epoch, load)` yields (node, prepared) pairs; the worker is stopped while `limit_bytes` of them
+    wait to be taken (one batch may always wait). An error of the worker is raised by the next `take`.
+    """
+
+    def __init__(self, prepare: PrepareRun, limit_bytes: int, name: str) -> None:
+        self._prepare, self._limit = prepare, limit_bytes
+        self._jobs: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
+        self._ready: deque[tuple[int, list[Item], int]] = deque()
+        self._waiting_bytes = 0
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._discarding = self._closed = False
+        self._open_jobs = 0
+        self._current: deque[Item] = deque()
+        self._thread = threading.Thread(target=self._work, daemon=True, name=f"prepare-{name}")
+        self._thread.start()
+
+    def submit(self, epoch: int, load: bool) -> None:
+        """Asks for an epoch."""
+        with self._changed:
+            self._open_jobs += 1
+        self._jobs.put((epoch, load))
+
+    def take_from(self, epoch: int) -> Callable[[int], Prepared]:
+        """A function that hands out what was prepared for an epoch, node by node."""
+
+        def take(node: int) -> Prepared:
+            if not self._current:
+                self._current.extend(self._next_batch(epoch))
+            made, value = self._current.popleft()
+            if made != node:
+                raise SecureModelError(f"prepared node {made}, but node {node} asks for it: out of order")
+            return value
+
+        return take
+
+    def finish(self, epoch: int) -> None:
+        """Waits until the worker is done with an epoch of which nothing is left to take."""
+        with self._changed:
+            self._wait_for(lambda: bool(self._ready) or self._open_jobs == 0)
+            if self._ready or self._current:
+                raise SecureModelError(f"more was prepared for epoch {epoch} than it took: out of order")
+
+    def discard(self) -> None:
+        """Lets the worker end what it was asked for, and drops it all."""
+        with self._changed:
+            self._discarding = True
+            self._ready.clear()
+            self._waiting_bytes = 0
+            self._changed.notify_all()
+            self._wait_for(lambda: self._open_jobs == 0)
+            self._ready.clear()
+            self._current.clear()
+            self._waiting_bytes = 0
+            self._discarding = False
+
+    def close(self, wait_s: float = 0.0) -> bool:
+        """Stops the worker after the value it prepares now; true if it has ended within `wait_s`."""
+        with self._changed:
+            self._discarding = self._closed = True
+            self._ready.clear()
+            self._current.clear()
+            self._waiting_bytes = 0
+            self._changed.notify_all()
+        self._jobs.put(None)
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def _wait_for(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if self._error is not None:
+                raise self._error
+            if self._closed or not self._thread.is_alive():
+                raise SecureModelError("nothing is prepared any more: the session is closed. Open a new one.")
+            self._changed.wait(_POLL_S)
+
+    def _next_batch(self, epoch: int) -> list[Item]:
+        with self._changed:
+            self._wait_for(lambda: bool(self._ready))
+            made, batch, nbytes = self._ready.popleft()
+            self._waiting_bytes -= nbytes
+            self._changed.notify_all()
+        if made != epoch:
+            raise SecureModelError(f"prepared epoch {made}, but epoch {epoch} runs: out of order")
+        return batch
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._closed:
+                return
+            try:
+                self._work_on(*job)
+            except BaseException as error:
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._open_jobs -= 1
+                self._changed.notify_all()
+
+    def _work_on(self, epoch: int, load: bool) -> None:
+        batch: list[Item] = []
+        nbytes = 0
+        for item in self._prepare(epoch, load):
+            if self._closed:
+                return
+            batch.append(item)
+            nbytes += sum(t.numel() * t.element_size() for t in item[1].values() if t is not None)
+            if nbytes >= _BATCH_BYTES:
+                self._put(epoch, batch, nbytes)
+                batch, nbytes = [], 0
+        self._put(epoch, batch, nbytes)
+
+    def _put(self, epoch: int, batch: list[Item], nbytes: int) -> None:
+        if not batch:
+            return
+        with self._changed:
+            while self._waiting_bytes and self._waiting_bytes + nbytes > self._limit and not self._discarding:
+                self._changed.wait(_POLL_S)
+            if not self._discarding:
+                self._ready.append((epoch, batch, nbytes))
+                self._waiting_bytes += nbytes
+                self._changed.notify_all()

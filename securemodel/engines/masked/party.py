@@ -1,0 +1,356 @@
+"""One online party's walk through a program: a coroutine that computes, and yields when it must talk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from protocols import linear
+from protocols.bilinear import bilinear
+from protocols.channel import Label, Purpose
+from protocols.correlations import mask_share
+from protocols.errors import BadFrame, explain
+from protocols.gates import GATES
+from protocols.prg import Stream
+from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, to_additive
+from securemodel.compiler.builder import PUBLIC
+from securemodel.compiler.ir import Node
+from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
+from securemodel.engines.clear import ClearSide, revealed
+from securemodel.engines.masked.dealing import last_uses
+from securemodel.engines.masked.preparing import LoadedOperand, Prepared
+from securemodel.engines.masked.zero import add_zero
+from securemodel.errors import InputError, Mismatch
+from securemodel.program import Program
+
+Message = dict[str, torch.Tensor]
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+TakePrepared = Callable[[int], Prepared]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One round as a party asks for it: what to send to whom, and how much to expect from whom."""
+
+    label: Label
+    sends: dict[str, list[torch.Tensor]] = field(repr=False)  # masked values and shares
+    receives: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many rows of a run are real (0: not my inputs) and how many are still to come after it."""
+
+    now: int = 0
+    left: int = 0
+
+
+class OwnedLayers(Protocol):
+    """What computes layers whose weights one party holds in the clear; prepared before the run."""
+
+    def share(self, epoch: int, node: Node, x: Masked) -> torch.Tensor: ...
+
+
+class OnlineParty:
+    """Runs a program's phases as coroutines: each `yield` is a round, and is answered with what was received."""
+
+    def __init__(self, program: Program, me: str, stream: Stream, pairs: Mapping[str, Stream]) -> None:
+        self.program, self.me = program, me
+        self._stream = stream
+        graph, names = program.graph, program.parties
+        self.role = Role(names.index(me), len(names))
+        self.peers = tuple(n for n in names if n != me)
+        self._pairs = dict(pairs) if len(names) > 2 else {}
+        self._graph = graph
+        self._steps = {load: steps(graph, load) for load in (True, False)}
+        self._done = {load: last_uses(graph, load) for load in (True, False)}
+        check_runnable(program)
+        self._digest, self._epoch = b"", 0
+        self._loaded: dict[int, Any] = {}
+        self.loaded_operands: dict[int, LoadedOperand] = {}
+        self.clear = ClearSide(program, me)
+        self.layers: OwnedLayers | None = None
+        self.agreed: Callable[[Rows], None] = lambda rows: None
+        """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
+        of a party without inputs."""
+        self.inputs_shared_at = self.result_shared_at = 0.0
+
+    # ---- phases
+    def load(self, epoch: int, take: TakePrepared) -> Generator[Talk, Message, None]:
+        """Shares the weights; what it leaves is used by every later run."""
+        self._loaded = {}
+        env = yield from self._phase(True, epoch, take, Rows(), lambda values: None)
+        self._loaded = {i: v for i, v in env.items() if v is not None or self._graph[i].form != "float"}
+        self.loaded_operands = {
+            i: LoadedOperand(v.m, v.lam, to_additive(v, self.role)) for i, v in env.items() if isinstance(v, Masked)
+        }
+        bits = {i: LoadedOperand(v.hat, v.beta, None) for i, v in env.items() if isinstance(v, MaskedBits)}
+        self.loaded_operands.update(bits)
+
+    def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Generator[Talk, Message, tuple[list, Rows]]:
+        """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""
+        outputs: list[torch.Tensor | None] = [None] * len(self.program.header.outputs)
+        agreed = [rows]
+
+        def agree(rows: Rows) -> None:
+            agreed.append(rows)
+            self.agreed(rows)
+
+        yield from self._phase(False, epoch, take, rows, agree, outputs)
+        return outputs, agreed[-1]
+
+    def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):
+        env: dict[int, Any] = dict(self._loaded)
+        self._digest, self._epoch = self.clear.agreed_digest(load), epoch
+        done, first, agreed = self._done[load], True, rows
+        for index, step in enumerate(self._steps[load]):
+            for node in step.local:
+                env[node.id] = self._local(node, env, take)
+                self._release(env, done, node, load)
+            if not step.talk and not first:
+                continue
+            if step.talk and step.talk[-1].op == "reveal":
+                self.result_shared_at = time.perf_counter()
+            items = [(node, self._outgoing(node, env, take, epoch, agreed)) for node in step.talk]
+            start = self._start(rows) if first else None
+            at = step.talk[0].id if step.talk else index
+            received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
+            if first:
+                agreed = self._check_start(received, rows)
+                agree(agreed)
+            self._incoming(items, env, received, START.size if first else 0, outputs)
+            if first:
+                self.inputs_shared_at = time.perf_counter()
+            for node in step.talk:
+                self._release(env, done, node, load)
+            first = False
+        return env
+
+    def _release(self, env: dict, done: dict[int, list[int]], node: Node, load: bool) -> None:
+        if load:
+            return
+        for value in done.get(node.id, ()):
+            env.pop(value, None)
+
+    # ---- talking
+    def _start(self, rows: Rows) -> torch.Tensor:
+        packed = START.pack(self._digest, rows.now, rows.left, 0)
+        return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+    def _check_start(self, received: Message, mine: Rows) -> Rows:
+        given = {self.me: mine} if mine.now else {}
+        for peer, payload in received.items():
+            digest, now, left, _ = START.unpack(payload[: START.size].numpy().tobytes())
+            if digest != self._digest:
+                raise Mismatch(
+                    peer,
+                    explain(
+                        f"party {peer!r} runs another program than {self.me!r}, or has other public weights or inputs",
+                        where="first message of a phase",
+                        why="all parties must run the same program on the same public values",
+                        fix="run the same script with the same versions and public values everywhere; "
+                        "compare Program.digest",
+                    ),
+                )
+            size = self.program.header.rows
+            if now > size or (left and now < size):
+                raise BadFrame(
+                    peer,
+                    explain(
+                        f"party {peer!r} announced {now} rows, and {left} to follow",
+                        where="first message of a phase",
+                        why=f"the program takes {size} rows at a time",
+                        fix="run the same version at every party",
+                    ),
+                )
+            if now:
+                given[peer] = Rows(now, left)
+        if len(set(given.values())) > 1:
+            counts = ", ".join(f"{name} {r.now + r.left}" for name, r in sorted(given.items()))
+            raise InputError(
+                explain(
+                    f"the parties gave different numbers of rows: {counts}",
+                    where="first message of a run",
+                    why="row by row, the inputs of all parties belong together",
+                    fix="give as many rows at each party",
+                )
+            )
+        return next(iter(given.values()), Rows())
+
+    def _talk(self, label: Label, items: list[tuple[Node, Any]], start: torch.Tensor | None) -> Talk:
+        outgoing: dict[str, list[torch.Tensor]] = {}
+        incoming: dict[str, int] = {}
+        talk = [node for node, _ in items]
+        for peer in self.peers:
+            buffers = [start] if start is not None else []
+            buffers += [wire for node, (wire, _) in items if sends(node, self.me, peer)]
+            if any(buffer.numel() for buffer in buffers):
+                outgoing[peer] = buffers
+            expected = message_bytes(talk, peer, self.me, start is not None)
+            if expected:
+                incoming[peer] = expected
+        return Talk(label, outgoing, incoming)
+
+    def _outgoing(
+        self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
+    ) -> tuple[torch.Tensor | None, Any]:
+        """(what goes on the wire, what must be kept until the peers' parts are here)."""
+        if node.op == "reveal":
+            share = env[node.args[0]]
+            share = _zeros(self._graph[node.args[0]]) if share is None else share.contiguous()
+            if 0 < rows.now < self.program.header.rows:
+                share = share.clone()
+                share[rows.now :] = 0  # results of rows that only fill up are nobody's
+            share = add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share
+            return share, share
+        if node.op == "input":
+            if node.owner != self.me:
+                return None, None
+            lam = mask_share(self._stream, epoch, node.id, node.shape)
+            m = self.clear.encoded(node) + lam
+            return m, (m, lam)
+        prepared = take(node.id)["lam"]
+        if node.op == "mask_bits":
+            hat = env[node.args[0]] ^ prepared
+            return hat, (hat, prepared)
+        share = env[node.args[0]]
+        m = prepared.clone() if share is None else (share + prepared).contiguous()
+        return _narrow(m, node), (m, prepared)
+
+    def _incoming(self, items, env: dict, received: Message, offset: int, outputs) -> None:
+        at = dict.fromkeys(self.peers, offset)
+        for node, (_, kept) in items:
+            parts = {}
+            for peer in self.peers:
+                if sends(node, peer, self.me):
+                    parts[peer] = received.get(peer, _NOTHING)[at[peer] : at[peer] + item_bytes(node)]
+                    at[peer] += item_bytes(node)
+            env[node.id] = self._opened(node, kept, parts, outputs)
+
+    def _opened(self, node: Node, kept: Any, parts: Message, outputs) -> Any:
+        if node.op == "mask_bits":
+            hat, beta = kept
+            for part in parts.values():
+                hat ^= part.view(torch.int64).view(hat.shape)
+            return MaskedBits(hat, beta)
+        if node.op == "mask":
+            m, lam = kept
+            for part in parts.values():
+                m += _widen(part, node)
+            return Masked(m, lam)
+        if node.op == "input":
+            if kept is not None:
+                return Masked(*kept)
+            (part,) = parts.values()
+            return Masked(part.view(torch.int64).view(node.shape), None)
+        if node.owner in (self.me, "all"):
+            total = kept.clone()
+            for part in parts.values():
+                total += part.view(torch.int64).view(total.shape)
+            outputs[node.attrs["index"]] = revealed(node, total)
+        return None
+
+    # ---- computing
+    def _local(self, node: Node, env: dict, take: TakePrepared) -> Any:
+        if node.op in GATES:
+            return self._gate(node, env, take(node.id))
+        return getattr(self, f"_do_{node.op}")(node, env, take)
+
+    def _gate(self, node: Node, env: dict, dealt: Prepared) -> torch.Tensor:
+        gate, operands = GATES[node.op], [env[a] for a in node.args]
+        fixed = self.loaded_operands.get(node.args[1]) if node.op == "bilinear" else None
+        if fixed is not None:
+            return gate.finish(node.attrs, operands[0].m, fixed.share, dealt)
+        return gate.evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
+
+    def _do_placeholder(self, node: Node, env: dict, take) -> None:
+        return None
+
+    def _do_float(self, node: Node, env: dict, take) -> None:
+        return None
+
+    def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        return self.clear.encoded(node) if node.owner == self.me else None
+
+    def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
+        return self.clear.encoded(node)
+
+    def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
+        take(node.id)
+        return Masked(env[node.args[0]], None)
+
+    def _do_public_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        return env[node.args[0]] if self.role.first else None
+
+    def _do_to_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        return to_additive(env[node.args[0]], self.role)
+
+    def _do_xor(self, node: Node, env: dict, take) -> Any:
+        x, y = (env[a] for a in node.args)
+        return MaskedBits(x.hat ^ y.hat, take(node.id)["lam"]) if node.form == "masked_bits" else x ^ y
+
+    def _do_part(self, node: Node, env: dict, take) -> MaskedBits:
+        hat = part_of_bits(env[node.args[0]].hat, node.attrs, node.shape)
+        return MaskedBits(hat, take(node.id)["lam"])
+
+    def _do_linear(self, node: Node, env: dict, take) -> Any:
+        kind, attrs = node.attrs["kind"], node.attrs["attrs"]
+        operands = [env[a] for a in node.args]
+        if node.form == "masked":
+            m = linear.LINEAR[kind](*[x.m for x in operands], **attrs)
+            return Masked(m, take(node.id)["lam"])
+        if kind == "add" and operands[0] is not None and operands[0].shape == torch.Size(node.shape):
+            return add_shares(*operands)
+        return linear.apply(kind, operands, attrs, [self._graph[a].shape for a in node.args], node.shape)
+
+    def _do_owned_layer(self, node: Node, env: dict, take) -> torch.Tensor:
+        return self.layers.share(self._epoch, node, env[node.args[0]])
+
+    def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        x, y = (env[a] for a in node.args)
+        if x is None:
+            return None
+        first, second = (y, x) if node.attrs["swapped"] else (x, y)
+        return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
+
+
+def check_runnable(program: Program) -> None:
+    """A program that was read from a file lacks the calls that its owners make in the clear. Raises InputError."""
+    if any(node.op == "float" and node.id not in program.calls for node in program.graph.nodes):
+        raise InputError(
+            explain(
+                "this program was read from a file, and such a program can be planned and dealt for, but not run",
+                why="the file does not hold what the owners compute in the clear",
+                fix="run the program that compile() returns",
+            )
+        )
+
+
+def _zeros(node: Node) -> torch.Tensor:
+    return torch.zeros(node.shape, dtype=torch.int64)
+
+
+def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
+    """The low bytes of each element, padded to whole words."""
+    width = node.attrs["width"] // 8
+    if width == 8:
+        return m
+    low = m.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
+    return torch.nn.functional.pad(low, (0, item_bytes(node) - low.numel()))
+
+
+def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
+    """The inverse of `_narrow`, with zero high bytes."""
+    width = node.attrs["width"] // 8
+    if width == 8:
+        return part.view(torch.int64).view(node.shape)
+    out = torch.zeros(node.shape, dtype=torch.int64)
+    out.view(-1).view(torch.uint8).view(-1, 8)[:, :width] = part[: out.numel() * width].view(-1, width)
+    return out
+
+
+__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk", "check_runnable"]

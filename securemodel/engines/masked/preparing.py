@@ -1,0 +1,114 @@
+"""A party's walk through a program before its inputs exist: mask shares, dealt shares, prepared products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from protocols import linear
+from protocols.correlations import bit_mask_share, expand_share, mask_share
+from protocols.gates import GATES, Dealt, Part
+from protocols.prg import Stream
+from protocols.shares import part_of_bits
+from securemodel.compiler.ir import Graph, Node
+from securemodel.engines.masked.dealing import last_uses
+
+
+class Source(Protocol):
+    """Where a party's shares of dealt values come from."""
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt: ...
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Every rank but the last: dealt shares are stream output."""
+
+    stream: Stream
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+        return expand_share(self.stream, epoch, node, parts)
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedOperand:
+    """A masked value of the load phase: what later products need of it."""
+
+    m: torch.Tensor | None
+    lam: torch.Tensor | None
+    share: torch.Tensor | None
+
+
+Prepared = dict[str, torch.Tensor | None]
+Item = tuple[int, Prepared]
+
+
+def has_mask(node: Node) -> bool:
+    """Whether a node's value is masked."""
+    return node.form in ("masked", "masked_bits")
+
+
+class Preparing:
+    """Prepares one party's runs, node by node in the program's order."""
+
+    def __init__(self, graph: Graph, me: str, stream: Stream, source: Source) -> None:
+        self._graph, self._me, self._stream, self._source = graph, me, stream, source
+        self._done = {load: last_uses(graph, load) for load in (True, False)}
+
+    def run(self, epoch: int, load: bool, loaded: dict[int, LoadedOperand]) -> Iterator[tuple[int, Prepared]]:
+        """(node id, what was prepared for it), for each node that has something to prepare.
+
+        Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
+        """
+        lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
+        for node in self._graph.nodes:
+            if node.load != load:
+                continue
+            if node.op in GATES:
+                yield node.id, self._gate(node, lams, epoch, loaded)
+            elif has_mask(node):
+                lams[node.id] = self._mask(node, lams, epoch)
+                if node.op != "input":
+                    yield node.id, {"lam": lams[node.id]}
+            for value in self._done[load].get(node.id, ()):
+                lams.pop(value, None)
+
+    def masks(
+        self, epoch: int, wanted: frozenset[int], loaded: dict[int, LoadedOperand]
+    ) -> dict[int, torch.Tensor | None]:
+        """This party's shares of the masks of some values of a run, None for zero."""
+        lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
+        needed = set(wanted)
+        for node in reversed(self._graph.nodes):
+            if node.id in needed and node.op in ("linear", "xor", "part"):
+                needed.update(node.args)
+        for node in self._graph.nodes:
+            if node.id in needed and not node.load:
+                lams[node.id] = self._mask(node, lams, epoch)
+        return {i: lams[i] for i in wanted}
+
+    def _mask(self, node: Node, lams: dict, epoch: int) -> torch.Tensor | None:
+        if node.op == "mask" or (node.op == "input" and node.owner == self._me):
+            return mask_share(self._stream, epoch, node.id, node.shape)
+        if node.op == "mask_bits":
+            return bit_mask_share(self._stream, epoch, node.id, node.shape)
+        if node.op == "xor":
+            return lams[node.args[0]] ^ lams[node.args[1]]
+        if node.op == "part":
+            return part_of_bits(lams[node.args[0]], node.attrs, node.shape)
+        if node.op == "linear":
+            shapes = [self._graph[a].shape for a in node.args]
+            operands = [lams[a] for a in node.args]
+            return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
+        return None
+
+    def _gate(self, node: Node, lams: dict, epoch: int, loaded: dict[int, LoadedOperand]) -> Prepared:
+        gate = GATES[node.op]
+        shapes = [self._graph[a].shape for a in node.args]
+        dealt = self._source.dealt(epoch, node.id, gate.parts(node.attrs, shapes, node.shape))
+        if node.op == "bilinear" and node.args[1] in loaded and loaded[node.args[1]].m is not None:
+            gate.prepare(node.attrs, lams[node.args[0]], loaded[node.args[1]].m, dealt)
+        return dealt

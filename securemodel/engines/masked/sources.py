@@ -1,0 +1,133 @@
+"""Where the last party's shares of dealt values come from: the dealer's link, or a store made beforehand."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from protocols.channel import Label, Link, Purpose
+from protocols.errors import PeerError, ProtocolError
+from protocols.gates import GATES, Dealt, Part, dealt_bytes
+from securemodel.compiler.ir import Graph
+from securemodel.engines.labels import END_OF_SESSION
+
+REQUEST = struct.Struct("<QB7x")
+"""A request to the dealer: epoch, and what to do (one of the numbers below)."""
+DEAL_RUN, DEAL_LOAD, END = 0, 1, 2
+_PATIENCE = 0.75  # of the peers' patience, so that a silent dealer is named before a peer gives up on this party
+_GOODBYE_S = 5.0
+_BEAT_S = 5.0  # longest pause between two signs of life
+
+
+def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
+    """Cuts one message into the shares it carries; they are views of it."""
+    out, at = {}, 0
+    for part in parts:
+        out[part.name] = payload[at : at + part.nbytes].view(part.dtype).view(part.shape)
+        at += part.nbytes
+    return out
+
+
+def largest_message(graph: Graph) -> int:
+    """Payload bytes of the largest message that the dealer sends for a program."""
+    gates = (node for node in graph.nodes if node.op in GATES)
+    return max((dealt_bytes(GATES[n.op], n.attrs, [graph[a].shape for a in n.args], n.shape) for n in gates), default=0)
+
+
+class NoSource:
+    """All ranks but the last: nothing to ask for. `link` carried the key; it ends with the session.
+
+    While the link is not in use, a thread tells the dealer that this party is there: it may idle, but not be gone.
+    """
+
+    def __init__(self, link: Link | None = None) -> None:
+        self._link = link
+        self._use = threading.Lock()  # of the link
+        self._ended = threading.Event()
+        self._failed: PeerError | None = None
+        if link:
+            threading.Thread(target=self._beat, daemon=True, name=f"beat-{link.me}").start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(min(_BEAT_S, self._link.receive_s / 4)):
+            if self._use.acquire(blocking=False):
+                try:
+                    if not self._ended.is_set():
+                        self._link.beat()
+                except PeerError as error:  # said by whoever uses the link next
+                    self._failed = error
+                    return
+                except ProtocolError:  # an error of whoever used it has closed it
+                    return
+                finally:
+                    self._use.release()
+
+    def _stop_beating(self) -> None:
+        self._ended.set()
+        if self._use.acquire(timeout=_GOODBYE_S):  # waits for a beat that is on its way
+            self._use.release()
+
+    def begin(self, epoch: int, load: bool) -> None:
+        return None
+
+    def interrupt(self) -> None:
+        """Ends a wait of another thread."""
+        if self._link:
+            self._link.interrupt()
+
+    def abort(self, reason: str) -> None:
+        """Tells the dealer, with a public reason, that the session failed."""
+        if self._link:
+            self._stop_beating()
+            self._link.abort(reason)
+
+    def close(self) -> None:
+        """Ends the session with the dealer in good order."""
+        if self._link:
+            self._stop_beating()
+            self._link.close()
+
+
+class DealerSource(NoSource):
+    """Shares streamed by the dealer process, asked for epoch by epoch. `largest` bounds a message, in bytes."""
+
+    def __init__(self, link: Link, largest: int) -> None:
+        super().__init__(link)
+        self._link: Link = link
+        self._largest = largest
+
+    def begin(self, epoch: int, load: bool) -> None:
+        """Asks the dealer for an epoch."""
+        with self._used():
+            self._link.send(Label(epoch, 0, Purpose.REQUEST), [REQUEST.pack(epoch, DEAL_LOAD if load else DEAL_RUN)])
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+        nbytes = sum(part.nbytes for part in parts)
+        patience_s = _PATIENCE * self._link.receive_s
+        with self._used():
+            payload = self._link.receive(Label(epoch, node, Purpose.DEAL), nbytes, timeout_s=patience_s)
+        return split_shares(payload, parts)
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        with self._use:
+            if self._failed:
+                raise self._failed
+            yield
+
+    def close(self) -> None:
+        """Ends the session with the dealer, dropping what it still sends; used when no other thread waits any more."""
+        self._stop_beating()
+        deadline = time.monotonic() + _GOODBYE_S
+        try:
+            self._link.send(END_OF_SESSION, [REQUEST.pack(0, END)], timeout_s=_GOODBYE_S)
+            while (left := deadline - time.monotonic()) > 0:
+                self._link.receive_next((Purpose.DEAL,), self._largest, timeout_s=left)
+        except PeerError:
+            pass  # the dealer's goodbye, or its end
+        self._link.close()

@@ -1,0 +1,242 @@
+"""`compare`: float, fixed point in the clear and secure side by side, to see where a model loses its precision.
+
+For one owner's test data only: inputs, weights and every value in between are in this process, in the clear.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from protocols.errors import explain
+from protocols.linear import LAYOUT
+from protocols.shares import Masked
+from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
+from securemodel.compiler.ir import Graph, Mark, Node
+from securemodel.engines.clear import ClearSide, encoding_limit, revealed
+from securemodel.engines.masked.party import OnlineParty
+from securemodel.errors import InputError
+from securemodel.inspect.differences import Comparison, Limit, Row
+from securemodel.inspect.fixed import Both, FixedPoint
+from securemodel.inspect.reference import reference
+from securemodel.planning.layer_names import INPUTS, OUTPUTS, layer_names
+from securemodel.program import Program
+from securemodel.sessions.session import LocalSession, batches, split_rows
+
+RING_BITS, TRUNCATION_BITS = 63, 62
+_INFINITY = 1e30  # from here on a float stands for infinity, as in masks of attention: nothing to compare with
+
+
+def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | None = None) -> Comparison:
+    """Runs a program on test data three ways in this process, and says for each layer what came of it.
+
+    Float64 with torch, fixed point in the clear, and all parties together as `local` does. For **test data of one
+    owner**: everything is in the clear here, nothing is protected. `model` gives the weights if the program was
+    compiled without them. Inputs are as for `Session.run`.
+
+    Raises InputError for inputs or weights of wrong shapes or out of range, for programs read from a file, and for those
+    with a `protocol`.
+    """
+    if program.protocol != "masked":
+        raise InputError(
+            explain(
+                f"programs of the protocol {program.protocol!r} cannot be compared layer by layer",
+                where="compare()",
+                why="it looks at the shares of the masked engine",
+                fix="compile the model without protocol=",
+            )
+        )
+    model = model or program.model
+    if program.model_graph is None or model is None:
+        raise InputError(
+            explain(
+                "this program was read from a file, and the file does not hold the model",
+                where="compare()",
+                why="there is no float result to compare with",
+                fix="give the program that compile() returns",
+            )
+        )
+    header = program.header
+    total = split_rows(inputs, program, [True] * len(header.inputs))
+    found = _Findings(program)
+    clear = {name: ClearSide(program, name) for name in program.parties}
+    for side in clear.values():
+        side.set_model(model)
+    fixed, state = FixedPoint(program, clear), model_state(model)
+    recorders: list[_Recorded] = []
+
+    def recorder(*args) -> _Recorded:
+        recorders.append(_Recorded(*args))
+        return recorders[-1]
+
+    phases = (True, False)
+    with LocalSession(program, make_party=recorder) as session:
+        session.load(program, model)
+        for part, _ in batches(inputs, program, total):
+            for side in clear.values():
+                side.set_inputs(part)
+            right, outputs = reference(program.model_graph, state, part, found.wanted)
+            made = session.run(*part)
+            secure = _opened(program.graph, recorders)
+            for load in phases:
+                found.note_walk(fixed.walk(load), right, secure)
+            phases = (False,)
+            found.note_outputs(outputs, made if isinstance(made, tuple) else (made,))
+    return Comparison(found.rows())
+
+
+# ---- what the parties held
+class _Recorded(OnlineParty):
+    """A party that keeps its part of every value that the model has, too: for `compare` only."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.held: dict[int, torch.Tensor | Masked | None] = {}
+
+    def _release(self, env: dict, done: dict[int, list[int]], node: Node, load: bool) -> None:
+        if _values(node):
+            self.held[node.id] = env[node.id]
+        super()._release(env, done, node, load)
+
+
+def _opened(graph: Graph, parties: Sequence[_Recorded]) -> dict[int, torch.Tensor]:
+    """The ring values that the parties hold together."""
+    bits, out = _known_bits(graph), {}
+    for node_id in parties[0].held:
+        parts = [party.held[node_id] for party in parties]
+        value = torch.zeros(graph[node_id].shape, dtype=torch.int64)
+        if isinstance(parts[0], Masked):
+            value = value + parts[0].m
+            parts = [None if part.lam is None else -part.lam for part in parts]
+        for part in parts:
+            value = value if part is None else value + part
+        unknown = 64 - bits[node_id]
+        out[node_id] = (value << unknown) >> unknown
+    return out
+
+
+def _known_bits(graph: Graph) -> list[int]:
+    """How many low bits of each value the parties have: fewer than 64 where only comparisons read it."""
+    known: list[int] = []
+    for node in graph.nodes:
+        masked = node.op == "linear" and node.form == "masked"
+        known.append(min(known[a] for a in node.args) if masked else node.attrs["width"] if node.op == "mask" else 64)
+    return known
+
+
+def _values(node: Node) -> list[Mark]:
+    """The marks of a node that say which operator of the model computes it."""
+    return [mark for mark in node.marks if mark.low is None]
+
+
+# ---- what is found
+@dataclass
+class _Layer:
+    """What was seen of one layer so far."""
+
+    largest: float | None = None
+    fixed: float | None = None
+    secure: float | None = None
+    limits: dict[tuple[str, float, float], tuple[float, float]] = field(default_factory=dict)
+
+    def differ(self, right: torch.Tensor, fixed: torch.Tensor, secure: torch.Tensor) -> None:
+        """Notes the drift of a value."""
+        right, fixed, secure = (x.detach().double().reshape(-1) for x in (right, fixed, secure))
+        known = right.abs() < _INFINITY
+        self.largest = _larger(self.largest, right[known].abs())
+        self.fixed = _larger(self.fixed, (fixed - right)[known].abs())
+        self.secure = _larger(self.secure, (secure - fixed).abs())
+
+    def stay(self, what: str, low: float, high: float, values: torch.Tensor) -> None:
+        """Notes that values must stay in [low, high)."""
+        if values.numel():
+            smallest, largest = (x.item() for x in torch.aminmax(values))
+            before = self.limits.get((what, low, high), (smallest, largest))
+            self.limits[what, low, high] = min(smallest, before[0]), max(largest, before[1])
+
+    def row(self, name: str) -> Row:
+        """The layer's line: its nearest limit, or one that it left."""
+        limits = [Limit(*key, *ends) for key, ends in self.limits.items()]
+        nearest = min(limits, key=lambda limit: (not limit.outside, limit.headroom), default=None)
+        return Row(name, self.largest, self.fixed, self.secure, nearest)
+
+
+def _larger(before: float | None, values: torch.Tensor) -> float | None:
+    return max(
+        [*([] if before is None else [before]), *([values.max().item()] if values.numel() else [])], default=None
+    )
+
+
+class _Findings:
+    """Collects what is seen, by layers."""
+
+    def __init__(self, program: Program) -> None:
+        self._graph, self._layers = program.graph, defaultdict(_Layer)
+        self._encoding = encoding_limit(program.header)
+        self._names = layer_names(program.graph)
+        self._order = [INPUTS, *_layers_of(program.model_graph), OUTPUTS]
+        self._outputs: dict[int, torch.Tensor] = {}
+        self.wanted = {mark.name for node in program.graph.nodes for mark in _values(node)}
+
+    def note_walk(
+        self,
+        walk: Iterable[tuple[Node, Both, list[Both]]],
+        right: Mapping[str, torch.Tensor],
+        secure: Mapping[int, torch.Tensor],
+    ) -> None:
+        """One phase in fixed point."""
+        for node, value, operands in walk:
+            self._check_ranges(node, value, operands)
+            for mark in node.marks:
+                layer = self._layers[self._names[node.id] if _only_moves(node) else layer_of(mark.source)]
+                if mark.low is None:
+                    layer.differ(right[mark.name], _real(value.ring, mark.frac), _real(secure[node.id], mark.frac))
+                else:
+                    seen = value.wide * 2.0**-mark.frac
+                    layer.stay(mark.name, mark.low, mark.high, seen[seen != 0] if mark.or_zero else seen)
+            if node.op == "reveal":
+                self._outputs[node.attrs["index"]] = revealed(node, value.ring)
+
+    def note_outputs(self, right: Sequence[torch.Tensor], secure: Sequence[torch.Tensor]) -> None:
+        """What the model returns."""
+        for index, (float_, made) in enumerate(zip(right, secure, strict=True)):
+            self._layers[OUTPUTS].differ(float_, self._outputs[index], made)
+
+    def rows(self) -> tuple[Row, ...]:
+        """All layers in the order of the model."""
+        names = dict.fromkeys([*self._order[:-1], *self._layers, OUTPUTS])
+        return tuple(self._layers[name].row(name) for name in names if name in self._layers)
+
+    def _check_ranges(self, node: Node, value: Both, operands: Sequence[Both]) -> None:
+        if node.op in ("input", "own"):
+            seen = value.wide * 2.0 ** -(node.frac or 0)
+            self._layers[self._names[node.id]].stay("encoding", -self._encoding, self._encoding, seen)
+        elif node.op == "top_bit":
+            for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
+                self._stay(node.id, "comparison", bit, arg, operand)
+        elif node.op in ("truncate", "select_truncated"):
+            at = int(node.op == "select_truncated")
+            self._stay(node.args[at], "truncation", TRUNCATION_BITS, node.args[at], operands[at])
+        if node.form in ("additive", "masked") and value.wide is not None:
+            self._stay(node.id, "ring", RING_BITS, node.id, value)
+
+    def _stay(self, at: int, what: str, bits: int, node_id: int, value: Both) -> None:
+        """A magnitude below 2^bits in units of the ring; told in real numbers, for the layer of the node `at`."""
+        unit = 2.0 ** -(self._graph[node_id].frac or 0)
+        self._layers[self._names[at]].stay(what, -(2.0**bits) * unit, 2.0**bits * unit, value.wide * unit)
+
+
+def _only_moves(node: Node) -> bool:
+    return node.op == "linear" and node.attrs["kind"] in LAYOUT
+
+
+def _layers_of(captured: Captured) -> list[str]:
+    names = (source_line(node) for node in captured.graph.nodes if node.op == "call_function")
+    return list(dict.fromkeys(layer_of(name) for name in names))
+
+
+def _real(ring: torch.Tensor, frac: int) -> torch.Tensor:
+    return ring.double() * 2.0**-frac

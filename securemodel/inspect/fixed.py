@@ -1,0 +1,189 @@
+"""A program in fixed point in the clear: one party that has everything, with masks of zero.
+
+With masks of zero a gate computes what it computes on secrets, so its own code is the definition here too. With exact
+rounding this is the specification: the parties get the same numbers, bit for bit. Beside
+each ring element goes the same number as float64, which does not wrap: where the two part, a value left the ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from protocols.bilinear import bilinear
+from protocols.fixedpoint import encode
+from protocols.gates import GATES
+from protocols.gates.lookup import Lookup
+from protocols.linear import LINEAR
+from protocols.shares import Masked, MaskedBits, Role, part_of_bits
+from securemodel.compiler.builder import PUBLIC
+from securemodel.compiler.ir import Graph, Node
+from securemodel.engines.clear import ClearSide, revealed
+from securemodel.engines.masked.dealing import last_uses
+from securemodel.program import Program
+
+_ALONE = Role(0, 1)
+
+
+def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """The outputs of one run on inputs of the compiled shapes, in the clear; with exact rounding, what the parties get.
+
+    Raises InputError when a weight or an input cannot be encoded.
+    """
+    clear = {name: ClearSide(program, name) for name in program.parties}
+    for side in clear.values():
+        side.set_model(program.model)
+        side.set_inputs(inputs)
+    walker, outputs = FixedPoint(program, clear), {}
+    for load in (True, False):
+        for node, value, _ in walker.walk(load):
+            if node.op == "reveal":
+                outputs[node.attrs["index"]] = revealed(node, value.ring)
+    return [outputs[index] for index in sorted(outputs)]
+
+
+@dataclass(frozen=True, repr=False)
+class Both:
+    """A value in the ring, and without wrapping: `wide` counts in units of the ring; for bits, it is one per element.
+
+    `wide` is None for bits whose meaning only a later operator gives them.
+    """
+
+    ring: torch.Tensor
+    wide: torch.Tensor | None
+
+
+class FixedPoint:
+    """Walks a program in the clear; the owners' floats come from their clear sides."""
+
+    def __init__(self, program: Program, clear: Mapping[str, ClearSide]) -> None:
+        self._program, self._graph, self._clear = program, program.graph, clear
+        self._loaded: dict[int, Both] = {}
+        self._signs: dict[int, torch.Tensor] = {}
+        self._done = {load: last_uses(self._graph, load) for load in (True, False)}
+
+    def walk(self, load: bool) -> Iterator[tuple[Node, Both, list[Both]]]:
+        """(node, its value, its operands' values) for each node of a phase that is not computed by its owner alone.
+
+        Raises InputError when a weight or an input cannot be encoded.
+        """
+        env = {} if load else dict(self._loaded)
+        for node in self._graph.nodes:
+            if node.load != load or (node.form == "float" and node.op != "reveal"):
+                continue
+            operands = [env[a] for a in node.args if a in env]
+            env[node.id] = self._value(node, operands)
+            yield node, env[node.id], operands
+            for done in () if load else self._done[load].get(node.id, ()):
+                env.pop(done, None)
+        if load:
+            self._loaded = env
+
+    def _value(self, node: Node, operands: list[Both]) -> Both:
+        if node.op in ("input", "own", "encode"):
+            owner = self._graph[node.args[0]].owner
+            ring = self._clear[self._program.parties[0] if owner == PUBLIC else owner].encoded(node)
+            return Both(ring, ring.double())
+        if node.op == "xor":
+            return Both(operands[0].ring ^ operands[1].ring, _xor_wide([x.wide for x in operands]))
+        if node.op == "part":
+            wide, start = operands[0].wide, 64 * node.attrs["start"]
+            known = None if wide is None else wide[start : start + 64 * node.shape[1]]
+            return Both(part_of_bits(operands[0].ring, node.attrs, node.shape), known)
+        if node.op == "linear":
+            function, attrs = LINEAR[node.attrs["kind"]], node.attrs["attrs"]
+            return Both(function(*[x.ring for x in operands], **attrs), function(*[x.wide for x in operands], **attrs))
+        if node.op == "bilinear_public":
+            first, second = operands[::-1] if node.attrs["swapped"] else operands
+            kind, attrs = node.attrs["kind"], node.attrs["attrs"]
+            return Both(bilinear(kind, first.ring, second.ring, attrs), _product(kind, first.wide, second.wide, attrs))
+        if node.op == "owned_layer":
+            return self._owned_layer(node, operands[0])
+        if node.op in GATES:
+            ring = self._gate(node, operands)
+            return Both(ring, _wide(self._graph, node, operands, ring))
+        return operands[0]  # another form of the same value
+
+    def _owned_layer(self, node: Node, x: Both) -> Both:
+        kind, attrs, side = node.attrs["kind"], node.attrs["attrs"], self._clear[node.owner]
+        limit, what = node.attrs["weight_limit"], side.describe(node.args[1])
+        weights = encode(side.value(node.args[1]), node.attrs["weight_frac"], limit, what)
+        return Both(bilinear(kind, x.ring, weights, attrs), _product(kind, x.wide, weights.double(), attrs))
+
+    def _gate(self, node: Node, operands: list[Both]) -> torch.Tensor:
+        gate = GATES[node.op]
+        masks = [self._signs.get(a, torch.zeros_like(x.ring)) for a, x in zip(node.args, operands, strict=True)]
+        dealt = gate.deal(node.attrs, masks)
+        if isinstance(gate, Lookup):
+            self._signs[node.id] = gate.mask_of_result(node.attrs, masks, dealt)
+        given = [self._form(a, x.ring) for a, x in zip(node.args, operands, strict=True)]
+        return gate.evaluate(_ALONE, node.attrs, given, dealt).view(node.shape)
+
+    def _form(self, node_id: int, ring: torch.Tensor) -> Masked | MaskedBits | torch.Tensor:
+        form = self._graph[node_id].form
+        if form == "masked":
+            return Masked(ring, torch.zeros_like(ring))
+        return MaskedBits(ring, torch.zeros_like(ring)) if form == "masked_bits" else ring
+
+
+# ---- the same operators on numbers that do not wrap
+def _wide(graph: Graph, node: Node, operands: list[Both], ring: torch.Tensor) -> torch.Tensor | None:
+    """The value of a gate in float64; that of the ring for gates that are not known here; None for parts of bits."""
+    if node.op == "top_bit":
+        signs = [x.wide.reshape(-1) + offset < 0 for x, offset in zip(operands, node.attrs["offset"], strict=True)]
+        return torch.cat([torch.nn.functional.pad(sign, (0, -sign.numel() % 64)) for sign in signs])
+    if node.form == "bits":
+        return None
+    function = _WIDE.get(node.op)
+    return function(node, operands) if function else ring.double()
+
+
+def _xor_wide(wides: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """A sign is the exclusive or of a top bit and a carry, which has no meaning alone: the top bit knows the sign."""
+    known = [wide for wide in wides if wide is not None]
+    return known[0] if len(known) == 1 else None if not known else known[0] ^ known[1]
+
+
+def _product(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Tensor:
+    if kind in ("mul", "matmul"):
+        return getattr(torch, kind)(x, y)
+    return getattr(torch.nn.functional, kind)(x, y, **attrs)
+
+
+def _bit(node: Node, bits: Both) -> torch.Tensor:
+    """A bit for each element, as 0.0 or 1.0, inverted where the node asks for it."""
+    count = torch.Size(node.shape).numel()
+    wide = bits.wide
+    if wide is None:
+        wide = (bits.ring.reshape(-1, 1) >> torch.arange(64)).reshape(-1)[:count] & 1 == 1
+    return (wide[:count] ^ node.attrs["invert"]).double().reshape(node.shape)
+
+
+def _truncated(node: Node, x: Both) -> torch.Tensor:
+    return ((x.wide + node.attrs.get("offset", 0)) * 2.0 ** -node.attrs["bits"]).floor()
+
+
+def _lookup(node: Node, operands: list[Both]) -> torch.Tensor:
+    table = torch.tensor(node.attrs["table"], dtype=torch.float64)
+    index = operands[0].wide.long() % table.shape[1]  # tables repeat, see docs/protocol.md, section 10
+    return table[:, index]
+
+
+def _spline(node: Node, operands: list[Both]) -> torch.Tensor:
+    coefficients, t = operands[0].wide, operands[1].wide
+    return sum(coefficients[power] * t**power for power in range(coefficients.shape[0]))
+
+
+_WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor]] = {
+    "bilinear": lambda n, xs: _product(n.attrs["kind"], xs[0].wide, xs[1].wide, n.attrs["attrs"]),
+    "square": lambda n, xs: xs[0].wide.square(),
+    "truncate": lambda n, xs: _truncated(n, xs[0]),
+    "select": lambda n, xs: _bit(n, xs[0]) * xs[1].wide,
+    "select_truncated": lambda n, xs: _bit(n, xs[0]) * _truncated(n, xs[1]),
+    "bit_to_ring": lambda n, xs: _bit(n, xs[0]),
+    "lookup": _lookup,
+    "lookup_shared": _lookup,
+    "spline": _spline,
+}

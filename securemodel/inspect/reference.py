@@ -1,0 +1,55 @@
+"""The captured model in float64 with torch: what every value would be without fixed point and approximations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from securemodel.compiler.capture import Captured
+from securemodel.compiler.lowering import CHECKS, METADATA
+
+
+def reference(
+    captured: Captured, state: Mapping[str, torch.Tensor], inputs: Sequence[torch.Tensor], wanted: Collection[str]
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """(the values of the operators named in `wanted`, the outputs), all reals in float64."""
+    given = {captured.inputs[i]: x for i, x in enumerate(inputs)} | dict(captured.constants)
+    given |= {name: state[target] for name, target in captured.states.items()}
+    walk = _Walk(captured.graph, wanted)
+    with torch.no_grad():
+        names = [node.name for node in captured.graph.nodes if node.op == "placeholder"]
+        outputs = walk.run(*[_wide(given[name]) for name in names], enable_io_processing=False)
+    return walk.kept, list(outputs)
+
+
+class _Walk(torch.fx.Interpreter):
+    """Runs a graph of operators in float64 and keeps some of the values."""
+
+    def __init__(self, graph: torch.fx.Graph, wanted: Collection[str]) -> None:
+        super().__init__(torch.nn.Module(), graph=graph)
+        self.kept: dict[str, torch.Tensor] = {}
+        self._wanted = wanted
+
+    def call_function(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return (
+            None if target in (METADATA, *CHECKS) else _wide(super().call_function(target, _wide(args), _wide(kwargs)))
+        )
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        made = super().run_node(n)
+        if n.name in self._wanted:
+            self.kept[n.name] = made
+        return made
+
+
+def _wide(value: Any) -> Any:
+    """The same with float64 in place of every other type of reals, in tensors and as arguments."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else value
+    if isinstance(value, dict):
+        return {key: _wide(part) for key, part in value.items()}
+    return type(value)(_wide(part) for part in value) if type(value) in (list, tuple) else value

@@ -1,0 +1,131 @@
+"""What each party and the dealer compute for a node, counted from shapes alone.
+
+A share that is zero for a party (None in protocols.shares) is neither computed with nor stored, so counts
+differ between parties: see `held`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocols.gates import GATES, dealt_bytes, numel
+from protocols.linear import LAYOUT
+from securemodel.compiler.ir import Graph, Node
+
+VIEWS = LAYOUT - {"flip", "index", "pad"}
+"""Linear operations whose result shares memory with the operand."""
+ELEMENT_BYTES = 8
+
+
+def multiply_adds(kind: str, shapes: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> int:
+    """Ring multiply-adds of one bilinear map by the textbook sum; products with padding are counted.
+
+    `shapes` are the operands' shapes, `shape` the result's. Raises ValueError on an unknown kind.
+    """
+    x, y = shapes
+    if kind == "mul":
+        return numel(shape)
+    if kind == "matmul":
+        return numel(shape) * x[-1]
+    if kind in ("conv1d", "conv2d"):
+        return numel(shape) * numel(y[1:])
+    if kind in ("conv_transpose1d", "conv_transpose2d"):
+        return numel(x) * numel(y[1:])
+    raise ValueError(f"no count of multiply-adds for the bilinear map {kind!r}: add it to securemodel.planning.work")
+
+
+def gate_bytes(graph: Graph, node: Node) -> int:
+    """Bytes of one party's share of what is dealt for a node; 0 for all but gates."""
+    if node.op not in GATES:
+        return 0
+    return dealt_bytes(GATES[node.op], node.attrs, [graph[a].shape for a in node.args], node.shape)
+
+
+def held(graph: Graph, parties: Sequence[str], me: str) -> list[bool]:
+    """For each node, whether `me` has a share of it: of the mask for masked values, of the value for additive ones."""
+    first, out = parties[0] == me, []
+    for node in graph.nodes:
+        args = [out[a] for a in node.args]
+        if node.op in ("input", "own"):
+            out.append(node.owner == me)
+        elif node.op == "public_masked":
+            out.append(False)
+        elif node.op == "public_additive":
+            out.append(first)
+        elif node.op == "to_additive":
+            out.append(first or args[0])
+        elif node.op == "bilinear_public":
+            out.append(args[0])
+        elif node.op == "linear":
+            out.append(any(args))
+        else:
+            out.append(True)
+    return out
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one party computes for one node: ring multiply-adds with the inputs and before them, bytes it touches."""
+
+    multiply_adds: int = 0
+    prepared_multiply_adds: int = 0
+    moved_bytes: int = 0
+    prepared_bytes: int = 0
+
+
+def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Work:
+    """The work of one node of the run phase for a party whose shares are `have`; `first` for rank 0."""
+    if node.form == "float" and node.op != "reveal":
+        return Work()
+    online, prepared = _products(graph, node, have, first)
+    is_view = node.op == "linear" and node.attrs["kind"] in VIEWS
+    moved = 0 if is_view else value_bytes(node, have) + sum(value_bytes(graph[a], have) for a in node.args)
+    dealt = gate_bytes(graph, node)
+    mask = mask_bytes(node)
+    return Work(online, prepared, moved + dealt + mask, dealt + mask)
+
+
+def _products(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> tuple[int, int]:
+    """(online, prepared) multiply-adds of one party."""
+    if node.op == "square":
+        return numel(node.shape) * (first + have[node.args[0]]), 0
+    if node.op == "owned_layer":  # its owner's alone, which by default is first
+        return _bilinear_count(graph, node) * first, 0
+    if node.op not in ("bilinear", "bilinear_public"):
+        return 0, 0
+    x, y = node.args
+    count = _bilinear_count(graph, node)
+    if node.op == "bilinear_public":
+        return count * have[x], 0
+    mask_half, value_half = count * have[x], count * (first or have[y])
+    return (value_half, mask_half) if graph[y].load and not node.load else (value_half + mask_half, 0)
+
+
+def _bilinear_count(graph: Graph, node: Node) -> int:
+    shapes = [graph[a].shape for a in node.args]
+    if node.attrs.get("swapped"):
+        shapes.reverse()
+    return multiply_adds(node.attrs["kind"], shapes, node.shape)
+
+
+def dealer_multiply_adds(graph: Graph, node: Node) -> int:
+    """Ring multiply-adds the dealer makes for a node: the same map on whole masks."""
+    if node.op == "square":
+        return numel(node.shape)
+    return _bilinear_count(graph, node) if node.op == "bilinear" else 0
+
+
+def value_bytes(node: Node, have: Sequence[bool]) -> int:
+    """Bytes of a party's form of a value: m and the mask's share, or the additive share; nothing for floats."""
+    size = ELEMENT_BYTES * numel(node.shape)
+    if node.form == "masked":
+        return size * (1 + have[node.id])
+    if node.form == "additive":
+        return size * have[node.id]
+    return {"public": size, "bits": size, "masked_bits": 2 * size}.get(node.form, 0)
+
+
+def mask_bytes(node: Node) -> int:
+    """Bytes of a party's share of the fresh mask that an opening uses."""
+    return ELEMENT_BYTES * numel(node.shape) if node.op in ("mask", "mask_bits") else 0
