@@ -17,7 +17,7 @@ import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape, numel
-from protocols.kernels.tables import TABLE_SIZES
+from protocols.kernels.checks import TABLE_SIZES
 from protocols.shares import Masked, Role
 
 

@@ -1,13 +1,18 @@
-"""Argument checks the kernel wrappers share, short because they run on every call."""
+"""Checks of kernels' arguments, short because they run on every call."""
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
-from protocols.kernels.twins import wrap_dtype
+from protocols.kernels.twins.bilinear import Sides
+from protocols.kernels.twins.pointwise import wrap_dtype
 
-CONTIGUOUS = torch.contiguous_format
+Pair = int | tuple[int, int]
+Padding = int | tuple[int, int] | Sides
+
+TABLE_SIZES = (8, 16, 32, 64, 128, 256)
 MAX_BYTES = (1 << 63) - 1  # of a tensor, and of what a kernel makes beside it
 MAX_STEP = (1 << 31) - 1  # of a stride, a padding, a dilation
 
@@ -66,12 +71,80 @@ def check_out(out: Tensor, shape: tuple[int, ...], what: str) -> None:
         raise ValueError(f"{what}: out has shape {tuple(out.shape)}, the result {tuple(shape)}")
 
 
-def accumulation(out: Tensor | None, accumulate: str | None, what: str) -> int:
-    """0 to write, 1 to add, 2 to subtract; ValueError for anything else, or when there is nothing to add to."""
+def accumulation(out: Tensor | None, accumulate: str | None, what: str) -> None:
+    """ValueError unless `accumulate` is None, "add" or "sub", and has something to accumulate into."""
     if accumulate is None:
-        return 0
+        return
     if out is None:
         raise ValueError(f"{what}: accumulate={accumulate!r} needs out, the tensor to accumulate into")
     if accumulate not in ("add", "sub"):
         raise ValueError(f"{what}: accumulate must be None, 'add' or 'sub', not {accumulate!r}")
-    return 1 if accumulate == "add" else 2
+
+
+def pair(value: Pair, what: str, low: int) -> tuple[int, int]:
+    """One or two numbers as two; ValueError unless they are integers from `low` to MAX_STEP."""
+    two = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(two) != 2 or not all(isinstance(n, int) and low <= n <= MAX_STEP for n in two):
+        raise ValueError(f"{what} must be one or two integers from {low} to {MAX_STEP}, not {value}")
+    return two
+
+
+def sides(padding: Padding) -> Sides:
+    """A padding as ((top, bottom), (left, right))."""
+    rows, columns = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding, padding)
+    return pair(rows, "conv2d: padding", 0), pair(columns, "conv2d: padding", 0)
+
+
+def convolution(what: str, x: Tensor, w: Tensor, groups: int, turned: bool) -> None:
+    """ValueError unless an image and a kernel have elements and fit together in so many groups."""
+    if 0 in (*x.shape, *w.shape) or groups < 1:
+        raise ValueError(
+            f"{what}: image {tuple(x.shape)} and kernel {tuple(w.shape)} in {groups} groups have nothing to multiply; "
+            "every axis has at least one element, and there is at least one group"
+        )
+    if (
+        x.dim() != 4
+        or w.dim() != 4
+        or x.shape[1] != (w.shape[0] if turned else w.shape[1] * groups)
+        or w.shape[0] % groups
+    ):
+        kernel = "[C,O/groups,kh,kw]" if turned else "[O,C/groups,kh,kw]"
+        raise ValueError(
+            f"{what}: image {tuple(x.shape)} and kernel {tuple(w.shape)} do not fit with groups={groups}; "
+            f"expected [N,C,H,W] and {kernel}"
+        )
+
+
+def conv_sizes(x: Sequence[int], w: Sequence[int], stride: Pair, padding: Sides, dilation: Pair) -> tuple[int, int]:
+    """Rows and columns of the convolution of an image and a kernel of these shapes; below one where none fits."""
+    (top, bottom), (left, right) = padding
+    rows = (x[2] + top + bottom - dilation[0] * (w[2] - 1) - 1) // stride[0] + 1
+    return rows, (x[3] + left + right - dilation[1] * (w[3] - 1) - 1) // stride[1] + 1
+
+
+def digits(low_bits: int, shift: int, what: str) -> int:
+    """How many 4-bit digits `low_bits` bits from bit `shift` on take; ValueError where a value has no such bits."""
+    if not 1 <= low_bits <= 68 or not -63 <= shift <= 64 - low_bits:
+        raise ValueError(f"{what}: bits {shift} to {shift + low_bits - 1} are not within a 64-bit value")
+    return (low_bits + 3) // 4
+
+
+def planes(t: Tensor, count: int, what: str) -> Tensor:
+    """Contiguous int64[count, W]; ValueError for another number of planes."""
+    t = ring(t, what)
+    if t.dim() != 2 or t.shape[0] != count:
+        raise ValueError(f"{what} must hold {count} planes, int64[{count},W], not {list(t.shape)}")
+    return t
+
+
+def group_inputs(k: int, with_eq: bool, what: str) -> int:
+    """Planes of a group of k digits; ValueError for a group of another size than 2 to 4."""
+    if not 2 <= k <= 4:
+        raise ValueError(f"{what}: a group combines 2 to 4 digits, not {k}")
+    return 2 * k if with_eq else 2 * k - 1
+
+
+def table_size(size: int, what: str) -> None:
+    """ValueError unless a table may have `size` entries."""
+    if size not in TABLE_SIZES:
+        raise ValueError(f"{what}: a table has {', '.join(map(str, TABLE_SIZES))} entries, not {size}")

@@ -11,11 +11,10 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from protocols.kernels.variant import native
+from protocols.kernels.cpu import build
 
 DIGIT_BITS = 52
 _MOST_DIGITS = 1000
-_HERE = torch.empty(0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +38,7 @@ def lanes() -> int:
 
 
 def _native() -> ModuleType | None:
-    return native(_HERE)
+    return build.module
 
 
 def residue_modulus(value: int) -> ResidueModulus:

@@ -1,10 +1,9 @@
-"""Which build of the native kernels runs: the best one this CPU supports, or the torch twins.
+"""Which kernels run: the best build of the compiled ones that this CPU supports, or the torch twins.
 
-One C++ source is compiled for several instruction sets. `baseline` runs everywhere, `v3` needs AVX2 and `v4`
-needs AVX-512 (the x86-64 levels of those names). Tensors on other devices always go to the twins.
+Kernels are chosen by the device of their operands. The CPU has compiled ones (`cpu`); every other device has the
+twins, until it has a package of kernels of its own with the same signatures and an entry in `_by_device`.
 """
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -12,51 +11,39 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-_NEEDS = {
-    "v3": {"avx2", "fma", "bmi", "bmi2"},
-    "v4": {"avx2", "fma", "bmi", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-}
+from protocols.kernels import cpu, twins
+from protocols.kernels.cpu import build
+
 _TWINS = "twins"
+_CPU = torch.device("cpu")
+_current = _TWINS
+_by_device: dict[torch.device, ModuleType] = {}
 
 
-def _load(name: str) -> ModuleType | None:
-    try:
-        return importlib.import_module(f"protocols.kernels._native_{name}")
-    except ImportError:
-        return None
+def _choose(variant: str) -> None:
+    global _current
+    _current, build.module = variant, build.builds.get(variant)
+    _by_device[_CPU] = twins if build.module is None else cpu
 
 
-def _discover() -> tuple[dict[str, ModuleType | None], tuple[str, ...]]:
-    """Variants that were built and that this CPU can run, slowest first, and the CPU's features."""
-    found: dict[str, ModuleType | None] = {_TWINS: None}
-    baseline = _load("baseline")
-    if baseline is None:
-        return found, ()
-    found["baseline"] = baseline
-    features = tuple(baseline.cpu_features())
-    for name, needed in _NEEDS.items():
-        module = _load(name) if needed <= set(features) else None
-        if module is not None:
-            found[name] = module
-    return found, features
+_choose(next(reversed(build.builds), _TWINS))
 
 
-_variants, _features = _discover()
-_current: str = list(_variants)[-1]
-_module: ModuleType | None = _variants[_current]
-
-
-def native(tensor: Tensor) -> ModuleType | None:
-    """The compiled kernels to use for a tensor, or None for the twins."""
-    return _module if tensor.is_cpu else None
+def kernels_for(first: Tensor, *others: Tensor | None) -> ModuleType:
+    """The kernels for the device that all operands are on; ValueError when they are on several."""
+    device = first.device
+    for other in others:
+        if other is not None and other.device != device:
+            raise ValueError(f"a kernel's operands must be on one device, not on {device} and {other.device}")
+    return _by_device.get(device, twins)
 
 
 def info() -> dict[str, object]:
     """What runs here: the variant in use, those available, CPU features and threads."""
     return {
         "variant": _current,
-        "available": list(_variants),
-        "cpu": list(_features),
+        "available": [_TWINS, *build.builds],
+        "cpu": list(build.features),
         "threads": torch.get_num_threads(),
     }
 
@@ -67,7 +54,7 @@ def keep_freed_memory() -> bool:
     Secure programs allocate and free tensors of the same sizes over and over; handing each back to the system
     means clearing its pages again. Only with glibc; elsewhere nothing happens and the result is False.
     """
-    return _module is not None and _module.keep_freed_memory()
+    return build.module is not None and build.module.keep_freed_memory()
 
 
 @contextmanager
@@ -76,15 +63,14 @@ def use(variant: str) -> Iterator[None]:
 
     Raises ValueError for a variant that was not built or that this CPU cannot run.
     """
-    global _current, _module
-    if variant not in _variants:
+    if variant != _TWINS and variant not in build.builds:
         raise ValueError(
-            f"kernels.use: variant {variant!r} is not available here, only {', '.join(_variants)}; it was not built "
-            "(reinstall with a C++ compiler) or this CPU lacks its instructions (see kernels.info()['cpu'])"
+            f"kernels.use: variant {variant!r} is not available here, only {', '.join([_TWINS, *build.builds])}; it was "
+            "not built (reinstall with a C++ compiler) or this CPU lacks its instructions (see kernels.info()['cpu'])"
         )
     before = _current
-    _current, _module = variant, _variants[variant]
+    _choose(variant)
     try:
         yield
     finally:
-        _current, _module = before, _variants[before]
+        _choose(before)

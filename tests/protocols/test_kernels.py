@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from protocols import kernels
 from protocols.kernels import twins
+from protocols.kernels.checks import sides
+from protocols.kernels.cpu import build
+from protocols.kernels.twins import bilinear
 
 EDGES = (0, 1, -1, 2, 0xFFFF, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 62) - 1, 1 << 62, -(1 << 62), -(1 << 63))
 SIZES = (1, 63, 64, 65, 200, 1000)
@@ -124,14 +127,14 @@ def test_product_wraps_as_python_integers_do():
     for variant in EVERY:
         with kernels.use(variant):
             assert torch.equal(kernels.matmul(a, b).view(-1), expected)
-    assert torch.equal(twins.product(a, b, exact_integers=False).view(-1), expected)
-    assert torch.equal(twins.product(ring(g, 2, 0), ring(g, 0, 2), exact_integers=False), torch.zeros(2, 2).long())
+    assert torch.equal(bilinear.product(a, b, exact_integers=False).view(-1), expected)
+    assert torch.equal(bilinear.product(ring(g, 2, 0), ring(g, 0, 2), exact_integers=False), torch.zeros(2, 2).long())
 
 
 def test_limb_product_equals_integer_product():
     g = np.random.default_rng(4)
     a, b = ring(g, 2, 9, 33), ring(g, 33, 5)
-    assert torch.equal(twins.product(a, b, exact_integers=False), torch.matmul(a, b))
+    assert torch.equal(bilinear.product(a, b, exact_integers=False), torch.matmul(a, b))
 
 
 def test_matmul_refuses_what_does_not_fit():
@@ -166,7 +169,7 @@ CONVOLUTIONS = [  # x, w, stride, padding, dilation, groups
 def direct_convolution(x, w, stride, padding, dilation, groups) -> torch.Tensor:
     """The definition, one kernel tap at a time."""
     (sh, sw), (dh, dw) = (v if isinstance(v, tuple) else (v, v) for v in (stride, dilation))
-    (top, bottom), (left, right) = kernels.linear._padding(padding)
+    (top, bottom), (left, right) = sides(padding)
     x = torch.nn.functional.pad(x, (left, right, top, bottom))
     o, per_group, kh, kw = w.shape
     rows, columns = (x.shape[2] - dh * (kh - 1) - 1) // sh + 1, (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
@@ -296,7 +299,7 @@ def test_convolutions_refuse_sizes_that_would_leave_memory(variant, kind):
 
 @pytest.mark.parametrize("variant", COMPILED)
 def test_the_compiled_convolution_checks_sizes_again(variant):
-    native, x = kernels.variant._variants[variant], torch.ones(64, dtype=torch.int64)
+    native, x = build.builds[variant], torch.ones(64, dtype=torch.int64)
     good = [1, 1, 3, 3, 1, 1, 1, 3, 3, 1, 1, 1, 1, 0, 0, 1]
     for place in range(16):
         for size in (0, -1, 1 << 62) if place not in (13, 14) else (-1, 1 << 62):
@@ -509,7 +512,7 @@ def test_selection_is_bit_times_value(variant, seed, n, f, parties):
 def test_elementwise_kernels_equal_their_twins(variant, first, seed, n, f):
     g = np.random.default_rng(seed)
     m, a, k, b, ba, bk = (ring(g, n) for _ in range(6))
-    k, bk = k.to(twins.wrap_dtype(f)), bk.to(twins.wrap_dtype(f))
+    k, bk = k.to(kernels.wrap_dtype(f)), bk.to(kernels.wrap_dtype(f))
     plane, other = words(g, n), words(g, n)
     calls = [
         ("deal_truncation", (m, f)),
@@ -550,7 +553,7 @@ def test_large_elementwise_work_on_several_threads(variant):
     m, a, k = (ring(g, n) for _ in range(3))
     plane = words(g, n)
     with kernels.use(variant):
-        narrow = k.to(twins.wrap_dtype(16))
+        narrow = k.to(kernels.wrap_dtype(16))
         assert torch.equal(kernels.truncate(m, a, narrow, 16, True), twins.truncate(m, a, narrow, 16, True))
         assert torch.equal(kernels.bit_times(plane, m, n), twins.bit_times(plane, m, n))
         therm = kernels.thermometer(m, 21, 8)

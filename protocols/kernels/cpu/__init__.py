@@ -1,0 +1,34 @@
+"""Every kernel in C++ (csrc/), for tensors on the CPU. Signatures and meaning are those of the twins.
+
+Arguments are taken as correct, and ring values, planes and shares as contiguous: the functions of `protocols.kernels`
+see to both before any kernel runs.
+"""
+
+from protocols.kernels.cpu.bilinear import conv2d, matmul
+from protocols.kernels.cpu.keystream import chacha20
+from protocols.kernels.cpu.planes import (
+    combine,
+    leaves,
+    monomials,
+    msb_plane,
+    pack_bits,
+    thermometer,
+    unpack_bits,
+)
+from protocols.kernels.cpu.pointwise import (
+    bit_times,
+    bit_to_ring,
+    deal_truncation,
+    decode,
+    encode,
+    select,
+    select_truncated,
+    truncate,
+)
+from protocols.kernels.cpu.tables import unit_lookup, unit_vectors
+
+__all__ = [
+    "bit_times", "bit_to_ring", "chacha20", "combine", "conv2d", "deal_truncation", "decode", "encode", "leaves",
+    "matmul", "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate",
+    "unit_lookup", "unit_vectors", "unpack_bits",
+]  # fmt: skip

@@ -1,0 +1,35 @@
+"""Every kernel once more in plain torch: slow, short, on any device, and the definition of what is right.
+
+Ring values are int64 tensors with wrap-around. A bit plane is an int64 tensor of W = ceil(N / 64) words: bit e of
+the plane is bit e % 64 of word e // 64; bits beyond N mean nothing. Arguments are taken as correct: the functions
+of `protocols.kernels` check them before any kernel runs.
+"""
+
+from protocols.kernels.twins.bilinear import conv2d, matmul
+from protocols.kernels.twins.keystream import chacha20
+from protocols.kernels.twins.planes import (
+    combine,
+    leaves,
+    monomials,
+    msb_plane,
+    pack_bits,
+    thermometer,
+    unpack_bits,
+)
+from protocols.kernels.twins.pointwise import (
+    bit_times,
+    bit_to_ring,
+    deal_truncation,
+    decode,
+    encode,
+    select,
+    select_truncated,
+    truncate,
+)
+from protocols.kernels.twins.tables import unit_lookup, unit_vectors
+
+__all__ = [
+    "bit_times", "bit_to_ring", "chacha20", "combine", "conv2d", "deal_truncation", "decode", "encode", "leaves",
+    "matmul", "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate",
+    "unit_lookup", "unit_vectors", "unpack_bits",
+]  # fmt: skip
