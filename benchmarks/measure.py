@@ -94,7 +94,7 @@ def compiled(case: Case, transport: str = "tls") -> tuple[securemodel.Program, t
 
 def evaluation_bytes(program: securemodel.Program) -> int:
     """Bytes the busiest party sends between inputs shared and result shared (the peers' definition)."""
-    kept = [Step(s.local, tuple(n for n in s.talk if n.op != "reveal")) for s in steps(program.graph, False)]
+    kept = [Step(s.local, tuple(n for n in s.talk if n.op != "reveal")) for s in steps(program.graph, "run")]
     empty = Step((), ())
     _, sent = phase_cost((empty, *kept[1:]), program.parties)
     _, start = phase_cost((empty,), program.parties)

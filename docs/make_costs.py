@@ -76,7 +76,7 @@ def operator_row(name: str, function: Callable, shape: tuple[int, ...], variants
     cells = [name]
     for options in variants:
         program = compiled(function, shape, **options)
-        nodes = [n for n in program.graph.nodes if not n.load]
+        nodes = [n for n in program.graph.nodes if n.phase == "run"]
         opened = sum(item_bytes(n) for n in nodes if n.op in ("input", "mask", "mask_bits"))
         dealt = sum(gate_bytes(program.graph, n) for n in nodes)
         cells += [str(program.plan().rounds - 2), f"{opened / ELEMENTS:.4g}", f"{dealt / ELEMENTS:.4g}"]

@@ -176,7 +176,7 @@ def cost(function: Callable, shape: tuple[int, ...], count: int) -> list[str]:
     model = Summed(function, count).eval()
     model(*inputs)  # tells at once whether the operator takes these arguments
     program = securemodel.compile(model, inputs, **arguments)
-    nodes = [node for node in program.graph.nodes if not node.load]
+    nodes = [node for node in program.graph.nodes if node.phase == "run"]
     sent = sum(item_bytes(node) for node in nodes if node.op in ("mask", "mask_bits"))
     dealt = sum(gate_bytes(program.graph, node) for node in nodes)
     elements = math.prod(shape)

@@ -12,7 +12,7 @@ import torch
 
 from protocols.bilinear import bilinear
 from protocols.linear import LINEAR
-from securemodel.compiler.ir import Graph, Mark, Node
+from securemodel.compiler.ir import Graph, Mark, Node, phase_of
 
 PUBLIC = "public"
 SPLINE_BITS = (8, 16)
@@ -144,7 +144,8 @@ class Builder:
     def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
         """A parameter, buffer or input of the model, as its owner has it."""
         attrs = {"name": name, **_whole(integer)}
-        node = self.graph.add("placeholder", shape=shape, form="float", owner=owner, attrs=attrs)
+        phase = "run" if name.startswith("input:") else "load"
+        node = self.graph.add("placeholder", shape=shape, form="float", owner=owner, attrs=attrs, phase=phase)
         return self._value(node, integer)
 
     def float(self, target: Callable, *args, shape: Sequence[int], integer: bool = False, **kwargs) -> Value:
@@ -155,7 +156,8 @@ class Builder:
             raise CannotLower("operands belong to different parties")
         name = getattr(target, "__name__", "") if callable(target) and "::" not in str(target) else str(target)
         attrs = {"target": name or str(target), "args": describe(args), "kwargs": describe(kwargs), **_whole(integer)}
-        node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs)
+        phase = phase_of([self.graph[v.id] for v in operands])
+        node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs, phase=phase)
         self.calls[node.id] = FloatCall(target, args, kwargs)
         return self._value(node, integer)
 

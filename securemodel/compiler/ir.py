@@ -31,6 +31,9 @@ TEXT_VERSION = 2
 MASKED_KIND, DEEP_KIND = "secure-program", "deep-program"
 """First words of texts with the masked engine's graph; in the second one, some layers are its owner's (`owned_layer`)."""
 Rounding = Literal["exact", "fast"]
+Phase = Literal["load", "run"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""When a node is computed: once with the weights, or in each run."""
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
 
@@ -68,7 +71,7 @@ class Node:
     form: str
     frac: int | None = None
     owner: str | None = None
-    load: bool = False
+    phase: Phase = "run"
     source: str = field(default="", compare=False)
     marks: tuple[Mark, ...] = field(default=(), compare=False)
 
@@ -79,7 +82,12 @@ class Node:
         attrs = f" {plain_json(self.attrs)}" if self.attrs else ""
         frac = f" f{self.frac}" if self.frac is not None else ""
         shape = "[" + ",".join(map(str, self.shape)) + "]"
-        return f"{left}{args}{attrs} : {self.form}{frac} {shape}" + (" load" if self.load else "")
+        return f"{left}{args}{attrs} : {self.form}{frac} {shape}" + (" load" if self.phase == "load" else "")
+
+
+def phase_of(operands: Iterable[Node]) -> Phase:
+    """When what is computed from these nodes is computed: with the weights, unless a run gives one of them."""
+    return "run" if any(node.phase == "run" for node in operands) else "load"
 
 
 def is_check(node: Node) -> bool:

@@ -24,7 +24,7 @@ from protocols.linear import LINEAR
 from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
 from protocols.shares import RING_BITS, words
 from securemodel.compiler.builder import bilinear_shape
-from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Node
+from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Node, Phase, phase_of
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.errors import ProgramError
 
@@ -535,12 +535,17 @@ def _receiver(case: Case) -> str:
 
 
 # ---- phases
-Phase = Callable[[Case], bool]
+PhaseRule = Callable[[Case], Phase]
 
 
-def with_operands(case: Case) -> bool:
+def with_operands(case: Case) -> Phase:
     """What depends on weights and public values alone is computed when they are loaded."""
-    return all(x.load for x in case.xs)
+    return phase_of(case.xs)
+
+
+def in_a_run(case: Case) -> Phase:
+    """What a run alone gives."""
+    return "run"
 
 
 # ---- the table
@@ -549,7 +554,7 @@ class Row:
     """An operator.
 
     `signature` is a pattern of the operands' forms and the result's; `rule` derives the result (raises Wrong); `owner` and
-    `load` derive who computes it and whether it runs when weights are loaded. `reads(node, i)`: how many low bits of its
+    `phase` derive who computes it and when. `reads(node, i)`: how many low bits of its
     masked operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
     """
 
@@ -558,7 +563,7 @@ class Row:
     attrs: Mapping[str, Check] = field(default_factory=dict)
     optional: Mapping[str, Check] = field(default_factory=dict)
     owner: Owner = nobody
-    load: Phase = with_operands
+    phase: PhaseRule = with_operands
     reads: Callable[[Node, int], int] | None = lambda node, index: RING_BITS
     may_be_empty: bool = False
 
@@ -582,7 +587,7 @@ ROWS: dict[str, Row] = {
     # floats, by their owner
     "placeholder": Row(
         "-> float", _placeholder, {"name": text}, {"integer": flag}, _its_giver,
-        load=lambda case: not case.attrs["name"].startswith("input:"), may_be_empty=True,
+        phase=lambda case: "run" if case.attrs["name"].startswith("input:") else "load", may_be_empty=True,
     ),
     "float": Row(
         "(float )*-> float", _float, {"target": text, "args": anything, "kwargs": anything}, {"integer": flag}, _common,
@@ -594,7 +599,7 @@ ROWS: dict[str, Row] = {
     "input": Row("float -> masked", _encoded, owner=_party),
     "reveal": Row(
         "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
-        load=lambda case: False, may_be_empty=True,
+        phase=in_a_run, may_be_empty=True,
     ),
     # forms
     "public_masked": Row("public -> masked", _same),
@@ -698,8 +703,8 @@ def _check_node(header: Header, graph: Graph, node: Node, rows: Mapping[str, Row
     if not row.may_be_empty and 0 in node.shape:
         raise Wrong(f"its shape {list(node.shape)} has no elements")
     owner, made = row.owner(case), row.rule(case)
-    stated = {"shape": node.shape, "fractional bits": node.frac, "owner": node.owner, "load": node.load}
-    derived = {"shape": made.shape, "fractional bits": made.frac, "owner": owner, "load": row.load(case)}
+    stated = {"shape": node.shape, "fractional bits": node.frac, "owner": node.owner, "phase": node.phase}
+    derived = {"shape": made.shape, "fractional bits": made.frac, "owner": owner, "phase": row.phase(case)}
     for name, value in derived.items():
         if stated[name] != value:
             raise Wrong(f"from its operands it has {name} {_shown(value)}, not {_shown(stated[name])}")

@@ -139,5 +139,5 @@ def parse_node(line: str) -> Node:
         form=match["form"],
         frac=int(match["frac"]) if match["frac"] else None,
         owner=match["owner"],
-        load=bool(match["load"]),
+        phase="load" if match["load"] else "run",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import numel
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Node, Phase
 from securemodel.compiler.passes.schedule import rounds
 
 START = struct.Struct("<16sIII4x")
@@ -23,9 +23,9 @@ class Step:
     talk: tuple[Node, ...]
 
 
-def steps(graph: Graph, load: bool) -> tuple[Step, ...]:
+def steps(graph: Graph, phase: Phase) -> tuple[Step, ...]:
     """The rounds of one phase. The first carries START and the inputs, and goes out even if there are none."""
-    made = [Step(tuple(local), tuple(talk)) for local, talk in rounds(graph, load)]
+    made = [Step(tuple(local), tuple(talk)) for local, talk in rounds(graph, phase)]
     inputs = tuple(node for step in made for node in step.talk if node.op == "input")
     rest = [Step(step.local, tuple(n for n in step.talk if n.op != "input")) for step in made]
     return (Step((), inputs), *(step for step in rest if step.local or step.talk))

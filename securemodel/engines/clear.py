@@ -12,7 +12,7 @@ from protocols.errors import explain
 from protocols.fixedpoint import decode, encode
 from securemodel.compiler.builder import PUBLIC, Value
 from securemodel.compiler.capture import NO_MESSAGE, model_state
-from securemodel.compiler.ir import Header, Node, is_check
+from securemodel.compiler.ir import Header, Node, Phase, is_check
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
@@ -50,7 +50,7 @@ class ClearSide:
         state = {name: tensor for name, tensor in given.items() if self._gives(name)}
         self._check_state(state)
         self._state, self._values = state, {}
-        self._make_checks(load=True)
+        self._make_checks("load")
 
     def _gives(self, name: str) -> bool:
         return owner_of(self._program.header.weights, name) in (self._me, PUBLIC)
@@ -82,13 +82,13 @@ class ClearSide:
     def set_inputs(self, inputs: Sequence[torch.Tensor | None]) -> None:
         """The inputs of the next run; None for what others own."""
         self._inputs = inputs
-        self._values = {i: v for i, v in self._values.items() if self._program.graph[i].load}
-        self._make_checks(load=False)
+        self._values = {i: v for i, v in self._values.items() if self._program.graph[i].phase == "load"}
+        self._make_checks("run")
 
-    def _make_checks(self, load: bool) -> None:
+    def _make_checks(self, phase: Phase) -> None:
         """The model's assertions of this party's values and of public ones. Raises InputError with their message."""
         for node in self._program.graph.nodes:
-            if not is_check(node) or node.load is not load or node.owner not in (self._me, PUBLIC):
+            if not is_check(node) or node.phase != phase or node.owner not in (self._me, PUBLIC):
                 continue
             try:
                 self.value(node.id)
@@ -144,10 +144,10 @@ class ClearSide:
         digest.update(torch.__version__.encode())
         return digest.hexdigest()
 
-    def agreed_digest(self, load: bool) -> bytes:
+    def agreed_digest(self, phase: Phase) -> bytes:
         """16 bytes that all parties must have in common in a phase: of the program and its public values."""
         header = self._program.header
-        if load:
+        if phase == "load":
             public = self._public()
         else:
             owned = zip(header.inputs, self._inputs, strict=True)

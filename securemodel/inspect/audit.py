@@ -14,7 +14,7 @@ from typing import Any
 from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
 from securemodel.compiler.builder import PUBLIC
-from securemodel.compiler.ir import Node
+from securemodel.compiler.ir import PHASES, Node
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.postprocess import result_names
 from securemodel.engines.paillier.owned_layers import reply_bytes, request_bytes
@@ -148,13 +148,13 @@ def _sees(program: Program, me: str) -> list[Seen]:
     found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
 
     def note(what: str, node: Node, numbers: int, bits: int, hidden_by: str) -> None:
-        found.setdefault((what, "load" if node.load else "run", hidden_by), []).append((numbers, bits))
+        found.setdefault((what, node.phase, hidden_by), []).append((numbers, bits))
 
     peers = len(program.parties) - 1
     for node in program.graph.nodes:
         if node.op in _KINDS and node.owner != me:
             what, width, hidden_by = _KINDS[node.op]
-            what = what.format("weights" if node.load else "inputs", node.owner)
+            what = what.format("weights" if node.phase == "load" else "inputs", node.owner)
             senders = 1 if node.op == "input" else peers
             note(what, node, _size(node), _size(node) * width(node) * senders, hidden_by)
         elif node.op == "reveal" and node.owner in (me, "all"):
@@ -194,8 +194,8 @@ def _sees_crypten(program: Program, me: str) -> list[Seen]:
     nodes = [node for node in program.graph.nodes if node.op == "input"]
     hidden_by = "nothing: it knows all masks" if me == program.parties[0] else "masks that the first party makes"
     made = []
-    for phase, load in (("load", True), ("run", False)):
-        mine = [node for node in nodes if node.load is load]
+    for phase in PHASES:
+        mine = [node for node in nodes if node.phase == phase]
         if mine:
             numbers = sum(map(_size, mine))
             made.append(Seen("shares of inputs and weights", phase, len(mine), numbers, 64 * numbers, hidden_by))

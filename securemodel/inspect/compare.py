@@ -15,7 +15,7 @@ from protocols.errors import explain
 from protocols.linear import LAYOUT
 from protocols.shares import Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
-from securemodel.compiler.ir import Graph, Mark, Node
+from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase
 from securemodel.engines.clear import ClearSide, encoding_limit, revealed
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.errors import InputError
@@ -72,7 +72,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
         recorders.append(_Recorded(*args))
         return recorders[-1]
 
-    phases = (True, False)
+    phases: tuple[Phase, ...] = PHASES
     with LocalSession(program, make_party=recorder) as session:
         session.load(program, model)
         for part, _ in batches(inputs, program, total):
@@ -81,9 +81,9 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
             right, outputs = reference(program.model_graph, state, part, found.wanted)
             made = session.run(*part)
             secure = _opened(program.graph, recorders)
-            for load in phases:
-                found.note_walk(fixed.walk(load), right, secure)
-            phases = (False,)
+            for phase in phases:
+                found.note_walk(fixed.walk(phase), right, secure)
+            phases = ("run",)
             found.note_outputs(outputs, made if isinstance(made, tuple) else (made,))
     return Comparison(found.rows())
 
@@ -96,10 +96,10 @@ class _Recorded(OnlineParty):
         super().__init__(*args)
         self.held: dict[int, torch.Tensor | Masked | None] = {}
 
-    def _release(self, env: dict, done: dict[int, list[int]], node: Node, load: bool) -> None:
+    def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:
         if _values(node):
             self.held[node.id] = env[node.id]
-        super()._release(env, done, node, load)
+        super()._release(env, done, node, phase)
 
 
 def _opened(graph: Graph, parties: Sequence[_Recorded]) -> dict[int, torch.Tensor]:

@@ -19,7 +19,7 @@ from protocols.gates.lookup import Lookup
 from protocols.linear import LINEAR
 from protocols.shares import Masked, MaskedBits, Role, part_of_bits
 from securemodel.compiler.builder import PUBLIC
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.program import Program
@@ -37,8 +37,8 @@ def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
         side.set_model(program.model)
         side.set_inputs(inputs)
     walker, outputs = FixedPoint(program, clear), {}
-    for load in (True, False):
-        for node, value, _ in walker.walk(load):
+    for phase in PHASES:
+        for node, value, _ in walker.walk(phase):
             if node.op == "reveal":
                 outputs[node.attrs["index"]] = revealed(node, value.ring)
     return [outputs[index] for index in sorted(outputs)]
@@ -62,23 +62,23 @@ class FixedPoint:
         self._program, self._graph, self._clear = program, program.graph, clear
         self._loaded: dict[int, Both] = {}
         self._signs: dict[int, torch.Tensor] = {}
-        self._done = {load: last_uses(self._graph, load) for load in (True, False)}
+        self._done = {phase: last_uses(self._graph, phase) for phase in PHASES}
 
-    def walk(self, load: bool) -> Iterator[tuple[Node, Both, list[Both]]]:
+    def walk(self, phase: Phase) -> Iterator[tuple[Node, Both, list[Both]]]:
         """(node, its value, its operands' values) for each node of a phase that is not computed by its owner alone.
 
         Raises InputError when a weight or an input cannot be encoded.
         """
-        env = {} if load else dict(self._loaded)
+        env = {} if phase == "load" else dict(self._loaded)
         for node in self._graph.nodes:
-            if node.load != load or (node.form == "float" and node.op != "reveal"):
+            if node.phase != phase or (node.form == "float" and node.op != "reveal"):
                 continue
             operands = [env[a] for a in node.args if a in env]
             env[node.id] = self._value(node, operands)
             yield node, env[node.id], operands
-            for done in () if load else self._done[load].get(node.id, ()):
+            for done in () if phase == "load" else self._done[phase].get(node.id, ()):
                 env.pop(done, None)
-        if load:
+        if phase == "load":
             self._loaded = env
 
     def _value(self, node: Node, operands: list[Both]) -> Both:

@@ -38,15 +38,15 @@ class CryptenPlan(Shown):
 def make_plan(program: CryptenProgram, network: Any = "lan") -> CryptenPlan:
     """What is known before a run; CrypTen itself counts nothing ahead, so the network does not matter."""
     calls: Counter[str] = Counter()
-    shared: Counter[tuple[str, bool]] = Counter()
+    shared: Counter[tuple[str, str]] = Counter()
     revealed = []
     for node in program.graph.nodes:
         size = math.prod(node.shape)
         if node.op == "call":
             calls[node.attrs["target"]] += 1
         elif node.op == "input":
-            shared[node.owner, node.load] += size
+            shared[node.owner, node.phase] += size
         elif node.op == "reveal":
             revealed.append((node.attrs["to"], size))
-    owners = tuple((name, shared[name, True], shared[name, False]) for name in program.parties)
+    owners = tuple((name, shared[name, "load"], shared[name, "run"]) for name in program.parties)
     return CryptenPlan(program.digest, program.parties, dict(calls), owners, tuple(revealed))

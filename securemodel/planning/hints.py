@@ -97,7 +97,7 @@ def _not_in_shares(graph: Graph, nodes: Sequence[Node]) -> list[str]:
     """Where only the receiver reads a layer without weights, it could compute it from the layer's input."""
     own, weights = {n.id for n in nodes}, set()
     for node in graph.nodes:
-        if node.load and (node.op in ("input", "own") or weights & set(node.args)):
+        if node.phase == "load" and (node.op in ("input", "own") or weights & set(node.args)):
             weights.add(node.id)
     if any(weights & set(n.args) for n in nodes) or not any(n.op in ("spline", "digits") for n in nodes):
         return []

@@ -38,9 +38,9 @@ def layer_names(graph: Graph) -> list[str]:
 def _name(graph: Graph, node: Node, names: list[str]) -> str:
     if node.op == "reveal":
         return OUTPUTS
-    if node.op == "input" and not node.load:
+    if node.op == "input" and node.phase == "run":
         return INPUTS
-    if node.op == "linear" and node.attrs["kind"] in LAYOUT and not node.load:
+    if node.op == "linear" and node.attrs["kind"] in LAYOUT and node.phase == "run":
         return names[node.args[0]]  # elements that only move stay where they were computed
     if node.source:
         return layer_of(node.source)
@@ -50,5 +50,5 @@ def _name(graph: Graph, node: Node, names: list[str]) -> str:
         return f"%{node.id} square"
     if node.op in ("digits", "top_bit"):
         return f"%{node.args[0]} comparison"
-    followed = [a for a in node.args if not graph[a].load]
+    followed = [a for a in node.args if graph[a].phase == "run"]
     return names[max(followed)] if followed else INPUTS

@@ -48,14 +48,14 @@ def peak_bytes(graph: Graph, parties: Sequence[str], me: str, ahead_bytes: int) 
     have, first = held(graph, parties, me), parties[0] == me
     storages, contiguous = _Storages(), [True] * len(graph.nodes)
     for node in graph.nodes:
-        if node.load:
+        if node.phase == "load":
             storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
             if node.form == "masked" and have[node.id]:  # its additive share, made once for all products
                 storages.put(-1 - node.id, [((node.id, "share"), ELEMENT_BYTES * numel(node.shape))])
     ends = _ends(graph)
-    waiting = sum(gate_bytes(graph, n) + mask_bytes(n) for n in graph.nodes if not n.load)
+    waiting = sum(gate_bytes(graph, n) + mask_bytes(n) for n in graph.nodes if n.phase == "run")
     peak = storages.live + min(waiting, ahead_bytes)
-    for step in steps(graph, False):
+    for step in steps(graph, "run"):
         for together in (*((node,) for node in step.local), step.talk):  # a round's openings are all held at its end
             beside = 0
             for node in together:
@@ -73,9 +73,9 @@ def _ends(graph: Graph) -> dict[int, list[int]]:
     """For each node of the run phase, the values of that phase that nothing reads after it."""
     last: dict[int, int] = {}
     for node in graph.nodes:
-        if not node.load:
+        if node.phase == "run":
             last[node.id] = node.id
-            last.update({a: node.id for a in node.args if not graph[a].load})
+            last.update({a: node.id for a in node.args if graph[a].phase == "run"})
     ends: dict[int, list[int]] = {}
     for value, user in last.items():
         ends.setdefault(user, []).append(value)

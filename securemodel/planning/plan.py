@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Node, Phase
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.planning.costs import Cost, Layer, Machine, Network, PartyCost, find_network
 from securemodel.planning.hints import NARROW, most_expensive, narrowed
@@ -31,10 +31,10 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
     graph, parties, network = program.graph, program.parties, find_network(network)
     machine = machine or Machine()
     recurrent = recurrent_steps(program.model_graph)
-    layers = tuple(replace(layer, steps=recurrent.get(layer.name, 0)) for layer in _layers(graph, parties, False))
-    load = sum((layer.cost for layer in _layers(graph, parties, True)), _nothing(parties))
+    layers = tuple(replace(layer, steps=recurrent.get(layer.name, 0)) for layer in _layers(graph, parties, "run"))
+    load = sum((layer.cost for layer in _layers(graph, parties, "load")), _nothing(parties))
     narrow = (
-        _layers(narrowed(graph, program.header.frac_bits), parties, False) if program.header.width > NARROW else layers
+        _layers(narrowed(graph, program.header.frac_bits), parties, "run") if program.header.width > NARROW else layers
     )
     seconds = lambda cost: cost.seconds(network, machine)
     return Plan(
@@ -54,7 +54,7 @@ def _nothing(parties: Sequence[str]) -> Cost:
     return Cost({name: PartyCost() for name in parties})
 
 
-def _layers(graph: Graph, parties: Sequence[str], load: bool) -> tuple[Layer, ...]:
+def _layers(graph: Graph, parties: Sequence[str], phase: Phase) -> tuple[Layer, ...]:
     """One phase by layers, in the order in which they first do something."""
     names, found = layer_names(graph), {}
     have = {name: held(graph, parties, name) for name in parties}
@@ -62,7 +62,7 @@ def _layers(graph: Graph, parties: Sequence[str], load: bool) -> tuple[Layer, ..
     def charge(name: str, cost: Cost) -> None:
         found[name] = found[name] + cost if name in found else cost
 
-    for index, step in enumerate(steps(graph, load)):
+    for index, step in enumerate(steps(graph, phase)):
         for node in (*step.local, *step.talk):
             if node.form != "float" or node.op == "reveal":
                 charge(names[node.id], _node_cost(graph, node, parties, have))

@@ -99,7 +99,7 @@ def _products(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> tu
     if node.op == "bilinear_public":
         return count * have[x], 0
     mask_half, value_half = count * have[x], count * (first or have[y])
-    return (value_half, mask_half) if graph[y].load and not node.load else (value_half + mask_half, 0)
+    return (value_half, mask_half) if graph[y].phase == "load" and node.phase == "run" else (value_half + mask_half, 0)
 
 
 def _bilinear_count(graph: Graph, node: Node) -> int:

@@ -29,6 +29,7 @@ from protocols.errors import (
     explain,
     summary,
 )
+from securemodel.compiler.ir import Phase
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.crypten import adapter
 from securemodel.engines.crypten.party import BEAT, pack, unpack
@@ -90,7 +91,7 @@ class CryptenSession(Session):
     def _load(self, model: torch.nn.Module | None) -> None:
         for clear in self._clear.values():
             clear.set_model(model)
-        self._all("load", {}, self._owned(load=True), self.limits.run_s)
+        self._all("load", {}, self._owned("load"), self.limits.run_s)
 
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header, results, counted = self.program.header, [], []
@@ -113,18 +114,18 @@ class CryptenSession(Session):
         for name, clear in self._clear.items():
             owners = self.program.header.inputs
             clear.set_inputs([x if own in (name, "public") else None for x, own in zip(inputs, owners, strict=True)])
-        return self._all("run", {}, self._owned(load=False), self.limits.run_s)
+        return self._all("run", {}, self._owned("run"), self.limits.run_s)
 
     def _outputs(self, replies: Mapping[str, Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         known = {index: tensor for reply in replies.values() for index, tensor in reply.items()}
         return [known[str(index)] for index in range(len(self.program.header.outputs))]
 
-    def _owned(self, load: bool) -> dict[str, dict[str, torch.Tensor]]:
+    def _owned(self, phase: Phase) -> dict[str, dict[str, torch.Tensor]]:
         """What each party shares in a phase, by node. Raises InputError for what CrypTen cannot represent."""
         owned: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.program.parties}
         limit = 2.0 ** (62 - 2 * self.program.header.frac_bits)
         for node in self.program.graph.nodes:
-            if node.op != "input" or node.load is not load:
+            if node.op != "input" or node.phase != phase:
                 continue
             clear = self._clear[node.owner]
             value = clear.value(node.args[0]).detach().to(torch.float64).cpu().clone().contiguous()

@@ -19,7 +19,7 @@ _ENCODED = ("input", "own", "encode", "encrypt")
 def reads_own_weights(program: Program, me: str) -> bool:
     """Whether what this party computes, or checks, of its inputs alone needs weights that it gives."""
     graph = program.graph
-    checks = [n.id for n in graph.nodes if is_check(n) and not n.load and n.owner in (me, PUBLIC)]
+    checks = [n.id for n in graph.nodes if is_check(n) and n.phase == "run" and n.owner in (me, PUBLIC)]
     seen, queue = set(), [*checks, *(node.args[0] for node in _encoded(program, me))]
     while queue:
         node = graph[queue.pop()]
@@ -69,5 +69,5 @@ def rows_of_graph(program: Program) -> int:
 def _encoded(program: Program, me: str) -> list[Node]:
     """The nodes of a run that encode a float which this party computes."""
     graph = program.graph
-    encoding = [node for node in graph.nodes if node.op in _ENCODED and not node.load]
+    encoding = [node for node in graph.nodes if node.op in _ENCODED and node.phase == "run"]
     return [n for n in encoding if graph[n.args[0]].form == "float" and graph[n.args[0]].owner in (me, PUBLIC)]

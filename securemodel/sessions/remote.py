@@ -16,6 +16,7 @@ from protocols.channel import connect as connect_channel
 from protocols.errors import public_reason
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
+from securemodel.compiler.ir import Phase
 from securemodel.engines.labels import PROGRAM, STREAM_KEY
 from securemodel.engines.masked.ahead import Ahead
 from securemodel.engines.masked.party import OnlineParty, Rows
@@ -71,9 +72,9 @@ class RemoteSession(Session):
         self._first_run = store.next_run if store else 1
 
     # ---- phases
-    def _prepare(self, epoch: int, load: bool) -> Iterator[Item]:
-        self._source.begin(epoch, load)
-        return self._preparing.run(epoch, load, {} if load else self._party.loaded_operands)
+    def _prepare(self, epoch: int, phase: Phase) -> Iterator[Item]:
+        self._source.begin(epoch, phase)
+        return self._preparing.run(epoch, phase, {} if phase == "load" else self._party.loaded_operands)
 
     def _load(self, model: torch.nn.Module | None) -> None:
         with self._guarded():
@@ -83,7 +84,7 @@ class RemoteSession(Session):
             self._worker.discard()
             epoch = 0 if self._store else self._epochs.next_load(self._runs)
             self._loads, self._runs, self._submitted = self._loads + 1, self._first_run - 1, self._first_run - 1
-            self._worker.submit(epoch, True)
+            self._worker.submit(epoch, "load")
             drive_one(self._party.load(epoch, self._worker.take_from(epoch)), self.channel)
             self._worker.finish(epoch)
             self._dealt_total += self.dealt_bytes.pop(epoch, 0)
@@ -99,7 +100,7 @@ class RemoteSession(Session):
             self._submitted += 1
             if self._store:
                 self._store.consume(self._submitted)
-            self._worker.submit(self._epochs.run(self._submitted), False)
+            self._worker.submit(self._epochs.run(self._submitted), "run")
 
     def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
         header = self.program.header

@@ -17,7 +17,7 @@ from protocols.channel import HEADER_BYTES, Channel, ChannelStats, local_channel
 from protocols.errors import ProtocolError, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import EPOCHS, Stream, new_key
-from securemodel.compiler.ir import is_check
+from securemodel.compiler.ir import Phase, is_check
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.party import OnlineParty, Rows
 from securemodel.engines.masked.preparing import Prepared, Preparing, StreamSource
@@ -398,8 +398,8 @@ class _DealtHere:
     sent_bytes: int = 0
     _pending: Iterator[tuple[int, list[torch.Tensor]]] | None = None
 
-    def begin(self, epoch: int, load: bool) -> None:
-        self._pending = self.dealing.deal(epoch, load)
+    def begin(self, epoch: int, phase: Phase) -> None:
+        self._pending = self.dealing.deal(epoch, phase)
 
     def finish(self) -> None:
         """Lets the dealer walk to the end of the phase."""
@@ -442,17 +442,17 @@ class LocalSession(Session):
         sent = {name: s.sent_bytes for name, s in stats.items()}
         return max(s.rounds for s in stats.values()), sent, self._dealt.sent_bytes
 
-    def _takes(self, epoch: int, load: bool) -> dict[str, Callable[[int], Prepared]]:
-        self._dealt.begin(epoch, load)
-        operands = {n: {} if load else p.loaded_operands for n, p in self._parties.items()}
-        return {n: in_order(p.run(epoch, load, operands[n])) for n, p in self._preparing.items()}
+    def _takes(self, epoch: int, phase: Phase) -> dict[str, Callable[[int], Prepared]]:
+        self._dealt.begin(epoch, phase)
+        operands = {n: {} if phase == "load" else p.loaded_operands for n, p in self._parties.items()}
+        return {n: in_order(p.run(epoch, phase, operands[n])) for n, p in self._preparing.items()}
 
     def _load(self, model: torch.nn.Module | None) -> None:
         epoch = self._epochs.next_load(self._runs)
         self._loads, self._runs = self._loads + 1, 0
         for party in self._parties.values():
             party.clear.set_model(model)
-        takes = self._takes(epoch, True)
+        takes = self._takes(epoch, "load")
         drive({n: p.load(epoch, takes[n]) for n, p in self._parties.items()}, self.channels)
         self._dealt.finish()
 
@@ -470,7 +470,7 @@ class LocalSession(Session):
         epoch, owners = self._epochs.run(self._runs), self.program.header.inputs
         self._note(epoch, rows.now)
         self._before_run(epoch)
-        runs, takes = {}, self._takes(epoch, False)
+        runs, takes = {}, self._takes(epoch, "run")
         for name, party in self._parties.items():
             owned = [x if owner in (name, "public") else None for x, owner in zip(inputs, owners, strict=True)]
             party.clear.set_inputs(owned)

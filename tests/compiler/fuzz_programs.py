@@ -31,7 +31,7 @@ from protocols.gates import GATES
 from protocols.linear import LINEAR
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Role
-from securemodel.compiler.ir import TEXT_VERSION, Graph, Header, Node
+from securemodel.compiler.ir import PHASES, TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, opened_widths
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.preparing import LoadedOperand, Preparing, StreamSource
@@ -95,7 +95,7 @@ def line(node: Node) -> str:
     owner = f"@{node.owner}" if node.owner else ""
     attrs = " " + json.dumps(node.attrs, sort_keys=True, separators=(",", ":")) if node.attrs else ""
     frac = f" f{node.frac}" if node.frac is not None else ""
-    shape, load = ",".join(map(str, node.shape)), " load" if node.load else ""
+    shape, load = ",".join(map(str, node.shape)), " load" if node.phase == "load" else ""
     return f"%{node.id} = {node.op}{owner}{''.join(f' %{a}' for a in node.args)}{attrs} : {node.form}{frac} [{shape}]{load}"
 
 
@@ -168,7 +168,7 @@ def _change_node(r: random.Random, nodes: list[Node], fields: dict[str, Any]) ->
         node.frac = r.choice((None, 0, -1, 1, 16, 32, 61, 62, 63, 64, 1 << 31, 1 << 62))
     else:
         node.owner = r.choice((None, "bank", "client", "public", "all", "dealer", "../X", "x" * 70))
-        node.load = r.random() < 0.5
+        node.phase = r.choice(PHASES)
 
 
 def _resize(r: random.Random, nodes: list[Node], fields: dict[str, Any]) -> None:
@@ -300,13 +300,13 @@ def _deal(program: Program) -> None:
     dealing = Dealing(program.graph, program.parties, streams)
     me, loaded = program.parties[0], {}
     preparing = Preparing(program.graph, me, streams[me], StreamSource(streams[me]))
-    for epoch, load in enumerate((True, False)):
-        for _ in dealing.deal(epoch, load):
+    for epoch, phase in enumerate(PHASES):
+        for _ in dealing.deal(epoch, phase):
             pass
-        for _ in preparing.run(epoch, load, loaded):
+        for _ in preparing.run(epoch, phase, loaded):
             pass
-        if load:
-            masked = [n for n in program.graph.nodes if n.load and n.form in ("masked", "masked_bits")]
+        if phase == "load":
+            masked = [n for n in program.graph.nodes if n.phase == "load" and n.form in ("masked", "masked_bits")]
             zeros = {n.id: torch.zeros(n.shape, dtype=torch.int64) for n in masked}
             loaded = {i: LoadedOperand(zero, zero, zero) for i, zero in zeros.items()}
     for node in program.graph.nodes:

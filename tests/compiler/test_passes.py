@@ -164,9 +164,9 @@ def test_parts_of_a_tensor_share_one_mask():
 
 def test_weights_are_masked_when_they_are_loaded():
     program = securemodel.compile(nn.Linear(6, 4), X[0, 0], **TWO)
-    loads = {node.op: node.load for node in ops(program, "input", "own", "bilinear", "reveal")}
-    assert loads == {"input": False, "own": True, "bilinear": False, "reveal": False}
-    assert [n.load for n in ops(program, "input")] == [True, False]
+    loads = {node.op: node.phase for node in ops(program, "input", "own", "bilinear", "reveal")}
+    assert loads == {"input": "run", "own": "load", "bilinear": "run", "reveal": "run"}
+    assert [n.phase for n in ops(program, "input")] == ["load", "run"]
 
 
 def test_only_what_a_comparison_reads_is_opened():
@@ -259,7 +259,7 @@ def test_loading_comes_first_and_openings_of_one_round_stand_together():
         """
     )
     ordered, ids = order_nodes(made)
-    assert [f"{n.op}{'*' if n.load else ''}" for n in ordered.nodes] == [
+    assert [f"{n.op}{'*' if n.phase == 'load' else ''}" for n in ordered.nodes] == [
         "placeholder*", "input*", "placeholder", "input", "square", "square", "mask", "mask", "bilinear", "bilinear",
         "reveal", "reveal",
     ]  # fmt: skip

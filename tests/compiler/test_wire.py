@@ -23,6 +23,7 @@ from protocols.channel import Label, Purpose
 from protocols.gates import GATES
 from protocols.paillier import PrivateKey, PublicKey
 from protocols.prg import Stream, insecure_test_key
+from securemodel.compiler.ir import PHASES
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.paillier.deep import DeepProgram
 from securemodel.sessions.hybrid import LocalDeepSession
@@ -108,8 +109,8 @@ def sent(case: str, seed: int = 2024) -> dict[str, str]:
     with session:
         session.run(*inputs)
     dealing = Dealing(program.graph, program.parties, {name: Stream(key) for name, key in keys.items()})
-    for load, epoch in ((True, 0), (False, 1)):
-        for node, shares in dealing.deal(epoch, load):
+    for epoch, phase in enumerate(PHASES):
+        for node, shares in dealing.deal(epoch, phase):
             hashes["dealer"].update(node.to_bytes(4, "little") + b"".join(t.numpy().tobytes() for t in shares))
     return {name: value.hexdigest()[:32] for name, value in hashes.items()}
 

@@ -275,10 +275,10 @@ def test_bad_inputs_are_named_and_the_session_stays_usable(world, bad):
 
 
 def test_each_process_gets_what_its_party_owns(world):
-    owned = world.session._owned(load=True)
+    owned = world.session._owned("load")
     assert owned["b"] == {} and len(owned["a"]) == 4
     world.session.run(world.x)
-    owned = world.session._owned(load=False)
+    owned = world.session._owned("run")
     assert owned["a"] == {} and len(owned["b"]) == 1
 
 

@@ -61,7 +61,7 @@ def settled(source: Source) -> int:
 def test_hands_out_what_was_prepared_in_order(worker) -> None:
     source, made = worker
     for epoch in (1, 2):
-        made.submit(epoch, False)
+        made.submit(epoch, "run")
     for epoch in (1, 2):
         take = made.take_from(epoch)
         for node in range(source.count):
@@ -70,7 +70,7 @@ def test_hands_out_what_was_prepared_in_order(worker) -> None:
 
 def test_stops_at_the_limit_and_goes_on_with_a_slow_consumer(worker) -> None:
     source, made = worker
-    made.submit(1, False)
+    made.submit(1, "run")
     most = (LIMIT + 2 * BATCH) // 400 + 2  # what waits, one batch that is filled, one that is handed out
     assert 0 < settled(source) <= most
     take = made.take_from(1)
@@ -87,7 +87,7 @@ def test_one_batch_may_always_wait() -> None:
             yield node, {"lam": torch.zeros(10 * LIMIT, dtype=torch.uint8), "none": None}
 
     made = Ahead(prepare, LIMIT, "test")
-    made.submit(1, True)
+    made.submit(1, "load")
     take = made.take_from(1)
     for node in range(3):
         assert take(node)["lam"].numel() == 10 * LIMIT
@@ -98,7 +98,7 @@ def test_one_batch_may_always_wait() -> None:
 @pytest.mark.parametrize("worker", [{"fails_at": 60}], indirect=True)
 def test_errors_of_the_worker_come_up_when_something_is_taken(worker) -> None:
     source, made = worker
-    made.submit(1, False)
+    made.submit(1, "run")
     take = made.take_from(1)
     with pytest.raises(SecureModelError, match="no more of this"):
         for node in range(source.count):
@@ -111,18 +111,18 @@ def test_errors_of_the_worker_come_up_when_something_is_taken(worker) -> None:
 
 def test_another_node_or_epoch_than_prepared(worker) -> None:
     _, made = worker
-    made.submit(1, False)
+    made.submit(1, "run")
     with pytest.raises(SecureModelError, match="prepared node 0, but node 5"):
         made.take_from(1)(5)
     made.discard()
-    made.submit(2, False)
+    made.submit(2, "run")
     with pytest.raises(SecureModelError, match="prepared epoch 2, but epoch 3"):
         made.take_from(3)(0)
 
 
 def test_finish_notices_what_nobody_took(worker) -> None:
     _, made = worker
-    made.submit(1, False)
+    made.submit(1, "run")
     take = made.take_from(1)
     for node in range(50):
         take(node)
@@ -132,10 +132,10 @@ def test_finish_notices_what_nobody_took(worker) -> None:
 
 def test_discard_drops_all_and_what_follows_is_right(worker) -> None:
     source, made = worker
-    made.submit(1, False)
-    made.submit(2, False)
+    made.submit(1, "run")
+    made.submit(2, "run")
     made.discard()
-    made.submit(3, False)
+    made.submit(3, "run")
     take = made.take_from(3)
     for node in range(source.count):
         assert take(node)["lam"][0] == 3000 + node
@@ -143,8 +143,8 @@ def test_discard_drops_all_and_what_follows_is_right(worker) -> None:
 
 def test_close_while_the_limit_is_reached(worker) -> None:
     source, made = worker
-    made.submit(1, False)
-    made.submit(2, False)
+    made.submit(1, "run")
+    made.submit(2, "run")
     count = settled(source)
     assert made.close(5.0)
     assert source.made <= count + 1  # and nothing of the next epoch
@@ -155,7 +155,7 @@ def test_close_while_the_limit_is_reached(worker) -> None:
 def test_close_while_somebody_takes(worker) -> None:
     source, made = worker
     source.wait.clear()
-    made.submit(1, False)
+    made.submit(1, "run")
     caught = []
 
     def take() -> None:

@@ -177,7 +177,7 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(64, 64)) for _ in range(4)))
     options = {"weights": "bank", "inputs": "hospital", "outputs": "hospital"}
     program = securemodel.compile(model.eval(), (torch.zeros(2048, 64),), **options)
-    gates = sum(node.op in GATES for node in program.graph.nodes if not node.load)
+    gates = sum(node.op in GATES for node in program.graph.nodes if node.phase == "run")
     dealt, gate = [], Dealing._gate
     monkeypatch.setattr(Dealing, "_gate", lambda self, node, *rest: (dealt.append(node), gate(self, node, *rest))[1])
     world, x = worlds(program, receive_s=2 * SHORT_S), torch.randn(2048, 64)
@@ -191,7 +191,9 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
     results = world.run({"bank": idle, "hospital": idle})
     torch.testing.assert_close(results["hospital"], model(x).detach(), atol=2**-9, rtol=0)
     world.wait_until_said("session ended")  # closed in good order, even if a third run was on its way,
-    assert 2 * gates <= sum(not node.load for node in dealt) < 3 * gates  # of which the rest was not made any more
+    assert (
+        2 * gates <= sum(node.phase == "run" for node in dealt) < 3 * gates
+    )  # of which the rest was not made any more
 
 
 @pytest.mark.parametrize("who", ["bank", "hospital", "helper"])

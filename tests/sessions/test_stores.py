@@ -366,7 +366,7 @@ def test_a_store_that_others_could_read_or_change_is_refused(program, stores, fi
     else:
         (path if spoil == "folder" else path / file).chmod(0o777 if spoil == "folder" else 0o666)
     with pytest.raises(ConfigError, match="store of preprocessing (can be read|is in a folder|is a symbolic link)"):
-        StoreSource(Store.open(path, program, program.parties[-1])).begin(1, False)
+        StoreSource(Store.open(path, program, program.parties[-1])).begin(1, "run")
 
 
 def test_stores_have_keys_of_their_own(program, stores, tmp_path) -> None:

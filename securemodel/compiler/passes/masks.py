@@ -17,7 +17,7 @@ from protocols.gates.compare import DIGIT_BITS, digit_count, groups, leaf_planes
 from protocols.linear import LAYOUT
 from protocols.shares import words
 from securemodel.compiler.builder import PUBLIC
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Node, Phase, phase_of
 from securemodel.compiler.ops import opened_widths
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
@@ -153,17 +153,20 @@ class _Pass:
             if node.marks and made is not None:
                 self.new[made].marks += node.marks
 
-    def _add(self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, load=False) -> int:
+    def _add(
+        self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, phase: Phase | None = None
+    ) -> int:
         shape = like.shape if shape is None else shape
         frac = like.frac if form in ("additive", "masked", "public", "float") else None
         node = self.new.add(op, args, shape, form, frac=frac, owner=owner, attrs=attrs or {}, source=like.source)
-        node.load = load or (bool(node.args) and op != "reveal" and all(self.new[a].load for a in node.args))
+        alone = op == "reveal" or not node.args
+        node.phase = phase or ("run" if alone else phase_of([self.new[a] for a in node.args]))
         return node.id
 
     def _encode(self, node: Node) -> int:
         if node.id not in self.encoded:
             at = self.floats[node.attrs["float"]]
-            self.encoded[node.id] = self._add(node, "encode", [at], "public", load=node.load)
+            self.encoded[node.id] = self._add(node, "encode", [at], "public", phase=node.phase)
         return self.encoded[node.id]
 
     def additive(self, node_id: int) -> int:
@@ -185,7 +188,7 @@ class _Pass:
                 made = self._add(node, "public_masked", [self._encode(node)], "masked")
             elif node.op == "share":
                 at = self.floats[node.attrs["float"]]
-                made = self._add(node, "input", [at], "masked", owner=node.owner, load=node.load)
+                made = self._add(node, "input", [at], "masked", owner=node.owner, phase=node.phase)
             elif node_id in self.free:
                 made = self._add(node, "linear", [self.masked(a) for a in node.args], "masked", attrs=node.attrs)
             else:
@@ -263,7 +266,7 @@ class _Pass:
         if node.owner == PUBLIC:
             return self._add(node, "public_additive", [self._encode(node)], "additive")
         at = self.floats[node.attrs["float"]]
-        return self._add(node, "own", [at], "additive", owner=node.owner, load=node.load)
+        return self._add(node, "own", [at], "additive", owner=node.owner, phase=node.phase)
 
     def _compute_linear(self, node: Node) -> int:
         return self._add(node, "linear", [self.additive(a) for a in node.args], "additive", attrs=node.attrs)
@@ -345,7 +348,7 @@ def mark_owned_layers(graph: Graph, owner: str, settings: dict[str, object]) -> 
             continue
         y = graph[node.args[1]]
         flat = node.attrs["kind"] != "matmul" or len(y.shape) == 2
-        if flat and y.op == "share" and y.load and y.owner == owner:
+        if flat and y.op == "share" and y.phase == "load" and y.owner == owner:
             node.op, node.owner, node.attrs = "owned_layer", owner, {**node.attrs, **settings}
 
 

@@ -43,7 +43,6 @@ class _Pass:
     frac_bits: int
     width: int
     exact: bool
-    run_floats: set[int]
     new: Graph = field(default_factory=Graph)
     env: dict[int, _Scaled] = field(default_factory=dict)
     shares: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -93,7 +92,7 @@ class _Pass:
         if (node.id, frac) not in self.shares:
             made = self._add(node, "share", (), node.shape, frac=frac, float=node.id)
             self.new[made].owner = node.owner
-            self.new[made].load = node.id not in self.run_floats
+            self.new[made].phase = node.phase
             self.shares[node.id, frac] = made
         return self.shares[node.id, frac]
 
@@ -213,13 +212,7 @@ def place_truncations(
     graph: Graph, outputs: list[int], receivers: list[str], replaced: dict[int, int], header: Header
 ) -> Graph:
     """A graph of secrets with known fractional bits, `share` nodes for floats and `reveal` nodes for outputs."""
-    run_floats = set()
-    for node in graph.nodes:
-        if node.form == "float" and (
-            node.attrs.get("name", "").startswith("input:") or any(a in run_floats for a in node.args)
-        ):
-            run_floats.add(node.id)
-    scales = _Pass(graph, header.frac_bits, header.width, header.rounding == "exact", run_floats)
+    scales = _Pass(graph, header.frac_bits, header.width, header.rounding == "exact")
     for node in graph.nodes:
         if node.id in replaced:
             scales.env[node.id] = scales.env[replaced[node.id]]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from securemodel.compiler.ir import TALK, Graph, Node, is_check
+from securemodel.compiler.ir import TALK, Graph, Node, Phase, is_check
 
 
 def depths(graph: Graph) -> list[int]:
     """For each node, the number of rounds of its phase that must be over before it can be read."""
     out: list[int] = []
     for node in graph.nodes:
-        ready = max((out[a] for a in node.args if graph[a].load == node.load), default=0)
+        ready = max((out[a] for a in node.args if graph[a].phase == node.phase), default=0)
         out.append(ready + 1 if node.op in TALK else ready)
     return out
 
@@ -28,23 +28,23 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
 
     def key(node: Node) -> tuple:
         talks = node.op in TALK
-        return (not node.load, node.form != "float" or talks, depth[node.id] - talks, talks, node.id)
+        return (node.phase == "run", node.form != "float" or talks, depth[node.id] - talks, talks, node.id)
 
     order = sorted((n for n in graph.nodes if n.id in live), key=key)
     ids = {node.id: position for position, node in enumerate(order)}
     made = Graph()
     for node in order:
-        rest = {"frac": node.frac, "owner": node.owner, "load": node.load, "source": node.source, "marks": node.marks}
+        rest = {"frac": node.frac, "owner": node.owner, "phase": node.phase, "source": node.source, "marks": node.marks}
         made.add(node.op, [ids[a] for a in node.args], node.shape, node.form, attrs=node.attrs, **rest)
     return made, ids
 
 
-def rounds(graph: Graph, load: bool) -> list[tuple[list[Node], list[Node]]]:
+def rounds(graph: Graph, phase: Phase) -> list[tuple[list[Node], list[Node]]]:
     """One phase of an ordered graph as rounds: local nodes, then the talking nodes that share one message."""
     depth = depths(graph)
     out: list[tuple[list[Node], list[Node]]] = [([], [])]
     for node in graph.nodes:
-        if node.load != load:
+        if node.phase != phase:
             continue
         local, talk = out[-1]
         if talk and (node.op not in TALK or depth[node.id] != depth[talk[-1].id]):

@@ -55,7 +55,7 @@ def _alike(graph: Graph, depth: list[int], chain: _Chain) -> tuple | None:
     fixed = (node.attrs["low_bits"], node.attrs["shift"]) if any("apart" in attrs for attrs in apart) else ()
     count = -(-digit_count(node.attrs["low_bits"]) // 4)
     layers = len(chain.layers), bool(chain.sign), json.dumps([fixed, apart if fixed else []])
-    return depth[node.id], node.load, node.source, count, *layers
+    return depth[node.id], node.phase, node.source, count, *layers
 
 
 class _Together:
@@ -87,7 +87,7 @@ class _Together:
         if node.op == "part" and node.args[0] in self.within:
             self.ids[node.id] = self._part(self.old[node.args[0]], node.attrs["row"], node)
             return
-        rest = {"frac": node.frac, "owner": node.owner, "load": node.load, "source": node.source, "marks": node.marks}
+        rest = {"frac": node.frac, "owner": node.owner, "phase": node.phase, "source": node.source, "marks": node.marks}
         args = [self.ids[a] for a in node.args]
         self.ids[node.id] = self.new.add(node.op, args, node.shape, node.form, attrs=node.attrs, **rest).id
 
@@ -98,7 +98,7 @@ class _Together:
         return self._add(opened, "part", [whole], "masked_bits", shape, attrs)
 
     def _add(self, like: Node, op: str, args: list[int], form: str, shape: tuple[int, ...], attrs: dict) -> int:
-        return self.new.add(op, args, shape, form, attrs=attrs, load=like.load, source=like.source).id
+        return self.new.add(op, args, shape, form, attrs=attrs, phase=like.phase, source=like.source).id
 
     def _chains(self, chains: list[_Chain]) -> None:
         old, like = self.old, self.old[chains[0].digits]

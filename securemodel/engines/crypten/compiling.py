@@ -12,7 +12,7 @@ import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
 from securemodel.compiler.capture import Captured, Examples
-from securemodel.compiler.ir import Graph, Header, Rounding
+from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.postprocess import Reveal
@@ -67,7 +67,7 @@ class Calls:
         if x.secret:
             return x
         if x.id not in self.shared:
-            node = g.graph.add("input", [x.id], x.shape, owner=x.owner, source=g.source)
+            node = g.graph.add("input", [x.id], x.shape, owner=x.owner, source=g.source, phase=g.graph[x.id].phase)
             self.shared[x.id] = Value(node.id, x.shape, None, x.integer)
         return self.shared[x.id]
 
@@ -149,7 +149,6 @@ def assemble(
     graph = lowered.builder.graph
     for index, (value, to, dtype) in enumerate(zip(lowered.outputs, header.outputs, lowered.dtypes, strict=True)):
         graph.add("reveal", [value.id], value.shape, attrs={"index": index, "to": to, "dtype": dtype})
-    _mark_loads(graph)
     for node in graph.nodes:
         if node.op == "input" and node.owner == PUBLIC:
             node.owner = header.parties[0]
@@ -157,12 +156,3 @@ def assemble(
     warning = f"program {program.digest[:12]} for CrypTen: {trust(header.parties[0])} (docs/crypten.md)"
     warnings.warn(warning, InsecureBackendWarning, stacklevel=4)
     return program
-
-
-def _mark_loads(graph: Graph) -> None:
-    """Marks what is known when the weights are: values in the clear that no input of a run goes into, and inputs."""
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            node.load = not node.attrs["name"].startswith("input:")
-        elif node.op in ("float", "input"):
-            node.load = all(graph[a].load for a in node.args)

@@ -48,7 +48,7 @@ class Party:
 
     def load(self, mine: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Shares what is known at loading; `mine` has this party's part of it, by node."""
-        self._loaded = {n.id: self._share(n, mine) for n in self.graph.nodes if n.op == "input" and n.load}
+        self._loaded = {n.id: self._share(n, mine) for n in self.graph.nodes if n.op == "input" and n.phase == "load"}
         return {}
 
     def run(self, mine: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -57,7 +57,7 @@ class Party:
         with self._crypten.no_grad():
             for node in self.graph.nodes:
                 self.at = f"{node.attrs.get('target', node.op)} (node {node.id})"
-                if node.op == "input" and not node.load:
+                if node.op == "input" and node.phase == "run":
                     values[node.id] = self._share(node, mine)
                 elif node.op == "call":
                     values[node.id] = self._call(node, values)

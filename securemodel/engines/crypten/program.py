@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Header
-from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Case, Made, Row
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Case, Made, Row, in_a_run
 from securemodel.compiler.reading import parse_program
 from securemodel.program import Program
 
@@ -24,19 +24,15 @@ def _giver(case: Case) -> str:
     return case.header.parties[0] if case.xs[0].owner == PUBLIC else case.xs[0].owner
 
 
-def _in_a_run(case: Case) -> bool:
-    return False
-
-
 CALL_ROWS: dict[str, Row] = {
     "placeholder": ROWS["placeholder"],
     "float": ROWS["float"],
     "input": Row("float -> secret", lambda case: Made(case.xs[0].shape), owner=_giver, may_be_empty=True),
-    "call": Row("(secret )*-> secret", _stated, ROWS["float"].attrs, load=_in_a_run, may_be_empty=True),
-    "item": Row("secret -> secret", _stated, _RESULT, load=_in_a_run, may_be_empty=True),
+    "call": Row("(secret )*-> secret", _stated, ROWS["float"].attrs, phase=in_a_run, may_be_empty=True),
+    "item": Row("secret -> secret", _stated, _RESULT, phase=in_a_run, may_be_empty=True),
     "reveal": Row(
         "secret -> secret", lambda case: Made(case.xs[0].shape),
-        {**ROWS["reveal"].attrs, "to": lambda value: isinstance(value, str)}, load=_in_a_run, may_be_empty=True,
+        {**ROWS["reveal"].attrs, "to": lambda value: isinstance(value, str)}, phase=in_a_run, may_be_empty=True,
     ),
 }  # fmt: skip
 """The operators of a program of CrypTen calls."""

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.preparing import Item, Prepared
 from securemodel.errors import SecureModelError
 
@@ -20,7 +21,7 @@ PrepareRun = Callable[[int, bool], Iterator[Item]]
 class Ahead:
     """A worker that prepares epochs in the order they are submitted, and hands them out node by node.
 
-    `prepare(epoch, load)` yields (node, prepared) pairs; the worker is stopped while `limit_bytes` of them
+    `prepare(epoch, phase)` yields (node, prepared) pairs; the worker is stopped while `limit_bytes` of them
     wait to be taken (one batch may always wait). An error of the worker is raised by the next `take`.
     """
 
@@ -37,11 +38,11 @@ class Ahead:
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"prepare-{name}")
         self._thread.start()
 
-    def submit(self, epoch: int, load: bool) -> None:
+    def submit(self, epoch: int, phase: Phase) -> None:
         """Asks for an epoch."""
         with self._changed:
             self._open_jobs += 1
-        self._jobs.put((epoch, load))
+        self._jobs.put((epoch, phase))
 
     def take_from(self, epoch: int) -> Callable[[int], Prepared]:
         """A function that hands out what was prepared for an epoch, node by node."""
@@ -121,10 +122,10 @@ class Ahead:
                 self._open_jobs -= 1
                 self._changed.notify_all()
 
-    def _work_on(self, epoch: int, load: bool) -> None:
+    def _work_on(self, epoch: int, phase: Phase) -> None:
         batch: list[Item] = []
         nbytes = 0
-        for item in self._prepare(epoch, load):
+        for item in self._prepare(epoch, phase):
             if self._closed:
                 return
             batch.append(item)

@@ -76,15 +76,13 @@ def run_passes(
 
 
 def _copy_floats(builder: Builder) -> tuple[Graph, dict[int, int]]:
-    """The float nodes alone, in a graph of their own, marked by whether they need the run's inputs."""
-    graph, ids, per_run = Graph(), {}, set()
+    """The float nodes alone, in a graph of their own."""
+    graph, ids = Graph(), {}
     for node in builder.graph.nodes:
         if node.form != "float":
             continue
-        if node.attrs.get("name", "").startswith("input:") or any(a in per_run for a in node.args):
-            per_run.add(node.id)
         args = [ids[a] for a in node.args]
-        rest = {"owner": node.owner, "load": node.id not in per_run, "source": node.source}
+        rest = {"owner": node.owner, "phase": node.phase, "source": node.source}
         ids[node.id] = graph.add(node.op, args, node.shape, "float", attrs=dict(node.attrs), **rest).id
     return graph, ids
 

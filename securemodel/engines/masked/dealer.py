@@ -98,7 +98,9 @@ def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
         _check_epoch(asks.peer, epoch, what, last)
         last = epoch
         posted = 0
-        for node, shares in pipelined(dealing.deal(epoch, what == DEAL_LOAD), _share_bytes, _AHEAD_BYTES):
+        for node, shares in pipelined(
+            dealing.deal(epoch, "load" if what == DEAL_LOAD else "run"), _share_bytes, _AHEAD_BYTES
+        ):
             asks.post(Label(epoch, node, Purpose.DEAL), shares)
             posted += _share_bytes((node, shares))
             if posted < _SEND_BYTES:

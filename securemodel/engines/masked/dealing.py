@@ -12,16 +12,16 @@ from protocols.gates import GATES
 from protocols.gates.lookup import Lookup
 from protocols.prg import Stream
 from protocols.shares import part_of_bits
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 
 
-def last_uses(graph: Graph, load: bool) -> dict[int, list[int]]:
+def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
     """For each node of a phase, the values that nobody of the phase reads after it."""
     last: dict[int, int] = {}
     for node in graph.nodes:
-        if node.load == load:
+        if node.phase == phase:
             last[node.id] = node.id
-            last.update({a: node.id for a in node.args if graph[a].load == load})
+            last.update({a: node.id for a in node.args if graph[a].phase == phase})
     done: dict[int, list[int]] = {}
     for value, user in last.items():
         done.setdefault(user, []).append(value)
@@ -36,13 +36,13 @@ class Dealing:
         self._parties = tuple(parties)
         self._streams = [streams[name] for name in parties]
         self._loaded: dict[int, torch.Tensor | None] = {}
-        self._done = {load: last_uses(graph, load) for load in (True, False)}
+        self._done = {phase: last_uses(graph, phase) for phase in PHASES}
 
-    def deal(self, epoch: int, load: bool) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    def deal(self, epoch: int, phase: Phase) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """For each gate of a phase: (node id, the last party's shares of what is dealt)."""
-        masks: dict[int, torch.Tensor | None] = {} if load else dict(self._loaded)
+        masks: dict[int, torch.Tensor | None] = {} if phase == "load" else dict(self._loaded)
         for node in self._graph.nodes:
-            if node.load != load:
+            if node.phase != phase:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, masks, epoch)
@@ -50,9 +50,9 @@ class Dealing:
                 mask = self._mask(node, masks, epoch)
                 if mask is not None:
                     masks[node.id] = mask
-            for value in () if load else self._done[load].get(node.id, ()):
+            for value in () if phase == "load" else self._done[phase].get(node.id, ()):
                 masks.pop(value, None)
-        if load:
+        if phase == "load":
             self._loaded = masks
 
     def _mask(self, node: Node, masks: dict, epoch: int) -> torch.Tensor | None:

@@ -18,7 +18,7 @@ from protocols.gates import GATES
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, to_additive
 from securemodel.compiler.builder import PUBLIC
-from securemodel.compiler.ir import Node
+from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses
@@ -66,8 +66,8 @@ class OnlineParty:
         self.peers = tuple(n for n in names if n != me)
         self._pairs = dict(pairs) if len(names) > 2 else {}
         self._graph = graph
-        self._steps = {load: steps(graph, load) for load in (True, False)}
-        self._done = {load: last_uses(graph, load) for load in (True, False)}
+        self._steps = {phase: steps(graph, phase) for phase in PHASES}
+        self._done = {phase: last_uses(graph, phase) for phase in PHASES}
         check_runnable(program)
         self._digest, self._epoch = b"", 0
         self._loaded: dict[int, Any] = {}
@@ -83,7 +83,7 @@ class OnlineParty:
     def load(self, epoch: int, take: TakePrepared) -> Generator[Talk, Message, None]:
         """Shares the weights; what it leaves is used by every later run."""
         self._loaded = {}
-        env = yield from self._phase(True, epoch, take, Rows(), lambda values: None)
+        env = yield from self._phase("load", epoch, take, Rows(), lambda values: None)
         self._loaded = {i: v for i, v in env.items() if v is not None or self._graph[i].form != "float"}
         self.loaded_operands = {
             i: LoadedOperand(v.m, v.lam, to_additive(v, self.role)) for i, v in env.items() if isinstance(v, Masked)
@@ -100,17 +100,17 @@ class OnlineParty:
             agreed.append(rows)
             self.agreed(rows)
 
-        yield from self._phase(False, epoch, take, rows, agree, outputs)
+        yield from self._phase("run", epoch, take, rows, agree, outputs)
         return outputs, agreed[-1]
 
-    def _phase(self, load: bool, epoch: int, take, rows: Rows, agree, outputs=None):
+    def _phase(self, phase: Phase, epoch: int, take, rows: Rows, agree, outputs=None):
         env: dict[int, Any] = dict(self._loaded)
-        self._digest, self._epoch = self.clear.agreed_digest(load), epoch
-        done, first, agreed = self._done[load], True, rows
-        for index, step in enumerate(self._steps[load]):
+        self._digest, self._epoch = self.clear.agreed_digest(phase), epoch
+        done, first, agreed = self._done[phase], True, rows
+        for index, step in enumerate(self._steps[phase]):
             for node in step.local:
                 env[node.id] = self._local(node, env, take)
-                self._release(env, done, node, load)
+                self._release(env, done, node, phase)
             if not step.talk and not first:
                 continue
             if step.talk and step.talk[-1].op == "reveal":
@@ -126,12 +126,12 @@ class OnlineParty:
             if first:
                 self.inputs_shared_at = time.perf_counter()
             for node in step.talk:
-                self._release(env, done, node, load)
+                self._release(env, done, node, phase)
             first = False
         return env
 
-    def _release(self, env: dict, done: dict[int, list[int]], node: Node, load: bool) -> None:
-        if load:
+    def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:
+        if phase == "load":
             return
         for value in done.get(node.id, ()):
             env.pop(value, None)

@@ -13,7 +13,7 @@ from protocols.correlations import bit_mask_share, expand_share, mask_share
 from protocols.gates import GATES, Dealt, Part
 from protocols.prg import Stream
 from protocols.shares import part_of_bits
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.masked.dealing import last_uses
 
 
@@ -56,16 +56,16 @@ class Preparing:
 
     def __init__(self, graph: Graph, me: str, stream: Stream, source: Source) -> None:
         self._graph, self._me, self._stream, self._source = graph, me, stream, source
-        self._done = {load: last_uses(graph, load) for load in (True, False)}
+        self._done = {phase: last_uses(graph, phase) for phase in PHASES}
 
-    def run(self, epoch: int, load: bool, loaded: dict[int, LoadedOperand]) -> Iterator[tuple[int, Prepared]]:
+    def run(self, epoch: int, phase: Phase, loaded: dict[int, LoadedOperand]) -> Iterator[tuple[int, Prepared]]:
         """(node id, what was prepared for it), for each node that has something to prepare.
 
         Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
         """
         lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
         for node in self._graph.nodes:
-            if node.load != load:
+            if node.phase != phase:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, lams, epoch, loaded)
@@ -73,7 +73,7 @@ class Preparing:
                 lams[node.id] = self._mask(node, lams, epoch)
                 if node.op != "input":
                     yield node.id, {"lam": lams[node.id]}
-            for value in self._done[load].get(node.id, ()):
+            for value in self._done[phase].get(node.id, ()):
                 lams.pop(value, None)
 
     def masks(
@@ -86,7 +86,7 @@ class Preparing:
             if node.id in needed and node.op in ("linear", "xor", "part"):
                 needed.update(node.args)
         for node in self._graph.nodes:
-            if node.id in needed and not node.load:
+            if node.id in needed and node.phase == "run":
                 lams[node.id] = self._mask(node, lams, epoch)
         return {i: lams[i] for i in wanted}
 

@@ -13,7 +13,7 @@ import torch
 from protocols.channel import Label, Link, Purpose
 from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
-from securemodel.compiler.ir import Graph
+from securemodel.compiler.ir import Graph, Phase
 from securemodel.engines.labels import END_OF_SESSION
 
 REQUEST = struct.Struct("<QB7x")
@@ -72,7 +72,7 @@ class NoSource:
         if self._use.acquire(timeout=_GOODBYE_S):  # waits for a beat that is on its way
             self._use.release()
 
-    def begin(self, epoch: int, load: bool) -> None:
+    def begin(self, epoch: int, phase: Phase) -> None:
         return None
 
     def interrupt(self) -> None:
@@ -101,10 +101,12 @@ class DealerSource(NoSource):
         self._link: Link = link
         self._largest = largest
 
-    def begin(self, epoch: int, load: bool) -> None:
+    def begin(self, epoch: int, phase: Phase) -> None:
         """Asks the dealer for an epoch."""
         with self._used():
-            self._link.send(Label(epoch, 0, Purpose.REQUEST), [REQUEST.pack(epoch, DEAL_LOAD if load else DEAL_RUN)])
+            self._link.send(
+                Label(epoch, 0, Purpose.REQUEST), [REQUEST.pack(epoch, DEAL_LOAD if phase == "load" else DEAL_RUN)]
+            )
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         nbytes = sum(part.nbytes for part in parts)

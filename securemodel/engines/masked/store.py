@@ -33,6 +33,7 @@ from protocols.gates import Dealt, Part
 from protocols.names import NAME_RULE, is_name
 from protocols.prg import KEY_BYTES, Stream, new_key
 from protocols.strict import strict_fields
+from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.sources import split_shares
 from securemodel.errors import InputError
@@ -100,7 +101,7 @@ def _write_stores(program: Program, count: int, directory: Path, progress: Calla
     for run in range(count + 1):
         checksum = _checksum(store_id, run)
         with create_secret(last / _run_file(run), _WHAT) as file:
-            for _, shares in dealing.deal(run, run == 0):
+            for _, shares in dealing.deal(run, "run" if run else "load"):
                 for share in shares:
                     data = memoryview(share.contiguous().view(-1).view(torch.uint8).numpy())
                     checksum.update(data)
@@ -286,7 +287,7 @@ class StoreSource:
         self._data = torch.empty(0, dtype=torch.uint8)
         self._at = 0
 
-    def begin(self, epoch: int, load: bool) -> None:
+    def begin(self, epoch: int, phase: Phase) -> None:
         """Takes an epoch's file; a run's file is deleted when it is in memory."""
         path = self._store.path / _run_file(epoch)
         try:
@@ -300,7 +301,7 @@ class StoreSource:
                     fix="give all parties a new store",
                 )
             ) from error
-        if not load:
+        if phase == "run":
             path.unlink()
         checksum = _checksum(self._store.id, epoch)
         checksum.update(memoryview(raw)[:-_CHECKSUM_BYTES])

@@ -200,7 +200,6 @@ def assemble(
         graph.add("reveal", [value.id], value.shape, "float", owner=client, attrs=attrs)
     settings = {**key, "rows": rows, "weight_limit": float(weight_limit), "input_limit": float(input_limit)}
     graph.add("settings", form="public", attrs=settings)
-    _mark_loads(graph)
     program = PaillierProgram(header, graph, lowered.builder.calls, model, examples)
     _check_size(program)
     return program
@@ -242,15 +241,6 @@ def _check_options(weight_limit: float, input_limit: float, key_bits: int) -> No
             raise InputError(f"{name} = {limit!r} is not a number above 0 and up to 2^30")
     if key_bits not in KEY_BITS:
         raise InputError(explain(f"key_bits = {key_bits!r}", fix="use 3072, or 2048"))
-
-
-def _mark_loads(graph: Graph) -> None:
-    """Marks what is known in the clear when the weights are."""
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            node.load = not node.attrs["name"].startswith("input:")
-        elif node.op == "float":
-            node.load = all(graph[a].load for a in node.args)
 
 
 def _check_size(program: PaillierProgram) -> None:

@@ -15,6 +15,7 @@ from securemodel.compiler.ops import (
     Row,
     Wrong,
     flag,
+    in_a_run,
     linear_shape,
     one_of,
     product_shape,
@@ -71,30 +72,26 @@ def _encrypt(case: Case) -> Made:
     return _same_shape(case)
 
 
-def _never(case: Case) -> bool:
-    return False
-
-
 _NESTED = {"attrs": lambda value: isinstance(value, dict)}
 ENCRYPTED_ROWS: dict[str, Row] = {
     "placeholder": replace(ROWS["placeholder"], rule=_placeholder),
     "float": ROWS["float"],
-    "encrypt": Row("float -> secret", _encrypt, owner=_client, load=_never),
+    "encrypt": Row("float -> secret", _encrypt, owner=_client, phase=in_a_run),
     "linear": Row(
-        "((secret|float) )*secret ((secret|float) )*-> secret", _linear, ROWS["linear"].attrs, load=_never
+        "((secret|float) )*secret ((secret|float) )*-> secret", _linear, ROWS["linear"].attrs, phase=in_a_run
     ),
     "bilinear": Row(
-        "(secret float|float secret) -> secret", _bilinear, {"kind": one_of(*PRODUCTS), **_NESTED}, load=_never
+        "(secret float|float secret) -> secret", _bilinear, {"kind": one_of(*PRODUCTS), **_NESTED}, phase=in_a_run
     ),
     "factor": Row(
-        "secret -> secret", _same_shape, {"factor": lambda value: type(value) is float and math.isfinite(value)}, load=_never
+        "secret -> secret", _same_shape, {"factor": lambda value: type(value) is float and math.isfinite(value)}, phase=in_a_run
     ),
-    "ldexp": Row("secret -> secret", _same_shape, {"bits": whole(-128, 128)}, load=_never),
-    "rescale": Row("secret -> secret", _same_shape, load=_never),
-    "decrypt": Row("secret -> float", _same_shape, {}, {"integer": flag}, owner=_client, load=_never, may_be_empty=True),
+    "ldexp": Row("secret -> secret", _same_shape, {"bits": whole(-128, 128)}, phase=in_a_run),
+    "rescale": Row("secret -> secret", _same_shape, phase=in_a_run),
+    "decrypt": Row("secret -> float", _same_shape, {}, {"integer": flag}, owner=_client, phase=in_a_run, may_be_empty=True),
     "reveal": Row(
         "float -> float", _same_shape, {**ROWS["reveal"].attrs, "to": lambda value: isinstance(value, str)},
-        owner=_client, load=_never, may_be_empty=True,
+        owner=_client, phase=in_a_run, may_be_empty=True,
     ),
     "settings": Row(
         "-> public", lambda case: Made(()),
@@ -102,7 +99,7 @@ ENCRYPTED_ROWS: dict[str, Row] = {
             "key_bits": whole(64, 8192), "insecure": flag, "rows": whole(1, MOST_ROWS),
             "weight_limit": limit, "input_limit": limit,
         },
-        load=_never,
+        phase=in_a_run,
     ),
 }  # fmt: skip
 """The operators of an encrypted graph: no value has fractional bits yet, and nothing is shared."""

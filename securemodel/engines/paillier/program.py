@@ -62,7 +62,7 @@ class PaillierProgram(Program):
     def shared(self) -> bool:
         """Whether what the server computes is the same for all rows: it has no inputs of its own."""
         hidden = [node for node in self.graph.nodes if node.form != "float" and node.op != "encrypt"]
-        return all(self.graph[a].load for node in hidden for a in node.args if self.graph[a].form == "float")
+        return all(self.graph[a].phase == "load" for node in hidden for a in node.args if self.graph[a].form == "float")
 
     @cached_property
     def shape(self) -> AffineShape:
