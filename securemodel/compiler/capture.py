@@ -82,13 +82,13 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     model = apart(model)
     try:
         with (
-            ONE_AT_A_TIME, torch.no_grad(), _silent(), _masks_as_given(), _messages_of_checks() as messages,
+            ONE_AT_A_TIME, torch.no_grad(), silent(), masks_as_given(), _messages_of_checks() as messages,
             _plain_forward(model, examples), _asked_for_values() as asked,
         ):  # fmt: skip
             inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
             exported = torch.export.export(model, inputs, strict=False)
             made = _assertions(exported.graph)
-            exported = exported.run_decompositions(_decompositions())
+            exported = exported.run_decompositions(decompositions())
     except CompileError:
         raise
     except Exception as problem:
@@ -152,7 +152,7 @@ def _asked_for_values() -> Iterator[list[Exception]]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Torch warns, logs and prints graphs while it captures; what is of use is in our own errors."""
     loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("torch")]
     with warnings.catch_warnings(), _replaced(_trace, "print", lambda *args, **kwargs: None):
@@ -245,7 +245,7 @@ def _condition(assertion: torch.fx.Node) -> str:
 
 
 @contextmanager
-def _masks_as_given() -> Iterator[None]:
+def masks_as_given() -> Iterator[None]:
     """Transformers of torch compare a mask with the causal one, to find a faster kernel; export cannot follow that."""
     with _replaced(transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True):
         yield
@@ -264,7 +264,7 @@ def _plain_forward(model: torch.nn.Module, examples: Examples) -> Iterator[None]
             model.forward = before
 
 
-def _decompositions() -> dict[Any, Callable]:
+def decompositions() -> dict[Any, Callable]:
     """How torch writes operators with simpler ones, for those that have no secure version of their own."""
     known = torch.export.default_decompositions().materialize()
     return {op: steps for op, steps in known.items() if op not in LOWERINGS} | DECOMPOSITIONS

@@ -13,7 +13,9 @@ import torch
 from protocols.errors import explain
 from securemodel.errors import CompileError
 
-_NOT_THE_MODELS = tuple(str(Path(file).parent) + "/" for file in (torch.__file__, Path(__file__).parent))
+_ROOT = Path(__file__).parents[1]
+NOT_THE_USERS = (f"{Path(torch.__file__).parent}/", f"{_ROOT / 'compiler'}/", f"{_ROOT / 'training'}/")
+"""Where code lies that no user wrote."""
 _OF_VALUES = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
 """Torch's errors where Python code asks for values, by name: they have moved between versions."""
 
@@ -28,28 +30,30 @@ _WHOLE = "write it with operators on whole tensors, such as torch.where"
 _NUMBERS = ("item", "tolist", "int", "float", "bool", "complex", "range", "numpy")
 
 
-def not_captured(problem: Exception, model: str) -> CompileError:
-    """The error for a model on which torch.export failed."""
+_EXPORTABLE = (
+    "make the model run on its example inputs, and exportable (see torch.export's documentation); for packed "
+    "sequences use securemodel.sequences.recurrent"
+)
+
+
+def not_captured(
+    problem: Exception, model: str, tool: str = "torch.export", runs: str = _EXPORTABLE, moved: str = ""
+) -> CompileError:
+    """The error for a model on which `tool` failed: `runs` says what to try, `moved` what else helps against values."""
     where, statements = _line_of_model(problem)
     if any(type(error).__name__ in _OF_VALUES or _reads_values(error) for error in _chain(problem)):
         what, fix = _needs_values(statements)
         why = "the program is made before there are values, and must be the same for all of them"
-        return CompileError(explain(f"{model} cannot be compiled: {what}", where=where, why=why, fix=fix))
+        return CompileError(explain(f"{model} cannot be compiled: {what}", where=where, why=why, fix=fix + moved))
     first = (str(problem).strip().splitlines() or [""])[0]
-    return CompileError(
-        explain(
-            f"torch.export could not capture {model}: {type(problem).__name__}: {first}",
-            where=where,
-            fix="make the model run on its example inputs, and exportable (see torch.export's documentation); for packed "
-            "sequences use securemodel.sequences.recurrent",
-        )
-    )
+    what = f"{tool} could not capture {model}: {type(problem).__name__}: {first}"
+    return CompileError(explain(what, where=where, fix=runs))
 
 
 def caught_by_the_model(problem: BaseException) -> bool:
     """Whether it is neither torch nor this project that caught an error: the model's code then went on without it."""
     caught = problem.__traceback__
-    return caught is not None and not caught.tb_frame.f_code.co_filename.startswith(_NOT_THE_MODELS)
+    return caught is not None and not caught.tb_frame.f_code.co_filename.startswith(NOT_THE_USERS)
 
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:
@@ -71,7 +75,7 @@ def _reads_values(error: BaseException) -> bool:
 def _line_of_model(problem: Exception) -> tuple[str, list[ast.stmt]]:
     """`net.py:12, in forward: code` of the innermost line that is not torch's, and the statements of that line."""
     for error in _chain(problem):
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THE_MODELS)]
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(NOT_THE_USERS)]
         if frames and (line := frames[-1].lineno):
             last = frames[-1]
             code = f": {last.line}" if last.line else ""

@@ -274,19 +274,23 @@ def check_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
         raise CannotLower(f"these arguments are not supported: {problem}") from problem
 
 
+def draws_numbers(target: Any, args: Sequence, kwargs: dict[str, Any]) -> bool:
+    """Whether an operator draws random numbers with these arguments."""
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    names = [argument.name for argument in target._schema.arguments]
+    defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
+    given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+    return not any(given.get(name, quiet + 1) == quiet for name, quiet in DRAWS_NOTHING.items())
+
+
 def _check_fixed(node: torch.fx.Node) -> None:
     """Raises CannotLower for an operator that draws random numbers: each party would draw its own, unnoticed."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return
-    names = [argument.name for argument in node.target._schema.arguments]
-    defaults = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}
-    given = {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
-    if any(given.get(name, quiet + 1) == quiet for name, quiet in DRAWS_NOTHING.items()):
-        return
-    raise CannotLower(
-        "random numbers: every party would draw its own, and the results would be meaningless",
-        "call model.eval(), leave training=True out of functions, or draw them before and make them an input",
-    )
+    if draws_numbers(node.target, node.args, node.kwargs):
+        raise CannotLower(
+            "random numbers: every party would draw its own, and the results would be meaningless",
+            "call model.eval(), leave training=True out of functions, or draw them before and make them an input",
+        )
 
 
 def _filled(g: Builder, node: torch.fx.Node, number: float) -> Value:
@@ -359,6 +363,6 @@ def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, made: Any
 
 
 __all__ = [
-    "PUBLIC", "Lowered", "Secure", "check_arguments", "in_the_clear", "lower_model", "pool_before_activation",
-    "secure_version",
+    "PUBLIC", "Lowered", "Secure", "check_arguments", "draws_numbers", "in_the_clear", "lower_model",
+    "pool_before_activation", "secure_version",
 ]  # fmt: skip
