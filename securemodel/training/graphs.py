@@ -40,6 +40,8 @@ _NOTHING = (
     aten.lift_fresh_copy.default,
     aten.lift_fresh.default,
 )
+_FILLS = {aten.zero.default: 0, aten.zeros_like.default: 0, aten.ones_like.default: 1, aten.full_like.default: None}
+"""What looks at a shape only, and the number it fills with (None: given)."""
 _BATCH_NORM = aten.native_batch_norm.default
 
 
@@ -139,9 +141,10 @@ def _simplify(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         node.replace_all_uses_with(node.args[0].args[0])
     elif node.target is aten.copy.default and _alike(node.args[1].meta["val"], made):
         node.replace_all_uses_with(node.args[1])
-    elif node.target in (aten.zero.default, aten.zeros_like.default):
+    elif node.target in _FILLS:
+        number = _FILLS[node.target] if len(node.args) == 1 else node.args[1]
         with graph.inserting_before(node):
-            new = graph.call_function(aten.full.default, (list(made.shape), 0), {"dtype": made.dtype})
+            new = graph.call_function(aten.full.default, (list(made.shape), number), {"dtype": made.dtype})
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
 

@@ -20,7 +20,7 @@ class Family:
     batches: Sequence[tuple[torch.Tensor, ...]]
     schedulers: Sequence[Any] = field(default_factory=list)
 
-    def double(self) -> "Family":
+    def double(self) -> Family:
         """The same in float64."""
         for model in self.models.values() if isinstance(self.models, dict) else [self.models]:
             model.double()
