@@ -82,7 +82,7 @@ class _Trace:
         starts += [_gradient_of(self.tensors[name]) for name in self.gradients]
         batch = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
         values = [start.detach() for start in (*starts, *batch)]
-        hooks = self.step.__name__ if hasattr(self.step, "__name__") else type(self.step).__name__
+        called = getattr(self.step, "__name__", type(self.step).__name__)
         self.operators = None
         try:
             with (
@@ -98,7 +98,7 @@ class _Trace:
         except CompileError:
             raise
         except Exception as problem:
-            raise not_captured(problem, hooks, "a trace", _RUNS, _MOVED) from problem
+            raise not_captured(problem, called, "a trace", _RUNS, _MOVED) from problem
 
     def _value_of(self, name: str, constant: torch.Tensor | None) -> torch.Tensor:
         if constant is not None:
@@ -186,9 +186,9 @@ class _Trace:
             if name in nodes
         }
         numbers = [name for name, tensor in self.found.items() if tensor is None and not name.startswith("random:")]
-        random = tuple(self.operators.random)
+        random = tuple(random for random in self.operators.random if random.name in nodes)
         batch = [name for name in nodes if name.startswith("batch:")]
-        inputs = [nodes[name] for name in (*batch, *numbers, *(r.name for r in random if r.name in nodes))]
+        inputs = [nodes[name] for name in (*batch, *numbers, *(r.name for r in random))]
         graph.lint()
         return CapturedStep(
             captured=Captured(

@@ -42,6 +42,12 @@ _NOTHING = (
 )
 _FILLS = {aten.zero.default: 0, aten.zeros_like.default: 0, aten.ones_like.default: 1, aten.full_like.default: None}
 """What looks at a shape only, and the number it fills with (None: given)."""
+_LIBRARY = torch.library.Library("securemodel_training", "FRAGMENT")
+_LIBRARY.define(f"bce_with_logits{str(aten.binary_cross_entropy_with_logits.default._schema).partition('logits')[2]}")
+for _key in ("CPU", "Meta"):
+    _LIBRARY.impl("bce_with_logits", aten.binary_cross_entropy_with_logits.default, _key)
+_STANDS_FOR = {torch.ops.securemodel_training.bce_with_logits.default: aten.binary_cross_entropy_with_logits.default}
+"""Operators that functionalization would take apart, as they are composite, and what stands for them meanwhile."""
 _BATCH_NORM = aten.native_batch_norm.default
 
 
@@ -59,7 +65,9 @@ def prepare(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor | None]:
     """
     graph = traced.graph
     _refuse_changes_of_constants(graph)
+    meanwhile = {operator: name for name, operator in _STANDS_FOR.items()}
     for node in list(graph.nodes):
+        node.target = meanwhile.get(node.target, node.target)
         if node.target is _BATCH_NORM and node.args[5]:
             _show_that_it_changes_statistics(node)
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
@@ -122,6 +130,7 @@ def functional(traced: torch.fx.GraphModule, values: Sequence[Any]) -> torch.fx.
     graph = made.graph
     for node in list(graph.nodes):
         if node.op == "call_function":
+            node.target = _STANDS_FOR.get(node.target, node.target)
             _simplify(graph, node)
     _tidy(graph)
     for node in graph.nodes:

@@ -7,86 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import EXACT, ROOTS
+from stepping import assert_alike, check_family, family_of, in_step, sgd, values_of, vectors_and_classes
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from securemodel.training import (
-    as_torch_keeps_them,
-    capture_step,
-    draws,
-    run_in_float,
-    start_states,
-)  # fmt: skip
-from securemodel.training.naming import named, tensors
+from securemodel.compiler.capture import source_line
+from securemodel.compiler.lowering import lower_model
+from securemodel.training import capture_step
 
-SLOW = ("encoder", "gan", "seq2seq", "resnet", "lstm", "gru")
+SLOW = ("encoder", "gan", "seq2seq", "resnet", "lstm", "gru", "lenet5")
 
 
 def cases(table):
     return [pytest.param(table[name], id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name in table]
-
-
-class Given(TorchDispatchMode):
-    """Random operators of torch give these numbers, in order."""
-
-    def __init__(self, random):
-        super().__init__()
-        self.random = iter(random)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
-        drawn = next(self.random)
-        return args[0].copy_(drawn) if func._schema.is_mutable else drawn
-
-
-def values_of(models):
-    return {name: tensor.detach().clone() for name, tensor in tensors(named(models, "model"))}
-
-
-def in_step(family, captured):
-    """Runs the captured step and the eager one, three times; yields what both have after each."""
-    states, public = start_states(captured), captured.public_inputs()
-    for seed, batch in enumerate(family.batches):
-        numbers = public.next()
-        random = draws(captured, torch.Generator().manual_seed(seed))
-        states, returned = run_in_float(captured, states, batch, numbers, random)
-        with Given(random.values()):
-            expected = family.step(*batch)
-        for scheduler in family.schedulers:
-            scheduler.step()
-        yield states, returned, expected, public.memory
-
-
-def kept_by(optimizers, models):
-    """The states of torch's optimizers by full name."""
-    names = {id(tensor): name for name, tensor in tensors(named(models, "model"))}
-    return {
-        f"{optimizer}.{names[id(parameter)]}.{slot}": value
-        for optimizer, thing in named(optimizers, "optimizer").items()
-        for parameter, state in thing.state.items()
-        for slot, value in state.items()
-        if slot != "step" and value is not None
-    }
-
-
-def assert_alike(made, expected, tolerance):
-    assert made.keys() >= expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(
-            made[name], value.detach(), rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
-def check_family(family, tolerance, **options):
-    captured = capture_step(family.step, family.models, family.optimizers, family.batches[0], **options)
-    for states, returned, expected, memory in in_step(family, captured):
-        assert_alike(states, values_of(family.models), tolerance)
-        assert_alike(
-            as_torch_keeps_them(captured, states, memory), kept_by(family.optimizers, family.models), tolerance
-        )
-        torch.testing.assert_close(returned, expected, rtol=tolerance, atol=tolerance)
-    return captured
 
 
 @pytest.mark.parametrize("make", cases(EXACT))
@@ -100,19 +32,6 @@ def test_steps_with_roots_are_near_those_of_torch(make):
     """In float64: in float32 a parameter whose gradient is 0, such as a bias before batch norm, moves by its noise."""
     torch.manual_seed(7)
     check_family(make().double(), 1e-6, scale=1, floor=0)
-
-
-def vectors_and_classes(count=3):
-    torch.manual_seed(3)
-    return [(torch.randn(8, 12), torch.randint(4, (8,))) for _ in range(count)]
-
-
-def family_of(step, models, optimizers, *schedulers):
-    return families.Family(step, models, optimizers, vectors_and_classes(), list(schedulers))
-
-
-def sgd(model, **options):
-    return torch.optim.SGD(model.parameters(), **{"lr": 0.1, **options})
 
 
 # Loop bodies as people write them
@@ -325,6 +244,7 @@ def test_names_of_what_is_given_and_returned():
     assert made == {"loss": torch.tensor(1.0), "rest": [torch.tensor(2.0), 3, None]}
 
 
+@pytest.mark.slow
 def test_names_are_stable():
     def names():
         captured = check_family(ROOTS["gan"]().double(), 1e-6, scale=1, floor=0)
@@ -339,7 +259,138 @@ def test_names_are_stable():
 
 
 def test_counts_of_steps_are_public_and_nothing_else():
-    family = EXACT["resnet"]()
-    captured = capture_step(family.step, family.models, family.optimizers, family.batches[0])
+    model = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    optimizer = sgd(model, momentum=0.9)
+    captured = capture_step(train_step(model, optimizer), model, optimizer, vectors_and_classes()[0])
     public = {name for name, state in captured.states.items() if state.public}
-    assert public == {name for name in captured.states if name.endswith("num_batches_tracked")} and len(public) == 6
+    assert public == {name for name in captured.states if name.endswith("num_batches_tracked")} and len(public) == 2
+
+
+# The graph
+
+
+def train_step(model, optimizer, loss_of=F.cross_entropy):
+    def step(x, y):
+        loss = loss_of(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def test_lines_of_forward_backward_and_update():
+    model = nn.ModuleDict({"fc1": nn.Linear(12, 4)})
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step(x, y):
+        hidden = model["fc1"](x)
+        loss = F.cross_entropy(torch.tanh(model["fc1"](hidden @ torch.ones(4, 12))), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    first = step.__code__.co_firstlineno
+    graph = capture_step(step, model, optimizer, vectors_and_classes()[0]).captured.graph
+    lines = {source_line(node) for node in graph.nodes if node.op == "call_function"}
+    place = lambda line: f"test_capture.py:{first + line}"
+    code = 'loss = F.cross_entropy(torch.tanh(model["fc1"](hidden @ torch.ones(4, 12))), y)'
+    assert lines == {
+        f'model.fc1 Linear  {place(1)}  hidden = model["fc1"](x)',
+        f'backward of model.fc1 Linear  {place(1)}  hidden = model["fc1"](x)',
+        f"model.fc1@1 Linear  {place(2)}  {code}",
+        f"backward of model.fc1@1 Linear  {place(2)}  {code}",
+        f"{place(2)}  {code}",
+        f"{place(2)}  backward of {code}",
+        f"{place(4)}  loss.backward()",
+        f"optimizer AdamW  {place(5)}  optimizer.step()",
+    }
+
+
+def targets(family):
+    captured = capture_step(family.step, family.models, family.optimizers, family.batches[0])
+    return [str(n.target).removesuffix(".default") for n in captured.captured.graph.nodes if n.op == "call_function"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("logistic regression", "binary_cross_entropy_with_logits"),
+        ("sgd", "_log_softmax _log_softmax_backward_data nll_loss_forward nll_loss_backward threshold_backward"),
+        ("autoencoder", "sigmoid_backward tanh_backward"),
+        ("lenet5", "convolution convolution_backward max_pool2d_with_indices max_pool2d_with_indices_backward"),
+        ("resnet", "_native_batch_norm_legit_functional native_batch_norm_backward convolution_backward"),
+    ],
+)
+def test_operators_with_lowerings_of_their_own_are_kept(name, kept):
+    assert {f"aten.{operator}" for operator in kept.split()} <= {*targets(EXACT[name]())}
+
+
+def test_operators_of_layers_and_losses_are_kept():
+    class Layers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Linear(12, 16)
+
+        def forward(self, x):
+            y = F.interpolate(F.avg_pool2d(self.norm(self.conv(self.fc(x).view(-1, 1, 4, 4))), 2), scale_factor=2)
+            y = F.gelu(F.silu(F.hardtanh(F.elu(F.leaky_relu(y)))))
+            return torch.softmax(F.adaptive_avg_pool2d(F.softplus(F.mish(y)), 2).flatten(1)[:, :4], 1)
+
+    model = Layers()
+    found = {*targets(family_of(train_step(model, sgd(model)), model, sgd(model)))}
+    backward = "avg_pool2d _adaptive_avg_pool2d gelu silu hardtanh elu leaky_relu softplus mish native_group_norm"
+    assert {f"aten.{operator}_backward" for operator in backward.split()} <= found
+    assert {"aten.native_group_norm", "aten._softmax", "aten._softmax_backward_data"} <= found
+    assert "aten.upsample_nearest2d_backward.vec" in found or "aten.upsample_nearest2d_backward" in found
+
+
+def test_the_graph_is_functional_and_its_updates_are_on_one_vector():
+    model = families.mlp()
+    optimizer = torch.optim.AdamW(model.parameters())
+    captured = capture_step(train_step(model, optimizer), model, optimizer, vectors_and_classes()[0])
+    calls = [node for node in captured.captured.graph.nodes if node.op == "call_function"]
+    assert not [n for n in calls if getattr(n.target, "_schema", None) and n.target._schema.is_mutable]
+    assert sum(node.target is torch.ops.aten.rsqrt.default for node in calls) == 1
+
+
+def test_the_graph_can_be_lowered():
+    model = nn.Linear(12, 1)
+    optimizer = sgd(model, momentum=0.9)
+    examples = torch.randn(8, 12), torch.randn(8, 1)
+    captured = capture_step(
+        train_step(model, optimizer, lambda x, y: ((x - y) ** 2).mean()), model, optimizer, examples
+    )
+    owners = ["bank", "shop", *["public"] * len(captured.numbers)]
+    lowered = lower_model(captured.captured, "bank", owners)
+    assert not lowered.problems
+    assert len(lowered.outputs) == 5 and all(value.secret for value in lowered.outputs)
+
+
+def test_random_numbers_are_public_inputs():
+    model = families.mlp()
+    optimizer = sgd(model)
+
+    def step(x, y):
+        x = F.dropout(x, 0.25) + torch.normal(0.0, 2.0, (8, 12)) + torch.empty(12).uniform_(-1, 3)
+        loss = F.cross_entropy(model(x), (y + torch.randint(1, 4, (8,))) % 4)
+        loss = loss + (torch.bernoulli(torch.ones(3), 0.5) + torch.randperm(3)).sum() * 0
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    random = capture_step(step, model, optimizer, vectors_and_classes()[0]).random
+    assert [(r.name, r.kind, r.parameters, r.shape) for r in random] == [
+        ("random:0", "bernoulli", (0.75,), (8, 12)),
+        ("random:1", "normal", (0.0, 2.0), (8, 12)),
+        ("random:2", "uniform", (-1.0, 3.0), (12,)),
+        ("random:3", "integers", (1.0, 4.0), (8,)),
+        ("random:4", "bernoulli", (0.5,), (3,)),
+        ("random:5", "permutation", (), (3,)),
+    ]
+    assert random[0].source.startswith(f"test_capture.py:{step.__code__.co_firstlineno + 1}, in step: x = F.dropout")
+    drawn = [r.draw(torch.Generator().manual_seed(1)) for r in random]
+    assert {*drawn[0].unique().tolist()} == {0.0, 1.0} and drawn[3].dtype == torch.int64
+    assert drawn[5].sort().values.tolist() == [0, 1, 2] and -1 <= drawn[2].min() <= drawn[2].max() < 3
