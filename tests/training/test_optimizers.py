@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from securemodel.training.optimizers import Roots, rule_of, started
+from securemodel.training.publics import PublicInputs, Update
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 RMSprop, Adagrad = torch.optim.RMSprop, torch.optim.Adagrad
@@ -76,3 +77,14 @@ def test_a_floor_is_felt_as_an_eps_of_its_root_by_the_scale(scale):
     ((_, smallest),) = both(Adam, {"eps": eps}, Roots(scale, floor), gradients)
     made = (start - mine) / 0.01
     assert ((start - smallest) / 0.01 <= made + 1e-9).all() and (made <= (start - largest) / 0.01 + 1e-9).all()
+
+
+def test_schedulers_do_not_miss_the_updates(recwarn):
+    """A scheduler of torch warns when it is called before the optimizer was; public numbers stand for an update."""
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = SGD([parameter], lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    update = Update("o.groups.0", "", rule_of(optimizer, "o"), optimizer, 0, ("p",), {})
+    PublicInputs([update], {"o.groups.0": {"steps": 0}}).next()
+    schedule.step()
+    assert not recwarn.list
