@@ -47,7 +47,7 @@ class Engine:
 
 
 ENGINES: Mapping[str, Engine] = {
-    "masked": Engine(masked_compiling, masked.open_local, masked.open_connection),
+    "masked": Engine(masked_compiling, masked.open_local, masked.open_connection, ("state",)),
     "crypten": Engine(crypten_compiling, crypten.open_local, crypten.open_connection),
     "paillier": Engine(
         paillier_compiling,
@@ -114,6 +114,9 @@ def compile(
     `rounding`: "exact", the default, makes every truncated value the nearest one, so that results are a function of the
     inputs alone; with "fast" it may be one unit higher, by chance, which tells the receiver of an output something about
     the digits that were cut off (docs/threat-model.md), for less time. CrypTen has "fast" only.
+    `state` (of the masked engine) maps inputs, by name or position, to the positions of the outputs that a run hands to
+    the next one in their place: they stay shares that nobody sees, start as in the examples, which everybody knows, and
+    start again with each load. `inputs` and `outputs` then leave them out.
     `protocol` is what runs the program: "masked", this project's engine and the default, "paillier"
     (docs/encrypted-graphs.md), or "crypten" (docs/crypten.md). Further options are those of the protocol.
 

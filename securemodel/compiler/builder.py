@@ -210,6 +210,24 @@ class Builder:
     def _mark(self, x: Value, mark: Mark) -> None:
         self.graph[x.id].marks += (mark,)
 
+    # ---- from one run to the next
+    def state(self, name: str, start: Value, frac: int) -> Value:
+        """What the last run kept under a name, with `frac` fractional bits; in the first run, `start` (a float)."""
+        frac = 0 if start.integer else frac
+        attrs = {"name": name, "frac": frac, "start": True}
+        self.graph.add("keep", [start.id], start.shape, attrs=attrs, phase="load")
+        return self._value(
+            self.graph.add("state", shape=start.shape, attrs={"name": name, "frac": frac}), start.integer
+        )
+
+    def keep(self, name: str, state: Value, new: Value) -> None:
+        """Hands a value to the next run, which reads it as the state of that name. Raises CannotLower for another shape."""
+        if new.shape != state.shape or new.integer != state.integer:
+            reason = f"the state {name!r} would change from {list(state.shape)} to {list(new.shape)}, or its type"
+            raise CannotLower(reason, "keep a value of the same shape and type")
+        attrs = {"name": name, "frac": self.graph[state.id].attrs["frac"], "start": False}
+        self.graph.add("keep", [new.id], new.shape, attrs=attrs)
+
     # ---- linear
     def linear(self, kind: str, *operands: Value, **attrs) -> Value:
         """A linear operation of protocols.linear."""

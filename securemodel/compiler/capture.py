@@ -29,11 +29,25 @@ _NESTS = (torch.Tensor, list, tuple, Mapping)
 
 
 @dataclass(frozen=True, repr=False)
+class Kept:
+    """A value that one run hands to the next: the placeholder that reads it, its name, and the output that replaces it.
+
+    `start` is what the first run reads, known to all; None: the parameter or buffer that the placeholder stands for.
+    """
+
+    placeholder: str
+    name: str
+    output: int
+    start: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, repr=False)
 class Captured:
     """A captured model: the ATen graph and what its placeholders stand for.
 
     `states` maps placeholder names to parameter or buffer names, `constants` to tensors written in the
-    model's code, `inputs` lists the placeholders of the user's inputs in order.
+    model's code, `inputs` lists the placeholders of the user's inputs in order, `kept` what stays
+    between runs.
     """
 
     graph: torch.fx.Graph
@@ -41,6 +55,7 @@ class Captured:
     constants: dict[str, torch.Tensor]
     inputs: list[str]
     outputs: list[Any]
+    kept: tuple[Kept, ...] = ()
 
 
 def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

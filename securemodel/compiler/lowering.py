@@ -115,11 +115,14 @@ def lower_model(
     approximated: dict[str, None] = {}
     unchecked: dict[str, None] = {}
     pool_before_activation(captured.graph)
+    kept = {part.placeholder: part for part in captured.kept}
     for_checks = _only_for_checks(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
-                env[node] = _marked(_placeholder(g, captured, node, weights, owners), node.meta.get("val"))
+                value = _placeholder(g, captured, node, weights, owners)
+                value = g.state(kept[node.name].name, value, frac_bits) if node.name in kept else value
+                env[node] = _marked(value, node.meta.get("val"))
             else:
                 reason, remedy = "an object that is no tensor", "give the model tensors only"
                 problems.append(Problem(str(node.target), source_line(node), reason, remedy))
@@ -144,12 +147,28 @@ def lower_model(
                 approximated[page(node.target)] = None
     returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
     outputs = tuple(_lookup(n, env) for n in returned)
+    problems += _keep(g, captured, env, outputs)
+    shown = [at for at in range(len(outputs)) if at not in {part.output for part in captured.kept}]
+    returned, outputs = [returned[at] for at in shown], tuple(outputs[at] for at in shown)
     for node, value in zip(returned, outputs, strict=True):
         if isinstance(value, Value) and not value.sized:
             problems.append(Problem(str(node.target), source_line(node), _SIZE, _FIXED_SIZE))
     g.returned = frozenset(v.id for v in outputs if isinstance(v, Value))
     dtypes = tuple(str(n.meta["val"].dtype).removeprefix("torch.") for n in returned)
     return Lowered(g, outputs, dtypes, tuple(problems), tuple(operators), tuple(approximated), tuple(unchecked))
+
+
+def _keep(g: Builder, captured: Captured, env: dict, outputs: Sequence[Any]) -> list[Problem]:
+    """Ends a run with what the next one reads; what cannot be kept."""
+    problems, nodes = [], {node.name: node for node in captured.graph.nodes}
+    for part in captured.kept:
+        old, new = env[nodes[part.placeholder]], outputs[part.output]
+        try:
+            if isinstance(new, Value):
+                g.keep(part.name, old, new)
+        except CannotLower as problem:
+            problems.append(Problem("state", source_line(nodes[part.placeholder]), problem.reason, problem.remedy))
+    return problems
 
 
 def _only_for_checks(graph: torch.fx.Graph) -> set[torch.fx.Node]:
@@ -175,14 +194,16 @@ def _is_clear(node: torch.fx.Node, env: dict) -> bool:
 
 
 def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners: Sequence[str]) -> Any:
-    if node.name in captured.constants:
-        return g.constant(captured.constants[node.name])
+    start = next((part.start for part in captured.kept if part.placeholder == node.name), None)
+    if node.name in captured.constants or start is not None:
+        return g.constant(captured.constants[node.name] if start is None else start)
     value = node.meta["val"]
     integer = not value.is_floating_point()
     if node.name in captured.states:
         name = captured.states[node.name]
         return g.placeholder(f"state:{name}", value.shape, owner_of(weights, name), integer)
-    index = captured.inputs.index(node.name)
+    kept = {part.placeholder for part in captured.kept}
+    index = [name for name in captured.inputs if name not in kept].index(node.name)
     return g.placeholder(f"input:{index}", value.shape, owners[index], integer)
 
 

@@ -534,6 +534,13 @@ def _receiver(case: Case) -> str:
     return outputs[case.attrs["index"]]
 
 
+def _state(case: Case) -> Made:
+    """`verify` compares it with what is kept."""
+    if case.node.frac is None:
+        raise Wrong("a state has fractional bits, or 0 of them")
+    return Made(case.node.shape, case.node.frac)
+
+
 # ---- phases
 PhaseRule = Callable[[Case], Phase]
 
@@ -607,6 +614,12 @@ ROWS: dict[str, Row] = {
     "to_additive": Row("masked -> additive", _same),
     "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}),
     "mask_bits": Row("bits -> masked_bits", _same),
+    # from one run to the next; nobody talks
+    "state": Row("-> additive", _state, {"name": text}, phase=in_a_run),
+    "keep": Row(
+        "additive -> additive", _same, {"name": text, "start": flag},
+        phase=lambda case: "load" if case.attrs["start"] else "run",
+    ),
     # local
     "linear": Row("(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
@@ -670,12 +683,31 @@ def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, row
             raise _error(node, str(wrong), max_bytes if total > max_bytes else None) from None
         if node.op == "reveal":
             revealed.append(node.attrs["index"])
+    _check_states(graph)
     for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
         if node.op == "mask" and node.attrs["width"] != width:
             raise _error(node, f"{width} bits of it are read, but {node.attrs['width']} are opened")
     if sorted(revealed) != list(range(len(header.outputs))):
         what = f"the program reveals the outputs {sorted(revealed)!r:.100}"
         raise ProgramError(explain(what, why=f"line 1 has {len(header.outputs)} outputs", fix=_FIX))
+
+
+def _check_states(graph: Graph) -> None:
+    """Each state is kept once when the weights are loaded, and at most once in a run, in the same form. Raises ProgramError."""
+    starts: dict[str, Node] = {}
+    known: dict[tuple[str, str], Node] = {}
+    for node in graph.nodes:
+        if node.op not in ("state", "keep"):
+            continue
+        name, role = node.attrs["name"], node.op if node.op == "state" else node.phase
+        if (name, role) in known:
+            raise _error(node, f"the state {name!r:.100} is read or kept a second time")
+        known[name, role] = node
+        start = starts.setdefault(name, node)
+        if start.phase != "load" or (start.shape, start.frac) != (node.shape, node.frac):
+            raise _error(node, f"the state {name!r:.100} does not start in this form")
+        if node.phase == "load" and any(graph[a].phase != "load" for a in node.args):
+            raise _error(node, "what a state starts with is known when weights are loaded")
 
 
 _FIX = "write it with Program.save() of this version"

@@ -11,7 +11,7 @@ import torch
 from protocols.errors import explain
 from protocols.names import NAME_RULE, is_name
 from securemodel.compiler.builder import PUBLIC
-from securemodel.compiler.capture import Captured, Examples, capture
+from securemodel.compiler.capture import Captured, Examples, Kept, capture
 from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
@@ -62,32 +62,64 @@ def compile_for(
     width: int,
     rounding: Rounding,
     truncate_outputs: bool = False,
+    state: Mapping[str | int, int] | None = None,
     **options: Any,
 ) -> Program:
     """What `securemodel.compile` does once it knows the engine; the same arguments, and its errors."""
     examples = _as_examples(example_inputs)
     example_inputs = tuple(examples.values()) if isinstance(examples, Mapping) else examples
-    owners = _owners(inputs, examples)
+    places = _places(state or {}, examples)
+    given = [at for at in range(len(example_inputs)) if at not in places]
+    owners = _owners(inputs, _only(examples, given))
     weights = given_weights(weights)
     check_owners(weights, model)
     names = _party_names(weights, owners, outputs, parties)
-    _check_arguments(example_inputs, owners, frac_bits, width, rounding)
-    captured = capture_revealing(model, examples, reveal)
+    _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
+    captured = _with_state(capture_revealing(model, examples, reveal), places, example_inputs)
     lowered = compiler.lower(captured, weights, owners, frac_bits, width=width, rounding=rounding)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     to = receivers(outputs, len(lowered.outputs))
     if len(to) != len(lowered.outputs):
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
-    shapes = tuple(tuple(x.shape) for x in example_inputs)
+    shapes = tuple(tuple(example_inputs[at].shape) for at in given)
     header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to), rounding)
     program = compiler.assemble(header, lowered, model, examples, truncate_outputs, reveal, **options)
     return replace(program, reveal=reveal, captured=captured)
 
 
+def _places(state: Mapping[str | int, int], examples: Examples) -> dict[int, tuple[str, int]]:
+    """{position of an input: (its name as a state, the output that replaces it)}. Raises CompileError."""
+    names = list(examples) if isinstance(examples, Mapping) else list(range(len(examples)))
+    if unknown := [key for key in state if key not in names]:
+        raise CompileError(f"state names the input {unknown[0]!r}, but the inputs are {', '.join(map(repr, names))}")
+    if len(set(state.values())) != len(state):
+        raise CompileError("state gives one output to two inputs: the next value of each is an output of its own")
+    return {names.index(key): (f"input {key}", output) for key, output in state.items()}
+
+
+def _only(examples: Examples, places: Sequence[int]) -> Examples:
+    if isinstance(examples, Mapping):
+        names = list(examples)
+        return {names[at]: examples[names[at]] for at in places}
+    return tuple(examples[at] for at in places)
+
+
+def _with_state(
+    captured: Captured, places: Mapping[int, tuple[str, int]], examples: Sequence[torch.Tensor]
+) -> Captured:
+    """The captured model with inputs that stay between runs. Raises CompileError."""
+    if wrong := [output for _, output in places.values() if not 0 <= output < len(captured.outputs)]:
+        raise CompileError(f"state names the output {wrong[0]}, but the model returns {len(captured.outputs)} values")
+    kept = [Kept(captured.inputs[at], name, to, examples[at].detach()) for at, (name, to) in places.items()]
+    return replace(captured, kept=tuple(kept))
+
+
 def compile_again(program: Program, compiler: Compiling, rounding: Rounding | None = None) -> Program:
     """The model of a compiled program for another engine. Raises what `compile` does."""
     header = program.header
+    if any(node.op == "state" for node in program.graph.nodes):
+        raise InputError(explain("a program with state is for the masked engine alone", fix="leave out --protocol"))
     if program.model is None:
         raise InputError(
             explain(
@@ -160,11 +192,11 @@ def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> t
     return names
 
 
-def _check_arguments(example_inputs, owners, frac_bits: int, width: int, rounding: str) -> None:
+def _check_arguments(example_inputs, given: int, owners, frac_bits: int, width: int, rounding: str) -> None:
     if rounding not in ROUNDINGS:
         raise CompileError(f"rounding = {rounding!r} is none of {', '.join(map(repr, ROUNDINGS))}")
-    if len(owners) != len(example_inputs):
-        raise CompileError(f"inputs names {len(owners)} owners for {len(example_inputs)} example inputs")
+    if len(owners) != given:
+        raise CompileError(f"inputs names {len(owners)} owners for {given} example inputs")
     if not all(isinstance(x, torch.Tensor) for x in example_inputs):
         raise CompileError("example_inputs must be tensors (their values do not matter, their shapes do)")
     if problem := precision_problem(frac_bits, width):

@@ -49,6 +49,10 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
                 fix="compile the model without protocol=",
             )
         )
+    if any(node.op == "state" for node in program.graph.nodes):
+        raise InputError(
+            explain("programs with state are not compared", where="compare()", why="a run depends on those before it")
+        )
     model = model or program.model
     if program.model_graph is None or model is None:
         raise InputError(

@@ -61,6 +61,7 @@ class FixedPoint:
     def __init__(self, program: Program, clear: Mapping[str, ClearSide]) -> None:
         self._program, self._graph, self._clear = program, program.graph, clear
         self._loaded: dict[int, Both] = {}
+        self._kept: dict[str, Both] = {}
         self._signs: dict[int, torch.Tensor] = {}
         self._done = {phase: last_uses(self._graph, phase) for phase in PHASES}
 
@@ -69,15 +70,18 @@ class FixedPoint:
 
         Raises InputError when a weight or an input cannot be encoded.
         """
-        env = {} if phase == "load" else dict(self._loaded)
+        env, kept = {} if phase == "load" else dict(self._loaded), {}
         for node in self._graph.nodes:
             if node.phase != phase or (node.form == "float" and node.op != "reveal"):
                 continue
             operands = [env[a] for a in node.args if a in env]
             env[node.id] = self._value(node, operands)
+            if node.op == "keep":
+                kept[node.attrs["name"]] = env[node.id]
             yield node, env[node.id], operands
             for done in () if phase == "load" else self._done[phase].get(node.id, ()):
                 env.pop(done, None)
+        self._kept.update(kept)
         if phase == "load":
             self._loaded = env
 
@@ -86,6 +90,8 @@ class FixedPoint:
             owner = self._graph[node.args[0]].owner
             ring = self._clear[self._program.parties[0] if owner == PUBLIC else owner].encoded(node)
             return Both(ring, ring.double())
+        if node.op == "state":
+            return self._kept[node.attrs["name"]]
         if node.op == "xor":
             return Both(operands[0].ring ^ operands[1].ring, _xor_wide([x.wide for x in operands]))
         if node.op == "part":

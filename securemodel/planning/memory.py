@@ -76,6 +76,7 @@ def _ends(graph: Graph) -> dict[int, list[int]]:
         if node.phase == "run":
             last[node.id] = node.id
             last.update({a: node.id for a in node.args if graph[a].phase == "run"})
+    last = {value: user for value, user in last.items() if graph[value].op not in ("state", "keep")}
     ends: dict[int, list[int]] = {}
     for value, user in last.items():
         ends.setdefault(user, []).append(value)
@@ -102,6 +103,8 @@ def _shared_with(graph: Graph, node: Node, have: Sequence[bool], first: bool, co
         return node.args[0]
     if node.op == "to_additive":
         return node.args[0] if first and not have[node.args[0]] else None
+    if node.op == "keep":
+        return node.args[0]
     if node.op != "linear":
         return None
     kind, attrs, x = node.attrs["kind"], node.attrs["attrs"], node.args[0]

@@ -59,6 +59,8 @@ def held(graph: Graph, parties: Sequence[str], me: str) -> list[bool]:
             out.append(args[0])
         elif node.op == "linear":
             out.append(any(args))
+        elif node.op == "keep":
+            out.append(args[0])
         else:
             out.append(True)
     return out
@@ -79,7 +81,7 @@ def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Wo
     if node.form == "float" and node.op != "reveal":
         return Work()
     online, prepared = _products(graph, node, have, first)
-    is_view = node.op == "linear" and node.attrs["kind"] in VIEWS
+    is_view = node.op in ("state", "keep") or (node.op == "linear" and node.attrs["kind"] in VIEWS)
     moved = 0 if is_view else value_bytes(node, have) + sum(value_bytes(graph[a], have) for a in node.args)
     dealt = gate_bytes(graph, node)
     mask = mask_bytes(node)

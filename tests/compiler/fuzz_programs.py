@@ -68,6 +68,14 @@ class _Mixed(nn.Module):
         return *moved, *chosen, torch.tanh(z), z.square() * torch.relu(z), (z - 1).floor(), torch.where(z > 0, x, y)
 
 
+class _Running(nn.Module):
+    """A weighted mean of what came before."""
+
+    def forward(self, x: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = 0.75 * mean + 0.25 * x
+        return torch.relu(mean), mean
+
+
 @cache
 def seeds() -> tuple[Program, ...]:
     """Programs that the texts are made from; together they have every operator."""
@@ -84,6 +92,7 @@ def seeds() -> tuple[Program, ...]:
         _grown(series, (1, 2, 5)),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, width=40),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, parties=("client", "idle", "bank")),
+        _grown(_Running(), (2, 3), (2, 3), state={1: 1}),
         _grown(nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)), (1, 1, 4), **key),
         _grown(nn.Sequential(nn.Linear(3, 2), nn.Softmax(-1)), (2, 3), **key),
     )

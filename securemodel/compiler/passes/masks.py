@@ -91,7 +91,7 @@ def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
 
 
 def _live(graph: Graph) -> set[int]:
-    live = {node.id for node in graph.nodes if node.op == "reveal"}
+    live = {node.id for node in graph.nodes if node.op in ("reveal", "keep")}
     for node in reversed(graph.nodes):
         if node.id not in live:
             continue
@@ -268,6 +268,9 @@ class _Pass:
         at = self.floats[node.attrs["float"]]
         return self._add(node, "own", [at], "additive", owner=node.owner, phase=node.phase)
 
+    def _compute_state(self, node: Node) -> int:
+        return self._add(node, "state", [], "additive", attrs={"name": node.attrs["name"]})
+
     def _compute_linear(self, node: Node) -> int:
         return self._add(node, "linear", [self.additive(a) for a in node.args], "additive", attrs=node.attrs)
 
@@ -329,6 +332,10 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
         if node.form == "bit":
             masks.bit(node.id)
+        elif node.op == "keep":
+            attrs = {"name": node.attrs["name"], "start": node.attrs["start"]}
+            phase: Phase = "load" if attrs["start"] else "run"
+            masks._add(node, "keep", [masks.additive(node.args[0])], "additive", attrs=attrs, phase=phase)
         elif node.op != "reveal":
             masks.masked(node.id) if node.id in needed else masks.additive(node.id)
         else:

@@ -46,7 +46,7 @@ class _Pass:
     new: Graph = field(default_factory=Graph)
     env: dict[int, _Scaled] = field(default_factory=dict)
     shares: dict[tuple[int, int], int] = field(default_factory=dict)
-    truncated: dict[int, int] = field(default_factory=dict)
+    truncated: dict[tuple[int, int, int], int] = field(default_factory=dict)
     read: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def _add(self, like: Node, op: str, args, shape, form="secret", frac=None, **attrs) -> int:
@@ -102,14 +102,18 @@ class _Pass:
         if node.form == "float":
             frac = self.natural(node_id)
             return _Scaled(self.share(node, frac), frac)
-        have = self.env[node_id]
-        if have.frac <= self.frac_bits:
+        return self._cut(node, self.frac_bits)
+
+    def _cut(self, node: Node, frac: int) -> _Scaled:
+        """The value with at most so many fractional bits."""
+        have = self.env[node.id]
+        if have.frac <= frac:
             return _Scaled(self.read_as(have), have.frac)
-        key = have.id * 1024 + have.frac
+        key = (have.id, have.frac, frac)
         if key not in self.truncated:
-            bits = have.frac - self.frac_bits
-            self.truncated[key] = self._truncate(node, self.read_as(have), bits, self.frac_bits, bits)
-        return _Scaled(self.truncated[key], self.frac_bits)
+            bits = have.frac - frac
+            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits)
+        return _Scaled(self.truncated[key], frac)
 
     def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int) -> int:
         """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more."""
@@ -119,6 +123,20 @@ class _Pass:
     def visit(self, node: Node) -> _Scaled:
         made = getattr(self, f"_visit_{node.op}")(node)
         return made
+
+    def _visit_state(self, node: Node) -> _Scaled:
+        frac = node.attrs["frac"]
+        return _Scaled(self._add(node, "state", (), node.shape, frac=frac, name=node.attrs["name"]), frac)
+
+    def _visit_keep(self, node: Node) -> _Scaled:
+        """Exactly as many fractional bits as the next run reads."""
+        (value,), frac = node.args, node.attrs["frac"]
+        if self.old[value].form != "float" and self.env[value].frac > frac:
+            at = self._cut(self.old[value], frac).id
+        else:
+            at = self.at(value, frac)
+        made = self._add(node, "keep", [at], node.shape, frac=frac, name=node.attrs["name"], start=node.attrs["start"])
+        return _Scaled(made, frac)
 
     def _visit_linear(self, node: Node) -> _Scaled:
         frac = self._common_frac(node.args)

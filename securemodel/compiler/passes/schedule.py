@@ -20,7 +20,7 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
     The load phase comes first. Within a phase, local nodes precede the opening that first needs a round
     they are ready for, and openings of one round stand together: they share a message.
     """
-    live = {node.id for node in graph.nodes if node.op == "reveal" or is_check(node)}
+    live = {node.id for node in graph.nodes if node.op in ("reveal", "keep") or is_check(node)}
     for node in reversed(graph.nodes):
         if node.id in live:
             live.update(node.args)

@@ -71,6 +71,8 @@ class OnlineParty:
         check_runnable(program)
         self._digest, self._epoch = b"", 0
         self._loaded: dict[int, Any] = {}
+        self.kept: dict[str, torch.Tensor | None] = {}
+        """This party's shares of what the next run reads, None for zero."""
         self.loaded_operands: dict[int, LoadedOperand] = {}
         self.clear = ClearSide(program, me)
         self.layers: OwnedLayers | None = None
@@ -104,12 +106,14 @@ class OnlineParty:
         return outputs, agreed[-1]
 
     def _phase(self, phase: Phase, epoch: int, take, rows: Rows, agree, outputs=None):
-        env: dict[int, Any] = dict(self._loaded)
+        env, kept = dict(self._loaded), {}
         self._digest, self._epoch = self.clear.agreed_digest(phase), epoch
         done, first, agreed = self._done[phase], True, rows
         for index, step in enumerate(self._steps[phase]):
             for node in step.local:
                 env[node.id] = self._local(node, env, take)
+                if node.op == "keep":
+                    kept[node.attrs["name"]] = env[node.id]
                 self._release(env, done, node, phase)
             if not step.talk and not first:
                 continue
@@ -128,6 +132,7 @@ class OnlineParty:
             for node in step.talk:
                 self._release(env, done, node, phase)
             first = False
+        self.kept = {**self.kept, **kept}  # a phase that fails changes nothing
         return env
 
     def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:
@@ -278,6 +283,12 @@ class OnlineParty:
 
     def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
         return self.clear.encoded(node)
+
+    def _do_state(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        return self.kept[node.attrs["name"]]
+
+    def _do_keep(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        return env[node.args[0]]
 
     def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
         take(node.id)
