@@ -3,7 +3,7 @@
 The dealer shares one 32-byte key with each online party. Masks are the sum (exclusive or, for bits) of
 the parties' streams, so they cost nothing to hand out. A dealt value v is shared as: stream output at
 every rank but the last, and the correction v minus those outputs at the last rank, to which alone bytes
-are sent (docs/protocol.md, section 1).
+are sent (docs/protocol.md, section 1). All of them are made on the device of the stream they are drawn from.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MODES = {"add": "sub", "xor": "xor"}
 
 def mask_share(stream: Stream, epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
     """One party's share of the ring mask of a node."""
-    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Use.MASK)
+    return stream.draw(shape, epoch, node, Use.MASK)
 
 
 def bit_mask_share(stream: Stream, epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
     """One party's share of the mask of packed bit planes."""
-    return stream.fill(torch.empty(tuple(shape), dtype=torch.int64), epoch, node, Use.BIT_MASK)
+    return stream.draw(shape, epoch, node, Use.BIT_MASK)
 
 
 def full_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Sequence[int]) -> torch.Tensor:
@@ -47,7 +47,7 @@ def full_bit_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Seque
 def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
     """The shares of dealt values at any rank but the last, from its stream alone."""
     return {
-        part.name: stream.fill(torch.empty(part.shape, dtype=part.dtype), epoch, node, Use.DEALT, index=index)
+        part.name: stream.draw(part.shape, epoch, node, Use.DEALT, part.dtype, index)
         for index, part in enumerate(parts)
     }
 

@@ -5,9 +5,11 @@ that no two uses ever read the same bytes as long as no address is used twice wi
 """
 
 import os
+from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import sha256
 
+import torch
 from torch import Tensor
 
 from protocols import kernels
@@ -29,21 +31,35 @@ class Use(IntEnum):
 class Stream:
     """Random bytes that two parties draw alike.
 
-    key: 32 bytes, from `new_key` or received over a private channel. ValueError for another length.
+    key: 32 bytes, from `new_key` or received over a private channel. ValueError for another length. device: where what is
+    drawn is made; it changes no byte.
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "device")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, device: torch.device | str = "cpu") -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"Stream: the key must have {KEY_BYTES} bytes, not {len(key)}; make one with new_key()")
-        self._key = bytes(key)
+        self._key, self.device = bytes(key), torch.device(device)
 
     def __repr__(self) -> str:
         return "Stream(key hidden)"
 
     def __reduce__(self) -> str:
         raise TypeError("Stream: a key must not be pickled; send it over a private channel and build a new Stream")
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        epoch: int,
+        node: int,
+        purpose: int,
+        dtype: torch.dtype = torch.int64,
+        index: int = 0,
+    ) -> Tensor:
+        """A new tensor of the bytes at one address, on the stream's device; see `fill`."""
+        out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
+        return self.fill(out, epoch, node, purpose, index=index)
 
     def fill(self, out: Tensor, epoch: int, node: int, purpose: int, mode: str = "set", index: int = 0) -> Tensor:
         """Write, add, subtract or XOR the bytes at one address into a contiguous tensor, in place; returns it.

@@ -43,7 +43,7 @@ class MaskedBits:
 
 @dataclass(frozen=True)
 class Role:
-    """Which of the online parties this one is; rank 0 adds public terms."""
+    """Which of the online parties this one is."""
 
     rank: int
     parties: int
@@ -51,6 +51,14 @@ class Role:
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def public(self) -> int:
+        """What this party multiplies a public term by to have its share of it: the parties' numbers add up to one.
+
+        With shares by exclusive or, whether this party has the term at all.
+        """
+        return 1 if self.rank == 0 else 0
 
     @property
     def last(self) -> bool:
@@ -67,11 +75,17 @@ def part_of_bits(planes: torch.Tensor, attrs: dict, shape: Sequence[int]) -> tor
     return planes[attrs["row"], attrs["start"] : attrs["start"] + shape[1]].unsqueeze(0)
 
 
+def public_share(x: torch.Tensor, role: Role) -> torch.Tensor | None:
+    """This party's additive share of a public value; None for zero."""
+    return x if role.public == 1 else x * role.public if role.public else None
+
+
 def to_additive(x: Masked, role: Role) -> torch.Tensor | None:
-    """This party's additive share of a masked value: m - lam at rank 0, -lam elsewhere."""
-    if role.first:
-        return x.m if x.lam is None else x.m - x.lam
-    return None if x.lam is None else -x.lam
+    """This party's additive share of a masked value: its share of m, less lam."""
+    own = public_share(x.m, role)
+    if x.lam is None:
+        return own
+    return -x.lam if own is None else own - x.lam
 
 
 def add_shares(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:

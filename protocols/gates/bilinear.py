@@ -14,7 +14,7 @@ import torch
 
 from protocols.bilinear import bilinear
 from protocols.gates.base import Dealt, Part, Shape
-from protocols.shares import Masked, Role, to_additive
+from protocols.shares import Masked, Role, public_share, to_additive
 
 
 class Bilinear:
@@ -55,6 +55,6 @@ class Square:
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         (x,) = operands
         out = dealt["square"]
-        if role.first:
-            out = out + x.m * x.m
+        if role.public:
+            out = out + public_share(x.m * x.m, role)
         return out if x.lam is None else out - 2 * x.m * x.lam

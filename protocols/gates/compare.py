@@ -115,7 +115,7 @@ class TopBit:
         return {"top": _side_by_side([kernels.msb_plane(mask.reshape(-1), bit).unsqueeze(0) for mask, bit in pairs])}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        if not role.first:
+        if not role.public:
             return dealt["top"]
         seen = zip(operands, attrs["bit"], attrs["offset"], strict=True)
         planes = [kernels.msb_plane(x.m.reshape(-1), bit, offset).unsqueeze(0) for x, bit, offset in seen]
@@ -143,9 +143,9 @@ class Combine:
         for start, count in _groups(attrs):
             planes, size = _group_planes(start, count), _monomials(start, count)
             if count == 1:
-                out.append(bits.hat[planes] ^ bits.beta[planes] if role.first else bits.beta[planes])
+                out.append(bits.hat[planes] ^ bits.beta[planes] if role.public else bits.beta[planes])
                 continue
             share = dealt["monomials"][used : used + size]
-            out.append(kernels.combine(bits.hat[planes], bits.beta[planes], share, count, start > 0, role.first))
+            out.append(kernels.combine(bits.hat[planes], bits.beta[planes], share, count, start > 0, role.public))
             used += size
         return torch.cat(out) if len(out) > 1 else out[0]

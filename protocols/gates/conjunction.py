@@ -36,31 +36,31 @@ class Conjunction:
         for i in range(1, fan_in):
             one = _chosen(rows, attrs, i).unsqueeze(0)
             products = torch.cat([products, one, products & one])
-        return {"products": products[_is_product(fan_in)[1:]]}
+        return {"products": products.index_select(0, _products(fan_in, rows.device) - 1)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
         size, fan_in = attrs["size"], len(attrs["terms"][0])
         hats, betas = _rows(operands[0].hat, size), _rows(operands[0].beta, size)
         products = hats.new_zeros((2**fan_in, *dealt["products"].shape[1:]))
-        products[_is_product(fan_in)] = dealt["products"]
-        products[0] = -int(role.first)
+        products.index_copy_(0, _products(fan_in, hats.device), dealt["products"])
+        products[0] = -role.public
         for i in range(fan_in):
             products[2**i] = _chosen(betas, attrs, i)
         for i in reversed(range(fan_in)):  # subset s without bit i, and with it
-            opposite = torch.tensor([-int(term[i][1]) for term in attrs["terms"]]).unsqueeze(1)
+            opposite = torch.tensor([-int(term[i][1]) for term in attrs["terms"]], device=hats.device).unsqueeze(1)
             half = 2**i
             products = (products[:half] & (_chosen(hats, attrs, i) ^ opposite)) ^ products[half:]
         return _packed(products[0], size)
 
 
-def _is_product(fan_in: int) -> torch.Tensor:
+def _products(fan_in: int, device: torch.device) -> torch.Tensor:
     """Which subsets of bits, numbered in binary, have two members or more."""
-    return torch.tensor([s.bit_count() > 1 for s in range(2**fan_in)])
+    return torch.tensor([s for s in range(2**fan_in) if s.bit_count() > 1], device=device)
 
 
 def _chosen(rows: torch.Tensor, attrs: dict, i: int) -> torch.Tensor:
     """Factor i of each term."""
-    return rows[[term[i][0] for term in attrs["terms"]]]
+    return rows.index_select(0, torch.tensor([term[i][0] for term in attrs["terms"]], device=rows.device))
 
 
 def _rows(plane: torch.Tensor, size: int) -> torch.Tensor:

@@ -21,8 +21,8 @@ from protocols.kernels.checks import TABLE_SIZES
 from protocols.shares import Masked, Role
 
 
-def _table(attrs: dict) -> torch.Tensor:
-    return torch.tensor(attrs["table"], dtype=torch.int64)
+def _table(attrs: dict, device: torch.device) -> torch.Tensor:
+    return torch.tensor(attrs["table"], dtype=torch.int64, device=device)
 
 
 class Lookup:
@@ -44,7 +44,7 @@ class Lookup:
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         (index,) = operands
-        sums = kernels.unit_lookup(index.m, dealt["unit"], _table(attrs))
+        sums = kernels.unit_lookup(index.m, dealt["unit"], _table(attrs, index.m.device))
         return (sums if role.first else -sums).reshape(-1, *index.m.shape)
 
 
@@ -57,12 +57,13 @@ class LookupShared:
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         size = len(attrs["table"][0])
         at = masks[0].reshape(-1) & (size - 1)
-        return {"unit": (at.unsqueeze(1) == torch.arange(size)).to(torch.int64)}
+        return {"unit": (at.unsqueeze(1) == torch.arange(size, device=at.device)).to(torch.int64)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        (index,), table = operands, _table(attrs)
+        (index,) = operands
+        table = _table(attrs, index.m.device)
         size = table.shape[1]
-        at = (index.m.reshape(-1, 1) - torch.arange(size)) & (size - 1)
+        at = (index.m.reshape(-1, 1) - torch.arange(size, device=index.m.device)) & (size - 1)
         sums = torch.stack([(column[at] * dealt["unit"]).sum(1) for column in table])
         return sums.reshape(-1, *index.m.shape)
 
@@ -93,8 +94,7 @@ class Spline:
         coefficients, t = operands[0], operands[1]
         terms, products = coefficients.m.shape[0], list(dealt["products"])
         if not attrs["signed"]:
-            one = torch.ones_like(t.m) if role.first else torch.zeros_like(t.m)
-            products.insert(0, one)
+            products.insert(0, torch.full_like(t.m, role.public))
         powers, mixed = products[:terms], iter(products[terms:])
         out = torch.zeros_like(t.m)
         for r in range(terms):

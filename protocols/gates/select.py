@@ -39,7 +39,7 @@ class Select:
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
         bits, x = operands
-        return kernels.select(_bits(bits, attrs), x.m, x.lam, dealt["bit"], dealt["bit_mask"], role.first)
+        return kernels.select(_bits(bits, attrs), x.m, x.lam, dealt["bit"], dealt["bit_mask"], role.public)
 
 
 class SelectTruncated:
@@ -79,7 +79,7 @@ class SelectTruncated:
         exact = ()
         if carry:
             exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"], dealt["bit_carry"])
-        return kernels.select_truncated(_bits(bits, attrs), x.m, *shares, attrs["bits"], role.first, *exact)
+        return kernels.select_truncated(_bits(bits, attrs), x.m, *shares, attrs["bits"], role.public, *exact)
 
 
 class BitToRing:
@@ -93,4 +93,4 @@ class BitToRing:
         return {"bit": kernels.bit_times(masks[0].reshape(-1), None, numel(shape)).reshape(shape)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
-        return kernels.bit_to_ring(_bits(operands[0], attrs), dealt["bit"], role.first)
+        return kernels.bit_to_ring(_bits(operands[0], attrs), dealt["bit"], role.public)

@@ -44,4 +44,4 @@ class Truncate:
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked | MaskedBits], dealt: Dealt) -> torch.Tensor:
         x, *carry = operands
         exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"]) if carry else ()
-        return kernels.truncate(x.m, dealt["high"], dealt["wrap"], attrs["bits"], role.first, *exact)
+        return kernels.truncate(x.m, dealt["high"], dealt["wrap"], attrs["bits"], role.public, *exact)

@@ -25,9 +25,9 @@ class Unit:
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         at = (masks[0].reshape(-1) & (attrs["size"] - 1)).unsqueeze(1)
-        return {"unit": torch.zeros(at.numel(), attrs["size"], dtype=torch.int64).scatter_(1, at, 1)}
+        return {"unit": at.new_zeros(at.numel(), attrs["size"]).scatter_(1, at, 1)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         (index,), size = operands, attrs["size"]
-        at = (index.m.reshape(-1, 1) - torch.arange(size)) & (size - 1)
+        at = (index.m.reshape(-1, 1) - torch.arange(size, device=index.m.device)) & (size - 1)
         return dealt["unit"].gather(1, at).reshape(*index.m.shape, size)

@@ -48,6 +48,12 @@ def plane(words: Tensor, n: int, what: str) -> Tensor:
     return words
 
 
+def whole_or_nothing(first: int, what: str) -> None:
+    """ValueError unless a party has all of a public term or none of it; kernels have no other share of it."""
+    if first not in (0, 1):
+        raise ValueError(f"{what}: a party adds the public term once or not at all, not {first} times")
+
+
 def fraction(f: int, what: str) -> None:
     """ValueError unless a value can be truncated by f bits."""
     if not 1 <= f <= 62:

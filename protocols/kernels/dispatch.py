@@ -28,6 +28,7 @@ from protocols.kernels.checks import (
     same_size,
     sides,
     table_size,
+    whole_or_nothing,
     within_memory,
     wrap,
 )
@@ -233,6 +234,7 @@ def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, 
     -> int64[1 + with_eq, W], XOR shares.
     """
     count = group_inputs(k, with_eq, "combine")
+    whole_or_nothing(first, "combine")
     opened = planes(opened, count, "combine: opened")
     mask_share = planes(mask_share, count, "combine: mask_share")
     monomial_share = planes(monomial_share, len(monomial_sets(k, bool(with_eq))), "combine: monomial_share")
@@ -266,6 +268,7 @@ def truncate(
     bit chat ^ gamma, a packed plane and additive shares of its mask as a ring value.
     """
     m = ring(m, "truncate: m")
+    whole_or_nothing(first, "truncate")
     n = m.numel()
     fraction(f, "truncate")
     a, k = same_size(a, n, "truncate: a"), wrap(k, n, f, "truncate: k")
@@ -289,6 +292,7 @@ def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: 
     bhat * (first * m - lam) + (1 - 2 bhat) * (m * beta - beta_lam).
     """
     m = ring(m, "select: m")
+    whole_or_nothing(first, "select")
     n = m.numel()
     bhat = plane(bhat, n, "select: bhat")
     beta, beta_lam = same_size(beta, n, "select: beta"), same_size(beta_lam, n, "select: beta_lam")
@@ -308,6 +312,7 @@ def select_truncated(
     bhat * (first * p - a + s K - (1 - 2 chat) gamma) + (1 - 2 bhat) * (p b - ba + s beta K - (1 - 2 chat) bgamma).
     """
     m = ring(m, "select_truncated: m")
+    whole_or_nothing(first, "select_truncated")
     n = m.numel()
     bhat = plane(bhat, n, "select_truncated: bhat")
     fraction(f, "select_truncated")
@@ -324,6 +329,7 @@ def select_truncated(
 def bit_to_ring(bhat: Tensor, beta: Tensor, first: bool) -> Tensor:
     """Share of the masked bit b = bhat ^ beta as a ring value: first * bhat + (1 - 2 bhat) * beta."""
     beta = ring(beta, "bit_to_ring: beta")
+    whole_or_nothing(first, "bit_to_ring")
     bhat = plane(bhat, beta.numel(), "bit_to_ring: bhat")
     return kernels_for(beta, bhat).bit_to_ring(bhat, beta, first)
 

@@ -418,17 +418,21 @@ def frame_bytes(parts: Sequence[Part]) -> int:
 
 
 class LocalSession(Session):
-    """All parties and the dealer in this process, stepped round by round: for tests, notebooks and plans."""
+    """All parties and the dealer in this process, stepped round by round: for tests, notebooks and plans.
+
+    device: what the parties and the dealer compute on.
+    """
 
     def __init__(
         self,
         program: Program,
         keys: Mapping[str, bytes] | None = None,
         make_party: Callable[..., OnlineParty] = OnlineParty,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(program)
         keys = keys or {name: new_key() for name in program.parties}
-        streams = {name: Stream(key) for name, key in keys.items()}
+        streams = {name: Stream(key, device) for name, key in keys.items()}
         self._dealt = _DealtHere(Dealing(program.graph, program.parties, streams))
         self.channels: dict[str, Channel] = dict(local_channels(program.parties))
         self._parties = {n: make_party(program, n, streams[n], local_pairs(keys, n)) for n in program.parties}

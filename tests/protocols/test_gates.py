@@ -18,7 +18,7 @@ from protocols.bilinear import BILINEAR
 from protocols.gates import GATES, dealt_bytes
 from protocols.gates.compare import digit_count, groups, leaf_planes
 from protocols.prg import Stream, insecure_test_key
-from protocols.shares import Masked, MaskedBits, Role, add_shares, to_additive, words
+from protocols.shares import Masked, MaskedBits, Role, add_shares, public_share, to_additive, words
 
 EDGES = (0, 1, -1, 2, -2, 0xFFFF, 1 << 16, -(1 << 16), (1 << 31) - 1, 1 << 32, (1 << 62) - 1, 1 << 62, -(1 << 62))
 WILD_EDGES = (*EDGES, (1 << 63) - 1, -(1 << 63), -(1 << 63) + 1)
@@ -116,11 +116,27 @@ def floor(x: torch.Tensor, bits_: int) -> torch.Tensor:
     return x >> bits_
 
 
-def test_every_gate_has_a_test():
-    products_, bits_ = {"bilinear", "square", "truncate"}, {"select", "select_truncated", "bit_to_ring"}
-    tables_ = {"lookup", "lookup_shared", "spline", "unit"}  # in test_lookup.py
-    tested = products_ | bits_ | tables_ | {"digits", "top_bit", "combine", "conjunction"}
-    assert tested == set(GATES), "a gate was added or renamed: test it here, against the clear, and name it above"
+@pytest.mark.parametrize("parties", PARTIES)
+def test_the_shares_of_a_public_value_add_up_to_it(parties):
+    x, roles = torch.arange(5), [Role(rank, parties) for rank in range(parties)]
+    assert sum(role.public for role in roles) == 1
+    assert torch.equal(total(public_share(x, role) for role in roles), x)
+    masked = [Masked(x, None) for _ in roles]
+    assert torch.equal(total(to_additive(m, role) for m, role in zip(masked, roles, strict=True)), x)
+
+
+def test_gates_take_their_part_of_public_terms_from_the_role():
+    """A role whose number is not 0 or 1 has that many times the term: nobody asks for the rank instead."""
+
+    class Thrice(Role):
+        public = 3
+
+    x, zero = torch.arange(4), torch.zeros(4, dtype=torch.int64)
+    role, form = Thrice(1, 2), Masked(torch.arange(4), None)
+    assert torch.equal(to_additive(form, role), 3 * x)
+    assert torch.equal(GATES["square"].evaluate(role, {}, [form], {"square": zero}), 3 * x * x)
+    attrs = {"kind": "mul", "attrs": {}}
+    assert torch.equal(GATES["bilinear"].evaluate(role, attrs, [form, form], {"product": zero.clone()}), 3 * x * x)
 
 
 # --- products -------------------------------------------------------------------------------------------------

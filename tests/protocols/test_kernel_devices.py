@@ -80,6 +80,14 @@ def test_operands_on_two_devices_are_refused_before_memory_is_touched(name):
         getattr(kernels, name)(*MIXED[name])
 
 
+@pytest.mark.parametrize("first", [2, -1])
+def test_a_part_of_a_public_term_is_refused(first):
+    with pytest.raises(ValueError, match="once or not at all"):
+        kernels.truncate(RING, RING, SHORT, 16, first)
+    with pytest.raises(ValueError, match="once or not at all"):
+        kernels.bit_to_ring(RING[:1], RING, first)
+
+
 def test_nothing_else_asks_which_kernels_run():
     """Only `variant` knows which package runs; only `cpu` and `residues`, which has no twin here, know the build."""
     folder = Path(kernels.__file__).parent

@@ -75,14 +75,15 @@ class Dealing:
     def _gate(self, node: Node, masks: dict, epoch: int) -> list[torch.Tensor]:
         gate = GATES[node.op]
         shapes = [self._graph[a].shape for a in node.args]
-        operands = [_present(masks.get(a), s) for a, s in zip(node.args, shapes, strict=True)]
+        operands = [self._present(masks.get(a), s) for a, s in zip(node.args, shapes, strict=True)]
         parts = gate.parts(node.attrs, shapes, node.shape)
         if isinstance(gate, Lookup):
             first = expand_share(self._streams[0], epoch, node.id, parts)
             masks[node.id] = gate.mask_of_result(node.attrs, operands, first)
         return corrections(self._streams[:-1], epoch, node.id, parts, gate.deal(node.attrs, operands))
 
-
-def _present(mask: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
-    """A mask of None is zero: the value is public."""
-    return torch.zeros(tuple(shape), dtype=torch.int64) if mask is None else mask
+    def _present(self, mask: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
+        """A mask of None is zero: the value is public."""
+        if mask is not None:
+            return mask
+        return torch.zeros(tuple(shape), dtype=torch.int64, device=self._streams[0].device)

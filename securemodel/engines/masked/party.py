@@ -16,11 +16,12 @@ from protocols.correlations import mask_share
 from protocols.errors import BadFrame, explain
 from protocols.gates import GATES
 from protocols.prg import Stream
-from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, to_additive
+from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.engines.clear import ClearSide, revealed
+from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
 from securemodel.engines.masked.zero import add_zero
@@ -28,7 +29,7 @@ from securemodel.errors import InputError, Mismatch
 from securemodel.program import Program
 
 Message = dict[str, torch.Tensor]
-_NOTHING = torch.empty(0, dtype=torch.uint8)
+_NOTHING = torch.empty(0, dtype=torch.uint8)  # of a message: in main memory, whatever the party computes on
 TakePrepared = Callable[[int], Prepared]
 
 
@@ -202,29 +203,27 @@ class OnlineParty:
 
     def _outgoing(
         self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
-    ) -> tuple[torch.Tensor | None, Any]:
-        """(what goes on the wire, what must be kept until the peers' parts are here)."""
-        if node.op == "reveal":
-            share = env[node.args[0]]
-            share = _zeros(self._graph[node.args[0]]) if share is None else share.contiguous()
-            if 0 < rows.now < self.program.header.rows:
-                share = share.clone()
-                share[rows.now :] = 0  # results of rows that only fill up are nobody's
-            share = add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share
-            return share, share
+    ) -> tuple[torch.Tensor | None, opening.Part | None]:
+        """(what goes on the wire, this party's part of the opening)."""
+        if node.op == "input" and node.owner != self.me:
+            return None, None
+        part = opening.part_of(node, *self._shares(node, env, take, epoch, rows))
+        return opening.outgoing(node, part), part
+
+    def _shares(
+        self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """This party's shares of what is opened and of the mask that hides it."""
         if node.op == "input":
-            if node.owner != self.me:
-                return None, None
-            lam = mask_share(self._stream, epoch, node.id, node.shape)
-            m = self.clear.encoded(node) + lam
-            return m, (m, lam)
-        prepared = take(node.id)["lam"]
-        if node.op == "mask_bits":
-            hat = env[node.args[0]] ^ prepared
-            return hat, (hat, prepared)
+            return self._encoded(node), mask_share(self._stream, epoch, node.id, node.shape)
         share = env[node.args[0]]
-        m = prepared.clone() if share is None else (share + prepared).contiguous()
-        return _narrow(m, node), (m, prepared)
+        if node.op != "reveal":
+            return share, take(node.id)["lam"]
+        if share is None:
+            share = torch.zeros(self._graph[node.args[0]].shape, dtype=torch.int64, device=self._stream.device)
+        if 0 < rows.now < self.program.header.rows:
+            share = opening.without_filling(share, rows.now)
+        return add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share, None
 
     def _incoming(self, items, env: dict, received: Message, offset: int, outputs) -> None:
         at = dict.fromkeys(self.peers, offset)
@@ -236,30 +235,20 @@ class OnlineParty:
                     at[peer] += item_bytes(node)
             env[node.id] = self._opened(node, kept, parts, outputs)
 
-    def _opened(self, node: Node, kept: Any, parts: Message, outputs) -> Any:
-        if node.op == "mask_bits":
-            hat, beta = kept
-            for part in parts.values():
-                hat ^= part.view(torch.int64).view(hat.shape)
-            return MaskedBits(hat, beta)
-        if node.op == "mask":
-            m, lam = kept
-            for part in parts.values():
-                m += _widen(part, node)
-            return Masked(m, lam)
-        if node.op == "input":
-            if kept is not None:
-                return Masked(*kept)
-            (part,) = parts.values()
-            return Masked(part.view(torch.int64).view(node.shape), None)
-        if node.owner in (self.me, "all"):
-            total = kept.clone()
-            for part in parts.values():
-                total += part.view(torch.int64).view(total.shape)
-            outputs[node.attrs["index"]] = revealed(node, total)
+    def _opened(self, node: Node, mine: opening.Part | None, parts: Message, outputs) -> Any:
+        if node.op == "reveal" and node.owner not in (self.me, "all"):
+            return None
+        value = opening.opened(node, mine, parts.values(), self._stream.device)
+        if node.op != "reveal":
+            return value
+        outputs[node.attrs["index"]] = revealed(node, value)
         return None
 
     # ---- computing
+    def _encoded(self, node: Node) -> torch.Tensor:
+        """A value of this party, or public, as ring elements on the device that the party computes on."""
+        return self.clear.encoded(node).to(self._stream.device)
+
     def _local(self, node: Node, env: dict, take: TakePrepared) -> Any:
         if node.op in GATES:
             return self._gate(node, env, take(node.id))
@@ -279,10 +268,10 @@ class OnlineParty:
         return None
 
     def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return self.clear.encoded(node) if node.owner == self.me else None
+        return self._encoded(node) if node.owner == self.me else None
 
     def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
-        return self.clear.encoded(node)
+        return self._encoded(node)
 
     def _do_state(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return self.kept[node.attrs["name"]]
@@ -295,7 +284,7 @@ class OnlineParty:
         return Masked(env[node.args[0]], None)
 
     def _do_public_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return env[node.args[0]] if self.role.first else None
+        return public_share(env[node.args[0]], self.role)
 
     def _do_to_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return to_additive(env[node.args[0]], self.role)
@@ -339,29 +328,6 @@ def check_runnable(program: Program) -> None:
                 fix="run the program that compile() returns",
             )
         )
-
-
-def _zeros(node: Node) -> torch.Tensor:
-    return torch.zeros(node.shape, dtype=torch.int64)
-
-
-def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
-    """The low bytes of each element, padded to whole words."""
-    width = node.attrs["width"] // 8
-    if width == 8:
-        return m
-    low = m.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
-    return torch.nn.functional.pad(low, (0, item_bytes(node) - low.numel()))
-
-
-def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
-    """The inverse of `_narrow`, with zero high bytes."""
-    width = node.attrs["width"] // 8
-    if width == 8:
-        return part.view(torch.int64).view(node.shape)
-    out = torch.zeros(node.shape, dtype=torch.int64)
-    out.view(-1).view(torch.uint8).view(-1, 8)[:, :width] = part[: out.numel() * width].view(-1, width)
-    return out
 
 
 __all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk", "check_runnable"]

@@ -108,7 +108,8 @@ class Preparing:
     def _gate(self, node: Node, lams: dict, epoch: int, loaded: dict[int, LoadedOperand]) -> Prepared:
         gate = GATES[node.op]
         shapes = [self._graph[a].shape for a in node.args]
-        dealt = self._source.dealt(epoch, node.id, gate.parts(node.attrs, shapes, node.shape))
+        came = self._source.dealt(epoch, node.id, gate.parts(node.attrs, shapes, node.shape))
+        dealt = {name: share.to(self._stream.device) for name, share in came.items()}
         if node.op == "bilinear" and node.args[1] in loaded and loaded[node.args[1]].m is not None:
             gate.prepare(node.attrs, lams[node.args[0]], loaded[node.args[1]].m, dealt)
         return dealt

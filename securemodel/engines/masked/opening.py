@@ -1,0 +1,91 @@
+"""Openings: for each operator that talks, what a party sends, and how the parts of all parties make the value.
+
+input      its owner sends m = x + lam; lam is its own
+mask       all send their share of x plus their share of lam, and the sum is m. Where comparisons alone read the value,
+           they send the low bytes of each element, and the sum is right in these
+mask_bits  all send their share of the bits, exclusive or their share of beta; the exclusive or is hat
+reveal     all send their shares to those who may learn the value, which is the sum
+
+Only here does anything leave the device that a party computes on, or get there from a message: the wire is bytes in
+main memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from protocols.shares import Masked, MaskedBits
+from securemodel.compiler.ir import Node
+from securemodel.compiler.wire import item_bytes
+
+
+@dataclass(frozen=True, repr=False)
+class Part:
+    """What one party adds to an opening, and its share of the mask that hides the value (None: nothing hides it)."""
+
+    share: torch.Tensor
+    lam: torch.Tensor | None
+
+
+def part_of(node: Node, share: torch.Tensor | None, lam: torch.Tensor | None) -> Part:
+    """This party's part, from its share of the value (None: zero) and of the mask. Without a mask, a share is there."""
+    if lam is None:
+        return Part(share.contiguous(), None)
+    if node.op == "mask_bits":
+        return Part(share ^ lam, lam)
+    return Part(lam.clone() if share is None else (share + lam).contiguous(), lam)
+
+
+def outgoing(node: Node, part: Part) -> torch.Tensor:
+    """The bytes of a part, as a contiguous tensor in main memory."""
+    return (_narrow(part.share, node) if node.op == "mask" else part.share).cpu()
+
+
+def opened(
+    node: Node, mine: Part | None, received: Iterable[torch.Tensor], device: torch.device
+) -> Masked | MaskedBits | torch.Tensor:
+    """The value, from this party's part (None: it has none) and the bytes of the others'.
+
+    A masked value takes the place of this party's part in memory. What is revealed is in main memory.
+    """
+    others = [_widen(part.to(device), node) for part in received]
+    if mine is None:  # an input of another party, which alone has a share of its mask
+        (m,) = others
+        return Masked(m, None)
+    if node.op == "mask_bits":
+        for hat in others:
+            mine.share.bitwise_xor_(hat)
+        return MaskedBits(mine.share, mine.lam)
+    total = mine.share.clone() if mine.lam is None else mine.share
+    for share in others:
+        total += share
+    return total.cpu() if mine.lam is None else Masked(total, mine.lam)
+
+
+def without_filling(share: torch.Tensor, rows: int) -> torch.Tensor:
+    """A share of a result of which only the first `rows` rows count: those that only fill up are nobody's."""
+    share = share.clone()
+    share[rows:] = 0
+    return share
+
+
+def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
+    """The low bytes of each element, padded to whole words."""
+    width = node.attrs["width"] // 8
+    if width == 8:
+        return m
+    low = m.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
+    return torch.nn.functional.pad(low, (0, item_bytes(node) - low.numel()))
+
+
+def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
+    """The inverse of `_narrow`, with zero high bytes."""
+    width = node.attrs["width"] // 8 if node.op == "mask" else 8
+    if width == 8:
+        return part.view(torch.int64).view(node.shape)
+    out = torch.zeros(node.shape, dtype=torch.int64, device=part.device)
+    out.view(-1).view(torch.uint8).view(-1, 8)[:, :width] = part[: out.numel() * width].view(-1, width)
+    return out
