@@ -141,9 +141,11 @@ class Builder:
         return max(-1024.0, self.least / 2)
 
     # ---- in the clear
-    def placeholder(self, name: str, shape: Sequence[int], owner: str, integer: bool = False) -> Value:
-        """A parameter, buffer or input of the model, as its owner has it."""
-        attrs = {"name": name, **_whole(integer)}
+    def placeholder(
+        self, name: str, shape: Sequence[int], owner: str, integer: bool = False, small: bool = False
+    ) -> Value:
+        """A parameter, buffer or input of the model, as its owner has it. `small`: see Captured."""
+        attrs = {"name": name, **_whole(integer), **({"small": True} if small else {})}
         phase = "run" if name.startswith("input:") else "load"
         node = self.graph.add("placeholder", shape=shape, form="float", owner=owner, attrs=attrs, phase=phase)
         return self._value(node, integer)

@@ -33,12 +33,14 @@ class Kept:
     """A value that one run hands to the next: the placeholder that reads it, its name, and the output that replaces it.
 
     `start` is what the first run reads, known to all; None: the parameter or buffer that the placeholder stands for.
+    `more_bits`: fractional bits beyond those of the program, for values that change in small steps.
     """
 
     placeholder: str
     name: str
     output: int
     start: torch.Tensor | None = None
+    more_bits: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +49,7 @@ class Captured:
 
     `states` maps placeholder names to parameter or buffer names, `constants` to tensors written in the
     model's code, `inputs` lists the placeholders of the user's inputs in order, `kept` what stays
-    between runs.
+    between runs, `small` those of public numbers such as learning rates, whose products with secrets stay below 2^6.
     """
 
     graph: torch.fx.Graph
@@ -56,10 +58,13 @@ class Captured:
     inputs: list[str]
     outputs: list[Any]
     kept: tuple[Kept, ...] = ()
+    small: frozenset[str] = frozenset()
 
 
-def model_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name, also the non-persistent ones."""
+def model_state(model: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, also the non-persistent ones; or the tensors given by name."""
+    if isinstance(model, Mapping):
+        return {name: tensor.detach() for name, tensor in model.items()}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: tensor.detach() for name, tensor in named}
 

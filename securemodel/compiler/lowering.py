@@ -121,7 +121,8 @@ def lower_model(
         if node.op == "placeholder":
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
                 value = _placeholder(g, captured, node, weights, owners)
-                value = g.state(kept[node.name].name, value, frac_bits) if node.name in kept else value
+                part = kept.get(node.name)
+                value = g.state(part.name, value, frac_bits + part.more_bits) if part else value
                 env[node] = _marked(value, node.meta.get("val"))
             else:
                 reason, remedy = "an object that is no tensor", "give the model tensors only"
@@ -204,7 +205,7 @@ def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners:
         return g.placeholder(f"state:{name}", value.shape, owner_of(weights, name), integer)
     kept = {part.placeholder for part in captured.kept}
     index = [name for name in captured.inputs if name not in kept].index(node.name)
-    return g.placeholder(f"input:{index}", value.shape, owners[index], integer)
+    return g.placeholder(f"input:{index}", value.shape, owners[index], integer, small=node.name in captured.small)
 
 
 def _lookup(arg: Any, env: dict) -> Any:

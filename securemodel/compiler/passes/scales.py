@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from protocols.linear import LAYOUT
 from securemodel.compiler.ir import Graph, Header, Node
 
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
@@ -149,10 +150,48 @@ class _Pass:
         if len(secret) == 1 and all(self.old[a].form != "float" for a in args):
             return max(secret)
         most = max(2 * self.frac_bits, _BESIDE_FLOATS if len(secret) == 1 else 0)
+        if any(self._wide(a) for a in args):
+            most = 3 * self.frac_bits  # a bias, beside a product with weights
         return max(n if n <= most else self.frac_bits for n in map(self.natural, args))
 
+    def _wide(self, node_id: int) -> bool:
+        """Whether a value is a state with more fractional bits than others, as it is or with its elements moved."""
+        node = self.old[node_id]
+        if node.op == "linear" and node.attrs["kind"] in LAYOUT:
+            return self._wide(node.args[0])
+        return node.op == "state" and node.attrs["frac"] > self.frac_bits
+
+    def _factors(self, node: Node) -> tuple[_Scaled, _Scaled]:
+        """The operands of a product: cut to frac_bits, but for one that is wide, which takes the other's place."""
+        x, y = node.args
+        if self._wide(x) and not self._wide(y):
+            return self._whole(x), self.reduced(y)
+        if self._wide(y) and not self._wide(x):
+            return self.reduced(x), self._whole(y)
+        return self.reduced(x), self.reduced(y)
+
+    def _whole(self, node_id: int) -> _Scaled:
+        have = self.env[node_id]
+        return _Scaled(self.read_as(have), have.frac)
+
+    def _small_product(self, node: Node) -> _Scaled | None:
+        """A product with a small public number, which has half as many fractional bits more, cut to 2 frac_bits; or None."""
+        small = [a for a in node.args if self.old[a].attrs.get("small")]
+        other = [a for a in node.args if a not in small]
+        if len(small) != 1 or self.old[other[0]].form == "float" or self.env[other[0]].frac != 2 * self.frac_bits:
+            return None
+        frac = self.frac_bits + self.frac_bits // 2
+        at = {small[0]: self.share(self.old[small[0]], frac), other[0]: self._whole(other[0]).id}
+        made = self._add(
+            node, "bilinear", [at[a] for a in node.args], node.shape, frac=2 * self.frac_bits + frac, **node.attrs
+        )
+        cut = self._truncate(node, made, frac, 2 * self.frac_bits, frac)
+        return _Scaled(cut, 2 * self.frac_bits)
+
     def _visit_bilinear(self, node: Node) -> _Scaled:
-        x, y = (self.reduced(a) for a in node.args)
+        if product := self._small_product(node):
+            return product
+        x, y = self._factors(node)
         made = self._add(node, "bilinear", [x.id, y.id], node.shape, frac=x.frac + y.frac, **node.attrs)
         return _Scaled(made, x.frac + y.frac)
 

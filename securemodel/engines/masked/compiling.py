@@ -83,7 +83,14 @@ def _copy_floats(builder: Builder) -> tuple[Graph, dict[int, int]]:
             continue
         args = [ids[a] for a in node.args]
         rest = {"owner": node.owner, "phase": node.phase, "source": node.source}
-        ids[node.id] = graph.add(node.op, args, node.shape, "float", attrs=dict(node.attrs), **rest).id
+        ids[node.id] = graph.add(
+            node.op,
+            args,
+            node.shape,
+            "float",
+            attrs={key: value for key, value in node.attrs.items() if key != "small"},
+            **rest,
+        ).id
     return graph, ids
 
 

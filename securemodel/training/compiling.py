@@ -1,0 +1,88 @@
+"""From a captured training step to a secure program that keeps its weights in shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from protocols.names import PUBLIC
+from securemodel.compiler.capture import Captured, Kept
+from securemodel.compiler.ir import Header, Rounding
+from securemodel.compiler.lowering import lower_model
+from securemodel.compiler.owners import Weights
+from securemodel.compiler.report import Report
+from securemodel.engines.masked.compiling import assemble
+from securemodel.errors import UnsupportedOperator
+from securemodel.program import Program
+from securemodel.training.steps import CapturedStep
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingProgram(Program):
+    """A program of the masked engine whose runs are steps: its states are weights, buffers and moments, in shares."""
+
+    step: CapturedStep | None = field(default=None, compare=False)
+
+    def __reduce__(self):
+        """Pickled and copied without the captured step, which is not needed to run."""
+        return type(self), (self.header, self.graph, self.calls, self.model, self.examples, self.reveal)
+
+
+def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
+    """The captured graph with its states: parameters have twice the fractional bits, so that no small change is lost."""
+    places = {name: node for node, name in step.captured.states.items()}
+    kept = [
+        Kept(places[name], name, state.output, None, frac_bits if state.kind == "parameter" else 0)
+        for name, state in step.states.items()
+        if state.output is not None
+    ]
+    numbers = step.captured.inputs[len(step.batch) : len(step.batch) + len(step.numbers)]
+    return replace(step.captured, kept=tuple(kept), small=frozenset(numbers))
+
+
+def compile_step(
+    step: CapturedStep,
+    name: str,
+    parties: Sequence[str],
+    batch: Sequence[str],
+    weights: Weights,
+    receivers: Sequence[str | None],
+    *,
+    frac_bits: int = 16,
+    width: int = 64,
+    rounding: Rounding = "exact",
+) -> TrainingProgram:
+    """The program of a step, with the owner of each tensor of the batch, of the starting weights, and who learns each
+    of the tensors that the step returns (None: nobody). Raises UnsupportedOperator.
+    """
+    owners = [*batch, *[PUBLIC] * (len(step.numbers) + len(step.random))]
+    captured = kept_states(step, frac_bits)
+    hidden = [place for place, to in zip(step.returned.outputs, receivers, strict=True) if to is None]
+    captured = _without(captured, hidden)
+    lowered = lower_model(captured, weights, owners, frac_bits, width=width, rounding=rounding)
+    if lowered.problems:
+        raise UnsupportedOperator(
+            Report(name, lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
+        )
+    shapes = [part.shape for part in step.batch] + [()] * len(step.numbers) + [r.shape for r in step.random]
+    to = [name for name in receivers if name is not None]
+    header = Header(
+        tuple(parties), frac_bits, width, weights, tuple(owners), tuple(map(tuple, shapes)), tuple(to), rounding
+    )
+    starts = {name: state.start for name, state in step.states.items()}
+    program = assemble(header, lowered, starts, ())
+    return TrainingProgram(program.header, program.graph, program.calls, program.model, (), step=step)
+
+
+def _without(captured: Captured, places: Sequence[int]) -> Captured:
+    """The graph without some of its last outputs; what only they need is not computed."""
+    if not places:
+        return captured
+    output = next(node for node in captured.graph.nodes if node.op == "output")
+    graph = captured.graph.__class__()
+    copied: dict = {}
+    graph.graph_copy(captured.graph, copied)
+    left = [copied[node] for at, node in enumerate(output.args[0]) if at not in places]
+    graph.output(left)
+    graph.eliminate_dead_code()
+    return replace(captured, graph=graph, outputs=left)
