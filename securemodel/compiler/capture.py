@@ -30,7 +30,8 @@ _NESTS = (torch.Tensor, list, tuple, Mapping)
 
 @dataclass(frozen=True, repr=False)
 class Kept:
-    """A value that one run hands to the next: the placeholder that reads it, its name, and the output that replaces it.
+    """A value that one run hands to the next: the placeholder that reads it, its name, and the output that replaces it
+    (None: nothing does).
 
     `start` is what the first run reads, known to all; None: the parameter or buffer that the placeholder stands for.
     `more_bits`: fractional bits beyond those of the program, for values that change in small steps.
@@ -38,7 +39,7 @@ class Kept:
 
     placeholder: str
     name: str
-    output: int
+    output: int | None
     start: torch.Tensor | None = None
     more_bits: int = 0
 

@@ -163,7 +163,8 @@ def _keep(g: Builder, captured: Captured, env: dict, outputs: Sequence[Any]) -> 
     """Ends a run with what the next one reads; what cannot be kept."""
     problems, nodes = [], {node.name: node for node in captured.graph.nodes}
     for part in captured.kept:
-        old, new = env[nodes[part.placeholder]], outputs[part.output]
+        old = env[nodes[part.placeholder]]
+        new = None if part.output is None else outputs[part.output]
         try:
             if isinstance(new, Value):
                 g.keep(part.name, old, new)

@@ -14,6 +14,10 @@ POINTS, ANSWERS = Label(0, 4, Purpose.CONTROL), Label(0, 5, Purpose.CONTROL)
 """Between parties that compare the ids of their rows, after GO_ON."""
 BATCHES, BEGUN = Label(0, 6, Purpose.CONTROL), Label(0, 7, Purpose.CONTROL)
 """Between parties that go on with a job: what is to be run, and that all have noted it."""
+TOSS, TOSSED = Label(0, 8, Purpose.CONTROL), Label(0, 9, Purpose.CONTROL)
+"""Between parties that train: what each brings to a public seed, first hidden, then open."""
+STEPS, EXPORT = Label(0, 10, Purpose.CONTROL), Label(0, 11, Purpose.CONTROL)
+"""Between parties that train: the checkpoints they have; shares of weights, to who may learn them."""
 PROGRAM = Label(0, 3, Purpose.CONTROL)
 """A party's program, to the dealer."""
 STREAM_KEY = Label(0, 0, Purpose.SEED)

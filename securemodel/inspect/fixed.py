@@ -61,7 +61,8 @@ class FixedPoint:
     def __init__(self, program: Program, clear: Mapping[str, ClearSide]) -> None:
         self._program, self._graph, self._clear = program, program.graph, clear
         self._loaded: dict[int, Both] = {}
-        self._kept: dict[str, Both] = {}
+        self.kept: dict[str, Both] = {}
+        """What the next run reads."""
         self._signs: dict[int, torch.Tensor] = {}
         self._done = {phase: last_uses(self._graph, phase) for phase in PHASES}
 
@@ -81,7 +82,7 @@ class FixedPoint:
             yield node, env[node.id], operands
             for done in () if phase == "load" else self._done[phase].get(node.id, ()):
                 env.pop(done, None)
-        self._kept.update(kept)
+        self.kept.update(kept)
         if phase == "load":
             self._loaded = env
 
@@ -91,7 +92,7 @@ class FixedPoint:
             ring = self._clear[self._program.parties[0] if owner == PUBLIC else owner].encoded(node)
             return Both(ring, ring.double())
         if node.op == "state":
-            return self._kept[node.attrs["name"]]
+            return self.kept[node.attrs["name"]]
         if node.op == "xor":
             return Both(operands[0].ring ^ operands[1].ring, _xor_wide([x.wide for x in operands]))
         if node.op == "part":

@@ -1,16 +1,10 @@
 """Joint training: a whole training step as one secure program."""
 
 from securemodel.training.capture import capture_step
+from securemodel.training.datasets import Batches, Dataset, Owned, dataset, owned, rows
 from securemodel.training.publics import PublicInputs
 from securemodel.training.reference import as_torch_keeps_them, draws, run_in_float, start_states
 from securemodel.training.steps import CapturedStep
+from securemodel.training.training import Training, compile_training
 
-__all__ = [
-    "CapturedStep",
-    "PublicInputs",
-    "as_torch_keeps_them",
-    "capture_step",
-    "draws",
-    "run_in_float",
-    "start_states",
-]
+__all__ = ["Batches", "CapturedStep", "Dataset", "Owned", "PublicInputs", "Training", "as_torch_keeps_them", "capture_step", "compile_training", "dataset", "draws", "owned", "rows", "run_in_float", "start_states"]  # fmt: skip

@@ -42,13 +42,15 @@ def capture_step(
 
     `models` and `optimizers` are one, a sequence or a mapping by name; their names begin the names of all states:
     `model.fc1.weight`, `optimizer.model.fc1.weight.exp_avg`, and with several `model0`, `optimizer1` or the
-    mapping's. Second moments of Adam and its like are of gradients times `scale` (by default the rows of the batch, so
+    mapping's. A function that only evaluates the models has None for optimizers. Second moments of Adam and its like are of gradients times `scale` (by default the rows of the batch, so
     of the sum of a mean) and have the least value `floor` under a root: see `optimizers.Roots`.
 
     Raises CompileError with the user's line for what cannot be one program for all data.
     """
-    models, optimizers = naming.named(models, "model"), naming.named(optimizers, "optimizer")
-    naming.check(models, optimizers)
+    models = naming.named(models, "model")
+    evaluates = optimizers is None
+    optimizers = {} if evaluates else naming.named(optimizers, "optimizer")
+    naming.check(models, optimizers, evaluates)
     leaves, nest = tree_flatten(dict(examples) if isinstance(examples, Mapping) else tuple(examples))
     roots = Roots(_rows(leaves) if scale is None else float(scale), floor)
     with ONE_AT_A_TIME, silent(), masks_as_given(), restored([*models.values()], [*optimizers.values()]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocols.names import PUBLIC
@@ -22,6 +22,13 @@ class TrainingProgram(Program):
     """A program of the masked engine whose runs are steps: its states are weights, buffers and moments, in shares."""
 
     step: CapturedStep | None = field(default=None, compare=False)
+    shown: frozenset[str] = frozenset()
+    """The names of what the step returns that somebody learns."""
+
+    @property
+    def model_graph(self) -> Captured | None:
+        """The captured step; None where the program came from another process."""
+        return self.step.captured if self.step else None
 
     def __reduce__(self):
         """Pickled and copied without the captured step, which is not needed to run."""
@@ -40,6 +47,16 @@ def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
     return replace(step.captured, kept=tuple(kept), small=frozenset(numbers))
 
 
+def read_states(step: CapturedStep, kept: Collection[str], frac_bits: int) -> Captured:
+    """The captured graph of what only reads states: of these names, in the form in which steps keep them."""
+    read = [
+        Kept(node, name, None, None, frac_bits if step.states[name].kind == "parameter" else 0)
+        for node, name in step.captured.states.items()
+        if name in kept
+    ]
+    return replace(step.captured, kept=tuple(read))
+
+
 def compile_step(
     step: CapturedStep,
     name: str,
@@ -51,12 +68,14 @@ def compile_step(
     frac_bits: int = 16,
     width: int = 64,
     rounding: Rounding = "exact",
+    reads: Collection[str] | None = None,
 ) -> TrainingProgram:
     """The program of a step, with the owner of each tensor of the batch, of the starting weights, and who learns each
-    of the tensors that the step returns (None: nobody). Raises UnsupportedOperator.
+    of the tensors that the step returns (None: nobody). `reads`: the names of states that it reads as another program's
+    steps keep them, and does not change. Raises UnsupportedOperator.
     """
     owners = [*batch, *[PUBLIC] * (len(step.numbers) + len(step.random))]
-    captured = kept_states(step, frac_bits)
+    captured = kept_states(step, frac_bits) if reads is None else read_states(step, reads, frac_bits)
     hidden = [place for place, to in zip(step.returned.outputs, receivers, strict=True) if to is None]
     captured = _without(captured, hidden)
     lowered = lower_model(captured, weights, owners, frac_bits, width=width, rounding=rounding)
@@ -69,9 +88,10 @@ def compile_step(
     header = Header(
         tuple(parties), frac_bits, width, weights, tuple(owners), tuple(map(tuple, shapes)), tuple(to), rounding
     )
+    shown = frozenset(n for n, to in zip(step.returned.names, receivers, strict=True) if to is not None)
     starts = {name: state.start for name, state in step.states.items()}
     program = assemble(header, lowered, starts, ())
-    return TrainingProgram(program.header, program.graph, program.calls, program.model, (), step=step)
+    return TrainingProgram(program.header, program.graph, program.calls, program.model, (), step=step, shown=shown)
 
 
 def _without(captured: Captured, places: Sequence[int]) -> Captured:

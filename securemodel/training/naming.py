@@ -21,10 +21,13 @@ def named(things: Any, word: str) -> dict[str, Any]:
     return {word: things[0] if isinstance(things, (list, tuple)) else things}
 
 
-def check(models: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
-    """Raises CompileError unless these are models and optimizers, with different names, and belong together."""
+def check(models: Mapping[str, Any], optimizers: Mapping[str, Any], evaluates: bool = False) -> None:
+    """Raises CompileError unless these are models and optimizers, with different names, and belong together.
+
+    `evaluates`: there is nothing to update.
+    """
     for things, kind, word in ((models, nn.Module, "model"), (optimizers, torch.optim.Optimizer, "optimizer")):
-        if not things:
+        if not things and not (evaluates and word == "optimizer"):
             raise CompileError(
                 explain(f"no {word} is given", fix=f"give one {word}, a list of them, or a dict by name")
             )

@@ -80,7 +80,7 @@ def test_it_is_bit_for_bit_what_fixed_point_in_the_clear_gives():
             for side in clear.values():
                 side.set_inputs([x])
             list(fixed.walk("run"))
-            for name, value in fixed._kept.items():
+            for name, value in fixed.kept.items():
                 shares = [party.kept[name] for party in parties]
                 assert torch.equal(sum(share for share in shares if share is not None), value.ring)
 

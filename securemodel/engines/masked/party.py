@@ -65,7 +65,8 @@ class OnlineParty:
         graph, names = program.graph, program.parties
         self.role = Role(names.index(me), len(names))
         self.peers = tuple(n for n in names if n != me)
-        self._pairs = dict(pairs) if len(names) > 2 else {}
+        self._all_pairs = dict(pairs)
+        self._pairs = self._all_pairs if len(names) > 2 else {}
         self._graph = graph
         self._steps = {phase: steps(graph, phase) for phase in PHASES}
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
@@ -81,6 +82,21 @@ class OnlineParty:
         """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
         of a party without inputs."""
         self.inputs_shared_at = self.result_shared_at = 0.0
+
+    def fresh(self, times: int) -> dict[str, torch.Tensor]:
+        """This party's shares of all states, hidden by shares of zero: together they say what the kept ones do.
+
+        All parties call it after the same run, with the same number from 1 of how often they did.
+        """
+        shapes = {n.attrs["name"]: n.shape for n in self._graph.nodes if n.op == "keep"}
+        shares = {
+            name: torch.zeros(shapes[name], dtype=torch.int64) if share is None else share
+            for name, share in self.kept.items()
+        }
+        return {
+            name: add_zero(shares[name], self.me, self._all_pairs, self._epoch, node, times)
+            for node, name in enumerate(sorted(shares))
+        }
 
     # ---- phases
     def load(self, epoch: int, take: TakePrepared) -> Generator[Talk, Message, None]:

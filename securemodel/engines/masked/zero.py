@@ -22,9 +22,12 @@ def local_pairs(keys: Mapping[str, bytes], me: str) -> dict[str, Stream]:
     return {peer: Stream(hashlib.sha256(b"zero shares" + secret).digest()) for peer, secret in secrets.items()}
 
 
-def add_zero(share: torch.Tensor, me: str, streams: Mapping[str, Stream], epoch: int, node: int) -> torch.Tensor:
-    """A copy of an additive share plus this party's share of zero. `streams`: by peer, the one shared with it."""
+def add_zero(
+    share: torch.Tensor, me: str, streams: Mapping[str, Stream], epoch: int, node: int, index: int = 0
+) -> torch.Tensor:
+    """A copy of an additive share plus this party's share of zero. `streams`: by peer, the one shared with it; `index`: 0
+    for what is revealed, above for states that leave the process."""
     out = share.clone(memory_format=torch.contiguous_format)
     for peer, stream in streams.items():
-        stream.fill(out, epoch, node, Use.ZERO, mode="add" if me < peer else "sub")
+        stream.fill(out, epoch, node, Use.ZERO, mode="add" if me < peer else "sub", index=index)
     return out

@@ -1,0 +1,195 @@
+"""Data of several parties: who owns which columns and rows, and in which order steps read them.
+
+Positions are public and follow from a seed that all parties have, so nothing is sent to agree on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from protocols.errors import InputError, explain
+
+Source = torch.Tensor | Callable[[], torch.Tensor] | None
+Positions = tuple[np.ndarray, ...]
+"""For each part of the rows, which of them."""
+
+
+@dataclass(frozen=True, repr=False)
+class Owned:
+    """A tensor of one party. `source` is the tensor, or a function that gives it and is called by its owner alone.
+
+    `shape` is public, [rows, ...], and so is `dtype`.
+    """
+
+    party: str
+    source: Source
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def tensor(self) -> torch.Tensor:
+        """The data; for the owner's process. Raises InputError for another shape or type than was said."""
+        made = self.source() if callable(self.source) else self.source
+        if not isinstance(made, torch.Tensor):
+            raise InputError(
+                explain(f"party {self.party!r} gave no tensor", why=f"its source is a {type(made).__name__}",
+                        fix="give a tensor, or a function that returns one")
+            )  # fmt: skip
+        if tuple(made.shape) != self.shape or made.dtype != self.dtype:
+            found = f"{made.dtype} {list(made.shape)}"
+            raise InputError(
+                explain(
+                    f"the data of party {self.party!r} are not what was said", why=f"{found} in place of "
+                    f"{self.dtype} {list(self.shape)}", fix="say the right shape and dtype in owned(), at every party",
+                )
+            )  # fmt: skip
+        return made
+
+
+def owned(
+    party: str, source: Source = None, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None
+) -> Owned:
+    """Data of one party: a tensor, or a function that only the owner's process calls; `shape` is [rows, ...].
+
+    Shape and type may be left out where the tensor itself is given. Raises InputError.
+    """
+    if isinstance(source, torch.Tensor):
+        shape, dtype = shape or source.shape, dtype or source.dtype
+    if not shape or any(size < 1 for size in shape):
+        raise InputError(
+            explain(f"owned({party!r}) needs a shape with rows", fix="give shape=(rows, ...): every party must know it")
+        )
+    return Owned(party, source, tuple(int(size) for size in shape), dtype or torch.float32)
+
+
+def rows(**parts: Owned) -> tuple[Owned, ...]:
+    """Rows of several parties, one below the other: `rows(a=owned(...), b=owned(...))`. Raises InputError."""
+    made = tuple(parts.values())
+    if not made or len({(part.shape[1:], part.dtype) for part in made}) != 1:
+        raise InputError(explain("rows() wants parts that differ in their number of rows alone"))
+    return made
+
+
+@dataclass(frozen=True, repr=False)
+class Dataset:
+    """Columns by name. Each has parts with the rows of one party after the other; all columns have parts of as many rows."""
+
+    columns: Mapping[str, tuple[Owned, ...]]
+    positions: Positions
+
+    def __len__(self) -> int:
+        return sum(map(len, self.positions))
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Two data sets, the first with this fraction of each party's rows, chosen by a public seed. Raises InputError."""
+        shuffled = [at[_order(len(at), seed, 0, part)] for part, at in enumerate(self.positions)]
+        cuts = [round(fraction * len(at)) for at in shuffled]
+        if any(not 0 < cut < len(at) for cut, at in zip(cuts, shuffled, strict=True)):
+            raise InputError(explain(f"split({fraction}) leaves no rows on one side", fix="give a fraction in between"))
+        first = tuple(np.sort(at[:cut]) for at, cut in zip(shuffled, cuts, strict=True))
+        second = tuple(np.sort(at[cut:]) for at, cut in zip(shuffled, cuts, strict=True))
+        return replace(self, positions=first), replace(self, positions=second)
+
+    def batches(self, size: int, seed: int = 0, shuffle: bool = True) -> Batches:
+        """Batches of `size` rows; in each epoch in another order, that of a public seed. Rows left over wait an epoch.
+
+        Of rows of several parties each batch has the same share. Raises InputError.
+        """
+        total = len(self)
+        sizes = [size * len(at) // total for at in self.positions]
+        by_rest = sorted(range(len(sizes)), key=lambda part: -(size * len(self.positions[part]) % total))
+        for part in by_rest[: size - sum(sizes)]:
+            sizes[part] += 1
+        if not 0 < size <= total or 0 in sizes:
+            raise InputError(
+                explain(f"no batches of {size} rows", why=f"there are {[len(at) for at in self.positions]} of each party",
+                        fix="give a size that leaves at least one row of each party in a batch")
+            )  # fmt: skip
+        return Batches(self, tuple(sizes), seed, shuffle)
+
+
+def dataset(**columns: Owned | tuple[Owned, ...]) -> Dataset:
+    """A data set by columns: each `owned(...)`, or `rows(...)` of several parties. Raises InputError."""
+    parts = {name: (column,) if isinstance(column, Owned) else tuple(column) for name, column in columns.items()}
+    counts = {name: [part.shape[0] for part in column] for name, column in parts.items()}
+    if not parts or len({tuple(count) for count in counts.values()}) != 1:
+        raise InputError(
+            explain("the columns of a data set have different rows", why=f"{counts}",
+                    fix="give columns of as many rows, in the same order; of rows(), the same parts in each column")
+        )  # fmt: skip
+    (first, *_) = counts.values()
+    return Dataset(parts, tuple(np.arange(count) for count in first))
+
+
+def _order(count: int, seed: int, epoch: int, part: int) -> np.ndarray:
+    """A public shuffle that is the same on every machine: the order of 64-bit words of SHAKE256. It hides nothing."""
+    words = hashlib.shake_256(f"securemodel order {seed} {epoch} {part}".encode()).digest(8 * count)
+    return np.argsort(np.frombuffer(words, dtype="<u8"), kind="stable")
+
+
+@dataclass(frozen=True, repr=False)
+class Batches:
+    """The batches of a data set, step after step: `sizes` rows of each part."""
+
+    data: Dataset
+    sizes: tuple[int, ...]
+    seed: int
+    shuffle: bool
+    _orders: dict[int, Positions] = field(default_factory=dict, compare=False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that each epoch has."""
+        return min(len(at) // size for at, size in zip(self.data.positions, self.sizes, strict=True))
+
+    def epoch_of(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def parts(self) -> Iterator[tuple[str, int, Owned]]:
+        """(column, part, whose) in the order in which the inputs of a program are."""
+        for name, column in self.data.columns.items():
+            for part, piece in enumerate(column):
+                yield name, part, piece
+
+    def owners(self) -> list[str]:
+        """The owner of each input."""
+        return [piece.party for _, _, piece in self.parts()]
+
+    def examples(self) -> list[torch.Tensor]:
+        """Inputs of the right shapes, with no data in them."""
+        return [torch.zeros(self.sizes[part], *piece.shape[1:], dtype=piece.dtype) for _, part, piece in self.parts()]
+
+    def positions(self, step: int) -> Positions:
+        """The rows of each part that a step reads; steps count from 0. Public."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            mine = [
+                places[_order(len(places), self.seed, epoch + 1, part)] if self.shuffle else places
+                for part, places in enumerate(self.data.positions)
+            ]
+            self._orders[epoch] = tuple(mine)
+        return tuple(
+            order[at * size : (at + 1) * size] for order, size in zip(self._orders[epoch], self.sizes, strict=True)
+        )
+
+    def inputs(self, step: int, mine: Callable[[str], bool]) -> list[torch.Tensor | None]:
+        """The tensors of a step; None for what others own."""
+        places = self.positions(step)
+        return [
+            piece.tensor[torch.from_numpy(places[part])] if mine(piece.party) else None
+            for _, part, piece in self.parts()
+        ]
+
+    def joined(self, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The arguments of a user's step from the inputs of a program: the parts of each column, one below the other."""
+        columns: dict[str, list[torch.Tensor]] = {}
+        for (name, _, _), tensor in zip(self.parts(), inputs, strict=True):
+            columns.setdefault(name, []).append(tensor)
+        return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in columns.items()}

@@ -1,0 +1,196 @@
+"""From a user's step and the data of several parties to a job that parties run together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from protocols.errors import explain
+from protocols.names import PUBLIC
+from securemodel.compiler.ir import Rounding
+from securemodel.compiler.lowering import lower_model
+from securemodel.compiler.owners import given_weights
+from securemodel.compiler.report import Report
+from securemodel.errors import CompileError
+from securemodel.planning.costs import Network
+from securemodel.planning.plan import make_plan
+from securemodel.planning.units import seconds_text
+from securemodel.shown import Shown
+from securemodel.training.capture import capture_step
+from securemodel.training.compiling import TrainingProgram, compile_step, kept_states
+from securemodel.training.datasets import Batches, Dataset
+from securemodel.training.naming import named
+from securemodel.training.steps import CapturedStep
+
+EVERYBODY = "all"
+_MOST_ROWS = 256  # that an evaluation takes at a time
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """A function of a data set and the models that is revealed: one program for full batches, one for the rows left over."""
+
+    name: str
+    pieces: tuple[tuple[Batches, TrainingProgram], ...]
+    receivers: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingPlan(Shown):
+    """What a step costs, and an epoch; `step` is the plan of one step (securemodel.planning)."""
+
+    step: Any
+    steps_per_epoch: int
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Predicted, where the dealer deals each step while the one before runs."""
+        return self.steps_per_epoch * max(self.step.seconds, self.step.preparing_seconds)
+
+    def __str__(self) -> str:
+        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {seconds_text(self.seconds_per_epoch)}"
+
+
+@dataclass(frozen=True, repr=False)
+class Job:
+    """A compiled training step with its data."""
+
+    program: TrainingProgram
+    batches: Batches
+    models: Mapping[str, torch.nn.Module]
+    evaluations: Mapping[str, Evaluation]
+    public_start: bool
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.program.graph.nodes)} nodes, parties={list(self.program.parties)})"
+
+    @property
+    def captured(self) -> CapturedStep:
+        return self.program.step
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the step's text, which all parties and the dealer compare."""
+        return self.program.digest
+
+    def text(self) -> str:
+        """The secure graph of a step, one operation a line."""
+        return self.program.text()
+
+    def plan(self, network: str | Network = "lan") -> TrainingPlan:
+        """Rounds, bytes and predicted time of a step, and of an epoch."""
+        return TrainingPlan(make_plan(self.program, network), self.batches.steps_per_epoch)
+
+    def check(self) -> Report:
+        """Every operator of the step that has no secure version; nothing, as the step is compiled."""
+        step, header = self.program.step, self.program.header
+        owners = list(header.inputs)
+        lowered = lower_model(
+            kept_states(step, header.frac_bits), header.weights, owners, header.frac_bits, width=header.width,
+            rounding=header.rounding,
+        )  # fmt: skip
+        return Report("step", lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
+
+
+def compile_job(
+    step: Callable[..., Any],
+    models: Any,
+    optimizers: Any,
+    *,
+    batch: Batches,
+    parties: Sequence[str],
+    reveal: Mapping[str, str] | str | None = None,
+    evaluate: Mapping[str, tuple[Callable[..., Any], Dataset, str]] | None = None,
+    weights: str | Mapping[str, str] = PUBLIC,
+    frac_bits: int = 16,
+    width: int = 64,
+    rounding: Rounding = "exact",
+) -> Job:
+    """What `securemodel.compile_training` does, without its ways to run."""
+    columns = list(batch.data.columns)
+    captured = capture_step(_flat(step, batch), models, optimizers, batch.examples())
+    owners = batch.owners()
+    _check_names(parties, owners)
+    receivers = _receivers(captured, reveal, parties)
+    given = given_weights(weights if isinstance(weights, str) else {"": PUBLIC, **weights})
+    options = {"frac_bits": frac_bits, "width": width, "rounding": rounding}
+    program = compile_step(captured, "step", parties, owners, given, receivers, **options)
+    kept = {node.attrs["name"] for node in program.graph.nodes if node.op == "keep"}
+    evaluations = {
+        name: _evaluation(name, function, data, to, models, kept, parties, given, options, columns)
+        for name, (function, data, to) in (evaluate or {}).items()
+    }
+    return Job(program, batch, named(models, "model"), evaluations, weights == PUBLIC)
+
+
+def _flat(step: Callable[..., Any], batch: Batches) -> Callable[..., Any]:
+    """The step as a function of the parts of all columns."""
+    (alone,) = {len(column) == 1 for column in batch.data.columns.values()}
+    if alone:
+        return step
+
+    def joined(*parts: torch.Tensor) -> Any:
+        return step(*batch.joined(parts).values())
+
+    joined.__name__ = getattr(step, "__name__", "step")
+    return joined
+
+
+def _check_names(parties: Sequence[str], owners: Sequence[str]) -> None:
+    unknown = [name for name in owners if name not in parties]
+    if unknown:
+        raise CompileError(
+            explain(f"{unknown[0]!r} owns data and is no party", fix=f"name it among the parties: {', '.join(parties)}")
+        )
+
+
+def _receivers(
+    captured: CapturedStep, reveal: Mapping[str, str] | str | None, parties: Sequence[str]
+) -> list[str | None]:
+    """Who learns each tensor that the step returns. Raises CompileError."""
+    names = captured.returned.names
+    if reveal is None or isinstance(reveal, str):
+        wanted = dict.fromkeys(names, reveal)
+    else:
+        wanted = {**dict.fromkeys(names), **reveal}
+    for name, to in wanted.items():
+        if name not in names:
+            raise CompileError(
+                explain(f"reveal names {name!r}, which the step does not return", fix=f"it returns {', '.join(names)}")
+            )
+        if to is not None and to != EVERYBODY and to not in parties:
+            raise CompileError(explain(f"{to!r} is to learn {name!r} and is no party", fix='name a party, or "all"'))
+    return [wanted[name] for name in names]
+
+
+def _in_order(data: Dataset) -> Iterator[Batches]:
+    """All rows, in batches of one size, then those left over."""
+    full = data.batches(min(len(data), _MOST_ROWS), shuffle=False)
+    yield full
+    rest = [at[full.steps_per_epoch * size :] for at, size in zip(data.positions, full.sizes, strict=True)]
+    if any(map(len, rest)):
+        yield Batches(replace(data, positions=tuple(rest)), tuple(map(len, rest)), 0, False)
+
+
+def _evaluation(name, function, data: Dataset, to: str, models, kept, parties, given, options, columns) -> Evaluation:
+    if list(data.columns) != columns:
+        raise CompileError(
+            explain(f"the evaluation {name!r} has other columns than the batch", fix="give both the same, from split()")
+        )
+    modes = [(module, module.training) for model in named(models, "model").values() for module in model.modules()]
+    pieces = []
+    try:
+        for module, _ in modes:
+            module.training = False
+        for batches in _in_order(data):
+            captured = capture_step(_flat(function, batches), models, None, batches.examples())
+            receivers = [to] * len(captured.returned.names)
+            program = compile_step(captured, name, parties, batches.owners(), given, receivers, reads=kept, **options)
+            pieces.append((batches, program))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return Evaluation(name, tuple(pieces), tuple(receivers))

@@ -1,0 +1,406 @@
+"""A training under way: steps, evaluations, checkpoints, export; locally, or one party's end of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+
+from protocols.channel import Channel, Label
+from protocols.errors import BadFrame, InputError, Mismatch, explain
+from protocols.files import file_errors, read_secret
+from protocols.fixedpoint import decode
+from protocols.identity import PartiesConfig
+from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
+from securemodel.engines.masked.party import OnlineParty
+from securemodel.sessions.masked import open_connection, open_local
+from securemodel.sessions.remote import place
+from securemodel.sessions.session import Session
+from securemodel.training import checkpoints
+from securemodel.training.checkpoints import Progress
+from securemodel.training.compiling import TrainingProgram
+from securemodel.training.job import Evaluation, Job
+
+_SEED_BYTES, _STEPS_BYTES = 32, 256
+_SCHEDULED = ("lr", "initial_lr", "momentum", "betas", "weight_decay", "eps")
+
+
+class _Place(Protocol):
+    """Where the parties of this process are, and how they reach the others."""
+
+    session: Session
+    parties: Mapping[str, OnlineParty]
+
+    def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
+        """Each party here sends the same bytes to all others (or those in `to`); what each party here got, by sender."""
+
+    def key(self, me: str, folder: Path) -> bytes: ...
+
+    def opened(self, program: TrainingProgram) -> _Place: ...
+
+
+@dataclass(frozen=True, repr=False)
+class Local:
+    """All parties in this process."""
+
+    session: Any
+
+    @property
+    def parties(self) -> Mapping[str, OnlineParty]:
+        return self.session._parties
+
+    def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
+        return {me: {peer: data for peer, data in sends.items() if peer != me} for me in sends if not to or me in to}
+
+    def key(self, me: str, folder: Path) -> bytes:
+        return checkpoints.key_in(folder)
+
+    def opened(self, program: TrainingProgram) -> Local:
+        return Local(open_local(program))
+
+
+@dataclass(frozen=True, repr=False)
+class Remote:
+    """One party, linked with the others. `open` makes a session for another program; one is open at a time."""
+
+    session: Any
+    secret: bytes
+    open: Callable[[TrainingProgram], Any]
+
+    @property
+    def parties(self) -> Mapping[str, OnlineParty]:
+        return {self.session.me: self.session._party}
+
+    def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
+        me, channel = self.session.me, self.session.channel
+        ((_, data),) = sends.items()
+        peers = [name for name in self.session.program.parties if name != me]
+        out = {peer: [torch.frombuffer(bytearray(data), dtype=torch.uint8)] for peer in peers if not to or peer in to}
+        sizes = {peer: len(data) for peer in peers if not to or me in to}
+        with self.session._guarded():
+            got = _exchange(channel, label, out, sizes)
+        return {me: {peer: part.numpy().tobytes() for peer, part in got.items()}}
+
+    def key(self, me: str, folder: Path) -> bytes:
+        return checkpoints.key_for(self.secret, me)
+
+    def opened(self, program: TrainingProgram) -> Remote:
+        return Remote(self.open(program), self.secret, self.open)
+
+
+def _exchange(channel: Channel, label: Label, out: Mapping[str, list[torch.Tensor]], sizes: Mapping[str, int]):
+    return channel.exchange(label, {peer: parts for peer, parts in out.items()}, dict(sizes))
+
+
+class Run:
+    """A training under way: a context manager. Every party makes the same calls in the same order.
+
+    `step_number` counts the steps made; `resume` goes on where checkpoints end.
+    """
+
+    def __init__(self, job: Job, where: _Place) -> None:
+        self.job, self._where = job, where
+        self.step_number, self._times = 0, 0
+        self._public = job.captured.public_inputs()
+        self._scheduler: Any = None
+        self._started = False
+        self._identity = self._seed = 0
+        self._name = ""
+
+    # ---- steps
+    def _start(self) -> None:
+        if self._started:
+            return
+        tossed = self._toss()
+        self._name, self._seed = tossed.hex()[:32], int.from_bytes(tossed[16:24], "little") >> 1
+        self._load()
+
+    def _load(self) -> None:
+        program = self.job.program
+        self._where.session.load(program, program.model)
+        self._started = True
+
+    def _toss(self) -> bytes:
+        """A public seed that no party can choose: each commits to its part before it sees the others' (Blum, 1983)."""
+        mine = {me: os.urandom(_SEED_BYTES) for me in self._where.parties}
+        hidden = self._where.swap(TOSS, {me: _commitment(me, part) for me, part in mine.items()})
+        opened = self._where.swap(TOSSED, mine)
+        for me, parts in opened.items():
+            for peer, part in parts.items():
+                if _commitment(peer, part) != hidden[me][peer]:
+                    raise BadFrame(
+                        peer, explain(f"party {peer!r} changed its part of the seed after the others' were open")
+                    )
+        me = next(iter(mine))
+        whole = {**opened[me], **mine}
+        return hashlib.sha256(b"".join(whole[name] for name in sorted(whole))).digest()
+
+    def step(self, *batch: torch.Tensor | None) -> Any:
+        """One step on the next batch (or this one: tensors of the parts of all columns); what the step returns.
+
+        None stands for what this process may not learn.
+        """
+        self._start()
+        job, session = self.job, self._where.session
+        mine = lambda name: name in self._where.parties
+        given = list(batch) if batch else job.batches.inputs(self.step_number, mine)
+        numbers = self._public.next()
+        public = [numbers[name] for name in job.captured.numbers]
+        public += [self._draw(index, self.step_number) for index in range(len(job.captured.random))]
+        returned = session.run(*given, *public)
+        self.step_number += 1
+        return self._restored(job.program, returned)
+
+    def _draw(self, index: int, step: int) -> torch.Tensor:
+        """Public random numbers, the same at all parties: they follow from the tossed seed and hide nothing."""
+        digest = hashlib.sha256(f"{self._seed} {step} {index}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return self.job.captured.random[index].draw(generator)
+
+    def _restored(self, program: TrainingProgram, returned: Any) -> Any:
+        outputs = program.header.outputs
+        parts = list(returned) if isinstance(returned, tuple) else [returned]
+        if not outputs:
+            parts = []
+        shown = iter(parts)
+        step = program.step
+        values = [next(shown) if name in program.shown else None for name in step.returned.names]
+        return step.returned.restore(values)
+
+    def steps(self, count: int | None = None) -> Iterator[Any]:
+        """What the next `count` steps return (those of an epoch)."""
+        for _ in range(self.job.batches.steps_per_epoch if count is None else count):
+            yield self.step()
+
+    def train_epoch(self, progress: Callable[[int, Any], None] = lambda step, returned: None) -> list[Any]:
+        """The steps up to the end of the epoch; what they return. `progress` is told the step number and its result."""
+        size, returned = self.job.batches.steps_per_epoch, []
+        while not returned or self.step_number % size:
+            returned.append(self.step())
+            progress(self.step_number, returned[-1])
+        return returned
+
+    def epochs(self, count: int, scheduler: Any = None) -> Iterator[int]:
+        """The numbers of the epochs up to `count` that are still to be made, after each of which the scheduler steps."""
+        self._start()
+        if scheduler is not None:
+            self.scheduled_by(scheduler)
+        for epoch in range(self.step_number // self.job.batches.steps_per_epoch, count):
+            yield epoch
+            if scheduler is not None:
+                scheduler.step()
+
+    def scheduled_by(self, scheduler: Any) -> None:
+        """Names the scheduler whose state checkpoints keep; a resumed run puts it back."""
+        self._scheduler = scheduler
+        if getattr(self, "_scheduler_state", None) is not None:
+            scheduler.load_state_dict(self._scheduler_state)
+            self._scheduler_state = None
+
+    # ---- what may be learned
+    def evaluate(self) -> dict[str, Any]:
+        """What the functions of `compile_training(evaluate=)` give for the weights as they are now."""
+        self._start()
+        return {name: self._evaluated(evaluation) for name, evaluation in self.job.evaluations.items()}
+
+    def _evaluated(self, evaluation: Evaluation) -> Any:
+        results = []
+        for batches, program in evaluation.pieces:
+            with self._aside(program) as session:
+                for step in range(batches.steps_per_epoch):
+                    given = batches.inputs(step, lambda name: name in self._where.parties)
+                    results.append(self._restored(program, session.run(*given)))
+        return _together(results)
+
+    def _aside(self, program: TrainingProgram) -> Session:
+        """A session of another program that reads the same states."""
+        where = self._where.opened(program)
+        where.session.load(program, program.model)
+        for me, party in where.parties.items():
+            kept = self._where.parties[me].kept
+            party.kept = {name: kept[name] for name in party.kept}
+        return where.session
+
+    def export(self, path: str | Path | None = None, *, to: str) -> dict[str, torch.Tensor] | None:
+        """The models' parameters and buffers at party `to`, which alone learns them; None at the others.
+
+        With `path`, `to` also writes them as safetensors that `model.load_state_dict` takes; names of several models
+        begin with the model's. Raises InputError, FileError.
+        """
+        self._start()
+        parties = self.job.program.parties
+        if to not in parties:
+            raise InputError(explain(f"{to!r} is no party", fix=f"export to one of {', '.join(parties)}"))
+        shares = self._fresh()
+        names = [name for name in sorted(next(iter(shares.values()))) if self._is_model(name)]
+        sends = {me: _bytes_of([kept[name] for name in names]) for me, kept in shares.items()}
+        got = self._where.swap(EXPORT, sends, (to,))
+        if to not in self._where.parties:
+            return None
+        total = torch.frombuffer(bytearray(sends[to]), dtype=torch.int64).clone()
+        for part in got[to].values():
+            total += torch.frombuffer(bytearray(part), dtype=torch.int64)
+        state = self._decoded(names, total)
+        if path is not None:
+            with file_errors(Path(path)):
+                safetensors.torch.save_file(state, path)
+        return state
+
+    def _is_model(self, name: str) -> bool:
+        return self.job.captured.states[name].kind in ("parameter", "buffer")
+
+    def _decoded(self, names: Sequence[str], total: torch.Tensor) -> dict[str, torch.Tensor]:
+        nodes = {n.attrs["name"]: n for n in self.job.program.graph.nodes if n.op == "keep"}
+        state, at, single = {}, 0, len(self.job.models) == 1
+        for name in names:
+            node, size = nodes[name], nodes[name].shape
+            count = int(torch.Size(size).numel())
+            part = total[at : at + count].reshape(size)
+            dtype = self.job.captured.states[name].start.dtype
+            state[name.partition(".")[2] if single else name] = (decode(part, node.frac) if node.frac else part).to(
+                dtype
+            )
+            at += count
+        for name, kept in self.job.captured.states.items():  # those that no step changes
+            if name not in nodes and self._is_model(name) and self._is_public(name):
+                state[name.partition(".")[2] if single else name] = kept.start.clone()
+        return state
+
+    def _is_public(self, name: str) -> bool:
+        return self.job.public_start
+
+    # ---- checkpoints
+    def _fresh(self) -> dict[str, dict[str, torch.Tensor]]:
+        self._times += 1
+        return {me: party.fresh(self._times) for me, party in self._where.parties.items()}
+
+    def checkpoint(self, folder: str | Path) -> None:
+        """Writes what each party here needs to go on: its own folder inside, encrypted under its own key. Raises FileError."""
+        self._start()
+        progress = Progress(
+            self._name, self.job.digest, self.step_number, self._seed, self._public.memory, _groups(self.job),
+            json.loads(json.dumps(self._scheduler.state_dict())) if self._scheduler is not None else None,
+        )  # fmt: skip
+        for me, shares in self._fresh().items():
+            path = Path(folder) / me
+            checkpoints.write(path, me, self._where.key(me, path), shares, progress)
+
+    def resume(self, folder: str | Path) -> int:
+        """Goes on after the last step of which all parties have a checkpoint, or starts; the number of that step.
+
+        Call it before anything else. Raises Mismatch where the parties have checkpoints that do not belong together.
+        """
+        if self._started:
+            raise InputError(explain("resume() comes too late", fix="call it before the first step"))
+        mine = {me: checkpoints.steps_of(Path(folder) / me) for me in self._where.parties}
+        told = self._where.swap(STEPS, {me: _packed(steps) for me, steps in mine.items()})
+        common = set.intersection(*(set(steps) for steps in mine.values()))
+        for parts in told.values():
+            for data in parts.values():
+                common &= set(_unpacked(data))
+        if not common:
+            self._start()
+            return 0
+        self._restore(Path(folder), max(common))
+        return self.step_number
+
+    def _restore(self, folder: Path, step: int) -> None:
+        found = {}
+        for me in self._where.parties:
+            path = folder / me
+            found[me] = checkpoints.read(path, me, self._where.key(me, path), step)
+            checkpoints.check_same(found[me][1], self.job.digest)
+        names = {progress.run for _, progress in found.values()}
+        told = self._where.swap(STEPS, {me: progress.run.encode().ljust(64) for me, (_, progress) in found.items()})
+        for parts in told.values():
+            for peer, data in parts.items():
+                if data.decode("ascii", "replace").strip() not in names or len(names) > 1:
+                    raise Mismatch(peer, explain(f"party {peer!r} has checkpoints of another training", where="resume()",
+                                                 fix="give each party the folder of the same training"))  # fmt: skip
+        self._load()
+        for me, (shares, _) in found.items():
+            self._where.parties[me].kept = dict(shares)
+        progress = next(iter(found.values()))[1]
+        self._name, self._seed, self.step_number = progress.run, progress.seed, progress.step
+        self._public.memory = {name: dict(numbers) for name, numbers in progress.memory.items()}
+        _put_groups(self.job, progress.groups)
+        self._scheduler_state = progress.scheduler
+
+    # ---- ending
+    def close(self) -> None:
+        """Ends the session. Harmless when it has ended."""
+        self._where.session.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+
+def _commitment(party: str, part: bytes) -> bytes:
+    return hashlib.sha256(b"securemodel toss " + party.encode() + b" " + part).digest()
+
+
+def _bytes_of(tensors: Iterable[torch.Tensor]) -> bytes:
+    return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+
+
+def _packed(steps: Sequence[int]) -> bytes:
+    return ",".join(map(str, steps[-8:])).encode().ljust(_STEPS_BYTES)
+
+
+def _unpacked(data: bytes) -> list[int]:
+    words = data.decode("ascii", "replace").strip().split(",")
+    return [int(word) for word in words if word.isdigit()]
+
+
+def _together(results: Sequence[Any]) -> Any:
+    """Batches as one: numbers are added, rows are put one below the other."""
+    if isinstance(results[0], Mapping):
+        return {name: _together([result[name] for result in results]) for name in results[0]}
+    if isinstance(results[0], (list, tuple)):
+        return type(results[0])(_together(parts) for parts in zip(*results, strict=True))
+    if results[0] is None or not isinstance(results[0], torch.Tensor):
+        return results[0]
+    return torch.cat(list(results)) if results[0].ndim else torch.stack(list(results)).sum(0)
+
+
+def _groups(job: Job) -> list[dict[str, Any]]:
+    """The scheduled entries of all groups, as JSON has them."""
+    return [
+        {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in update.group.items()
+            if key in _SCHEDULED
+        }
+        for update in job.captured.updates
+    ]
+
+
+def _put_groups(job: Job, groups: Sequence[Mapping[str, Any]]) -> None:
+    for update, entries in zip(job.captured.updates, groups, strict=True):
+        update.group.update({key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()})
+
+
+def local_run(job: Job) -> Run:
+    """A run with all parties in this process."""
+    return Run(job, Local(open_local(job.program)))
+
+
+def remote_run(
+    job: Job, me: str | None = None, config: str | Path | PartiesConfig | None = None, **options: Any
+) -> Run:
+    """This party's end of a run between processes."""
+    plain = options.get("insecure_plain", False)
+    me, config, own = place(job.program, me, config, plain)
+    opened = lambda program: open_connection(program, me, config, **options)
+    secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
+    return Run(job, Remote(opened(job.program), secret, opened))

@@ -1,0 +1,71 @@
+"""`compile_training`, and the job it makes: what a script holds to try, plan and run a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protocols.identity import PartiesConfig
+from protocols.names import PUBLIC
+from securemodel.compiler.ir import Rounding
+from securemodel.training.datasets import Batches, Dataset
+from securemodel.training.job import Job, compile_job
+from securemodel.training.run import Run, local_run, remote_run
+from securemodel.training.simulation import Simulation, simulate
+
+
+@dataclass(frozen=True, repr=False)
+class Training(Job):
+    """A compiled training step with its data. Made by `compile_training`."""
+
+    def simulate(self, steps: int = 10, batches: Callable[[int], Sequence[torch.Tensor]] | None = None) -> Simulation:
+        """Some steps in fixed point in the clear beside float: losses, and how near each value came to the end of its range.
+
+        `batches(step)` gives made-up data; by default the data of this process are read, which must be all of them.
+        """
+        return simulate(self, steps, batches)
+
+    def local(self) -> Run:
+        """A run with all parties in this process: for notebooks and tests."""
+        return local_run(self)
+
+    def connect(self, me: str | None = None, config: str | Path | PartiesConfig | None = None, **options: Any) -> Run:
+        """This party's end of a run between processes; arguments as those of securemodel.connect."""
+        return remote_run(self, me, config, **options)
+
+
+def compile_training(
+    step: Callable[..., Any],
+    models: Any,
+    optimizers: Any,
+    *,
+    batch: Batches,
+    parties: Sequence[str],
+    reveal: Mapping[str, str] | str | None = None,
+    evaluate: Mapping[str, tuple[Callable[..., Any], Dataset, str]] | None = None,
+    weights: str | Mapping[str, str] = PUBLIC,
+    frac_bits: int = 16,
+    width: int = 64,
+    rounding: Rounding = "exact",
+) -> Training:
+    """Compiles a training step into a program that parties run together, on data that nobody shows.
+
+    `step` is a plain function of the batch's columns that also runs in the clear: it computes a loss of `models`, calls
+    `backward()`, and steps the `optimizers` (one of each, a sequence, or a mapping by name). `batch` says whose the
+    columns are, and in which order rows come (`dataset(...).batches(...)`). `reveal` maps what the step returns, by name,
+    to who learns it (a party, "all"), or names one for everything; what it does not name is not revealed. `evaluate` maps
+    names to (function of the columns, data set, receiver): what it returns is summed over batches, or put one below the
+    other where it has rows. `weights` owns the starting values: "public" where everybody has them (from a seed), one
+    party, or a mapping by prefix of names such as "model.head". Other arguments as of `securemodel.compile`.
+
+    Raises UnsupportedOperator, CompileError.
+    """
+    job = compile_job(
+        step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
+        frac_bits=frac_bits, width=width, rounding=rounding,
+    )  # fmt: skip
+    return Training(**vars(job))
