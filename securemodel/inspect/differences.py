@@ -52,7 +52,7 @@ class Limit:
 
 
 def _bits(large: float, small: float) -> float:
-    return math.log2(large / small) if large > 0 else -math.inf
+    return math.log2(large) - math.log2(small) if large > 0 else -math.inf
 
 
 @dataclass(frozen=True)

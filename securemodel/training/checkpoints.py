@@ -115,7 +115,7 @@ def read(folder: Path, party: str, key: bytes, step: int) -> tuple[dict[str, tor
         ) from None  # fmt: skip
     tensors = safetensors.torch.load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    fields = strict_fields(header["__metadata__"]["securemodel"], _TYPES, "a checkpoint", _META_BYTES)
+    fields = strict_fields(header["__metadata__"]["securemodel"], "a checkpoint", _TYPES, _META_BYTES)
     return tensors, Progress(**fields)
 
 
