@@ -185,7 +185,7 @@ def unpack_bits(words: Tensor, n: int) -> Tensor:
 
 
 def msb_plane(x: Tensor, bit: int, offset: int = 0) -> Tensor:
-    """Plane of bit number `bit` (0 to 63) of each element plus `offset`, 0 <= offset < 2^62."""
+    """Plane of bit number `bit` (0 to 63) of each element plus `offset`, |offset| < 2^62."""
     x = ring(x, "msb_plane: x")
     if not 0 <= bit <= 63:
         raise ValueError(f"msb_plane: a 64-bit element has bits 0 to 63, no bit {bit}")

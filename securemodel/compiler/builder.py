@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from protocols.bilinear import bilinear
 from protocols.linear import LINEAR
-from securemodel.compiler.ir import Graph, Mark, Node, phase_of
+from securemodel.compiler.ir import Graph, Mark, Node, phase_of, plain_json
 
 PUBLIC = "public"
 SPLINE_BITS = (8, 16)
@@ -82,6 +83,28 @@ def describe(arg: Any) -> Any:
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 
+def _is_repeatable(target: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a call gives the same result again, and its few arguments tell which call it is."""
+    if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+        return False
+    leaves = list(islice(_leaves([args, kwargs]), _MANY))
+    return len(leaves) < _MANY and all(isinstance(leaf, _PLAIN) for leaf in leaves)
+
+
+_PLAIN = (Value, bool, int, float, str, type(None), torch.dtype)
+_MANY = 4096
+
+
+def _leaves(arg: Any) -> Iterator[Any]:
+    if isinstance(arg, dict):
+        arg = list(arg.values())
+    if isinstance(arg, (list, tuple)):
+        for part in arg:
+            yield from _leaves(part)
+    else:
+        yield arg
+
+
 def _whole(integer: bool) -> dict[str, bool]:
     """Marks floats that are whole numbers: they enter the ring without fractional bits, and exactly."""
     return {"integer": True} if integer else {}
@@ -110,6 +133,9 @@ def common_owner(values: Sequence[Value]) -> str | None:
 class Builder:
     """Appends secure operators to a graph; shapes are computed with torch on the meta device.
 
+    The same operator on the same values is made once: whoever needs a value that another lowering function made, as the
+    gradient of an activation needs the forward's comparison, computes it again in the same way and gets that one.
+    `notes`: what is known of a value by a name, beside what computes it, for the gradient.
     `returned` holds the nodes whose values the model returns. `exact`: truncations round to the nearest and comparisons
     see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits.
     """
@@ -121,10 +147,22 @@ class Builder:
     frac_bits: int = 16
     width: int = 64
     exact: bool = True
+    made: dict[tuple, int] = field(default_factory=dict)
+    notes: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def _value(self, node: Node, integer: bool = False) -> Value:
-        node.source = self.source
+        node.source = node.source or self.source
         return Value(node.id, node.shape, node.owner if node.form == "float" else None, integer)
+
+    def _secret(
+        self, op: str, operands: Sequence[Value], shape: Sequence[int], form: str = "secret", /, **attrs
+    ) -> Node:
+        """The node of an operator on these values: an earlier one where there is one."""
+        args = tuple(v.id for v in operands)
+        key = (op, args, plain_json(attrs))
+        if key not in self.made:
+            self.made[key] = self.graph.add(op, args, shape, form, attrs=attrs).id
+        return self.graph[self.made[key]]
 
     @property
     def least(self) -> float:
@@ -156,11 +194,16 @@ class Builder:
         owner = common_owner(operands)
         if owner is None:
             raise CannotLower("operands belong to different parties")
+        key = (target, repr((args, kwargs)), tuple(shape), integer) if _is_repeatable(target, args, kwargs) else None
+        if key in self.made:
+            return self._value(self.graph[self.made[key]], integer)
         name = getattr(target, "__name__", "") if callable(target) and "::" not in str(target) else str(target)
         attrs = {"target": name or str(target), "args": describe(args), "kwargs": describe(kwargs), **_whole(integer)}
         phase = phase_of([self.graph[v.id] for v in operands])
         node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs, phase=phase)
         self.calls[node.id] = FloatCall(target, args, kwargs)
+        if key:
+            self.made[key] = node.id
         return self._value(node, integer)
 
     def pointwise(self, target: Callable, *args) -> Value:
@@ -235,7 +278,7 @@ class Builder:
         """A linear operation of protocols.linear."""
         meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in operands]
         shape = LINEAR[kind](*meta, **attrs).shape
-        node = self.graph.add("linear", [v.id for v in operands], shape, attrs={"kind": kind, "attrs": attrs})
+        node = self._secret("linear", operands, shape, kind=kind, attrs=attrs)
         return self._value(node, all(v.integer for v in operands))
 
     def add(self, x: Value, y: Value) -> Value:
@@ -258,14 +301,14 @@ class Builder:
         """A product of protocols.bilinear; operands secret or owned."""
         meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y)]
         shape = bilinear_shape(kind, *meta, attrs)
-        node = self.graph.add("bilinear", [x.id, y.id], shape, attrs={"kind": kind, "attrs": attrs})
+        node = self._secret("bilinear", [x, y], shape, kind=kind, attrs=attrs)
         return self._value(node, x.integer and y.integer)
 
     def mul(self, x: Value, y: Value) -> Value:
         return self.bilinear("mul", x, y)
 
     def square(self, x: Value) -> Value:
-        return self._value(self.graph.add("square", [x.id], x.shape), x.integer)
+        return self._value(self._secret("square", [x], x.shape), x.integer)
 
     def scale(self, x: Value, factor: float) -> Value:
         """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic)."""
@@ -274,11 +317,11 @@ class Builder:
             raise CannotLower(f"the factor {factor}", "use a finite number")
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
-        return self._value(self.graph.add("factor", [x.id], x.shape, attrs={"factor": factor}))
+        return self._value(self._secret("factor", [x], x.shape, factor=factor))
 
     def ldexp(self, x: Value, bits: int) -> Value:
         """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits."""
-        return self._value(self.graph.add("ldexp", [x.id], x.shape, attrs={"bits": bits})) if bits else x
+        return self._value(self._secret("ldexp", [x], x.shape, bits=bits)) if bits else x
 
     def offset(self, x: Value, number: float) -> Value:
         """Sum with a public number."""
@@ -291,28 +334,27 @@ class Builder:
     # ---- comparison
     def rescale(self, x: Value) -> Value:
         """The same value with at most the program's frac_bits: a truncation where products left more."""
-        return self._value(self.graph.add("rescale", [x.id], x.shape), x.integer)
+        return self._value(self._secret("rescale", [x], x.shape), x.integer)
 
     def is_negative(self, x: Value, below: int | None = None) -> Value:
         """The secret bit x < 0 of each element; where -2^below <= x < 2^below is known, of as many bits as that needs."""
         attrs = {} if below is None else {"below": below}
-        return self._value(self.graph.add("is_negative", [x.id], x.shape, "bit", attrs=attrs))
+        return self._value(self._secret("is_negative", [x], x.shape, "bit", **attrs))
 
     def floor_or_above(self, x: Value, step_bits: int = 0) -> Value:
         """A whole number next to x 2^step_bits: its floor or, where it is not whole itself, one more.
 
         The nearest one where rounding is exact, else either at random.
         """
-        return self._value(self.graph.add("index", [x.id], x.shape, attrs={"step_bits": step_bits}), integer=True)
+        return self._value(self._secret("index", [x], x.shape, step_bits=step_bits), integer=True)
 
     def floor(self, x: Value, step_bits: int = 0) -> Value:
         """The floor of x 2^step_bits for x rounded to frac_bits, where rounding is exact."""
-        attrs = {"step_bits": step_bits, "floor": True}
-        return self._value(self.graph.add("index", [x.id], x.shape, attrs=attrs), integer=True)
+        return self._value(self._secret("index", [x], x.shape, step_bits=step_bits, floor=True), integer=True)
 
     def either(self, x: Value, y: Value) -> Value:
         """The exclusive or of two secret bits; local."""
-        return self._value(self.graph.add("either", [x.id, y.id], x.shape, "bit"))
+        return self._value(self._secret("either", [x, y], x.shape, "bit"))
 
     def all_of(self, bits: Value, terms: Sequence[Sequence[tuple[int, bool]]]) -> Value:
         """For each term, the secret bit that all its bits are set; one opening.
@@ -320,24 +362,33 @@ class Builder:
         A term names 2 to 7 positions of the first axis of `bits`, each with whether the opposite is meant.
         """
         attrs = {"size": math.prod(bits.shape[1:]), "terms": [[list(factor) for factor in term] for term in terms]}
-        return self._value(self.graph.add("all_of", [bits.id], (len(terms), *bits.shape[1:]), "bit", attrs=attrs))
+        return self._value(self._secret("all_of", [bits], (len(terms), *bits.shape[1:]), "bit", **attrs))
 
     def select(self, bit: Value, x: Value, invert: bool = False) -> Value:
         """bit * x, or (1 - bit) * x with `invert`."""
-        return self._value(self.graph.add("select", [bit.id, x.id], x.shape, attrs={"invert": invert}), x.integer)
+        return self._value(self._secret("select", [bit, x], x.shape, invert=invert), x.integer)
 
     def bit_to_ring(self, bit: Value, invert: bool = False) -> Value:
         """The bit as an integer 0 or 1."""
-        attrs = {"invert": invert, "shape": list(bit.shape)}
-        return self._value(self.graph.add("bit_to_ring", [bit.id], bit.shape, attrs=attrs), integer=True)
+        node = self._secret("bit_to_ring", [bit], bit.shape, invert=invert, shape=list(bit.shape))
+        return self._value(node, integer=True)
 
-    def relu(self, x: Value) -> Value:
-        """max(x, 0): one sign, one select of the truncated value; both use the same opening."""
-        return self.select(self.is_negative(x), self.rescale(x), invert=True)
+    def sign(self, x: Value, or_zero: bool = False) -> Value:
+        """The secret bit x < 0, or x <= 0, for x rounded as `rescale` does; a truncation of x shares its digits."""
+        node = self.graph[x.id]
+        source = Value(node.args[0], x.shape) if node.op == "rescale" else x
+        return self._value(self._secret("is_negative", [source], x.shape, "bit", rounded=True, or_zero=or_zero))
+
+    def relu(self, x: Value, or_zero: bool = True) -> Value:
+        """max(x, 0): one sign, one select of the truncated value; both use the same opening.
+
+        The sign is `sign(x, or_zero)`, of which the gradient is made: 0 at 0 or, without `or_zero`, 1.
+        """
+        return self.select(self.sign(x, or_zero), self.rescale(x), invert=True)
 
     def unit(self, index: Value, size: int) -> Value:
         """[index = v] for v = 0 .. size - 1 in a new last axis; size is a power of two, the index is a whole number."""
-        return self._value(self.graph.add("unit", [index.id], (*index.shape, size), attrs={"size": size}), integer=True)
+        return self._value(self._secret("unit", [index], (*index.shape, size), size=size), integer=True)
 
     def spline(self, z: Value, table: list[list[int]], step_bits: int) -> Value:
         """A piecewise polynomial of z >= 0, periodic: row r of the table has the pieces' coefficients of t^r.
@@ -357,9 +408,8 @@ class Builder:
         else:
             index = self.floor_or_above(z, step_bits)
             t = self.sub(self.rescale(z), self.scale(index, step))
-        shape = (len(table), *z.shape)
-        coefficients = self._value(self.graph.add("lookup", [index.id], shape, attrs={"table": table}))
-        return self._value(self.graph.add("spline", [coefficients.id, t.id], z.shape))
+        coefficients = self._value(self._secret("lookup", [index], (len(table), *z.shape), table=table))
+        return self._value(self._secret("spline", [coefficients, t], z.shape))
 
     def maximum(self, x: Value, y: Value) -> Value:
         """max(x, y) = y + [x - y >= 0] (x - y)."""

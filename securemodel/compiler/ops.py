@@ -577,8 +577,8 @@ class Row:
 
 _KIND, _NESTED = {"kind": one_of(*PRODUCTS)}, {"attrs": lambda value: isinstance(value, dict)}
 _PRODUCT = {**_KIND, **_NESTED}
-_OFFSET = whole(0, 1 << 60)
-_WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_OFFSET)}
+_OFFSET, _SHIFT = whole(0, 1 << 60), whole(-(1 << 60), 1 << 60)
+_WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_SHIFT)}
 _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
 _TABLE = {"table": many(many(INTEGER), 1)}
 _OWNED = {
@@ -635,7 +635,7 @@ ROWS: dict[str, Row] = {
         reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],
     ),
     "top_bit": Row(
-        "(masked )+-> bits", _top_bit, {"bit": many(whole(0, 63)), "offset": many(_OFFSET)},
+        "(masked )+-> bits", _top_bit, {"bit": many(whole(0, 63)), "offset": many(_SHIFT)},
         reads=lambda node, index: node.attrs["bit"][index] + 1,
     ),
     "combine": Row("masked_bits -> bits", _combine, {"digits": whole(2, 17)}, {"apart": whole(2, 16)}),

@@ -72,7 +72,7 @@ def test_every_row_is_used_by_the_programs_that_texts_are_made_from():
         ("= digits", '"shift":[0]', '"shift":[-64]', "shift cannot be"),
         ("= digits", '"shift":[0]', '"shift":[2]', "not within 64"),
         ("= digits", '"shift":[0]', '"shift":[0,0]', "one number for each of 1 operands"),
-        ("= digits", '"offset":[32768]', '"offset":[-1]', "offset cannot be"),
+        ("= digits", '"offset":[-32768]', '"offset":[-2305843009213693952]', "offset cannot be"),
         ("= top_bit", '"bit":[63]', '"bit":[]', "one number for each"),
         ("= combine", '"digits":16', '"digits":15', "planes"),
         ("= combine", '"apart":4', '"apart":16', "nothing to combine"),

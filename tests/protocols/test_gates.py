@@ -314,14 +314,15 @@ def test_bit_to_ring(seed, parties, shape, invert):
 # --- comparison -------------------------------------------------------------------------------------------------
 
 
+OFFSETS = st.sampled_from([0, 1, -1, 1 << 15, -(1 << 15), 1 << 61])
+
+
 def unpack(planes: torch.Tensor, n: int) -> torch.Tensor:
     return torch.stack([kernels.unpack_bits(p, n) for p in planes])
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    seeds, party_counts, st.lists(st.integers(0, 63), min_size=1, max_size=3), st.sampled_from([0, 1, 1 << 15, 1 << 61])
-)
+@given(seeds, party_counts, st.lists(st.integers(0, 63), min_size=1, max_size=3), OFFSETS)
 def test_top_bit(seed, parties, at, offset):
     rng, table = np.random.default_rng(seed), Table(parties, seed)
     operands = [table.mask(ring(rng, size)) for size in (70, 1, 64)[: len(at)]]
@@ -336,7 +337,7 @@ def test_top_bit(seed, parties, at, offset):
 @settings(deadline=None, max_examples=40)
 @given(
     seeds, party_counts, st.lists(st.integers(-9, 30), min_size=1, max_size=3), st.integers(10, 33),
-    st.sampled_from([0, 1, 1 << 15, 1 << 61]),
+    OFFSETS,
 )  # fmt: skip
 def test_digits(seed, parties, shifts, low_bits, offset):
     rng, table = np.random.default_rng(seed), Table(parties, seed)

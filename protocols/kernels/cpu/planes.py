@@ -6,6 +6,8 @@ from torch import Tensor
 from protocols.kernels.cpu import build
 from protocols.kernels.twins.planes import monomial_sets
 
+_RING = 1 << 64
+
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Plane of the lowest bit of each entry, [N] -> int64[W]."""
@@ -24,7 +26,7 @@ def unpack_bits(words: Tensor, n: int) -> Tensor:
 def msb_plane(x: Tensor, bit: int, offset: int = 0) -> Tensor:
     """Plane of bit number `bit` of each element plus `offset`."""
     out = x.new_empty((x.numel() + 63) >> 6)
-    build.module.bit_plane(out.data_ptr(), x.data_ptr(), x.numel(), bit, offset)
+    build.module.bit_plane(out.data_ptr(), x.data_ptr(), x.numel(), bit, offset % _RING)
     return out
 
 
@@ -42,7 +44,7 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int 
     n = m.numel()
     out = m.new_empty((2 * ((low_bits + 3) // 4) - 1, (n + 63) >> 6))
     build.module.leaves(
-        out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift, offset, torch.get_num_threads()
+        out.data_ptr(), m.data_ptr(), therm.data_ptr(), n, low_bits, shift, offset % _RING, torch.get_num_threads()
     )
     return out
 

@@ -105,20 +105,26 @@ def _live(graph: Graph) -> set[int]:
 def _roundings(graph: Graph, live: set[int]) -> tuple[dict[int, int], dict[int, list[tuple[int, int]]]]:
     """(comparisons that may see a value as it is rounded: the truncation; bits and offsets of exact truncations by value).
 
-    Such a comparison has no other use than to select what the truncation of the same value gives: if that is 0, either
-    sign will do.
+    Such a comparison is one of the rounded value, or it has no other use than to select what the truncation of the same
+    value gives: if that is 0, either sign will do.
     """
     rounded: dict[int, set[tuple[int, int]]] = {}
     signs: dict[int, int | None] = {}
+    truncations: dict[tuple[int, int], int] = {}
     for node in graph.nodes:
         truncation = graph[node.args[1]] if node.op == "select" else node
         exact = truncation.op == "truncate" and "offset" in truncation.attrs
         if exact and node.id in live:
             rounded.setdefault(truncation.args[0], set()).add((truncation.attrs["bits"], truncation.attrs["offset"]))
+            if truncation.attrs["offset"] == (1 << truncation.attrs["bits"]) // 2:
+                truncations[truncation.args[0], truncation.attrs["bits"]] = truncation.id
         for bit in (graph[a] for a in node.args if graph[a].op == "is_negative" and node.id in live):
             same = exact and node.op == "select" and truncation.args == bit.args
             known = signs.get(bit.id, truncation.id)
             signs[bit.id] = truncation.id if same and known == truncation.id else None
+    for bit in graph.nodes:
+        if bit.op == "is_negative" and bit.id in live and (bit.attrs["rounded"] or bit.attrs["offset"]):
+            signs[bit.id] = truncations.get((bit.args[0], bit.attrs["rounded"]))
     return {bit: at for bit, at in signs.items() if at is not None}, {x: sorted(p) for x, p in rounded.items()}
 
 
@@ -216,8 +222,8 @@ class _Pass:
         """The comparison of protocols.gates.compare, layer by layer; where it may be, of the same digits as a carry."""
         x, count = self.masked(node.args[0]), words(numel(node.shape))
         shift, low_bits = node.attrs["shift"], node.attrs["low_bits"]
-        rounded = offset = 0
-        if node.id in self.signs and self.old[self.signs[node.id]].attrs["bits"] < low_bits:
+        rounded, offset = node.attrs["rounded"], node.attrs["offset"]
+        if not (rounded or offset) and node.id in self.signs and self.old[self.signs[node.id]].attrs["bits"] < low_bits:
             truncation = self.old[self.signs[node.id]].attrs
             rounded, offset = truncation["bits"], truncation["offset"]
         seen = {"bit": [shift + low_bits], "offset": [offset]}
@@ -236,7 +242,7 @@ class _Pass:
             opened = self._add(node, "mask_bits", [bits], "masked_bits", self.new[bits].shape)
             if apart == 1:
                 carry = self._add(node, "part", [opened], "masked_bits", (1, count), {"row": 0, "start": 0})
-                self.carries[x, rounded, offset], apart = carry, 0
+                self.carries[x, rounded, offset % (1 << rounded)], apart = carry, 0
             attrs = {"digits": digits, **({"apart": apart} if apart else {})}
             digits, apart = len(groups(digits, apart)), len(groups(apart)) if apart else 0
             bits = self._add(node, "combine", [opened], "bits", (leaf_planes(digits), count), attrs)

@@ -242,10 +242,14 @@ class _Pass:
         shift = max(0, frac - self.frac_bits)
         known = node.attrs["below"] + frac - shift if "below" in node.attrs else self.width - 1
         low_bits = max(1, min(63 - shift, known))
+        rounded = 0
         if self.exact:
+            rounded = shift if node.attrs.get("rounded") else 0
             shift, low_bits = 0, shift + low_bits
-        args = [self.at(node.args[0], frac)]
-        return _Scaled(self._add(node, "is_negative", args, node.shape, "bit", shift=shift, low_bits=low_bits), 0)
+        one = 1 << (rounded + shift)
+        offset = (1 << rounded) // 2 - (one if node.attrs.get("or_zero") else 0)
+        attrs = {"shift": shift, "low_bits": low_bits, "rounded": rounded, "offset": offset}
+        return _Scaled(self._add(node, "is_negative", [self.at(node.args[0], frac)], node.shape, "bit", **attrs), 0)
 
     def _visit_either(self, node: Node) -> _Scaled:
         args = [self.env[a].id for a in node.args]
