@@ -200,8 +200,9 @@ def cost_cells(targets: Sequence) -> list[str]:
 
 # ---- what is tested
 def tested_forms() -> dict[object, list[str]]:
-    """For each operator, the kinds of operands that the rows of tests/compiler/table.py give it."""
+    """For each operator, the kinds of operands that the rows of tests/compiler give it."""
     sys.path.insert(0, str(ROOT / "tests" / "compiler"))
+    import test_backward as backward
     import test_operators as tests  # the rows of all tables, in groups
 
     forms: dict[object, dict[str, None]] = {target: {} for target in LOWERINGS}
@@ -214,6 +215,10 @@ def tested_forms() -> dict[object, list[str]]:
             captured, owners = capture(model, given), ("b",) * len(inputs) + ("a",) * len(inputs)
             for weights in ("a", PUBLIC):
                 lower_model(captured, weights, owners)
+        for row in backward.ROWS:
+            with torch.enable_grad():
+                model, inputs, owners, _ = backward.veiled(row)
+            lower_model(capture(model, inputs), PUBLIC, owners)
     order = ("secret", "secret × secret", "secret × owned", "owned × secret", "secret × public", "public × secret")
     rank = {form: place for place, form in enumerate(order)}
     return {target: sorted(found, key=lambda f: (rank.get(f, len(rank)), f)) for target, found in forms.items()}
@@ -284,7 +289,8 @@ TEXT = """\
 The {count} ATen operators that have a secure version. This page is printed by `docs/make_operators.py` from the table
 of operators and the tests; a test compares it with them. `securemodel check` says which operators a model has.
 
-- **Tested operands**: what the rows of `tests/compiler/table.py` hand to the secure version, by who knows it: nobody
+- **Tested operands**: what the rows of `tests/compiler/table.py` and `gradients.py` hand to the secure version, by who
+  knows it: nobody
   (*secret*), one party (*owned*), everybody (*public*). Numbers are not operands. What one party alone can compute, it
   computes in the clear with PyTorch, whatever the operator.
 - **Domain** and **error** are stated for approximations, for 16 fractional bits, with u = 2^-16, and held by tests

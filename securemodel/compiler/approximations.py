@@ -9,6 +9,7 @@ fixed point adds two units in the last place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +62,26 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
+def _gelu_slope(x: torch.Tensor) -> torch.Tensor:
+    return torch.special.ndtr(x) + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh_slope(x: torch.Tensor) -> torch.Tensor:
+    root, cube = math.sqrt(2 / math.pi), 0.044715
+    inner = torch.tanh(root * (x + cube * x**3))
+    return 0.5 * (1 + inner) + 0.5 * x * (1 - inner**2) * root * (1 + 3 * cube * x**2)
+
+
+def _silu_slope(x: torch.Tensor) -> torch.Tensor:
+    y = torch.sigmoid(x)
+    return y * (1 + x * (1 - y))
+
+
+def _mish_slope(x: torch.Tensor) -> torch.Tensor:
+    inner = torch.tanh(torch.nn.functional.softplus(x))
+    return inner + x * (1 - inner**2) * torch.sigmoid(x)
+
+
 SMOOTH = {
     s.name: s
     for s in (
@@ -72,6 +93,10 @@ SMOOTH = {
         Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 2**-15, slope=1.0),
         Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 2**-14, slope=1.0),
         Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 2**-16, slope=1.0),
+        Smooth("gelu_slope", _gelu_slope, -7.875, 7.875, 4, 2**-15, above=1.0),
+        Smooth("gelu_tanh_slope", _gelu_tanh_slope, -7.875, 7.875, 4, 2**-15, above=1.0),
+        Smooth("silu_slope", _silu_slope, -15.75, 15.75, 3, 2**-14, above=1.0),
+        Smooth("mish_slope", _mish_slope, -15.75, 15.75, 3, 2**-13, above=1.0),
         Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 2**-16, below=-1.0),
         Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 2**-16, above=None),
         Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),

@@ -83,6 +83,10 @@ def describe(arg: Any) -> Any:
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 
+def _key(op: str, operands: Sequence[Value], attrs: dict[str, Any]) -> tuple:
+    return op, tuple(v.id for v in operands), plain_json(attrs)
+
+
 def _is_repeatable(target: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether a call gives the same result again, and its few arguments tell which call it is."""
     if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
@@ -158,10 +162,9 @@ class Builder:
         self, op: str, operands: Sequence[Value], shape: Sequence[int], form: str = "secret", /, **attrs
     ) -> Node:
         """The node of an operator on these values: an earlier one where there is one."""
-        args = tuple(v.id for v in operands)
-        key = (op, args, plain_json(attrs))
+        key = _key(op, operands, attrs)
         if key not in self.made:
-            self.made[key] = self.graph.add(op, args, shape, form, attrs=attrs).id
+            self.made[key] = self.graph.add(op, key[1], shape, form, attrs=attrs).id
         return self.graph[self.made[key]]
 
     @property
@@ -382,9 +385,14 @@ class Builder:
     def relu(self, x: Value, or_zero: bool = True) -> Value:
         """max(x, 0): one sign, one select of the truncated value; both use the same opening.
 
-        The sign is `sign(x, or_zero)`, of which the gradient is made: 0 at 0 or, without `or_zero`, 1.
+        The sign is `sign(x, or_zero)`, of which the gradient is made: 0 at 0 or, without `or_zero`, 1. The result is zero
+        where x is not above zero.
         """
-        return self.select(self.sign(x, or_zero), self.rescale(x), invert=True)
+        bit = self.sign(x, or_zero)
+        made = self.select(bit, self.rescale(x), invert=True)
+        if or_zero:
+            self.made[_key("is_negative", [made], {"rounded": True, "or_zero": True})] = bit.id
+        return made
 
     def unit(self, index: Value, size: int) -> Value:
         """[index = v] for v = 0 .. size - 1 in a new last axis; size is a power of two, the index is a whole number."""

@@ -13,7 +13,7 @@ import torch
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
 from securemodel.compiler.capture import Captured, of_torch, source_line
 from securemodel.compiler.ir import Rounding
-from securemodel.compiler.lower import ACCURACY, LOWERINGS, page
+from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
 from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
 
@@ -353,7 +353,10 @@ def _stand_in(g: Builder, made: Any) -> Any:
     return g.unknown(made.shape, not made.is_floating_point())
 
 
-def _no_result(node: torch.fx.Node):
+def _no_result(node: torch.fx.Node) -> str:
+    """What stands for a further result without a secure version, where nobody reads it."""
+    if all(user.target in RECOMPUTING for user in node.users):
+        return "not computed"
     raise CannotLower("this further result of the operator has no secure version", "use only its first result")
 
 

@@ -328,8 +328,8 @@ NOT_FROM_TORCH = {
     aten.reshape.default: "torch.export writes it as view or clone and view",
     aten._softmax.default: "torch.export keeps softmax.int, which has the same function",
     aten._log_softmax.default: "torch.export keeps log_softmax.int, which has the same function",
-    aten.native_layer_norm.default: "torch.export keeps layer_norm, which calls it",
     aten.var.dim: "an older form of var.correction, which it calls",
+    aten.upsample_bilinear2d.default: "torch.export takes it apart; training steps have it, and .vec does the same",
     aten.narrow.default: "torch.export writes it as slice",
 }
 """Operators with a secure version that no program hands to it, and why that is known."""

@@ -139,6 +139,14 @@ row(
     PAIR,
 )
 
+bce = aten.binary_cross_entropy_with_logits.default
+row(bce, lambda x, y: [F.binary_cross_entropy_with_logits(x, y, reduction=r) for r in ("mean", "none")], PAIR)
+row(
+    bce,
+    Weighted(lambda x, y, w, p: F.binary_cross_entropy_with_logits(x, y, w, pos_weight=p), (5,), (5,), shift=1.0),
+    PAIR,
+)
+
 # --- products ---
 row((), lambda x, y: (torch.outer(x, y), torch.dot(x, y), torch.kron(x, y), torch.inner(x, y)), VECTORS)
 row(

@@ -2,6 +2,7 @@
 
 import operator
 
+import gradients
 import pytest
 import table_functions  # noqa: F401  (adds its rows)
 import torch
@@ -93,8 +94,10 @@ def test_operator_agrees_with_torch(rows, veil, lowered, capture_once):
 
 
 def test_the_table_has_every_operator():
-    covered = {op for entry in ROWS for op in entry.operators} | {operator.getitem}
-    assert set(LOWERINGS) - covered == set(NOT_FROM_TORCH), "add a row to table.py, or say why there is none"
+    covered = {op for entry in (*ROWS, *gradients.ROWS) for op in entry.operators} | {operator.getitem}
+    assert set(LOWERINGS) - covered == set(NOT_FROM_TORCH), (
+        "add a row to table.py or gradients.py, or say why there is none"
+    )
 
 
 def test_a_wrong_result_is_noticed(monkeypatch):

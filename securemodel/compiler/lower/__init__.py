@@ -5,6 +5,12 @@ from securemodel.compiler.lower import (  # noqa: F401
     activation,
     arithmetic,
     attention,
+    backward_activations,
+    backward_embedding,
+    backward_linear,
+    backward_losses,
+    backward_norms,
+    backward_pooling,
     casts,
     choosing,
     comparison,
@@ -23,8 +29,17 @@ from securemodel.compiler.lower import (  # noqa: F401
     smooth,
     sorting,
     trig,
+    updates,
     windows,
 )
-from securemodel.compiler.lower.registry import ACCURACY, DECOMPOSITIONS, LOWERINGS, decomposes, lowers, page
+from securemodel.compiler.lower.registry import (
+    ACCURACY,
+    DECOMPOSITIONS,
+    LOWERINGS,
+    RECOMPUTING,
+    decomposes,
+    lowers,
+    page,
+)
 
-__all__ = ["ACCURACY", "DECOMPOSITIONS", "LOWERINGS", "decomposes", "lowers", "page"]
+__all__ = ["ACCURACY", "DECOMPOSITIONS", "LOWERINGS", "RECOMPUTING", "decomposes", "lowers", "page"]

@@ -21,10 +21,11 @@ def relu(g: Builder, x):
 
 def clipped(g: Builder, x: Value, low, high) -> Value:
     """min(max(x, low), high) = low + relu(x - low) - relu(x - high)."""
+    above = None if high is None else g.relu(g.offset(x, -high), or_zero=False)
     if low is None:
-        return g.sub(g.rescale(x), g.relu(g.offset(x, -high)))
+        return g.sub(g.rescale(x), above)
     out = g.offset(g.relu(g.offset(x, -low)), low)
-    return out if high is None else g.sub(out, g.relu(g.offset(x, -high)))
+    return out if above is None else g.sub(out, above)
 
 
 @lowers(aten.hardtanh.default)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value
 from securemodel.compiler.lower.positive import divide
 from securemodel.compiler.lower.registry import lowers
 
@@ -64,9 +64,35 @@ def neg(g: Builder, x):
     return g.linear("neg", x)
 
 
+def uniform(g: Builder, x: Value) -> float | None:
+    """The number that a public constant of the program has everywhere; None for everything else."""
+    if x.owner != PUBLIC or not x.sized or not 0 < math.prod(x.shape) <= _MANY:
+        return None
+    try:
+        known = g.known(x).double().flatten()
+    except CannotLower:
+        return None
+    return known[0].item() if bool((known == known[0]).all()) else None
+
+
+_MANY = 2**20
+
+
+def _by_number(g: Builder, x: Value, y: Value) -> Value | None:
+    """x y for a y that is the same number everywhere."""
+    number = None if y.integer else uniform(g, y)
+    if number is None or not x.secret or not math.isfinite(number):
+        return None
+    return g.expand(g.scale(x, number), torch.broadcast_shapes(x.shape, y.shape))
+
+
 @lowers(aten.mul.Tensor, aten.mul.Scalar)
 def mul(g: Builder, x, y):
     """Elementwise product."""
+    if isinstance(x, Value) and isinstance(y, Value):
+        made = _by_number(g, x, y) or _by_number(g, y, x)
+        if made:
+            return made
     if not isinstance(y, Value):
         return g.scale(x, y)
     if not isinstance(x, Value):

@@ -7,7 +7,7 @@ import math
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
-from securemodel.compiler.lower.arithmetic import finite
+from securemodel.compiler.lower.arithmetic import finite, uniform
 from securemodel.compiler.lower.normalization import softmax
 from securemodel.compiler.lower.registry import lowers
 
@@ -63,5 +63,9 @@ def masked_fill_tensor(g: Builder, x, mask, value):
 @lowers(aten.where.self)
 def where(g: Builder, condition, x, y):
     """x where a condition holds, else y."""
+    holds = uniform(g, condition)
+    if holds is not None:
+        chosen, shape = x if holds else y, torch.broadcast_shapes(condition.shape, x.shape, y.shape)
+        return g.linear("expand", chosen, shape=list(shape))
     x, y = (finite(g, v) for v in (x, y))
     return g.add(y, g.mul(g.sub(x, y), condition))

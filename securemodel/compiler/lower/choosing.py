@@ -38,6 +38,14 @@ def rows_at(g: Builder, table: Value, index: Value) -> Value:
     return g.reshape(chosen, (*index.shape, *rest))
 
 
+def added_at(g: Builder, index: Value, values: Value, count: int) -> Value:
+    """Sums of values at each of `count` positions of a new first axis: the unit vectors of `rows_at`, transposed."""
+    many, rest = math.prod(index.shape), values.shape[index.ndim :]
+    flat = shaped(g, unit_vectors(g, index, count), (many, count))
+    turned = g.linear("permute", flat, dims=[1, 0])
+    return g.reshape(g.bilinear("matmul", turned, g.reshape(values, [many, math.prod(rest)])), [count, *rest])
+
+
 def _moved(g: Builder, x: Value, dims: list[int]) -> Value:
     if x.secret:
         return g.linear("permute", x, dims=dims)

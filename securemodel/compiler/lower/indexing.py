@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value
-from securemodel.compiler.lower.choosing import positions_of_axis, positions_one_by_one
+from securemodel.compiler.lower.choosing import added_at, positions_of_axis, positions_one_by_one
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -55,6 +55,10 @@ def _is_known(g: Builder, index: Value) -> bool:
     return True
 
 
+def _front_of(g: Builder, index: Value, count: int) -> Value:
+    return index if index.secret else g.float(_from_the_front, index, count, shape=index.shape, integer=True)
+
+
 def _from_the_front(index: torch.Tensor, count: int) -> torch.Tensor:
     """Positions without negative ones, which count from the end."""
     return torch.where(index < 0, index + count, index)
@@ -65,9 +69,8 @@ def index(g: Builder, x, indices):
     """x at public positions, or at those that a secret index names, which may not be negative if nobody knows it."""
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and not indices[given[0]].boolean and not _is_known(g, indices[given[0]]):
-        dim, at = given[0], indices[given[0]]
-        at = at if at.secret else g.float(_from_the_front, at, x.shape[dim], shape=at.shape, integer=True)
-        return positions_of_axis(g, x, dim, at)
+        dim = given[0]
+        return positions_of_axis(g, x, dim, _front_of(g, indices[dim], x.shape[dim]))
     indices = _positions(g, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:
@@ -181,10 +184,16 @@ def masked_scatter(g: Builder, x, mask, source):
 
 @lowers(aten.index_put.default)
 def index_put(g: Builder, x, indices, values, accumulate=False):
-    """x with values written to public positions, or added there; a secret mask takes one number."""
+    """x with values written to public positions, or added there; a secret mask takes one number.
+
+    They are also added to positions of the first axis that a secret index names, which may not be negative.
+    """
     (mask, *more) = [i for i in indices if i is not None]
     if mask.secret and mask.boolean and mask.shape == x.shape and values.shape == () and not more and not accumulate:
         return g.add(x, g.mul(g.sub(values, x), mask))
+    if accumulate and not more and indices[0] is mask and not mask.boolean and not _is_known(g, mask):
+        values = g.linear("expand", values, shape=[*mask.shape, *x.shape[1:]])
+        return g.add(x, added_at(g, _front_of(g, mask, x.shape[0]), values, x.shape[0]))
     indices = _positions(g, indices)
     if accumulate:
         return _added(g, x, aten.index(torch.arange(math.prod(x.shape)).reshape(x.shape), indices), values)

@@ -91,11 +91,16 @@ def bilinear(g: Builder, x, y, weight, bias=None):
     return _with_bias(g, g.linear("sum", product, dims=[product.ndim - 1], keepdim=False), bias, 0)
 
 
-def _conv(g: Builder, kind: str, x: Value, w: Value, bias, dims: int, **attrs) -> Value:
+def convolved(
+    g: Builder, kind: str, x: Value, w: Value, bias: Value | None, dims: int, groups: int, axes: dict[str, object]
+) -> Value:
+    """A convolution of this kind of protocols.bilinear; `axes` has what is given once for all axes, or for each."""
     unbatched = x.ndim == dims + 1
     if unbatched:
         x = g.reshape(x, (1, *x.shape))
-    out = _with_bias(g, g.bilinear(kind, x, w, **attrs), bias, dims)
+    lists = {name: each_axis(value, dims) for name, value in axes.items()}
+    attrs = {name: value[0] for name, value in lists.items()} if dims == 1 else lists
+    out = _with_bias(g, g.bilinear(kind, x, w, groups=groups, **attrs), bias, dims)
     return g.reshape(out, out.shape[1:]) if unbatched else out
 
 
@@ -103,12 +108,6 @@ def each_axis(value, dims: int) -> list[int]:
     """An argument given once for all axes, or for each."""
     value = [value] if isinstance(value, int) else list(value)
     return value * dims if len(value) == 1 else value
-
-
-def _attrs(dims: int, **attrs) -> dict:
-    """Attributes of a convolution as the ring kernels take them: a number for sequences, a pair for images."""
-    lists = {name: each_axis(value, dims) for name, value in attrs.items()}
-    return {name: value[0] for name, value in lists.items()} if dims == 1 else lists
 
 
 def _register_conv(dims: int) -> None:
@@ -119,8 +118,8 @@ def _register_conv(dims: int) -> None:
     @lowers(default)
     def conv(g, x, w, bias=None, stride=1, padding=0, dilation=1, groups=1):
         """Convolution."""
-        attrs = _attrs(dims, stride=stride, padding=padding, dilation=dilation)
-        return _conv(g, f"conv{dims}d", x, w, bias, dims, groups=groups, **attrs)
+        axes = {"stride": stride, "padding": padding, "dilation": dilation}
+        return convolved(g, f"conv{dims}d", x, w, bias, dims, groups, axes)
 
     @lowers(padded)
     def conv_named_padding(g, x, w, bias=None, stride=1, padding="valid", dilation=1, groups=1):
@@ -135,8 +134,8 @@ def _register_conv(dims: int) -> None:
     @lowers(turned)
     def conv_transpose(g, x, w, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
         """Transposed convolution."""
-        attrs = _attrs(dims, stride=stride, padding=padding, dilation=dilation, output_padding=output_padding)
-        return _conv(g, f"conv_transpose{dims}d", x, w, bias, dims, groups=groups, **attrs)
+        axes = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": output_padding}
+        return convolved(g, f"conv_transpose{dims}d", x, w, bias, dims, groups, axes)
 
 
 for _dims in (1, 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -21,7 +22,7 @@ def _shifted(g: Builder, x: Value, dim: int) -> Value:
     return g.sub(x, g.expand(largest(g, x, dim), x.shape))
 
 
-@lowers(aten._softmax.default, aten.softmax.int)
+@lowers(aten._softmax.default, aten.softmax.int, aten._safe_softmax.default)
 def softmax(g: Builder, x, dim, half_to_float=False):
     """exp(x - max) / sum of them."""
     dim %= x.ndim
@@ -45,7 +46,9 @@ def log_softmax(g: Builder, x, dim, half_to_float=False):
     dim %= x.ndim
     below = _shifted(g, x, dim)
     total = g.linear("sum", smooth(g, "exp_below_zero", below), dims=[dim], keepdim=True)
-    return g.sub(below, g.expand(_log_of_sum(g, total, x.shape[dim]), below.shape))
+    out = g.sub(below, g.expand(_log_of_sum(g, total, x.shape[dim]), below.shape))
+    g.notes["log_softmax of", out.id] = x
+    return out
 
 
 @lowers(aten.logsumexp.default)
@@ -73,21 +76,53 @@ def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> Va
     return g.scale(total, 1.0 / (count - correction))
 
 
+@dataclass(frozen=True)
+class Normalized:
+    """Normalized values with their statistics over axes, which stay with size one.
+
+    `inverse` is the inverse deviation times 2^bits: it has so many more significant bits. `squares`: the sum of squares
+    of differences to the mean.
+    """
+
+    value: Value
+    mean: Value
+    inverse: Value
+    bits: int
+    squares: Value
+
+
+_INVERSE_BITS = 3  # more would have no room in the spline for variances of 2^-20
+
+
+def statistics(g: Builder, x: Value, dims: list[int], eps: float) -> Normalized:
+    """(x - mean) / sqrt(variance + eps) over axes, with what it is made of."""
+    centered, total, count = deviations(g, x, dims)
+    inverse = rsqrt_of_mean(g, total, count, eps, _INVERSE_BITS)
+    value = g.ldexp(g.mul(centered, g.expand(inverse, centered.shape)), -_INVERSE_BITS)
+    return Normalized(value, mean(g, g.rescale(x), dims, True), inverse, _INVERSE_BITS, total)
+
+
 def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
     """(x - mean) / sqrt(variance + eps) over axes."""
-    centered, total, count = deviations(g, x, dims)
-    return g.mul(centered, g.expand(rsqrt_of_mean(g, total, count, eps), centered.shape))
+    return statistics(g, x, dims, eps).value
 
 
-def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float) -> Value:
-    """(total / count + eps)^(-1/2).
+def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float, bits: int = 0) -> Value:
+    """2^bits (total / count + eps)^(-1/2).
 
     Of the division by n = m 2^k, 1 <= m < 2, the power of two is free, and m is a factor of the result:
     1 / sqrt(total / n + eps) = sqrt(m) / sqrt(total 2^-k + m eps).
     """
     exponent = count.bit_length() - 1
-    rest = count / 2**exponent
-    return rsqrt_of_few(g, g.offset(g.ldexp(total, -exponent), rest * eps), math.sqrt(rest))
+    rest, shifted = count / 2**exponent, g.offset(total, count * eps)
+    if exponent > _MORE_BITS:  # sums with so many fractional bits are cut to frac_bits, too few for small variances
+        x = g.ldexp(g.rescale(g.ldexp(shifted, _KEPT_BITS - exponent)), -_KEPT_BITS)
+    else:
+        x = g.ldexp(shifted, -exponent)
+    return rsqrt_of_few(g, x, math.sqrt(rest) * 2.0**bits)
+
+
+_MORE_BITS, _KEPT_BITS = 8, 12  # beside 2 frac_bits, and beside frac_bits
 
 
 def affine(g: Builder, x: Value, weight, bias) -> Value:
@@ -97,17 +132,11 @@ def affine(g: Builder, x: Value, weight, bias) -> Value:
     return x if bias is None else g.add(x, bias)
 
 
-@lowers(aten.native_layer_norm.default)
-def native_layer_norm(g: Builder, x, shape, weight, bias, eps):
-    """Layer normalization; variance + eps in [2^-20, 2^13)."""
-    dims = list(range(x.ndim - len(shape), x.ndim))
-    return (affine(g, normalized(g, x, dims, eps), weight, bias),)
-
-
 @lowers(aten.layer_norm.default)
 def layer_norm(g: Builder, x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     """Layer normalization; variance + eps in [2^-20, 2^13)."""
-    return native_layer_norm(g, x, shape, weight, bias, eps)[0]
+    dims = list(range(x.ndim - len(shape), x.ndim))
+    return affine(g, normalized(g, x, dims, eps), weight, bias)
 
 
 @lowers(aten.var.correction)

@@ -41,13 +41,6 @@ def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, mome
     return _channels(g, normalized(g, x, list(range(2, x.ndim)), eps), weight, bias)
 
 
-@lowers(aten._native_batch_norm_legit.no_stats)
-def batch_norm_of_batch(g: Builder, x, weight, bias, training, momentum, eps):
-    """Normalization of each channel by the batch's own statistics; variance + eps in [2^-20, 2^13)."""
-    dims = [d for d in range(x.ndim) if d != 1]
-    return (_channels(g, normalized(g, x, dims, eps), weight, bias),)
-
-
 @lowers(aten.rms_norm.default)
 def rms_norm(g: Builder, x, shape, weight=None, eps=None):
     """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); mean + eps in [2^-20, 2^13)."""

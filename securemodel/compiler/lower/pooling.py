@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -21,7 +22,7 @@ def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int, 
     return out
 
 
-def _taps(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> list[list[int]]:
+def axis_taps(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> list[list[int]]:
     """For each tap of the window, the input position it reads at each output; outside taps repeat an inside one."""
     taps: list[list[int]] = [[] for _ in range(kernel)]
     for out in range(_out_size(size, kernel, stride, padding, dilation, ceil)):
@@ -40,21 +41,34 @@ def _take(g: Builder, x: Value, dim: int, index: list[int]) -> Value:
     return g.linear("index", x, dim=dim, index=index)
 
 
-def _max_along(g: Builder, x: Value, dim: int, taps: list[list[int]]) -> Value:
-    """Maximum over the taps of a window along one axis, as a tournament."""
-    players = [_take(g, x, dim, tap) for tap in dict.fromkeys(map(tuple, taps)) for tap in [list(tap)]]
+def max_along(g: Builder, x: Value, dim: int, taps: list[list[int]]) -> tuple[Value, list[list[Value]]]:
+    """(maximum over the taps of a window along one axis, and of each level of the tournament, who loses to its neighbor).
+
+    Taps that are the same at all outputs play once; of equal values, the first wins.
+    """
+    players, levels = [_take(g, x, dim, tap) for tap in different(taps)], []
     while len(players) > 1:
-        pairs = [g.maximum(a, b) for a, b in zip(players[::2], players[1::2], strict=False)]
-        players = pairs + ([players[-1]] if len(players) % 2 else [])
-    return players[0]
+        pairs = list(zip(players[::2], players[1::2], strict=False))
+        levels.append([g.is_negative(g.sub(a, b)) for a, b in pairs])
+        players = [g.maximum(a, b) for a, b in pairs] + ([players[-1]] if len(players) % 2 else [])
+    return players[0], levels
+
+
+def different(taps: list[list[int]]) -> list[list[int]]:
+    """Each tap once."""
+    return [list(tap) for tap in dict.fromkeys(map(tuple, taps))]
+
+
+def window_taps(sizes: Sequence[int], kernel, stride, padding, dilation, ceil: bool) -> list[list[list[int]]]:
+    """For each of the last axes, what the taps of windows read."""
+    given = [each_axis(v, len(sizes)) for v in (kernel, stride or kernel, padding, dilation)]
+    return [axis_taps(size, *(v[i] for v in given), ceil) for i, size in enumerate(sizes)]
 
 
 def _max_pool(g: Builder, x: Value, kernel, stride, padding, dilation, ceil: bool, dims: int) -> Value:
-    kernel, padding, dilation = each_axis(kernel, dims), each_axis(padding, dims), each_axis(dilation, dims)
-    stride = each_axis(stride, dims) if stride else kernel
+    taps = window_taps(x.shape[x.ndim - dims :], kernel, stride, padding, dilation, ceil)
     for i in reversed(range(dims)):
-        dim = x.ndim - dims + i
-        x = _max_along(g, x, dim, _taps(x.shape[dim], kernel[i], stride[i], padding[i], dilation[i], ceil))
+        x = max_along(g, x, x.ndim - dims + i, taps[i])[0]
     return x
 
 
@@ -72,7 +86,7 @@ def max_pool1d(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_m
 
 @lowers(aten.max_pool2d_with_indices.default)
 def max_pool2d_with_indices(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
-    """Max pooling; the indices have no secure version and must not be used."""
+    """Max pooling; the indices have no secure version, and only the gradient may use them."""
     return (_max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 2),)
 
 
@@ -81,13 +95,14 @@ def adaptive_max_pool2d(g: Builder, x, size):
     """Largest value of each bin; the indices have no secure version."""
     for i, bins in enumerate(each_axis(size, 2)):
         dim = x.ndim - 2 + i
-        spans = _bins(x.shape[dim], bins)
+        spans = axis_bins(x.shape[dim], bins)
         width = max(stop - start for start, stop in spans)
-        x = _max_along(g, x, dim, [[min(start + k, stop - 1) for start, stop in spans] for k in range(width)])
+        x = max_along(g, x, dim, [[min(start + k, stop - 1) for start, stop in spans] for k in range(width)])[0]
     return (x,)
 
 
-def _window_sum(g: Builder, x: Value, dim: int, spans: list[tuple[int, int]]) -> Value:
+def window_sum(g: Builder, x: Value, dim: int, spans: list[tuple[int, int]]) -> Value:
+    """Sums over ranges of one axis."""
     if spans == [(0, x.shape[dim])]:
         return g.linear("sum", x, dims=[dim], keepdim=True)
     starts, ends = [s for s, _ in spans], [e for _, e in spans]
@@ -97,7 +112,12 @@ def _window_sum(g: Builder, x: Value, dim: int, spans: list[tuple[int, int]]) ->
 def _average(g: Builder, x: Value, spans: list[list[tuple[int, int]]], counts: list[list[int]]) -> Value:
     """Sums over windows along the last axes, divided by the product of the axes' counts."""
     for i, axis_spans in enumerate(spans):
-        x = _window_sum(g, x, x.ndim - len(spans) + i, axis_spans)
+        x = window_sum(g, x, x.ndim - len(spans) + i, axis_spans)
+    return divided(g, x, counts)
+
+
+def divided(g: Builder, x: Value, counts: list[list[int]]) -> Value:
+    """The last axes divided by the product of their counts."""
     divisor = torch.ones(())
     for axis in counts:
         divisor = divisor.unsqueeze(-1) * torch.tensor(axis, dtype=torch.float64)
@@ -107,16 +127,22 @@ def _average(g: Builder, x: Value, spans: list[list[tuple[int, int]]], counts: l
     return g.mul(g.rescale(x), g.constant(1.0 / divisor))
 
 
-def _avg_pool(g: Builder, x: Value, kernel, stride, padding, ceil: bool, count_pad: bool, divisor, dims: int) -> Value:
-    kernel, padding = each_axis(kernel, dims), each_axis(padding, dims)
-    stride = each_axis(stride, dims) if stride else kernel
+def axis_windows(
+    sizes: Sequence[int], kernel, stride, padding, ceil: bool, count_pad: bool
+) -> tuple[list[list[tuple[int, int]]], list[list[int]]]:
+    """For each of the last axes, the ranges of windows, and by what their sums are divided."""
+    kernel, stride, padding = (each_axis(v, len(sizes)) for v in (kernel, stride or kernel, padding))
     spans, counts = [], []
-    for i in range(dims):
-        size, pad = x.shape[x.ndim - dims + i], padding[i]
+    for i, (size, pad) in enumerate(zip(sizes, padding, strict=True)):
         starts = [o * stride[i] - pad for o in range(_out_size(size, kernel[i], stride[i], pad, 1, ceil))]
         stops = [min(s + kernel[i], size + pad) for s in starts]
         spans.append([(max(s, 0), min(e, size)) for s, e in zip(starts, stops, strict=True)])
         counts.append([e - s for s, e in (zip(starts, stops, strict=True) if count_pad else spans[-1])])
+    return spans, counts
+
+
+def _avg_pool(g: Builder, x: Value, kernel, stride, padding, ceil: bool, count_pad: bool, divisor, dims: int) -> Value:
+    spans, counts = axis_windows(x.shape[x.ndim - dims :], kernel, stride, padding, ceil, count_pad)
     if divisor:
         counts = [[1] * len(c) for c in counts]
         return g.scale(_average(g, x, spans, counts), 1.0 / divisor)
@@ -141,12 +167,13 @@ def avg_pool1d(g, x, kernel, stride=None, padding=0, ceil_mode=False, count_incl
     return _avg_pool(g, x, kernel, stride, padding, ceil_mode, count_include_pad, None, 1)
 
 
-def _bins(size: int, bins: int) -> list[tuple[int, int]]:
+def axis_bins(size: int, bins: int) -> list[tuple[int, int]]:
+    """The range of each of a number of bins of one axis."""
     return [(i * size // bins, math.ceil((i + 1) * size / bins)) for i in range(bins)]
 
 
 def _adaptive(g: Builder, x: Value, sizes: list[int]) -> Value:
-    spans = [_bins(x.shape[x.ndim - len(sizes) + i], n) for i, n in enumerate(sizes)]
+    spans = [axis_bins(x.shape[x.ndim - len(sizes) + i], n) for i, n in enumerate(sizes)]
     return _average(g, x, spans, [[e - s for s, e in axis] for axis in spans])
 
 

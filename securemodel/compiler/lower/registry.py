@@ -11,6 +11,8 @@ Lowering = Callable[..., object]
 Registered = TypeVar("Registered", bound=Callable[..., object])
 LOWERINGS: dict[object, Lowering] = {}
 DECOMPOSITIONS: dict[object, Callable[..., object]] = {}
+RECOMPUTING: set[object] = set()
+"""Gradients that do not read the further results of the forward, which have no secure version."""
 UNIT = 2.0**-16
 
 

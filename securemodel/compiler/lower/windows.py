@@ -16,7 +16,7 @@ aten = torch.ops.aten
 _GRID = 2.0**24  # weights are rounded to it: machines that differ in the last digits compile equal programs
 
 
-def _times(g: Builder, x: Value, dim: int, matrix: torch.Tensor) -> Value:
+def times_matrix(g: Builder, x: Value, dim: int, matrix: torch.Tensor) -> Value:
     """One axis times a public matrix of [size, new size]."""
     order = [d for d in range(x.ndim) if d != dim] + [dim]
     last = g.linear("permute", x, dims=order)
@@ -31,9 +31,13 @@ def _resize(g: Builder, x: Value, one_axis: Callable, size, scales) -> Value:
     for i in range(count):
         old, scale = x.shape[first + i], None if scales is None else scales[i]
         new = int(old * scale) if size is None else size[i]
-        weights = one_axis(torch.eye(old, dtype=torch.float64), new, scale)
-        x = _times(g, x, first + i, (weights * _GRID).round() / _GRID)
+        x = times_matrix(g, x, first + i, axis_matrix(one_axis, old, new, scale))
     return x
+
+
+def axis_matrix(one_axis: Callable, old: int, new: int, scale: float | None) -> torch.Tensor:
+    """What resizes an axis: [old, new]."""
+    return (one_axis(torch.eye(old, dtype=torch.float64), new, scale) * _GRID).round() / _GRID
 
 
 def _as_images(rows: torch.Tensor) -> torch.Tensor:
@@ -44,11 +48,12 @@ def _as_images(rows: torch.Tensor) -> torch.Tensor:
 @lowers(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_trilinear3d.vec)
 def resize_linear(g: Builder, x, size, align_corners, scales):
     """Linear interpolation along each axis."""
+    return _resize(g, x, linear_axis(align_corners), size, scales)
 
-    def one_axis(rows, new, scale):
-        return aten.upsample_linear1d(rows.unsqueeze(0), [new], align_corners, scale)[0]
 
-    return _resize(g, x, one_axis, size, scales)
+def linear_axis(align_corners: bool) -> Callable:
+    """Linear interpolation of rows to a new size."""
+    return lambda rows, new, scale: aten.upsample_linear1d(rows.unsqueeze(0), [new], align_corners, scale)[0]
 
 
 @lowers(aten.upsample_bicubic2d.vec)
@@ -115,5 +120,5 @@ def col2im(g: Builder, x, size, kernel, dilation, padding, stride):
     pads = each_axis(padding, 2)
     for dim, places, length, pad in ((2, rows, size[0], pads[0]), (3, columns, size[1], pads[1])):
         back = torch.nn.functional.one_hot(places.flatten(), length + 2 * pad)
-        out = _times(g, out, dim, back[:, pad : pad + length].contiguous())
+        out = times_matrix(g, out, dim, back[:, pad : pad + length].contiguous())
     return g.reshape(out, (*x.shape[:-2], channels, *size))

@@ -1,0 +1,179 @@
+"""Losses with their gradients: of a loss whose value nobody reads, only the gradient is computed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner
+from securemodel.compiler.lower.activation import clipped
+from securemodel.compiler.lower.arithmetic import mul, sub, uniform
+from securemodel.compiler.lower.choosing import unit_vectors
+from securemodel.compiler.lower.normalization import softmax
+from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.smooth import smooth
+
+aten = torch.ops.aten
+_NONE, _MEAN, _SUM = 0, 1, 2
+
+
+# ---- softmax
+@lowers(aten._softmax_backward_data.default)
+def softmax_backward(g: Builder, dy, p, dim, dtype):
+    """p (dy - sum of p dy)."""
+    dy = g.rescale(dy)
+    total = g.linear("sum", mul(g, dy, p), dims=[dim % p.ndim], keepdim=True)
+    return g.mul(g.rescale(g.sub(dy, g.expand(g.rescale(total), dy.shape))), p)
+
+
+@lowers(aten._log_softmax_backward_data.default)
+def log_softmax_backward(g: Builder, dy, out, dim, dtype):
+    """dy - softmax times the sum of dy; for the gradient of a class, (softmax - its unit vector) times a number."""
+    dim %= out.ndim
+    x = g.notes.get(("log_softmax of", out.id))
+    p = softmax(g, x, dim) if x else smooth(g, "exp_below_zero", out)
+    if ("target", dy.id) in g.notes:
+        target, rows, factor = g.notes["target", dy.id]
+        return g.scale(g.sub(p if rows is None else g.mul(p, rows), target), factor)
+    if dy.secret:
+        rows = g.linear("sum", dy, dims=[dim], keepdim=True)
+    else:
+        rows = g.float(torch.sum, dy, dim, True, shape=(*dy.shape[:dim], 1, *dy.shape[dim + 1 :]))
+    return g.sub(dy, g.mul(p, rows))
+
+
+# ---- classes
+def _weighted(
+    target: torch.Tensor, weight: torch.Tensor | None, classes: int, ignored: int, reduction: int
+) -> torch.Tensor:
+    """Unit vectors of classes times their weights, with zeros for an ignored class; for means, scaled to a mean of one."""
+    inside = torch.where(target == ignored, 0, target)
+    weights = torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
+    rows = weights[inside] * (target != ignored)
+    if reduction == _MEAN:
+        rows = rows * (rows.numel() / rows.sum())
+    vectors = torch.nn.functional.one_hot(inside, classes) * rows.unsqueeze(-1)
+    return vectors.movedim(-1, 1 if target.ndim else 0)
+
+
+def _targets(g: Builder, target: Value, weight: Value | None, classes: int, ignored: int, reduction: int):
+    """(vectors of classes as `_weighted` has them, their sums along that axis or None where these are one)."""
+    axis = 1 if target.ndim else 0
+    if weight is None and ignored < 0:
+        vectors = unit_vectors(g, target, classes)
+        order = [*range(axis), target.ndim, *range(axis, target.ndim)]
+        return g.linear("permute", vectors, dims=order) if order[-1] != target.ndim else vectors, None
+    shape = (*target.shape[:axis], classes, *target.shape[axis:])
+    if common_owner([v for v in (target, weight) if v is not None]) is not None:
+        vectors = g.float(_weighted, target, weight, classes, ignored, reduction, shape=shape)
+        return vectors, g.float(torch.sum, vectors, axis, True, shape=(*shape[:axis], 1, *shape[axis + 1 :]))
+    if reduction == _MEAN or ignored >= 0:
+        raise CannotLower(
+            "a mean over secret classes with weights, or with a class that is ignored",
+            'use reduction="sum", and weights of zero for what is ignored',
+        )
+    vectors = _targets(g, target, None, classes, -1, reduction)[0]
+    along = (classes,) + (1,) * (target.ndim - axis)
+    vectors = g.mul(
+        vectors, g.float(torch.reshape, weight, along, shape=along) if not weight.secret else g.reshape(weight, along)
+    )
+    return vectors, g.linear("sum", vectors, dims=[axis], keepdim=True)
+
+
+def _per_row(reduction: int, count: int) -> float:
+    return 1.0 / count if reduction == _MEAN else 1.0
+
+
+@lowers(aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+def nll_loss(g: Builder, logs, target, weight, reduction, ignore_index):
+    """Minus the logarithm of each row's class; its further result, the sum of weights, is not for reading."""
+    axis, count = 1 if target.ndim else 0, math.prod(target.shape)
+    vectors, _ = _targets(g, target, weight, logs.shape[axis], ignore_index, reduction)
+    dims = [axis] if reduction == _NONE else list(range(logs.ndim))
+    total = g.linear("sum", mul(g, g.rescale(logs), vectors), dims=dims, keepdim=False)
+    return g.scale(total, -_per_row(reduction, count)), g.constant(torch.tensor(float(count)))
+
+
+@lowers(aten.nll_loss_backward.default, aten.nll_loss2d_backward.default)
+def nll_loss_backward(g: Builder, dy, logs, target, weight, reduction, ignore_index, total_weight):
+    """-dy times the unit vector of each row's class."""
+    axis, count = 1 if target.ndim else 0, math.prod(target.shape)
+    vectors, rows = _targets(g, target, weight, logs.shape[axis], ignore_index, reduction)
+    number = uniform(g, dy)
+    if number is not None:
+        made = g.scale(vectors, -number * _per_row(reduction, count))
+        g.notes["target", made.id] = vectors, rows, number * _per_row(reduction, count)
+        return made
+    along = dy.shape if reduction != _NONE or not axis else (dy.shape[0], 1, *dy.shape[1:])
+    spread = g.reshape(dy, along) if dy.secret else g.float(torch.reshape, dy, along, shape=along)
+    return g.scale(g.mul(vectors, spread), -_per_row(reduction, count))
+
+
+# ---- reals
+def _reduced(g: Builder, x: Value, reduction: int) -> Value:
+    if reduction == _NONE:
+        return x
+    total = g.linear("sum", x, dims=list(range(x.ndim)), keepdim=False)
+    return g.scale(total, _per_row(reduction, math.prod(x.shape)))
+
+
+def _with_log_weight(y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return 1 + (weight - 1) * y
+
+
+@lowers(aten.binary_cross_entropy_with_logits.default)
+def binary_cross_entropy_with_logits(g: Builder, x, y, weight=None, pos_weight=None, reduction=_MEAN):
+    """softplus(x) - x y; with weights of positives w, (1 - y) x + (1 + (w - 1) y) softplus(-x)."""
+    logs = smooth(g, "softplus", x)
+    if pos_weight is None:
+        loss = g.sub(logs, mul(g, g.rescale(x), y))
+    else:
+        if common_owner([y, pos_weight]) is not None:
+            factor = g.pointwise(_with_log_weight, y, pos_weight)
+        else:
+            factor = g.offset(
+                mul(g, y, sub(g, pos_weight, 1.0) if pos_weight.secret else g.pointwise(torch.sub, pos_weight, 1.0)),
+                1.0,
+            )
+        x = g.rescale(x)
+        loss = g.add(g.sub(x, mul(g, x, y)), mul(g, g.rescale(g.sub(logs, x)), factor))
+    return _reduced(g, loss if weight is None else mul(g, g.rescale(loss), weight), reduction)
+
+
+def _difference(g: Builder, x: Value, y: Value) -> Value:
+    return g.rescale(g.sub(x, y))
+
+
+@lowers(aten.huber_loss.default)
+def huber_loss(g: Builder, x, y, reduction=_MEAN, delta=1.0):
+    """c (d - c / 2) for the difference d and d clipped to [-delta, delta], c."""
+    d = _difference(g, x, y)
+    c = g.rescale(clipped(g, d, -delta, delta))
+    return _reduced(g, g.mul(c, g.rescale(g.sub(d, g.scale(c, 0.5)))), reduction)
+
+
+@lowers(aten.huber_loss_backward.default)
+def huber_loss_backward(g: Builder, dy, x, y, reduction, delta):
+    """The clipped difference, times dy."""
+    d = _difference(g, x, y)
+    return g.scale(mul(g, g.rescale(clipped(g, d, -delta, delta)), dy), _per_row(reduction, math.prod(d.shape)))
+
+
+@lowers(aten.smooth_l1_loss.default)
+def smooth_l1_loss(g: Builder, x, y, reduction=_MEAN, beta=1.0):
+    """Huber's loss over beta."""
+    _positive(beta)
+    return g.scale(huber_loss(g, x, y, reduction, beta), 1.0 / beta)
+
+
+@lowers(aten.smooth_l1_loss_backward.default)
+def smooth_l1_loss_backward(g: Builder, dy, x, y, reduction, beta):
+    """The gradient of Huber's loss over beta."""
+    _positive(beta)
+    return g.scale(huber_loss_backward(g, dy, x, y, reduction, beta), 1.0 / beta)
+
+
+def _positive(beta: float) -> None:
+    if beta <= 0:
+        raise CannotLower(f"a beta of {beta}", "use l1_loss")
