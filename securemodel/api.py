@@ -26,7 +26,7 @@ from securemodel.engines.paillier import deep, reading
 from securemodel.engines.paillier import program as paillier_program
 from securemodel.errors import InputError
 from securemodel.invocation import current
-from securemodel.ledger import Ledger, default_path, record_for
+from securemodel.ledger import book_of, record_for
 from securemodel.planning import crypten as crypten_planning
 from securemodel.planning import deep as deep_planning
 from securemodel.planning import paillier as paillier_planning
@@ -164,7 +164,7 @@ def local(program: Program, *, ledger: str | Path | None = None) -> Session:
     Programs of the masked engine run in this process, those of CrypTen in one process for each party. Runs are
     written into a ledger (docs/audit.md) only where one is named. Raises LedgerError if it cannot be written.
     """
-    book = Ledger(ledger) if ledger else None
+    book = book_of(ledger or False)
     session = engine_of(program.protocol).open_local(program)
     if book:
         session.record = record_for(book, program, "all", os.urandom(16))
@@ -195,9 +195,7 @@ def connect(
     """
     paillier_key = paillier_key or current().paillier_key
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
-    if ledger is True:
-        ledger = default_path() if current().ledger is None else current().ledger
-    book = Ledger(ledger) if ledger else None
+    book = book_of(ledger)
     session = engine_of(program.protocol).open_connection(program, me, config, **options)
     if book:
         session.record = record_for(book, program, session.me, session.channel.session)

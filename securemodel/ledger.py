@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 from protocols.errors import ConfigError, DecodeError, explain
 from protocols.files import create_secret, open_secret, sync_directory
 from protocols.strict import strict_fields
-from securemodel.compiler.postprocess import result_names
 from securemodel.errors import LedgerError
+from securemodel.invocation import current
 from securemodel.program import Program
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -139,9 +139,16 @@ class Record:
         self.ledger.append({**self.common, "epoch": epoch, "rows": rows})
 
 
+def book_of(ledger: str | Path | bool) -> Ledger | None:
+    """The ledger of that path; True: the one that the command line names, or else the user's own; False: none. Raises LedgerError."""
+    if ledger is True:
+        ledger = default_path() if current().ledger is None else current().ledger
+    return Ledger(ledger) if ledger else None
+
+
 def record_for(ledger: Ledger, program: Program, me: str, session: bytes) -> Record:
     """For one session of a program; `session` is what all its parties have in common, and tells their lines apart."""
-    names, reveals = result_names(program.reveal, len(program.header.outputs)), {}
+    names, reveals = program.result_names, {}
     for name, to in zip(names, program.header.outputs, strict=True):
         reveals.setdefault(to, []).append(name)
     common = {

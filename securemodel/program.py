@@ -16,7 +16,7 @@ from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import MASKED_KIND, Graph, Header, digest, program_text
 from securemodel.compiler.lowering import pool_before_activation
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
-from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
+from securemodel.compiler.postprocess import Reveal, capture_revealing, result_names, revealing
 from securemodel.compiler.reading import parse_program, read_text
 from securemodel.compiler.rows import rows_are_independent
 
@@ -74,6 +74,11 @@ class Program:
             pool_before_activation(captured.graph)
             return captured
         return self.captured
+
+    @property
+    def result_names(self) -> tuple[str, ...]:
+        """What each of the outputs is, for files and ledgers."""
+        return result_names(self.reveal, len(self.header.outputs))
 
     def __reduce__(self):
         """Pickled and copied without the captured model, which is not needed to run."""

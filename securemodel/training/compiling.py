@@ -22,8 +22,7 @@ class TrainingProgram(Program):
     """A program of the masked engine whose runs are steps: its states are weights, buffers and moments, in shares."""
 
     step: CapturedStep | None = field(default=None, compare=False)
-    shown: frozenset[str] = frozenset()
-    """The names of what the step returns that somebody learns."""
+    result_names: tuple[str, ...] = ()  # of what the step returns, what somebody learns
 
     @property
     def model_graph(self) -> Captured | None:
@@ -88,10 +87,12 @@ def compile_step(
     header = Header(
         tuple(parties), frac_bits, width, weights, tuple(owners), tuple(map(tuple, shapes)), tuple(to), rounding
     )
-    shown = frozenset(n for n, to in zip(step.returned.names, receivers, strict=True) if to is not None)
+    shown = tuple(name for name, to in zip(step.returned.names, receivers, strict=True) if to is not None)
     starts = {name: state.start for name, state in step.states.items()}
     program = assemble(header, lowered, starts, ())
-    return TrainingProgram(program.header, program.graph, program.calls, program.model, (), step=step, shown=shown)
+    return TrainingProgram(
+        program.header, program.graph, program.calls, program.model, (), step=step, result_names=shown
+    )
 
 
 def _without(captured: Captured, places: Sequence[int]) -> Captured:

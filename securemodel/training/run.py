@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import safetensors.torch
 import torch
 
-from protocols.channel import Channel, Label
+from protocols.channel import Label
 from protocols.errors import BadFrame, InputError, Mismatch, explain
 from protocols.files import file_errors, read_secret
 from protocols.fixedpoint import decode
 from protocols.identity import PartiesConfig
 from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.ledger import book_of, record_for
 from securemodel.sessions.masked import open_connection, open_local
 from securemodel.sessions.remote import place
 from securemodel.sessions.session import Session
@@ -63,12 +64,13 @@ class Local:
         return checkpoints.key_in(folder)
 
     def opened(self, program: TrainingProgram) -> Local:
+        self.session.close()
         return Local(open_local(program))
 
 
 @dataclass(frozen=True, repr=False)
 class Remote:
-    """One party, linked with the others. `open` makes a session for another program; one is open at a time."""
+    """One party, linked with the others. `open` connects for another program: one is open at a time."""
 
     session: Any
     secret: bytes
@@ -85,18 +87,15 @@ class Remote:
         out = {peer: [torch.frombuffer(bytearray(data), dtype=torch.uint8)] for peer in peers if not to or peer in to}
         sizes = {peer: len(data) for peer in peers if not to or me in to}
         with self.session._guarded():
-            got = _exchange(channel, label, out, sizes)
+            got = channel.exchange(label, out, sizes)
         return {me: {peer: part.numpy().tobytes() for peer, part in got.items()}}
 
     def key(self, me: str, folder: Path) -> bytes:
         return checkpoints.key_for(self.secret, me)
 
     def opened(self, program: TrainingProgram) -> Remote:
+        self.session.close()
         return Remote(self.open(program), self.secret, self.open)
-
-
-def _exchange(channel: Channel, label: Label, out: Mapping[str, list[torch.Tensor]], sizes: Mapping[str, int]):
-    return channel.exchange(label, {peer: parts for peer, parts in out.items()}, dict(sizes))
 
 
 class Run:
@@ -111,7 +110,9 @@ class Run:
         self._public = job.captured.public_inputs()
         self._scheduler: Any = None
         self._started = False
-        self._identity = self._seed = 0
+        self._seed = 0
+        self._scheduler_state: Any = None
+        self._kept: dict[str, dict[str, torch.Tensor | None]] = {}
         self._name = ""
 
     # ---- steps
@@ -171,7 +172,7 @@ class Run:
             parts = []
         shown = iter(parts)
         step = program.step
-        values = [next(shown) if name in program.shown else None for name in step.returned.names]
+        values = [next(shown) if name in program.result_names else None for name in step.returned.names]
         return step.returned.restore(values)
 
     def steps(self, count: int | None = None) -> Iterator[Any]:
@@ -200,7 +201,7 @@ class Run:
     def scheduled_by(self, scheduler: Any) -> None:
         """Names the scheduler whose state checkpoints keep; a resumed run puts it back."""
         self._scheduler = scheduler
-        if getattr(self, "_scheduler_state", None) is not None:
+        if self._scheduler_state is not None:
             scheduler.load_state_dict(self._scheduler_state)
             self._scheduler_state = None
 
@@ -208,25 +209,26 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """What the functions of `compile_training(evaluate=)` give for the weights as they are now."""
         self._start()
-        return {name: self._evaluated(evaluation) for name, evaluation in self.job.evaluations.items()}
+        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        made = {name: self._evaluated(evaluation) for name, evaluation in self.job.evaluations.items()}
+        self._go_on_with(self.job.program)
+        return made
 
     def _evaluated(self, evaluation: Evaluation) -> Any:
         results = []
         for batches, program in evaluation.pieces:
-            with self._aside(program) as session:
-                for step in range(batches.steps_per_epoch):
-                    given = batches.inputs(step, lambda name: name in self._where.parties)
-                    results.append(self._restored(program, session.run(*given)))
+            self._go_on_with(program)
+            for step in range(batches.steps_per_epoch):
+                given = batches.inputs(step, lambda name: name in self._where.parties)
+                results.append(self._restored(program, self._where.session.run(*given)))
         return _together(results)
 
-    def _aside(self, program: TrainingProgram) -> Session:
-        """A session of another program that reads the same states."""
-        where = self._where.opened(program)
-        where.session.load(program, program.model)
-        for me, party in where.parties.items():
-            kept = self._where.parties[me].kept
-            party.kept = {name: kept[name] for name in party.kept}
-        return where.session
+    def _go_on_with(self, program: TrainingProgram) -> None:
+        """Ends the session and opens one of another program, which finds the states as they are."""
+        self._where = self._where.opened(program)
+        self._where.session.load(program, program.model)
+        for me, party in self._where.parties.items():
+            party.kept = {name: self._kept[me][name] for name in party.kept}
 
     def export(self, path: str | Path | None = None, *, to: str) -> dict[str, torch.Tensor] | None:
         """The models' parameters and buffers at party `to`, which alone learns them; None at the others.
@@ -396,11 +398,22 @@ def local_run(job: Job) -> Run:
 
 
 def remote_run(
-    job: Job, me: str | None = None, config: str | Path | PartiesConfig | None = None, **options: Any
+    job: Job,
+    me: str | None = None,
+    config: str | Path | PartiesConfig | None = None,
+    *,
+    ledger: str | Path | bool = True,
+    **options: Any,
 ) -> Run:
     """This party's end of a run between processes."""
-    plain = options.get("insecure_plain", False)
-    me, config, own = place(job.program, me, config, plain)
-    opened = lambda program: open_connection(program, me, config, **options)
+    me, config, own = place(job.program, me, config, options.get("insecure_plain", False))
+    book = book_of(ledger)
+
+    def opened(program: TrainingProgram) -> Any:
+        session = open_connection(program, me, config, **options)
+        if book:
+            session.record = record_for(book, program, session.me, session.channel.session)
+        return session
+
     secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
     return Run(job, Remote(opened(job.program), secret, opened))

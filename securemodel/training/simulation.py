@@ -73,7 +73,7 @@ def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tenso
             elif node.frac is not None and value.wide is not None and value.wide.numel():
                 _note(rooms, node, float(value.wide.abs().max()))
         right = dict(zip(captured.returned.names, tensors_in(returned), strict=True))
-        shown = [float(right[name].double().mean()) for name in captured.returned.names if name in program.shown]
+        shown = [float(right[name].double().mean()) for name in captured.returned.names if name in program.result_names]
         losses.append((outputs.get(0, math.nan), shown[0] if shown else math.nan))
     tight = sorted(rooms.values(), key=lambda room: room.bits)
     return Simulation(

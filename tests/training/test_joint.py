@@ -1,0 +1,332 @@
+"""Joint training: in one process and between several, with checkpoints, evaluations and export."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from protocols.channel.testing import free_addresses, run_together
+from protocols.errors import ConfigError, InputError, Mismatch, SecureModelError
+from protocols.identity import Timeouts, plain_config
+from securemodel import training
+from securemodel.engines.masked.dealer import serve
+from securemodel.errors import CompileError
+from securemodel.ledger import read_ledger
+from securemodel.training.checkpoints import path_of, steps_of
+from securemodel.training.datasets import Dataset
+
+ROWS, PARTIES, LIMIT_S = 60, ["bank", "shop", "registry"], 100.0
+UNIT = 2.0**-16
+
+
+def table(seed: int = 3) -> Dataset:
+    generator = torch.Generator().manual_seed(seed)
+    bank, shop = torch.randn(ROWS, 4, generator=generator), torch.randn(ROWS, 3, generator=generator)
+    label = torch.cat([bank, shop], 1) @ torch.randn(7, generator=generator)
+    own = training.owned
+    return training.dataset(bank=own("bank", bank), shop=own("shop", shop), label=own("registry", label))
+
+
+@dataclass
+class Made:
+    """A job, and what it was made of."""
+
+    job: training.Training
+    optimizer: torch.optim.Optimizer
+    step: Callable[..., Any]
+    model: nn.Module
+    test: Dataset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.job, name)
+
+
+def job(data: Dataset | None = None, momentum: float = 0.9, **options: Any) -> Made:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Linear(7, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
+
+    def step(bank, shop, label):
+        loss = F.mse_loss(model(torch.cat([bank, shop], 1)).squeeze(1), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    def error(bank, shop, label):
+        return (model(torch.cat([bank, shop], 1)).squeeze(1) - label).abs().sum()
+
+    train, test = (data or table()).split(0.8, seed=1)
+    given = {
+        "batch": train.batches(16, seed=2),
+        "parties": PARTIES,
+        "reveal": {"loss": "all"},
+        "evaluate": {"error": (error, test, "all")},
+    }
+    made = training.compile_training(step, model, optimizer, **{**given, **options})
+    return Made(made, optimizer, step, model, test)
+
+
+def eager(made: Made, steps: int) -> list[float]:
+    """What the step returns in ordinary PyTorch on the same batches."""
+    batches = made.batches
+    return [made.step(*batches.inputs(n, lambda name: True))["loss"].item() for n in range(steps)]
+
+
+class TestLocal:
+    def test_steps_are_those_of_ordinary_pytorch(self):
+        made = job()
+        with made.local() as run:
+            losses = [float(run.step()["loss"]) for _ in range(6)]
+            weights = run.export(to="bank")
+        right = eager(made, 6)
+        assert max(abs(a - b) for a, b in zip(losses, right, strict=True)) < 64 * UNIT
+        for name, tensor in made.model.state_dict().items():
+            assert (weights[name] - tensor).abs().max() < 8 * UNIT, name
+
+    def test_a_schedule_is_an_input_of_one_program(self):
+        made = job()
+        schedule = torch.optim.lr_scheduler.StepLR(made.optimizer, 1, 0.5)
+        with made.local() as run:
+            for _ in run.epochs(2, schedule):
+                run.train_epoch()
+            weights = run.export(to="shop")
+        again = job()
+        schedule = torch.optim.lr_scheduler.StepLR(again.optimizer, 1, 0.5)
+        for epoch in range(2):
+            for n in range(again.batches.steps_per_epoch):
+                again.step(*again.batches.inputs(epoch * again.batches.steps_per_epoch + n, lambda name: True))
+            schedule.step()
+        assert (weights["weight"] - again.model.weight).abs().max() < 8 * UNIT
+
+    def test_an_evaluation_sees_the_weights_as_they_are_and_all_rows(self):
+        made = job()
+        with made.local() as run:
+            before = float(run.evaluate()["error"])
+            run.train_epoch()
+            after = float(run.evaluate()["error"])
+            run.train_epoch()
+        data = made.test.batches(len(made.test), shuffle=False)
+        right = lambda: float(
+            (
+                made.model(torch.cat(data.inputs(0, lambda n: True)[:2], 1)).squeeze(1)
+                - data.inputs(0, lambda n: True)[2]
+            )
+            .abs()
+            .sum()
+        )
+        assert abs(before - right()) < 1e-2
+        eager(made, made.batches.steps_per_epoch)
+        assert abs(after - right()) < 1e-2
+
+    def test_a_resumed_training_ends_in_the_same_weights(self, tmp_path):
+        with job().local() as run:
+            run.resume(tmp_path / "whole")
+            run.train_epoch()
+            run.train_epoch()
+            whole = run.export(to="bank")
+        with job().local() as run:
+            assert run.resume(tmp_path / "parts") == 0
+            run.train_epoch()
+            run.step()
+            run.checkpoint(tmp_path / "parts")
+            run.step()  # lost
+        with job().local() as run:
+            assert run.resume(tmp_path / "parts") == 4
+            run.train_epoch()
+            parts = run.export(to="bank")
+        assert all(torch.equal(whole[name], parts[name]) for name in whole), "exact rounding: shares do not matter"
+
+    def test_a_checkpoint_keeps_the_schedule(self, tmp_path):
+        made = job()
+        with made.local() as run:
+            for _ in run.epochs(1, torch.optim.lr_scheduler.StepLR(made.optimizer, 1, 0.5)):
+                run.train_epoch()
+            run.checkpoint(tmp_path)
+        again = job()
+        schedule = torch.optim.lr_scheduler.StepLR(again.optimizer, 1, 0.5)
+        with again.local() as run:
+            run.resume(tmp_path)
+            assert list(run.epochs(1, schedule)) == []
+            assert again.optimizer.param_groups[0]["lr"] == 0.025 and schedule.last_epoch == 1
+
+    def test_checkpoints_of_different_times_give_nothing(self, tmp_path):
+        made = job()
+        with made.local() as run:
+            run.train_epoch()
+            run.checkpoint(tmp_path)
+            first = {me: dict(party.kept) for me, party in run._where.parties.items()}
+            a, b = run._fresh(), run._fresh()
+        name = "model.weight"
+        value = sum(share[name] for share in a.values())
+        assert torch.equal(value, sum(share[name] for share in b.values()))
+        assert torch.equal(value, sum(share[name] for share in first.values() if share[name] is not None))
+        mixed = a["bank"][name] + b["shop"][name] + a["registry"][name]
+        assert (mixed - value).double().abs().min() > 2.0**40
+
+    def test_a_checkpoint_that_was_changed_or_is_anothers_is_refused(self, tmp_path):
+        with job().local() as run:
+            run.checkpoint(tmp_path)
+        path = path_of(tmp_path / "bank", 0)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with job().local() as run, pytest.raises(ConfigError, match="'bank'"):
+            run.resume(tmp_path)
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with job(momentum=0.0).local() as run, pytest.raises(InputError, match="is of program"):
+            run.resume(tmp_path)
+        with job().local() as run:
+            run.checkpoint(tmp_path / "other")
+        path.write_bytes(path_of(tmp_path / "other" / "bank", 0).read_bytes())
+        with job().local() as run, pytest.raises(SecureModelError):
+            run.resume(tmp_path)
+
+    def test_two_checkpoints_stay(self, tmp_path):
+        with job().local() as run:
+            for _ in range(4):
+                run.step()
+                run.checkpoint(tmp_path)
+        assert steps_of(tmp_path / "shop") == [3, 4]
+
+    def test_export_is_what_torch_loads(self, tmp_path):
+        made = job()
+        with made.local() as run:
+            run.step()
+            weights = run.export(tmp_path / "model.safetensors", to="bank")
+        made.model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+        assert torch.equal(made.model.weight, weights["weight"])
+
+    def test_what_nobody_learns_is_not_revealed(self):
+        made = job(reveal=None, evaluate=None)
+        assert "reveal" not in made.text()
+        with made.local() as run:
+            assert run.step() == {"loss": None}
+
+    def test_simulation_says_what_will_be(self):
+        made = job()
+        said = made.simulate(4)
+        with made.local() as run:
+            losses = [float(run.step()["loss"]) for _ in range(4)]
+        assert [round(fixed, 9) for fixed, _ in said.returned] == [round(loss, 9) for loss in losses]
+        assert said.difference < 32 and not said.overflowed and said.tight[0].bits > 2
+        assert "least room" in str(said) and "fixed point" in str(said)
+
+    def test_a_simulation_notices_what_leaves_the_ring(self):
+        made = job()
+        large = lambda step: [400.0 * x for x in made.batches.inputs(step, lambda name: True)]
+        assert made.simulate(5, large).overflowed
+
+    def test_rows_of_two_parties(self):
+        data = table()
+        whole = {name: column[0].tensor for name, column in data.columns.items()}
+        own, cut = training.owned, 25
+        parts = lambda t, a, b: training.rows(a=own(a, t[:cut]), b=own(b, t[cut:]))
+        rows = training.dataset(**{name: parts(whole[name], "bank", "shop") for name in whole})
+        made = job(rows, parties=["bank", "shop"])
+        with made.local() as run:
+            losses = [float(run.step()["loss"]) for _ in range(3)]
+        joined = [made.batches.joined(made.batches.inputs(n, lambda name: True)) for n in range(3)]
+        right = [made.step(**batch)["loss"].item() for batch in joined]
+        assert max(abs(a - b) for a, b in zip(losses, right, strict=True)) < 64 * UNIT
+        assert made.batches.sizes == (7, 9)
+
+
+class TestRefusals:
+    def test_names(self):
+        with pytest.raises(CompileError, match="'registry' owns data"):
+            job(parties=["bank", "shop"])
+        with pytest.raises(CompileError, match="it returns loss"):
+            job(reveal={"lose": "all"})
+        with pytest.raises(CompileError, match="is no party"):
+            job(reveal={"loss": "stranger"})
+
+    def test_data(self):
+        own = training.owned
+        with pytest.raises(InputError, match="different rows"):
+            training.dataset(x=own("a", torch.zeros(3, 2)), y=own("b", torch.zeros(4)))
+        with pytest.raises(InputError, match="not what was said"):
+            _ = own("a", lambda: torch.zeros(3), (4,)).tensor
+        with pytest.raises(InputError, match="no batches"):
+            table().batches(ROWS + 1)
+        with pytest.raises(InputError, match="needs a shape"):
+            own("a", lambda: torch.zeros(3))
+        with pytest.raises(InputError, match="no rows on one side"):
+            table().split(1.0)
+
+
+class TestBatches:
+    def test_every_row_comes_once_an_epoch_in_another_order(self):
+        batches = table().batches(20, seed=5)
+        epochs = [[row for n in range(3) for row in batches.positions(3 * e + n)[0].tolist()] for e in range(2)]
+        assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(ROWS)) and epochs[0] != epochs[1]
+        assert batches.positions(0)[0].tolist() == table().batches(20, seed=5).positions(0)[0].tolist()
+        assert batches.positions(0)[0].tolist() != table().batches(20, seed=6).positions(0)[0].tolist()
+
+    def test_only_the_owner_reads(self):
+        read = []
+        source = lambda: read.append(1) or torch.zeros(4, 1)
+        data = training.dataset(x=training.owned("a", source, (4, 1)), y=training.owned("b", torch.zeros(4)))
+        inputs = data.batches(2).inputs(0, lambda name: name == "b")
+        assert not read and inputs[0] is None and inputs[1].shape == (2,)
+
+
+# ---- between processes
+def together(tasks: dict[str, Callable[[Any], Any]], **options: Any) -> dict[str, Any]:
+    """Each party's end of a run in a thread of its own, over sockets of this host."""
+    first, *addresses = free_addresses(len(PARTIES) + 1)
+    times = Timeouts(connect_s=20.0, receive_s=20.0)
+    config = plain_config(dict(zip(PARTIES, addresses, strict=True)), dealer=first, timeouts=times)
+    threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
+
+    def party(me: str) -> Any:
+        with job().connect(me, config, insecure_plain=True, **{"ledger": False, **options}) as run:
+            return tasks[me](run)
+
+    return run_together({me: lambda me=me: party(me) for me in tasks}, LIMIT_S)
+
+
+def test_parties_in_processes_of_their_own(tmp_path):
+    def task(run) -> Any:
+        run.resume(tmp_path)
+        losses = [float(returned["loss"]) for returned in run.train_epoch()]
+        error = run.evaluate()["error"]
+        losses += [float(run.step()["loss"])]
+        run.checkpoint(tmp_path)
+        return losses, float(error), run.export(to="shop")
+
+    results = together(dict.fromkeys(PARTIES, task))
+    with job().local() as run:
+        losses = [float(returned["loss"]) for returned in run.train_epoch()]
+        error = float(run.evaluate()["error"])
+        losses += [float(run.step()["loss"])]
+        weights = run.export(to="shop")
+    assert {(tuple(r[0]), r[1]) for r in results.values()} == {(tuple(losses), error)}
+    assert torch.equal(results["shop"][2]["weight"], weights["weight"])
+    assert results["bank"][2] is None and results["registry"][2] is None
+    again = together(dict.fromkeys(PARTIES, lambda run: (run.resume(tmp_path), float(run.step()["loss"]))))
+    assert len(set(again.values())) == 1 and {step for step, _ in again.values()} == {4}
+
+
+def test_every_step_is_in_the_ledger(tmp_path):
+    together(dict.fromkeys(PARTIES, lambda run: run.step()), ledger=tmp_path / "ledger.jsonl")
+    entries = read_ledger(tmp_path / "ledger.jsonl").lines
+    assert len(entries) == len(PARTIES) and all(entry.fields["reveals"] == {"all": ["loss"]} for entry in entries)
+
+
+def test_folders_of_different_trainings_are_refused(tmp_path):
+    for name in ("one", "two"):
+        together(dict.fromkeys(PARTIES, lambda run, name=name: run.checkpoint(tmp_path / name)))
+    tasks = {me: (lambda run, me=me: run.resume(tmp_path / ("two" if me == "shop" else "one"))) for me in PARTIES}
+    results = together(tasks)
+    assert any(isinstance(result, Mismatch) for result in results.values())
