@@ -44,6 +44,8 @@ class _Place(Protocol):
 
     def key(self, me: str, folder: Path) -> bytes: ...
 
+    def fail(self, error: BaseException) -> None: ...
+
     def opened(self, program: TrainingProgram) -> _Place: ...
 
 
@@ -62,6 +64,9 @@ class Local:
 
     def key(self, me: str, folder: Path) -> bytes:
         return checkpoints.key_in(folder)
+
+    def fail(self, error: BaseException) -> None:
+        """Nobody waits for the parties of this process."""
 
     def opened(self, program: TrainingProgram) -> Local:
         self.session.close()
@@ -92,6 +97,10 @@ class Remote:
 
     def key(self, me: str, folder: Path) -> bytes:
         return checkpoints.key_for(self.secret, me)
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the peers why this party stops."""
+        self.session._fail(error)
 
     def opened(self, program: TrainingProgram) -> Remote:
         self.session.close()
@@ -344,6 +353,8 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        if error is not None:
+            self._where.fail(error)
         self.close()
 
 

@@ -329,4 +329,5 @@ def test_folders_of_different_trainings_are_refused(tmp_path):
         together(dict.fromkeys(PARTIES, lambda run, name=name: run.checkpoint(tmp_path / name)))
     tasks = {me: (lambda run, me=me: run.resume(tmp_path / ("two" if me == "shop" else "one"))) for me in PARTIES}
     results = together(tasks)
-    assert any(isinstance(result, Mismatch) for result in results.values())
+    assert all(isinstance(result, SecureModelError) for result in results.values()), results
+    assert any(isinstance(result, Mismatch) for result in results.values()), results
