@@ -6,7 +6,7 @@ variable that somebody set long ago would weaken every session after it, and nob
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,23 @@ from protocols.channel import Meeting
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a training is: steps made, and those there will be (None: not known); its epoch, from 1; what the last step
+    returned to this party, by name.
+    """
+
+    step: int
+    steps: int | None
+    epoch: int
+    returned: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Invocation:
     """What `connect` and `compile` take where the script says nothing; None where the command line does not either.
 
     `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`. A `ledger` of
-    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`).
+    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `progress` is told of each training step.
     """
 
     me: str | None = None
@@ -30,6 +42,7 @@ class Invocation:
     script: str = ""
     ledger: Path | bool | None = None
     arrivals: list[Meeting] = field(default_factory=list)
+    progress: Callable[[Progress], None] | None = None
 
 
 _current = Invocation()

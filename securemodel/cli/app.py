@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import auditing, compare, doctor, keys, predict, programs, run
+from securemodel.cli import auditing, compare, doctor, keys, predict, programs, run, train
 from securemodel.cli.base import print_anywhere
 
 
@@ -22,6 +22,7 @@ def main() -> None:
       securemodel plan infer.py               what will a run cost?
       securemodel run infer.py --local        all parties on this machine
       securemodel run infer.py --me bank --config parties.toml
+      securemodel train train.py --local      joint training, all parties on this machine
       securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
     print_anywhere()
@@ -29,6 +30,7 @@ def main() -> None:
 
 for command in (
     run.run,
+    train.train,
     predict.predict,
     run.dealer,
     keys.keys,

@@ -98,7 +98,9 @@ def run(
         if me or config or store or paillier_key:
             raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
         names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        _run_all(script, args, names, protocol, ledger)
+        run_all(
+            script, args, names, ["run", "--ledger", ledger or "none", *(["--protocol", protocol] if protocol else [])]
+        )
         return
     if parties:
         raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
@@ -110,11 +112,9 @@ def run(
         scripts.run_main(script)
 
 
-def _run_all(
-    script: Path, args: tuple[str, ...], names: tuple[str, ...], protocol: str | None, ledger: str | None
-) -> None:
-    dealer, command = scripts.declares_dealer(script), ["run", "--ledger", ledger or "none"]
-    command += ["--protocol", protocol] if protocol else []
+def run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], command: list[str]) -> None:
+    """Runs a script with all its parties as processes of this machine; ends with the exit code of the one that failed."""
+    dealer = scripts.declares_dealer(script)
     say = prefixed(names)
     outcome = run_local(script, args, names, say, traceback=wants_traceback(), command=command, dealer=dealer)
     if outcome.code:

@@ -8,7 +8,7 @@ import importlib.util
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from protocols import identity
 from protocols.channel import arrive
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
-from securemodel.invocation import Invocation, invoked
+from securemodel.invocation import Invocation, Progress, invoked
 
 
 class ScriptFailed(SecureModelError):
@@ -112,6 +112,7 @@ def as_party(
     paillier_key: Path | None = None,
     protocol: str | None = None,
     ledger: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
@@ -124,7 +125,10 @@ def as_party(
     own = identity.load(parties.identity) if parties.identity else None
     arrivals = [made] if own and (made := arrive(me, parties, own)) else []
     try:
-        with invoked(Invocation(me, *files, protocol, digest(script), book, arrivals)), _as_main(script, args):
+        with (
+            invoked(Invocation(me, *files, protocol, digest(script), book, arrivals, progress)),
+            _as_main(script, args),
+        ):
             yield
     finally:
         for made in arrivals:

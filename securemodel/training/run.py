@@ -12,14 +12,18 @@ from typing import Any, Protocol
 
 import safetensors.torch
 import torch
+from torch.utils._pytree import tree_leaves
 
 from protocols.channel import Label
 from protocols.errors import BadFrame, InputError, Mismatch, explain
 from protocols.files import file_errors, read_secret
 from protocols.fixedpoint import decode
 from protocols.identity import PartiesConfig
+from securemodel.compiler.capture import tensors_in
 from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.invocation import Progress as Report
+from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
 from securemodel.sessions.masked import open_connection, open_local
 from securemodel.sessions.remote import place
@@ -120,6 +124,7 @@ class Run:
         self._scheduler: Any = None
         self._started = False
         self._seed = 0
+        self._steps: int | None = None
         self._scheduler_state: Any = None
         self._kept: dict[str, dict[str, torch.Tensor | None]] = {}
         self._name = ""
@@ -166,7 +171,18 @@ class Run:
         public += [self._draw(index, self.step_number) for index in range(len(job.captured.random))]
         returned = session.run(*given, *public)
         self.step_number += 1
-        return self._restored(job.program, returned)
+        result = self._restored(job.program, returned)
+        if report := current().progress:
+            report(self._progress(result))
+        return result
+
+    def _progress(self, result: Any) -> Report:
+        names = self.job.captured.returned.names
+        values = dict(zip(names, tensors_in(result), strict=False)) if None not in tree_leaves(result) else {}
+        numbers = {name: value.item() for name, value in values.items() if value.numel() == 1}
+        return Report(
+            self.step_number, self._steps, (self.step_number - 1) // self.job.batches.steps_per_epoch + 1, numbers
+        )
 
     def _draw(self, index: int, step: int) -> torch.Tensor:
         """Public random numbers, the same at all parties: they follow from the tossed seed and hide nothing."""
@@ -200,6 +216,7 @@ class Run:
     def epochs(self, count: int, scheduler: Any = None) -> Iterator[int]:
         """The numbers of the epochs up to `count` that are still to be made, after each of which the scheduler steps."""
         self._start()
+        self._steps = count * self.job.batches.steps_per_epoch
         if scheduler is not None:
             self.scheduled_by(scheduler)
         for epoch in range(self.step_number // self.job.batches.steps_per_epoch, count):
