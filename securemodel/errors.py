@@ -5,6 +5,7 @@ SecureModelError
 │   └── UnsupportedOperator     some operators have no secure version; lists all of them
 ├── LedgerError             the ledger of runs cannot be written or read
 ├── ProgramError            a program's text is damaged or of another version
+├── TrainingDiverged        weights left their range, and the run is back where they were inside
 └── ... (protocols.errors)
 """
 
@@ -37,6 +38,10 @@ class ProgramError(SecureModelError):
     """A program's text is damaged or of another version."""
 
 
+class TrainingDiverged(SecureModelError):
+    """Weights of a training left their range; the run is back at the last step at which all were inside."""
+
+
 class LedgerError(SecureModelError):
     """The ledger of runs cannot be written or read."""
 
@@ -57,5 +62,6 @@ __all__ = [
     "PreprocessingError",
     "ProgramError",
     "SecureModelError",
+    "TrainingDiverged",
     "UnsupportedOperator",
 ]

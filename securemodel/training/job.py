@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from protocols.errors import explain
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lowering import lower_model
-from securemodel.compiler.owners import given_weights
+from securemodel.compiler.owners import Weights, given_weights
 from securemodel.compiler.report import Report
 from securemodel.errors import CompileError
 from securemodel.planning.costs import Network
@@ -22,7 +23,7 @@ from securemodel.shown import Shown
 from securemodel.training.capture import capture_step
 from securemodel.training.compiling import TrainingProgram, compile_step, kept_states
 from securemodel.training.datasets import Batches, Dataset
-from securemodel.training.naming import named
+from securemodel.training.naming import named, tensors
 from securemodel.training.steps import CapturedStep
 
 EVERYBODY = "all"
@@ -63,6 +64,8 @@ class Job:
     models: Mapping[str, torch.nn.Module]
     evaluations: Mapping[str, Evaluation]
     public_start: bool
+    guard: TrainingProgram | None = None
+    guard_every: int = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.program.graph.nodes)} nodes, parties={list(self.program.parties)})"
@@ -108,6 +111,7 @@ def compile_job(
     frac_bits: int = 16,
     width: int = 64,
     rounding: Rounding = "exact",
+    guard_every: int = 0,
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
     columns = list(batch.data.columns)
@@ -123,7 +127,35 @@ def compile_job(
         name: _evaluation(name, function, data, to, models, kept, parties, given, options, columns)
         for name, (function, data, to) in (evaluate or {}).items()
     }
-    return Job(program, batch, named(models, "model"), evaluations, weights == PUBLIC)
+    guard = _guard(models, kept, guard_every, parties, given, options) if guard_every else None
+    return Job(program, batch, named(models, "model"), evaluations, weights == PUBLIC, guard, guard_every)
+
+
+NOW, BEFORE = "now ", "before "
+"""How a guard's states are named: the weights, and those of the last time that all were in range."""
+_MOST_UPDATE = 8.0  # an eighth of what a small number's product with a gradient may be
+
+
+def _guard(models: Any, kept: set[str], every: int, parties: Sequence[str], given: Weights, options: dict[str, Any]):
+    """Says of each trained parameter, to everybody, whether it is within an eighth of its range, and so are its changes."""
+    room = 62 - 3 * options["frac_bits"]
+    limit = 2.0 ** (min(room, options["width"] - 1 - options["frac_bits"]) - 3)
+    both = {prefix + name: copy.deepcopy(m) for prefix in (NOW, BEFORE) for name, m in named(models, "model").items()}
+    whole = {
+        name: parameter for name, parameter in tensors(both) if name.removeprefix(NOW).removeprefix(BEFORE) in kept
+    }
+    trained = [name.removeprefix(NOW) for name in whole if name.startswith(NOW)]
+
+    def guard() -> dict[str, torch.Tensor]:
+        within = {}
+        for name in trained:
+            now, change = whole[NOW + name], whole[NOW + name] - whole[BEFORE + name]
+            small = change.abs().amax() < _MOST_UPDATE * every
+            within[name] = torch.logical_and(now.abs().amax() < limit, small)
+        return within
+
+    captured = capture_step(guard, both, None, ())
+    return compile_step(captured, "guard", parties, [], given, [EVERYBODY] * len(trained), reads=set(whole), **options)
 
 
 def _flat(step: Callable[..., Any], batch: Batches) -> Callable[..., Any]:

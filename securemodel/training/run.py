@@ -22,6 +22,7 @@ from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import tensors_in
 from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.errors import TrainingDiverged
 from securemodel.invocation import Progress as Report
 from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
@@ -31,7 +32,7 @@ from securemodel.sessions.session import Session
 from securemodel.training import checkpoints
 from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
-from securemodel.training.job import Evaluation, Job
+from securemodel.training.job import BEFORE, NOW, Evaluation, Job
 
 _SEED_BYTES, _STEPS_BYTES = 32, 256
 _SCHEDULED = ("lr", "initial_lr", "momentum", "betas", "weight_decay", "eps")
@@ -111,6 +112,15 @@ class Remote:
         return Remote(self.open(program), self.secret, self.open)
 
 
+@dataclass(frozen=True, repr=False)
+class _Snapshot:
+    """Where a run can go back to, in memory."""
+
+    kept: dict[str, dict[str, torch.Tensor | None]]
+    step: int
+    memory: dict[str, dict[str, float]]
+
+
 class Run:
     """A training under way: a context manager. Every party makes the same calls in the same order.
 
@@ -141,6 +151,8 @@ class Run:
         program = self.job.program
         self._where.session.load(program, program.model)
         self._started = True
+        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        self._safe = self._snapshot()
 
     def _toss(self) -> bytes:
         """A public seed that no party can choose: each commits to its part before it sees the others' (Blum, 1983)."""
@@ -172,9 +184,47 @@ class Run:
         returned = session.run(*given, *public)
         self.step_number += 1
         result = self._restored(job.program, returned)
+        if job.guard_every and self.step_number % job.guard_every == 0:
+            self._guard()
         if report := current().progress:
             report(self._progress(result))
         return result
+
+    def _guard(self) -> None:
+        """Raises TrainingDiverged, after going back to the last step at which all parameters were in range."""
+        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        before = {
+            me: {f"{BEFORE}{name}": share for name, share in kept.items()} for me, kept in self._safe.kept.items()
+        }
+        for me, kept in self._kept.items():
+            before[me].update({f"{NOW}{name}": share for name, share in kept.items()})
+        self._go_on_with(self.job.guard, before)
+        within = self._restored(self.job.guard, self._where.session.run())
+        outside = [name for name, inside in within.items() if not bool(inside)]
+        failed, now = self.step_number, self._snapshot()
+        if outside:
+            self._put_back(self._safe)
+        else:
+            self._safe = now
+        self._go_on_with(self.job.program)
+        if outside:
+            raise TrainingDiverged(
+                explain(
+                    f"after step {failed}, {', '.join(outside)} is no longer within its range",
+                    why="numbers that large leave the ring, and what follows from them is meaningless",
+                    fix=f"this run is back at step {self.step_number}: go on with a smaller learning rate or clipped gradients; "
+                    "simulate() shows the ranges",
+                )
+            )
+
+    def _snapshot(self) -> _Snapshot:
+        memory = {name: dict(numbers) for name, numbers in self._public.memory.items()}
+        return _Snapshot({me: dict(kept) for me, kept in self._kept.items()}, self.step_number, memory)
+
+    def _put_back(self, safe: _Snapshot) -> None:
+        self._kept = {me: dict(kept) for me, kept in safe.kept.items()}
+        self.step_number = safe.step
+        self._public.memory = {name: dict(numbers) for name, numbers in safe.memory.items()}
 
     def _progress(self, result: Any) -> Report:
         names = self.job.captured.returned.names
@@ -249,12 +299,13 @@ class Run:
                 results.append(self._restored(program, self._where.session.run(*given)))
         return _together(results)
 
-    def _go_on_with(self, program: TrainingProgram) -> None:
-        """Ends the session and opens one of another program, which finds the states as they are."""
+    def _go_on_with(self, program: TrainingProgram, states: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Ends the session and opens one of another program, which finds the states as they are, or these."""
+        states = self._kept if states is None else states
         self._where = self._where.opened(program)
         self._where.session.load(program, program.model)
         for me, party in self._where.parties.items():
-            party.kept = {name: self._kept[me][name] for name in party.kept}
+            party.kept = {name: states[me][name] for name in party.kept}
 
     def export(self, path: str | Path | None = None, *, to: str) -> dict[str, torch.Tensor] | None:
         """The models' parameters and buffers at party `to`, which alone learns them; None at the others.
@@ -359,6 +410,8 @@ class Run:
         self._name, self._seed, self.step_number = progress.run, progress.seed, progress.step
         self._public.memory = {name: dict(numbers) for name, numbers in progress.memory.items()}
         _put_groups(self.job, progress.groups)
+        self._kept = {me: dict(shares) for me, (shares, _) in found.items()}
+        self._safe = self._snapshot()
         self._scheduler_state = progress.scheduler
 
     # ---- ending

@@ -51,6 +51,7 @@ def compile_training(
     frac_bits: int = 16,
     width: int = 64,
     rounding: Rounding = "exact",
+    guard_every: int = 0,
 ) -> Training:
     """Compiles a training step into a program that parties run together, on data that nobody shows.
 
@@ -60,12 +61,14 @@ def compile_training(
     to who learns it (a party, "all"), or names one for everything; what it does not name is not revealed. `evaluate` maps
     names to (function of the columns, data set, receiver): what it returns is summed over batches, or put one below the
     other where it has rows. `weights` owns the starting values: "public" where everybody has them (from a seed), one
-    party, or a mapping by prefix of names such as "model.head". Other arguments as of `securemodel.compile`.
+    party, or a mapping by prefix of names such as "model.head". `guard_every`: after so many steps everybody learns of
+    each parameter whether its magnitude is within an eighth of its range; if not, the run goes back to the last time that
+    all were, and raises TrainingDiverged. Other arguments as of `securemodel.compile`.
 
     Raises UnsupportedOperator, CompileError.
     """
     job = compile_job(
         step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
-        frac_bits=frac_bits, width=width, rounding=rounding,
+        frac_bits=frac_bits, width=width, rounding=rounding, guard_every=guard_every,
     )  # fmt: skip
     return Training(**vars(job))

@@ -18,7 +18,7 @@ from protocols.errors import ConfigError, InputError, Mismatch, SecureModelError
 from protocols.identity import Timeouts, plain_config
 from securemodel import training
 from securemodel.engines.masked.dealer import serve
-from securemodel.errors import CompileError
+from securemodel.errors import CompileError, TrainingDiverged
 from securemodel.ledger import read_ledger
 from securemodel.training.checkpoints import path_of, steps_of
 from securemodel.training.datasets import Dataset
@@ -226,6 +226,25 @@ class TestLocal:
         made = job()
         large = lambda step: [400.0 * x for x in made.batches.inputs(step, lambda name: True)]
         assert made.simulate(5, large).overflowed
+
+    def test_a_guard_goes_back_before_numbers_leave_their_range(self):
+        made = job(momentum=0.0, guard_every=2, evaluate=None)
+        made.optimizer.param_groups[0]["lr"] = 0.05
+        with made.local() as run:
+            run.step()
+            run.step()
+            good = run.export(to="bank")
+            made.optimizer.param_groups[0]["lr"] = 1e3
+            with pytest.raises(TrainingDiverged, match="model.weight"):
+                for _ in range(4):
+                    run.step()
+            assert run.step_number == 2
+            assert all(torch.equal(tensor, good[name]) for name, tensor in run.export(to="bank").items())
+            made.optimizer.param_groups[0]["lr"] = 0.05
+            run.step()
+        assert "reveal" not in job(reveal=None, evaluate=None, guard_every=2).text(), (
+            "the guard is a program of its own"
+        )
 
     def test_rows_of_two_parties(self):
         data = table()
