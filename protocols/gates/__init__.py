@@ -11,8 +11,14 @@ from protocols.gates.select import BitToRing, Select, SelectTruncated
 from protocols.gates.truncate import Truncate
 from protocols.gates.unit import Unit
 
+HALVED = {"bilinear": Bilinear()}
+"""Gates of which a half can be done before the first operand is there, where the second one is."""
+SIGNED = {"lookup": Lookup()}
+"""Gates whose additive result has a sign that dealing makes and alone knows."""
+
 GATES: dict[str, Gate] = {
-    "bilinear": Bilinear(),
+    **HALVED,
+    **SIGNED,
     "square": Square(),
     "truncate": Truncate(),
     "digits": Digits(),
@@ -22,10 +28,9 @@ GATES: dict[str, Gate] = {
     "select": Select(),
     "select_truncated": SelectTruncated(),
     "bit_to_ring": BitToRing(),
-    "lookup": Lookup(),
     "lookup_shared": LookupShared(),
     "spline": Spline(),
     "unit": Unit(),
 }
 
-__all__ = ["GATES", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]
+__all__ = ["GATES", "HALVED", "SIGNED", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]

@@ -35,8 +35,8 @@ class Lookup:
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         return {"unit": kernels.unit_vectors(masks[0].reshape(-1), len(attrs["table"][0]))}
 
-    def mask_of_result(self, attrs: dict, masks: Sequence[torch.Tensor], first_share: Dealt) -> torch.Tensor:
-        """The sign u, for whoever deals: +1 where the first party's share has the set bit."""
+    def sign(self, attrs: dict, masks: Sequence[torch.Tensor], first_share: Dealt) -> torch.Tensor:
+        """u, for whoever deals: +1 where the first party's share has the set bit."""
         lam, unit = masks[0].reshape(-1), first_share["unit"]
         at = lam & (len(attrs["table"][0]) - 1)
         bit = (unit.gather(1, (at // 64).unsqueeze(1)).squeeze(1) >> (at % 64)) & 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -563,6 +563,8 @@ class Row:
     `signature` is a pattern of the operands' forms and the result's; `rule` derives the result (raises Wrong); `owner` and
     `phase` derive who computes it and when. `reads(node, i)`: how many low bits of its
     masked operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
+    `held` says who has a share of the result that is not zero: all, its owner, who has such a share of an operand, or
+    these and the first party. What is no secret has none.
     """
 
     signature: str
@@ -573,6 +575,7 @@ class Row:
     phase: PhaseRule = with_operands
     reads: Callable[[Node, int], int] | None = lambda node, index: RING_BITS
     may_be_empty: bool = False
+    held: Literal["all", "owner", "operands", "first"] = "all"
 
 
 _KIND, _NESTED = {"kind": one_of(*PRODUCTS)}, {"attrs": lambda value: isinstance(value, dict)}
@@ -594,37 +597,40 @@ ROWS: dict[str, Row] = {
     # floats, by their owner
     "placeholder": Row(
         "-> float", _placeholder, {"name": text}, {"integer": flag}, _its_giver,
-        phase=lambda case: "run" if case.attrs["name"].startswith("input:") else "load", may_be_empty=True,
+        phase=lambda case: "run" if case.attrs["name"].startswith("input:") else "load", may_be_empty=True, held="operands",
     ),
     "float": Row(
         "(float )*-> float", _float, {"target": text, "args": anything, "kwargs": anything}, {"integer": flag}, _common,
-        may_be_empty=True,
+        may_be_empty=True, held="operands",
     ),
     # into the ring, and out of it
-    "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True),
-    "own": Row("float -> additive", _encoded, owner=_party),
-    "input": Row("float -> masked", _encoded, owner=_party),
+    "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True, held="operands"),
+    "own": Row("float -> additive", _encoded, owner=_party, held="owner"),
+    "input": Row("float -> masked", _encoded, owner=_party, held="owner"),
     "reveal": Row(
         "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
         phase=in_a_run, may_be_empty=True,
     ),
     # forms
-    "public_masked": Row("public -> masked", _same),
-    "public_additive": Row("public -> additive", _same, may_be_empty=True),
-    "to_additive": Row("masked -> additive", _same),
+    "public_masked": Row("public -> masked", _same, held="operands"),
+    "public_additive": Row("public -> additive", _same, may_be_empty=True, held="first"),
+    "to_additive": Row("masked -> additive", _same, held="first"),
     "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}),
     "mask_bits": Row("bits -> masked_bits", _same),
     # from one run to the next; nobody talks
     "state": Row("-> additive", _state, {"name": text}, phase=in_a_run),
     "keep": Row(
         "additive -> additive", _same, {"name": text, "start": flag},
-        phase=lambda case: "load" if case.attrs["start"] else "run",
+        phase=lambda case: "load" if case.attrs["start"] else "run", held="operands",
     ),
     # local
-    "linear": Row("(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None),
+    "linear": Row(
+        "(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None,
+        held="operands",
+    ),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
-    "bilinear_public": Row("additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}),
+    "bilinear_public": Row("additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}, held="operands"),
     "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner),
     # gates
     "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT),

@@ -14,8 +14,7 @@ import torch
 
 from protocols.bilinear import bilinear
 from protocols.fixedpoint import encode
-from protocols.gates import GATES
-from protocols.gates.lookup import Lookup
+from protocols.gates import GATES, SIGNED
 from protocols.linear import LINEAR
 from protocols.shares import Masked, MaskedBits, Role, part_of_bits
 from securemodel.compiler.builder import PUBLIC
@@ -123,8 +122,8 @@ class FixedPoint:
         gate = GATES[node.op]
         masks = [self._signs.get(a, torch.zeros_like(x.ring)) for a, x in zip(node.args, operands, strict=True)]
         dealt = gate.deal(node.attrs, masks)
-        if isinstance(gate, Lookup):
-            self._signs[node.id] = gate.mask_of_result(node.attrs, masks, dealt)
+        if signed := SIGNED.get(node.op):
+            self._signs[node.id] = signed.sign(node.attrs, masks, dealt)
         given = [self._form(a, x.ring) for a, x in zip(node.args, operands, strict=True)]
         return gate.evaluate(_ALONE, node.attrs, given, dealt).view(node.shape)
 

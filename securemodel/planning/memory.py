@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protocols.gates import numel
+from protocols.gates import HALVED, numel
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ops import ROWS
 from securemodel.compiler.wire import steps
 from securemodel.planning.work import ELEMENT_BYTES, VIEWS, gate_bytes, held, mask_bytes, value_bytes
 
@@ -61,7 +62,7 @@ def peak_bytes(graph: Graph, parties: Sequence[str], me: str, ahead_bytes: int) 
             for node in together:
                 dealt = gate_bytes(graph, node)
                 waiting -= dealt + mask_bytes(node)
-                beside += 0 if node.op == "bilinear" else dealt  # a product is made in place of its dealt share
+                beside += 0 if node.op in HALVED else dealt  # a product is made in place of its dealt share
                 storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
             peak = max(peak, storages.live + min(waiting, ahead_bytes) + beside)
             for value in (value for node in together for value in ends.get(node.id, ())):
@@ -99,11 +100,9 @@ def _parts_of(
 
 def _shared_with(graph: Graph, node: Node, have: Sequence[bool], first: bool, contiguous: list[bool]) -> int | None:
     """The operand whose memory a value shares, if any; notes in `contiguous` what a later reshape has to copy."""
-    if node.op == "public_masked" or (node.op == "public_additive" and first):
-        return node.args[0]
-    if node.op == "to_additive":
+    if ROWS[node.op].held == "first":  # without a mask, all of the value is at the first party
         return node.args[0] if first and not have[node.args[0]] else None
-    if node.op == "keep":
+    if node.op in ("public_masked", "keep"):
         return node.args[0]
     if node.op != "linear":
         return None

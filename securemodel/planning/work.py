@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from protocols.gates import GATES, dealt_bytes, numel
 from protocols.linear import LAYOUT
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ops import ROWS
 
 VIEWS = LAYOUT - {"flip", "index", "pad"}
 """Linear operations whose result shares memory with the operand."""
@@ -44,25 +45,11 @@ def gate_bytes(graph: Graph, node: Node) -> int:
 
 def held(graph: Graph, parties: Sequence[str], me: str) -> list[bool]:
     """For each node, whether `me` has a share of it: of the mask for masked values, of the value for additive ones."""
-    first, out = parties[0] == me, []
+    out: list[bool] = []
     for node in graph.nodes:
-        args = [out[a] for a in node.args]
-        if node.op in ("input", "own"):
-            out.append(node.owner == me)
-        elif node.op == "public_masked":
-            out.append(False)
-        elif node.op == "public_additive":
-            out.append(first)
-        elif node.op == "to_additive":
-            out.append(first or args[0])
-        elif node.op == "bilinear_public":
-            out.append(args[0])
-        elif node.op == "linear":
-            out.append(any(args))
-        elif node.op == "keep":
-            out.append(args[0])
-        else:
-            out.append(True)
+        some = any(out[a] for a in node.args)
+        rules = {"all": True, "owner": node.owner == me, "operands": some, "first": some or parties[0] == me}
+        out.append(rules[ROWS[node.op].held])
     return out
 
 

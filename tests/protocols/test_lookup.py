@@ -115,7 +115,7 @@ class Setting:
         sign = None
         if name == "lookup":
             first = correlations.expand_share(self.streams[0], 1, self.node, parts)
-            sign = gate.mask_of_result(attrs, masks, first)
+            sign = gate.sign(attrs, masks, first)
         fixed = correlations.corrections(self.streams[:-1], 1, self.node, parts, gate.deal(attrs, masks))
         assert [(tuple(t.shape), t.dtype) for t in fixed] == [(p.shape, p.dtype) for p in parts]
         result = torch.zeros(shape, dtype=torch.int64)

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from protocols import linear
-from protocols.correlations import corrections, expand_share, full_bit_mask, full_mask
-from protocols.gates import GATES
-from protocols.gates.lookup import Lookup
+from protocols.correlations import corrections, expand_share
+from protocols.gates import GATES, SIGNED
 from protocols.prg import Stream
-from protocols.shares import part_of_bits
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
+from securemodel.engines.masked.masks import Masks, has_mask, mask_of
 
 
 def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
@@ -33,57 +31,38 @@ class Dealing:
 
     def __init__(self, graph: Graph, parties: Sequence[str], streams: dict[str, Stream]) -> None:
         self._graph = graph
-        self._parties = tuple(parties)
-        self._streams = [streams[name] for name in parties]
-        self._loaded: dict[int, torch.Tensor | None] = {}
+        self._streams = {name: streams[name] for name in parties}
+        self._ranks = list(self._streams.values())
+        self._loaded: Masks = {}
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
 
     def deal(self, epoch: int, phase: Phase) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """For each gate of a phase: (node id, the last party's shares of what is dealt)."""
-        masks: dict[int, torch.Tensor | None] = {} if phase == "load" else dict(self._loaded)
+        masks: Masks = {} if phase == "load" else dict(self._loaded)
         for node in self._graph.nodes:
             if node.phase != phase:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, masks, epoch)
-            else:
-                mask = self._mask(node, masks, epoch)
-                if mask is not None:
-                    masks[node.id] = mask
+            elif has_mask(node):
+                masks[node.id] = mask_of(self._graph, node, masks, self._streams, epoch)
             for value in () if phase == "load" else self._done[phase].get(node.id, ()):
                 masks.pop(value, None)
         if phase == "load":
             self._loaded = masks
 
-    def _mask(self, node: Node, masks: dict, epoch: int) -> torch.Tensor | None:
-        if node.op == "mask":
-            return full_mask(self._streams, epoch, node.id, node.shape)
-        if node.op == "input":
-            return full_mask([self._streams[self._parties.index(node.owner)]], epoch, node.id, node.shape)
-        if node.op == "mask_bits":
-            return full_bit_mask(self._streams, epoch, node.id, node.shape)
-        if node.op == "xor" and node.form == "masked_bits":
-            return masks[node.args[0]] ^ masks[node.args[1]]
-        if node.op == "part":
-            return part_of_bits(masks[node.args[0]], node.attrs, node.shape)
-        if node.op == "linear" and node.form == "masked":
-            shapes = [self._graph[a].shape for a in node.args]
-            operands = [masks.get(a) for a in node.args]
-            return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
-        return None
-
-    def _gate(self, node: Node, masks: dict, epoch: int) -> list[torch.Tensor]:
+    def _gate(self, node: Node, masks: Masks, epoch: int) -> list[torch.Tensor]:
         gate = GATES[node.op]
         shapes = [self._graph[a].shape for a in node.args]
         operands = [self._present(masks.get(a), s) for a, s in zip(node.args, shapes, strict=True)]
         parts = gate.parts(node.attrs, shapes, node.shape)
-        if isinstance(gate, Lookup):
-            first = expand_share(self._streams[0], epoch, node.id, parts)
-            masks[node.id] = gate.mask_of_result(node.attrs, operands, first)
-        return corrections(self._streams[:-1], epoch, node.id, parts, gate.deal(node.attrs, operands))
+        if signed := SIGNED.get(node.op):
+            first = expand_share(self._ranks[0], epoch, node.id, parts)
+            masks[node.id] = signed.sign(node.attrs, operands, first)
+        return corrections(self._ranks[:-1], epoch, node.id, parts, gate.deal(node.attrs, operands))
 
     def _present(self, mask: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
         """A mask of None is zero: the value is public."""
         if mask is not None:
             return mask
-        return torch.zeros(tuple(shape), dtype=torch.int64, device=self._streams[0].device)
+        return torch.zeros(tuple(shape), dtype=torch.int64, device=self._ranks[0].device)

@@ -14,7 +14,7 @@ from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import mask_share
 from protocols.errors import BadFrame, explain
-from protocols.gates import GATES
+from protocols.gates import GATES, HALVED
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
 from securemodel.compiler.builder import PUBLIC
@@ -271,11 +271,10 @@ class OnlineParty:
         return getattr(self, f"_do_{node.op}")(node, env, take)
 
     def _gate(self, node: Node, env: dict, dealt: Prepared) -> torch.Tensor:
-        gate, operands = GATES[node.op], [env[a] for a in node.args]
-        fixed = self.loaded_operands.get(node.args[1]) if node.op == "bilinear" else None
-        if fixed is not None:
-            return gate.finish(node.attrs, operands[0].m, fixed.share, dealt)
-        return gate.evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
+        operands = [env[a] for a in node.args]
+        if (halved := HALVED.get(node.op)) and node.args[1] in self.loaded_operands:
+            return halved.finish(node.attrs, operands[0].m, self.loaded_operands[node.args[1]].share, dealt)
+        return GATES[node.op].evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
 
     def _do_placeholder(self, node: Node, env: dict, take) -> None:
         return None

@@ -8,13 +8,12 @@ from typing import Protocol
 
 import torch
 
-from protocols import linear
-from protocols.correlations import bit_mask_share, expand_share, mask_share
-from protocols.gates import GATES, Dealt, Part
+from protocols.correlations import expand_share
+from protocols.gates import GATES, HALVED, Dealt, Part
 from protocols.prg import Stream
-from protocols.shares import part_of_bits
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.masked.dealing import last_uses
+from securemodel.engines.masked.masks import DERIVED, Masks, has_mask, mask_of
 
 
 class Source(Protocol):
@@ -37,18 +36,13 @@ class StreamSource:
 class LoadedOperand:
     """A masked value of the load phase: what later products need of it."""
 
-    m: torch.Tensor | None
+    m: torch.Tensor
     lam: torch.Tensor | None
     share: torch.Tensor | None
 
 
 Prepared = dict[str, torch.Tensor | None]
 Item = tuple[int, Prepared]
-
-
-def has_mask(node: Node) -> bool:
-    """Whether a node's value is masked."""
-    return node.form in ("masked", "masked_bits")
 
 
 class Preparing:
@@ -63,53 +57,36 @@ class Preparing:
 
         Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
         """
-        lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
+        lams: Masks = {i: value.lam for i, value in loaded.items()}
         for node in self._graph.nodes:
             if node.phase != phase:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, lams, epoch, loaded)
             elif has_mask(node):
-                lams[node.id] = self._mask(node, lams, epoch)
+                lams[node.id] = mask_of(self._graph, node, lams, {self._me: self._stream}, epoch)
                 if node.op != "input":
                     yield node.id, {"lam": lams[node.id]}
             for value in self._done[phase].get(node.id, ()):
                 lams.pop(value, None)
 
-    def masks(
-        self, epoch: int, wanted: frozenset[int], loaded: dict[int, LoadedOperand]
-    ) -> dict[int, torch.Tensor | None]:
+    def masks(self, epoch: int, wanted: frozenset[int], loaded: dict[int, LoadedOperand]) -> Masks:
         """This party's shares of the masks of some values of a run, None for zero."""
-        lams: dict[int, torch.Tensor | None] = {i: value.lam for i, value in loaded.items()}
+        lams: Masks = {i: value.lam for i, value in loaded.items()}
         needed = set(wanted)
         for node in reversed(self._graph.nodes):
-            if node.id in needed and node.op in ("linear", "xor", "part"):
+            if node.id in needed and node.op in DERIVED:
                 needed.update(node.args)
         for node in self._graph.nodes:
             if node.id in needed and node.phase == "run":
-                lams[node.id] = self._mask(node, lams, epoch)
+                lams[node.id] = mask_of(self._graph, node, lams, {self._me: self._stream}, epoch)
         return {i: lams[i] for i in wanted}
 
-    def _mask(self, node: Node, lams: dict, epoch: int) -> torch.Tensor | None:
-        if node.op == "mask" or (node.op == "input" and node.owner == self._me):
-            return mask_share(self._stream, epoch, node.id, node.shape)
-        if node.op == "mask_bits":
-            return bit_mask_share(self._stream, epoch, node.id, node.shape)
-        if node.op == "xor":
-            return lams[node.args[0]] ^ lams[node.args[1]]
-        if node.op == "part":
-            return part_of_bits(lams[node.args[0]], node.attrs, node.shape)
-        if node.op == "linear":
-            shapes = [self._graph[a].shape for a in node.args]
-            operands = [lams[a] for a in node.args]
-            return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
-        return None
-
-    def _gate(self, node: Node, lams: dict, epoch: int, loaded: dict[int, LoadedOperand]) -> Prepared:
+    def _gate(self, node: Node, lams: Masks, epoch: int, loaded: dict[int, LoadedOperand]) -> Prepared:
         gate = GATES[node.op]
         shapes = [self._graph[a].shape for a in node.args]
         came = self._source.dealt(epoch, node.id, gate.parts(node.attrs, shapes, node.shape))
         dealt = {name: share.to(self._stream.device) for name, share in came.items()}
-        if node.op == "bilinear" and node.args[1] in loaded and loaded[node.args[1]].m is not None:
-            gate.prepare(node.attrs, lams[node.args[0]], loaded[node.args[1]].m, dealt)
+        if (halved := HALVED.get(node.op)) and node.args[1] in loaded:
+            halved.prepare(node.attrs, lams[node.args[0]], loaded[node.args[1]].m, dealt)
         return dealt

@@ -1,0 +1,47 @@
+"""The masks of a program's values: fresh ones from streams, the others from the masks of their operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from protocols import linear
+from protocols.correlations import full_bit_mask, full_mask
+from protocols.prg import Stream
+from protocols.shares import part_of_bits
+from securemodel.compiler.ir import Graph, Node
+
+Masks = dict[int, torch.Tensor | None]
+"""By node; None for zero."""
+
+
+def has_mask(node: Node) -> bool:
+    """Whether a node's value is masked."""
+    return node.form in ("masked", "masked_bits")
+
+
+def mask_of(graph: Graph, node: Node, masks: Masks, streams: Mapping[str, Stream], epoch: int) -> torch.Tensor | None:
+    """The mask of a masked value. None: zero.
+
+    `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares.
+    """
+    if node.op == "input":
+        return full_mask([streams[node.owner]], epoch, node.id, node.shape) if node.owner in streams else None
+    if fresh := _FRESH.get(node.op):
+        return fresh(list(streams.values()), epoch, node.id, node.shape)
+    return DERIVED[node.op](graph, node, [masks[a] for a in node.args]) if node.op in DERIVED else None
+
+
+def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None]) -> torch.Tensor | None:
+    shapes = [graph[a].shape for a in node.args]
+    return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
+
+
+_FRESH = {"mask": full_mask, "mask_bits": full_bit_mask}
+DERIVED: dict[str, Callable[..., torch.Tensor | None]] = {
+    "linear": _linear,
+    "xor": lambda graph, node, operands: operands[0] ^ operands[1],
+    "part": lambda graph, node, operands: part_of_bits(operands[0], node.attrs, node.shape),
+}
+"""Operators whose results are masked by what masks their operands."""
