@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from benchmarks import models
+from benchmarks import models, steps
 from benchmarks.peers.common import FUNCTION_ELEMENTS, FUNCTIONS
 
 PARTIES = ("alice", "bob")
@@ -75,7 +75,7 @@ def _function(name: str) -> Case:
     return _case(name, lambda: models.WithParameter(_OPERATORS[name]), (FUNCTION_ELEMENTS,), draw=draw)
 
 
-ALL: tuple[Case, ...] = (
+ALL: tuple[Case | steps.StepCase, ...] = (
     _case("product", lambda: models.Operator(torch.mul), (_ELEMENTS,), (_ELEMENTS,), inputs=_BOTH),
     _case("relu", lambda: models.WithParameter(torch.relu), (_ELEMENTS,)),
     _case("relu_w32", lambda: models.WithParameter(torch.relu), (_ELEMENTS,), width=32, peer="relu"),
@@ -97,5 +97,6 @@ ALL: tuple[Case, ...] = (
     _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
     _case("encoder_layer", models.encoder_layer, (1, 32, 384)),
     _case("minilm6", models.minilm6, (1, 32, 384)),
+    *steps.ALL,
 )
 BY_NAME = {case.name: case for case in ALL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import torch
 
 import securemodel
 from benchmarks.cases import PARTIES, Case
+from benchmarks.steps import StepCase, step_program
 from protocols import identity
 from securemodel.compiler.wire import Step, phase_cost, steps
 
@@ -31,7 +34,7 @@ SYSTEM = {
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; seconds run from inputs shared to result shared, dealer included."""
+    """One measurement; seconds run from inputs shared to result shared, or from step to step, dealer included."""
 
     case: str
     system: str
@@ -60,23 +63,31 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {name}"
 
 
-def plaintext_seconds(case: Case, repeat: int = 5) -> float:
+def plaintext_seconds(case: Case | StepCase, repeat: int = 5) -> float:
     """Median time of plain torch on one thread."""
-    model, inputs = case.build()
+    trains = isinstance(case, StepCase)
+    if trains:
+        training = case.build()
+        compute, inputs = training.step, training.batch
+    else:
+        compute, inputs = case.build()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times = []
-    with torch.no_grad():
+    with torch.set_grad_enabled(trains):
         for _ in range(repeat + 1):
             start = time.perf_counter()
-            model(*inputs)
+            compute(*inputs)
             times.append(time.perf_counter() - start)
     torch.set_num_threads(threads)
     return statistics.median(times[1:])
 
 
-def compiled(case: Case, transport: str = "tls") -> tuple[securemodel.Program, tuple[torch.Tensor, ...]]:
+def compiled(case: Case | StepCase, transport: str = "tls") -> tuple[securemodel.Program, Sequence[torch.Tensor]]:
     """The case's program and its inputs; results are truncated, as the peers' are."""
+    rounding = "fast" if transport == "fast" else "exact"
+    if isinstance(case, StepCase):
+        return step_program(case, PARTIES, rounding)
     model, inputs = case.build()
     program = securemodel.compile(
         model,
@@ -86,14 +97,16 @@ def compiled(case: Case, transport: str = "tls") -> tuple[securemodel.Program, t
         outputs=PARTIES[1],
         parties=PARTIES,
         width=case.width,
-        rounding="fast" if transport == "fast" else "exact",
+        rounding=rounding,
         truncate_outputs=True,
     )
     return program, inputs
 
 
 def evaluation_bytes(program: securemodel.Program) -> int:
-    """Bytes the busiest party sends between inputs shared and result shared (the peers' definition)."""
+    """Bytes the busiest party sends between inputs shared and result shared (the peers' definition); of a step, all."""
+    if any(node.op == "keep" for node in program.graph.nodes):
+        return max(phase_cost(steps(program.graph, "run"), program.parties)[1].values())
     kept = [Step(s.local, tuple(n for n in s.talk if n.op != "reveal")) for s in steps(program.graph, "run")]
     empty = Step((), ())
     _, sent = phase_cost((empty, *kept[1:]), program.parties)
@@ -140,8 +153,7 @@ def measure(case: Case, transport: str, repeat: int, plain: float) -> Row:
         processes = [subprocess.Popen([*command, name], env=environment) for name in names]
         _wait_for_all(case.name, processes)
         results = {name: json.loads((directory / f"{name}.json").read_text()) for name in PARTIES}
-    runs = zip(*(results[name]["runs"] for name in PARTIES), strict=True)
-    times = [max(r["result_shared"] for r in run) - min(r["inputs_shared"] for r in run) for run in runs]
+    times = _step_times(results) if isinstance(case, StepCase) else _run_times(results)
     first, last = (results[name] for name in PARTIES)
     return Row(
         case=case.name,
@@ -159,6 +171,18 @@ def measure(case: Case, transport: str, repeat: int, plain: float) -> Row:
         peak_memory_bytes=max(r["peak_memory_bytes"] for r in results.values()),
         plaintext_seconds=plain,
     )
+
+
+def _run_times(results: dict[str, dict]) -> list[float]:
+    """Seconds of each run, from inputs shared to result shared."""
+    runs = zip(*(results[name]["runs"] for name in PARTIES), strict=True)
+    return [max(r["result_shared"] for r in run) - min(r["inputs_shared"] for r in run) for run in runs]
+
+
+def _step_times(results: dict[str, dict]) -> list[float]:
+    """Seconds from the end of each step to the end of the next one, at the party that is last."""
+    ends = [max(run) for run in zip(*(results[name]["ends"] for name in PARTIES), strict=True)]
+    return [later - earlier for earlier, later in itertools.pairwise(ends)]
 
 
 def _wait_for_all(case: str, processes: list[subprocess.Popen]) -> None:

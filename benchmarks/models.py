@@ -109,3 +109,28 @@ class Operator(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         return self.operator(*inputs)
+
+
+class RecurrentClassifier(nn.Module):
+    """Classes of sequences from the last output of an LSTM (40 features, 128 hidden)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(40, 128, batch_first=True), nn.Linear(128, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x)[0][:, -1])
+
+
+class EncoderClassifier(nn.Module):
+    """Classes of token sequences from two encoder layers (hidden 64, 4 heads, 128 inside, GELU, 64 tokens known)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(64, 64), nn.Parameter(0.1 * torch.randn(32, 64))
+        layer = nn.TransformerEncoderLayer(64, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(self.embedding(tokens) + self.positions).mean(1))

@@ -17,7 +17,7 @@ COLUMNS = (
 
 def show(rows: list[Row]) -> None:
     """One line per case and system; ratios against plaintext torch and against securemodel with TLS."""
-    table = Table(title="seconds from inputs shared to result shared, dealer included (medians)")
+    table = Table(title="seconds from inputs shared to result shared, or from step to step; dealer included (medians)")
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("case", "system") else "right")
     ours = {row.case: row for row in rows if row.system == SYSTEM["tls"]}

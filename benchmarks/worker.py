@@ -13,7 +13,9 @@ import torch
 import securemodel
 from benchmarks.cases import BY_NAME, PARTIES
 from benchmarks.measure import compiled, evaluation_bytes
+from benchmarks.steps import StepCase
 from protocols import identity
+from protocols.names import PUBLIC
 from securemodel.engines.masked.dealer import serve
 
 
@@ -30,26 +32,29 @@ def main(folder: str, case_name: str, transport: str, repeat: str, role: str) ->
     start = time.perf_counter()
     program, inputs = compiled(case, transport)
     compile_seconds = time.perf_counter() - start
-    given = [x if owner == role else None for x, owner in zip(inputs, case.inputs, strict=True)]
-    options = {"ahead": False, "insecure_plain": not tls, "ledger": False}
+    trains = isinstance(case, StepCase)
+    given = [x if owner in (role, PUBLIC) else None for x, owner in zip(inputs, program.header.inputs, strict=True)]
+    options = {"ahead": trains, "insecure_plain": not tls, "ledger": False}
     with securemodel.connect(program, role, config, **options) as session:
-        session.deal_after_inputs = True
+        session.deal_after_inputs = not trains
         session.load(program, program.model)
         before = _peak_memory()
-        runs, output = [], None
+        runs, ends, output = [], [], None
         for _ in range(int(repeat) + 1):
             output = session.run(*given)
             shared, done = session.shared_times
+            ends.append(time.perf_counter())
             runs.append({"inputs_shared": shared, "result_shared": done, "seconds": session.stats.seconds})
         report = {
             "runs": runs[1:],
+            "ends": ends,
             "rounds": session.stats.rounds,
             "evaluation_bytes": evaluation_bytes(program),
             "preprocessing_bytes": session.stats.preprocessing_bytes,
             "load_seconds": session.load_stats.seconds,
             "compile_seconds": compile_seconds,
             "peak_memory_bytes": _peak_memory() - before,
-            "error": _error(program.model, inputs, output) if role == PARTIES[1] else None,
+            "error": _error(program.model, inputs, output) if role == PARTIES[1] and not trains else None,
         }
     (directory / f"{role}.json").write_text(json.dumps(report))
 
