@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import securemodel
-from securemodel.compiler.builder import PUBLIC, Value, values_in
+from protocols.names import PUBLIC
+from securemodel.compiler.builder import Value, values_in
 from securemodel.compiler.capture import capture
 from securemodel.compiler.lower import ACCURACY, LOWERINGS
 from securemodel.compiler.lower.registry import anchor

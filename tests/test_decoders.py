@@ -29,7 +29,6 @@ from protocols.paillier import encrypt_array, keyfile, keys, wire
 from protocols.paillier.affine import AffineClient, AffineServer, AffineShape
 from protocols.paillier.linear_gate import ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import linear_patches
-from protocols.paillier.weights_gate import KeyGate, ShareGate
 from protocols.strict import strict_json
 from securemodel.cli import results
 from securemodel.engines.masked import dealer
@@ -89,9 +88,6 @@ def array_decoders() -> dict[str, Decoder]:
     mine, weights = torch.ones((1, 2), dtype=torch.int64), torch.ones((2, 2), dtype=torch.int64)
     gate, owner = ClientGate(KEY, layer, context), ServerGate(PUBLIC, layer, weights, context)
     request = gate.request(mine)
-    holder = KeyGate(KEY, layer, weights, context)
-    published = holder.publish()
-    reply, _ = ShareGate(PUBLIC, layer, published, context).reply(mine)
     arrays = (wire.write(one), wire.write(packed), wire.write(one[:0]), wire.write(one.sum()))
     made: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]] = {
         "array": (lambda data: wire.read(data, PUBLIC).decrypt(KEY), arrays),
@@ -99,8 +95,6 @@ def array_decoders() -> dict[str, Decoder]:
         "affine reply": (client.finish, (server.reply(PUBLIC, asked),)),
         "gate request": (owner.reply, (request,)),
         "gate reply": (gate.finish, (owner.reply(request)[0],)),
-        "weights": (lambda data: ShareGate(PUBLIC, layer, data, context), (published,)),
-        "weights reply": (lambda data: holder.finish(data, mine), (reply,)),
     }
     return {name: Decoder(read, valid, sealed_array) for name, (read, valid) in made.items()}
 
@@ -187,7 +181,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Decoder]:
 
 
 NAMES = (
-    "array", "affine request", "affine reply", "gate request", "gate reply", "weights", "weights reply", "strict JSON",
+    "array", "affine request", "affine reply", "gate request", "gate reply", "strict JSON",
     "public key", "private key", "client's key", "agreement", "rows kept", "journal", "store", "cursor", "header",
     "request", "certificate", "parties",
 )  # fmt: skip

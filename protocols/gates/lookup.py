@@ -17,7 +17,6 @@ import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape, numel
-from protocols.kernels.checks import TABLE_SIZES
 from protocols.shares import Masked, Role
 
 
@@ -106,5 +105,3 @@ class Spline:
 
 _BINOMIAL = ((1,), (1, 1), (1, 2, 1))
 MAX_TERMS = len(_BINOMIAL)
-
-__all__ = ["MAX_TERMS", "TABLE_SIZES", "Lookup", "LookupShared", "Spline"]

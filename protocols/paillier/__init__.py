@@ -14,7 +14,6 @@ What it protects and what it costs: docs/paillier.md. Modules, bottom to top:
   wire         encrypted arrays as bytes
   affine       one party's matrix on packed rows of the other's encrypted numbers
   linear_gate  a party's linear layer on the other party's share
-  weights_gate the same with the key at the weights' owner
   phe_interop  python-paillier's keys and numbers (optional, GPLv3)
 """
 

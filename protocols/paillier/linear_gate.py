@@ -17,7 +17,7 @@ Its low 64 bits, which are all that C keeps, are exactly uniform, because 2^64 d
 are within 2^-40 of random ones with that content (`cipher.refreshing_factors`). What S sees is encrypted. All this
 holds for parties that follow the protocol: a client that encrypts larger numbers than shares learns more.
 
-Ahead of time: with x_C = a `random_share` the three steps need no input. When x comes, C sends x - x_C, which is
+Ahead of time: with x_C = a uniform mask the three steps need no input. When x comes, C sends x - x_C, which is
 uniform, and S computes y_S = W (x - x_C) - r: the online phase is plain ring arithmetic.
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protocols.errors import InputError, PreprocessingReused, ProtocolError, explain
+from protocols.errors import InputError, ProtocolError, explain
 from protocols.paillier import wire
 from protocols.paillier.cipher import Draw, encrypt, trivial
 from protocols.paillier.keys import PrivateKey, PublicKey
@@ -187,67 +187,3 @@ def to_ring(values: list[int]) -> Tensor:
     """Integers modulo 2^64, as int64."""
     low = np.array([int(v) & (1 << RING_BITS) - 1 for v in values], np.uint64)
     return torch.from_numpy(low.view(np.int64))
-
-
-class _Once:
-    """Something dealt ahead of time: `take` gives it out a single time."""
-
-    def __init__(self, value: Tensor, what: str) -> None:
-        self._value: Tensor | None = value
-        self._what = what
-
-    def __repr__(self) -> str:
-        return f"{self._what}({'unused' if self._value is not None else 'used'})"
-
-    def take(self) -> Tensor:
-        """The value. Raises PreprocessingReused the second time."""
-        if self._value is None:
-            raise PreprocessingReused(
-                explain(f"{self._what} was used before", why="twice, it would leak", fix="prepare one for each run")
-            )
-        value, self._value = self._value, None
-        return value
-
-
-@dataclass(frozen=True, repr=False)
-class PreparedClient:
-    """A client's part of one run, made before its input is known."""
-
-    mask: _Once
-    result: _Once
-
-    def open(self, x: Tensor) -> Tensor:
-        """x minus the mask, the only message of the online phase: the client's input, or its share of it."""
-        return x - self.mask.take()
-
-    def share(self) -> Tensor:
-        """This side's share of the result."""
-        return self.result.take()
-
-
-@dataclass(frozen=True, repr=False)
-class PreparedServer:
-    """A server's part of one run, made before the input is known."""
-
-    gate: ServerGate
-    masks: _Once
-
-    def share(self, opened: Tensor, share: Tensor | None = None) -> Tensor:
-        """This side's share of the result, from what the client opened and its own share of x, if it has one."""
-        return self.gate.finish(opened if share is None else opened + share, self.masks.take())
-
-
-def random_share(shape: tuple[int, ...]) -> Tensor:
-    """A uniform ring tensor from the operating system's randomness."""
-    return torch.frombuffer(bytearray(secrets.token_bytes(8 * prod(shape))), dtype=torch.int64).reshape(shape)
-
-
-def prepare_client(gate: ClientGate, mask: Tensor, reply: bytes) -> PreparedClient:
-    """What is left of steps 1 and 3 run on `mask`, a `random_share` of the input's shape that nothing else uses."""
-    return PreparedClient(_Once(mask, "the client's mask"), _Once(gate.finish(reply), "the client's share"))
-
-
-def prepare_server(gate: ServerGate, request: bytes, pool: BlindingPool | None = None) -> tuple[bytes, PreparedServer]:
-    """Step 2 ahead of time: the message to the client and what the online phase needs."""
-    answer, masks = gate.reply(request, pool)
-    return answer, PreparedServer(gate, _Once(masks, "the server's masks"))

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from protocols.errors import explain
+from protocols.names import PUBLIC
 from securemodel.cli.locks import locked
 from securemodel.cli.results import FORMATS, Record, Result, check_space
-from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.postprocess import result_names
 from securemodel.data.reader import Format
 from securemodel.data.rows import Choice, Rows, Wanted, open_rows
@@ -234,6 +234,3 @@ def _check_distinct(output: Path | None, source: Path | None, journal: Path) -> 
     if len(set(places)) < len(places):
         raise InputError(explain("input, output and journal are not three files", where=", ".join(places),
                                  fix="give each its own name"))  # fmt: skip
-
-
-__all__ = ["Given", "Part", "open_part"]

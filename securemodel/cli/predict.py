@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from protocols.errors import explain
+from protocols.names import PUBLIC
 from securemodel.api import connect
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, print_error, wants_traceback
@@ -24,7 +25,6 @@ from securemodel.cli.launch import run_local
 from securemodel.cli.part import Given, Part, open_part
 from securemodel.cli.programs import program_of
 from securemodel.cli.run import FILE, check_identity, party_options, prefixed
-from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program

@@ -298,6 +298,3 @@ def _npz(file: IO[bytes], table: np.ndarray, results: Sequence[Result], id_name:
         for name, array in ((id_name, listed), *((r.name, np.ascontiguousarray(table[r.name])) for r in results)):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-__all__ = ["FORMATS", "ROW", "Journal", "Record", "Result", "check_space"]

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from protocols.bilinear import bilinear
 from protocols.linear import LINEAR
+from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Mark, Node, phase_of, plain_json
 
-PUBLIC = "public"
 SPLINE_BITS = (8, 16)
 """The least and the most fractional bits that splines work with."""
 
@@ -433,16 +432,3 @@ def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> 
     if kind == "matmul":
         return torch.matmul(x, y).shape
     return getattr(torch.nn.functional, kind)(x, y, **attrs).shape
-
-
-__all__ = [
-    "PUBLIC",
-    "Builder",
-    "CannotLower",
-    "FloatCall",
-    "Value",
-    "bilinear",
-    "common_owner",
-    "describe",
-    "values_in",
-]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, common_owner, values_in
+from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner, values_in
 from securemodel.compiler.capture import Captured, of_torch, source_line
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
@@ -386,9 +386,3 @@ def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, made: Any
     known, integer = not _sizes_depend_on_values(made), not made.is_floating_point()
     value = g.float(target, *args, shape=made.shape if known else (), integer=integer, **kwargs)
     return value if known else replace(value, sized=False)
-
-
-__all__ = [
-    "PUBLIC", "Lowered", "Secure", "check_arguments", "draws_numbers", "in_the_clear", "lower_model",
-    "pool_before_activation", "secure_version",
-]  # fmt: skip

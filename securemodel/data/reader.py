@@ -312,6 +312,3 @@ def _undecodable_line(path: Path, encoding: str) -> int:
             return next((n for n, text in enumerate(file, 1) if any("\udc80" <= c <= "\udcff" for c in text)), 0)
     except UnicodeError:
         return 0
-
-
-__all__ = ["SUFFIXES", "Format", "Table", "counted", "numbers", "open_table", "other_delimiters", "seen"]

@@ -18,6 +18,7 @@ import torch
 from protocols.errors import InputError, explain
 from securemodel.data import arrays, images, tables
 from securemodel.data.batches import Batch, Choice, Problems, Source, Wanted
+from securemodel.data.reader import SUFFIXES
 
 DIGEST_BYTES = 16
 
@@ -92,7 +93,7 @@ def open_rows(
     elif not path.is_file():
         raise InputError(explain("this is no ordinary file", where=str(path), why="files are read more than once",
                                  fix="write the rows to a file"))  # fmt: skip
-    elif suffix in tables.SUFFIXES:
+    elif suffix in SUFFIXES:
         source = tables.open_columns(path, wanted, choice)
     elif suffix in (".npy", ".npz"):
         source = arrays.open_arrays(path, wanted, choice)

@@ -9,7 +9,7 @@ import numpy as np
 
 from protocols.errors import InputError, explain
 from securemodel.data.batches import Batch, Choice, Problems, Wanted, as_input, check_division
-from securemodel.data.reader import SUFFIXES, Table, counted, numbers, open_table, other_delimiters
+from securemodel.data.reader import Table, counted, numbers, open_table, other_delimiters
 
 
 def open_columns(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Columns:
@@ -109,6 +109,3 @@ class Columns:
             made.append(tensor)
             at += w.size
         return Batch(made, place, names)
-
-
-__all__ = ["SUFFIXES", "Columns", "open_columns"]

@@ -10,7 +10,8 @@ import torch
 
 from protocols.errors import explain
 from protocols.fixedpoint import decode, encode
-from securemodel.compiler.builder import PUBLIC, Value
+from protocols.names import PUBLIC
+from securemodel.compiler.builder import Value
 from securemodel.compiler.capture import NO_MESSAGE, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
 from securemodel.compiler.owners import owner_of, weight_owners

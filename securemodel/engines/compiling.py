@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from protocols.errors import explain
-from protocols.names import NAME_RULE, is_name
-from securemodel.compiler.builder import PUBLIC
+from protocols.names import NAME_RULE, PUBLIC, is_name
 from securemodel.compiler.capture import Captured, Examples, Kept, capture
 from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
 from securemodel.compiler.lowering import Lowered

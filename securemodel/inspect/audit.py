@@ -13,7 +13,7 @@ from typing import Any
 
 from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
-from securemodel.compiler.builder import PUBLIC
+from protocols.names import PUBLIC
 from securemodel.compiler.ir import PHASES, Node
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.postprocess import result_names

@@ -16,8 +16,8 @@ from protocols.bilinear import bilinear
 from protocols.fixedpoint import encode
 from protocols.gates import GATES, SIGNED
 from protocols.linear import LINEAR
+from protocols.names import PUBLIC
 from protocols.shares import Masked, MaskedBits, Role, part_of_bits
-from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses

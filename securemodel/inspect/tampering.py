@@ -20,7 +20,7 @@ from protocols.channel.buffers import byte_view
 from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import SecureModelError
 from protocols.identity import Timeouts, plain_config
-from securemodel.compiler.builder import PUBLIC
+from protocols.names import PUBLIC
 from securemodel.engines.masked.dealer import serve
 from securemodel.inspect.views import made_up
 from securemodel.program import Program

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from protocols.identity import DEALER, Entry, PartiesConfig
-from securemodel.compiler.builder import PUBLIC
+from protocols.names import PUBLIC
 from securemodel.compiler.owners import weight_owners
 from securemodel.inspect.statement import Output, WeakChoice
 from securemodel.program import Program

@@ -119,6 +119,3 @@ class RemoteDeepSession(RemoteSession):
         if self._ready != epoch:
             drive_one(self._exchange.walk(epoch), self.channel)
             self._ready = epoch
-
-
-__all__ = ["LocalDeepSession", "RemoteDeepSession"]

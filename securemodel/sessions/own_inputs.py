@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from protocols.fixedpoint import encode
-from securemodel.compiler.builder import PUBLIC
+from protocols.names import PUBLIC
 from securemodel.compiler.ir import Node, is_check
 from securemodel.engines.clear import ClearSide
 from securemodel.program import Program

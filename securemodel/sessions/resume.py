@@ -172,6 +172,3 @@ def _mismatch(channel: Channel, keeping: dict[str, Kept], what: str, fix: str) -
             what, where="before the first batch", why="row by row, the files of all parties are about the same", fix=fix
         ),
     )
-
-
-__all__ = ["Batches", "Kept", "Start", "agree_on_start", "all_begun"]

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value
+from protocols.names import PUBLIC
+from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.positive import divide
 from securemodel.compiler.lower.registry import lowers
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value
+from protocols.names import PUBLIC
+from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.choosing import added_at, positions_of_axis, positions_one_by_one
 from securemodel.compiler.lower.registry import lowers
 

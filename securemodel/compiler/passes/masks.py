@@ -15,8 +15,8 @@ from functools import cached_property
 from protocols.gates import numel
 from protocols.gates.compare import DIGIT_BITS, digit_count, groups, leaf_planes
 from protocols.linear import LAYOUT
+from protocols.names import PUBLIC
 from protocols.shares import words
-from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import Graph, Node, Phase, phase_of
 from securemodel.compiler.ops import opened_widths
 
@@ -155,9 +155,9 @@ class _Pass:
     def keep_marks(self) -> None:
         """Marks the values that were made as they were before."""
         for node in self.old.nodes:
-            made = self.additive_of.get(node.id, self.masked_of.get(node.id))
-            if node.marks and made is not None:
-                self.new[made].marks += node.marks
+            new_id = self.additive_of.get(node.id, self.masked_of.get(node.id))
+            if node.marks and new_id is not None:
+                self.new[new_id].marks += node.marks
 
     def _add(
         self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, phase: Phase | None = None
@@ -191,15 +191,15 @@ class _Pass:
         if node_id not in self.masked_of:
             node = self.old[node_id]
             if node.op == "share" and node.owner == PUBLIC:
-                made = self._add(node, "public_masked", [self._encode(node)], "masked")
+                new_id = self._add(node, "public_masked", [self._encode(node)], "masked")
             elif node.op == "share":
                 at = self.floats[node.attrs["float"]]
-                made = self._add(node, "input", [at], "masked", owner=node.owner, phase=node.phase)
+                new_id = self._add(node, "input", [at], "masked", owner=node.owner, phase=node.phase)
             elif node_id in self.free:
-                made = self._add(node, "linear", [self.masked(a) for a in node.args], "masked", attrs=node.attrs)
+                new_id = self._add(node, "linear", [self.masked(a) for a in node.args], "masked", attrs=node.attrs)
             else:
-                made = self._add(node, "mask", [self.additive(node_id)], "masked", attrs={"width": 64})
-            self.masked_of[node_id] = made
+                new_id = self._add(node, "mask", [self.additive(node_id)], "masked", attrs={"width": 64})
+            self.masked_of[node_id] = new_id
         return self.masked_of[node_id]
 
     def bit(self, node_id: int) -> int:
@@ -215,8 +215,8 @@ class _Pass:
 
     def _bit_all_of(self, node: Node) -> int:
         shape = (1, words(numel(node.shape)))
-        made = self._add(node, "conjunction", [self.bit(node.args[0])], "bits", shape, node.attrs)
-        return self._add(node, "mask_bits", [made], "masked_bits", shape)
+        bits = self._add(node, "conjunction", [self.bit(node.args[0])], "bits", shape, node.attrs)
+        return self._add(node, "mask_bits", [bits], "masked_bits", shape)
 
     def _bit_is_negative(self, node: Node) -> int:
         """The comparison of protocols.gates.compare, layer by layer; where it may be, of the same digits as a carry."""
@@ -345,8 +345,8 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
         elif node.op != "reveal":
             masks.masked(node.id) if node.id in needed else masks.additive(node.id)
         else:
-            made = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
-            masks.new[made].owner = node.owner
+            revealed = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
+            masks.new[revealed].owner = node.owner
     masks.keep_marks()
     return masks.new
 

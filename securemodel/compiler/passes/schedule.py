@@ -32,11 +32,11 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
 
     order = sorted((n for n in graph.nodes if n.id in live), key=key)
     ids = {node.id: position for position, node in enumerate(order)}
-    made = Graph()
+    scheduled = Graph()
     for node in order:
         rest = {"frac": node.frac, "owner": node.owner, "phase": node.phase, "source": node.source, "marks": node.marks}
-        made.add(node.op, [ids[a] for a in node.args], node.shape, node.form, attrs=node.attrs, **rest)
-    return made, ids
+        scheduled.add(node.op, [ids[a] for a in node.args], node.shape, node.form, attrs=node.attrs, **rest)
+    return scheduled, ids
 
 
 def rounds(graph: Graph, phase: Phase) -> list[tuple[list[Node], list[Node]]]:

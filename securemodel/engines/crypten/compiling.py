@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, describe, values_in
+from protocols.names import PUBLIC
+from securemodel.compiler.builder import Builder, CannotLower, Value, describe, values_in
 from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model

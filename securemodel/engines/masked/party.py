@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,9 +17,8 @@ from protocols.errors import BadFrame, explain
 from protocols.gates import GATES, HALVED
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
-from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.ir import PHASES, Node, Phase
-from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
+from securemodel.compiler.wire import START, item_bytes, message_bytes, sends, steps
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
@@ -343,6 +342,3 @@ def check_runnable(program: Program) -> None:
                 fix="run the program that compile() returns",
             )
         )
-
-
-__all__ = ["PUBLIC", "OnlineParty", "Rows", "Sequence", "Step", "Talk", "check_runnable"]

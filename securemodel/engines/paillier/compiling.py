@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.compiler.builder import PUBLIC, Builder, CannotLower, Value, values_in
+from protocols.names import PUBLIC
+from securemodel.compiler.builder import Builder, CannotLower, Value, values_in
 from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
@@ -262,6 +263,3 @@ def _check_size(program: PaillierProgram) -> None:
                 fix="return fewer numbers, or leave out protocol=",
             )
         )
-
-
-__all__ = ["KEY_BITS", "Split", "assemble", "lower"]

@@ -206,6 +206,3 @@ class Server(Party):
             raise InputError(explain(f"the parties gave different numbers of rows: {counts}",
                                      fix="give as many rows at each party"))  # fmt: skip
         return Rows(now, left)
-
-
-__all__ = ["Client", "Inputs", "Party", "Server", "blaming", "key_bytes", "key_text", "read_key"]

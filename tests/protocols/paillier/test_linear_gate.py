@@ -7,19 +7,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import InputError, PreprocessingReused, ProtocolError
+from protocols.errors import InputError, ProtocolError
 from protocols.paillier import keys, wire
-from protocols.paillier.linear_gate import (
-    ClientGate,
-    GateShape,
-    ServerGate,
-    prepare_client,
-    prepare_server,
-    random_share,
-)
+from protocols.paillier.linear_gate import ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import Patches, conv2d_patches, linear_patches
 from protocols.paillier.pool import BlindingPool
-from protocols.paillier.weights_gate import KeyGate, ShareGate
 
 few = settings(max_examples=15, deadline=None)
 EDGES = np.array([0, 1, -1, (1 << 63) - 1, -(1 << 63), 1 << 32, -(1 << 62)], np.int64)
@@ -148,31 +140,6 @@ def test_replies_are_fresh(private):
     assert not set(ciphers[0]) & set(ciphers[1])
 
 
-@EVERY
-def test_ahead_of_time(private, layer):
-    """The online phase is one opened difference and ring arithmetic; what was prepared is used once."""
-    (patches, _), rng = LAYERS[layer], np.random.default_rng(3)
-    w = weights(rng, patches.weight_shape, 17)
-    client, server = sides(private, patches, w, 17)
-    for own in (None, ring(rng, patches.input_shape)):
-        mask = random_share(patches.input_shape)
-        reply, prepared_server = prepare_server(server, client.request(mask))
-        prepared = prepare_client(client, mask, reply)
-        x = ring(rng, patches.input_shape)
-        opened = prepared.open(x)
-        assert torch.equal(opened + mask, x)
-        result = prepared.share() + prepared_server.share(opened, own)
-        assert torch.equal(result, patches.apply(w, x if own is None else x + own))
-        for again in (
-            lambda p=prepared, v=x: p.open(v),
-            prepared.share,
-            lambda s=prepared_server, v=opened: s.share(v),
-        ):
-            with pytest.raises(PreprocessingReused, match="used before"):
-                again()
-    assert "tensor" not in repr(prepared.mask)
-
-
 def test_pools_serve_the_gate(private):
     patches = linear_patches((6,), 3)
     w, x = torch.arange(18).reshape(3, 6) - 9, torch.arange(6) - 3
@@ -202,71 +169,6 @@ def test_what_does_not_fit_is_refused(private, other):
         lambda: conv2d_patches((1, 1, 2, 2), (1, 1, 3, 3)),
         lambda: conv2d_patches((1, 3, 4, 4), (2, 1, 3, 3), groups=2),
         lambda: GateShape(patches, 8).slots(100),
-    ):  # fmt: skip
-        with pytest.raises(InputError):
-            work()
-
-
-@pytest.mark.parametrize("name", ("private", "plain"))
-@EVERY
-@given(seed=st.integers(0, 2**32), bits=st.sampled_from((1, 8, 17)), extreme=st.booleans())
-@few
-def test_with_the_key_at_the_weights_owner(request, name, layer, seed, bits, extreme):
-    """Encrypted weights serve several runs; shares and masks may be at their ends."""
-    key, (patches, _), rng = request.getfixturevalue(name), LAYERS[layer], np.random.default_rng(seed)
-    w, shape = weights(rng, patches.weight_shape, bits), GateShape(patches, bits)
-    owner = KeyGate(key, shape, w, "layer 1")
-    other = ShareGate(key.public, shape, owner.publish(), "layer 1")
-    for run in ("first", "second"):
-        mine, theirs = (ring(rng, patches.input_shape) for _ in range(2))
-        with pytest.MonkeyPatch.context() as patch:
-            if extreme:
-                mine = torch.full_like(mine, -(1 << 63))
-                sign = 1 if run == "first" else -1
-                patch.setattr(
-                    "protocols.paillier.weights_gate.random_masks",
-                    lambda count, bits, s=sign: [s * (1 << bits - 1) - (s > 0)] * count,
-                )
-            reply, share = other.reply(mine, run)
-        result = share + owner.finish(reply, theirs, run)
-        assert result.shape == patches.output_shape and torch.equal(result, patches.apply(w, mine + theirs))
-        with pytest.raises(ProtocolError, match="message sent again"):
-            owner.finish(reply, theirs, "third")
-
-
-def test_the_weights_owner_sees_the_same_whatever_the_share_is(private):
-    """As for the other direction: opposite extreme shares look alike, unless masks are too narrow."""
-    limit, patches = (0.5 * np.log(2e9) * 2 / 4096) ** 0.5, linear_patches((1,), 4096)
-
-    def seen(share: int, sigma: int) -> np.ndarray:
-        shape = GateShape(patches, 4, sigma)
-        owner = KeyGate(private, shape, torch.full((4096, 1), -8), "a")
-        reply, _ = ShareGate(private.public, shape, owner.publish(), "a").reply(torch.tensor([share]))
-        values = wire.read(reply, private.public, "a/reply/").decrypt_integers(private).reshape(-1)
-        return np.sort(np.array([v / (1 << shape.mask_bits) for v in values], float))
-
-    assert distance(seen(-(1 << 63), 40), seen((1 << 63) - 1, 40)) < limit
-    assert distance(seen(-(1 << 63), 2), seen((1 << 63) - 1, 2)) > limit
-
-
-def test_what_does_not_fit_encrypted_weights(private, other):
-    patches = linear_patches((6,), 3)
-    w, x, shape = torch.ones(3, 6, dtype=torch.int64), torch.ones(6, dtype=torch.int64), GateShape(patches, 4)
-    owner = KeyGate(private, shape, w)
-    gate = ShareGate(private.public, shape, owner.publish())
-    for work in (
-        lambda: ShareGate(private.public, GateShape(patches, 5), owner.publish()),
-        lambda: ShareGate(private.public, GateShape(linear_patches((6,), 4), 4), owner.publish()),
-        lambda: ShareGate(other.public, shape, owner.publish()),
-        lambda: ShareGate(private.public, shape, gate.reply(x)[0]),
-        lambda: owner.finish(owner.publish(), x),
-        lambda: KeyGate(private, GateShape(patches, 5), w).finish(gate.reply(x)[0], x),
-    ):
-        with pytest.raises(ProtocolError):
-            work()
-    for work in (
-        lambda: gate.reply(x[:5]), lambda: gate.reply(x.float()), lambda: KeyGate(private, shape, w * 8).publish(),
-        lambda: KeyGate(private, shape, w[:2]).publish(),
     ):  # fmt: skip
         with pytest.raises(InputError):
             work()

@@ -19,7 +19,6 @@ from protocols.paillier.linear_gate import ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import conv2d_patches, linear_patches
 from protocols.paillier.powers import power_all
 from protocols.paillier.residues import Residues, residues_modulo
-from protocols.paillier.weights_gate import KeyGate, ShareGate
 
 KINDS = ("dense", "all zero", "sparse", "negative", "one bit", "largest")
 
@@ -160,11 +159,6 @@ def test_gates_take_the_same_operations_whatever_the_weights_or_shares(counted, 
         return lambda: gate.reply(request)
 
     same_for_all(counted, reply)
-    published = KeyGate(key, layer, torch.from_numpy(weights("dense", patches.weight_shape, 1 << 9))).publish()
-    gate = ShareGate(key.public, layer, published)
-    same_for_all(
-        counted, lambda kind: lambda: gate.reply(torch.from_numpy(weights(kind, patches.input_shape, 1 << 63)))
-    )
 
 
 def test_arrays_take_the_same_operations_whatever_the_weights(counted, key) -> None:
