@@ -14,6 +14,8 @@ What it protects and what it costs: docs/paillier.md. Modules, bottom to top:
   wire         encrypted arrays as bytes
   affine       one party's matrix on packed rows of the other's encrypted numbers
   linear_gate  a party's linear layer on the other party's share
+  long_powers  products of powers with long exponents, several in one plaintext
+  share_gates  products and polynomials of integers in shares of two parties
   phe_interop  python-paillier's keys and numbers (optional, GPLv3)
 """
 

@@ -76,7 +76,7 @@ def compile_step(
     owners = [*batch, *[PUBLIC] * (len(step.numbers) + len(step.random))]
     captured = kept_states(step, frac_bits) if reads is None else read_states(step, reads, frac_bits)
     hidden = [place for place, to in zip(step.returned.outputs, receivers, strict=True) if to is None]
-    captured = _without(captured, hidden)
+    captured = without_outputs(captured, hidden)
     lowered = lower_model(captured, weights, owners, frac_bits, width=width, rounding=rounding)
     if lowered.problems:
         raise UnsupportedOperator(
@@ -95,7 +95,7 @@ def compile_step(
     )
 
 
-def _without(captured: Captured, places: Sequence[int]) -> Captured:
+def without_outputs(captured: Captured, places: Sequence[int]) -> Captured:
     """The graph without some of its last outputs; what only they need is not computed."""
     if not places:
         return captured

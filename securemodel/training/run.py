@@ -176,12 +176,7 @@ class Run:
         """
         self._start()
         job, session = self.job, self._where.session
-        mine = lambda name: name in self._where.parties
-        given = list(batch) if batch else job.batches.inputs(self.step_number, mine)
-        numbers = self._public.next()
-        public = [numbers[name] for name in job.captured.numbers]
-        public += [self._draw(index, self.step_number) for index in range(len(job.captured.random))]
-        returned = session.run(*given, *public)
+        returned = session.run(*self._given(batch))
         self.step_number += 1
         result = self._restored(job.program, returned)
         if job.guard_every and self.step_number % job.guard_every == 0:
@@ -225,6 +220,15 @@ class Run:
         self._kept = {me: dict(kept) for me, kept in safe.kept.items()}
         self.step_number = safe.step
         self._public.memory = {name: dict(numbers) for name, numbers in safe.memory.items()}
+
+    def _given(self, batch: Sequence[torch.Tensor | None]) -> list[Any]:
+        """The inputs of the next step: this batch or the next one, and the public numbers."""
+        job, mine = self.job, lambda name: name in self._where.parties
+        given = list(batch) if batch else job.batches.inputs(self.step_number, mine)
+        numbers = self._public.next()
+        public = [numbers[name] for name in job.captured.numbers]
+        public += [self._draw(index, self.step_number) for index in range(len(job.captured.random))]
+        return [*given, *public]
 
     def _progress(self, result: Any) -> Report:
         names = self.job.captured.returned.names

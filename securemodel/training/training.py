@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from protocols.errors import explain
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Rounding
+from securemodel.errors import CompileError
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.job import Job, compile_job
+from securemodel.training.paillier import LinearTraining, compile_linear
 from securemodel.training.run import Run, local_run, remote_run
 from securemodel.training.simulation import Simulation, simulate
 
@@ -52,7 +55,9 @@ def compile_training(
     width: int = 64,
     rounding: Rounding = "exact",
     guard_every: int = 0,
-) -> Training:
+    protocol: str = "masked",
+    **options: Any,
+) -> Training | LinearTraining:
     """Compiles a training step into a program that parties run together, on data that nobody shows.
 
     `step` is a plain function of the batch's columns that also runs in the clear: it computes a loss of `models`, calls
@@ -65,8 +70,19 @@ def compile_training(
     each parameter whether its magnitude is within an eighth of its range; if not, the run goes back to the last time that
     all were, and raises TrainingDiverged. Other arguments as of `securemodel.compile`.
 
-    Raises UnsupportedOperator, CompileError.
+    `protocol="paillier"`: linear models by two parties and no dealer; `options` are those of
+    `securemodel.training.paillier.compile_linear`. Raises UnsupportedOperator, CompileError.
     """
+    if protocol == "paillier":
+        if (frac_bits, width, rounding) != (16, 64, "exact"):
+            raise CompileError("frac_bits, width and rounding are not for protocol 'paillier': leave them out")
+        return compile_linear(
+            step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
+            guard_every=guard_every, **options,
+        )  # fmt: skip
+    if protocol != "masked" or options:
+        what = f"protocol {protocol!r}" if protocol != "masked" else f"{', '.join(options)} with protocol 'masked'"
+        raise CompileError(explain(f"there is no {what}", fix="training knows 'masked' and 'paillier'"))
     job = compile_job(
         step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
         frac_bits=frac_bits, width=width, rounding=rounding, guard_every=guard_every,

@@ -3,7 +3,8 @@
 Scores z = X w, in t = z / interval a polynomial p(t) in the sigmoid's place, residuals r = p - y, gradients X^T r, and
 w <- w - rate (X^T r / rows + decay w). Everything is a fixed-point integer in shares over the integers
 (protocols.paillier.share_gates); a share has `SIGMA` bits more than its value, so nothing wraps as long as inputs stay
-below `input_limit` and scores below `score_limit`. Up to 2^39 times that still fits, but is hidden less.
+below `input_limit` and scores below `score_limit`. A result up to 2^39 times what these allow still fits, but is hidden
+less: with the fifth power of a score that is 2^7 times the limit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from protocols.paillier.fixed import magnitude
 from protocols.paillier.linear_gate import SIGMA
 from protocols.paillier.long_powers import WINDOW
-from protocols.paillier.share_gates import MatrixGate, PolynomialGate, Reply
+from protocols.paillier.share_gates import MatrixGate, PolynomialGate
 
 INPUT_BITS, SCORE_BITS, RESIDUAL_BITS, WEIGHT_BITS, COEFFICIENT_BITS, RATE_BITS = 16, 16, 16, 20, 16, 40
 """Fractional bits of inputs, t, residuals, weights, the polynomial's coefficients in t, and rates."""
@@ -153,11 +154,13 @@ class LinearStep:
         bits = 2 * self.score_share_bits + count.bit_length() + 2
         return MatrixGate(1, count, 1, bits, self.score_share_bits + 1, self.key_bits)
 
-    @property
-    def replies(self) -> list[Reply]:
-        """All kinds of results, whose slots must fit the key."""
-        made = [gate.column for owner in (0, 1) for gate in (self.scores(owner), self.gradients(owner))]
-        return made + [gate.reply for owner in (0, 1) if (gate := self.polynomial(owner))]
+    def check(self) -> None:
+        """Raises InputError where a result does not fit the key."""
+        for owner in (0, 1):
+            _ = self.scores(owner).column, self.gradients(owner).column
+            if gate := self.polynomial(owner):
+                _ = gate.reply
+        _ = self.guard.column
 
     # ---- counts
     @property

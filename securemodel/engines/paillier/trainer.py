@@ -67,8 +67,7 @@ class Trainer:
 
     @kept.setter
     def kept(self, given: dict[str, torch.Tensor]) -> None:
-        limbs = given["weights"].numpy().astype(object)
-        self.share = sum(limb << _LIMB_BITS * at for at, limb in enumerate(limbs))
+        self.share = from_limbs(given["weights"])
 
     def fresh(self, times: int) -> dict[str, torch.Tensor]:
         """What a checkpoint keeps: every step gives both parties new shares, so nothing needs to be hidden again."""
@@ -235,3 +234,8 @@ class Trainer:
     def _opened(self, epoch: int, gate, cells: np.ndarray):
         with blaming(self.peer, f"a reply of step {epoch}"):
             return gate.opened(self.key, cells)
+
+
+def from_limbs(limbs: torch.Tensor) -> Integers:
+    """The integers in limbs as `Trainer.kept` has them."""
+    return sum(limb << _LIMB_BITS * at for at, limb in enumerate(limbs.numpy().astype(object)))

@@ -1,0 +1,416 @@
+"""Training with Paillier alone: two parties, nobody deals. `compile_training(protocol="paillier")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from protocols.channel import HEADER_BYTES
+from protocols.errors import InputError, SecureModelError, explain
+from protocols.files import file_errors, read_secret
+from protocols.identity import PartiesConfig
+from protocols.names import PUBLIC
+from securemodel.compiler.report import Report
+from securemodel.engines.labels import EXPORT
+from securemodel.engines.paillier.compiling import KEY_BITS
+from securemodel.engines.paillier.linear_program import LinearProgram, linear_program
+from securemodel.engines.paillier.linear_step import (
+    DEGREES,
+    DIGEST_BYTES,
+    SCORE_BITS,
+    WEIGHT_BITS,
+    LinearStep,
+    sigmoid_coefficients,
+)
+from securemodel.engines.paillier.trainer import from_limbs
+from securemodel.errors import CompileError
+from securemodel.ledger import book_of, record_for
+from securemodel.planning.costs import NETWORKS, Network, find_network
+from securemodel.planning.units import seconds_text
+from securemodel.sessions.paillier_training import open_connection, open_local
+from securemodel.sessions.remote import place
+from securemodel.shown import Shown
+from securemodel.training.capture import capture_step
+from securemodel.training.datasets import Batches
+from securemodel.training.job import Job, compile_job
+from securemodel.training.linear import MASKED, Linear, recognized
+from securemodel.training.naming import named
+from securemodel.training.reference import run_in_float, start_states
+from securemodel.training.run import Local, Remote, Run
+
+EACH = "each"
+"""Of `export(to=)`: each party learns the weights of its own columns."""
+SECONDS = {"encryptions": 40e-6, "decryptions": 320e-6, "refreshed": 150e-6, "products": 1.0e-6}
+"""Predicted seconds on one core with AVX-512 at 2048 bits; others grow with the cube of the bits, products with the square."""
+
+
+@dataclass(frozen=True, repr=False)
+class LinearPlan(Shown):
+    """What a step costs on a network, exact but for seconds; `dealer` is the plan of the same step with the masked engine."""
+
+    network: Network
+    rounds: int
+    sent_bytes: Mapping[str, int]
+    first_epoch_bytes: Mapping[str, int]
+    work: Mapping[str, Mapping[str, int]]
+    compute_seconds: float
+    steps_per_epoch: int
+    dealer: Any
+
+    def seconds_on(self, network: Network) -> float:
+        """Predicted time of a step, after the first epoch."""
+        return (
+            self.rounds * network.latency + 8 * max(self.sent_bytes.values()) / network.bandwidth + self.compute_seconds
+        )
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_on(self.network)
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        return self.steps_per_epoch * self.seconds
+
+    def __str__(self) -> str:
+        lines = [f"a step with Paillier, on {self.network.name}: {self.rounds} rounds, {seconds_text(self.seconds)}"]
+        for name, sent in self.sent_bytes.items():
+            work = ", ".join(f"{count:,} {what}" for what, count in self.work[name].items())
+            lines.append(f"  {name} sends {sent:,} bytes ({self.first_epoch_bytes[name]:,} in the first epoch): {work}")
+        lines.append(f"an epoch: {self.steps_per_epoch} steps, about {seconds_text(self.seconds_per_epoch)}")
+        if self.dealer is not None:
+            lines.append("a step beside the engine with a dealer, whom both parties trust not to work with the other:")
+            for name, network in NETWORKS.items():
+                ours, theirs = self.seconds_on(network), self.dealer(network).seconds
+                cheaper = "Paillier" if ours < theirs else "the dealer's engine"
+                lines.append(
+                    f"  {name:<6} Paillier {seconds_text(ours):>9}   dealer {seconds_text(theirs):>9}   cheaper: {cheaper}"
+                )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class LinearSimulation(Shown):
+    """Steps in float: with the polynomial and with the true sigmoid. `largest` is the largest score by step."""
+
+    largest: tuple[float, ...]
+    difference: float
+    limit: float
+
+    @property
+    def diverges(self) -> bool:
+        """Whether a score left the range that the step was compiled for."""
+        return not all(largest <= self.limit for largest in self.largest)
+
+    def __str__(self) -> str:
+        lines = ["step   largest score"]
+        lines += [f"{step:>4} {largest:>15.3f}" for step, largest in enumerate(self.largest, 1)]
+        lines.append(f"weights differ from those with the true function by at most {self.difference:.4f}")
+        lines.append(f"scores {'left' if self.diverges else 'stayed in'} the range of {self.limit:g}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
+class LinearTraining(Job):
+    """A linear model's training by two parties, with its data. Made by `compile_training(protocol="paillier")`."""
+
+    program: LinearProgram
+    linear: Linear | None = None
+    masked: Callable[[], Job] | None = None
+
+    def plan(self, network: str | Network = "lan") -> LinearPlan:
+        """Rounds, bytes and predicted time of a step beside those of the engine with a dealer."""
+        shape, parties = self.program.shape, self.program.parties
+        network, cell = find_network(network), shape.key_bits // 4
+        try:
+            dealer = self.masked().plan
+            step = lambda network: dealer(network).step
+        except SecureModelError:
+            step = None
+        sent, first = (
+            {
+                name: sum(cell * count + HEADER_BYTES for count in shape.ciphertexts(at, new)) + DIGEST_BYTES
+                for at, name in enumerate(parties)
+            }
+            for new in (0, shape.rows)
+        )
+        work = {name: shape.work(at, 0) for at, name in enumerate(parties)}
+        scale = shape.key_bits / 2048
+        seconds = {what: s * scale ** (2 if what == "products" else 3) for what, s in SECONDS.items()}
+        spent = max(sum(seconds[what] * count for what, count in each.items()) for each in work.values())
+        steps = self.batches.steps_per_epoch
+        return LinearPlan(network, shape.rounds, sent, first, work, spent, steps, step)
+
+    def check(self) -> Report:
+        """Nothing: what cannot be trained is refused when the step is compiled."""
+        return Report("step", (), ("linear_step",))
+
+    def simulate(self, steps: int = 10, batches: Callable[[int], Sequence[torch.Tensor]] | None = None):
+        """Some steps in float with the polynomial beside the true function: whether scores stay in range.
+
+        `batches(step)` gives made-up data; by default the data of this process are read, which must be all of them.
+        """
+        states, public = start_states(self.captured), self.captured.public_inputs()
+        mine = self.program.start()
+        largest = []
+        for step in range(steps):
+            batch = list(batches(step)) if batches else self.batches.inputs(step, lambda name: True)
+            numbers = public.next()
+            states, _ = run_in_float(self.captured, states, batch, numbers, {})
+            mine, scores = float_step(self.program, mine, batch, float(numbers[self.linear.rate]))
+            largest.append(float(np.abs(scores).max()))
+        right = type(self.program)(
+            self.program.header, self.program.graph, model=_of_model(states, self.linear), step=None
+        ).start()
+        return LinearSimulation(tuple(largest), float(np.abs(mine - right).max()), self.program.shape.score_limit)
+
+    def local(self) -> LinearRun:
+        """A run with both parties in this process: for notebooks and tests."""
+        return LinearRun(self, LocalTwo(open_local(self.program)))
+
+    def connect(
+        self, me: str | None = None, config: str | Path | PartiesConfig | None = None, *,
+        ledger: str | Path | bool = True, insecure_plain: bool = False,
+    ) -> LinearRun:  # fmt: skip
+        """This party's end of a run between processes; arguments as those of securemodel.connect. No dealer is asked."""
+        me, config, own = place(self.program, me, config, insecure_plain)
+        book = book_of(ledger)
+        session = open_connection(self.program, me, config, insecure_plain=insecure_plain)
+        if book:
+            session.record = record_for(book, self.program, session.me, session.channel.session)
+        secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
+        return LinearRun(self, Remote(session, secret, lambda program: session))
+
+
+def float_step(
+    program: LinearProgram, weights: np.ndarray, batch: Sequence[torch.Tensor], lr: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The step in float with the same polynomial: weights float64[columns, outputs] after it, and the scores before."""
+    shape, attrs, inputs = program.shape, program.attrs, list(batch)
+    x = torch.cat([program.columns_of(name, inputs) for name in program.parties], 1).numpy()
+    y = program.labels_of(program.labels_owner, inputs).numpy()
+    scores = x @ weights
+    with np.errstate(over="ignore", invalid="ignore"):  # where a training diverges
+        predicted = scores if shape.kind == "linear" else 0.5 + _polynomial(shape, scores)
+    gradients = x.T @ (predicted - y)
+    return weights - lr * (attrs["factor"] * gradients + attrs["decay"] * weights), scores
+
+
+def _polynomial(shape: LinearStep, scores: np.ndarray) -> np.ndarray:
+    powers, t = range(1, shape.degree + 1, 2), scores / shape.interval
+    return sum(c * t**k for k, c in zip(powers, sigmoid_coefficients(shape.degree, shape.interval), strict=True))
+
+
+class LocalTwo(Local):
+    """Both parties in this process."""
+
+    def opened(self, program: Any) -> LocalTwo:
+        return self
+
+
+class LinearRun(Run):
+    """A training with Paillier under way, as `Run`. `guards` has the sum of t^2 by step, where it was asked for."""
+
+    job: LinearTraining
+
+    def __init__(self, job: LinearTraining, where: Any) -> None:
+        super().__init__(job, where)
+        self.guards: dict[int, float] = {}
+
+    def _given(self, batch: Sequence[torch.Tensor | None]) -> list[Any]:
+        job, numbers = self.job, self._public.next()
+        mine = lambda name: name in self._where.parties
+        given = list(batch) if batch else job.batches.inputs(self.step_number, mine)
+        rows = None if batch else torch.from_numpy(job.batches.positions(self.step_number)[0])
+        return [*given, float(numbers[job.linear.rate]), rows, self.step_number]
+
+    def _restored(self, program: Any, returned: Any) -> Any:
+        if returned is not None:
+            self.guards[self.step_number] = returned
+        return program.step.returned.restore([None] * len(program.step.returned.names))
+
+    def evaluate(self) -> dict[str, Any]:
+        """Nothing: `compile_training` refuses evaluate= with this protocol."""
+        return {}
+
+    def export(self, path: str | Path | None = None, *, to: str) -> dict[str, Any] | None:
+        """The model's weights at party `to`, which alone learns them; None at the other.
+
+        With `to="each"` each party learns the weights of its own columns, and the labels' owner the bias; where both
+        parties are in this process, a dict of both. With `path`, whoever learns writes them as safetensors.
+        Raises InputError, FileError.
+        """
+        self._start()
+        parties = self.job.program.parties
+        if to not in (*parties, EACH):
+            raise InputError(
+                explain(f"{to!r} is no party", fix=f"export to one of {', '.join(parties)}, or to {EACH!r}")
+            )
+        first = self.job.program.shape.columns[0]
+        part = {parties[0]: slice(0, first), parties[1]: slice(first, None)}
+        kept = {me: trainer.kept["weights"] for me, trainer in self._where.parties.items()}
+        wanted = {me: part[next(p for p in parties if p != me)] if to == EACH else slice(None) for me in kept}
+        sends = {me: kept[me][:, wanted[me]].contiguous().numpy().tobytes() for me in kept}
+        got = self._swap_sizes(sends, {me: part[me] if to == EACH else slice(None) for me in kept}, to)
+        made = {}
+        for me in kept:
+            if to in (me, EACH):
+                mine = part[me] if to == EACH else slice(None)
+                ((_, data),) = got[me].items()
+                theirs = torch.frombuffer(bytearray(data), dtype=torch.int64).reshape(kept[me][:, mine].shape)
+                made[me] = self._state(from_limbs(kept[me][:, mine]) + from_limbs(theirs), me if to == EACH else None)
+        if path is not None:
+            for me, state in made.items():
+                target = Path(path) if len(made) == 1 else Path(path) / f"{me}.safetensors"
+                with file_errors(target):
+                    safetensors.torch.save_file(state, target)
+        return made if len(made) == 2 else next(iter(made.values()), None)
+
+    def _swap_sizes(self, sends: dict[str, bytes], mine: dict[str, slice], to: str) -> dict[str, dict[str, bytes]]:
+        """What each party here gets: shares of its own columns may have another size than those it sends."""
+        if len(sends) == 2 or to != EACH:
+            return self._where.swap(EXPORT, sends, () if to == EACH else (to,))
+        session = self._where.session
+        ((me, data),) = sends.items()
+        (peer,) = (name for name in self.job.program.parties if name != me)
+        kept = session._party.kept["weights"]
+        size = kept[:, mine[me]].numel() * 8
+        with session._guarded():
+            got = session.channel.exchange(EXPORT, {peer: [data]}, {peer: size})
+        return {me: {peer: got[peer].numpy().tobytes()}}
+
+    def _state(self, numbers: np.ndarray, me: str | None) -> dict[str, torch.Tensor]:
+        """The tensors of the model, or of one party's columns."""
+        program = self.job.program
+        values = torch.from_numpy(numbers.astype(np.float64) / 2.0**WEIGHT_BITS)
+        places, bias = program.places(), program.attrs["bias"]
+        names = [program.parties.index(me)] if me else [0, 1]
+        state, at, columns, weights = {}, 0, [], []
+        for party in names:
+            count = len(places[party])
+            columns += places[party]
+            weights.append(values[at : at + count])
+            at += count
+            if bias and program.parties[party] == program.labels_owner:
+                state[_short(self.job.linear.bias)] = values[at].float().contiguous()
+                at += 1
+        joined = torch.cat(weights).T
+        if me is None:
+            joined = joined[:, torch.tensor(columns).argsort()]
+        state[_short(self.job.linear.weight)] = joined.float().contiguous()
+        return state
+
+
+def _short(name: str) -> str:
+    return name.partition(".")[2]
+
+
+def _of_model(states: Mapping[str, torch.Tensor], linear: Linear) -> dict[str, torch.Tensor]:
+    made = {"weight": states[linear.weight]}
+    return {**made, "bias": states[linear.bias]} if linear.bias else made
+
+
+def compile_linear(
+    step: Callable[..., Any],
+    models: Any,
+    optimizers: Any,
+    *,
+    batch: Batches,
+    parties: Sequence[str],
+    reveal: Any = None,
+    evaluate: Any = None,
+    weights: Any = PUBLIC,
+    degree: int = 5,
+    interval: int = 16,
+    input_limit: float = 16.0,
+    score_limit: float = 128.0,
+    guard_every: int = 0,
+    key_bits: int = 3072,
+    insecure_key_bits: int | None = None,
+) -> LinearTraining:
+    """What `compile_training(protocol="paillier")` does.
+
+    `degree` (1, 5 or 9) and `interval` (a power of two) are those of the polynomial in the sigmoid's place; inputs are
+    at most `input_limit`, scores `score_limit`; both are public. `guard_every`: after so many steps the sum of (score /
+    interval)^2 over the batch is revealed to both parties, 0 for never. `key_bits`: 2048 or 3072; `insecure_key_bits`:
+    any size, for tests. Raises CompileError, InputError.
+    """
+    _check_asked(reveal, evaluate, weights, batch, parties)
+    _check_numbers(degree, interval, input_limit, score_limit, guard_every, key_bits)
+    captured = capture_step(step, models, optimizers, batch.examples())
+    linear, owners = recognized(captured, batch), tuple(batch.owners())
+    columns: list[list[int]] = [[], []]
+    places: list[list[int]] = [[], []]
+    at = 0
+    for index in linear.columns:
+        rank, width = list(parties).index(owners[index]), captured.batch[index].shape[1]
+        columns[rank].append(index)
+        places[rank] += range(at, at + width)
+        at += width
+    if not all(columns):
+        missing = parties[0] if not columns[0] else parties[1]
+        what = f"protocol 'paillier' wants columns of both parties, and {missing!r} has none"
+        raise CompileError(explain(what, fix=MASKED))
+    has_bias = [bool(linear.bias) and parties[rank] == owners[linear.labels] for rank in (0, 1)]
+    shape = LinearStep(
+        linear.kind, batch.sizes[0], (len(places[0]) + has_bias[0], len(places[1]) + has_bias[1]), linear.outputs,
+        degree, interval.bit_length() - 1, float(input_limit), float(score_limit), insecure_key_bits or key_bits,
+    )  # fmt: skip
+    if guard_every and linear.kind == "linear":
+        raise InputError(
+            explain("guard_every= is for logistic regression: a linear one has no interval", fix="leave it out")
+        )
+    shape.check()
+    program = linear_program(
+        shape, tuple(parties), owners, tuple(part.shape for part in captured.batch),
+        _of_model(start_states(captured), linear), captured, columns=columns, places=places, labels=linear.labels,
+        bias=bool(linear.bias), factor=linear.factor, decay=linear.decay, guard=guard_every,
+        insecure=insecure_key_bits is not None,
+    )  # fmt: skip
+    masked = lambda: compile_job(step, models, optimizers, batch=batch, parties=parties)
+    return LinearTraining(program, batch, named(models, "model"), {}, True, linear=linear, masked=masked)
+
+
+def _check_asked(reveal: Any, evaluate: Any, weights: Any, batch: Batches, parties: Sequence[str]) -> None:
+    asked = reveal if isinstance(reveal, Mapping) else {"": reveal}
+    wrong = None
+    if any(to is not None for to in asked.values()):
+        wrong = "reveal= of what the step returns: the loss is not computed"
+    elif evaluate:
+        wrong = "evaluate=: export the weights, and evaluate in the clear or with securemodel.compile"
+    elif weights != PUBLIC:
+        wrong = "starting weights of one party: they are public"
+    elif len(parties) != 2:
+        wrong = f"{len(parties)} parties: it is for two"
+    elif any(name not in parties for name in batch.owners()):
+        wrong = "data of somebody who is no party"
+    elif any(len(column) != 1 for column in batch.data.columns.values()):
+        wrong = "rows of several parties: each party has columns of all rows"
+    if wrong:
+        raise CompileError(explain(f"protocol 'paillier' cannot do this: {wrong}", fix=MASKED))
+
+
+def _check_numbers(degree: int, interval: int, input_limit: float, score_limit: float, guard: int, key_bits: int):
+    if degree not in DEGREES:
+        raise InputError(
+            explain(
+                f"degree = {degree!r}", why="with other degrees the leading coefficient is negative, and a score outside "
+                "of the interval is driven further out: training diverges", fix=f"use one of {DEGREES}",
+            )
+        )  # fmt: skip
+    if not isinstance(interval, int) or interval < 1 or interval & (interval - 1) or interval > 1 << SCORE_BITS:
+        raise InputError(explain(f"interval = {interval!r}", fix="use a power of two, such as 16"))
+    if not 0 < input_limit <= 1 << 20 or not interval <= score_limit <= 1 << 20:
+        raise InputError(
+            explain(f"input_limit = {input_limit!r}, score_limit = {score_limit!r}",
+                    fix="use numbers above 0 and up to 2^20; score_limit at least the interval")
+        )  # fmt: skip
+    if not isinstance(guard, int) or guard < 0:
+        raise InputError(explain(f"guard_every = {guard!r}", fix="say every how many steps, or 0 for never"))
+    if key_bits not in KEY_BITS:
+        raise InputError(explain(f"key_bits = {key_bits!r}", fix="use 3072, or 2048"))
