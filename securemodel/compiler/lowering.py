@@ -81,8 +81,10 @@ class Lowered:
 
 
 def pool_before_activation(graph: torch.fx.Graph) -> None:
-    """max_pool(relu(x)) becomes relu(max_pool(x)): the same value with fewer comparisons."""
+    """max_pool(relu(x)) becomes relu(max_pool(x)): the same value with fewer comparisons; so do their gradients."""
     for pool in list(graph.nodes):
+        if pool.target is aten.max_pool2d_with_indices.default:
+            _pool_with_gradient_first(graph, pool)
         if pool.op != "call_function" or pool.target is not aten.max_pool2d.default:
             continue
         act = pool.args[0]
@@ -93,6 +95,41 @@ def pool_before_activation(graph: torch.fx.Graph) -> None:
             after.meta = {**act.meta, "val": pool.meta["val"]}
             pool.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
             graph.erase_node(act)
+
+
+def _pool_with_gradient_first(graph: torch.fx.Graph, pool: torch.fx.Node) -> None:
+    """The same where gradients go back through both.
+
+    Where no value of a window is above zero, its gradient is zero whichever of them gets it; else the largest of the
+    window is where it was.
+    """
+    relu, values = pool.args[0], [user for user in pool.users if user.args[1] == 0]
+    if relu.target is not aten.relu.default or len(values) != 1:
+        return
+    poolings = [user for user in relu.users if user.target is aten.max_pool2d_with_indices_backward.default]
+    signs = [user for back in poolings for user in back.users]
+    alone = all(len(back.users) == 1 and relu not in back.all_input_nodes[:1] for back in poolings)
+    if not alone or set(relu.users) != {pool, *poolings, *signs} or not all(map(_is_gradient_of_relu, signs)):
+        return
+    x, value = relu.args[0], values[0]
+    pool.replace_input_with(relu, x)
+    with graph.inserting_after(value):
+        after = graph.create_node("call_function", relu.target, (value,))
+    after.meta = {**relu.meta, "val": value.meta["val"]}
+    value.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+    for back, sign in zip(poolings, signs, strict=True):
+        dy = back.args[0]
+        with graph.inserting_before(back):
+            first = graph.create_node("call_function", sign.target, (dy, after, 0))
+        first.meta = {**sign.meta, "val": dy.meta["val"]}
+        back.args = (first, x, *back.args[2:])
+        sign.replace_all_uses_with(back)
+        graph.erase_node(sign)
+    graph.erase_node(relu)
+
+
+def _is_gradient_of_relu(node: torch.fx.Node) -> bool:
+    return node.target is aten.threshold_backward.default and node.args[2] == 0
 
 
 def lower_model(
