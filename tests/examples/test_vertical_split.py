@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import securemodel
 from securemodel.cli import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "vertical_split"
 
 
