@@ -30,3 +30,13 @@ def test_all_parties_see_the_same_and_learn(run_example, tmp_path, name, parties
     assert float(last[2]) > 55.0, "better than the largest class, or a coin"
     if out:
         assert safetensors.torch.load_file(out[1]).keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+def test_adapters_of_a_public_encoder(run_example, tmp_path):
+    out = tmp_path / "adapters.safetensors"
+    script = EXAMPLES / "finetune_lora" / "train.py"
+    said = run_example(script, ["--rows", "96", "--epochs", "1", "--out", str(out)], ("clinic", "laboratory"))
+    assert sum("epoch 1: mean loss 0." in line for line in said) == 2
+    weights = safetensors.torch.load_file(out)
+    assert {"query.up", "query.down", "query.base.weight", "head.bias"} <= weights.keys(), "torch loads it whole"
+    assert weights["query.up"].abs().max() > 0, "it starts as zeros"
