@@ -20,6 +20,7 @@ from securemodel.program import Program
 
 COMMANDS = [
     ["run"],
+    ["train"],
     ["predict"],
     ["dealer"],
     ["keys", "new"],
