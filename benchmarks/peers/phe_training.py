@@ -20,8 +20,8 @@ from securemodel.engines.paillier.linear_step import sigmoid_coefficients
 _F, _SIGMA = 20, 40
 
 
-def step_seconds(job: Any, bits: int, rows: int = 0) -> float:
-    """Seconds of a first step for both parties together; RuntimeError for a wrong result. `rows`: only so many, scaled up."""
+def step_seconds(job: Any, bits: int, rows: int = 0) -> tuple[float, float]:
+    """Seconds, and those of the processor, of a first step for both parties together; RuntimeError for a wrong result. `rows`: only so many, scaled up."""
     from phe import paillier as phe
 
     keys = [phe.generate_paillier_keypair(n_length=bits) for _ in range(2)]
@@ -29,13 +29,13 @@ def step_seconds(job: Any, bits: int, rows: int = 0) -> float:
     count = rows or len(batch[0])
     x = [_fixed(part[:count]) for part in batch[:2]]
     y = _fixed(batch[2][:count, 0])
-    start = time.perf_counter()
+    start, computed = time.perf_counter(), time.process_time()
     gradients = _step(keys, x, y)
-    spent = (time.perf_counter() - start) * len(batch[0]) / count
+    spent, busy = (now * len(batch[0]) / count for now in (time.perf_counter() - start, time.process_time() - computed))
     right = torch.cat([part[:count].double() for part in batch[:2]], 1).T @ (0.5 - batch[2][:count, 0].double())
     if np.abs(gradients / 2.0 ** (2 * _F) - right.numpy()).max() > 1e-3:
         raise RuntimeError("phe's result is wrong")
-    return spent
+    return spent, busy
 
 
 def _fixed(values: torch.Tensor) -> np.ndarray:

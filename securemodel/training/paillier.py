@@ -46,8 +46,9 @@ from securemodel.training.run import Local, Remote, Run
 
 EACH = "each"
 """Of `export(to=)`: each party learns the weights of its own columns."""
-SECONDS = {"encryptions": 40e-6, "decryptions": 320e-6, "refreshed": 150e-6, "products": 1.0e-6}
-"""Predicted seconds on one core with AVX-512 at 2048 bits; others grow with the cube of the bits, products with the square."""
+SECONDS = {"encryptions": 46e-6, "decryptions": 320e-6, "refreshed": 200e-6, "products": 0.8e-6}
+"""Predicted seconds on one core with AVX-512 at 2048 bits (docs/paillier.md); without it about ten times as much. Products
+grow with the square of the bits, the others with the cube."""
 
 
 @dataclass(frozen=True, repr=False)
