@@ -13,6 +13,7 @@ import torch
 import securemodel
 from protocols.prg import Stream
 from securemodel.compiler.approximations import Smooth, fitted
+from securemodel.compiler.ir import TALK, Graph, Node
 from securemodel.engines.masked import party, preparing
 from securemodel.inspect.fixed import fixed_point
 
@@ -106,9 +107,17 @@ def addresses_read_once() -> Iterator[Counter]:
 
         return call
 
+    mask_of = preparing.mask_of
+
+    def noted_mask(graph: Graph, node: Node, masks: dict, streams: dict[str, Stream], epoch: int) -> Any:
+        drawn = node.owner in streams if node.op == "input" else node.op in TALK
+        for stream in streams.values() if drawn else ():
+            read[stream, epoch, node.id, "mask_of of preparing"] += 1
+        return mask_of(graph, node, masks, streams, epoch)
+
     with ExitStack() as patches:
-        places = [(party, "mask_share"), *((preparing, n) for n in ("mask_share", "bit_mask_share", "expand_share"))]
-        for module, name in places:
+        patches.enter_context(patch.object(preparing, "mask_of", noted_mask))
+        for module, name in ((party, "mask_share"), (preparing, "expand_share")):
             what = f"{name} of {module.__name__}"
             patches.enter_context(patch.object(module, name, noted(getattr(module, name), what)))
         yield read
