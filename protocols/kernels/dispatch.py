@@ -8,6 +8,8 @@ adds the public terms; m is the opened masked value, x = m - lam. Formulas: docs
 ValueError when dtypes, shapes or devices do not fit.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -150,8 +152,38 @@ def conv_transpose2d(
             raise ValueError(f"conv_transpose2d: padding {p} leaves nothing of the result")
         spread.append((size - 1) * s + 1 + max(reach - p, 0) + max(reach - p + e, 0))
     within_memory("conv_transpose2d: the image between its zeros", *x.shape[:2], *spread)
+    sizes = [
+        (size - 1) * s + d * (taps - 1) + 1 + e - 2 * p
+        for size, taps, s, d, p, e in zip(x.shape[2:], w.shape[2:], step, gap, cut, extra, strict=True)
+    ]
+    if groups == 1 and 2 * sizes[0] * sizes[1] > 3 * x.shape[2] * x.shape[3]:
+        return _transposed_by_taps(x, w, step, cut, extra, gap, out, accumulate)
     image, kernel = transposed_as_direct(x, w, step, cut, extra, gap, groups)
     return conv2d(image, kernel, 1, 0, gap, groups, out, accumulate)
+
+
+def _transposed_by_taps(
+    x: Tensor, w: Tensor, step: tuple[int, int], cut: tuple[int, int], extra: tuple[int, int], gap: tuple[int, int],
+    out: Tensor | None, accumulate: str | None,
+) -> Tensor:  # fmt: skip
+    """One product for all taps of the kernel, each then added where it belongs: multiplies by no zeros between pixels."""
+    (n, c, height, width), (_, o, kh, kw) = x.shape, w.shape
+    rows, columns = ((size - 1) * s for size, s in zip((height, width), step, strict=True))
+    whole = rows + gap[0] * (kh - 1) + 1 + extra[0], columns + gap[1] * (kw - 1) + 1 + extra[1]
+    shape = n, o, whole[0] - 2 * cut[0], whole[1] - 2 * cut[1]
+    accumulation(out, accumulate, "conv_transpose2d")
+    if out is not None:
+        check_out(out, shape, "conv_transpose2d")
+    within_memory("conv_transpose2d: the taps", n, o * kh * kw, height, width)
+    taps = matmul(w.reshape(c, -1).t(), x.reshape(n, c, -1)).view(n, o, kh, kw, height, width)
+    y = x.new_zeros((n, o, *whole))
+    for i, j in itertools.product(range(kh), range(kw)):
+        top, left = i * gap[0], j * gap[1]
+        y[:, :, top : top + rows + 1 : step[0], left : left + columns + 1 : step[1]] += taps[:, :, i, j]
+    y = y[:, :, cut[0] : whole[0] - cut[0], cut[1] : whole[1] - cut[1]]
+    if out is None:
+        return y.contiguous()
+    return out.copy_(y) if accumulate is None else (out.add_(y) if accumulate == "add" else out.sub_(y))
 
 
 def conv_transpose1d(

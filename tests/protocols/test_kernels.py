@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import kernels
-from protocols.kernels import twins
+from protocols.kernels import dispatch, twins
 from protocols.kernels.checks import sides
 from protocols.kernels.cpu import build
 from protocols.kernels.twins import bilinear
@@ -247,6 +247,26 @@ def test_transposed_convolution_equals_torch_on_small_integers(variant, options)
     ).long()
     with kernels.use(variant):
         assert torch.equal(kernels.conv_transpose2d(x, w, stride, padding, extra, dilation, groups), expected)
+
+
+@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize(
+    "step,cut,extra,gap",
+    [((2, 2), (1, 1), (1, 0), (1, 1)), ((1, 1), (0, 0), (0, 0), (1, 2)), ((3, 2), (2, 0), (2, 1), (2, 1))],
+)
+def test_transposed_convolutions_that_multiply_by_no_zeros(variant, step, cut, extra, gap, monkeypatch):
+    g = np.random.default_rng(9)
+    x, w = (torch.from_numpy(g.integers(-(2**63), 2**63, shape)) for shape in ((2, 4, 5, 6), (4, 3, 4, 3)))
+    with kernels.use(variant):
+        expected = kernels.conv2d(*bilinear.transposed_as_direct(x, w, step, cut, extra, gap, 1), 1, 0, gap)
+        monkeypatch.setattr(dispatch, "conv2d", lambda *given: pytest.fail("an image between zeros"))
+        assert torch.equal(kernels.conv_transpose2d(x, w, step, cut, extra, gap), expected)
+        for accumulate, right in (("add", 7 + expected), ("sub", 7 - expected), (None, expected)):
+            out = torch.full_like(expected, 7)
+            made = kernels.conv_transpose2d(x, w, step, cut, extra, gap, out=out, accumulate=accumulate)
+            assert made.data_ptr() == out.data_ptr() and torch.equal(out, right)
+        with pytest.raises(ValueError, match="conv_transpose2d"):
+            kernels.conv_transpose2d(x, w, step, cut, extra, gap, out=expected[..., :-1].contiguous())
 
 
 @pytest.mark.parametrize("variant", EVERY)
