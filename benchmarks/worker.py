@@ -36,7 +36,7 @@ def main(folder: str, case_name: str, transport: str, repeat: str, role: str) ->
     given = [x if owner in (role, PUBLIC) else None for x, owner in zip(inputs, program.header.inputs, strict=True)]
     options = {"ahead": trains, "insecure_plain": not tls, "ledger": False}
     with securemodel.connect(program, role, config, **options) as session:
-        session.deal_after_inputs = not trains
+        session.walk.deal_after_inputs = not trains
         session.load(program, program.model)
         before = _peak_memory()
         runs, ends, output = [], [], None

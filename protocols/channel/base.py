@@ -39,6 +39,11 @@ class Channel(ABC):
         """Counts up to now; the returned value does not change."""
         return ChannelStats(self._rounds, {peer: counter.snapshot() for peer, counter in self._counters.items()})
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return bool(self._closed)
+
     def exchange(
         self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, int]
     ) -> dict[str, torch.Tensor]:

@@ -28,8 +28,8 @@ from securemodel.cli.run import FILE, check_identity, party_options, prefixed
 from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
-from securemodel.sessions.remote import RemoteSession
 from securemodel.sessions.resume import agree_on_start, all_begun
+from securemodel.sessions.session import Session
 
 _SAID = re.compile(r"(\d+) of (\d+) rows")
 
@@ -163,7 +163,7 @@ def _model(module: object, script: Path, program: Program, me: str) -> torch.nn.
 
 
 def _take_part(
-    session: RemoteSession, part: Part, model: Callable[[], torch.nn.Module | None], shown: Callable[[int, int], None]
+    session: Session, part: Part, model: Callable[[], torch.nn.Module | None], shown: Callable[[int, int], None]
 ) -> None:
     """Agrees with the others where to go on, and runs the rest."""
     rows, record = part.rows, part.record

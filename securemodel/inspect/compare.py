@@ -18,13 +18,15 @@ from securemodel.compiler.capture import Captured, layer_of, model_state, source
 from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase
 from securemodel.engines.clear import ClearSide, encoding_limit, revealed
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.walk import local_walks
 from securemodel.errors import InputError
 from securemodel.inspect.differences import Comparison, Limit, Row
 from securemodel.inspect.fixed import Both, FixedPoint
 from securemodel.inspect.reference import reference
 from securemodel.planning.layer_names import INPUTS, OUTPUTS, layer_names
 from securemodel.program import Program
-from securemodel.sessions.session import LocalSession, batches, split_rows
+from securemodel.sessions.rows import batches, split_rows
+from securemodel.sessions.session import Session
 
 RING_BITS, TRUNCATION_BITS = 63, 62
 _INFINITY = 1e30  # from here on a float stands for infinity, as in masks of attention: nothing to compare with
@@ -77,7 +79,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
         return recorders[-1]
 
     phases: tuple[Phase, ...] = PHASES
-    with LocalSession(program, make_party=recorder) as session:
+    with Session(program, local_walks(program, make_party=recorder)) as session:
         session.load(program, model)
         for part, _ in batches(inputs, program, total):
             for side in clear.values():

@@ -25,7 +25,7 @@ from securemodel.engines.masked.dealer import serve
 from securemodel.inspect.views import made_up
 from securemodel.program import Program
 from securemodel.sessions.masked import open_connection
-from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.session import Session
 
 Attack = Callable[[Link, Label, Any, Callable], None]
 """Takes a link, the label and buffers of a message, and how the link posts it; posts something else."""
@@ -164,7 +164,7 @@ class _Scene:
         (who, peer), most = secrets.choice(list(self.messages.items()))
         at = 1 + secrets.randbelow(most)
 
-        def prepare(session: RemoteSession) -> None:
+        def prepare(session: Session) -> None:
             if session.me == who:
                 attack_at(session.channel._links[peer], attack, (Purpose.START, Purpose.OPEN), at)
 
@@ -182,7 +182,7 @@ class _Scene:
         same = all(x is None or torch.allclose(x.double(), y.double(), rtol=0, atol=close) for x, y in pairs)
         return UNCHANGED if same else WRONG
 
-    def _count(self, session: RemoteSession) -> None:
+    def _count(self, session: Session) -> None:
         for peer, link in session.channel._links.items():
             post, key = link.post, (session.me, peer)
 
@@ -192,7 +192,7 @@ class _Scene:
 
             link.post = counting
 
-    def _run(self, prepare: Callable[[RemoteSession], None]) -> dict[str, Any]:
+    def _run(self, prepare: Callable[[Session], None]) -> dict[str, Any]:
         """One session in threads; what each party returned, or the error that ended it. Raises TimeoutError."""
         program = self.program
         first, *addresses = free_addresses(len(program.parties) + 1)

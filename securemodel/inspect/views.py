@@ -22,8 +22,9 @@ from securemodel.compiler.capture import model_state
 from securemodel.compiler.ir import Node
 from securemodel.compiler.rows import made_up_inputs, made_up_state
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.walk import local_walks
 from securemodel.program import Program
-from securemodel.sessions.session import LocalSession
+from securemodel.sessions.session import Session
 
 FIRST, SPREAD = 1024, 256
 """Words of an opening that are looked at: the first ones, where a repeated mask repeats, and some from all the rest."""
@@ -139,8 +140,10 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
         parties[me] = _Watched(program, me, *rest)
         return parties[me]
 
-    with LocalSession(program, make_party=make) as session:
-        last, deal = parties[program.parties[-1]], session._dealt.dealt
+    walks = local_walks(program, make_party=make)
+    with Session(program, walks) as session:
+        last, source = parties[program.parties[-1]], walks[program.parties[-1]].source
+        deal = source.dealt
 
         def dealt(epoch: int, node: int, given: Sequence[Part]) -> Dealt:
             shares = deal(epoch, node, given)
@@ -149,7 +152,7 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
                 last.keep("dealt", epoch, node, f"dealer {index} {name}", _words(share, bits, share.numel()), bits)
             return shares
 
-        session._dealt.dealt = dealt
+        source.dealt = dealt
         session.load(program, model)
         for _ in range(RUNS):
             session.run(*inputs)

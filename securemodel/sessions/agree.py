@@ -9,12 +9,12 @@ from protocols.channel import Channel
 from protocols.errors import DecodeError, explain
 from protocols.prg import KEY_BYTES, Stream, new_key
 from protocols.strict import strict_fields
+from securemodel import version
 from securemodel.engines.labels import AGREE
 from securemodel.engines.masked.store import Store
 from securemodel.errors import Mismatch
 from securemodel.invocation import current
 from securemodel.program import Program
-from securemodel.version import __version__
 
 _TEXT_BYTES = 1024
 
@@ -27,7 +27,7 @@ def agree(program: Program, me: str, channel: Channel, store: Store | None, skip
     """
     mine = {
         "program": program.digest,
-        "version of securemodel": __version__,
+        "version of securemodel": version.__version__,
         "script": current().script,
         "--protocol": current().protocol or "",
         "store": store.id if store else "",

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from protocols import kernels
+from protocols.channel import Channel, Link, dial
 from protocols.errors import explain
-from protocols.identity import PartiesConfig
-from securemodel.engines.masked.store import Store
+from protocols.identity import DEALER, Identity, PartiesConfig
+from protocols.prg import Stream
+from securemodel.engines.labels import PROGRAM, STREAM_KEY
+from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.sources import DealerSource, NoSource, largest_message
+from securemodel.engines.masked.store import Store, StoreSource
+from securemodel.engines.masked.walk import MaskedWalk, local_walks
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
 from securemodel.program import Program
-from securemodel.sessions.remote import RemoteSession, meet, place
-from securemodel.sessions.session import LocalSession
+from securemodel.sessions.agree import agree
+from securemodel.sessions.remote import aborting, join, place
+from securemodel.sessions.session import Session
 
 
-def open_local(program: Program) -> LocalSession:
+def open_local(program: Program) -> Session:
     """What `local` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
-    return LocalSession(program)
+    return Session(program, local_walks(program))
 
 
 def open_connection(
@@ -30,7 +38,7 @@ def open_connection(
     ahead: bool = True,
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
-) -> RemoteSession:
+) -> Session:
     """What `connect` opens for programs of the masked engine."""
     kernels.keep_freed_memory()
     store = store or current().store
@@ -42,10 +50,58 @@ def open_connection(
             )
         )
     me, config, own = place(program, me, config, insecure_plain)
-    opened = Store.open(Path(store), program, me) if store else None
-    try:
-        return meet(program, me, config, own, opened, ahead, insecure_plain)
-    except BaseException:
-        if opened:
-            opened.close()
-        raise
+    with ExitStack() as opened:
+        held = Store.open(Path(store), program, me) if store else None
+        if held:
+            opened.callback(held.close)
+        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain)
+        opened.pop_all()
+    return Session(program, {me: walk}, {me: channel}, StoredEpochs(held) if held else None)
+
+
+def meet(
+    program: Program,
+    me: str,
+    config: PartiesConfig,
+    own: Identity | None,
+    store: Store | None,
+    ahead: bool,
+    insecure_plain: bool,
+) -> tuple[Channel, MaskedWalk]:
+    """Connects, compares what the parties run, and gets this party's key."""
+    channel = join(me, config, own, insecure_plain)
+    with aborting(channel):
+        pairs = agree(program, me, channel, store, config.skipped_runs)
+        last = program.parties[-1] == me
+        if store:
+            stream, source = Stream(store.key()), StoreSource(store) if last else NoSource()
+            party = OnlineParty(program, me, stream, pairs)
+            return channel, MaskedWalk(party, stream, source, store=store, threaded=True)
+        link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
+        with aborting(link):
+            stream = Stream(_introduce(program, link))
+            party = OnlineParty(program, me, stream, pairs)
+            source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
+            return channel, MaskedWalk(party, stream, source, threaded=True, ahead=ahead)
+
+
+def _introduce(program: Program, link: Link) -> bytes:
+    """Hands the dealer the program's text and gets this party's key."""
+    link.send(PROGRAM, [program.text().encode()])
+    return link.receive(STREAM_KEY, 32).numpy().tobytes()
+
+
+class StoredEpochs:
+    """The epochs of a store: its load is 0, and each run has its number."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._used = store, 0
+
+    def next_load(self, runs: int) -> int:
+        """The load's epoch; later runs go on where the store is."""
+        self._used = self._store.next_run - 1
+        return 0
+
+    def run(self, number: int) -> int:
+        """The epoch of a run of the last load, from 1."""
+        return self._used + number

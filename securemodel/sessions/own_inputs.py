@@ -11,7 +11,7 @@ from protocols.names import PUBLIC
 from securemodel.compiler.ir import Node, is_check
 from securemodel.engines.clear import ClearSide
 from securemodel.program import Program
-from securemodel.sessions.session import filled
+from securemodel.sessions.rows import filled
 
 _ENCODED = ("input", "own", "encode", "encrypt")
 

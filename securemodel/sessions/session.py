@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from protocols.channel import HEADER_BYTES, Channel, ChannelStats, local_channels
-from protocols.errors import ProtocolError, explain
-from protocols.gates import Dealt, Part
-from protocols.prg import EPOCHS, Stream, new_key
-from securemodel.compiler.ir import Phase, is_check
-from securemodel.engines.masked.dealing import Dealing
-from securemodel.engines.masked.party import OnlineParty, Rows
-from securemodel.engines.masked.preparing import Prepared, Preparing, StreamSource
-from securemodel.engines.masked.zero import local_pairs
+from protocols.channel import Channel, local_channels
+from protocols.errors import ProtocolError, explain, public_reason
+from protocols.prg import EPOCHS
+from securemodel.compiler.builder import PUBLIC
+from securemodel.engines.walk import Inputs, Rows, Steps, Walk
 from securemodel.errors import InputError, SecureModelError
 from securemodel.ledger import Record
 from securemodel.program import Program
+from securemodel.sessions.rows import Batch, announced, batches, joined, others, split_rows
 from securemodel.sessions.turns import Turn, Turns
 
 
@@ -63,103 +59,52 @@ class SessionStats:
     preprocessing_bytes: int = 0
 
 
-def split_rows(inputs: Sequence[torch.Tensor | None], program: Program, mine: Sequence[bool]) -> int:
-    """Number of rows given by this party (0: none of the inputs is its own). Raises InputError."""
-    header, rows = program.header, set()
-    if len(inputs) != len(header.inputs):
-        raise InputError(
-            f"run() takes {len(header.inputs)} inputs (owned by {', '.join(header.inputs)}), got {len(inputs)}. "
-            "Pass None for what another party owns."
-        )
-    for index, (x, shape, own) in enumerate(zip(inputs, header.input_shapes, mine, strict=True)):
-        if not own:
-            continue
-        where = f"input {index} of {header.inputs[index]!r}"
-        if not isinstance(x, torch.Tensor):
-            raise InputError(f"{where} must be a tensor of shape {list(shape)}, got {type(x).__name__}")
-        if tuple(x.shape[1:]) != shape[1:] or x.ndim != len(shape) or (x.ndim and not x.shape[0]):
-            raise InputError(
-                f"{where} has shape {list(x.shape)}; the program was compiled for {list(shape)} "
-                "(only the number of rows, the first axis, may differ, and not be 0)"
-            )
-        rows.add(x.shape[0] if x.ndim else 1)
-        if tuple(x.shape) != shape and not program.row_independent:
-            raise InputError(
-                f"{where} has shape {list(x.shape)}; the program was compiled for {list(shape)} and its rows "
-                "depend on each other, so another number of rows means another model. Compile for this shape."
-            )
-    if not rows:
-        return 0
-    owned = [(x, shape) for x, shape, own in zip(inputs, header.input_shapes, mine, strict=True) if own]
-    if all(tuple(x.shape) == shape for x, shape in owned):
-        return header.rows
-    if len(rows) > 1:
-        raise InputError(f"the inputs have different numbers of rows: {sorted(rows)}. Give as many rows in each.")
-    return rows.pop()
+class Session:
+    """Load the weights once, run many times. A context manager; closing it ends the parties' connection.
 
-
-def batches(
-    inputs: Sequence[torch.Tensor | None], program: Program, total: int
-) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
-    """Slices of the compiled number of rows; the last one is filled up with rows whose results nobody gets."""
-    size = program.header.rows
-    if total in (0, size):
-        yield list(inputs), Rows(total, 0)
-        return
-    for start in range(0, total, size):
-        now = min(size, total - start)
-        part = [None if x is None else filled(x[start : start + now], program) for x in inputs]
-        yield part, Rows(now, total - start - now)
-
-
-def filled(x: torch.Tensor, program: Program) -> torch.Tensor:
-    """Rows [n, ...] followed by rows of zeros, as many as the program takes.
-
-    Where the model asserts something of its inputs, which zeros might not be, by copies of the last row.
+    It steps the walks of all parties in this process, or that of one party over its channel; made by `local` and `connect`.
     """
-    size = program.header.rows
-    if x.shape[0] == size:
-        return x
-    row = x[-1:] if any(map(is_check, program.graph.nodes)) else torch.zeros_like(x[-1:])
-    return torch.cat([x, row.expand(size - x.shape[0], *x.shape[1:])])
 
-
-def joined(parts: list[list[torch.Tensor | None]], rows: list[Rows], program: Program) -> list:
-    """Outputs of all batches together, without the rows that only filled up."""
-    if len(parts) == 1 and rows[0] in (Rows(), Rows(program.header.rows, 0)):
-        return parts[0]
-    out: list[torch.Tensor | None] = []
-    for values in zip(*parts, strict=True):
-        if values[0] is None:
-            out.append(None)
-        else:
-            out.append(torch.cat([v[: r.now] for v, r in zip(values, rows, strict=True)]))
-    return out
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one batch of `Session.run_batches` gave: this party's outputs, and how many rows come after it."""
-
-    outputs: tuple[torch.Tensor | None, ...] = field(repr=False)
-    rows: int
-    rows_left: int
-
-
-class Session(ABC):
-    """Load the weights once, run many times. A context manager; closing it ends the parties' connection."""
-
-    def __init__(self, program: Program) -> None:
+    def __init__(
+        self,
+        program: Program,
+        walks: Mapping[str, Walk],
+        channels: Mapping[str, Channel] | None = None,
+        epochs: Epochs | None = None,
+    ) -> None:
         self.program = program
+        self.walks = dict(walks)
+        self.channels = dict(channels or local_channels(program.parties))
+        self._awaited = set(self.walks) != set(program.parties)
         self.stats = SessionStats()
         self.load_stats = SessionStats()
         self._loads = self._runs = 0
-        self._epochs = Epochs()
+        self._epochs = epochs or Epochs()
         self._loaded = False
         self._closed = ""
         self._turns = Turns()
         self._caller: ThreadPoolExecutor | None = None
         self.record: Record | None = None
+
+    @property
+    def me(self) -> str:
+        """The party of this process; of a local session the first one."""
+        return next(iter(self.walks))
+
+    @property
+    def walk(self) -> Walk:
+        """That party's walk."""
+        return self.walks[self.me]
+
+    @property
+    def channel(self) -> Channel:
+        """That party's channel."""
+        return self.channels[self.me]
+
+    @property
+    def shared_times(self) -> tuple[float, float]:
+        """When, on the host's monotonic clock, the last run's inputs and its result were shared, where the engine tells."""
+        return self.walk.shared_times
 
     def __reduce__(self):
         raise InputError(
@@ -193,6 +138,17 @@ class Session(ABC):
         """
         return self._run_in_turn(self._turns.ask(), inputs)
 
+    def prepare(self) -> None:
+        """What the parties can exchange for the next run before its input is known; every party calls it at the same time.
+
+        `run` does it where this was not called. Only deep models of the protocol "paillier" have such.
+        """
+        with self._in_turn(self._turns.ask()):
+            self._check_ready()
+            with self._guarded():
+                epoch = self._epochs.run(self._runs + 1)
+                self._step({name: walk.prepare(epoch) for name, walk in self.walks.items()})
+
     async def run_async(self, *inputs: torch.Tensor | None):
         """`run` for asyncio: other tasks go on meanwhile. Calls go in the order in which they were made.
 
@@ -211,15 +167,13 @@ class Session(ABC):
         self._turns.arrange(lambda turn: self._caller.submit(call, turn))
         return await asyncio.wrap_future(outcome)
 
-    def _run_in_turn(self, turn: Turn, inputs: Sequence[torch.Tensor | None]):
+    def _run_in_turn(self, turn: Turn, inputs: Inputs):
         with self._in_turn(turn):
             self._check_ready()
             outputs = self._timed("stats", lambda: self._run(inputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def run_batches(
-        self, batches: Iterable[Sequence[torch.Tensor | None]] | None = None, rows: int = 0
-    ) -> Iterator[Batch]:
+    def run_batches(self, batches: Iterable[Inputs] | None = None, rows: int = 0) -> Iterator[Batch]:
         """Runs rows that come in batches, and yields what each batch gave as soon as it is known.
 
         `batches` yields the arguments of `run`, with as many rows as the program was compiled for (in the last
@@ -227,7 +181,7 @@ class Session(ABC):
         owns no inputs leaves both out. Whoever stops before the last batch ends the session. `stats` counts
         the last batch. Other calls of this session wait until then. Raises InputError and PeerError.
         """
-        turn, mine = self._turns.ask(), [self._is_mine(owner) for owner in self.program.header.inputs]
+        turn, mine = self._turns.ask(), self._mine()
         with self._in_turn(turn):
             self._check_ready()
             if any(mine) and (batches is None or rows < 1):
@@ -239,18 +193,18 @@ class Session(ABC):
         """Yields all batches but the last one, which it returns."""
         header = self.program.header
         with self._guarded():
-            given = _announced(batches, rows, self.program, mine) if any(mine) else _others(len(mine))
+            given = announced(batches, rows, self.program, mine) if any(mine) else others(len(mine))
             while True:
-                inputs, announced = next(given)
+                batch = next(given)
                 self._check_open()
-                outputs, agreed = self._timed("stats", lambda i=inputs, a=announced: self._run_batch(i, a))
+                outputs, agreed = self._timed("stats", lambda batch=batch: self._run_batch(*batch))
                 count, left = agreed.now or header.rows, agreed.left
                 real = tuple(v if v is None or v.ndim == 0 else v[:count] for v in outputs)
-                batch = Batch(real, count, left)
+                made = Batch(real, count, left)
                 if not left:
-                    return batch
+                    return made
                 with self._turns.pausing(turn):
-                    yield batch
+                    yield made
 
     @contextmanager
     def _in_turn(self, turn: Turn) -> Iterator[None]:
@@ -301,35 +255,93 @@ class Session(ABC):
             sent_bytes = {party: count - before[1].get(party, 0) for party, count in sent.items()}
             setattr(self, name, SessionStats(seconds, rounds - before[0], sent_bytes, dealt - before[2]))
 
-    @abstractmethod
-    def _load(self, model: torch.nn.Module | None) -> None: ...
+    # ---- stepping the walks
+    def _load(self, model: torch.nn.Module | None) -> None:
+        with self._guarded():
+            epoch = self._epochs.next_load(self._runs)
+            self._loads, self._runs = self._loads + 1, 0
+            self._step({name: walk.load(epoch, model) for name, walk in self.walks.items()})
 
-    @abstractmethod
-    def _run(self, inputs: Sequence[torch.Tensor | None]) -> list: ...
+    def _run(self, inputs: Inputs) -> list:
+        results: list[list[torch.Tensor | None]] = []
+        counted: list[Rows] = []
+        with self._guarded():
+            mine = self._mine()
+            total = split_rows(inputs, self.program, mine)
+            owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
+            for part, rows in batches(owned, self.program, total) if any(mine) else others(len(mine)):
+                outputs, agreed = self._run_batch(part, rows)
+                results.append(outputs)
+                counted.append(agreed)
+                if not agreed.left:
+                    break
+            return joined(results, counted, self.program)
 
-    def _before_run(self, epoch: int) -> None:
-        """What the parties have to exchange before a run's inputs are shared; nothing here."""
-
-    @abstractmethod
-    def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
+    def _run_batch(self, inputs: Inputs, rows: Rows) -> tuple[list[torch.Tensor | None], Rows]:
         """One run of the compiled number of rows; (outputs, the rows that all parties agree on)."""
+        self._runs += 1
+        epoch, owners, runs = self._epochs.run(self._runs), self.program.header.inputs, {}
+        told = bool(rows.now) or not self._awaited
+        if told:
+            self._note(epoch, rows)
+        for name, walk in self.walks.items():
+            mine = [owner in (name, PUBLIC) for owner in owners]
+            owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
+            walk.agreed = (lambda agreed: None) if told else (lambda agreed: self._note(epoch, agreed))
+            runs[name] = walk.run(epoch, owned, rows if any(mine) else Rows())
+        made = self._step(runs).values()
+        outputs = [
+            next((x for x in values if x is not None), None) for values in zip(*(o for o, _ in made), strict=True)
+        ]
+        return outputs, rows if rows.now else next(agreed for _, agreed in made)
 
-    @abstractmethod
+    def _step(self, coroutines: Mapping[str, Steps]) -> dict[str, Any]:
+        """Steps the parties' coroutines through their rounds together; returns what each returned."""
+        results: dict[str, Any] = {}
+        received: dict[str, Any] = dict.fromkeys(coroutines)
+        while True:
+            talks = {}
+            for name, data in received.items():
+                try:
+                    talks[name] = coroutines[name].send(data)
+                except StopIteration as end:
+                    results[name] = end.value
+            if not talks:
+                return results
+            for name, talk in talks.items():
+                self.channels[name].begin(talk.label, talk.sends, talk.receives)
+            received = {name: self.channels[name].finish() for name in talks}
+
+    def _mine(self) -> list[bool]:
+        """Which of the inputs this process gives."""
+        return [self._is_mine(owner) for owner in self.program.header.inputs]
+
     def _is_mine(self, owner: str) -> bool:
-        """Whether this process gives what `owner` owns."""
+        return owner in self.walks or owner == PUBLIC
 
-    def _note(self, epoch: int, rows: int) -> None:
+    def _note(self, epoch: int, rows: Rows) -> None:
         """Writes a run into the ledger, before anything of it is sent that depends on a secret. Raises LedgerError."""
         if self.record:
-            self.record.run(epoch, rows or self.program.header.rows)
+            self.record.run(epoch, rows.now or self.program.header.rows)
 
-    def _guarded(self) -> AbstractContextManager:
-        """Around whatever talks: an error inside must not leave the peers waiting."""
-        return nullcontext()
-
-    @abstractmethod
     def _counts(self) -> tuple[int, dict[str, int], int]:
         """(rounds, sent bytes by party, preprocessing bytes) up to now."""
+        stats = {name: channel.stats for name, channel in self.channels.items()}
+        sent = {name: counted.sent_bytes for name, counted in stats.items()}
+        dealt = sum(walk.dealt_bytes for walk in self.walks.values())
+        return max(counted.rounds for counted in stats.values()), sent, dealt
+
+    # ---- the end
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Around whatever talks: an error inside ends the session where peers wait for it, or a channel has ended."""
+        try:
+            yield
+        except BaseException as error:
+            if self._awaited or any(channel.closed for channel in self.channels.values()):
+                reason = public_reason(error)
+                self._end(f"it failed: {type(error).__name__}", lambda thing: thing.abort(reason))
+            raise
 
     def close(self) -> None:
         """Ends the session once the call that runs has ended; calls that wait fail. Harmless when it has ended.
@@ -341,174 +353,18 @@ class Session(ABC):
         with self._turns.halted():
             self._close()
 
-    @abstractmethod
-    def _close(self) -> None: ...
+    def _close(self) -> None:
+        self._end("close() was called", lambda thing: thing.close())
+
+    def _end(self, why: str, end: Callable[[Channel | Walk], None]) -> None:
+        """Ends channels and walks, once; the peers are told nothing of this party's values."""
+        if not self._closed:
+            self._closed = why
+            for thing in (*self.channels.values(), *self.walks.values()):
+                end(thing)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self.close()
-
-
-def _announced(
-    batches: Iterable[Sequence[torch.Tensor | None]], rows: int, program: Program, mine: Sequence[bool]
-) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
-    """Checked batches, filled up, and what is announced with each. Raises InputError."""
-    size, left = program.header.rows, rows
-    source = iter(batches)
-    while left:
-        inputs = next(source, None)
-        if inputs is None:
-            raise InputError(f"run_batches() was to get {rows} rows, but its batches ended {left} rows before")
-        count, expected = split_rows(inputs, program, mine), min(size, left)
-        if count != expected:
-            raise InputError(
-                f"a batch has {count} rows where {expected} are due: give {size} rows in each, "
-                f"the rest in the last one, and {rows} in all"
-            )
-        left -= count
-        owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
-        yield [x if x is None or count == size else filled(x, program) for x in owned], Rows(count, left)
-
-
-def _others(inputs: int) -> Iterator[tuple[list[None], Rows]]:
-    """What a party gives that owns no inputs."""
-    while True:
-        yield [None] * inputs, Rows()
-
-
-def in_order(prepared: Iterator[tuple[int, Prepared]]) -> Callable[[int], Prepared]:
-    """A function that hands out what was prepared, node by node in the program's order."""
-
-    def take(node: int) -> Prepared:
-        made, value = next(prepared)
-        if made != node:
-            raise SecureModelError(f"prepared node {made}, but node {node} asks for it: the program is out of order")
-        return value
-
-    return take
-
-
-@dataclass
-class _DealtHere:
-    """The last party's dealt shares in a local session, made when they are asked for."""
-
-    dealing: Dealing
-    sent_bytes: int = 0
-    _pending: Iterator[tuple[int, list[torch.Tensor]]] | None = None
-
-    def begin(self, epoch: int, phase: Phase) -> None:
-        self._pending = self.dealing.deal(epoch, phase)
-
-    def finish(self) -> None:
-        """Lets the dealer walk to the end of the phase."""
-        for node, _ in self._pending:
-            raise SecureModelError(f"node {node} was dealt for but not run: the program is out of order")
-
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
-        _, shares = next(self._pending)
-        self.sent_bytes += frame_bytes(parts)
-        return {part.name: share for part, share in zip(parts, shares, strict=True)}
-
-
-def frame_bytes(parts: Sequence[Part]) -> int:
-    """Bytes of the message that carries one gate's dealt shares."""
-    return HEADER_BYTES + sum(part.nbytes for part in parts)
-
-
-class LocalSession(Session):
-    """All parties and the dealer in this process, stepped round by round: for tests, notebooks and plans.
-
-    device: what the parties and the dealer compute on.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        keys: Mapping[str, bytes] | None = None,
-        make_party: Callable[..., OnlineParty] = OnlineParty,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(program)
-        keys = keys or {name: new_key() for name in program.parties}
-        streams = {name: Stream(key, device) for name, key in keys.items()}
-        self._dealt = _DealtHere(Dealing(program.graph, program.parties, streams))
-        self.channels: dict[str, Channel] = dict(local_channels(program.parties))
-        self._parties = {n: make_party(program, n, streams[n], local_pairs(keys, n)) for n in program.parties}
-        self._preparing = {}
-        for name, party in self._parties.items():
-            source = self._dealt if party.role.last else StreamSource(streams[name])
-            self._preparing[name] = Preparing(program.graph, name, streams[name], source)
-
-    def _counts(self) -> tuple[int, dict[str, int], int]:
-        stats: dict[str, ChannelStats] = {name: channel.stats for name, channel in self.channels.items()}
-        sent = {name: s.sent_bytes for name, s in stats.items()}
-        return max(s.rounds for s in stats.values()), sent, self._dealt.sent_bytes
-
-    def _takes(self, epoch: int, phase: Phase) -> dict[str, Callable[[int], Prepared]]:
-        self._dealt.begin(epoch, phase)
-        operands = {n: {} if phase == "load" else p.loaded_operands for n, p in self._parties.items()}
-        return {n: in_order(p.run(epoch, phase, operands[n])) for n, p in self._preparing.items()}
-
-    def _load(self, model: torch.nn.Module | None) -> None:
-        epoch = self._epochs.next_load(self._runs)
-        self._loads, self._runs = self._loads + 1, 0
-        for party in self._parties.values():
-            party.clear.set_model(model)
-        takes = self._takes(epoch, "load")
-        drive({n: p.load(epoch, takes[n]) for n, p in self._parties.items()}, self.channels)
-        self._dealt.finish()
-
-    def _run(self, inputs: Sequence[torch.Tensor | None]) -> list:
-        header = self.program.header
-        total = split_rows(inputs, self.program, [True] * len(header.inputs))
-        results, counted = [], []
-        for part, rows in batches(inputs, self.program, total):
-            results.append(self._run_batch(part, rows)[0])
-            counted.append(rows)
-        return joined(results, counted, self.program)
-
-    def _run_batch(self, inputs: Sequence[torch.Tensor | None], rows: Rows) -> tuple[list, Rows]:
-        self._runs += 1
-        epoch, owners = self._epochs.run(self._runs), self.program.header.inputs
-        self._note(epoch, rows.now)
-        self._before_run(epoch)
-        runs, takes = {}, self._takes(epoch, "run")
-        for name, party in self._parties.items():
-            owned = [x if owner in (name, "public") else None for x, owner in zip(inputs, owners, strict=True)]
-            party.clear.set_inputs(owned)
-            runs[name] = party.run(epoch, takes[name], rows if name in owners else Rows())
-        done = drive(runs, self.channels)
-        self._dealt.finish()
-        return _first_known([outputs for outputs, _ in done.values()]), rows
-
-    def _is_mine(self, owner: str) -> bool:
-        return True
-
-    def _close(self) -> None:
-        self._closed = self._closed or "close() was called"
-        for channel in self.channels.values():
-            channel.close()
-
-
-def _first_known(outputs: list[list[torch.Tensor | None]]) -> list[torch.Tensor | None]:
-    return [next((v for v in values if v is not None), None) for values in zip(*outputs, strict=True)]
-
-
-def drive(parties: Mapping[str, Any], channels: Mapping[str, Channel]) -> dict[str, Any]:
-    """Steps coroutines of parties through their rounds together; returns what each returned."""
-    results: dict[str, Any] = {}
-    received: dict[str, Any] = dict.fromkeys(parties)
-    while True:
-        talks = {}
-        for name, party in parties.items():
-            try:
-                talks[name] = party.send(received[name])
-            except StopIteration as end:
-                results[name] = end.value
-        if not talks:
-            return results
-        for name, talk in talks.items():
-            channels[name].begin(talk.label, talk.sends, talk.receives)
-        received = {name: channels[name].finish() for name in talks}

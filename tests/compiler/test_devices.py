@@ -22,7 +22,8 @@ from protocols import correlations
 from protocols.gates import GATES, Part
 from protocols.kernels import twins
 from protocols.prg import Stream, Use
-from securemodel.sessions.session import LocalSession
+from securemodel.engines.masked.walk import local_walks
+from securemodel.sessions.session import Session
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (f"{ROOT}/protocols/", f"{ROOT}/securemodel/")
@@ -136,7 +137,7 @@ def watched() -> Iterator[Watch]:
 @pytest.mark.parametrize("case", CASES)
 def test_everything_is_made_where_the_party_computes(case):
     program, inputs = compiled(case)
-    with watched() as watch, LocalSession(program, device="meta") as session:
+    with watched() as watch, Session(program, local_walks(program, device="meta")) as session:
         session.run(*inputs)
     assert watch.on_cpu <= MESSAGES and watch.crossed <= CROSSINGS
     assert watch.seen > 100 and "engines/masked/opening.py:outgoing" in watch.crossed
@@ -152,7 +153,7 @@ def test_the_watch_notices(monkeypatch):
     monkeypatch.setattr(
         GATES["square"].__class__, "deal", lambda gate, attrs, masks: {"square": torch.arange(24).view(4, 6)}
     )
-    with watched() as watch, LocalSession(program, device="meta") as session:
+    with watched() as watch, Session(program, local_walks(program, device="meta")) as session:
         session.run(*inputs)
     assert "engines/masked/dealing.py:_gate" in watch.on_cpu
 

@@ -148,4 +148,4 @@ def test_the_programs_above_read_masks_and_each_address_once():
         securemodel.local(program) as session,
     ):
         for _ in range(2):
-            list(session._preparing["a"].run(0, "load", {}))
+            list(session.walks["a"].preparing.run(0, "load", {}))

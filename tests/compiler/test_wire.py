@@ -25,10 +25,11 @@ from protocols.paillier import PrivateKey, PublicKey
 from protocols.prg import Stream, insecure_test_key
 from securemodel.compiler.ir import PHASES
 from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.masked.walk import local_walks
 from securemodel.engines.paillier.deep import DeepProgram
-from securemodel.sessions.hybrid import LocalDeepSession
-from securemodel.sessions.paillier import LocalPaillierSession
-from securemodel.sessions.session import LocalSession
+from securemodel.engines.paillier.walk import local_deep_walks
+from securemodel.engines.paillier.walk import local_walks as local_paillier_walks
+from securemodel.sessions.session import Session
 
 BASELINE = Path(__file__).with_name("wire.json")
 DIGEST_BYTES = 16
@@ -103,7 +104,7 @@ def sent(case: str, seed: int = 2024) -> dict[str, str]:
     program, inputs = compiled(case)
     keys = {name: insecure_test_key(seed, name) for name in program.parties}
     hashes = {name: hashlib.sha256() for name in (*program.parties, "dealer")}
-    session = LocalSession(program, keys)
+    session = Session(program, local_walks(program, keys))
     for name, channel in session.channels.items():
         channel.begin = _recording(channel.begin, hashes[name])
     with session:
@@ -129,7 +130,8 @@ def sent_encrypted(case: str, seed: int = 2024) -> dict[str, str]:
     hashes = {name: hashlib.sha256() for name in program.parties}
     key = PrivateKey(_P, _Q, PublicKey(_P * _Q, _P * _Q - 4, True))
     deep = isinstance(program, DeepProgram)
-    made = LocalDeepSession(program, key, keys, draw) if deep else LocalPaillierSession(program, key, draw)
+    walks = local_deep_walks(program, key, keys, draw) if deep else local_paillier_walks(program, key, draw)
+    made = Session(program, walks)
     for name, channel in made.channels.items():
         channel.begin = _recording(channel.begin, hashes[name])
     with made as session:

@@ -23,6 +23,7 @@ from protocols.errors import ConfigError, InputError, PeerAborted, PeerDied, Pee
 from securemodel.engines.crypten import adapter
 from securemodel.engines.crypten.operators import OPERATORS
 from securemodel.engines.crypten.party import Party
+from securemodel.engines.crypten.processes import Processes
 from securemodel.sessions.crypten import CryptenSession, Limits
 
 pytestmark = [
@@ -275,10 +276,10 @@ def test_bad_inputs_are_named_and_the_session_stays_usable(world, bad):
 
 
 def test_each_process_gets_what_its_party_owns(world):
-    owned = world.session._owned("load")
+    owned = {name: walk.owned("load") for name, walk in world.session.walks.items()}
     assert owned["b"] == {} and len(owned["a"]) == 4
     world.session.run(world.x)
-    owned = world.session._owned("run")
+    owned = {name: walk.owned("run") for name, walk in world.session.walks.items()}
     assert owned["a"] == {} and len(owned["b"]) == 1
 
 
@@ -293,9 +294,10 @@ def test_outputs_are_at_their_receivers_only():
     program = securemodel.compile(Three(), (x, y), **settings, protocol="crypten")
     with CryptenSession(program) as session:
         session.load(program, program.model)
-        replies = session._evaluate((x, y))
-        assert {name: set(reply) for name, reply in replies.items()} == {"a": {"2"}, "b": {"1", "2"}, "c": {"0", "2"}}
+        replies, collect = {}, session._processes._collect
+        session._processes._collect = lambda *given: replies.update(collect(*given)) or dict(replies)
         made = session.run(x, y)
+        assert {name: set(reply) for name, reply in replies.items()} == {"a": {"2"}, "b": {"1", "2"}, "c": {"0", "2"}}
     for m, e in zip(made, Three()(x, y), strict=True):
         assert m.dtype == e.dtype and difference(m, e) < TOLERANCE
 
@@ -400,14 +402,14 @@ def test_a_run_has_a_time_limit():
 
 
 def test_an_error_at_a_party_is_told_with_its_place(monkeypatch):
-    tell = CryptenSession._tell
+    tell = Processes._tell
 
     def tell_b_nonsense(self, name, words, tensors):
         if name == "b" and "program" in words:
             words = {**words, "program": words["program"].replace("aten.relu.default", "aten.nothing")}
         tell(self, name, words, tensors)
 
-    monkeypatch.setattr(CryptenSession, "_tell", tell_b_nonsense)
+    monkeypatch.setattr(Processes, "_tell", tell_b_nonsense)
     program, x = securemodel.compile(small(), torch.zeros(2, 4), **TWO, protocol="crypten"), torch.zeros(2, 4)
     with securemodel.local(program) as session, pytest.raises(PeerAborted) as caught:
         session.run(x)
@@ -426,7 +428,7 @@ def test_a_process_that_cannot_start_is_named(monkeypatch):
 def test_what_a_session_leaves_behind_is_nothing():
     program = securemodel.compile(small(), torch.zeros(2, 4), **TWO, protocol="crypten")
     session = securemodel.local(program)
-    pids, folder = session.processes(), session._folder.name
+    pids, folder = session.processes(), session._processes.folder.name
     assert os.path.isdir(folder) and all(map(_runs, pids.values()))
     session.close()
     session.close()

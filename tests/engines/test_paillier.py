@@ -25,10 +25,10 @@ from protocols.errors import (
 from protocols.identity import PartiesConfig, Timeouts, plain_config
 from protocols.paillier import keys, load_private, save_private
 from securemodel.compiler.wire import START
-from securemodel.engines.masked.party import Rows, Talk
-from securemodel.engines.paillier.party import Client, Server
+from securemodel.engines.paillier.party import Client, Server, key_bytes, key_text, read_key
 from securemodel.engines.paillier.program import PaillierProgram
-from securemodel.sessions.paillier import LocalPaillierSession
+from securemodel.engines.paillier.walk import PaillierWalk
+from securemodel.engines.walk import Rows, Talk
 
 TWO = {"weights": "bank", "inputs": "client", "outputs": "client", "protocol": "paillier", "insecure_key_bits": 512}
 LIMIT_S = 30.0
@@ -225,8 +225,8 @@ def test_weights_can_be_changed_and_none_are_needed_at_the_client():
 
 def pair(program: PaillierProgram) -> tuple[Client, Server]:
     """Both parties, after the weights were loaded."""
-    client, server = Client(program, b"session", keys.insecure_generate(512)), Server(program, b"session")
-    server.take_key(client.key_text())
+    key = keys.insecure_generate(512)
+    client, server = Client(program, b"session", key), Server(program, b"session", key.public)
     server.load(program.model)
     return client, server
 
@@ -301,15 +301,19 @@ def test_impossible_numbers_of_rows_are_refused(program, counts):
 
 
 def test_keys_that_are_none_or_of_another_size_are_refused(program):
-    client, server = pair(program)
-    text = client.key_text()
-    small = Client(program, b"", keys.insecure_generate(256)).key_text()
+    key, small = keys.insecure_generate(512), keys.insecure_generate(256)
+    text = key_text(key, key_bytes(512))
     secure = compiled(nn.Linear(6, 2), torch.zeros(1, 6), insecure_key_bits=None, key_bits=2048)
-    cases = ((server, text[:-900]), (server, b"\xff" * len(text)), (server, small), (Server(secure, b""), text))
-    for who, bad in cases:
+    cases = (
+        (program, text[:-900]),
+        (program, b"\xff" * len(text)),
+        (program, key_text(small, key_bytes(512))),
+        (secure, text),
+    )
+    for which, bad in cases:
         with pytest.raises(Mismatch, match="party 'client' sent a key that cannot be used"):
-            who.take_key(bad)
-    server.take_key(text)
+            read_key(bad, "client", which.settings)
+    assert read_key(text, "client", program.settings) == key.public
 
 
 def test_an_answer_says_nothing_about_the_weights_but_the_scores():
@@ -426,7 +430,7 @@ def test_different_programs_and_rows_do_not_run(program):
 
     results = together(both, dict.fromkeys(both.parties, uneven))
     assert all(isinstance(error, SecureModelError) for error in results.values())
-    assert "client 3, bank 4" in str(results["bank"])
+    assert "bank 4, client 3" in str(results["bank"])
 
 
 def test_a_key_from_a_file_is_used_and_checked(tmp_path):
@@ -436,7 +440,7 @@ def test_a_key_from_a_file_is_used_and_checked(tmp_path):
     seen = {}
 
     def task(session):
-        seen[session.me] = session._party.key
+        seen[session.me] = session.walk.party.key
         return session.run(torch.zeros(1, 6) if session.me == "client" else None)
 
     results = together(program, dict.fromkeys(program.parties, task), paillier_key={"client": path}, ahead=False)
@@ -464,4 +468,4 @@ def test_no_secret_is_in_a_repr(program):
     client, server = pair(program)
     for thing in (client, server, client._gate, server._gate, program):
         assert len(repr(thing)) < 200 and str(client.key.insecure_primes()[0]) not in repr(thing)
-    assert isinstance(securemodel.local(program), LocalPaillierSession)
+    assert all(isinstance(walk, PaillierWalk) for walk in securemodel.local(program).walks.values())

@@ -153,8 +153,7 @@ def test_programs_are_saved_and_differ_by_their_settings(tmp_path):
 @pytest.fixture(scope="module")
 def sides() -> tuple[ClientLayers, OwnerLayers]:
     program, key = compiled(small(), torch.zeros(2, 4)), keys.insecure_generate(512)
-    client, owner = ClientLayers(program, b"s", key), OwnerLayers(program, b"s")
-    owner.key = key.public
+    client, owner = ClientLayers(program, b"s", key), OwnerLayers(program, b"s", key.public)
     owner.load(program.model)
     return client, owner
 
@@ -198,7 +197,7 @@ def test_what_the_client_gets_is_uniform_whatever_the_weights_are(sides):
     client, owner = sides
     given, counts = masks(client), []
     for fill in (0, owner.nodes[0].attrs["weight_limit"]):
-        owner._rings = {n: torch.full_like(w, int(fill * 2**16)) for n, w in owner._rings.items()}
+        owner.rings = {n: torch.full_like(w, int(fill * 2**16)) for n, w in owner.rings.items()}
         seen = []
         for epoch in range(60):
             client.finish(epoch, owner.reply(epoch, client.request(epoch, given)))

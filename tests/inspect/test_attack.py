@@ -20,7 +20,6 @@ from securemodel.inspect.tampering import ATTACKS, FOREIGN, HANG, NAMED, UNCHANG
 from securemodel.inspect.uniform import ALARM, BITS, CONSTANT, PAIRS, SPREAD_OF_BITS, Examination, examine
 from securemodel.inspect.views import views
 from securemodel.program import Program
-from securemodel.sessions import session
 
 SESSIONS = 10
 
@@ -108,7 +107,9 @@ def address(**fixed: int) -> Callable[..., Any]:
 def same_keys(monkeypatch: pytest.MonkeyPatch, fresh: bool) -> None:
     """Every party of a session has the same key: fresh in every session, or never."""
     counter = itertools.count()
-    monkeypatch.setattr(session, "new_key", lambda: bytes([7 + (next(counter) // 2) * fresh]) * 32)
+    monkeypatch.setattr(
+        "securemodel.engines.masked.walk.new_key", lambda: bytes([7 + (next(counter) // 2) * fresh]) * 32
+    )
 
 
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str | None]] = {

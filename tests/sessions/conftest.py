@@ -19,7 +19,7 @@ from protocols.identity import PartiesConfig, Timeouts, plain_config
 from securemodel.api import connect
 from securemodel.engines.masked.dealer import serve
 from securemodel.program import Program
-from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.session import Session
 
 LIMIT_S = 25.0  # every fault must end within this time at every party, on a busy machine too
 
@@ -72,11 +72,11 @@ class World:
         self.dealer = threading.Thread(target=serve, args=(self.config, None), kwargs=options, daemon=True)
         self.dealer.start()
 
-    def connect(self, me: str, program: Program | None = None, **options: Any) -> RemoteSession:
+    def connect(self, me: str, program: Program | None = None, **options: Any) -> Session:
         """One party's end, in the calling thread."""
         return connect(program or self.program, me, self.config, insecure_plain=True, **options)
 
-    def run(self, tasks: dict[str, Callable[[RemoteSession], Any]], **options: Any) -> dict[str, Any]:
+    def run(self, tasks: dict[str, Callable[[Session], Any]], **options: Any) -> dict[str, Any]:
         """Connects each party and gives its session to its task; returns results or errors, by party."""
 
         def party(me: str) -> Any:
@@ -153,10 +153,10 @@ def rows(count: int, seed: int = 7) -> torch.Tensor:
     return torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def tasks(program: Program, x: torch.Tensor, runs: int = 3) -> dict[str, Callable[[RemoteSession], Any]]:
+def tasks(program: Program, x: torch.Tensor, runs: int = 3) -> dict[str, Callable[[Session], Any]]:
     """All parties run a few times; the hospital has the input."""
 
-    def some(session: RemoteSession) -> list:
+    def some(session: Session) -> list:
         return [session.run(x if session.me == "hospital" else None) for _ in range(runs)]
 
     return dict.fromkeys(program.parties, some)

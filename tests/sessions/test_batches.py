@@ -14,8 +14,8 @@ import torch
 import securemodel
 from protocols.errors import InputError, Mismatch, PeerError, ProtocolError
 from securemodel.program import Program
-from securemodel.sessions.remote import RemoteSession
 from securemodel.sessions.resume import Batches, Kept, agree_on_start, all_begun
+from securemodel.sessions.session import Session
 
 
 def pieces(x: torch.Tensor, size: int = 2) -> Iterator[tuple[torch.Tensor]]:
@@ -44,7 +44,7 @@ def test_in_a_local_session(program: Program, model, tools, count: int) -> None:
 def test_between_parties(worlds, program3: Program, tools, no_threads_left, count: int) -> None:
     x = tools.rows(count)
 
-    def task(session: RemoteSession) -> list:
+    def task(session: Session) -> list:
         mine = session.me == "hospital"
         made = list(session.run_batches(pieces(x), count) if mine else session.run_batches())
         session.run(x if mine else None)  # the session goes on
@@ -109,7 +109,7 @@ def test_an_error_of_the_source_reaches_the_peers(worlds, program: Program, tool
 
 
 def test_who_stops_early_ends_the_session(worlds, program: Program, tools, no_threads_left) -> None:
-    def leaves(session: RemoteSession) -> None:
+    def leaves(session: Session) -> None:
         made = session.run_batches(pieces(tools.rows(6)), 6)
         next(made)
         made.close()
@@ -121,7 +121,7 @@ def test_who_stops_early_ends_the_session(worlds, program: Program, tools, no_th
 
 
 def test_after_the_last_batch_nothing_is_left_to_stop(worlds, program: Program, tools) -> None:
-    def takes_what_there_is(session: RemoteSession) -> int:
+    def takes_what_there_is(session: Session) -> int:
         made = session.run_batches(pieces(tools.rows(4)), 4)
         left = [next(made).rows_left for _ in range(2)]
         made.close()
@@ -164,7 +164,7 @@ def test_each_owner_has_its_own_part_only(worlds, parts, tools, no_threads_left)
     own = {me: compiled(model or copy.deepcopy(parts).to("meta")) for me, model in given.items()}
     assert len({program.digest for program in own.values()}) == 1 and own["lab"].parties == ("lab", "bank", "hospital")
 
-    def task(session: RemoteSession) -> Any:
+    def task(session: Session) -> Any:
         first = session.run(x) if session.me == "hospital" else session.run(None)  # with the model compiled
         session.load(session.program, given[session.me])
         return first, session.run(x if session.me == "hospital" else None)
@@ -178,7 +178,7 @@ def test_a_part_that_is_missing_is_named_at_its_owner(worlds, parts, tools) -> N
     x, program = tools.rows(2), compiled(parts)
     models = {"lab": foreign(parts, "encoder"), "bank": parts, "hospital": None}
 
-    def task(session: RemoteSession) -> None:
+    def task(session: Session) -> None:
         session.load(session.program, models[session.me])
         session.run(x if session.me == "hospital" else None)
 
@@ -203,7 +203,7 @@ def having(
 
 
 def agreed(world: Any, kept: dict[str, tuple | None]) -> dict[str, Any]:
-    def task(session: RemoteSession, mine: tuple | None) -> Any:
+    def task(session: Session, mine: tuple | None) -> Any:
         kept, batches, ids = mine or (None, None, b"")
         start = agree_on_start(session.channel, kept, SIZE, batches, ids)
         all_begun(session.channel)

@@ -23,11 +23,12 @@ from protocols.channel.testing import free_addresses
 from protocols.errors import ConfigError, Mismatch, PeerAborted, PeerAbsent, PeerDied, PeerError, PeerStalled
 from protocols.gates import GATES
 from protocols.identity import DEALER
+from securemodel import version
 from securemodel.engines.masked import dealer as dealer_module
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.invocation import Invocation
 from securemodel.sessions import agree as agree_module
-from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.session import Session
 
 SHORT_S = 1.0
 pytestmark = pytest.mark.usefixtures("no_threads_left")
@@ -55,7 +56,7 @@ def named(run: dict[str, Callable], who: threading.local, world: Any) -> dict[st
     """World.run, with each party's name in `who`."""
     connect = world.connect
 
-    def connect_as(me: str, *rest: Any, **options: Any) -> RemoteSession:
+    def connect_as(me: str, *rest: Any, **options: Any) -> Session:
         who.name = me
         return connect(me, *rest, **options)
 
@@ -64,14 +65,14 @@ def named(run: dict[str, Callable], who: threading.local, world: Any) -> dict[st
 
 
 def test_other_version(world, program, tools, thread_name, monkeypatch) -> None:
-    monkeypatch.delattr(securemodel, "__version__")
+    monkeypatch.delattr(version, "__version__")
 
-    def version(name: str) -> str:
+    def named_version(name: str) -> str:
         if name != "__version__":
             raise AttributeError(name)
         return "0.1.0" if thread_name.name == "bank" else "0.2.0"
 
-    monkeypatch.setattr(securemodel, "__getattr__", version, raising=False)
+    monkeypatch.setattr(version, "__getattr__", named_version, raising=False)
     results = named(tools.tasks(program, tools.rows(2)), thread_name, world)
     tools.check_texts(results)
     assert all("different version of securemodel" in str(e) for e in results.values())
@@ -141,7 +142,7 @@ def test_a_dealer_that_starts_late(worlds, program, tools) -> None:
 def test_a_party_stalls_between_runs(worlds, program, tools, who: str) -> None:
     world, x, said = worlds(program, receive_s=SHORT_S), tools.rows(2), []
 
-    def slow(session: RemoteSession) -> None:
+    def slow(session: Session) -> None:
         session.run(x if who == "hospital" else None)
         time.sleep(3 * SHORT_S)
         said.extend(world.said)
@@ -160,7 +161,7 @@ def test_idling_together_is_no_stall(worlds, program, model, tools) -> None:
     """Between runs nobody waits for anybody, the dealer included, for as long as the scripts like."""
     world, x = worlds(program, receive_s=SHORT_S), tools.rows(2)
 
-    def idle(session: RemoteSession) -> Any:
+    def idle(session: Session) -> Any:
         mine = x if session.me == "hospital" else None
         session.run(mine)
         time.sleep(2.5 * SHORT_S)
@@ -172,7 +173,7 @@ def test_idling_together_is_no_stall(worlds, program, model, tools) -> None:
 
 def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> None:
     """The dealer is kept waiting in the middle of a run that is more than may wait at the last party."""
-    monkeypatch.setattr("securemodel.sessions.remote._AHEAD_BYTES", 1 << 20)
+    monkeypatch.setattr("securemodel.engines.masked.walk._AHEAD_BYTES", 1 << 20)
     monkeypatch.setattr("securemodel.engines.masked.ahead._BATCH_BYTES", 1 << 19)
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(64, 64)) for _ in range(4)))
     options = {"weights": "bank", "inputs": "hospital", "outputs": "hospital"}
@@ -182,7 +183,7 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
     monkeypatch.setattr(Dealing, "_gate", lambda self, node, *rest: (dealt.append(node), gate(self, node, *rest))[1])
     world, x = worlds(program, receive_s=2 * SHORT_S), torch.randn(2048, 64)
 
-    def idle(session: RemoteSession) -> Any:
+    def idle(session: Session) -> Any:
         mine = x if session.me == "hospital" else None
         session.run(mine)
         time.sleep(5 * SHORT_S)
@@ -201,9 +202,9 @@ def test_a_party_dies(worlds, program3, tools, who: str) -> None:
     """The operating system closes its connections, without a goodbye."""
     world, x = worlds(program3), tools.rows(2)
 
-    def die(session: RemoteSession) -> None:
+    def die(session: Session) -> None:
         session.run(x if who == "hospital" else None)
-        for link in [*session.channel._links.values(), session._source._link]:
+        for link in [*session.channel._links.values(), session.walk.source._link]:
             link.interrupt()
         session.run(x if who == "hospital" else None)
 

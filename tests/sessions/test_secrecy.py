@@ -19,8 +19,8 @@ from protocols.channel.base import Channel
 from protocols.errors import PeerAborted, SecureModelError
 from protocols.fixedpoint import encode
 from protocols.prg import Stream
+from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.store import prepare
-from securemodel.sessions import remote
 from securemodel.sessions.session import Epochs
 
 SENTINEL = 731.40625  # exact in fixed point, in floats and in decimals
@@ -176,7 +176,7 @@ def test_rows_that_fill_a_batch_up_are_zeros_whose_results_nobody_gets(parties) 
     )
     given, got = [], []
     with securemodel.local(program) as made:
-        for party in made._parties.values():
+        for party in (walk.party for walk in made.walks.values()):
             opened = party._opened
 
             def noted(node: Any, kept: Any, parts: Any, outputs: Any, opened=opened) -> Any:
@@ -235,14 +235,14 @@ def test_a_session_goes_on_after_any_number_of_runs(world, program, model, tools
 def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch, start: int) -> None:
     """All that is opened under a mask (its address in the stream) is opened once, also with new weights."""
     opened: list[tuple[str, int, int]] = []
-    outgoing = remote.OnlineParty._outgoing
+    outgoing = OnlineParty._outgoing
 
     def noted(self: Any, node: Any, env: dict, take: Any, epoch: int, rows: Any) -> Any:
         if node.op in ("input", "mask", "mask_bits"):
             opened.append((self.me, epoch, node.id))
         return outgoing(self, node, env, take, epoch, rows)
 
-    monkeypatch.setattr(remote.OnlineParty, "_outgoing", noted)
+    monkeypatch.setattr(OnlineParty, "_outgoing", noted)
 
     def use(made: Any) -> None:
         made._epochs = Epochs(start)

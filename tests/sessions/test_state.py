@@ -11,9 +11,10 @@ from securemodel.compiler.ir import PHASES
 from securemodel.compiler.reading import parse_program
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.walk import local_walks
 from securemodel.errors import CompileError, InputError, ProgramError, UnsupportedOperator
 from securemodel.inspect.fixed import FixedPoint
-from securemodel.sessions.session import LocalSession
+from securemodel.sessions.session import Session
 
 STEPS, HIDDEN = 6, 5
 
@@ -70,7 +71,7 @@ def test_it_is_bit_for_bit_what_fixed_point_in_the_clear_gives():
         parties.append(OnlineParty(*args))
         return parties[-1]
 
-    with LocalSession(program, make_party=noted) as session:
+    with Session(program, local_walks(program, make_party=noted)) as session:
         session.load(program, program.model)
         for side in clear.values():
             side.set_model(program.model)
@@ -93,7 +94,7 @@ def test_a_run_that_fails_changes_no_state():
         parties.append(OnlineParty(*args))
         return parties[-1]
 
-    with LocalSession(program, make_party=noted) as session:
+    with Session(program, local_walks(program, make_party=noted)) as session:
         session.run(x)
         before = [dict(party.kept) for party in parties]
         with pytest.raises(InputError):

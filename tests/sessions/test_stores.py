@@ -26,7 +26,7 @@ from securemodel.engines.masked import store as store_module
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.store import Store, StoreSource, prepare
 from securemodel.program import Program
-from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.session import Session
 
 RUNS = 6
 pytestmark = pytest.mark.usefixtures("no_threads_left")
@@ -65,7 +65,7 @@ def world(worlds, program: Program):
     return worlds(program, dealer=False)
 
 
-def both(count: int, x: torch.Tensor) -> dict[str, Callable[[RemoteSession], list]]:
+def both(count: int, x: torch.Tensor) -> dict[str, Callable[[Session], list]]:
     return {
         "bank": lambda session: [session.run(None) for _ in range(count)],
         "hospital": lambda session: [session.run(x) for _ in range(count)],

@@ -16,7 +16,7 @@ import torch
 import securemodel
 from protocols.errors import InputError, ProtocolError
 from securemodel.program import Program
-from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.session import Session
 
 
 def close(made: torch.Tensor, expected: torch.Tensor) -> None:
@@ -63,7 +63,7 @@ def test_threads_of_a_paillier_session_get_their_own_answers(tools) -> None:
 def test_threads_of_a_remote_session_get_their_own_answers(world, program: Program, tools) -> None:
     given = many(tools, 24)
 
-    def task(session: RemoteSession) -> list[torch.Tensor]:
+    def task(session: Session) -> list[torch.Tensor]:
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(session.run, given if session.me == "hospital" else [None] * len(given)))
 
@@ -74,7 +74,7 @@ def test_threads_of_a_remote_session_get_their_own_answers(world, program: Progr
 def test_threads_with_rows_that_belong_to_other_parties_rows_are_refused(worlds, two_owners: Program, tools) -> None:
     x = tools.rows(2)
 
-    def task(session: RemoteSession) -> list:
+    def task(session: Session) -> list:
         mine = (x, None) if session.me == "bank" else (None, x)
         with ThreadPoolExecutor(3) as pool:
             return [f.result() for f in [pool.submit(session.run, *mine) for _ in range(12)]]
@@ -153,7 +153,7 @@ def test_a_cancelled_task_leaves_the_session_in_order(world, program: Program, t
     """Its run is made all the same: otherwise the peers' later runs would meet other rows."""
     given = many(tools, 6)
 
-    async def main(session: RemoteSession) -> list:
+    async def main(session: Session) -> list:
         mine = [x if session.me == "hospital" else None for x in given]
         tasks = [asyncio.create_task(session.run_async(x)) for x in mine]
         await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from securemodel.engines.masked import dealer as dealer_module
 from securemodel.engines.masked.dealer import serve
 from securemodel.engines.masked.sources import DEAL_LOAD, END, REQUEST, DealerSource
 from securemodel.inspect.tampering import FRAMES, attack_at
-from securemodel.sessions.remote import RemoteSession
+from securemodel.sessions.session import Session
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 
@@ -29,7 +29,7 @@ def test_a_party_sends_a_wrong_frame(worlds, program3, tools, attacker: str, vic
     world, x = worlds(program3), tools.rows(2)
     some = tools.tasks(program3, x)[attacker]
 
-    def attacking(session: RemoteSession) -> Any:
+    def attacking(session: Session) -> Any:
         attack_at(session.channel._links[victim], FRAMES[attack][0], (Purpose.OPEN,), 3)
         return some(session)
 
@@ -46,10 +46,11 @@ def test_a_party_sends_a_wrong_frame(worlds, program3, tools, attacker: str, vic
 def test_a_party_announces_impossible_rows(worlds, program, tools, rows: tuple) -> None:
     world, x = worlds(program), tools.rows(2)
 
-    def lie(session: RemoteSession) -> None:
-        start = session._party._start
+    def lie(session: Session) -> None:
+        party = session.walk.party
+        start = party._start
         made = SimpleNamespace(now=rows[0], left=rows[1])
-        session._party._start = lambda mine: start(made if mine.now else mine)
+        party._start = lambda mine: start(made if mine.now else mine)
         session.run(x)
 
     results = world.run({**tools.tasks(program, x), "hospital": lie})

@@ -351,20 +351,6 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     return masks.new
 
 
-def mark_owned_layers(graph: Graph, owner: str, settings: dict[str, object]) -> None:
-    """Turns products of a secret by weights that one party holds in the clear into `owned_layer` nodes.
-
-    These are linear layers and convolutions; other products stay as they are. `settings` become attributes.
-    """
-    for node in graph.nodes:
-        if node.op != "bilinear" or node.attrs["kind"] not in ("matmul", "conv1d", "conv2d"):
-            continue
-        y = graph[node.args[1]]
-        flat = node.attrs["kind"] != "matmul" or len(y.shape) == 2
-        if flat and y.op == "share" and y.phase == "load" and y.owner == owner:
-            node.op, node.owner, node.attrs = "owned_layer", owner, {**node.attrs, **settings}
-
-
 def narrow_masks(graph: Graph) -> None:
     """Opens only the low bits of a value that is read by comparisons alone (in whole bytes)."""
     for node, width in zip(graph.nodes, opened_widths(graph), strict=True):

@@ -1,4 +1,4 @@
-"""Prepares runs ahead of their inputs in a thread of its own, within a memory limit."""
+"""Prepares runs ahead of their inputs in a thread of its own, within a memory limit, or without one when they are taken."""
 
 from __future__ import annotations
 
@@ -14,8 +14,36 @@ from securemodel.errors import SecureModelError
 _BATCH_BYTES = 4 << 20
 _POLL_S = 1.0
 
+PrepareRun = Callable[[int, Phase], Iterator[Item]]
 
-PrepareRun = Callable[[int, bool], Iterator[Item]]
+
+class AtOnce:
+    """`Ahead` without a thread: an epoch is prepared node by node, when it is taken."""
+
+    def __init__(self, prepare: PrepareRun) -> None:
+        self._prepare = prepare
+        self._items: Iterator[Item] = iter(())
+
+    def submit(self, epoch: int, phase: Phase) -> None:
+        """Asks for an epoch."""
+        self._items = self._prepare(epoch, phase)
+
+    def take_from(self, epoch: int) -> Callable[[int], Prepared]:
+        """A function that hands out what is prepared for the epoch that was asked for, node by node."""
+        return lambda node: _checked(next(self._items, (-1, {})), node)
+
+    def finish(self, epoch: int) -> None:
+        """Ends an epoch of which nothing is left to take."""
+        for _ in self._items:
+            raise _left_over(epoch)
+
+    def discard(self) -> None:
+        """Drops what was asked for."""
+        self._items = iter(())
+
+    def close(self, wait_s: float = 0.0) -> bool:
+        """Nothing is left to stop."""
+        return True
 
 
 class Ahead:
@@ -50,10 +78,7 @@ class Ahead:
         def take(node: int) -> Prepared:
             if not self._current:
                 self._current.extend(self._next_batch(epoch))
-            made, value = self._current.popleft()
-            if made != node:
-                raise SecureModelError(f"prepared node {made}, but node {node} asks for it: out of order")
-            return value
+            return _checked(self._current.popleft(), node)
 
         return take
 
@@ -62,7 +87,7 @@ class Ahead:
         with self._changed:
             self._wait_for(lambda: bool(self._ready) or self._open_jobs == 0)
             if self._ready or self._current:
-                raise SecureModelError(f"more was prepared for epoch {epoch} than it took: out of order")
+                raise _left_over(epoch)
 
     def discard(self) -> None:
         """Lets the worker end what it was asked for, and drops it all."""
@@ -145,3 +170,15 @@ class Ahead:
                 self._ready.append((epoch, batch, nbytes))
                 self._waiting_bytes += nbytes
                 self._changed.notify_all()
+
+
+def _checked(item: Item, node: int) -> Prepared:
+    """What was prepared, if it is for the node that asks."""
+    made, value = item
+    if made != node:
+        raise SecureModelError(f"prepared node {made}, but node {node} asks for it: out of order")
+    return value
+
+
+def _left_over(epoch: int) -> SecureModelError:
+    return SecureModelError(f"more was prepared for epoch {epoch} than it took: out of order")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes import (
     compare_together,
     fold_owner_scales,
-    mark_owned_layers,
     narrow_masks,
     order_nodes,
     place_masks,
@@ -40,11 +39,11 @@ def assemble(
 
 
 def run_passes(
-    header: Header, lowered: Lowered, truncate_outputs: bool, owned_layers: dict[str, Any] | None = None
+    header: Header, lowered: Lowered, truncate_outputs: bool, mark: Callable[[Graph], None] = lambda graph: None
 ) -> tuple[Graph, dict[int, FloatCall]]:
     """The runnable graph of a lowered model, and the calls of its float nodes.
 
-    With `owned_layers`, layers whose weights one party owns become `owned_layer` nodes with these attributes.
+    `mark` may turn nodes, before masks are placed, into gates whose parts another source than the dealer makes.
     """
     if truncate_outputs:
         outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
@@ -54,8 +53,7 @@ def run_passes(
     replaced = fold_owner_scales(builder)
     outputs = [replaced.get(v.id, v.id) for v in lowered.outputs]
     scaled = place_truncations(builder.graph, outputs, to, replaced, header)
-    if owned_layers is not None:
-        mark_owned_layers(scaled, header.weights, owned_layers)
+    mark(scaled)
     floats, float_ids = _copy_floats(builder)
     masked = compare_together(place_masks(scaled, floats, float_ids, parties))
     narrow_masks(masked)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from protocols import linear
 from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import mask_share
-from protocols.errors import BadFrame, explain
+from protocols.errors import explain
 from protocols.gates import GATES, HALVED
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
@@ -24,35 +23,13 @@ from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
 from securemodel.engines.masked.zero import add_zero
-from securemodel.errors import InputError, Mismatch
+from securemodel.engines.start import agreed_rows, start_bytes
+from securemodel.engines.walk import Message, Rows, Steps, Talk
+from securemodel.errors import InputError
 from securemodel.program import Program
 
-Message = dict[str, torch.Tensor]
 _NOTHING = torch.empty(0, dtype=torch.uint8)  # of a message: in main memory, whatever the party computes on
 TakePrepared = Callable[[int], Prepared]
-
-
-@dataclass(frozen=True)
-class Talk:
-    """One round as a party asks for it: what to send to whom, and how much to expect from whom."""
-
-    label: Label
-    sends: dict[str, list[torch.Tensor]] = field(repr=False)  # masked values and shares
-    receives: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How many rows of a run are real (0: not my inputs) and how many are still to come after it."""
-
-    now: int = 0
-    left: int = 0
-
-
-class OwnedLayers(Protocol):
-    """What computes layers whose weights one party holds in the clear; prepared before the run."""
-
-    def share(self, epoch: int, node: Node, x: Masked) -> torch.Tensor: ...
 
 
 class OnlineParty:
@@ -76,7 +53,6 @@ class OnlineParty:
         """This party's shares of what the next run reads, None for zero."""
         self.loaded_operands: dict[int, LoadedOperand] = {}
         self.clear = ClearSide(program, me)
-        self.layers: OwnedLayers | None = None
         self.agreed: Callable[[Rows], None] = lambda rows: None
         """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
         of a party without inputs."""
@@ -98,7 +74,7 @@ class OnlineParty:
         }
 
     # ---- phases
-    def load(self, epoch: int, take: TakePrepared) -> Generator[Talk, Message, None]:
+    def load(self, epoch: int, take: TakePrepared) -> Steps[None]:
         """Shares the weights; what it leaves is used by every later run."""
         self._loaded = {}
         env = yield from self._phase("load", epoch, take, Rows(), lambda values: None)
@@ -109,7 +85,7 @@ class OnlineParty:
         bits = {i: LoadedOperand(v.hat, v.beta, None) for i, v in env.items() if isinstance(v, MaskedBits)}
         self.loaded_operands.update(bits)
 
-    def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Generator[Talk, Message, tuple[list, Rows]]:
+    def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Steps[tuple[list, Rows]]:
         """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""
         outputs: list[torch.Tensor | None] = [None] * len(self.program.header.outputs)
         agreed = [rows]
@@ -140,7 +116,7 @@ class OnlineParty:
             at = step.talk[0].id if step.talk else index
             received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
             if first:
-                agreed = self._check_start(received, rows)
+                agreed = agreed_rows(self.program, self.me, self._digest, rows, received)
                 agree(agreed)
             self._incoming(items, env, received, START.size if first else 0, outputs)
             if first:
@@ -159,48 +135,7 @@ class OnlineParty:
 
     # ---- talking
     def _start(self, rows: Rows) -> torch.Tensor:
-        packed = START.pack(self._digest, rows.now, rows.left, 0)
-        return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
-
-    def _check_start(self, received: Message, mine: Rows) -> Rows:
-        given = {self.me: mine} if mine.now else {}
-        for peer, payload in received.items():
-            digest, now, left, _ = START.unpack(payload[: START.size].numpy().tobytes())
-            if digest != self._digest:
-                raise Mismatch(
-                    peer,
-                    explain(
-                        f"party {peer!r} runs another program than {self.me!r}, or has other public weights or inputs",
-                        where="first message of a phase",
-                        why="all parties must run the same program on the same public values",
-                        fix="run the same script with the same versions and public values everywhere; "
-                        "compare Program.digest",
-                    ),
-                )
-            size = self.program.header.rows
-            if now > size or (left and now < size):
-                raise BadFrame(
-                    peer,
-                    explain(
-                        f"party {peer!r} announced {now} rows, and {left} to follow",
-                        where="first message of a phase",
-                        why=f"the program takes {size} rows at a time",
-                        fix="run the same version at every party",
-                    ),
-                )
-            if now:
-                given[peer] = Rows(now, left)
-        if len(set(given.values())) > 1:
-            counts = ", ".join(f"{name} {r.now + r.left}" for name, r in sorted(given.items()))
-            raise InputError(
-                explain(
-                    f"the parties gave different numbers of rows: {counts}",
-                    where="first message of a run",
-                    why="row by row, the inputs of all parties belong together",
-                    fix="give as many rows at each party",
-                )
-            )
-        return next(iter(given.values()), Rows())
+        return torch.frombuffer(bytearray(start_bytes(self._digest, rows)), dtype=torch.uint8)
 
     def _talk(self, label: Label, items: list[tuple[Node, Any]], start: torch.Tensor | None) -> Talk:
         outgoing: dict[str, list[torch.Tensor]] = {}
@@ -321,8 +256,14 @@ class OnlineParty:
             return add_shares(*operands)
         return linear.apply(kind, operands, attrs, [self._graph[a].shape for a in node.args], node.shape)
 
-    def _do_owned_layer(self, node: Node, env: dict, take) -> torch.Tensor:
-        return self.layers.share(self._epoch, node, env[node.args[0]])
+    def _do_owned_layer(self, node: Node, env: dict, take: TakePrepared) -> torch.Tensor:
+        """What was made of the others' masks, and at the weights' owner the product of the rest, in the clear."""
+        x, made = env[node.args[0]], take(node.id)
+        if made["weights"] is None:
+            return made["share"]
+        known = x.m if x.lam is None else x.m - x.lam
+        product = bilinear(node.attrs["kind"], known, made["weights"], node.attrs["attrs"])
+        return product.view(node.shape) + made["share"]
 
     def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:
         x, y = (env[a] for a in node.args)

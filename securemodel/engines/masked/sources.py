@@ -15,6 +15,8 @@ from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph, Phase
 from securemodel.engines.labels import END_OF_SESSION
+from securemodel.engines.masked.dealing import Dealing
+from securemodel.errors import SecureModelError
 
 REQUEST = struct.Struct("<QB7x")
 """A request to the dealer: epoch, and what to do (one of the numbers below)."""
@@ -75,6 +77,10 @@ class NoSource:
     def begin(self, epoch: int, phase: Phase) -> None:
         return None
 
+    def finish(self) -> None:
+        """Ends an epoch of which everything was taken."""
+        return
+
     def interrupt(self) -> None:
         """Ends a wait of another thread."""
         if self._link:
@@ -91,6 +97,28 @@ class NoSource:
         if self._link:
             self._stop_beating()
             self._link.close()
+
+
+class DealtHere(NoSource):
+    """Shares that a dealer of this process makes when they are asked for."""
+
+    def __init__(self, dealing: Dealing) -> None:
+        super().__init__()
+        self._dealing = dealing
+        self._pending: Iterator[tuple[int, list[torch.Tensor]]] = iter(())
+
+    def begin(self, epoch: int, phase: Phase) -> None:
+        """Lets the dealer begin a phase."""
+        self._pending = self._dealing.deal(epoch, phase)
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+        _, shares = next(self._pending)
+        return {part.name: share for part, share in zip(parts, shares, strict=True)}
+
+    def finish(self) -> None:
+        """Lets the dealer walk to the end of the phase."""
+        for node, _ in self._pending:
+            raise SecureModelError(f"node {node} was dealt for but not run: the program is out of order")
 
 
 class DealerSource(NoSource):

@@ -35,7 +35,7 @@ from protocols.prg import KEY_BYTES, Stream, new_key
 from protocols.strict import strict_fields
 from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.dealing import Dealing
-from securemodel.engines.masked.sources import split_shares
+from securemodel.engines.masked.sources import NoSource, split_shares
 from securemodel.errors import InputError
 from securemodel.program import Program
 
@@ -279,10 +279,11 @@ def _locked(path: Path) -> IO:
     return file
 
 
-class StoreSource:
+class StoreSource(NoSource):
     """The last party's shares out of its folder, in the program's order."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self._store = store
         self._data = torch.empty(0, dtype=torch.uint8)
         self._at = 0
@@ -322,12 +323,3 @@ class StoreSource:
     def _damaged(self, epoch: int, why: str) -> PreprocessingError:
         what, fix = f"the preprocessing of run {epoch} is damaged", "give all parties a new store"
         return PreprocessingError(explain(what, where=str(self._store.path), why=why, fix=fix))
-
-    def interrupt(self) -> None:
-        return None
-
-    def abort(self, reason: str) -> None:
-        return None
-
-    def close(self) -> None:
-        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from securemodel.compiler.rows import rows_stand_alone
 from securemodel.engines.masked import compiling as masked
 from securemodel.engines.paillier.deep import DeepProgram
 from securemodel.engines.paillier.operators import LARGEST_LIMIT
-from securemodel.engines.paillier.owned_layers import owned_layers
+from securemodel.engines.paillier.owned_layers import mark_owned_layers, owned_layers
 from securemodel.engines.paillier.program import PaillierProgram
 from securemodel.errors import CompileError
 
@@ -179,7 +180,8 @@ def assemble(
     key = {"key_bits": insecure_key_bits or key_bits, "insecure": insecure_key_bits is not None}
     if isinstance(lowered, Deep):
         settings = {**key, "weight_limit": float(weight_limit)}
-        deep = DeepProgram(header, *masked.run_passes(header, lowered, truncate_outputs, settings), model, examples)
+        mark = partial(mark_owned_layers, owner=header.weights, settings=settings)
+        deep = DeepProgram(header, *masked.run_passes(header, lowered, truncate_outputs, mark), model, examples)
         if owned_layers(deep.graph):
             return deep
         raise CompileError(explain("no layer has weights of one party in the clear", fix="leave out protocol="))

@@ -15,7 +15,6 @@ from itertools import accumulate
 
 import torch
 
-from protocols.bilinear import bilinear
 from protocols.errors import InputError, PreprocessingReused, explain
 from protocols.fixedpoint import encode
 from protocols.paillier import PrivateKey, PublicKey, fixed, wire
@@ -23,15 +22,29 @@ from protocols.paillier.cipher import Draw
 from protocols.paillier.linear_gate import RING_BITS, ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import Patches, conv2d_patches, linear_patches
 from protocols.paillier.pool import InsecurePool
-from protocols.shares import Masked
 from securemodel.compiler.ir import Graph, Node
 from securemodel.engines.clear import ClearSide
+from securemodel.engines.masked.preparing import Prepared
 from securemodel.program import Program
 
 
 def owned_layers(graph: Graph) -> list[Node]:
     """The layers of a program that are computed so."""
     return [node for node in graph.nodes if node.op == "owned_layer"]
+
+
+def mark_owned_layers(graph: Graph, owner: str, settings: dict[str, object]) -> None:
+    """Turns products of a secret by weights that one party holds in the clear into `owned_layer` nodes.
+
+    These are linear layers and convolutions; other products stay as they are. `settings` become attributes.
+    """
+    for node in graph.nodes:
+        if node.op != "bilinear" or node.attrs["kind"] not in ("matmul", "conv1d", "conv2d"):
+            continue
+        y = graph[node.args[1]]
+        flat = node.attrs["kind"] != "matmul" or len(y.shape) == 2
+        if flat and y.op == "share" and y.phase == "load" and y.owner == owner:
+            node.op, node.owner, node.attrs = "owned_layer", owner, {**node.attrs, **settings}
 
 
 def patches_of(graph: Graph, node: Node) -> Patches:
@@ -73,6 +86,7 @@ class _Layers:
         self._graph, self._session, self._digest = program.graph, session.hex(), program.digest
         self.nodes = owned_layers(program.graph)
         self._shares: dict[tuple[int, int], torch.Tensor] = {}
+        self.rings: dict[int, torch.Tensor] = {}
         self.insecure_draw: Draw | None = None
 
     @cached_property
@@ -102,6 +116,10 @@ class _Layers:
         """What a test that must repeat blinds with; None is the operating system's randomness."""
         return InsecurePool(key, self.insecure_draw) if self.insecure_draw else None
 
+    def load(self, model: torch.nn.Module | None) -> None:
+        """Takes the weights, where this side has them."""
+        self.forget()
+
     def forget(self) -> None:
         """Drops shares of runs that did not come to an end."""
         self._shares.clear()
@@ -112,6 +130,10 @@ class _Layers:
             what, fix = "was not prepared, or was used before", "open a new session; every run prepares its own"
             raise PreprocessingReused(explain(f"layer {node.id} of run {epoch} {what}", fix=fix))
         return self._shares.pop((epoch, node.id))
+
+    def part(self, node: Node, epoch: int) -> Prepared:
+        """What this party's walk takes for a layer, once: its prepared share, and the weights where it has them."""
+        return {"share": self.take(epoch, node), "weights": self.rings.get(node.id)}
 
 
 class ClientLayers(_Layers):
@@ -140,25 +162,20 @@ class ClientLayers(_Layers):
     def _gate(self, epoch: int, node: Node) -> ClientGate:
         return ClientGate(self.key, self.shapes[node.id], self._context(epoch, node))
 
-    def share(self, epoch: int, node: Node, x: Masked) -> torch.Tensor:
-        """This party's share of a layer of its masked input."""
-        return self.take(epoch, node)
-
 
 class OwnerLayers(_Layers):
     """The side that knows the weights."""
 
-    def __init__(self, program: Program, session: bytes) -> None:
+    def __init__(self, program: Program, session: bytes, key: PublicKey) -> None:
         super().__init__(program, session)
-        self.key: PublicKey | None = None
+        self.key = key
         self._clear = ClearSide(program, program.header.weights)
-        self._rings: dict[int, torch.Tensor] = {}
 
     def load(self, model: torch.nn.Module | None) -> None:
         """Takes the weights. Raises InputError for one above the limit."""
         self.forget()
         self._clear.set_model(model)
-        self._rings = {node.id: self._ring(node) for node in self.nodes}
+        self.rings = {node.id: self._ring(node) for node in self.nodes}
 
     def _ring(self, node: Node) -> torch.Tensor:
         limit, weights = node.attrs["weight_limit"], self._clear.value(node.args[1])
@@ -176,7 +193,7 @@ class OwnerLayers(_Layers):
         self.forget()
         made = []
         for node, part in self._parts(message, self.request_sizes):
-            shape, ring = self.shapes[node.id], self._rings[node.id]
+            shape, ring = self.shapes[node.id], self.rings[node.id]
             ring = ring.T if node.attrs["kind"] == "matmul" else ring
             weights = ring.reshape(shape.patches.weight_shape).contiguous()
             gate = ServerGate(self.key, shape, weights, self._context(epoch, node))
@@ -184,9 +201,3 @@ class OwnerLayers(_Layers):
             self._shares[epoch, node.id] = masks.reshape(node.shape)
             made.append(reply)
         return b"".join(made)
-
-    def share(self, epoch: int, node: Node, x: Masked) -> torch.Tensor:
-        """This party's share of a layer of its masked input: in the clear, and no message."""
-        known = x.m if x.lam is None else x.m - x.lam
-        product = bilinear(node.attrs["kind"], known, self._rings[node.id], node.attrs["attrs"])
-        return product.view(node.shape) + self.take(epoch, node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,11 @@ from protocols.paillier import BlindingPool, PrivateKey, PublicKey, keyfile
 from protocols.paillier.affine import AffineClient, AffineServer
 from securemodel.compiler.wire import START
 from securemodel.engines.clear import ClearSide
-from securemodel.engines.masked.party import Message, Rows, Talk, check_runnable
+from securemodel.engines.masked.party import check_runnable
 from securemodel.engines.paillier.folding import fold
 from securemodel.engines.paillier.program import PaillierProgram
-
-Inputs = Sequence[torch.Tensor | None]
-Walk = Generator[Talk, Message, tuple[list, Rows]]
+from securemodel.engines.start import agreed_rows, start_bytes
+from securemodel.engines.walk import Inputs, Rows, Steps, Talk
 
 
 def key_bytes(bits: int) -> int:
@@ -84,7 +83,7 @@ class Party:
     def start(self, inputs: Inputs, rows: Rows) -> bytes:
         """The first bytes of a run: what public values it is about, and how many rows are real."""
         self.clear.set_inputs(inputs)
-        return START.pack(self.clear.agreed_digest(False), rows.now, rows.left, 0)
+        return start_bytes(self.clear.agreed_digest(False), rows)
 
 
 class Client(Party):
@@ -96,11 +95,11 @@ class Client(Party):
         self._sources = [node.args[0] for node in program.nodes("encrypt")]
         self._decrypted, self._revealed = program.nodes("decrypt"), program.nodes("reveal")
 
-    def key_text(self) -> bytes:
-        """The public key, for the server."""
-        return key_text(self.key, key_bytes(self.program.shape.bits))
+    def load(self, model: torch.nn.Module | None) -> None:
+        """Takes the weights that this party needs in the clear."""
+        self.clear.set_model(model)
 
-    def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Walk:
+    def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list, Rows]]:
         """One run; returns the outputs, and the rows that count."""
         numbers = []
         for _ in self.each_row(inputs):
@@ -140,15 +139,10 @@ class Client(Party):
 class Server(Party):
     """The party with the weights: computes on the client's ciphertexts."""
 
-    def __init__(self, program: PaillierProgram, session: bytes) -> None:
+    def __init__(self, program: PaillierProgram, session: bytes, key: PublicKey) -> None:
         super().__init__(program, program.server, session)
-        self.key: PublicKey | None = None
+        self.key = key
         self._gate: AffineServer | None = None
-        self._owns = [owner == self.me for owner in program.header.inputs]
-
-    def take_key(self, text: bytes) -> None:
-        """The client's key. Raises Mismatch for one that is none, or of another size."""
-        self.key = read_key(text, self.peer, self.program.settings)
 
     def load(self, model: torch.nn.Module | None) -> None:
         """Takes the weights. Raises InputError for one above the limit; nothing is sent."""
@@ -171,38 +165,19 @@ class Server(Party):
                 )
             ) from None
 
-    def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Walk:
+    def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list, Rows]]:
         """One run; returns no outputs, and the rows that count."""
         shape, gate = self.program.shape, self._gate
         if gate is None:
             parts = [fold(self.program, self.clear) for _ in self.each_row(inputs)]
             gate = self._multiplied_out([np.stack(part) for part in zip(*parts, strict=True)])
-        start = self.start(inputs, rows)
+        self.clear.set_inputs(inputs)
         expected = {self.peer: START.size + shape.request_bytes}
         received = yield Talk(Label(epoch, 0, Purpose.INPUT), {}, expected)
-        data = received[self.peer].numpy().tobytes()
-        agreed = self._check_start(data[: START.size], start, rows)
+        data, said = received[self.peer].numpy().tobytes(), {self.peer: received[self.peer]}
+        agreed = agreed_rows(self.program, self.me, self.clear.agreed_digest("run"), rows, said, least=1)
         self.agreed(agreed)
         with blaming(self.peer, f"request of run {epoch}"):
             reply = gate.reply(self.key, data[START.size :], self.context(epoch), self.pool)
         yield Talk(Label(epoch, 1, Purpose.REVEAL), {self.peer: [reply]}, {})
         return [None] * len(self.program.header.outputs), agreed
-
-    def _check_start(self, theirs: bytes, mine: bytes, rows: Rows) -> Rows:
-        digest, now, left, _ = START.unpack(theirs)
-        if digest != START.unpack(mine)[0]:
-            fix = "run the same script with the same versions and public values at both; compare Program.digest"
-            text = explain(f"party {self.peer!r} has other public inputs than {self.me!r}",
-                           where="first message of a run", fix=fix)  # fmt: skip
-            raise Mismatch(self.peer, text)
-        size = self.program.header.rows
-        if not 0 < now <= size or (left and now < size):
-            fix = "run the same version at both parties"
-            text = explain(f"party {self.peer!r} announced {now} rows, and {left} to follow",
-                           where="first message of a run", why=f"the program takes {size} rows at a time", fix=fix)  # fmt: skip
-            raise BadFrame(self.peer, text)
-        if any(self._owns) and rows != Rows(now, left):
-            counts = f"{self.peer} {now + left}, {self.me} {rows.now + rows.left}"
-            raise InputError(explain(f"the parties gave different numbers of rows: {counts}",
-                                     fix="give as many rows at each party"))  # fmt: skip
-        return Rows(now, left)

@@ -1,0 +1,153 @@
+"""One party's walk of the masked engine: what prepares, then the party online."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from protocols.channel import HEADER_BYTES
+from protocols.gates import Dealt, Part
+from protocols.prg import EPOCHS, Stream, new_key
+from securemodel.compiler.ir import Phase
+from securemodel.engines.masked.ahead import Ahead, AtOnce
+from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.masked.party import OnlineParty, TakePrepared
+from securemodel.engines.masked.preparing import Item, Prepared, Preparing, StreamSource
+from securemodel.engines.masked.sources import DealtHere, NoSource
+from securemodel.engines.masked.store import Store
+from securemodel.engines.masked.zero import local_pairs
+from securemodel.engines.walk import Inputs, Rows, Steps, Walk
+from securemodel.program import Program
+
+_AHEAD_BYTES = 256 << 20
+_STOP_S = 2.0  # longest wait for the preparing thread, before and after its source is cut off
+
+
+class MaskedWalk(Walk):
+    """A party with what it needs before its inputs are there.
+
+    With `threaded`, a thread prepares, and `ahead` also the next run while none is going on. With `deal_after_inputs` the
+    dealer is asked only when the inputs are shared: benchmarks time it so.
+    """
+
+    def __init__(
+        self,
+        party: OnlineParty,
+        stream: Stream,
+        source: NoSource,
+        *,
+        store: Store | None = None,
+        threaded: bool = False,
+        ahead: bool = False,
+    ) -> None:
+        self.party, self.source, self.deal_after_inputs = party, source, False
+        self.others: Mapping[int, Callable[[int], Prepared]] = {}
+        """What makes the parts of nodes that no dealer deals for, by node: functions of the epoch."""
+        self.preparing = Preparing(
+            party.program.graph, party.me, stream, self if party.role.last else StreamSource(stream)
+        )
+        self._store, self._ahead, self._asked = store, ahead and not store, 0
+        self._worker = Ahead(self._prepare, _AHEAD_BYTES, party.me) if threaded else AtOnce(self._prepare)
+        self._counted: dict[int, int] = {}
+
+    @property
+    def shared_times(self) -> tuple[float, float]:
+        """When, on the host's monotonic clock, the last run's inputs and its result were shared."""
+        return self.party.inputs_shared_at, self.party.result_shared_at
+
+    # ---- phases
+    def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
+        self.party.clear.set_model(model)
+        if self._store:  # one store, one set of weights: the same mask over others would show their difference
+            self._store.bind_weights(self.party.clear.weights_digest())
+        self._worker.discard()
+        self._asked = self._store.next_run - 1 if self._store else epoch
+        self._worker.submit(epoch, "load")
+        yield from self.party.load(epoch, self._worker.take_from(epoch))
+        self._end(epoch)
+
+    def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
+        if not self.deal_after_inputs:
+            self.ask(epoch)
+        self.party.clear.set_inputs(inputs)
+        self.party.agreed = partial(self._agreed, epoch)
+        made = yield from self.party.run(epoch, self._take_from(epoch), rows)
+        self._end(epoch)
+        if self._ahead and epoch + 1 < EPOCHS:
+            self.ask(epoch + 1)
+        return made
+
+    def ask(self, epoch: int) -> None:
+        """Has a run prepared, where that was not asked for yet."""
+        while self._asked < epoch:
+            self._asked += 1
+            if self._store:
+                self._store.consume(self._asked)
+            self._worker.submit(self._asked, "run")
+
+    def _agreed(self, epoch: int, rows: Rows) -> None:
+        self.ask(epoch)
+        self.agreed(rows)
+
+    def _take_from(self, epoch: int) -> TakePrepared:
+        take = self._worker.take_from(epoch)
+        return lambda node: self.others[node](epoch) if node in self.others else take(node)
+
+    def _end(self, epoch: int) -> None:
+        self._worker.finish(epoch)
+        self.dealt_bytes += self._counted.pop(epoch, 0)
+
+    # ---- preparing
+    def _prepare(self, epoch: int, phase: Phase) -> Iterator[Item]:
+        self.source.begin(epoch, phase)
+        yield from self.preparing.run(epoch, phase, {} if phase == "load" else self.party.loaded_operands)
+        self.source.finish()
+
+    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
+        """The last party's shares of what is dealt for a node; their messages are counted."""
+        self._counted[epoch] = self._counted.get(epoch, 0) + HEADER_BYTES + sum(part.nbytes for part in parts)
+        return self.source.dealt(epoch, node, parts)
+
+    # ---- the end
+    def abort(self, reason: str) -> None:
+        self._stop()
+        self.source.abort(reason)
+        self._release()
+
+    def close(self) -> None:
+        self._stop()
+        self.source.close()
+        self._release()
+
+    def _stop(self) -> None:
+        """From here on, nobody else uses the source."""
+        if not self._worker.close(_STOP_S):
+            self.source.interrupt()
+            self._worker.close(_STOP_S)
+
+    def _release(self) -> None:
+        if self._store:
+            self._store.close()
+
+
+def local_walks(
+    program: Program,
+    keys: Mapping[str, bytes] | None = None,
+    make_party: Callable[..., OnlineParty] = OnlineParty,
+    device: torch.device | str = "cpu",
+) -> dict[str, MaskedWalk]:
+    """The walks of all parties, with the dealer in this process: for tests, notebooks and plans.
+
+    device: what the parties and the dealer compute on.
+    """
+    keys = keys or {name: new_key() for name in program.parties}
+    streams = {name: Stream(key, device) for name, key in keys.items()}
+    walks = {}
+    for name in program.parties:
+        party = make_party(program, name, streams[name], local_pairs(keys, name))
+        last = party.role.last
+        source = DealtHere(Dealing(program.graph, program.parties, streams)) if last else NoSource()
+        walks[name] = MaskedWalk(party, streams[name], source)
+    return walks
