@@ -23,7 +23,7 @@ from securemodel.planning.work import dealer_multiply_adds, gate_bytes, held, no
 from securemodel.program import Program
 
 AHEAD_BYTES = 256 << 20
-"""What a party prepares at most before it is needed; securemodel.sessions.remote does so."""
+"""What a party prepares at most before it is needed; securemodel.engines.masked.walk does so."""
 
 
 def make_plan(program: Program, network: str | Network = "lan", machine: Machine | None = None) -> Plan:

@@ -279,7 +279,7 @@ class LinearRun(Run):
         session = self._where.session
         ((me, data),) = sends.items()
         (peer,) = (name for name in self.job.program.parties if name != me)
-        kept = session._party.kept["weights"]
+        kept = session.walk.party.kept["weights"]
         size = kept[:, mine[me]].numel() * 8
         with session._guarded():
             got = session.channel.exchange(EXPORT, {peer: [data]}, {peer: size})

@@ -62,7 +62,7 @@ class Local:
 
     @property
     def parties(self) -> Mapping[str, OnlineParty]:
-        return self.session._parties
+        return {name: walk.party for name, walk in self.session.walks.items()}
 
     def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
         return {me: {peer: data for peer, data in sends.items() if peer != me} for me in sends if not to or me in to}
@@ -88,7 +88,7 @@ class Remote:
 
     @property
     def parties(self) -> Mapping[str, OnlineParty]:
-        return {self.session.me: self.session._party}
+        return {name: walk.party for name, walk in self.session.walks.items()}
 
     def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
         me, channel = self.session.me, self.session.channel

@@ -38,7 +38,7 @@ ENCODING = {
 }
 MESSAGES = {
     "engines/masked/party.py:_start",
-    "engines/masked/party.py:_check_start",
+    "engines/start.py:agreed_rows",
     "engines/masked/party.py:_incoming",  # cuts messages into parts
     "channel/buffers.py:fresh",
     "channel/buffers.py:byte_view",

@@ -68,14 +68,14 @@ def test_no_text_shows_a_value(worlds, model, tools, keys, monkeypatch, capfd, c
         bank_model[0].weight.fill_(SENTINEL)
     program = tools.make_program(bank_model)
     texts: list[str] = []
-    exchange, rounds = Channel.exchange, itertools.count()
+    begin, rounds = Channel.begin, itertools.count()
 
     def watched(self: Channel, label: Any, *rest: Any) -> Any:
         if next(rounds) in (3, 8, 14):  # in the agreement, while loading and in the middle of a run
             texts.extend(texts_of_our_objects())
-        return exchange(self, label, *rest)
+        return begin(self, label, *rest)
 
-    monkeypatch.setattr(Channel, "exchange", watched)
+    monkeypatch.setattr(Channel, "begin", watched)
     x = torch.full((2, 4), SENTINEL)
     world = worlds(program, dealer=source == "dealer")
     options = {"store": prepare(program, 3, tmp_path / "store")} if source == "store" else {}
@@ -147,14 +147,14 @@ def test_the_parts_of_a_sum_are_not_shown_between_processes(worlds) -> None:
     sent: list[torch.Tensor] = []
 
     def run(made: Any) -> torch.Tensor:
-        exchange = made.channel.exchange
+        begin = made.channel.begin
 
         def noted(label: Any, sends: Any, receives: Any) -> Any:
             if label.purpose == Purpose.OPEN:
                 sent.extend(b.clone() for buffers in sends.values() for b in buffers if b.numel() == 4)
-            return exchange(label, sends, receives)
+            return begin(label, sends, receives)
 
-        made.channel.exchange = noted
+        made.channel.begin = noted
         return made.run(*given[made.me])
 
     results = worlds(program).run(dict.fromkeys(given, run))

@@ -85,15 +85,15 @@ def test_the_dealer_sends_a_wrong_frame(worlds, program, tools, monkeypatch, att
 @pytest.mark.parametrize(
     "change, part",
     [
-        (lambda epoch, load: (epoch if load else 1, load), "epoch 1 again"),
-        (lambda epoch, load: (epoch, False), "run 0 without its weights"),
-        (lambda epoch, load: (epoch if load else EPOCHS, load), f"epoch {EPOCHS}"),
+        (lambda epoch, phase: (epoch if phase == "load" else 1, phase), "epoch 1 again"),
+        (lambda epoch, phase: (epoch, "run"), "run 0 without its weights"),
+        (lambda epoch, phase: (epoch if phase == "load" else EPOCHS, phase), f"epoch {EPOCHS}"),
     ],
 )
 def test_a_party_asks_the_dealer_for_what_it_may_not_have(world, program, tools, monkeypatch, change, part) -> None:
     begin, x = DealerSource.begin, tools.rows(2)
     with monkeypatch.context() as patch:
-        patch.setattr(DealerSource, "begin", lambda self, epoch, load: begin(self, *change(epoch, load)))
+        patch.setattr(DealerSource, "begin", lambda self, epoch, phase: begin(self, *change(epoch, phase)))
         results = world.run(tools.tasks(program, x))
     tools.check_texts(results)
     assert type(results["hospital"]) is PeerAborted and results["hospital"].party == DEALER

@@ -16,7 +16,6 @@ from protocols.channel import Label, Purpose
 from protocols.errors import InputError, Mismatch, explain
 from protocols.paillier import PrivateKey, PublicKey, fixed, wire
 from protocols.paillier.share_gates import Integers, integers, rounded
-from securemodel.engines.masked.party import Message, Talk
 from securemodel.engines.paillier.linear_step import (
     DIGEST_BYTES,
     GUARD_BYTES,
@@ -28,6 +27,7 @@ from securemodel.engines.paillier.linear_step import (
     LinearStep,
 )
 from securemodel.engines.paillier.party import blaming
+from securemodel.engines.walk import Steps, Talk
 
 _LIMB_BITS = 62
 
@@ -77,7 +77,7 @@ class Trainer:
     def step(
         self, epoch: int, x: torch.Tensor, labels: torch.Tensor | None, rate: float, decay: float,
         rows: Sequence[int] | None, guard: bool,
-    ) -> Generator[Talk, Message, float | None]:  # fmt: skip
+    ) -> Steps[float | None]:  # fmt: skip
         """One step with this rate (of the sum of all gradients) and decay. `rows`: which these are, None for new ones.
 
         Returns the sum of t^2 where `guard` asks for it. Raises InputError, PeerError.
@@ -214,7 +214,7 @@ class Trainer:
     # ---- messages
     def _swap(
         self, label: Label, key: PublicKey, cells: Sequence[np.ndarray], count: int, digest: bytes = b""
-    ) -> Generator[Talk, Message, np.ndarray]:
+    ) -> Steps[np.ndarray]:
         """Sends ciphertexts of one key, and gets `count` of the other; `digest`: public numbers that both must have."""
         other = self.theirs if key == self.key.public else self.key.public
         data = [digest] + [wire.ciphertext_bytes(key, part) for part in cells]
