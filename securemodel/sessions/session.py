@@ -339,9 +339,13 @@ class Session:
             yield
         except BaseException as error:
             if self._awaited or any(channel.closed for channel in self.channels.values()):
-                reason = public_reason(error)
-                self._end(f"it failed: {type(error).__name__}", lambda thing: thing.abort(reason))
+                self._fail(error)
             raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Ends the session, and tells the peers so with a public reason."""
+        reason = public_reason(error)
+        self._end(f"it failed: {type(error).__name__}", lambda thing: thing.abort(reason))
 
     def close(self) -> None:
         """Ends the session once the call that runs has ended; calls that wait fail. Harmless when it has ended.
