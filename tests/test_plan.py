@@ -22,7 +22,6 @@ from securemodel.planning.memory import peak_bytes
 from securemodel.planning.plan import AHEAD_BYTES, Cost, Machine, Network, PartyCost, make_plan
 from securemodel.planning.table import bytes_text, count_text, seconds_text
 from securemodel.planning.work import multiply_adds
-from securemodel.sessions import remote
 
 
 class Pooled(nn.Module):
@@ -338,7 +337,7 @@ def test_what_waits_prepared_counts_as_memory() -> None:
     graph, parties = program.graph, program.parties
     one = [peak_bytes(graph, parties, "alice", ahead) for ahead in (0, 1000, AHEAD_BYTES)]
     assert one[0] < one[1] < one[2] == program.plan().peak_bytes["alice"]
-    assert remote._AHEAD_BYTES == AHEAD_BYTES
+    assert walk._AHEAD_BYTES == AHEAD_BYTES
 
 
 # ---- layers

@@ -7,7 +7,7 @@ each way for scores, for the polynomial and for gradients, in which both parties
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
