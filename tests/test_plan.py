@@ -16,7 +16,7 @@ import securemodel
 from protocols import bilinear as bilinear_maps
 from protocols.gates import bilinear as bilinear_gates
 from securemodel.compiler.ir import Graph
-from securemodel.engines.masked import dealing, party, preparing
+from securemodel.engines.masked import dealing, party, preparing, walk
 from securemodel.errors import InputError
 from securemodel.planning.memory import peak_bytes
 from securemodel.planning.plan import AHEAD_BYTES, Cost, Machine, Network, PartyCost, make_plan

@@ -78,7 +78,7 @@ def test_the_parties_get_what_fixed_point_gives(name, parties):
     fixed = in_fixed_point(program, given)
     with securemodel.local(program) as session:
         session.run(*given)
-        held = list(session._parties.values())
+        held = [walk.party for walk in session.walks.values()]
     for key, value in fixed.kept.items():
         shares = [party.kept[key] for party in held if party.kept[key] is not None]
         assert torch.equal(sum(shares), value.ring), key
@@ -89,7 +89,7 @@ def test_fast_rounding_is_as_near(name):
     captured, program, (given, right) = stepped(name, rounding="fast")
     with securemodel.local(program) as session:
         session.run(*given)
-        held = list(session._parties.values())
+        held = [walk.party for walk in session.walks.values()]
     for node in program.graph.nodes:
         if node.op == "keep" and node.phase == "run" and captured.states[node.attrs["name"]].kind == "parameter":
             shares = [party.kept[node.attrs["name"]] for party in held]
@@ -116,7 +116,7 @@ def test_small_updates_are_not_lost():
     with securemodel.local(program) as session:
         for _ in range(8):
             session.run(x, *(numbers[key] for key in captured.numbers))
-        shares = [party.kept["model.weight"] for party in session._parties.values()]
+        shares = [party.kept["model.weight"] for party in (walk.party for walk in session.walks.values())]
     made = sum(share for share in shares if share is not None).double() / 2.0**32
     assert torch.allclose(
         model.weight.detach().double() - made, torch.full((1, 3), 8 * 2.0**-17, dtype=torch.double), rtol=1e-3
