@@ -308,8 +308,10 @@ def together(tasks: dict[str, Callable[[Any], Any]], **options: Any) -> dict[str
     config = plain_config(dict(zip(PARTIES, addresses, strict=True)), dealer=first, timeouts=times)
     threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
 
+    jobs = {me: job() for me in tasks}  # one after the other: the weights come from torch's own generator
+
     def party(me: str) -> Any:
-        with job().connect(me, config, insecure_plain=True, **{"ledger": False, **options}) as run:
+        with jobs[me].connect(me, config, insecure_plain=True, **{"ledger": False, **options}) as run:
             return tasks[me](run)
 
     return run_together({me: lambda me=me: party(me) for me in tasks}, LIMIT_S)
@@ -345,7 +347,8 @@ def test_every_step_is_in_the_ledger(tmp_path):
 
 def test_folders_of_different_trainings_are_refused(tmp_path):
     for name in ("one", "two"):
-        together(dict.fromkeys(PARTIES, lambda run, name=name: run.checkpoint(tmp_path / name)))
+        made = together(dict.fromkeys(PARTIES, lambda run, name=name: run.checkpoint(tmp_path / name)))
+        assert set(made.values()) == {None}, made
     tasks = {me: (lambda run, me=me: run.resume(tmp_path / ("two" if me == "shop" else "one"))) for me in PARTIES}
     results = together(tasks)
     assert all(isinstance(result, SecureModelError) for result in results.values()), results
