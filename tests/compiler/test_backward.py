@@ -160,7 +160,7 @@ class Gradient(torch.nn.Module):
 
 
 def test_a_loss_that_nobody_reads_costs_nothing():
-    (entry,) = chosen("_log_softmax_backward_data #99")
+    entry = next(e for e in chosen("_log_softmax_backward_data #") if len(e.inputs) == 2)
     whole, (x, zeros, labels), _ = compiled(entry)
     model = Gradient(Veiled(captured(entry.function, [], entry.inputs), [True, False]))
     alone = securemodel.compile(model, (x, zeros, labels), inputs=("b", "a", "b"), **TWO)
