@@ -362,6 +362,7 @@ def together(task: Any, options: Any = None, **connect: Any) -> dict[str, Any]:
     return run_together({me: lambda me=me: party(me) for me in PARTIES}, LIMIT_S)
 
 
+@pytest.mark.slow
 def test_parties_in_processes_of_their_own(tmp_path):
     def task(run) -> Any:
         run.resume(tmp_path)
@@ -386,6 +387,7 @@ def test_another_schedule_or_program_is_a_mismatch():
     assert all(isinstance(r, (Mismatch, PeerAborted)) for r in results.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", range(6))
 def test_a_message_that_is_none_is_an_error_with_the_peers_name(monkeypatch, node):
     """The shop sends zeros, which are no ciphertexts, in one round after the other."""
