@@ -42,8 +42,14 @@ def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
         for name, state in step.states.items()
         if state.output is not None
     ]
-    numbers = step.captured.inputs[len(step.batch) : len(step.batch) + len(step.numbers)]
-    return replace(step.captured, kept=tuple(kept), small=frozenset(numbers))
+    places = step.captured.inputs[len(step.batch) : len(step.batch) + len(step.numbers)]
+    rates = {place for place, name in zip(places, step.numbers, strict=True) if _is_rate(name)}
+    return replace(step.captured, kept=tuple(kept), small=frozenset(rates))
+
+
+def _is_rate(name: str) -> bool:
+    """Whether a public number makes an update of what it multiplies; gains of moments multiply squares, which may be large."""
+    return name.rpartition(".")[2].partition("@")[0] in ("lr", "decay")
 
 
 def read_states(step: CapturedStep, kept: Collection[str], frac_bits: int) -> Captured:

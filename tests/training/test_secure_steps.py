@@ -97,6 +97,31 @@ def test_fast_rounding_is_as_near(name):
             assert (made - right[node.attrs["name"]].double()).abs().max() <= 2 * UNITS * 2.0**-16
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+def test_large_gradients_stay_in_range(kind):
+    """A gradient's sum over the batch, here near 77, is squared: as large a moment must not leave the ring."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    torch.nn.init.zeros_(model.bias)
+    optimizer, (x, y) = kind(model.parameters(), lr=1e-2), (0.2 * torch.randn(128, 3), torch.full((128,), 0.3))
+
+    def step(x, y):
+        loss = torch.nn.functional.mse_loss(model(x).squeeze(1), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    captured = capture_step(step, model, optimizer, (x, y))
+    program = compile_step(captured, "step", ("a", "b"), ["a", "b"], "public", [])
+    numbers = captured.public_inputs().next()
+    right, _ = run_in_float(captured, start_states(captured), [x, y], numbers, {})
+    assert right["model.bias"].numel() == 1
+    fixed = in_fixed_point(program, [x, y, *(numbers[key] for key in captured.numbers)])
+    for name in ("model.weight", "model.bias"):
+        made = fixed.kept[name].ring.double() / 2.0**32
+        assert (made - right[name].double()).abs().max() < 32 * 2.0**-16, name
+
+
 def test_small_updates_are_not_lost():
     """Weights have 32 fractional bits: a change far below 2^-16 adds up."""
     torch.manual_seed(0)
