@@ -65,11 +65,12 @@ bench-peers: $(INSTALLED) ## Measure other systems as well (builds their environ
 docs: $(INSTALLED_DOCS) ## Build the documentation into site/
 	$(BIN)/python -m mkdocs build -f mkdocs.yml --site-dir site
 
-lint: $(INSTALLED) ## Check the style of the Python code
+lint: $(INSTALLED) ## Check the style of the Python code, and its types
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 clean: ## Remove builds, caches and results (environments stay, .venv is brought up to date by the next make)
-	rm -rf $(INSTALLED) $(INSTALLED_DOCS) build dist site out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(INSTALLED) $(INSTALLED_DOCS) build dist site out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	rm -f protocols/kernels/*.so
 	find protocols securemodel benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from protocols import kernels
@@ -19,7 +21,7 @@ def _matmul(x, y, out=None, accumulate=None):
     return kernels.matmul(x, y, out=out, accumulate=accumulate)
 
 
-BILINEAR = {
+BILINEAR: dict[str, Callable[..., torch.Tensor]] = {
     "mul": _mul,
     "matmul": _matmul,
     "conv1d": kernels.conv1d,

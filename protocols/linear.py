@@ -76,7 +76,6 @@ def apply(
     if any(t is None for t in tensors):
         present = next(t for t in tensors if t is not None)
         if kind in ("add", "sub"):
-            x, y = tensors
-            return (x if y is None else y if kind == "add" else -y).expand(shape)
+            return (-present if kind == "sub" and tensors[0] is None else present).expand(shape)
         tensors = [present.new_zeros(()).expand(s) if t is None else t for t, s in zip(tensors, shapes, strict=True)]
     return LINEAR[kind](*tensors, **attrs)

@@ -141,14 +141,16 @@ class Record:
 
 def book_of(ledger: str | Path | bool) -> Ledger | None:
     """The ledger of that path; True: the one that the command line names, or else the user's own; False: none. Raises LedgerError."""
-    if ledger is True:
-        ledger = default_path() if current().ledger is None else current().ledger
-    return Ledger(ledger) if ledger else None
+    chosen = current().ledger if ledger is True else ledger
+    if chosen is None or chosen is True:
+        chosen = default_path()
+    return Ledger(chosen) if chosen else None
 
 
 def record_for(ledger: Ledger, program: Program, me: str, session: bytes) -> Record:
     """For one session of a program; `session` is what all its parties have in common, and tells their lines apart."""
-    names, reveals = program.result_names, {}
+    names = program.result_names
+    reveals: dict[str, list[str]] = {}
     for name, to in zip(names, program.header.outputs, strict=True):
         reveals.setdefault(to, []).append(name)
     common = {

@@ -27,7 +27,7 @@ class Program:
 
     protocol: ClassVar[str] = "masked"
     kind: ClassVar[str] = MASKED_KIND
-    planner: ClassVar[Callable[[Any, Any], Any] | None] = None
+    planner: ClassVar[Callable[[Any, Any], Any]]
     """Makes the plan of a run from a program and a network; `securemodel.api` says it for each kind."""
 
     header: Header

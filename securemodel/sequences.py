@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
-_STEPS = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}
+_STEPS: dict[str, Callable[..., Any]] = {
+    "LSTM": torch.lstm,
+    "GRU": torch.gru,
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+}
 State = tuple[torch.Tensor, ...]
 
 
@@ -46,11 +54,12 @@ def _direction(
     layer: nn.RNNBase, at: int, x: torch.Tensor, there: torch.Tensor, state: State
 ) -> tuple[torch.Tensor, State]:
     """One layer in one direction; a state stays as it is where a sequence has no such step."""
-    order, outputs = range(x.shape[0]), {}
+    order = range(x.shape[0])
+    outputs: dict[int, torch.Tensor] = {}
     backward = layer.bidirectional and at % 2 == 1
     for step in reversed(order) if backward else order:
-        given = tuple(part.unsqueeze(0) for part in state)
-        given = given if layer.mode == "LSTM" else given[0]
+        parts = tuple(part.unsqueeze(0) for part in state)
+        given = parts if layer.mode == "LSTM" else parts[0]
         weights = layer.all_weights[at]
         _, *made = _STEPS[layer.mode](x[step : step + 1], given, weights, layer.bias, 1, 0.0, False, False, False)
         state = tuple(torch.where(there[step], new[0], old) for new, old in zip(made, state, strict=True))

@@ -45,7 +45,7 @@ def fresh(nbytes: int) -> torch.Tensor:
 
 def writable(tensor: torch.Tensor) -> memoryview:
     """The bytes of a uint8 tensor, to be received into."""
-    return memoryview(tensor.numpy())
+    return tensor.numpy().data
 
 
 def coalesce(header: bytes, views: Sequence[memoryview]) -> list[memoryview]:

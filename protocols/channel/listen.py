@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 HANDSHAKE_S = 10.0  # for all of it: the TLS handshake, and turning away
 _PLACES, _PLACES_OF_ORIGIN = 256, 128
@@ -153,11 +154,11 @@ class Listener:
     def _accept_all(self, welcome: Callable[[Guest], None]) -> None:
         with selectors.DefaultSelector() as selector:
             for sock in self._sockets:
-                selector.register(sock, selectors.EVENT_READ)
+                selector.register(sock, selectors.EVENT_READ, sock)
             while not self._closed.is_set():
                 self.room.turn_out(time.monotonic())
                 for key, _ in selector.select(_POLL_S):
-                    self._accept(key.fileobj, welcome)
+                    self._accept(key.data, welcome)
 
     def _accept(self, listening: socket.socket, welcome: Callable[[Guest], None]) -> None:
         """One connection. A failure is one connection's, or passes when the system has descriptors again."""
@@ -178,7 +179,7 @@ class Listener:
             sock.close()
 
 
-def _addresses(host: str, port: int, flags: int = 0) -> list[tuple[int, Sequence]]:
+def _addresses(host: str, port: int, flags: int = 0) -> list[tuple[int, tuple[Any, ...]]]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from protocols.channel.frame import PROTOCOL_VERSION, Label, Purpose
 from protocols.channel.link import Link
@@ -98,18 +99,22 @@ class Meeting:
                 )
             )
 
+    @property
+    def _own(self) -> Identity:
+        return cast(Identity, self.identity)  # without one, links are plain, or there is no meeting
+
     def open(self, accept: Sequence[str], dial: Sequence[str], *, ready: bool = True) -> None:
         """Begins to listen and to dial; unless `ready`, who comes is told to wait. Raises ConfigError."""
         if ready:
             self._begin()
         self._awaited = {*accept, *dial}
         entries = {name: self.config.entry(name) for name in self._awaited}
-        contexts = {name: None if self.plain else client_context(self.identity, entries[name]) for name in dial}
+        contexts = {name: None if self.plain else client_context(self._own, entries[name]) for name in dial}
         for name in dial:
             self._check_local(entries[name])
         if accept:
             peers = [entries[name] for name in accept]
-            context = None if self.plain else server_context(self.identity, peers)
+            context = None if self.plain else server_context(self._own, peers)
             self._listener = self._listen(accept)
             self._listener.start(lambda guest: self._guarded(self._welcome, guest, context, peers))
         for name in dial:
@@ -271,7 +276,7 @@ class Meeting:
 
     def _welcome(self, guest: Guest, context: ssl.SSLContext | None, peers: Sequence[Entry]) -> None:
         """Authenticate one connection. An unknown one is only noted; a known party's error is raised."""
-        known, sock, room = "", guest.sock, self._listener.room
+        known, sock, room = "", guest.sock, cast(Listener, self._listener).room
         try:
             _tune(sock)
             stream = TlsStream(sock, context, server_side=True) if context else PlainStream(sock)

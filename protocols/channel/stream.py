@@ -117,7 +117,7 @@ class TlsStream:
             return 0
         while True:
             try:
-                return self._tls.read(len(view), view)
+                return self._tls.read(len(view), view)  # type: ignore[return-value]  # with a buffer: how many bytes
             except ssl.SSLWantReadError:  # part of a record has come
                 if not self._fill():
                     return 0

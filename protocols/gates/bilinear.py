@@ -24,7 +24,8 @@ class Bilinear:
         return (Part("product", "add", tuple(shape)),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        return {"product": bilinear(attrs["kind"], *masks, attrs["attrs"])}
+        x_lam, y_lam = masks
+        return {"product": bilinear(attrs["kind"], x_lam, y_lam, attrs["attrs"])}
 
     def prepare(self, attrs: dict, x_lam: torch.Tensor | None, y_m: torch.Tensor, dealt: Dealt) -> Dealt:
         """The half that does not depend on x: B(l_x, l_y) - B(l_x, m_y), computed before m_x arrives."""
@@ -55,6 +56,6 @@ class Square:
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         (x,) = operands
         out = dealt["square"]
-        if role.public:
-            out = out + public_share(x.m * x.m, role)
+        if role.public and (known := public_share(x.m * x.m, role)) is not None:
+            out = out + known
         return out if x.lam is None else out - 2 * x.m * x.lam

@@ -9,6 +9,7 @@ Results are additive. With attrs["invert"] the bit is 1 - b (a public flip of ha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -74,12 +75,13 @@ class SelectTruncated:
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
         bits, x, *carry = operands
-        names = ("high", "wrap", "bit", "bit_high", "bit_wrap")
-        shares = [dealt[name] for name in names]
-        exact = ()
+        exact: tuple[Any, ...] = ()
         if carry:
             exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"], dealt["bit_carry"])
-        return kernels.select_truncated(_bits(bits, attrs), x.m, *shares, attrs["bits"], role.public, *exact)
+        return kernels.select_truncated(
+            _bits(bits, attrs), x.m, dealt["high"], dealt["wrap"], dealt["bit"], dealt["bit_high"], dealt["bit_wrap"],
+            attrs["bits"], role.public, *exact,
+        )  # fmt: skip
 
 
 class BitToRing:

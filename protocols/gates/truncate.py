@@ -15,12 +15,13 @@ result is floor or floor + 1, unbiased; which one depends on l.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape, numel
-from protocols.shares import Masked, MaskedBits, Role
+from protocols.shares import Role
 
 
 def carry_mask(bits: torch.Tensor, shape: Shape) -> torch.Tensor:
@@ -41,7 +42,7 @@ class Truncate:
         made = {"high": high, "wrap": wrap}
         return {**made, "carry": carry_mask(masks[1], high.shape)} if len(masks) > 1 else made
 
-    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked | MaskedBits], dealt: Dealt) -> torch.Tensor:
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Any], dealt: Dealt) -> torch.Tensor:
         x, *carry = operands
-        exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"]) if carry else ()
+        exact: tuple[Any, ...] = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"]) if carry else ()
         return kernels.truncate(x.m, dealt["high"], dealt["wrap"], attrs["bits"], role.public, *exact)

@@ -121,7 +121,9 @@ def convolution(what: str, x: Tensor, w: Tensor, groups: int, turned: bool) -> N
         )
 
 
-def conv_sizes(x: Sequence[int], w: Sequence[int], stride: Pair, padding: Sides, dilation: Pair) -> tuple[int, int]:
+def conv_sizes(
+    x: Sequence[int], w: Sequence[int], stride: tuple[int, int], padding: Sides, dilation: tuple[int, int]
+) -> tuple[int, int]:
     """Rows and columns of the convolution of an image and a kernel of these shapes; below one where none fits."""
     (top, bottom), (left, right) = padding
     rows = (x[2] + top + bottom - dilation[0] * (w[2] - 1) - 1) // stride[0] + 1

@@ -9,6 +9,7 @@ ValueError when dtypes, shapes or devices do not fit.
 """
 
 import itertools
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -258,7 +259,7 @@ def monomials(masks: Tensor, k: int, with_eq: bool) -> Tensor:
     return kernels_for(masks).monomials(masks, k, with_eq)
 
 
-def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, with_eq: bool, first: bool) -> Tensor:
+def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, with_eq: bool, first: int) -> Tensor:
     """Share of "lower than" (and of "equal") for a group of k digits, from masked bits every party knows.
 
     LT = lt_{k-1} ^ eq_{k-1} lt_{k-2} ^ ..., EQ = eq_0 ... eq_{k-1}. opened, mask_share: int64[P,W], planes in the
@@ -290,7 +291,7 @@ def deal_truncation(lam: Tensor, f: int) -> tuple[Tensor, Tensor]:
 
 
 def truncate(
-    m: Tensor, a: Tensor, k: Tensor, f: int, first: bool, offset: int = 0, chat: Tensor | None = None,
+    m: Tensor, a: Tensor, k: Tensor, f: int, first: int, offset: int = 0, chat: Tensor | None = None,
     gamma: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Share of (x + offset) >> f for |x + offset| < 2^62; exact with the carry, else it may be one too high.
@@ -305,7 +306,7 @@ def truncate(
     fraction(f, "truncate")
     a, k = same_size(a, n, "truncate: a"), wrap(k, n, f, "truncate: k")
     if chat is not None:
-        chat, gamma = plane(chat, n, "truncate: chat"), same_size(gamma, n, "truncate: gamma")
+        chat, gamma = plane(chat, n, "truncate: chat"), same_size(cast(Tensor, gamma), n, "truncate: gamma")
     return kernels_for(m, a, k, chat, gamma).truncate(m, a, k, f, first, offset, chat, gamma)
 
 
@@ -317,7 +318,7 @@ def bit_times(words: Tensor, v: Tensor | None, n: int) -> Tensor:
     return kernels_for(words, v).bit_times(words, v, n)
 
 
-def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: Tensor, first: bool) -> Tensor:
+def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: Tensor, first: int) -> Tensor:
     """Share of b * x for x = m - lam and the masked bit b = bhat ^ beta.
 
     lam (None: zero), beta, beta_lam: additive shares of the mask, of beta and of beta * lam.
@@ -334,7 +335,7 @@ def select(bhat: Tensor, m: Tensor, lam: Tensor | None, beta: Tensor, beta_lam: 
 
 
 def select_truncated(
-    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: bool,
+    bhat: Tensor, m: Tensor, a: Tensor, k: Tensor, b: Tensor, ba: Tensor, bk: Tensor, f: int, first: int,
     offset: int = 0, chat: Tensor | None = None, gamma: Tensor | None = None, bgamma: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Share of b * ((x + offset) >> f) for the masked bit b = bhat ^ beta; offset, chat and gamma as for `truncate`.
@@ -353,12 +354,13 @@ def select_truncated(
     bk = wrap(bk, n, f, "select_truncated: bk")
     if chat is not None:
         chat = plane(chat, n, "select_truncated: chat")
-        gamma, bgamma = (same_size(t, n, "select_truncated: carry") for t in (gamma, bgamma))
+        gamma = same_size(cast(Tensor, gamma), n, "select_truncated: gamma")
+        bgamma = same_size(cast(Tensor, bgamma), n, "select_truncated: bgamma")
     chosen = kernels_for(m, bhat, a, k, b, ba, bk, chat, gamma, bgamma)
     return chosen.select_truncated(bhat, m, a, k, b, ba, bk, f, first, offset, chat, gamma, bgamma)
 
 
-def bit_to_ring(bhat: Tensor, beta: Tensor, first: bool) -> Tensor:
+def bit_to_ring(bhat: Tensor, beta: Tensor, first: int) -> Tensor:
     """Share of the masked bit b = bhat ^ beta as a ring value: first * bhat + (1 - 2 bhat) * beta."""
     beta = ring(beta, "bit_to_ring: beta")
     whole_or_nothing(first, "bit_to_ring")

@@ -6,6 +6,7 @@ The text of a private key holds its primes: it belongs on its owner's disk, read
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 from protocols.errors import ConfigError, DecodeError, explain, reason_of
 from protocols.files import write_secret
@@ -89,6 +90,6 @@ def _number(fields: dict[str, object], name: str) -> int:
     return int(digits, 16)
 
 
-def _refuse(why: str) -> None:
+def _refuse(why: str) -> NoReturn:
     fix = "ask its owner for the file again"
     raise ConfigError(explain("this text is not a Paillier key", why=why, fix=fix)) from None

@@ -147,7 +147,8 @@ class PrivateKey:
     def blinding_bases(self) -> tuple[FixedBase, FixedBase]:
         """Tables for powers of h^n modulo p^2 and modulo q^2."""
         n, h, count = self.public.n, self.public.h, self.public.blinding_bytes
-        return tuple(fixed_base(half.residues, gmpy2.powmod(h, n, half.square), count) for half in self.halves)
+        p, q = (fixed_base(half.residues, gmpy2.powmod(h, n, half.square), count) for half in self.halves)
+        return p, q
 
     @cached_property
     def inverse_of_p(self) -> mpz:

@@ -107,11 +107,15 @@ class BlindingPool:
                 self._changed.notify_all()
 
     def _make(self, count: int) -> np.ndarray:
-        return (refreshing_factors if self.refreshing else blinding_factors)(self.key, count)
+        return _factors(self.key, count)
 
     def _has_work(self) -> bool:
         """A whole batch is missing, or someone waits: a smaller batch takes as long as a whole one."""
         return self._closed or len(self) + self._batch <= self.size or len(self) < self._wanted
+
+
+def _factors(key: Key, count: int, draw: Draw | None = None) -> np.ndarray:
+    return refreshing_factors(key, count, draw) if isinstance(key, PublicKey) else blinding_factors(key, count, draw)
 
 
 class InsecurePool(BlindingPool):
@@ -131,4 +135,4 @@ class InsecurePool(BlindingPool):
 
     def take(self, count: int) -> np.ndarray:
         """[count, *cell]: the next factors."""
-        return (refreshing_factors if self.refreshing else blinding_factors)(self.key, count, self._draw)
+        return _factors(self.key, count, self._draw)

@@ -8,6 +8,7 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import gmpy2
 import numpy as np
@@ -139,7 +140,7 @@ def _columns(
     residues: Residues, bases: np.ndarray, digits: np.ndarray, places: np.ndarray, deep: int, top: int
 ) -> np.ndarray:
     """[M, B, levels, *cell]: for some columns the products of each level's digits, `deep` terms at a time."""
-    made = None
+    made: np.ndarray | None = None
     for start in range(0, places.shape[0], deep):
         used, number = np.unique(places[start : start + deep].T, return_inverse=True)
         number = number.reshape(places.shape[1], 1, -1)  # [B, 1, K] against digits [M, 1, levels, K]
@@ -149,7 +150,7 @@ def _columns(
         index = rows_of(np.abs(some), number + len(part) * (some < 0), top)
         sums = _in_parallel(residues, table, index.reshape(-1, index.shape[-1]))
         made = sums if made is None else residues.multiply(made, sums)
-    return made.reshape(len(digits), places.shape[1], -1, *residues.cell)
+    return cast(np.ndarray, made).reshape(len(digits), places.shape[1], -1, *residues.cell)
 
 
 def _in_parallel(residues: Residues, table: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ of GMP integers. Both are numpy arrays that are sliced, reshaped and joined like
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gmpy2
 import numpy as np
@@ -61,7 +62,7 @@ class Residues:
             return kernels.residue_products(table, index, squarings, self.fast)
         out, modulus = np.empty(len(index), object), self.modulus
         for k, levels in enumerate(index.tolist()):
-            acc = None
+            acc: Any = None
             for terms in levels:
                 for _ in range(squarings if acc is not None else 0):
                     acc = self._lifted(acc * acc % modulus)

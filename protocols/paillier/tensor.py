@@ -111,7 +111,8 @@ class PaillierTensor:
             self._refuse_batch("indexing")
         if not any(part is Ellipsis for part in index):
             index = (*index, Ellipsis)  # without it a single object would lose its array
-        return replace(self, cells=self.cells[(*index, *(slice(None),) * len(self.key.residues.cell))])
+        index += (slice(None),) * len(self.key.residues.cell)
+        return replace(self, cells=self.cells[index])
 
     def __neg__(self) -> PaillierTensor:
         flat = self.key.residues.inverses(self._flat())
@@ -313,7 +314,7 @@ class PaillierTensor:
                 )
             )
         values = decrypt(key, self._flat())
-        if self.packed:
+        if self.batch is not None:
             columns = np.array(values, object).reshape(self.cell_shape[0], prod(self.cell_shape[1:])).T
             rows = zip(*(self.slots.unpack(column, self.batch) for column in columns), strict=True)
             values = [v for row in rows for v in row]
@@ -381,7 +382,7 @@ def encrypt_array(
     known = public(key)
     encoded = fixed.integers(np.asarray(values), frac_bits, limit, "encrypt_array")
     packed = slot_bits is not None
-    slots = slots_for(known.bits, (1 << slot_bits - 1) - 1) if packed else whole(known.bits)
+    slots = whole(known.bits) if slot_bits is None else slots_for(known.bits, (1 << slot_bits - 1) - 1)
     bound = fixed.magnitude(limit, frac_bits)
     if bound > slots.limit:
         raise InputError(

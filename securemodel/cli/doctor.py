@@ -7,7 +7,9 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import click
 import torch
@@ -32,8 +34,8 @@ def doctor() -> None:
     click.echo(f"securemodel  {securemodel.__version__}, {Path(securemodel.__file__).parent}")
     click.echo(f"python       {platform.python_version()}, {platform.platform()}")
     click.echo(f"torch        {torch.__version__}, {torch.get_num_threads()} threads")
-    click.echo(f"kernels      {native['variant']} (available: {', '.join(native['available'])})")
-    click.echo(f"cpu          {platform.machine()}: {' '.join(native['cpu']) or 'features unknown'}")
+    click.echo(f"kernels      {native['variant']} (available: {', '.join(cast(list, native['available']))})")
+    click.echo(f"cpu          {platform.machine()}: {' '.join(cast(list, native['cpu'])) or 'features unknown'}")
     click.echo(f"tls          {ssl.OPENSSL_VERSION}\n")
     results = [
         _check("python is 3.10 or newer", lambda: _require(sys.version_info >= (3, 10), platform.python_version())),
@@ -70,11 +72,13 @@ def _compiled() -> str:
 def _meet() -> str:
     with tempfile.TemporaryDirectory() as folder:
         config, own = loopback_parties(("a", "b"), Path(folder))
-        results = run_together({name: lambda name=name: connect(name, config, own[name]) for name in own}, 20.0)
-        for result in results.values():
+        results = run_together({name: partial(connect, name, config, own[name]) for name in own}, 20.0)
+        closing = {}
+        for name, result in results.items():
             if isinstance(result, BaseException):
                 raise result
-        run_together({name: channel.close for name, channel in results.items()}, 20.0)
+            closing[name] = result.close
+        run_together(closing, 20.0)
     return ""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from protocols.channel.testing import loopback_parties
 from protocols.identity import DEALER, Timeouts
@@ -91,10 +91,12 @@ def _folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
     """
     folder = tempfile.mkdtemp(prefix="securemodel-")
     command = ["/bin/sh", "-c", _INHERIT, "securemodel-heir", folder]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, start_new_session=True, **quiet) as heir:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+    ) as heir:
         try:
-            yield Path(folder), heir.stdin
+            yield Path(folder), cast(IO[bytes], heir.stdin)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             heir.kill()
@@ -103,7 +105,7 @@ def _folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
 def _configurations(parties: Sequence[str], folder: Path, dealer: bool) -> dict[str, Path]:
     """A party file for each process; they differ in whose identity they name."""
     roster, identities = loopback_parties(parties, folder, dealer=dealer, timeouts=_TIMEOUTS)
-    text, paths = roster.path.read_text(), {}
+    text, paths = cast(Path, roster.path).read_text(), {}
     for name in identities:
         paths[name] = folder / f"{name}.toml"
         paths[name].write_text(f'{text}[me]\nidentity = "{name}"\n')

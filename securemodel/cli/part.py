@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -219,7 +220,7 @@ def _journal(
     said = given.of(me, "journal", program.parties, concerned)
     if said is not None:
         return Path(said), ()
-    beside = output or source
+    beside = cast(Path, output or source)
     if not beside.name or beside.name == "..":
         beside = beside.resolve()
     if output or os.access(beside.parent, os.W_OK):

@@ -107,8 +107,10 @@ def run(
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
     check_identity(me, config)
-    more = {"paillier_key": paillier_key, "protocol": protocol, "ledger": ledger}
-    with scripts.as_party(script, args, me, config, store, **more):
+    given = scripts.as_party(
+        script, args, me, config, store, paillier_key=paillier_key, protocol=protocol, ledger=ledger
+    )
+    with given:
         scripts.run_main(script)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from protocols import identity
 from protocols.channel import arrive
@@ -63,7 +63,7 @@ def _declared(script: Path, name: str) -> tuple[Any, int] | None:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             try:
-                return ast.literal_eval(statement.value), statement.lineno
+                return ast.literal_eval(cast(Any, statement).value), statement.lineno
             except (ValueError, TypeError):
                 return None, statement.lineno
     return None
@@ -119,14 +119,14 @@ def as_party(
     `protocol` is for programs whose compile() names none; `ledger` is a file, or "none". From here on the others are
     told that this party is there: they wait while the script compiles its program.
     """
-    files = [path.resolve() if path else None for path in (config, store, paillier_key)]
+    config, store, paillier_key = config.resolve(), store and store.resolve(), paillier_key and paillier_key.resolve()
     book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
-    parties = identity.load_config(files[0])
+    parties = identity.load_config(config)
     own = identity.load(parties.identity) if parties.identity else None
     arrivals = [made] if own and (made := arrive(me, parties, own)) else []
     try:
         with (
-            invoked(Invocation(me, *files, protocol, digest(script), book, arrivals, progress)),
+            invoked(Invocation(me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress)),
             _as_main(script, args),
         ):
             yield

@@ -15,6 +15,8 @@ from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Mark, Node, phase_of, plain_json
 
+Real = float
+"""In `Builder`, `float` is an operator."""
 SPLINE_BITS = (8, 16)
 """The least and the most fractional bits that splines work with."""
 
@@ -245,7 +247,7 @@ class Builder:
         return self._value(self.graph.add("unknown", shape=shape), integer)
 
     # ---- for those who look at values in the clear (securemodel.compare); no part of the program
-    def domain(self, x: Value, low: float, high: float, what: str, or_zero: bool = False) -> None:
+    def domain(self, x: Value, low: Real, high: Real, what: str, or_zero: bool = False) -> None:
         """Notes that the function `what` is meaningless unless x is in [low, high), or 0 with `or_zero`."""
         self._mark(x, Mark(what, self.source, low, high, or_zero))
 
@@ -301,8 +303,8 @@ class Builder:
     # ---- products
     def bilinear(self, kind: str, x: Value, y: Value, **attrs) -> Value:
         """A product of protocols.bilinear; operands secret or owned."""
-        meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y)]
-        shape = bilinear_shape(kind, *meta, attrs)
+        first, second = (torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y))
+        shape = bilinear_shape(kind, first, second, attrs)
         node = self._secret("bilinear", [x, y], shape, kind=kind, attrs=attrs)
         return self._value(node, x.integer and y.integer)
 
@@ -312,7 +314,7 @@ class Builder:
     def square(self, x: Value) -> Value:
         return self._value(self._secret("square", [x], x.shape), x.integer)
 
-    def scale(self, x: Value, factor: float) -> Value:
+    def scale(self, x: Value, factor: Real) -> Value:
         """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic)."""
         factor = float(factor)
         if not math.isfinite(factor):
@@ -325,7 +327,7 @@ class Builder:
         """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits."""
         return self._value(self._secret("ldexp", [x], x.shape, bits=bits)) if bits else x
 
-    def offset(self, x: Value, number: float) -> Value:
+    def offset(self, x: Value, number: Real) -> Value:
         """Sum with a public number."""
         if number == 0:
             return x

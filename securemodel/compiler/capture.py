@@ -118,7 +118,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         raise not_captured(lost[0], type(model).__name__)
     _restore(exported.graph, made, messages)
     signature = exported.graph_signature
-    states, constants, inputs = {}, {}, []
+    states, constants, placeholders = {}, {}, []
     for spec in signature.input_specs:
         kind = spec.kind.name
         if kind in ("PARAMETER", "BUFFER"):
@@ -126,7 +126,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         elif kind == "CONSTANT_TENSOR":
             constants[spec.arg.name] = exported.constants[spec.target]
         elif kind == "USER_INPUT":
-            inputs.append(spec.arg.name)
+            placeholders.append(spec.arg.name)
     mutated = [s.target for s in signature.output_specs if s.kind.name not in ("USER_OUTPUT",)]
     if mutated:
         raise CompileError(
@@ -136,7 +136,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     outputs = list(output_node.args[0])
     if not outputs:
         raise CompileError("the model returns no tensor: there is nothing to compute")
-    return Captured(exported.graph, states, constants, inputs, outputs)
+    return Captured(exported.graph, states, constants, placeholders, outputs)
 
 
 def apart(model: torch.nn.Module) -> torch.nn.Module:
@@ -217,7 +217,7 @@ def _messages_of_checks() -> Iterator[dict[str, str]]:
         if isinstance(condition, torch.SymBool):  # before torch takes it for true
             messages[str(condition.node.expr)] = words = str(message()) if message else NO_MESSAGE
             torch.ops.aten._assert_scalar.default(condition, words)
-        check_with(error_type, condition, message)
+        check_with(error_type, condition, message)  # type: ignore[arg-type]  # torch takes no message, too
 
     with _replaced(torch, "_check_with", noted):
         yield messages

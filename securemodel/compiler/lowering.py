@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -103,7 +103,7 @@ def _pool_with_gradient_first(graph: torch.fx.Graph, pool: torch.fx.Node) -> Non
     Where no value of a window is above zero, its gradient is zero whichever of them gets it; else the largest of the
     window is where it was.
     """
-    relu, values = pool.args[0], [user for user in pool.users if user.args[1] == 0]
+    relu, values = cast(torch.fx.Node, pool.args[0]), [user for user in pool.users if user.args[1] == 0]
     if relu.target is not aten.relu.default or len(values) != 1:
         return
     poolings = [user for user in relu.users if user.target is aten.max_pool2d_with_indices_backward.default]
@@ -111,14 +111,14 @@ def _pool_with_gradient_first(graph: torch.fx.Graph, pool: torch.fx.Node) -> Non
     alone = all(len(back.users) == 1 and relu not in back.all_input_nodes[:1] for back in poolings)
     if not alone or set(relu.users) != {pool, *poolings, *signs} or not all(map(_is_gradient_of_relu, signs)):
         return
-    x, value = relu.args[0], values[0]
+    x, value = cast(torch.fx.Node, relu.args[0]), values[0]
     pool.replace_input_with(relu, x)
     with graph.inserting_after(value):
         after = graph.create_node("call_function", relu.target, (value,))
     after.meta = {**relu.meta, "val": value.meta["val"]}
     value.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
     for back, sign in zip(poolings, signs, strict=True):
-        dy = back.args[0]
+        dy = cast(torch.fx.Node, back.args[0])
         with graph.inserting_before(back):
             first = graph.create_node("call_function", sign.target, (dy, after, 0))
         first.meta = {**sign.meta, "val": dy.meta["val"]}
@@ -129,7 +129,7 @@ def _pool_with_gradient_first(graph: torch.fx.Graph, pool: torch.fx.Node) -> Non
 
 
 def _is_gradient_of_relu(node: torch.fx.Node) -> bool:
-    return node.target is aten.threshold_backward.default and node.args[2] == 0
+    return node.target is aten.threshold_backward.default and bool(node.args[2] == 0)
 
 
 def lower_model(
@@ -240,7 +240,7 @@ def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners:
     integer = not value.is_floating_point()
     if node.name in captured.states:
         name = captured.states[node.name]
-        return g.placeholder(f"state:{name}", value.shape, owner_of(weights, name), integer)
+        return g.placeholder(f"state:{name}", value.shape, cast(str, owner_of(weights, name)), integer)
     kept = {part.placeholder for part in captured.kept}
     index = [name for name in captured.inputs if name not in kept].index(node.name)
     return g.placeholder(f"input:{index}", value.shape, owners[index], integer, small=node.name in captured.small)
@@ -277,7 +277,7 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     if node.target is aten.sym_size.int and args[0].sized:
         return args[0].shape[args[1]]
     if not operands and (isinstance(made, _SYMBOLS) or node.target in CHECKS):
-        return node.target(*args, **kwargs)
+        return cast(Callable, node.target)(*args, **kwargs)
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
@@ -403,17 +403,17 @@ def _sizes_depend_on_values(made: Any) -> bool:
 
 def in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
-    made = node.meta.get("val")
+    made, target = node.meta.get("val"), cast(Callable, node.target)
     if _sizes_depend_on_values(made):
         try:
-            return g.constant(node.target(*g.known(args), **g.known(kwargs)))
+            return g.constant(target(*g.known(args), **g.known(kwargs)))
         except CannotLower:  # only its owner will know the size
             pass
     if isinstance(made, (list, tuple)):
-        whole = _owned(g, node.target, args, kwargs, None)
+        whole = _owned(g, target, args, kwargs, None)
         tensors = [(i, t) for i, t in enumerate(made) if isinstance(t, torch.Tensor)]
         return tuple(_owned(g, operator.getitem, [whole, i], {}, t) for i, t in tensors)
-    return _owned(g, node.target, args, kwargs, made)
+    return _owned(g, target, args, kwargs, made)
 
 
 def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, made: Any) -> Value:

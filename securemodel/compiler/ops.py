@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -231,9 +231,16 @@ def broadcast(x: Shape, y: Shape) -> Shape:
     return x if x == y else sized(by_torch(torch.broadcast_shapes, x, y))
 
 
+def frac_of(x: Node) -> int:
+    """The fractional bits of an operand. Raises Wrong where it has none."""
+    if x.frac is None:
+        raise Wrong(f"its operand %{x.id} has no fractional bits")
+    return x.frac
+
+
 def same_frac(case: Case) -> int:
     """The fractional bits that all operands have. Raises Wrong where they differ."""
-    fracs = {x.frac for x in case.xs}
+    fracs = {frac_of(x) for x in case.xs}
     if len(fracs) != 1:
         raise Wrong(f"its operands have different fractional bits: {', '.join(str(f) for f in fracs)}")
     return fracs.pop()
@@ -292,7 +299,7 @@ def _image(kind: str, attrs: dict[str, Any], x: Shape, y: Shape) -> Shape:
 def _bilinear(case: Case) -> Made:
     x, y = case.xs[::-1] if case.attrs.get("swapped") else case.xs
     shape, beside = product_shape(case.attrs["kind"], case.attrs["attrs"], x.shape, y.shape)
-    return Made(shape, x.frac + y.frac, beside)
+    return Made(shape, frac_of(x) + frac_of(y), beside)
 
 
 def _owned_layer(case: Case) -> Made:
@@ -302,7 +309,7 @@ def _owned_layer(case: Case) -> Made:
         raise Wrong("the weights of a layer are a matrix")
     read = numel(y.shape[:-1] if case.attrs["kind"] == "matmul" else y.shape[1:])
     places = sized((read, numel(shape)), "the table of what a layer reads")
-    return Made(shape, x.frac + case.attrs["weight_frac"], beside + ELEMENT_BYTES * numel(places))
+    return Made(shape, frac_of(x) + case.attrs["weight_frac"], beside + ELEMENT_BYTES * numel(places))
 
 
 # ---- gates on bits
@@ -358,7 +365,7 @@ def _truncate(case: Case, *others: Node) -> Made:
         _one_plane(case.xs[-1], numel(x.shape))
         if case.attrs["offset"] >= 1 << case.attrs["bits"]:
             raise Wrong(f"an offset of {case.attrs['offset']} is more than {case.attrs['bits']} bits round")
-    return Made(x.shape, x.frac - case.attrs["bits"])
+    return Made(x.shape, frac_of(x) - case.attrs["bits"])
 
 
 def _planes(bits: Node) -> Shape:
@@ -439,7 +446,7 @@ def _spline(case: Case) -> Made:
         )
     if signed and signed[0].shape != coefficients.shape:
         raise Wrong("the sign is that of the coefficients")
-    return Made(t.shape, terms * t.frac)
+    return Made(t.shape, terms * frac_of(t))
 
 
 # ---- what is brought in and out
@@ -505,14 +512,14 @@ def _its_giver(case: Case) -> str | None:
 
 def _common(case: Case) -> str:
     """Who can compute a function of floats: everybody, or the one party that owns them all."""
-    owners = {x.owner for x in case.xs} - {PUBLIC}
+    owners = {cast(str, x.owner) for x in case.xs} - {PUBLIC}
     if len(owners) > 1:
         raise Wrong(f"its operands are those of {' and '.join(sorted(map(str, owners)))}")
     return owners.pop() if owners else PUBLIC
 
 
 def _party(case: Case) -> str:
-    if (owner := case.xs[-1].owner) == PUBLIC:
+    if (owner := cast(str, case.xs[-1].owner)) == PUBLIC:
         raise Wrong("what everybody knows is not given by a party")
     return owner
 
@@ -635,7 +642,7 @@ ROWS: dict[str, Row] = {
     "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner),
     # gates
     "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT),
-    "square": Row("masked -> additive", lambda case: Made(case.xs[0].shape, 2 * case.xs[0].frac)),
+    "square": Row("masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0]))),
     "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
     "digits": Row(
         "(masked )+-> bits", _digits, _WINDOW,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,9 @@ def _scores(result: Any) -> torch.Tensor:
 
 def _step(reveal: Reveal) -> nn.Module | None:
     if reveal in ("all", "probabilities", "class"):
-        return {"all": lambda: None, "probabilities": Probabilities, "class": Class}[reveal]()
+        steps: dict[str, Callable[[], nn.Module | None]]
+        steps = {"all": lambda: None, "probabilities": Probabilities, "class": Class}
+        return steps[str(reveal)]()
     if isinstance(reveal, Sequence) and not isinstance(reveal, str) and len(reveal) in (2, 3):
         name, k, *kind = reveal
         if name == "top" and type(k) is int and k >= 1 and kind in ([], ["scores"]):

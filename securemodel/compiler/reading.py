@@ -119,10 +119,10 @@ def _weights(field: Any) -> Weights:
     """A name, or pairs of prefix and name."""
     if isinstance(field, str):
         return field
-    pairs = tuple(map(_names, _list(field)))
+    pairs = [_names(pair) for pair in _list(field)]
     if any(len(pair) != 2 for pair in pairs):
         raise TypeError("the owners of weights are pairs of a prefix and a name")
-    return pairs
+    return tuple((prefix, owner) for prefix, owner in pairs)
 
 
 def parse_node(line: str) -> Node:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Arrays:
 
     def names(self) -> Iterator[str]:
         """See Source."""
-        return map(str, self._ids)
+        return map(str, cast(np.ndarray, self._ids))
 
     def _batch(self, start: int, size: int, problems: Problems) -> Batch:
         names, sizes = list(self._arrays), [w.size for w in self._wanted]

@@ -112,7 +112,8 @@ class Images:
             if chosen is None or index in chosen:
                 files = self._files[start : start + size]
                 rows = torch.stack([self._row(file, problems) for file in files]).to(self._wanted.dtype)
-                yield index, Batch([rows], lambda row, element, files=files: str(files[row]), [f.name for f in files])
+                place = lambda row, element, files=files: str(files[row])
+                yield index, Batch([rows], place, [f.name for f in files])
 
     def names(self) -> Iterator[str]:
         """See Source."""

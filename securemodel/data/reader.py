@@ -111,8 +111,8 @@ def open_table(path: Path, form: Format = Format(), columns: Sequence[str] = (),
     if header is None:
         named = any(not _is_position(name) for name in asked)
         header = named or _looks_like_names(path, cells, columns, id_column, described)
-    elif not header and (named := [name for name in asked if not _is_position(name)]):
-        raise _refused(f"a table without a header has no column {', '.join(map(repr, named))}", path,
+    elif not header and (unknown := [name for name in asked if not _is_position(name)]):
+        raise _refused(f"a table without a header has no column {', '.join(map(repr, unknown))}", path,
                        why=described, fix="count the columns from 1, or leave out --no-header")  # fmt: skip
     if header:
         _check_names(path, cells)

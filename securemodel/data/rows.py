@@ -128,7 +128,8 @@ def _look_through(source: Source, size: int, check: Check, with_ids: bool) -> Ro
 def _check_no_id_twice(source: Source, size: int, marks: np.ndarray) -> None:
     """Raises InputError where two rows have one id: the same ids in one order then do not show whose rows meet."""
     found, counts = np.unique(marks, return_counts=True)
-    suspects, places = {mark.tobytes() for mark in found[counts > 1]}, {}
+    suspects = {mark.tobytes() for mark in found[counts > 1]}
+    places: dict[str, str] = {}
     for _, batch in source.batches(size, Problems()) if suspects else ():
         for row, name in enumerate(batch.names):
             if _mark(name) not in suspects:
@@ -198,7 +199,7 @@ def _digest(batch: Batch) -> bytes:
     digest = hashlib.sha256()
     for tensor in batch.tensors:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()[:DIGEST_BYTES]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -39,7 +40,9 @@ class Columns:
         names = ", ".join(repr(table.names[index]) for index in table.columns[:20]) if table.names else ""
         more = ", ..." if len(table.columns) > 20 else ""
         inferred = table.names and choice.form.header is None
-        self.notes = (f"{table.path}: line 1 is the header; inputs are the columns {names}{more}",) if inferred else ()
+        self.notes: tuple[str, ...] = (
+            (f"{table.path}: line 1 is the header; inputs are the columns {names}{more}",) if inferred else ()
+        )
 
     def batches(
         self, size: int, problems: Problems, chosen: Container[int] | None = None
@@ -62,7 +65,7 @@ class Columns:
 
     def names(self) -> Iterator[str]:
         """See Source."""
-        return (cells[self._table.id_column].strip() for _, cells in self._table.rows())
+        return (cells[cast(int, self._table.id_column)].strip() for _, cells in self._table.rows())
 
     def _numbers(self, line: int, cells: Sequence[str], problems: Problems) -> list[float]:
         picked = [cells[index] for index in self._table.columns]
@@ -85,10 +88,10 @@ class Columns:
         return f"there is no {kind}", self._table.place(line, index), fix
 
     def _name(self, line: int, cells: Sequence[str], problems: Problems) -> str:
-        name = cells[self._table.id_column].strip()
+        name = cells[cast(int, self._table.id_column)].strip()
         if not name or not name.isprintable():
             what = "the id has characters that cannot be printed" if name else "there is no id"
-            problems.add(what, self._table.place(line, self._table.id_column))
+            problems.add(what, self._table.place(line, cast(int, self._table.id_column)))
         return name
 
     def _batch(self, lines: list[int], rows: list[list[float]], names: list[str], problems: Problems) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -110,7 +110,7 @@ class ClearSide:
         node = self._program.graph[node_id]
         if node.op == "placeholder":
             kind, name = node.attrs["name"].split(":", 1)
-            made = self._state[name] if kind == "state" else self._inputs[int(name)]
+            made = self._state[name] if kind == "state" else cast(torch.Tensor, self._inputs[int(name)])
         else:
             call = self._program.calls[node_id]
             with torch.no_grad():
@@ -152,7 +152,7 @@ class ClearSide:
             public = self._public()
         else:
             owned = zip(header.inputs, self._inputs, strict=True)
-            public = {f"input {i}": x for i, (owner, x) in enumerate(owned) if owner == PUBLIC}
+            public = {f"input {i}": cast(torch.Tensor, x) for i, (owner, x) in enumerate(owned) if owner == PUBLIC}
         digest = _digest(public)
         digest.update(bytes.fromhex(self._program.digest))
         return digest.digest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -35,16 +35,9 @@ class Compiling(Protocol):
         rounding: Rounding = "exact",
     ) -> Lowered: ...
 
-    def assemble(
-        self,
-        header: Header,
-        lowered: Lowered,
-        model: torch.nn.Module,
-        examples: Examples,
-        truncate_outputs: bool,
-        reveal: Reveal,
-        **options: Any,
-    ) -> Program: ...
+    @property
+    def assemble(self) -> Callable[..., Program]:
+        """(header, lowered, model, examples, truncate_outputs, reveal, options of the engine) -> the program."""
 
 
 def compile_for(
@@ -70,26 +63,26 @@ def compile_for(
     places = _places(state or {}, examples)
     given = [at for at in range(len(example_inputs)) if at not in places]
     owners = _owners(inputs, _only(examples, given))
-    weights = given_weights(weights)
-    check_owners(weights, model)
-    names = _party_names(weights, owners, outputs, parties)
+    owner = given_weights(weights)
+    check_owners(owner, model)
+    names = _party_names(owner, owners, outputs, parties)
     _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
     captured = _with_state(capture_revealing(model, examples, reveal), places, example_inputs)
-    lowered = compiler.lower(captured, weights, owners, frac_bits, width=width, rounding=rounding)
+    lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     to = receivers(outputs, len(lowered.outputs))
     if len(to) != len(lowered.outputs):
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
     shapes = tuple(tuple(example_inputs[at].shape) for at in given)
-    header = Header(names, frac_bits, width, weights, tuple(owners), shapes, tuple(to), rounding)
+    header = Header(names, frac_bits, width, owner, tuple(owners), shapes, tuple(to), rounding)
     program = compiler.assemble(header, lowered, model, examples, truncate_outputs, reveal, **options)
     return replace(program, reveal=reveal, captured=captured)
 
 
 def _places(state: Mapping[str | int, int], examples: Examples) -> dict[int, tuple[str, int]]:
     """{position of an input: (its name as a state, the output that replaces it)}. Raises CompileError."""
-    names = list(examples) if isinstance(examples, Mapping) else list(range(len(examples)))
+    names: list[str | int] = [*examples] if isinstance(examples, Mapping) else [*range(len(examples))]
     if unknown := [key for key in state if key not in names]:
         raise CompileError(f"state names the input {unknown[0]!r}, but the inputs are {', '.join(map(repr, names))}")
     if len(set(state.values())) != len(state):

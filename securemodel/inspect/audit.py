@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
@@ -166,9 +166,10 @@ def _sees(program: Program, me: str) -> list[Seen]:
             bits = 8 * sum(part.nbytes for part in parts)
             note("corrections of the dealer", node, sum(map(_numel, parts)), bits, "the other parties' streams")
         elif node.op == "owned_layer":
-            client = me == program.client
+            owner = cast(Any, program).client  # a deep program's
+            client = me == owner
             size, count = (reply_bytes, node) if client else (request_bytes, program.graph[node.args[0]])
-            hidden_by = "a share of the server" if client else f"the Paillier key of {program.client}"
+            hidden_by = "a share of the server" if client else f"the Paillier key of {owner}"
             note("encrypted numbers", node, _size(count), 8 * size(program.graph, node), hidden_by)
     return [
         Seen(what, phase, len(sizes), sum(n for n, _ in sizes), sum(b for _, b in sizes), hidden_by)
@@ -180,7 +181,7 @@ def _numel(part: Any) -> int:
     return math.prod(part.shape)
 
 
-def _sees_encrypted(program: Program, me: str) -> list[Seen]:
+def _sees_encrypted(program: Any, me: str) -> list[Seen]:
     """Of linear models by Paillier: the server sees ciphertexts, the client linear scores in the clear."""
     shape = program.shape
     if me == program.server:

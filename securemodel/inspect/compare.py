@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 
@@ -84,7 +85,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
         for part, _ in batches(inputs, program, total):
             for side in clear.values():
                 side.set_inputs(part)
-            right, outputs = reference(program.model_graph, state, part, found.wanted)
+            right, outputs = reference(program.model_graph, state, cast(Sequence[torch.Tensor], part), found.wanted)
             made = session.run(*part)
             secure = _opened(program.graph, recorders)
             for phase in phases:
@@ -112,7 +113,7 @@ def _opened(graph: Graph, parties: Sequence[_Recorded]) -> dict[int, torch.Tenso
     """The ring values that the parties hold together."""
     bits, out = _known_bits(graph), {}
     for node_id in parties[0].held:
-        parts = [party.held[node_id] for party in parties]
+        parts: list[Any] = [party.held[node_id] for party in parties]
         value = torch.zeros(graph[node_id].shape, dtype=torch.int64)
         if isinstance(parts[0], Masked):
             value = value + parts[0].m
@@ -180,10 +181,11 @@ class _Findings:
     """Collects what is seen, by layers."""
 
     def __init__(self, program: Program) -> None:
-        self._graph, self._layers = program.graph, defaultdict(_Layer)
+        self._graph = program.graph
+        self._layers: defaultdict[str, _Layer] = defaultdict(_Layer)
         self._encoding = encoding_limit(program.header)
         self._names = layer_names(program.graph)
-        self._order = [INPUTS, *_layers_of(program.model_graph), OUTPUTS]
+        self._order = [INPUTS, *_layers_of(cast(Captured, program.model_graph)), OUTPUTS]
         self._outputs: dict[int, torch.Tensor] = {}
         self.wanted = {mark.name for node in program.graph.nodes for mark in _values(node)}
 
@@ -201,8 +203,8 @@ class _Findings:
                 if mark.low is None:
                     layer.differ(right[mark.name], _real(value.ring, mark.frac), _real(secure[node.id], mark.frac))
                 else:
-                    seen = value.wide * 2.0**-mark.frac
-                    layer.stay(mark.name, mark.low, mark.high, seen[seen != 0] if mark.or_zero else seen)
+                    seen = value.number * 2.0**-mark.frac
+                    layer.stay(mark.name, mark.low, cast(float, mark.high), seen[seen != 0] if mark.or_zero else seen)
             if node.op == "reveal":
                 self._outputs[node.attrs["index"]] = revealed(node, value.ring)
 
@@ -218,7 +220,7 @@ class _Findings:
 
     def _check_ranges(self, node: Node, value: Both, operands: Sequence[Both]) -> None:
         if node.op in ("input", "own"):
-            seen = value.wide * 2.0 ** -(node.frac or 0)
+            seen = value.number * 2.0 ** -(node.frac or 0)
             self._layers[self._names[node.id]].stay("encoding", -self._encoding, self._encoding, seen)
         elif node.op == "top_bit":
             for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
@@ -232,7 +234,7 @@ class _Findings:
     def _stay(self, at: int, what: str, bits: int, node_id: int, value: Both) -> None:
         """A magnitude below 2^bits in units of the ring; told in real numbers, for the layer of the node `at`."""
         unit = 2.0 ** -(self._graph[node_id].frac or 0)
-        self._layers[self._names[at]].stay(what, -(2.0**bits) * unit, 2.0**bits * unit, value.wide * unit)
+        self._layers[self._names[at]].stay(what, -(2.0**bits) * unit, 2.0**bits * unit, value.number * unit)
 
 
 def _only_moves(node: Node) -> bool:

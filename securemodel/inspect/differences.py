@@ -112,9 +112,10 @@ def comparison_text(comparison: Comparison) -> str:
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for name, *rest in cells:
         table.add_row(*map(Text, (_shortened(name, COLUMNS - others - 2), *rest)))
-    console = Console(file=StringIO(), width=COLUMNS, color_system=None, highlight=False)
+    out = StringIO()
+    console = Console(file=out, width=COLUMNS, color_system=None, highlight=False)
     console.print("test data of one owner, all in the clear: not a secure run", table, sep="\n")
-    text = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     return f"{text}\n{_verdict(comparison)}"
 
 
@@ -142,7 +143,7 @@ def _interval(limit: Limit) -> str:
 
 def _verdict(comparison: Comparison) -> str:
     first = comparison.first_out_of_range
-    if first is None:
+    if first is None or first.limit is None:
         return "no value leaves its range"
     limit = first.limit
     return (

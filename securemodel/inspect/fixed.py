@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -53,6 +54,11 @@ class Both:
     ring: torch.Tensor
     wide: torch.Tensor | None
 
+    @property
+    def number(self) -> torch.Tensor:
+        """`wide`, of a value that has one."""
+        return cast(torch.Tensor, self.wide)
+
 
 class FixedPoint:
     """Walks a program in the clear; the owners' floats come from their clear sides."""
@@ -88,7 +94,7 @@ class FixedPoint:
     def _value(self, node: Node, operands: list[Both]) -> Both:
         if node.op in ("input", "own", "encode"):
             owner = self._graph[node.args[0]].owner
-            ring = self._clear[self._program.parties[0] if owner == PUBLIC else owner].encoded(node)
+            ring = self._clear[self._program.parties[0] if owner == PUBLIC else cast(str, owner)].encoded(node)
             return Both(ring, ring.double())
         if node.op == "state":
             return self.kept[node.attrs["name"]]
@@ -104,7 +110,9 @@ class FixedPoint:
         if node.op == "bilinear_public":
             first, second = operands[::-1] if node.attrs["swapped"] else operands
             kind, attrs = node.attrs["kind"], node.attrs["attrs"]
-            return Both(bilinear(kind, first.ring, second.ring, attrs), _product(kind, first.wide, second.wide, attrs))
+            return Both(
+                bilinear(kind, first.ring, second.ring, attrs), _product(kind, first.number, second.number, attrs)
+            )
         if node.op == "owned_layer":
             return self._owned_layer(node, operands[0])
         if node.op in GATES:
@@ -113,10 +121,10 @@ class FixedPoint:
         return operands[0]  # another form of the same value
 
     def _owned_layer(self, node: Node, x: Both) -> Both:
-        kind, attrs, side = node.attrs["kind"], node.attrs["attrs"], self._clear[node.owner]
+        kind, attrs, side = node.attrs["kind"], node.attrs["attrs"], self._clear[cast(str, node.owner)]
         limit, what = node.attrs["weight_limit"], side.describe(node.args[1])
         weights = encode(side.value(node.args[1]), node.attrs["weight_frac"], limit, what)
-        return Both(bilinear(kind, x.ring, weights, attrs), _product(kind, x.wide, weights.double(), attrs))
+        return Both(bilinear(kind, x.ring, weights, attrs), _product(kind, x.number, weights.double(), attrs))
 
     def _gate(self, node: Node, operands: list[Both]) -> torch.Tensor:
         gate = GATES[node.op]
@@ -138,7 +146,7 @@ class FixedPoint:
 def _wide(graph: Graph, node: Node, operands: list[Both], ring: torch.Tensor) -> torch.Tensor | None:
     """The value of a gate in float64; that of the ring for gates that are not known here; None for parts of bits."""
     if node.op == "top_bit":
-        signs = [x.wide.reshape(-1) + offset < 0 for x, offset in zip(operands, node.attrs["offset"], strict=True)]
+        signs = [x.number.reshape(-1) + offset < 0 for x, offset in zip(operands, node.attrs["offset"], strict=True)]
         return torch.cat([torch.nn.functional.pad(sign, (0, -sign.numel() % 64)) for sign in signs])
     if node.form == "bits":
         return None
@@ -168,25 +176,26 @@ def _bit(node: Node, bits: Both) -> torch.Tensor:
 
 
 def _truncated(node: Node, x: Both) -> torch.Tensor:
-    return ((x.wide + node.attrs.get("offset", 0)) * 2.0 ** -node.attrs["bits"]).floor()
+    return ((x.number + node.attrs.get("offset", 0)) * 2.0 ** -node.attrs["bits"]).floor()
 
 
 def _lookup(node: Node, operands: list[Both]) -> torch.Tensor:
     table = torch.tensor(node.attrs["table"], dtype=torch.float64)
-    index = operands[0].wide.long() % table.shape[1]  # tables repeat, see docs/protocol.md, section 10
+    index = operands[0].number.long() % table.shape[1]  # tables repeat, see docs/protocol.md, section 10
     return table[:, index]
 
 
 def _spline(node: Node, operands: list[Both]) -> torch.Tensor:
-    coefficients, t = operands[0].wide, operands[1].wide
-    return sum(coefficients[power] * t**power for power in range(coefficients.shape[0]))
+    coefficients, t = operands[0].number, operands[1].number
+    terms = [coefficients[power] * t**power for power in range(coefficients.shape[0])]
+    return sum(terms[1:], terms[0])
 
 
 _WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor]] = {
-    "bilinear": lambda n, xs: _product(n.attrs["kind"], xs[0].wide, xs[1].wide, n.attrs["attrs"]),
-    "square": lambda n, xs: xs[0].wide.square(),
+    "bilinear": lambda n, xs: _product(n.attrs["kind"], xs[0].number, xs[1].number, n.attrs["attrs"]),
+    "square": lambda n, xs: xs[0].number.square(),
     "truncate": lambda n, xs: _truncated(n, xs[0]),
-    "select": lambda n, xs: _bit(n, xs[0]) * xs[1].wide,
+    "select": lambda n, xs: _bit(n, xs[0]) * xs[1].number,
     "select_truncated": lambda n, xs: _bit(n, xs[0]) * _truncated(n, xs[1]),
     "bit_to_ring": lambda n, xs: _bit(n, xs[0]),
     "lookup": _lookup,

@@ -19,6 +19,7 @@ def table_text(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: 
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    console = Console(file=StringIO(), width=COLUMNS, color_system=None, highlight=False)
+    out = StringIO()
+    console = Console(file=out, width=COLUMNS, color_system=None, highlight=False)
     console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 
@@ -109,7 +110,7 @@ def attack_at(link: Link, attack: Attack, purposes: tuple[Purpose, ...], at: int
                 return attack(link, label, buffers, post)
         return post(label, buffers)
 
-    link.post = attacking
+    link.post = attacking  # type: ignore[method-assign]  # the attack is what it is for
 
 
 # ---- sessions
@@ -150,7 +151,8 @@ class _Scene:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.model, self.inputs = made_up(program, 1)
-        self.receive_s, self.limit_s, self.messages = 20.0, 300.0, Counter()
+        self.receive_s, self.limit_s = 20.0, 300.0
+        self.messages: Counter[tuple[str, str]] = Counter()
         start = time.monotonic()
         self.expected = self._run(self._count)
         for error in self.expected.values():
@@ -166,7 +168,7 @@ class _Scene:
 
         def prepare(session: Session) -> None:
             if session.me == who:
-                attack_at(session.channel._links[peer], attack, (Purpose.START, Purpose.OPEN), at)
+                attack_at(cast(Any, session.channel)._links[peer], attack, (Purpose.START, Purpose.OPEN), at)
 
         try:
             results = self._run(prepare)
@@ -183,7 +185,7 @@ class _Scene:
         return UNCHANGED if same else WRONG
 
     def _count(self, session: Session) -> None:
-        for peer, link in session.channel._links.items():
+        for peer, link in cast(Any, session.channel)._links.items():
             post, key = link.post, (session.me, peer)
 
             def counting(label: Label, buffers: Any, post: Callable = post, key: tuple[str, str] = key) -> None:
@@ -210,7 +212,7 @@ class _Scene:
                 made = session.run(*(x if owner in (me, PUBLIC) else None for x, owner in owned))
                 return made if isinstance(made, tuple) else (made,)
 
-        results = run_together({me: lambda me=me: party(me) for me in program.parties}, self.limit_s)
+        results = run_together({me: partial(party, me) for me in program.parties}, self.limit_s)
         dealer.join(self.limit_s)
         return results
 

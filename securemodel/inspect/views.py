@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -124,9 +124,10 @@ def views(program: Program, sessions: int, done: Callable[[int], None] = lambda 
 def made_up(program: Program, seed: int) -> tuple[torch.nn.Module, Sequence[torch.Tensor]]:
     """A model of the program's shape and inputs for it. The generator is seeded because nothing here is a secret."""
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(program.model).to_empty(device="cpu")
+    shapes = cast(torch.nn.Module, program.model)
+    model = copy.deepcopy(shapes).to_empty(device="cpu")
     with torch.no_grad():
-        made = made_up_state(program.model, generator)
+        made = made_up_state(shapes, generator)
         for name, tensor in model_state(model).items():
             tensor.copy_(made[name])
     return model.eval(), made_up_inputs(program.examples, generator)
@@ -142,7 +143,7 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
 
     walks = local_walks(program, make_party=make)
     with Session(program, walks) as session:
-        last, source = parties[program.parties[-1]], walks[program.parties[-1]].source
+        last, source = parties[program.parties[-1]], cast(Any, walks[program.parties[-1]].source)
         deal = source.dealt
 
         def dealt(epoch: int, node: int, given: Sequence[Part]) -> Dealt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from securemodel.engines.crypten.program import CryptenProgram, trust
 from securemodel.shown import Shown
@@ -45,7 +45,7 @@ def make_plan(program: CryptenProgram, network: Any = "lan") -> CryptenPlan:
         if node.op == "call":
             calls[node.attrs["target"]] += 1
         elif node.op == "input":
-            shared[node.owner, node.phase] += size
+            shared[cast(str, node.owner), node.phase] += size
         elif node.op == "reveal":
             revealed.append((node.attrs["to"], size))
     owners = tuple((name, shared[name, "load"], shared[name, "run"]) for name in program.parties)

@@ -95,7 +95,8 @@ def _piecewise(layer: Layer, nodes: Sequence[Node]) -> list[str]:
 
 def _not_in_shares(graph: Graph, nodes: Sequence[Node]) -> list[str]:
     """Where only the receiver reads a layer without weights, it could compute it from the layer's input."""
-    own, weights = {n.id for n in nodes}, set()
+    own = {n.id for n in nodes}
+    weights: set[int] = set()
     for node in graph.nodes:
         if node.phase == "load" and (node.op in ("input", "own") or weights & set(node.args)):
             weights.add(node.id)
@@ -151,7 +152,7 @@ def _windows(graph: Graph, frac_bits: int, width: int) -> tuple[dict[int, dict],
             digits, top = graph[begins[node.args[0]]], graph[node.args[1]]
             if top.op != "top_bit" or top.args != digits.args:
                 continue
-            more = [max(0, graph[a].frac - frac_bits) for a in digits.args]
+            more = [max(0, (graph[a].frac or 0) - frac_bits) for a in digits.args]
             bits = [min(bit, width - 1 + m) for bit, m in zip(top.attrs["bit"], more, strict=True)]
             shifts = digits.attrs["shift"]
             low_bits = max(bit - shift for bit, shift in zip(bits, shifts, strict=True))

@@ -45,8 +45,9 @@ class Rates:
     def for_bits(self, bits: int) -> Rates:
         """Those for another size of key."""
         factor = bits / 2048
-        powers = (rate * factor**_GROWTH for rate in (self.encryption, self.blinding, self.decryption))
-        return Rates(*powers, self.product * factor**2, self.row)
+        rates = (self.encryption, self.blinding, self.decryption)
+        encryption, blinding, decryption = (rate * factor**_GROWTH for rate in rates)
+        return Rates(encryption, blinding, decryption, self.product * factor**2, self.row)
 
 
 @dataclass(frozen=True, repr=False)

@@ -56,7 +56,8 @@ def _nothing(parties: Sequence[str]) -> Cost:
 
 def _layers(graph: Graph, parties: Sequence[str], phase: Phase) -> tuple[Layer, ...]:
     """One phase by layers, in the order in which they first do something."""
-    names, found = layer_names(graph), {}
+    names = layer_names(graph)
+    found: dict[str, Cost] = {}
     have = {name: held(graph, parties, name) for name in parties}
 
     def charge(name: str, cost: Cost) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 
@@ -40,7 +41,9 @@ def split_rows(inputs: Inputs, program: Program, mine: Sequence[bool]) -> int:
             )
     if not rows:
         return 0
-    owned = [(x, shape) for x, shape, own in zip(inputs, header.input_shapes, mine, strict=True) if own]
+    owned = [
+        (cast(torch.Tensor, x), shape) for x, shape, own in zip(inputs, header.input_shapes, mine, strict=True) if own
+    ]
     if all(tuple(x.shape) == shape for x, shape in owned):
         return header.rows
     if len(rows) > 1:

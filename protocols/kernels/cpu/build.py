@@ -5,6 +5,7 @@
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 _NEEDS = {
     "v3": {"avx2", "fma", "bmi", "bmi2"},
@@ -33,5 +34,5 @@ def _discover() -> tuple[dict[str, ModuleType], tuple[str, ...]]:
 
 
 builds, features = _discover()
-module: ModuleType | None = None
-"""The build in use, set by `protocols.kernels.variant`; None where the twins are in use."""
+module: Any = None
+"""The build in use, a module, set by `protocols.kernels.variant`; None where the twins are in use."""

@@ -1,5 +1,7 @@
 """Truncation, selection and fixed point in plain torch."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def truncate(
 ) -> Tensor:  # fmt: skip
     """Share of (x + offset) >> f."""
     public, clear = _shifted(m, f, offset)
-    carry = 0 if chat is None else bit_to_ring(chat, gamma.view(m.shape), first)
+    carry = 0 if chat is None else bit_to_ring(chat, cast(Tensor, gamma).view(m.shape), first)
     a, k = a.view(m.shape), k.view(m.shape).to(torch.int64)
     return (public if first else 0) - a + (clear * k << (64 - f)) - carry
 
@@ -62,7 +64,7 @@ def select_truncated(
     other = public * b - ba + (clear * bk.to(torch.int64) << (64 - f))
     if chat is not None:  # b c = bhat c + (1 - 2 bhat) (chat beta + (1 - 2 chat) beta gamma)
         carries = _bits(chat, m)
-        other -= carries * b + (1 - 2 * carries) * bgamma.view(m.shape)
+        other -= carries * b + (1 - 2 * carries) * cast(Tensor, bgamma).view(m.shape)
     return bits * truncate(m, a, k, f, first, offset, chat, gamma) + (1 - 2 * bits) * other
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from securemodel.compiler.approximations import SMOOTH
@@ -28,12 +30,12 @@ promises(Accuracy(units=24, domain="x ≤ 40"), aten.selu.default)
 promises(Accuracy(units=5), aten.hardsigmoid.default)
 promises(Accuracy(2.0**-12, domain="abs(x) ≤ 40"), aten.hardswish.default)
 
-_FINE = {"absolute": 2.0**-15, "relative": 2.0**-10}
-promises(Accuracy(**_FINE, domain="x ≤ 8"), aten.exp.default)
-promises(Accuracy(**_FINE, domain="x ≤ 8; errors as for exp(x)"), aten.expm1.default)
-promises(Accuracy(**_FINE, domain="2^-10 ≤ abs(x) < 2^14"), aten.reciprocal.default)
-promises(Accuracy(**_FINE, domain="2^-10 ≤ x < 2^14"), aten.rsqrt.default)
-promises(Accuracy(**_FINE, domain="2^-10 ≤ x < 2^14, and 0"), aten.sqrt.default)
+_FINE = Accuracy(absolute=2.0**-15, relative=2.0**-10)
+promises(replace(_FINE, domain="x ≤ 8"), aten.exp.default)
+promises(replace(_FINE, domain="x ≤ 8; errors as for exp(x)"), aten.expm1.default)
+promises(replace(_FINE, domain="2^-10 ≤ abs(x) < 2^14"), aten.reciprocal.default)
+promises(replace(_FINE, domain="2^-10 ≤ x < 2^14"), aten.rsqrt.default)
+promises(replace(_FINE, domain="2^-10 ≤ x < 2^14, and 0"), aten.sqrt.default)
 promises(Accuracy(2.0**-11, domain="2^-10 ≤ x < 2^14"), aten.log.default)
 promises(Accuracy(2.0**-11, domain="2^-10 ≤ 1 + x < 2^14"), aten.log1p.default)
 promises(Accuracy(2.0**-10, domain="2^-10 ≤ x < 2^14"), aten.log2.default)

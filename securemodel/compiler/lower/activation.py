@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
@@ -23,8 +24,9 @@ def clipped(g: Builder, x: Value, low, high) -> Value:
     """min(max(x, low), high) = low + relu(x - low) - relu(x - high)."""
     above = None if high is None else g.relu(g.offset(x, -high), or_zero=False)
     if low is None:
-        return g.sub(g.rescale(x), above)
-    out = g.offset(g.relu(g.offset(x, -low)), low)
+        out = g.rescale(x)
+    else:
+        out = g.offset(g.relu(g.offset(x, -low)), low)
     return out if above is None else g.sub(out, above)
 
 
@@ -99,4 +101,4 @@ def argmax_with_value(g: Builder, x: Value, dim: int | None, keepdim: bool) -> t
         dim %= x.ndim
         out_shape = [1 if i == dim else s for i, s in enumerate(x.shape) if keepdim or i != dim]
     values, indices = tournament(g, x, dim, True)
-    return g.reshape(values, out_shape), g.reshape(indices, out_shape)
+    return g.reshape(values, out_shape), g.reshape(cast(Value, indices), out_shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
@@ -74,7 +75,7 @@ def _targets(g: Builder, target: Value, weight: Value | None, classes: int, igno
             'use reduction="sum", and weights of zero for what is ignored',
         )
     vectors = _targets(g, target, None, classes, -1, reduction)[0]
-    along = (classes,) + (1,) * (target.ndim - axis)
+    weight, along = cast(Value, weight), (classes,) + (1,) * (target.ndim - axis)
     vectors = g.mul(
         vectors, g.float(torch.reshape, weight, along, shape=along) if not weight.secret else g.reshape(weight, along)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
@@ -92,7 +94,7 @@ def bilinear(g: Builder, x, y, weight, bias=None):
 
 
 def convolved(
-    g: Builder, kind: str, x: Value, w: Value, bias: Value | None, dims: int, groups: int, axes: dict[str, object]
+    g: Builder, kind: str, x: Value, w: Value, bias: Value | None, dims: int, groups: int, axes: Mapping[str, object]
 ) -> Value:
     """A convolution of this kind of protocols.bilinear; `axes` has what is given once for all axes, or for each."""
     unbatched = x.ndim == dims + 1

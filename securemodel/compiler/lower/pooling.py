@@ -62,7 +62,8 @@ def different(taps: list[list[int]]) -> list[list[int]]:
 def window_taps(sizes: Sequence[int], kernel, stride, padding, dilation, ceil: bool) -> list[list[list[int]]]:
     """For each of the last axes, what the taps of windows read."""
     given = [each_axis(v, len(sizes)) for v in (kernel, stride or kernel, padding, dilation)]
-    return [axis_taps(size, *(v[i] for v in given), ceil) for i, size in enumerate(sizes)]
+    axes = zip(sizes, *given, strict=True)
+    return [axis_taps(size, taps, step, pad, gap, ceil) for size, taps, step, pad, gap in axes]
 
 
 def _max_pool(g: Builder, x: Value, kernel, stride, padding, dilation, ceil: bool, dims: int) -> Value:

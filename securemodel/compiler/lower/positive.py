@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 
@@ -69,7 +70,7 @@ def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Se
     x is below 2^14. f is looked up for all i at once, from one opening of x, while comparisons find out which one
     holds. So it takes few rounds, and many lookups: for few numbers.
     """
-    out = None
+    out: Value | None = None
     smaller = {i: g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0), 15 - 4 * i) for i in powers[1:]}
     for i, (factor, shift) in zip(powers, pieces, strict=True):
         value = spline(g, SMOOTH[name], g.ldexp(x, -4 * i), factor, shift)
@@ -80,7 +81,7 @@ def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Se
         else:
             value = g.select(g.either(smaller[i], smaller[i + 1]), value)
         out = value if out is None else g.add(out, value)
-    return out
+    return cast(Value, out)
 
 
 def powers_of_16(count: int) -> range:

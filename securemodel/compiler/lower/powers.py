@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import cast
 
 import torch
 
@@ -36,13 +37,14 @@ _LARGEST = 64
 
 def whole_power(g: Builder, x: Value, exponent: int) -> Value:
     """x to a positive whole power, by squaring."""
-    result, base = None, x
+    result: Value | None = None
+    base = x
     while exponent:
         if exponent & 1:
             result = base if result is None else g.mul(result, base)
         exponent >>= 1
         base = g.square(base) if exponent else base
-    return result
+    return cast(Value, result)
 
 
 @functools.cache
@@ -120,7 +122,8 @@ def logit(g: Builder, x, eps=None):
 def _exponentials(g: Builder, x: Value) -> tuple[Value, Value]:
     """exp(x) and exp(-x) from one lookup: they share their openings."""
     powers = exp(g, g.linear("cat", *[g.reshape(v, (1, *x.shape)) for v in (x, g.linear("neg", x))], dim=0))
-    return tuple(g.reshape(g.slice(powers, 0, i, i + 1), x.shape) for i in (0, 1))
+    rising, falling = (g.reshape(g.slice(powers, 0, i, i + 1), x.shape) for i in (0, 1))
+    return rising, falling
 
 
 @lowers(aten.sinh.default)

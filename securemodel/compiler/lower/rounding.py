@@ -45,6 +45,7 @@ def quotient(g: Builder, x: Value, divisor: float) -> tuple[Value, Value]:
     divisor = round(divisor / unit) * unit
     if not 2 * unit <= divisor <= _LARGEST_DIVISOR:
         raise CannotLower(f"division with remainder by {divisor}", f"divide by a number from {2 * unit} to 2^14")
+    limits: tuple[float, ...]
     x, (mantissa, exponent) = g.rescale(x), math.frexp(divisor)
     if mantissa == 0.5 and g.exact:
         whole = g.floor(x, 1 - exponent)

@@ -35,8 +35,8 @@ def _slice(g: Builder, rows: Rows, start: int, stop: int) -> Rows:
 
 
 def _cat(g: Builder, *parts: Rows) -> Rows:
-    parts = [part for part in parts if part[0].shape[0]]
-    return [g.linear("cat", *xs, dim=0) if len(xs) > 1 else xs[0] for xs in zip(*parts, strict=True)]
+    full = [part for part in parts if part[0].shape[0]]
+    return [g.linear("cat", *xs, dim=0) if len(xs) > 1 else xs[0] for xs in zip(*full, strict=True)]
 
 
 def _flipped(g: Builder, rows: Rows) -> Rows:
@@ -74,7 +74,7 @@ def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool)
     start = whole + (half - pairs if mirrored else 0)
     left, right = _slice(g, rows, start, start + pairs), _slice(g, rows, whole + half, whole + half + pairs)
     right = _flipped(g, right) if mirrored and pairs else right
-    firsts, seconds = _halves(g, _slice(g, rows, 0, whole), block, mirrored) if whole else (None, None)
+    firsts, seconds = _halves(g, _slice(g, rows, 0, whole), block, mirrored) if whole else ([], [])
     if whole and pairs:
         left, right = _cat(g, firsts, left), _cat(g, seconds, right)
     elif whole:
@@ -82,9 +82,7 @@ def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool)
     elif not pairs:
         return rows
     left, right = exchange(g, left, right, descending)
-    done = (
-        _joined(g, _slice(g, left, 0, whole // 2), _slice(g, right, 0, whole // 2), block, mirrored) if whole else None
-    )
+    done = _joined(g, _slice(g, left, 0, whole // 2), _slice(g, right, 0, whole // 2), block, mirrored) if whole else []
     if not pairs:
         return _cat(g, done, _slice(g, rows, whole, count)) if count > whole else done
     last = _slice(g, right, whole // 2, whole // 2 + pairs)

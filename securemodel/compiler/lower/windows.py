@@ -30,7 +30,7 @@ def _resize(g: Builder, x: Value, one_axis: Callable, size, scales) -> Value:
     first = x.ndim - count
     for i in range(count):
         old, scale = x.shape[first + i], None if scales is None else scales[i]
-        new = int(old * scale) if size is None else size[i]
+        new = int(old * scales[i]) if size is None else size[i]
         x = times_matrix(g, x, first + i, axis_matrix(one_axis, old, new, scale))
     return x
 

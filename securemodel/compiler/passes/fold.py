@@ -22,7 +22,8 @@ def fold_owner_scales(g: Builder) -> dict[int, int]:
 
     Nothing is folded into a value that the model returns or that something else reads.
     """
-    users, replaced = g.graph.users(), {}
+    users = g.graph.users()
+    replaced: dict[int, int] = {}
     for node in list(g.graph.nodes):
         if not _is_factor(g, node):
             continue

@@ -236,7 +236,7 @@ class _Pass:
         """Whether m + offset is below the mask, in `low_bits` bits from `shift` up; notes the carry of `rounded` bits."""
         short, count = -rounded % DIGIT_BITS if shift >= 0 else 0, words(numel(node.shape))
         window = {"shift": [shift - short], "low_bits": low_bits + short, "offset": [offset]}
-        digits, apart = digit_count(window["low_bits"]), digit_count(rounded)
+        digits, apart = digit_count(low_bits + short), digit_count(rounded)
         bits = self._add(node, "digits", [x], "bits", (leaf_planes(digits), count), window)
         while digits > 1:
             opened = self._add(node, "mask_bits", [bits], "masked_bits", self.new[bits].shape)

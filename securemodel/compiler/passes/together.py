@@ -29,7 +29,8 @@ class _Chain:
 
 def _chain(graph: Graph, users: list[list[int]], digits: int) -> _Chain | None:
     """The comparison that begins at a node; None where it is read in the middle."""
-    at, layers = digits, []
+    at = digits
+    layers: list[tuple[int, int]] = []
     while len(users[at]) == 1 and graph[users[at][0]].op == "mask_bits":
         opened = users[at][0]
         following = [u for u in users[opened] if graph[u].op == "combine"]
@@ -138,7 +139,7 @@ def compare_together(graph: Graph) -> Graph:
     for node in graph.nodes:
         chain = _chain(graph, users, node.id) if node.op == "digits" else None
         key = _alike(graph, depth, chain) if chain else None
-        if key is not None:
+        if chain and key is not None:
             alike.setdefault(key, []).append(chain)
     companies = [chains for chains in alike.values() if len(chains) > 1]
     if not companies:

@@ -72,7 +72,7 @@ def load() -> ModuleType:
 
 def _stand_in() -> ModuleType:
     module = ModuleType(_MOVED)
-    module.registry = SimpleNamespace()
+    vars(module)["registry"] = SimpleNamespace()
     return module
 
 

@@ -53,7 +53,8 @@ class Party:
 
     def run(self, mine: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """One evaluation; returns the outputs this party learns, by their index."""
-        values, outputs = dict(self._loaded), {}
+        values = dict(self._loaded)
+        outputs: dict[str, torch.Tensor] = {}
         with self._crypten.no_grad():
             for node in self.graph.nodes:
                 self.at = f"{node.attrs.get('target', node.op)} (node {node.id})"
@@ -154,7 +155,7 @@ class Pipe:
 
 def serve(pipe: Pipe, me: str) -> None:
     """Does what the session says until it says no more; an error is told, and is the last thing that is done."""
-    party = None
+    party: Any = None
     try:
         while True:
             words, tensors = pipe.receive()

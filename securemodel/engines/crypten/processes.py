@@ -101,7 +101,7 @@ class Processes:
     def _collect(self, do: str, limit_s: float) -> dict[str, dict[str, torch.Tensor]]:
         made: dict[str, dict[str, torch.Tensor]] = {}
         deadline = time.monotonic() + limit_s
-        pipes = {process.pipe: name for name, process in self._processes.items()}
+        pipes: dict[Any, str] = {process.pipe: name for name, process in self._processes.items()}
         while len(made) < len(self._processes):
             for pipe in wait(list(pipes), timeout=0.5):
                 name = pipes[pipe]

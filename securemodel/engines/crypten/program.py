@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Header
@@ -21,7 +21,7 @@ def _stated(case: Case) -> Made:
 
 
 def _giver(case: Case) -> str:
-    return case.header.parties[0] if case.xs[0].owner == PUBLIC else case.xs[0].owner
+    return case.header.parties[0] if case.xs[0].owner == PUBLIC else cast(str, case.xs[0].owner)
 
 
 CALL_ROWS: dict[str, Row] = {

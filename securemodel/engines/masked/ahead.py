@@ -55,7 +55,7 @@ class Ahead:
 
     def __init__(self, prepare: PrepareRun, limit_bytes: int, name: str) -> None:
         self._prepare, self._limit = prepare, limit_bytes
-        self._jobs: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, Phase] | None] = queue.SimpleQueue()
         self._ready: deque[tuple[int, list[Item], int]] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()

@@ -59,7 +59,7 @@ def run_passes(
     narrow_masks(masked)
     _mark_types(masked, lowered.dtypes)
     ordered, ids = order_nodes(masked)
-    calls = {}
+    calls: dict[int, FloatCall] = {}
     for old, call in builder.calls.items():
         new = ids.get(float_ids[old])
         if new is not None:
@@ -75,7 +75,8 @@ def run_passes(
 
 def _copy_floats(builder: Builder) -> tuple[Graph, dict[int, int]]:
     """The float nodes alone, in a graph of their own."""
-    graph, ids = Graph(), {}
+    graph = Graph()
+    ids: dict[int, int] = {}
     for node in builder.graph.nodes:
         if node.form != "float":
             continue

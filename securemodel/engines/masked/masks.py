@@ -27,7 +27,8 @@ def mask_of(graph: Graph, node: Node, masks: Masks, streams: Mapping[str, Stream
     `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares.
     """
     if node.op == "input":
-        return full_mask([streams[node.owner]], epoch, node.id, node.shape) if node.owner in streams else None
+        mine = [stream for name, stream in streams.items() if name == node.owner]
+        return full_mask(mine, epoch, node.id, node.shape) if mine else None
     if fresh := _FRESH.get(node.op):
         return fresh(list(streams.values()), epoch, node.id, node.shape)
     return DERIVED[node.op](graph, node, [masks[a] for a in node.args]) if node.op in DERIVED else None

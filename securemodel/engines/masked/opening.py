@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -33,9 +34,9 @@ class Part:
 def part_of(node: Node, share: torch.Tensor | None, lam: torch.Tensor | None) -> Part:
     """This party's part, from its share of the value (None: zero) and of the mask. Without a mask, a share is there."""
     if lam is None:
-        return Part(share.contiguous(), None)
+        return Part(cast(torch.Tensor, share).contiguous(), None)
     if node.op == "mask_bits":
-        return Part(share ^ lam, lam)
+        return Part(cast(torch.Tensor, share) ^ lam, lam)
     return Part(lam.clone() if share is None else (share + lam).contiguous(), lam)
 
 
@@ -58,7 +59,7 @@ def opened(
     if node.op == "mask_bits":
         for hat in others:
             mine.share.bitwise_xor_(hat)
-        return MaskedBits(mine.share, mine.lam)
+        return MaskedBits(mine.share, cast(torch.Tensor, mine.lam))
     total = mine.share.clone() if mine.lam is None else mine.share
     for share in others:
         total += share

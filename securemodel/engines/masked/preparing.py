@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class LoadedOperand:
     share: torch.Tensor | None
 
 
-Prepared = dict[str, torch.Tensor | None]
+Prepared = Mapping[str, torch.Tensor | None]
 Item = tuple[int, Prepared]
 
 

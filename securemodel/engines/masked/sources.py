@@ -53,14 +53,14 @@ class NoSource:
         self._ended = threading.Event()
         self._failed: PeerError | None = None
         if link:
-            threading.Thread(target=self._beat, daemon=True, name=f"beat-{link.me}").start()
+            threading.Thread(target=self._beat, args=(link,), daemon=True, name=f"beat-{link.me}").start()
 
-    def _beat(self) -> None:
-        while not self._ended.wait(min(_BEAT_S, self._link.receive_s / 4)):
+    def _beat(self, link: Link) -> None:
+        while not self._ended.wait(min(_BEAT_S, link.receive_s / 4)):
             if self._use.acquire(blocking=False):
                 try:
                     if not self._ended.is_set():
-                        self._link.beat()
+                        link.beat()
                 except PeerError as error:  # said by whoever uses the link next
                     self._failed = error
                     return

@@ -43,8 +43,9 @@ _VERSION = 2
 _CHECKSUM_BYTES = 32
 MAX_RUNS = (1 << 20) - 1
 _WHAT = "a store of preprocessing"
-_META = {"version": int, "id": str, "party": str, "digest": str, "runs": int}
-_CURSOR = {"next": int, "weights": (str, type(None))}
+_Fields = dict[str, type | tuple[type, ...]]
+_META: _Fields = {"version": int, "id": str, "party": str, "digest": str, "runs": int}
+_CURSOR: _Fields = {"next": int, "weights": (str, type(None))}
 
 
 def prepare(
@@ -103,7 +104,7 @@ def _write_stores(program: Program, count: int, directory: Path, progress: Calla
         with create_secret(last / _run_file(run), _WHAT) as file:
             for _, shares in dealing.deal(run, "run" if run else "load"):
                 for share in shares:
-                    data = memoryview(share.contiguous().view(-1).view(torch.uint8).numpy())
+                    data = share.contiguous().view(-1).view(torch.uint8).numpy().data
                     checksum.update(data)
                     file.write(data)
             file.write(checksum.digest())

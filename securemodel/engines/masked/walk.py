@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 
@@ -14,7 +15,7 @@ from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.ahead import Ahead, AtOnce
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.party import OnlineParty, TakePrepared
-from securemodel.engines.masked.preparing import Item, Prepared, Preparing, StreamSource
+from securemodel.engines.masked.preparing import Item, Prepared, Preparing, Source, StreamSource
 from securemodel.engines.masked.sources import DealtHere, NoSource
 from securemodel.engines.masked.store import Store
 from securemodel.engines.masked.zero import local_pairs
@@ -108,7 +109,7 @@ class MaskedWalk(Walk):
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         """The last party's shares of what is dealt for a node; their messages are counted."""
         self._counted[epoch] = self._counted.get(epoch, 0) + HEADER_BYTES + sum(part.nbytes for part in parts)
-        return self.source.dealt(epoch, node, parts)
+        return cast(Source, self.source).dealt(epoch, node, parts)
 
     # ---- the end
     def abort(self, reason: str) -> None:

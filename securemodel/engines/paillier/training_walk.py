@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +27,7 @@ class TrainingWalk(Walk):
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[Any], Rows]]:
         """One step; returns the guard's sum where this step has one, else None."""
         program, me, columns = self.program, self.party.me, list(inputs)
-        lr, which, number = self.public
+        lr, which, number = (cast(Any, value) for value in self.public)
         attrs = program.attrs
         rate, decay = float(lr) * attrs["factor"], float(lr) * attrs["decay"]
         if not 0 <= rate <= 1 or not 0 <= decay <= 1:
