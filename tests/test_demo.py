@@ -110,11 +110,17 @@ def test_the_demonstration_finds_a_wrong_answer(tmp_path: Path, monkeypatch: pyt
 
 def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1 and len(blocks[0].strip().splitlines()) <= 18
+    training, inference = blocks
+    assert len(training.strip().splitlines()) <= 40 and len(inference.strip().splitlines()) <= 18
     names: dict[str, object] = {}
-    exec(compile(blocks[0], "README.md", "exec"), names)
+    exec(compile(inference, "README.md", "exec"), names)
     assert (names["scores"] - names["model"](names["patients"])).abs().max() < 2**-8
     assert "rounds" in capsys.readouterr().out
+    names = {}
+    exec(compile(training, "README.md", "exec"), names)
+    before, trained = names["model"].state_dict(), names["weights"]
+    assert before.keys() == trained.keys() and any((before[name] - trained[name]).abs().max() > 1e-3 for name in before)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1"]
 
 
 def test_the_parties_file_in_the_readme_is_one(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -62,10 +63,12 @@ def _parts(path: Sequence[Any]) -> list[str]:
 
 
 def _returned_variables(step: Callable) -> list[str]:
-    """The variables of the only `return` of a function, if these are all there is in it."""
+    """The variables of the only `return` of a function, if these are all there is in it and its source is at hand."""
     try:
         function = ast.parse(textwrap.dedent(inspect.getsource(step))).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
+    except (OSError, TypeError, SyntaxError, IndexError, tokenize.TokenError):
+        return []
+    if getattr(function, "name", None) != getattr(step, "__name__", ""):  # the file is another one by now
         return []
     inner = [n for n in ast.walk(function) if isinstance(n, (ast.FunctionDef, ast.Lambda)) and n is not function]
     hidden = {id(part) for other in inner for part in ast.walk(other)}

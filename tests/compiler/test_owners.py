@@ -8,7 +8,7 @@ from running import TOLERANCE, TWO, Fn, difference, run, tensors
 from torch import nn
 
 import securemodel
-from securemodel.sessions import session as session_module
+from securemodel.sessions.session import Session
 
 
 class Mixed(nn.Module):
@@ -34,15 +34,15 @@ def mixed():
 @pytest.fixture
 def learned(monkeypatch):
     """What each party learned in the last run of a local session: {party: outputs}."""
-    seen, drive = {}, session_module.drive
+    seen, step = {}, Session._step
 
-    def recording(parties, channels):
-        results = drive(parties, channels)
+    def recording(self, coroutines):
+        results = step(self, coroutines)
         seen.clear()
         seen.update({name: value[0] for name, value in results.items() if isinstance(value, tuple)})
         return results
 
-    monkeypatch.setattr(session_module, "drive", recording)
+    monkeypatch.setattr(Session, "_step", recording)
     return seen
 
 

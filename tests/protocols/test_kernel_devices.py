@@ -13,7 +13,9 @@ from protocols.kernels import cpu, dispatch, twins, variant
 COMPOSED = {"conv1d", "conv_transpose1d", "conv_transpose2d"}
 """Called like a kernel, but made of `conv2d`."""
 CALLED = {
-    name for name, f in vars(dispatch).items() if inspect.isfunction(f) and f.__module__ == dispatch.__name__
+    name
+    for name, f in vars(dispatch).items()
+    if inspect.isfunction(f) and f.__module__ == dispatch.__name__ and not name.startswith("_")
 } - COMPOSED
 
 

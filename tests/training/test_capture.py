@@ -244,6 +244,21 @@ def test_names_of_what_is_given_and_returned():
     assert made == {"loss": torch.tensor(1.0), "rest": [torch.tensor(2.0), 3, None]}
 
 
+OTHERS = ["", "def other(x):\n    return loss, out\n", "step = (\n"]
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_a_step_whose_file_is_another_by_now_has_numbers_for_names(tmp_path, text):
+    model = families.mlp()
+    source = "def pair(x, y):\n    out = model(x)\n    loss = F.cross_entropy(out, y)\n    return loss, out\n"
+    given = {"model": model, "F": F}
+    path = tmp_path / "step.py"
+    path.write_text(text)
+    exec(compile(source, str(path), "exec"), given)
+    captured = capture_step(given["pair"], model, sgd(model), vectors_and_classes()[0])
+    assert captured.returned.names == ("0", "1")
+
+
 @pytest.mark.slow
 def test_names_are_stable():
     def names():

@@ -353,16 +353,16 @@ def together(task: Any, options: Any = None, **connect: Any) -> dict[str, Any]:
     addresses = free_addresses(2)
     times = Timeouts(connect_s=20.0, receive_s=20.0)
     config = plain_config(dict(zip(PARTIES, addresses, strict=True)), timeouts=times)
+    given = {me: options.get(me, options) if options else {} for me in PARTIES}
+    jobs = {me: made(**given[me])[0] for me in PARTIES}  # here: torch's seed and its capture belong to all threads
 
     def party(me: str) -> Any:
-        given = options.get(me, options) if options else {}
-        with made(**given)[0].connect(me, config, insecure_plain=True, **{"ledger": False, **connect}) as run:
+        with jobs[me].connect(me, config, insecure_plain=True, **{"ledger": False, **connect}) as run:
             return task(run)
 
     return run_together({me: lambda me=me: party(me) for me in PARTIES}, LIMIT_S)
 
 
-@pytest.mark.slow
 def test_parties_in_processes_of_their_own(tmp_path):
     def task(run) -> Any:
         run.resume(tmp_path)
@@ -387,7 +387,6 @@ def test_another_schedule_or_program_is_a_mismatch():
     assert all(isinstance(r, (Mismatch, PeerAborted)) for r in results.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("node", range(6))
 def test_a_message_that_is_none_is_an_error_with_the_peers_name(monkeypatch, node):
     """The shop sends zeros, which are no ciphertexts, in one round after the other."""
