@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard protocols/kernels/csrc/*)
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
@@ -29,10 +30,10 @@ setup-crypten: $(INSTALLED) ## Install CrypTen too, an optional back end (docs/c
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py
 
-test: $(INSTALLED) ## Run the tests, without the slow ones (JOBS=0: one after the other)
+test: $(INSTALLED_DEV) ## Run the tests, without the slow ones (JOBS=0: one after the other)
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
-test-all: $(INSTALLED) ## Run all tests
+test-all: $(INSTALLED_DEV) ## Run all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
 test-newest: ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
@@ -48,16 +49,16 @@ CHECKED := build/sanitize
 CHECKS := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CHECKED)/lib
 
-sanitize: $(INSTALLED) ## Run the kernels' tests and TEXTS odd programs (20000) with kernels that notice memory errors (gcc)
+sanitize: $(INSTALLED_DEV) ## Run the kernels' tests and TEXTS odd programs (20000) with kernels that notice memory errors (gcc)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pybind11 setuptools wheel
 	SANITIZE=1 $(BIN)/python setup.py -q build --build-base $(CHECKED) --build-lib $(CHECKED)/lib
 	$(CHECKS) $(BIN)/pytest -q -p no:cacheprovider tests/protocols/test_kernels.py
 	$(CHECKS) $(BIN)/python tests/compiler/fuzz_programs.py --texts $(TEXTS)
 
-bench: $(INSTALLED) ## Measure this machine (ARGS=case to measure one case)
+bench: $(INSTALLED_DEV) ## Measure this machine (ARGS=case to measure one case)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-peers: $(INSTALLED) ## Measure other systems as well (builds their environments first, about 2 GB)
+bench-peers: $(INSTALLED_DEV) ## Measure other systems as well (builds their environments first, about 2 GB)
 	benchmarks/peers/setup.sh
 	$(BIN)/python -m benchmarks --peers $(ARGS)
 	$(BIN)/python -m benchmarks.paillier
@@ -65,12 +66,12 @@ bench-peers: $(INSTALLED) ## Measure other systems as well (builds their environ
 docs: $(INSTALLED_DOCS) ## Build the documentation into site/
 	$(BIN)/python -m mkdocs build -f mkdocs.yml --site-dir site
 
-lint: $(INSTALLED) ## Check the style of the Python code, and its types
+lint: $(INSTALLED_DEV) ## Check the style of the Python code, and its types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean: ## Remove builds, caches and results (environments stay, .venv is brought up to date by the next make)
-	rm -rf $(INSTALLED) $(INSTALLED_DOCS) build dist site out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(INSTALLED) $(INSTALLED_DEV) $(INSTALLED_DOCS) build dist site out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	rm -f protocols/kernels/*.so
 	find protocols securemodel benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -86,7 +87,11 @@ $(INSTALLED): $(SOURCES) | $(BIN)/python
 	@$(BIN)/python -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 22)' || \
 	    $(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,examples,text,paillier]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[examples,text,paillier]"
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

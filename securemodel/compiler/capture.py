@@ -18,7 +18,7 @@ from torch.export import _trace
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules import transformer
 
-from securemodel.compiler.explaining import caught_by_the_model, not_captured
+from securemodel.compiler.explaining import caught_by_the_model, file_name, not_captured
 from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.errors import CompileError
 
@@ -336,4 +336,4 @@ def _line(node: torch.fx.Node) -> tuple[str, str]:
     path, rest = own[-1].split('"', 1)
     line = rest.split("line ")[1].split(",")[0]
     code = rest.split("\n")[1].strip() if "\n" in rest else ""
-    return f"{path.rsplit('/', 1)[-1]}:{line}", code
+    return f"{file_name(path)}:{line}", code

@@ -50,6 +50,12 @@ def not_captured(
     return CompileError(explain(what, where=where, fix=runs))
 
 
+def file_name(path: str) -> str:
+    """A file of the user's, in short. Cells of a notebook are files too, with numbers for names."""
+    file = Path(path)
+    return "cell" if file.parent.name.startswith("ipykernel_") else file.name
+
+
 def caught_by_the_model(problem: BaseException) -> bool:
     """Whether it is neither torch nor this project that caught an error: the model's code then went on without it."""
     caught = problem.__traceback__
@@ -79,7 +85,7 @@ def _line_of_model(problem: Exception) -> tuple[str, list[ast.stmt]]:
         if frames and (line := frames[-1].lineno):
             last = frames[-1]
             code = f": {last.line}" if last.line else ""
-            return f"{Path(last.filename).name}:{line}, in {last.name}{code}", _statements(last.filename, line)
+            return f"{file_name(last.filename)}:{line}, in {last.name}{code}", _statements(last.filename, line)
     return "", []
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import linecache
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from securemodel.compiler.explaining import NOT_THE_USERS
+from securemodel.compiler.explaining import NOT_THE_USERS, file_name
 
 KEY = "securemodel"
 
@@ -31,7 +30,7 @@ class Note:
     def place(self) -> str:
         """`train.py:12, in step: code`, for errors."""
         code = linecache.getline(self.file, self.line).strip()
-        return f"{Path(self.file).name}:{self.line}, in {self.function}: {code}" if self.file else ""
+        return f"{file_name(self.file)}:{self.line}, in {self.function}: {code}" if self.file else ""
 
     def write(self, meta: dict) -> None:
         """Writes it into a node's meta as torch.export does: securemodel.compiler.capture.source_line reads that."""
