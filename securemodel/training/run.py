@@ -311,18 +311,21 @@ class Run:
         for me, party in self._where.parties.items():
             party.kept = {name: states[me][name] for name in party.kept}
 
-    def export(self, path: str | Path | None = None, *, to: str) -> dict[str, torch.Tensor] | None:
+    def export(
+        self, path: str | Path | None = None, *, to: str, only: str | None = None
+    ) -> dict[str, torch.Tensor] | None:
         """The models' parameters and buffers at party `to`, which alone learns them; None at the others.
 
-        With `path`, `to` also writes them as safetensors that `model.load_state_dict` takes; names of several models
-        begin with the model's. Raises InputError, FileError.
+        `only`: of the model of this name, and nothing of the others. With `path`, `to` also writes them as safetensors
+        that `model.load_state_dict` takes; names of several models begin with the model's. Raises InputError, FileError.
         """
         self._start()
         parties = self.job.program.parties
         if to not in parties:
             raise InputError(explain(f"{to!r} is no party", fix=f"export to one of {', '.join(parties)}"))
+        shown = self._models_of(only)
         shares = self._fresh()
-        names = [name for name in sorted(next(iter(shares.values()))) if self._is_model(name)]
+        names = [name for name in sorted(next(iter(shares.values()))) if self._is_of(name, shown)]
         sends = {me: _bytes_of([kept[name] for name in names]) for me, kept in shares.items()}
         got = self._where.swap(EXPORT, sends, (to,))
         if to not in self._where.parties:
@@ -330,18 +333,26 @@ class Run:
         total = torch.frombuffer(bytearray(sends[to]), dtype=torch.int64).clone()
         for part in got[to].values():
             total += torch.frombuffer(bytearray(part), dtype=torch.int64)
-        state = self._decoded(names, total)
+        state = self._decoded(names, total, shown)
         if path is not None:
             with file_errors(Path(path)):
                 safetensors.torch.save_file(state, path)
         return state
 
-    def _is_model(self, name: str) -> bool:
-        return self.job.captured.states[name].kind in ("parameter", "buffer")
+    def _models_of(self, only: str | None) -> tuple[str, ...]:
+        models = tuple(self.job.models)
+        if only is not None and only not in models:
+            raise InputError(explain(f"there is no model {only!r}", fix=f"name one of {', '.join(models)}"))
+        return models if only is None else (only,)
 
-    def _decoded(self, names: Sequence[str], total: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _is_of(self, name: str, models: Sequence[str]) -> bool:
+        """Whether a state is a parameter or a buffer of one of these models."""
+        kind = self.job.captured.states[name].kind
+        return kind in ("parameter", "buffer") and name.startswith(tuple(f"{model}." for model in models))
+
+    def _decoded(self, names: Sequence[str], total: torch.Tensor, models: Sequence[str]) -> dict[str, torch.Tensor]:
         nodes = {n.attrs["name"]: n for n in self.job.program.graph.nodes if n.op == "keep"}
-        state, at, single = {}, 0, len(self.job.models) == 1
+        state, at, single = {}, 0, len(models) == 1
         for name in names:
             node, size = nodes[name], nodes[name].shape
             count = int(torch.Size(size).numel())
@@ -352,7 +363,7 @@ class Run:
             )
             at += count
         for name, kept in self.job.captured.states.items():  # those that no step changes
-            if name not in nodes and self._is_model(name) and self._is_public(name):
+            if name not in nodes and self._is_of(name, models) and self._is_public(name):
                 state[name.partition(".")[2] if single else name] = kept.start.clone()
         return state
 

@@ -207,6 +207,25 @@ class TestLocal:
         made.model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
         assert torch.equal(made.model.weight, weights["weight"])
 
+    def test_one_of_two_models_is_exported_alone(self):
+        both = {"first": nn.Linear(7, 1), "second": nn.Linear(1, 1)}
+        optimizer = torch.optim.SGD([p for model in both.values() for p in model.parameters()], lr=0.05)
+
+        def step(bank, shop, label):
+            loss = F.mse_loss(both["second"](both["first"](torch.cat([bank, shop], 1))).squeeze(1), label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        made = training.compile_training(step, both, optimizer, batch=table().batches(16), parties=PARTIES)
+        with made.local() as run:
+            run.step()
+            alone, whole = run.export(to="bank", only="second"), run.export(to="bank")
+            with pytest.raises(InputError, match="no model 'third'"):
+                run.export(to="bank", only="third")
+        assert alone.keys() == {"weight", "bias"}, "names as the model has them"
+        assert all(torch.equal(tensor, whole[f"second.{name}"]) for name, tensor in alone.items())
+
     def test_what_nobody_learns_is_not_revealed(self):
         made = job(reveal=None, evaluate=None)
         assert "reveal" not in made.text()
