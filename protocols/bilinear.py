@@ -41,3 +41,8 @@ def bilinear(
 ) -> torch.Tensor:
     """B(x, y); with `out` and accumulate "add" or "sub", adds it to or takes it from `out` in place."""
     return BILINEAR[kind](x, y, **attrs, out=out, accumulate=accumulate)
+
+
+def real_bilinear(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Tensor:
+    """B(x, y) of floating-point tensors."""
+    return getattr(torch if kind in ("mul", "matmul") else torch.nn.functional, kind)(x, y, **attrs)

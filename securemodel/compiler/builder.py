@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from protocols.bilinear import real_bilinear
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Mark, Node, phase_of, plain_json
@@ -117,13 +118,16 @@ def _whole(integer: bool) -> dict[str, bool]:
 
 def values_in(arg: Any) -> list[Value]:
     """All Values in a nest of lists, tuples and dicts."""
-    if isinstance(arg, Value):
-        return [arg]
+    return [leaf for leaf in _leaves(arg) if isinstance(leaf, Value)]
+
+
+def mapped(arg: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """A nest of lists, tuples and dicts with all that is of a kind changed."""
+    if isinstance(arg, kind):
+        return change(arg)
     if isinstance(arg, dict):
-        arg = list(arg.values())
-    if isinstance(arg, (list, tuple)):
-        return [v for a in arg for v in values_in(a)]
-    return []
+        return {name: mapped(value, kind, change) for name, value in arg.items()}
+    return type(arg)(mapped(a, kind, change) for a in arg) if isinstance(arg, (list, tuple)) else arg
 
 
 def common_owner(values: Sequence[Value]) -> str | None:
@@ -224,18 +228,15 @@ class Builder:
 
         Raises CannotLower for values that only inputs or weights give.
         """
-        if isinstance(arg, dict):
-            return {key: self.known(part) for key, part in arg.items()}
-        if isinstance(arg, (list, tuple)):
-            return type(arg)(self.known(part) for part in arg)
-        if not isinstance(arg, Value):
-            return arg
-        if arg.id not in self.calls:
+        return mapped(arg, Value, self._known)
+
+    def _known(self, value: Value) -> Any:
+        if value.id not in self.calls:
             raise CannotLower(
                 "values that are not known when the model is compiled",
                 "write them as constants in the model's code, not as weights, buffers or inputs",
             )
-        call = self.calls[arg.id]
+        call = self.calls[value.id]
         return call.target(*self.known(call.args), **self.known(call.kwargs))
 
     def integers(self, value: torch.Tensor) -> Value:
@@ -428,9 +429,4 @@ class Builder:
 
 def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Size:
     """Shape of a product, from torch's own operators on the meta device."""
-    x, y = x.to(torch.float32), y.to(torch.float32)
-    if kind == "mul":
-        return torch.broadcast_shapes(x.shape, y.shape)
-    if kind == "matmul":
-        return torch.matmul(x, y).shape
-    return getattr(torch.nn.functional, kind)(x, y, **attrs).shape
+    return real_bilinear(kind, x.float(), y.float(), attrs).shape

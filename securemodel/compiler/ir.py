@@ -9,12 +9,8 @@ Forms of a node's value
   bit           before masks are placed: a secret bit per element
   additive, masked, bits, masked_bits       the forms of protocols.shares
 
-Operators (docs/architecture.md, "The secure graph", says what each computes)
-  float side    placeholder, float
-  talk          input, mask, mask_bits, reveal
-  local         own, encode, public_masked, public_additive, to_additive, xor, linear, owned_layer
-  gates         the keys of protocols.gates.GATES
-  only before masks are placed: bilinear with float operands, rescale, factor, is_negative, select
+The operators of a program are the rows of securemodel.compiler.ops (docs/architecture.md, "The secure graph", says what
+each computes); before masks are placed, those of the rules of securemodel.compiler.passes.scales and .masks.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from securemodel.compiler.owners import Weights
@@ -35,7 +31,6 @@ Phase = Literal["load", "run"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 """When a node is computed: once with the weights, or in each run."""
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
-TALK = frozenset({"input", "mask", "mask_bits", "reveal"})
 
 
 def plain_json(value: Any) -> str:
@@ -110,6 +105,11 @@ class Graph:
         node = Node(len(self.nodes), op, tuple(args), attrs, tuple(int(s) for s in shape), form, **rest)
         self.nodes.append(node)
         return node
+
+    def again(self, node: Node, args: Iterable[int]) -> Node:
+        """Appends a node of another graph, with operands of this one, and returns it."""
+        self.nodes.append(replace(node, id=len(self.nodes), args=tuple(args)))
+        return self.nodes[-1]
 
     def __getitem__(self, node_id: int) -> Node:
         return self.nodes[node_id]

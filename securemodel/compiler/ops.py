@@ -573,6 +573,9 @@ class Row:
     masked operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
     `held` says who has a share of the result that is not zero: all, its owner, who has such a share of an operand, or
     these and the first party. What is no secret has none.
+    `opens` says who sends a part of the value to whom, if the operator talks. `products` are the products that a party
+    computes, each with who does: the first party, or whoever has a share of the operand with this index.
+    `kept` goes from one run to the next, and `final` is what a program is run for, though nothing reads it.
     """
 
     signature: str
@@ -584,6 +587,10 @@ class Row:
     reads: Callable[[Node, int], int] | None = lambda node, index: RING_BITS
     may_be_empty: bool = False
     held: Literal["all", "owner", "operands", "first"] = "all"
+    opens: Literal["owner to all", "all to all", "all to owner"] | None = None
+    products: tuple[frozenset[int | Literal["first"]], ...] = ()
+    kept: bool = False
+    final: bool = False
 
 
 _KIND, _NESTED = {"kind": one_of(*PRODUCTS)}, {"attrs": lambda value: isinstance(value, dict)}
@@ -591,6 +598,8 @@ _PRODUCT = {**_KIND, **_NESTED}
 _OFFSET, _SHIFT = whole(0, 1 << 60), whole(-(1 << 60), 1 << 60)
 _WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_SHIFT)}
 _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
+_FIRSTS: frozenset[int | Literal["first"]] = frozenset({"first"})
+_OF_X: frozenset[int | Literal["first"]] = frozenset({0})
 _TABLE = {"table": many(many(INTEGER), 1)}
 _OWNED = {
     **_NESTED,
@@ -614,22 +623,23 @@ ROWS: dict[str, Row] = {
     # into the ring, and out of it
     "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True, held="operands"),
     "own": Row("float -> additive", _encoded, owner=_party, held="owner"),
-    "input": Row("float -> masked", _encoded, owner=_party, held="owner"),
+    "input": Row("float -> masked", _encoded, owner=_party, held="owner", opens="owner to all"),
     "reveal": Row(
         "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
-        phase=in_a_run, may_be_empty=True,
+        phase=in_a_run, may_be_empty=True, opens="all to owner", final=True,
     ),
     # forms
     "public_masked": Row("public -> masked", _same, held="operands"),
     "public_additive": Row("public -> additive", _same, may_be_empty=True, held="first"),
     "to_additive": Row("masked -> additive", _same, held="first"),
-    "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}),
-    "mask_bits": Row("bits -> masked_bits", _same),
+    "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}, opens="all to all"),
+    "mask_bits": Row("bits -> masked_bits", _same, opens="all to all"),
     # from one run to the next; nobody talks
-    "state": Row("-> additive", _state, {"name": text}, phase=in_a_run),
+    "state": Row("-> additive", _state, {"name": text}, phase=in_a_run, kept=True),
     "keep": Row(
         "additive -> additive", _same, {"name": text, "start": flag},
         phase=lambda case: "load" if case.attrs["start"] else "run", held="operands",
+        kept=True, final=True,
     ),
     # local
     "linear": Row(
@@ -638,11 +648,15 @@ ROWS: dict[str, Row] = {
     ),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
-    "bilinear_public": Row("additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}, held="operands"),
-    "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner),
+    "bilinear_public": Row(
+        "additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}, held="operands", products=(_OF_X,),
+    ),
+    "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner, products=(_FIRSTS,)),
     # gates
-    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT),
-    "square": Row("masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0]))),
+    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT, products=(_OF_X, _FIRSTS | {1})),
+    "square": Row(
+        "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), products=(_OF_X, _FIRSTS),
+    ),
     "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
     "digits": Row(
         "(masked )+-> bits", _digits, _WINDOW,
@@ -666,6 +680,8 @@ ROWS: dict[str, Row] = {
     "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag}),
 }  # fmt: skip
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
+TALK = frozenset(op for op, row in ROWS.items() if row.opens)
+FINAL = frozenset(op for op, row in ROWS.items() if row.final)
 
 
 def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
@@ -711,7 +727,7 @@ def _check_states(graph: Graph) -> None:
     starts: dict[str, Node] = {}
     known: dict[tuple[str, str], Node] = {}
     for node in graph.nodes:
-        if node.op not in ("state", "keep"):
+        if node.op not in ROWS or not ROWS[node.op].kept:
             continue
         name, role = node.attrs["name"], node.op if node.op == "state" else node.phase
         if (name, role) in known:

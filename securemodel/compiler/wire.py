@@ -5,10 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from protocols.channel import HEADER_BYTES
 from protocols.gates import numel
+from protocols.names import EVERYBODY
+from protocols.shares import RING_BITS
 from securemodel.compiler.ir import Graph, Node, Phase
+from securemodel.compiler.ops import ROWS
 from securemodel.compiler.passes.schedule import rounds
 
 START = struct.Struct("<16sIII4x")
@@ -31,20 +35,20 @@ def steps(graph: Graph, phase: Phase) -> tuple[Step, ...]:
     return (Step((), inputs), *(step for step in rest if step.local or step.talk))
 
 
+def sent_bits(node: Node) -> int:
+    """How many bits of each element are sent: where comparisons alone read a value, the low ones that they need."""
+    return node.attrs.get("width", RING_BITS)
+
+
 def item_bytes(node: Node) -> int:
     """Bytes of one node's part of a message, padded to whole words."""
-    if node.op == "mask":
-        return -(-numel(node.shape) * node.attrs["width"] // 8 // 8) * 8
-    return numel(node.shape) * 8
+    return -(-numel(node.shape) * sent_bits(node) // 64) * 8
 
 
 def sends(node: Node, me: str, peer: str) -> bool:
     """Whether `me` sends `peer` something for this node."""
-    if node.op == "input":
-        return node.owner == me
-    if node.op == "reveal":
-        return node.owner in (peer, "all")
-    return True
+    rules = {"owner to all": node.owner == me, "all to all": True, "all to owner": node.owner in (peer, EVERYBODY)}
+    return rules[cast(str, ROWS[node.op].opens)]
 
 
 def message_bytes(talk: Sequence[Node], me: str, peer: str, first: bool) -> int:

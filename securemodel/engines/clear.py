@@ -11,7 +11,7 @@ import torch
 from protocols.errors import explain
 from protocols.fixedpoint import decode, encode
 from protocols.names import PUBLIC
-from securemodel.compiler.builder import Value
+from securemodel.compiler.builder import Value, mapped
 from securemodel.compiler.capture import NO_MESSAGE, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
 from securemodel.compiler.owners import owner_of, weight_owners
@@ -114,7 +114,8 @@ class ClearSide:
         else:
             call = self._program.calls[node_id]
             with torch.no_grad():
-                made = call.target(*self._fill(call.args), **self._fill(call.kwargs))
+                args, kwargs = mapped((call.args, call.kwargs), Value, lambda v: self.value(v.id))
+                made = call.target(*args, **kwargs)
         self._values[node_id] = made
         return made
 
@@ -170,13 +171,6 @@ class ClearSide:
                 names.append(f"weight {name!r}" if kind == "state" else f"input {name}")
             queue.extend(node.args)
         return f"party {self._me!r}: {' and '.join(sorted(names)) or 'a constant'}"
-
-    def _fill(self, arg: Any) -> Any:
-        if isinstance(arg, Value):
-            return self.value(arg.id)
-        if isinstance(arg, dict):
-            return {k: self._fill(v) for k, v in arg.items()}
-        return type(arg)(self._fill(a) for a in arg) if isinstance(arg, (list, tuple)) else arg
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]):

@@ -13,13 +13,13 @@ from typing import cast
 
 import torch
 
-from protocols.bilinear import bilinear
+from protocols.bilinear import bilinear, real_bilinear
 from protocols.fixedpoint import encode
 from protocols.gates import GATES, SIGNED
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from protocols.shares import Masked, MaskedBits, Role, part_of_bits
-from securemodel.compiler.ir import PHASES, Graph, Node, Phase
+from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.program import Program
@@ -81,7 +81,7 @@ class FixedPoint:
             if node.phase != phase or (node.form == "float" and node.op != "reveal"):
                 continue
             operands = [env[a] for a in node.args if a in env]
-            env[node.id] = self._value(node, operands)
+            env[node.id] = VALUES[node.op](self, node, operands)
             if node.op == "keep":
                 kept[node.attrs["name"]] = env[node.id]
             yield node, env[node.id], operands
@@ -91,40 +91,44 @@ class FixedPoint:
         if phase == "load":
             self._loaded = env
 
-    def _value(self, node: Node, operands: list[Both]) -> Both:
-        if node.op in ("input", "own", "encode"):
-            owner = self._graph[node.args[0]].owner
-            ring = self._clear[self._program.parties[0] if owner == PUBLIC else cast(str, owner)].encoded(node)
-            return Both(ring, ring.double())
-        if node.op == "state":
-            return self.kept[node.attrs["name"]]
-        if node.op == "xor":
-            return Both(operands[0].ring ^ operands[1].ring, _xor_wide([x.wide for x in operands]))
-        if node.op == "part":
-            wide, start = operands[0].wide, 64 * node.attrs["start"]
-            known = None if wide is None else wide[start : start + 64 * node.shape[1]]
-            return Both(part_of_bits(operands[0].ring, node.attrs, node.shape), known)
-        if node.op == "linear":
-            function, attrs = LINEAR[node.attrs["kind"]], node.attrs["attrs"]
-            return Both(function(*[x.ring for x in operands], **attrs), function(*[x.wide for x in operands], **attrs))
-        if node.op == "bilinear_public":
-            first, second = operands[::-1] if node.attrs["swapped"] else operands
-            kind, attrs = node.attrs["kind"], node.attrs["attrs"]
-            return Both(
-                bilinear(kind, first.ring, second.ring, attrs), _product(kind, first.number, second.number, attrs)
-            )
-        if node.op == "owned_layer":
-            return self._owned_layer(node, operands[0])
-        if node.op in GATES:
-            ring = self._gate(node, operands)
-            return Both(ring, _wide(self._graph, node, operands, ring))
-        return operands[0]  # another form of the same value
+    def _encoded(self, node: Node, operands: list[Both]) -> Both:
+        owner = self._graph[node.args[0]].owner
+        ring = self._clear[self._program.parties[0] if owner == PUBLIC else cast(str, owner)].encoded(node)
+        return Both(ring, ring.double())
 
-    def _owned_layer(self, node: Node, x: Both) -> Both:
-        kind, attrs, side = node.attrs["kind"], node.attrs["attrs"], self._clear[cast(str, node.owner)]
+    def _state(self, node: Node, operands: list[Both]) -> Both:
+        return self.kept[node.attrs["name"]]
+
+    def _same(self, node: Node, operands: list[Both]) -> Both:
+        """Another form of the same value."""
+        return operands[0]
+
+    def _xor(self, node: Node, operands: list[Both]) -> Both:
+        x, y = operands
+        return Both(x.ring ^ y.ring, _xor_wide([x.wide, y.wide]))
+
+    def _part(self, node: Node, operands: list[Both]) -> Both:
+        wide, start = operands[0].wide, 64 * node.attrs["start"]
+        known = None if wide is None else wide[start : start + 64 * node.shape[1]]
+        return Both(part_of_bits(operands[0].ring, node.attrs, node.shape), known)
+
+    def _linear(self, node: Node, operands: list[Both]) -> Both:
+        function, attrs = LINEAR[node.attrs["kind"]], node.attrs["attrs"]
+        return Both(function(*[x.ring for x in operands], **attrs), function(*[x.wide for x in operands], **attrs))
+
+    def _bilinear_public(self, node: Node, operands: list[Both]) -> Both:
+        x, y = operands[::-1] if node.attrs["swapped"] else operands
+        return _product(node, x, y)
+
+    def _owned_layer(self, node: Node, operands: list[Both]) -> Both:
+        side = self._clear[cast(str, node.owner)]
         limit, what = node.attrs["weight_limit"], side.describe(node.args[1])
         weights = encode(side.value(node.args[1]), node.attrs["weight_frac"], limit, what)
-        return Both(bilinear(kind, x.ring, weights, attrs), _product(kind, x.number, weights.double(), attrs))
+        return _product(node, operands[0], Both(weights, weights.double()))
+
+    def _of_gate(self, node: Node, operands: list[Both]) -> Both:
+        ring, wide = self._gate(node, operands), WIDE[node.op]
+        return Both(ring, wide(node, operands) if wide else None)
 
     def _gate(self, node: Node, operands: list[Both]) -> torch.Tensor:
         gate = GATES[node.op]
@@ -142,16 +146,26 @@ class FixedPoint:
         return MaskedBits(ring, torch.zeros_like(ring)) if form == "masked_bits" else ring
 
 
+Compute = Callable[[FixedPoint, Node, list[Both]], Both]
+VALUES: dict[str, Compute] = {
+    **dict.fromkeys(("input", "own", "encode"), FixedPoint._encoded),
+    **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask", "mask_bits"), FixedPoint._same),
+    **dict.fromkeys(("keep", "reveal"), FixedPoint._same),
+    "state": FixedPoint._state,
+    "linear": FixedPoint._linear,
+    "part": FixedPoint._part,
+    "xor": FixedPoint._xor,
+    "bilinear_public": FixedPoint._bilinear_public,
+    "owned_layer": FixedPoint._owned_layer,
+    **dict.fromkeys(GATES, FixedPoint._of_gate),
+}
+"""The value of each operator that is not computed by its owner alone."""
+
+
 # ---- the same operators on numbers that do not wrap
-def _wide(graph: Graph, node: Node, operands: list[Both], ring: torch.Tensor) -> torch.Tensor | None:
-    """The value of a gate in float64; that of the ring for gates that are not known here; None for parts of bits."""
-    if node.op == "top_bit":
-        signs = [x.number.reshape(-1) + offset < 0 for x, offset in zip(operands, node.attrs["offset"], strict=True)]
-        return torch.cat([torch.nn.functional.pad(sign, (0, -sign.numel() % 64)) for sign in signs])
-    if node.form == "bits":
-        return None
-    function = _WIDE.get(node.op)
-    return function(node, operands) if function else ring.double()
+def _top_bit(node: Node, operands: list[Both]) -> torch.Tensor:
+    signs = [x.number.reshape(-1) + offset < 0 for x, offset in zip(operands, node.attrs["offset"], strict=True)]
+    return torch.cat([torch.nn.functional.pad(sign, (0, -sign.numel() % 64)) for sign in signs])
 
 
 def _xor_wide(wides: list[torch.Tensor | None]) -> torch.Tensor | None:
@@ -160,10 +174,9 @@ def _xor_wide(wides: list[torch.Tensor | None]) -> torch.Tensor | None:
     return known[0] if len(known) == 1 else None if not known else known[0] ^ known[1]
 
 
-def _product(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Tensor:
-    if kind in ("mul", "matmul"):
-        return getattr(torch, kind)(x, y)
-    return getattr(torch.nn.functional, kind)(x, y, **attrs)
+def _product(node: Node, x: Both, y: Both) -> Both:
+    kind, attrs = node.attrs["kind"], node.attrs["attrs"]
+    return Both(bilinear(kind, x.ring, y.ring, attrs), real_bilinear(kind, x.number, y.number, attrs))
 
 
 def _bit(node: Node, bits: Both) -> torch.Tensor:
@@ -185,14 +198,19 @@ def _lookup(node: Node, operands: list[Both]) -> torch.Tensor:
     return table[:, index]
 
 
+def _unit(node: Node, operands: list[Both]) -> torch.Tensor:
+    size = node.attrs["size"]
+    return torch.nn.functional.one_hot(operands[0].number.long() % size, size).double()
+
+
 def _spline(node: Node, operands: list[Both]) -> torch.Tensor:
     coefficients, t = operands[0].number, operands[1].number
     terms = [coefficients[power] * t**power for power in range(coefficients.shape[0])]
     return sum(terms[1:], terms[0])
 
 
-_WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor]] = {
-    "bilinear": lambda n, xs: _product(n.attrs["kind"], xs[0].number, xs[1].number, n.attrs["attrs"]),
+WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
+    "bilinear": lambda n, xs: real_bilinear(n.attrs["kind"], xs[0].number, xs[1].number, n.attrs["attrs"]),
     "square": lambda n, xs: xs[0].number.square(),
     "truncate": lambda n, xs: _truncated(n, xs[0]),
     "select": lambda n, xs: _bit(n, xs[0]) * xs[1].number,
@@ -200,5 +218,9 @@ _WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor]] = {
     "bit_to_ring": lambda n, xs: _bit(n, xs[0]),
     "lookup": _lookup,
     "lookup_shared": _lookup,
+    "unit": _unit,
     "spline": _spline,
+    "top_bit": _top_bit,
+    **dict.fromkeys(("digits", "combine", "conjunction"), None),
 }
+"""The value of each gate in float64; None for parts of bits."""

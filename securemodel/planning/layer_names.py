@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocols.linear import LAYOUT
 from securemodel.compiler.capture import Captured, layer_of, source_line
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ops import ROWS
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 
@@ -44,10 +45,8 @@ def _name(graph: Graph, node: Node, names: list[str]) -> str:
         return names[node.args[0]]  # elements that only move stay where they were computed
     if node.source:
         return layer_of(node.source)
-    if node.op in ("bilinear", "bilinear_public", "owned_layer"):
-        return f"%{node.id} {node.attrs['kind']}"
-    if node.op == "square":
-        return f"%{node.id} square"
+    if ROWS[node.op].products:
+        return f"%{node.id} {node.attrs.get('kind', node.op)}"
     if node.op in ("digits", "top_bit"):
         return f"%{node.args[0]} comparison"
     followed = [a for a in node.args if graph[a].phase == "run"]

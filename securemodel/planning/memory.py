@@ -77,7 +77,7 @@ def _ends(graph: Graph) -> dict[int, list[int]]:
         if node.phase == "run":
             last[node.id] = node.id
             last.update({a: node.id for a in node.args if graph[a].phase == "run"})
-    last = {value: user for value, user in last.items() if graph[value].op not in ("state", "keep")}
+    last = {value: user for value, user in last.items() if not ROWS[graph[value].op].kept}
     ends: dict[int, list[int]] = {}
     for value, user in last.items():
         ends.setdefault(user, []).append(value)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
 from securemodel.compiler.ir import Graph, Node, Phase
+from securemodel.compiler.ops import TALK
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.planning.costs import Cost, Layer, Machine, Network, PartyCost, find_network
 from securemodel.planning.hints import NARROW, most_expensive, narrowed
@@ -100,7 +101,7 @@ def _node_cost(graph: Graph, node: Node, parties: Sequence[str], have: Mapping[s
 
 def _talk_bytes(node: Node, me: str, parties: Sequence[str], sending: bool) -> int:
     """Bytes of a node's openings that `me` sends, or receives."""
-    if node.op not in ("input", "mask", "mask_bits", "reveal"):
+    if node.op not in TALK:
         return 0
     peers = [peer for peer in parties if peer != me]
     return item_bytes(node) * sum(sends(node, me, peer) if sending else sends(node, peer, me) for peer in peers)

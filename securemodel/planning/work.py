@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocols.gates import GATES, dealt_bytes, numel
+from protocols.gates import GATES, HALVED, dealt_bytes, numel
 from protocols.linear import LAYOUT
 from securemodel.compiler.ir import Graph, Node
 from securemodel.compiler.ops import ROWS
@@ -68,7 +68,7 @@ def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Wo
     if node.form == "float" and node.op != "reveal":
         return Work()
     online, prepared = _products(graph, node, have, first)
-    is_view = node.op in ("state", "keep") or (node.op == "linear" and node.attrs["kind"] in VIEWS)
+    is_view = ROWS[node.op].kept or (node.op == "linear" and node.attrs["kind"] in VIEWS)
     moved = 0 if is_view else value_bytes(node, have) + sum(value_bytes(graph[a], have) for a in node.args)
     dealt = gate_bytes(graph, node)
     mask = mask_bytes(node)
@@ -77,32 +77,22 @@ def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Wo
 
 def _products(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> tuple[int, int]:
     """(online, prepared) multiply-adds of one party."""
-    if node.op == "square":
-        return numel(node.shape) * (first + have[node.args[0]]), 0
-    if node.op == "owned_layer":  # its owner's alone, which by default is first
-        return _bilinear_count(graph, node) * first, 0
-    if node.op not in ("bilinear", "bilinear_public"):
-        return 0, 0
-    x, y = node.args
-    count = _bilinear_count(graph, node)
-    if node.op == "bilinear_public":
-        return count * have[x], 0
-    mask_half, value_half = count * have[x], count * (first or have[y])
-    return (value_half, mask_half) if graph[y].phase == "load" and node.phase == "run" else (value_half + mask_half, 0)
+    mine = {index for index, a in enumerate(node.args) if have[a]} | ({"first"} if first else set())
+    counts = [_multiply_adds(graph, node) * bool(who & mine) for who in ROWS[node.op].products]
+    halved = node.op in HALVED and node.phase == "run" and graph[node.args[1]].phase == "load"
+    return (sum(counts[1:]), counts[0]) if halved else (sum(counts), 0)
 
 
-def _bilinear_count(graph: Graph, node: Node) -> int:
-    shapes = [graph[a].shape for a in node.args]
-    if node.attrs.get("swapped"):
-        shapes.reverse()
-    return multiply_adds(node.attrs["kind"], shapes, node.shape)
+def _multiply_adds(graph: Graph, node: Node) -> int:
+    shapes = [graph[a].shape for a in node.args] * (2 // len(node.args))
+    return multiply_adds(
+        node.attrs.get("kind", "mul"), shapes[::-1] if node.attrs.get("swapped") else shapes, node.shape
+    )
 
 
 def dealer_multiply_adds(graph: Graph, node: Node) -> int:
-    """Ring multiply-adds the dealer makes for a node: the same map on whole masks."""
-    if node.op == "square":
-        return numel(node.shape)
-    return _bilinear_count(graph, node) if node.op == "bilinear" else 0
+    """Ring multiply-adds the dealer makes for a gate: the same map on whole masks."""
+    return _multiply_adds(graph, node) if ROWS[node.op].products else 0
 
 
 def value_bytes(node: Node, have: Sequence[bool]) -> int:
@@ -117,4 +107,4 @@ def value_bytes(node: Node, have: Sequence[bool]) -> int:
 
 def mask_bytes(node: Node) -> int:
     """Bytes of a party's share of the fresh mask that an opening uses."""
-    return ELEMENT_BYTES * numel(node.shape) if node.op in ("mask", "mask_bits") else 0
+    return ELEMENT_BYTES * numel(node.shape) if ROWS[node.op].opens == "all to all" else 0

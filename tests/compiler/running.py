@@ -13,7 +13,8 @@ import torch
 import securemodel
 from protocols.prg import Stream
 from securemodel.compiler.approximations import Smooth, fitted
-from securemodel.compiler.ir import TALK, Graph, Node
+from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ops import TALK
 from securemodel.engines.masked import party, preparing
 from securemodel.inspect.fixed import fixed_point
 

@@ -7,8 +7,8 @@ from torch import nn
 
 import securemodel
 from securemodel.compiler.ir import Graph
-from securemodel.compiler.passes import order_nodes
 from securemodel.compiler.passes.masks import narrow_masks
+from securemodel.compiler.passes.schedule import order_nodes
 from securemodel.compiler.reading import parse_node
 
 X = torch.randn(2, 3, 6, 6)

@@ -9,6 +9,7 @@ Each value is masked at most once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,23 +19,13 @@ from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Node, Phase, phase_of
-from securemodel.compiler.ops import opened_widths
+from securemodel.compiler.ops import FINAL, opened_widths
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
 
 def _is_public(graph: Graph, node_id: int) -> bool:
     return graph[node_id].op == "share" and graph[node_id].owner == PUBLIC
-
-
-def _masked_operands(graph: Graph, node: Node) -> tuple[int, ...]:
-    if node.op == "bilinear":
-        return () if any(_is_public(graph, a) for a in node.args) else node.args
-    if node.op in ("square", "truncate", "is_negative", "lookup", "unit", "spline"):
-        return node.args
-    if node.op == "select":
-        return (_selected(graph, node).id,)
-    return node.args[:1] if node.op == "owned_layer" else ()
 
 
 def _selected(graph: Graph, node: Node) -> Node:
@@ -46,7 +37,7 @@ def _selected(graph: Graph, node: Node) -> Node:
 def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
     """(values that need a masked form, those of them that get it for free from masked operands)."""
     live = _live(graph)
-    needed = {a for node in graph.nodes if node.id in live for a in _masked_operands(graph, node)}
+    needed = {a for node in graph.nodes if node.id in live for a in RULES[node.op].reads_masked(graph, node)}
     needed |= _operands_of_many_sums(graph, needed)
     free: set[int] = set()
     pushed: dict[int, list[int]] = {}
@@ -91,7 +82,7 @@ def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
 
 
 def _live(graph: Graph) -> set[int]:
-    live = {node.id for node in graph.nodes if node.op in ("reveal", "keep")}
+    live = {node.id for node in graph.nodes if node.op in FINAL}
     for node in reversed(graph.nodes):
         if node.id not in live:
             continue
@@ -183,7 +174,7 @@ class _Pass:
             if (node_id in self.needed or node_id in self.masked_of) and (node_id in self.free or shared):
                 self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
             else:
-                self.additive_of[node_id] = self._compute(node)
+                self.additive_of[node_id] = RULES[node.op].make(self, node)
         return self.additive_of[node_id]
 
     def masked(self, node_id: int) -> int:
@@ -206,19 +197,19 @@ class _Pass:
         """The masked form of a secret bit."""
         if node_id not in self.bits_of:
             node = self.old[node_id]
-            self.bits_of[node_id] = getattr(self, f"_bit_{node.op}")(node)
+            self.bits_of[node_id] = RULES[node.op].make(self, node)
         return self.bits_of[node_id]
 
-    def _bit_either(self, node: Node) -> int:
+    def either(self, node: Node) -> int:
         args = [self.bit(a) for a in node.args]
         return self._add(node, "xor", args, "masked_bits", self.new[args[0]].shape)
 
-    def _bit_all_of(self, node: Node) -> int:
+    def all_of(self, node: Node) -> int:
         shape = (1, words(numel(node.shape)))
         bits = self._add(node, "conjunction", [self.bit(node.args[0])], "bits", shape, node.attrs)
         return self._add(node, "mask_bits", [bits], "masked_bits", shape)
 
-    def _bit_is_negative(self, node: Node) -> int:
+    def is_negative(self, node: Node) -> int:
         """The comparison of protocols.gates.compare, layer by layer; where it may be, of the same digits as a carry."""
         x, count = self.masked(node.args[0]), words(numel(node.shape))
         shift, low_bits = node.attrs["shift"], node.attrs["low_bits"]
@@ -265,30 +256,25 @@ class _Pass:
         """The operand that makes a truncation exact; none where it is not to be."""
         return [self._carry(node)] if "offset" in node.attrs else []
 
-    def _compute(self, node: Node) -> int:
-        return getattr(self, f"_compute_{node.op}")(node)
-
-    def _compute_share(self, node: Node) -> int:
+    def share(self, node: Node) -> int:
         if node.owner == PUBLIC:
             return self._add(node, "public_additive", [self._encode(node)], "additive")
         at = self.floats[node.attrs["float"]]
         return self._add(node, "own", [at], "additive", owner=node.owner, phase=node.phase)
 
-    def _compute_state(self, node: Node) -> int:
-        return self._add(node, "state", [], "additive", attrs={"name": node.attrs["name"]})
+    def of_shares(self, node: Node) -> int:
+        """The operator as it stands, of additive operands."""
+        return self._add(node, node.op, [self.additive(a) for a in node.args], "additive", attrs=node.attrs)
 
-    def _compute_linear(self, node: Node) -> int:
-        return self._add(node, "linear", [self.additive(a) for a in node.args], "additive", attrs=node.attrs)
-
-    def _compute_bilinear(self, node: Node) -> int:
+    def bilinear(self, node: Node) -> int:
         x, y = node.args
         if _is_public(self.old, y):
             return self._public_product(node, self.additive(x), self._encode(self.old[y]), False)
         if _is_public(self.old, x):
             return self._public_product(node, self.additive(y), self._encode(self.old[x]), True)
-        return self._add(node, "bilinear", [self.masked(x), self.masked(y)], "additive", attrs=node.attrs)
+        return self.of_masked(node)
 
-    def _compute_owned_layer(self, node: Node) -> int:
+    def owned_layer(self, node: Node) -> int:
         x, y = node.args
         weights = self.floats[self.old[y].attrs["float"]]
         attrs = {**node.attrs, "weight_frac": self.old[y].frac}
@@ -298,14 +284,15 @@ class _Pass:
         attrs = {**node.attrs, "swapped": swapped}
         return self._add(node, "bilinear_public", [secret, public], "additive", attrs=attrs)
 
-    def _compute_square(self, node: Node) -> int:
-        return self._add(node, "square", [self.masked(node.args[0])], "additive")
+    def of_masked(self, node: Node) -> int:
+        """The operator as it stands, of masked operands."""
+        return self._add(node, node.op, [self.masked(a) for a in node.args], "additive", attrs=node.attrs)
 
-    def _compute_truncate(self, node: Node) -> int:
+    def truncate(self, node: Node) -> int:
         args = [self.masked(node.args[0]), *self._rounding(node)]
         return self._add(node, "truncate", args, "additive", attrs=node.attrs)
 
-    def _compute_select(self, node: Node) -> int:
+    def select(self, node: Node) -> int:
         x, operand = _selected(self.old, node), self.old[node.args[1]]
         args = [self.bit(node.args[0]), self.masked(x.id)]
         if operand.op != "truncate":
@@ -313,21 +300,67 @@ class _Pass:
         args += self._rounding(operand)
         return self._add(node, "select_truncated", args, "additive", attrs={**node.attrs, **operand.attrs})
 
-    def _compute_lookup(self, node: Node) -> int:
+    def lookup(self, node: Node) -> int:
         op = "lookup" if self.parties == 2 else "lookup_shared"
         return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
 
-    def _compute_unit(self, node: Node) -> int:
-        return self._add(node, "unit", [self.masked(node.args[0])], "additive", attrs=node.attrs)
-
-    def _compute_spline(self, node: Node) -> int:
+    def spline(self, node: Node) -> int:
         coefficients, t = node.args
         signed = self.parties == 2
         args = [self.masked(coefficients), self.masked(t), *([self.additive(coefficients)] if signed else [])]
         return self._add(node, "spline", args, "additive", attrs={"signed": signed})
 
-    def _compute_bit_to_ring(self, node: Node) -> int:
+    def bit_to_ring(self, node: Node) -> int:
         return self._add(node, "bit_to_ring", [self.bit(node.args[0])], "additive", attrs=node.attrs)
+
+    def keep(self, node: Node) -> int:
+        phase: Phase = "load" if node.attrs["start"] else "run"
+        return self._add(node, "keep", [self.additive(node.args[0])], "additive", attrs=node.attrs, phase=phase)
+
+    def reveal(self, node: Node) -> int:
+        args = [self.additive(node.args[0])]
+        return self._add(node, "reveal", args, "float", attrs=node.attrs, owner=node.owner)
+
+
+Reads = Callable[[Graph, Node], tuple[int, ...]]
+_NONE: Reads = lambda graph, node: ()
+_ALL: Reads = lambda graph, node: node.args
+_FIRST: Reads = lambda graph, node: node.args[:1]
+
+
+def _factors(graph: Graph, node: Node) -> tuple[int, ...]:
+    """A product with a public number is a share's own."""
+    return () if any(_is_public(graph, a) for a in node.args) else node.args
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How an operator is made of its operands' forms, and which of them it reads masked."""
+
+    make: Callable[[_Pass, Node], int]
+    reads_masked: Reads = _NONE
+
+
+RULES = {
+    "share": _Rule(_Pass.share),
+    "state": _Rule(_Pass.of_shares),
+    "keep": _Rule(_Pass.keep),
+    "reveal": _Rule(_Pass.reveal),
+    "linear": _Rule(_Pass.of_shares),
+    "bilinear": _Rule(_Pass.bilinear, _factors),
+    "owned_layer": _Rule(_Pass.owned_layer, _FIRST),
+    "square": _Rule(_Pass.of_masked, _ALL),
+    "truncate": _Rule(_Pass.truncate, _ALL),
+    "lookup": _Rule(_Pass.lookup, _ALL),
+    "unit": _Rule(_Pass.of_masked, _ALL),
+    "spline": _Rule(_Pass.spline, _ALL),
+    "select": _Rule(_Pass.select, lambda graph, node: (_selected(graph, node).id,)),
+    "bit_to_ring": _Rule(_Pass.bit_to_ring),
+    "is_negative": _Rule(_Pass.is_negative, _ALL),
+    "either": _Rule(_Pass.either),
+    "all_of": _Rule(_Pass.all_of),
+}
+"""The operators of a graph whose truncations are placed. The three last ones make bits, the others additive values."""
 
 
 def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int) -> Graph:
@@ -336,17 +369,8 @@ def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties:
     live = _live(graph)
     masks = _Pass(graph, floats, float_ids, needed, free, parties, *_roundings(graph, live))
     for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
-        if node.form == "bit":
-            masks.bit(node.id)
-        elif node.op == "keep":
-            attrs = {"name": node.attrs["name"], "start": node.attrs["start"]}
-            phase: Phase = "load" if attrs["start"] else "run"
-            masks._add(node, "keep", [masks.additive(node.args[0])], "additive", attrs=attrs, phase=phase)
-        elif node.op != "reveal":
-            masks.masked(node.id) if node.id in needed else masks.additive(node.id)
-        else:
-            revealed = masks._add(node, "reveal", [masks.additive(node.args[0])], "float", attrs=node.attrs)
-            masks.new[revealed].owner = node.owner
+        form = masks.bit if node.form == "bit" else masks.masked if node.id in needed else masks.additive
+        form(node.id)
     masks.keep_marks()
     return masks.new
 

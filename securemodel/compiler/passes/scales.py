@@ -8,10 +8,12 @@ fractional bits instead of losing its last digits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocols.linear import LAYOUT
 from securemodel.compiler.ir import Graph, Header, Node
+from securemodel.compiler.ops import frac_of
 
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
 
@@ -78,13 +80,13 @@ class _Pass:
             return value.id
         key = (value.id, value.frac)
         if key not in self.read:
-            attrs = {"kind": "ldexp", "attrs": {"bits": value.frac - made.frac}}
+            attrs = {"kind": "ldexp", "attrs": {"bits": value.frac - frac_of(made)}}
             self.read[key] = self._add(made, "linear", [value.id], made.shape, frac=value.frac, **attrs)
         return self.read[key]
 
     def scaled(self, like: Node, value: int, factor: int, frac: int) -> int:
         """A whole multiple of a value's ring elements, read with `frac` fractional bits."""
-        bits = frac - self.new[value].frac
+        bits = frac - frac_of(self.new[value])
         attrs = {"kind": "scale", "attrs": {"factor": factor, **({"bits": bits} if bits else {})}}
         return self._add(like, "linear", [value], like.shape, frac=frac, **attrs)
 
@@ -121,15 +123,11 @@ class _Pass:
         attrs = {"bits": bits, "offset": (1 << rounded) // 2} if self.exact else {"bits": bits}
         return self._add(like, "truncate", [x], like.shape, frac=frac, **attrs)
 
-    def visit(self, node: Node) -> _Scaled:
-        made = getattr(self, f"_visit_{node.op}")(node)
-        return made
-
-    def _visit_state(self, node: Node) -> _Scaled:
+    def state(self, node: Node) -> _Scaled:
         frac = node.attrs["frac"]
         return _Scaled(self._add(node, "state", (), node.shape, frac=frac, name=node.attrs["name"]), frac)
 
-    def _visit_keep(self, node: Node) -> _Scaled:
+    def keep(self, node: Node) -> _Scaled:
         """Exactly as many fractional bits as the next run reads."""
         (value,), frac = node.args, node.attrs["frac"]
         if self.old[value].form != "float" and self.env[value].frac > frac:
@@ -139,7 +137,7 @@ class _Pass:
         made = self._add(node, "keep", [at], node.shape, frac=frac, name=node.attrs["name"], start=node.attrs["start"])
         return _Scaled(made, frac)
 
-    def _visit_linear(self, node: Node) -> _Scaled:
+    def linear(self, node: Node) -> _Scaled:
         frac = self._common_frac(node.args)
         args = [self.at(a, frac) for a in node.args]
         return _Scaled(self._add(node, "linear", args, node.shape, frac=frac, **node.attrs), frac)
@@ -188,21 +186,21 @@ class _Pass:
         cut = self._truncate(node, made, frac, 2 * self.frac_bits, frac)
         return _Scaled(cut, 2 * self.frac_bits)
 
-    def _visit_bilinear(self, node: Node) -> _Scaled:
+    def bilinear(self, node: Node) -> _Scaled:
         if product := self._small_product(node):
             return product
         x, y = self._factors(node)
         made = self._add(node, "bilinear", [x.id, y.id], node.shape, frac=x.frac + y.frac, **node.attrs)
         return _Scaled(made, x.frac + y.frac)
 
-    def _visit_square(self, node: Node) -> _Scaled:
+    def square(self, node: Node) -> _Scaled:
         x = self.reduced(node.args[0])
         return _Scaled(self._add(node, "square", [x.id], node.shape, frac=2 * x.frac), 2 * x.frac)
 
-    def _visit_rescale(self, node: Node) -> _Scaled:
+    def rescale(self, node: Node) -> _Scaled:
         return self.reduced(node.args[0])
 
-    def _visit_factor(self, node: Node) -> _Scaled:
+    def factor(self, node: Node) -> _Scaled:
         numerator, bits = dyadic(node.attrs["factor"], self.frac_bits)
         have = self.natural(node.args[0])
         most = (3 if abs(numerator) == 1 else 2) * self.frac_bits
@@ -210,34 +208,34 @@ class _Pass:
         frac = x.frac + bits
         return _Scaled(x.id if numerator == 1 else self.scaled(node, x.id, numerator, frac), frac)
 
-    def _visit_ldexp(self, node: Node) -> _Scaled:
+    def ldexp(self, node: Node) -> _Scaled:
         x = self.natural(node.args[0])
         frac = max(x, node.attrs["bits"])
         return _Scaled(
             self.at(node.args[0], frac) if frac > x else self.env[node.args[0]].id, frac - node.attrs["bits"]
         )
 
-    def _visit_index(self, node: Node) -> _Scaled:
+    def index(self, node: Node) -> _Scaled:
         frac = max(self.frac_bits, self.natural(node.args[0]))
         step_bits = node.attrs["step_bits"]
         bits = frac - step_bits
         rounded = frac - self.frac_bits if node.attrs.get("floor") else bits
         return _Scaled(self._truncate(node, self.at(node.args[0], frac), bits, step_bits, rounded), 0)
 
-    def _visit_lookup(self, node: Node) -> _Scaled:
+    def lookup(self, node: Node) -> _Scaled:
         index = self.env[node.args[0]].id
         return _Scaled(self._add(node, "lookup", [index], node.shape, frac=0, **node.attrs), 0)
 
-    def _visit_unit(self, node: Node) -> _Scaled:
+    def unit(self, node: Node) -> _Scaled:
         return _Scaled(self._add(node, "unit", [self.at(node.args[0], 0)], node.shape, frac=0, **node.attrs), 0)
 
-    def _visit_spline(self, node: Node) -> _Scaled:
+    def spline(self, node: Node) -> _Scaled:
         terms = self.old[node.args[0]].shape[0]
         args = [self.env[node.args[0]].id, self.at(node.args[1], self.frac_bits)]
         frac = terms * self.frac_bits
         return _Scaled(self._add(node, "spline", args, node.shape, frac=frac), frac)
 
-    def _visit_is_negative(self, node: Node) -> _Scaled:
+    def is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
         shift = max(0, frac - self.frac_bits)
         known = node.attrs["below"] + frac - shift if "below" in node.attrs else self.width - 1
@@ -251,41 +249,63 @@ class _Pass:
         attrs = {"shift": shift, "low_bits": low_bits, "rounded": rounded, "offset": offset}
         return _Scaled(self._add(node, "is_negative", [self.at(node.args[0], frac)], node.shape, "bit", **attrs), 0)
 
-    def _visit_either(self, node: Node) -> _Scaled:
+    def of_bits(self, node: Node) -> _Scaled:
         args = [self.env[a].id for a in node.args]
         return _Scaled(self._add(node, node.op, args, node.shape, "bit", **node.attrs), 0)
 
-    _visit_all_of = _visit_either
-
-    def _visit_select(self, node: Node) -> _Scaled:
+    def select(self, node: Node) -> _Scaled:
         bit, x = self.env[node.args[0]], node.args[1]
         frac = self.natural(x)
         made = self._add(node, "select", [bit.id, self.at(x, frac)], node.shape, frac=frac, **node.attrs)
         return _Scaled(made, frac)
 
-    def _visit_bit_to_ring(self, node: Node) -> _Scaled:
+    def bit_to_ring(self, node: Node) -> _Scaled:
         args = [self.env[node.args[0]].id]
         rest = {"frac": 0, "attrs": node.attrs, "source": node.source}
         return _Scaled(self.new.add("bit_to_ring", args, node.shape, "secret", **rest).id, 0)
 
 
+RULES: dict[str, Callable[[_Pass, Node], _Scaled]] = {
+    "state": _Pass.state,
+    "keep": _Pass.keep,
+    "linear": _Pass.linear,
+    "bilinear": _Pass.bilinear,
+    "square": _Pass.square,
+    "rescale": _Pass.rescale,
+    "factor": _Pass.factor,
+    "ldexp": _Pass.ldexp,
+    "index": _Pass.index,
+    "lookup": _Pass.lookup,
+    "unit": _Pass.unit,
+    "spline": _Pass.spline,
+    "is_negative": _Pass.is_negative,
+    "either": _Pass.of_bits,
+    "all_of": _Pass.of_bits,
+    "select": _Pass.select,
+    "bit_to_ring": _Pass.bit_to_ring,
+}
+"""The operators of a lowered graph's secrets: for each, how its operands are scaled and what the result has."""
+
+
 def place_truncations(
-    graph: Graph, outputs: list[int], receivers: list[str], replaced: dict[int, int], header: Header
+    graph: Graph, outputs: Sequence[int], dtypes: Sequence[str], replaced: dict[int, int], header: Header
 ) -> Graph:
-    """A graph of secrets with known fractional bits, `share` nodes for floats and `reveal` nodes for outputs."""
+    """A graph of secrets with known fractional bits, `share` nodes for floats and `reveal` nodes for outputs.
+
+    `replaced` are nodes that others took the place of, and these.
+    """
     scales = _Pass(graph, header.frac_bits, header.width, header.rounding == "exact")
     for node in graph.nodes:
         if node.id in replaced:
             scales.env[node.id] = scales.env[replaced[node.id]]
         elif node.form != "float":
-            scales.env[node.id] = scales.visit(node)
+            scales.env[node.id] = RULES[node.op](scales, node)
         if node.marks and node.form != "float":
             made = scales.env[node.id]
             scales.new[made.id].marks += tuple(replace(mark, frac=made.frac) for mark in node.marks)
-    for index, (output, to) in enumerate(zip(outputs, receivers, strict=True)):
-        node = graph[output]
-        frac = scales.natural(output)
+    for index, (output, dtype, to) in enumerate(zip(outputs, dtypes, header.outputs, strict=True)):
+        frac, attrs = scales.natural(output), {"index": index, "dtype": dtype}
         value = scales.at(output, frac)
-        made = scales._add(node, "reveal", [value], node.shape, "float", frac, index=index)
-        scales.new[made].owner = to
+        revealed = scales._add(graph[output], "reveal", [value], graph[output].shape, "float", frac, **attrs)
+        scales.new[revealed].owner = to
     return scales.new

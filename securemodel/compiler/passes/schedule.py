@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from securemodel.compiler.ir import TALK, Graph, Node, Phase, is_check
+from securemodel.compiler.ir import Graph, Node, Phase, is_check
+from securemodel.compiler.ops import FINAL, TALK
 
 
 def depths(graph: Graph) -> list[int]:
@@ -20,7 +21,7 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
     The load phase comes first. Within a phase, local nodes precede the opening that first needs a round
     they are ready for, and openings of one round stand together: they share a message.
     """
-    live = {node.id for node in graph.nodes if node.op in ("reveal", "keep") or is_check(node)}
+    live = {node.id for node in graph.nodes if node.op in FINAL or is_check(node)}
     for node in reversed(graph.nodes):
         if node.id in live:
             live.update(node.args)
@@ -34,8 +35,7 @@ def order_nodes(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ids = {node.id: position for position, node in enumerate(order)}
     scheduled = Graph()
     for node in order:
-        rest = {"frac": node.frac, "owner": node.owner, "phase": node.phase, "source": node.source, "marks": node.marks}
-        scheduled.add(node.op, [ids[a] for a in node.args], node.shape, node.form, attrs=node.attrs, **rest)
+        scheduled.again(node, [ids[a] for a in node.args])
     return scheduled, ids
 
 

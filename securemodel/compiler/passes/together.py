@@ -88,9 +88,7 @@ class _Together:
         if node.op == "part" and node.args[0] in self.within:
             self.ids[node.id] = self._part(self.old[node.args[0]], node.attrs["row"], node)
             return
-        rest = {"frac": node.frac, "owner": node.owner, "phase": node.phase, "source": node.source, "marks": node.marks}
-        args = [self.ids[a] for a in node.args]
-        self.ids[node.id] = self.new.add(node.op, args, node.shape, node.form, attrs=node.attrs, **rest).id
+        self.ids[node.id] = self.new.again(node, [self.ids[a] for a in node.args]).id
 
     def _part(self, opened: Node, row: int, like: Node | None = None) -> int:
         whole, start = self.within[opened.id]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from protocols.names import PUBLIC
-from securemodel.compiler.builder import Builder, CannotLower, Value, describe, values_in
+from securemodel.compiler.builder import Builder, CannotLower, Value, describe, mapped, values_in
 from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
@@ -47,7 +47,7 @@ class Calls:
             check_arguments(function, *args, **kwargs)
         if operator.check:
             operator.check(*args, **kwargs)
-        args, kwargs = self._secret(g, args), self._secret(g, kwargs)
+        args, kwargs = mapped((args, kwargs), Value, partial(self.share, g))
         attrs = {"target": str(target), "args": describe(args), "kwargs": describe(kwargs)}
         operands = [v.id for v in values_in([args, kwargs])]
         several = isinstance(made, (list, tuple))
@@ -55,13 +55,6 @@ class Calls:
         if not several:
             return Value(whole.id, whole.shape, None, not made.is_floating_point())
         return tuple(_item(g, whole.id, index, part) for index, part in enumerate(made))
-
-    def _secret(self, g: Builder, arg: Any) -> Any:
-        if isinstance(arg, Value):
-            return self.share(g, arg)
-        if isinstance(arg, dict):
-            return {name: self._secret(g, value) for name, value in arg.items()}
-        return [self._secret(g, a) for a in arg] if isinstance(arg, (list, tuple)) else arg
 
     def share(self, g: Builder, x: Value) -> Value:
         """The secret of a value that one owner, or everybody, has in the clear; secrets stay what they are."""

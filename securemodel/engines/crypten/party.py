@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 
 from protocols.errors import SecureModelError, summary
+from securemodel.compiler.builder import mapped
 from securemodel.compiler.ir import Node
 from securemodel.engines.crypten.adapter import load as load_crypten
 from securemodel.engines.crypten.operators import OPERATORS
@@ -76,7 +77,8 @@ class Party:
         return self._crypten.cryptensor(own, src=self.header.parties.index(node.owner))
 
     def _call(self, node: Node, values: Mapping[int, Any]) -> Any:
-        args, kwargs = _filled(node.attrs["args"], values), _filled(node.attrs["kwargs"], values)
+        given = lambda text: values[int(text[1:])] if text.startswith("%") else text
+        args, kwargs = (mapped(node.attrs[name], str, given) for name in ("args", "kwargs"))
         made = OPERATORS[node.attrs["target"]].run(*args, **kwargs)
         return tuple(map(self._scaled, made)) if isinstance(made, tuple) else self._scaled(made)
 
@@ -100,14 +102,6 @@ class Party:
                 kind = getattr(torch, node.attrs["dtype"])
                 real = real if kind.is_floating_point else real.round()
                 outputs[str(node.attrs["index"])] = real.to(kind).contiguous()
-
-
-def _filled(arg: Any, values: Mapping[int, Any]) -> Any:
-    if isinstance(arg, str) and arg.startswith("%"):
-        return values[int(arg[1:])]
-    if isinstance(arg, dict):
-        return {name: _filled(value, values) for name, value in arg.items()}
-    return [_filled(a, values) for a in arg] if isinstance(arg, list) else arg
 
 
 def pack(words: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from securemodel.compiler.builder import Builder, FloatCall, Value
+from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
 from securemodel.compiler.capture import Examples
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
-from securemodel.compiler.passes import (
-    compare_together,
-    fold_owner_scales,
-    narrow_masks,
-    order_nodes,
-    place_masks,
-    place_truncations,
-)
+from securemodel.compiler.passes.fold import fold_owner_scales
+from securemodel.compiler.passes.masks import narrow_masks, place_masks
+from securemodel.compiler.passes.scales import place_truncations
+from securemodel.compiler.passes.schedule import order_nodes
+from securemodel.compiler.passes.together import compare_together
 from securemodel.compiler.postprocess import Reveal
 from securemodel.program import Program
 
@@ -38,6 +34,67 @@ def assemble(
     return Program(header, *run_passes(header, lowered, truncate_outputs), model, examples)
 
 
+@dataclass
+class Draft:
+    """A program on its way: what a pass reads and leaves."""
+
+    header: Header
+    builder: Builder
+    outputs: tuple[Value, ...]
+    dtypes: tuple[str, ...]
+    mark: Callable[[Graph], None]
+    graph: Graph
+    calls: dict[int, FloatCall]
+    replaced: dict[int, int] = field(default_factory=dict)
+
+    def fold_owner_scales(self) -> None:
+        self.replaced = fold_owner_scales(self.builder)
+
+    def place_truncations(self) -> None:
+        outputs = [self.replaced.get(v.id, v.id) for v in self.outputs]
+        self.graph = place_truncations(self.graph, outputs, self.dtypes, self.replaced, self.header)
+
+    def mark_layers(self) -> None:
+        self.mark(self.graph)
+
+    def place_masks(self) -> None:
+        floats, ids = _copy_floats(self.builder.graph)
+        self.graph = place_masks(self.graph, floats, ids, len(self.header.parties))
+        self._rename(ids)
+
+    def compare_together(self) -> None:
+        self.graph = compare_together(self.graph)
+
+    def narrow_masks(self) -> None:
+        narrow_masks(self.graph)
+
+    def order_nodes(self) -> None:
+        self.graph, ids = order_nodes(self.graph)
+        self._rename(ids)
+
+    def _rename(self, ids: dict[int, int]) -> None:
+        """Float nodes have other numbers: their calls, and what the text says of these, name operands by them."""
+        text = lambda name: f"%{ids[int(name[1:])]}" if name.startswith("%") else name
+        before, self.calls = self.calls, {}
+        for old, call in before.items():
+            if old in ids:
+                args, kwargs = mapped((call.args, call.kwargs), Value, lambda v: replace(v, id=ids[v.id]))
+                self.calls[ids[old]] = FloatCall(call.target, args, kwargs)
+                node = self.graph[ids[old]]
+                node.attrs = node.attrs | {name: mapped(node.attrs[name], str, text) for name in ("args", "kwargs")}
+
+
+PASSES: tuple[Callable[[Draft], None], ...] = (
+    Draft.fold_owner_scales,
+    Draft.place_truncations,
+    Draft.mark_layers,
+    Draft.place_masks,
+    Draft.compare_together,
+    Draft.narrow_masks,
+    Draft.order_nodes,
+)
+
+
 def run_passes(
     header: Header, lowered: Lowered, truncate_outputs: bool, mark: Callable[[Graph], None] = lambda graph: None
 ) -> tuple[Graph, dict[int, FloatCall]]:
@@ -45,71 +102,21 @@ def run_passes(
 
     `mark` may turn nodes, before masks are placed, into gates whose parts another source than the dealer makes.
     """
+    outputs, builder = lowered.outputs, lowered.builder
     if truncate_outputs:
-        outs = tuple(lowered.builder.rescale(v) if v.secret and not v.integer else v for v in lowered.outputs)
-        lowered = replace(lowered, outputs=outs)
-    to, parties = list(header.outputs), len(header.parties)
-    builder = lowered.builder
-    replaced = fold_owner_scales(builder)
-    outputs = [replaced.get(v.id, v.id) for v in lowered.outputs]
-    scaled = place_truncations(builder.graph, outputs, to, replaced, header)
-    mark(scaled)
-    floats, float_ids = _copy_floats(builder)
-    masked = compare_together(place_masks(scaled, floats, float_ids, parties))
-    narrow_masks(masked)
-    _mark_types(masked, lowered.dtypes)
-    ordered, ids = order_nodes(masked)
-    calls: dict[int, FloatCall] = {}
-    for old, call in builder.calls.items():
-        new = ids.get(float_ids[old])
-        if new is not None:
-            rename = lambda v: replace(v, id=ids[float_ids[v.id]])
-            calls[new] = FloatCall(call.target, _map(call.args, rename), _map(call.kwargs, rename))
-            ordered[new].attrs = {
-                **ordered[new].attrs,
-                "args": _map_text(ordered[new].attrs["args"], ids, float_ids),
-                "kwargs": _map_text(ordered[new].attrs["kwargs"], ids, float_ids),
-            }
-    return ordered, calls
+        outputs = tuple(builder.rescale(v) if v.secret and not v.integer else v for v in outputs)
+    draft = Draft(header, builder, outputs, lowered.dtypes, mark, builder.graph, builder.calls)
+    for make in PASSES:
+        make(draft)
+    return draft.graph, draft.calls
 
 
-def _copy_floats(builder: Builder) -> tuple[Graph, dict[int, int]]:
+def _copy_floats(graph: Graph) -> tuple[Graph, dict[int, int]]:
     """The float nodes alone, in a graph of their own."""
-    graph = Graph()
-    ids: dict[int, int] = {}
-    for node in builder.graph.nodes:
-        if node.form != "float":
-            continue
-        args = [ids[a] for a in node.args]
-        rest = {"owner": node.owner, "phase": node.phase, "source": node.source}
-        ids[node.id] = graph.add(
-            node.op,
-            args,
-            node.shape,
-            "float",
-            attrs={key: value for key, value in node.attrs.items() if key != "small"},
-            **rest,
-        ).id
-    return graph, ids
-
-
-def _mark_types(graph: Graph, dtypes: Sequence[str]) -> None:
+    floats, ids = Graph(), dict[int, int]()
     for node in graph.nodes:
-        if node.op == "reveal":
-            node.attrs = {**node.attrs, "dtype": dtypes[node.attrs["index"]]}
-
-
-def _map(arg: Any, change) -> Any:
-    if isinstance(arg, Value):
-        return change(arg)
-    if isinstance(arg, dict):
-        return {k: _map(v, change) for k, v in arg.items()}
-    return type(arg)(_map(a, change) for a in arg) if isinstance(arg, (list, tuple)) else arg
-
-
-def _map_text(arg: Any, ids: dict[int, int], float_ids: dict[int, int]) -> Any:
-    if isinstance(arg, str) and arg.startswith("%"):
-        return f"%{ids[float_ids[int(arg[1:])]]}"
-    if isinstance(arg, dict):
-        return {k: _map_text(v, ids, float_ids) for k, v in arg.items()}
-    return [_map_text(a, ids, float_ids) for a in arg] if isinstance(arg, list) else arg
+        if node.form == "float":
+            made = floats.again(node, [ids[a] for a in node.args])
+            made.attrs = {key: value for key, value in node.attrs.items() if key != "small"}
+            ids[node.id] = made.id
+    return floats, ids

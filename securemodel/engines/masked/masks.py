@@ -26,12 +26,11 @@ def mask_of(graph: Graph, node: Node, masks: Masks, streams: Mapping[str, Stream
 
     `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares.
     """
-    if node.op == "input":
-        mine = [stream for name, stream in streams.items() if name == node.owner]
-        return full_mask(mine, epoch, node.id, node.shape) if mine else None
-    if fresh := _FRESH.get(node.op):
-        return fresh(list(streams.values()), epoch, node.id, node.shape)
-    return DERIVED[node.op](graph, node, [masks[a] for a in node.args]) if node.op in DERIVED else None
+    if node.op in DERIVED:
+        return DERIVED[node.op](graph, node, [masks[a] for a in node.args])
+    mine, fresh = FRESH[node.op]
+    known = [stream for name, stream in streams.items() if mine(node, name)]
+    return fresh(known, epoch, node.id, node.shape) if known else None
 
 
 def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None]) -> torch.Tensor | None:
@@ -39,7 +38,13 @@ def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None]) -> to
     return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
 
 
-_FRESH = {"mask": full_mask, "mask_bits": full_bit_mask}
+FRESH: dict[str, tuple[Callable[[Node, str], bool], Callable[..., torch.Tensor]]] = {
+    "input": (lambda node, name: name == node.owner, full_mask),
+    "mask": (lambda node, name: True, full_mask),
+    "mask_bits": (lambda node, name: True, full_bit_mask),
+    "public_masked": (lambda node, name: False, full_mask),
+}
+"""Operators that need no masks to make one: whose streams add up to it, and how."""
 DERIVED: dict[str, Callable[..., torch.Tensor | None]] = {
     "linear": _linear,
     "xor": lambda graph, node, operands: operands[0] ^ operands[1],

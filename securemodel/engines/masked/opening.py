@@ -20,7 +20,7 @@ import torch
 
 from protocols.shares import Masked, MaskedBits
 from securemodel.compiler.ir import Node
-from securemodel.compiler.wire import item_bytes
+from securemodel.compiler.wire import item_bytes, sent_bits
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,14 +35,14 @@ def part_of(node: Node, share: torch.Tensor | None, lam: torch.Tensor | None) ->
     """This party's part, from its share of the value (None: zero) and of the mask. Without a mask, a share is there."""
     if lam is None:
         return Part(cast(torch.Tensor, share).contiguous(), None)
-    if node.op == "mask_bits":
+    if node.form == "masked_bits":
         return Part(cast(torch.Tensor, share) ^ lam, lam)
     return Part(lam.clone() if share is None else (share + lam).contiguous(), lam)
 
 
 def outgoing(node: Node, part: Part) -> torch.Tensor:
     """The bytes of a part, as a contiguous tensor in main memory."""
-    return (_narrow(part.share, node) if node.op == "mask" else part.share).cpu()
+    return _narrow(part.share, node).cpu()
 
 
 def opened(
@@ -56,7 +56,7 @@ def opened(
     if mine is None:  # an input of another party, which alone has a share of its mask
         (m,) = others
         return Masked(m, None)
-    if node.op == "mask_bits":
+    if node.form == "masked_bits":
         for hat in others:
             mine.share.bitwise_xor_(hat)
         return MaskedBits(mine.share, cast(torch.Tensor, mine.lam))
@@ -75,7 +75,7 @@ def without_filling(share: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
     """The low bytes of each element, padded to whole words."""
-    width = node.attrs["width"] // 8
+    width = sent_bits(node) // 8
     if width == 8:
         return m
     low = m.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
@@ -84,7 +84,7 @@ def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
 
 def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
     """The inverse of `_narrow`, with zero high bytes."""
-    width = node.attrs["width"] // 8 if node.op == "mask" else 8
+    width = sent_bits(node) // 8
     if width == 8:
         return part.view(torch.int64).view(node.shape)
     out = torch.zeros(node.shape, dtype=torch.int64, device=part.device)

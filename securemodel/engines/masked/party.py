@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,7 +13,7 @@ from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import mask_share
 from protocols.errors import explain
-from protocols.gates import GATES, HALVED
+from protocols.gates import GATES, HALVED, Dealt
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
@@ -191,7 +191,7 @@ class OnlineParty:
         value = opening.opened(node, mine, parts.values(), self._stream.device)
         if node.op != "reveal":
             return value
-        outputs[node.attrs["index"]] = revealed(node, value)
+        outputs[node.attrs["index"]] = revealed(node, cast(torch.Tensor, value))
         return None
 
     # ---- computing
@@ -201,20 +201,17 @@ class OnlineParty:
 
     def _local(self, node: Node, env: dict, take: TakePrepared) -> Any:
         if node.op in GATES:
-            return self._gate(node, env, take(node.id))
-        return getattr(self, f"_do_{node.op}")(node, env, take)
+            return self._gate(node, env, cast(Dealt, take(node.id)))
+        return LOCAL[node.op](self, node, env, take)
 
-    def _gate(self, node: Node, env: dict, dealt: Prepared) -> torch.Tensor:
+    def _gate(self, node: Node, env: dict, dealt: Dealt) -> torch.Tensor:
         operands = [env[a] for a in node.args]
         if (halved := HALVED.get(node.op)) and node.args[1] in self.loaded_operands:
             return halved.finish(node.attrs, operands[0].m, self.loaded_operands[node.args[1]].share, dealt)
         return GATES[node.op].evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
 
-    def _do_placeholder(self, node: Node, env: dict, take) -> None:
-        return None
-
-    def _do_float(self, node: Node, env: dict, take) -> None:
-        return None
+    def _do_nothing(self, node: Node, env: dict, take) -> None:
+        """What an owner computes in the clear is asked for where it enters the ring."""
 
     def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return self._encoded(node) if node.owner == self.me else None
@@ -259,11 +256,12 @@ class OnlineParty:
     def _do_owned_layer(self, node: Node, env: dict, take: TakePrepared) -> torch.Tensor:
         """What was made of the others' masks, and at the weights' owner the product of the rest, in the clear."""
         x, made = env[node.args[0]], take(node.id)
+        share = cast(torch.Tensor, made["share"])
         if made["weights"] is None:
-            return made["share"]
+            return share
         known = x.m if x.lam is None else x.m - x.lam
         product = bilinear(node.attrs["kind"], known, made["weights"], node.attrs["attrs"])
-        return product.view(node.shape) + made["share"]
+        return product.view(node.shape) + share
 
     def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:
         x, y = (env[a] for a in node.args)
@@ -271,6 +269,25 @@ class OnlineParty:
             return None
         first, second = (y, x) if node.attrs["swapped"] else (x, y)
         return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
+
+
+LOCAL: dict[str, Callable[[OnlineParty, Node, dict, TakePrepared], Any]] = {
+    "placeholder": OnlineParty._do_nothing,
+    "float": OnlineParty._do_nothing,
+    "encode": OnlineParty._do_encode,
+    "own": OnlineParty._do_own,
+    "public_masked": OnlineParty._do_public_masked,
+    "public_additive": OnlineParty._do_public_additive,
+    "to_additive": OnlineParty._do_to_additive,
+    "state": OnlineParty._do_state,
+    "keep": OnlineParty._do_keep,
+    "linear": OnlineParty._do_linear,
+    "part": OnlineParty._do_part,
+    "xor": OnlineParty._do_xor,
+    "bilinear_public": OnlineParty._do_bilinear_public,
+    "owned_layer": OnlineParty._do_owned_layer,
+}
+"""What a party computes for the operators that are no gates and do not talk."""
 
 
 def check_runnable(program: Program) -> None:

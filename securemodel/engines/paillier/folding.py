@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from protocols.bilinear import real_bilinear
 from protocols.linear import LINEAR
-from securemodel.compiler.ir import Node
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.paillier.program import PaillierProgram
 
@@ -39,21 +39,17 @@ def _linear_part(program: PaillierProgram, clear: ClearSide) -> Callable[[torch.
         for node, part in zip(encrypted, x.split([math.prod(n.shape) for n in encrypted]), strict=True):
             env[node.id] = part.reshape(node.shape)
         for node in steps:
-            env[node.id] = _apply(node, [env[a] for a in node.args])
+            env[node.id] = _APPLY[node.op](node.attrs, *(env[a] for a in node.args))
         return torch.cat([env[n.args[0]].reshape(-1) for n in decrypted])
 
     return function
 
 
-def _apply(node: Node, operands: list[torch.Tensor]) -> torch.Tensor:
-    """What a node of the linear part computes, on reals."""
-    if node.op == "linear":
-        return LINEAR[node.attrs["kind"]](*operands, **node.attrs["attrs"])
-    if node.op == "bilinear":
-        kind, (x, y) = node.attrs["kind"], operands
-        if kind in ("mul", "matmul"):
-            return x * y if kind == "mul" else x @ y
-        return getattr(torch.nn.functional, kind)(x, y, **node.attrs["attrs"])
-    if node.op == "factor":
-        return operands[0] * node.attrs["factor"]
-    return operands[0] * 2.0 ** node.attrs.get("bits", 0)
+_APPLY: dict[str, Callable[..., torch.Tensor]] = {
+    "linear": lambda attrs, *xs: LINEAR[attrs["kind"]](*xs, **attrs["attrs"]),
+    "bilinear": lambda attrs, x, y: real_bilinear(attrs["kind"], x, y, attrs["attrs"]),
+    "factor": lambda attrs, x: x * attrs["factor"],
+    "ldexp": lambda attrs, x: x * 2.0 ** attrs["bits"],
+    "rescale": lambda attrs, x: x,
+}
+"""What the operators of the linear part compute, on reals."""
