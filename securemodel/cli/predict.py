@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import click
 import numpy as np
@@ -20,11 +21,10 @@ from protocols.errors import explain
 from protocols.names import PUBLIC
 from securemodel.api import connect
 from securemodel.cli import script as scripts
-from securemodel.cli.base import Command, print_error, wants_traceback
-from securemodel.cli.launch import run_local
+from securemodel.cli.base import Command
 from securemodel.cli.part import Given, Part, open_part
 from securemodel.cli.programs import program_of
-from securemodel.cli.run import FILE, check_identity, party_options, prefixed
+from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
 from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
@@ -62,12 +62,7 @@ def _of_files(command: Callable) -> Callable:
 def predict(
     script: Path,
     header: bool | None,
-    local: bool,
-    parties: str | None,
-    me: str | None,
-    config: Path | None,
-    store: Path | None,
-    ledger: str | None,
+    here: Here,
     **files: tuple[str, ...],
 ) -> None:
     """Run the rows of a file through a secure program, in batches of the compiled size.
@@ -96,19 +91,10 @@ def predict(
       securemodel predict infer.py --me hospital --config parties.toml --input images/ --output found.csv
     """
     given = Given(**files, header=header)
-    if local:
-        if me or config or store:
-            raise click.UsageError("--local is for all parties of a session: leave out --me, --config and --store.")
-        names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        _predict_all(script, names, given, ledger)
-        return
-    if parties:
-        raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
-    if not me or not config:
-        raise click.UsageError("give --local, or both --me NAME and --config FILE.")
-    check_identity(me, config)
-    with scripts.as_party(script, (), me, config, store, ledger=ledger):
-        _predict_one(script, me, given)
+    if names := here.everybody(script):
+        return _predict_all(script, names, given, here.ledger)
+    with scripts.as_party(script, (), *here.party, ledger=here.ledger):
+        _predict_one(script, here.party[0], given)
 
 
 def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str | None) -> None:
@@ -119,15 +105,8 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
             said = _SAID.fullmatch(text)
             display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
-        command, dealer = (
-            ("predict", "--ledger", ledger or "none", *given.words(names)),
-            scripts.declares_dealer(script),
-        )
-        outcome = run_local(script, (), names, told, traceback=wants_traceback(), command=command, dealer=dealer)
-    if outcome.code:
-        stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""
-        print_error(f"{outcome.cause} ended with exit code {outcome.code}{stopped}")
-        click.get_current_context().exit(outcome.code)
+        outcome = run_all(script, (), names, told, ("predict", "--ledger", ledger or "none", *given.words(names)))
+    end_as(outcome)
 
 
 def _predict_one(script: Path, me: str, given: Given) -> None:
@@ -185,7 +164,7 @@ def _take_part(
     with closing(session.run_batches(batches, left if rows else 0)) as finished:
         for batch, made in zip(todo, finished, strict=True):
             if record:
-                record.add(batch, [made.outputs[index] for index in part.results])
+                record.add(batch, [cast(torch.Tensor, made.outputs[index]) for index in part.results])
             left -= made.rows
             shown(start.rows - left, start.rows)
 

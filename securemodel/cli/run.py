@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -14,7 +17,7 @@ from protocols.identity import DEALER, Identity, PartiesConfig
 from securemodel.api import ENGINES
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, max_gib_option, print_error, wants_traceback
-from securemodel.cli.launch import Say, run_local
+from securemodel.cli.launch import Outcome, Say, run_local
 from securemodel.engines.masked.dealer import serve
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "bright_red")
@@ -42,11 +45,51 @@ _PARTY_OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Here:
+    """What these options say: which parties run here."""
+
+    local: bool
+    parties: str | None
+    me: str | None
+    config: Path | None
+    store: Path | None
+    ledger: str | None
+
+    def everybody(self, script: Path, *of_one: object) -> tuple[str, ...]:
+        """The parties, where all of them run here, else nothing: then this party's identity is there.
+
+        `of_one` are other options that go with --me. Raises UsageError, ConfigError.
+        """
+        if self.local:
+            if any((self.me, self.config, self.store, *of_one)):
+                raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
+            names = scripts.split_names(self.parties) if self.parties else ()
+            return scripts.checked_parties(names) if names else scripts.declared_parties(script)
+        if self.parties:
+            raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
+        if not self.me or not self.config:
+            raise click.UsageError("give --local, or both --me NAME and --config FILE.")
+        check_identity(self.me, self.config)
+        return ()
+
+    @property
+    def party(self) -> tuple[str, Path, Path | None]:
+        """Name, parties file and store of this party, where it is one."""
+        return cast(str, self.me), cast(Path, self.config), self.store
+
+
 def party_options(command: Callable) -> Callable:
-    """The options that say which parties run here, shared by `run` and `predict`."""
+    """The options that say which parties run here, as the argument `here`."""
+
+    @functools.wraps(command)
+    def called(*args: Any, **options: Any) -> Any:
+        here = Here(**{field.name: options.pop(field.name) for field in fields(Here)})
+        return command(*args, here=here, **options)
+
     for option in reversed(_PARTY_OPTIONS):
-        command = option(command)
-    return command
+        called = option(called)
+    return called
 
 
 @click.command(cls=Command, no_args_is_help=True)
@@ -66,12 +109,7 @@ def party_options(command: Callable) -> Callable:
 def run(
     script: Path,
     args: tuple[str, ...],
-    local: bool,
-    parties: str | None,
-    me: str | None,
-    config: Path | None,
-    store: Path | None,
-    ledger: str | None,
+    here: Here,
     protocol: str | None,
     paillier_key: Path | None,
 ) -> None:
@@ -94,31 +132,24 @@ def run(
     1 for other errors, and with the script's own code where it calls sys.exit. With --local it is the exit code of
     the party that failed first; the others are stopped.
     """
-    if local:
-        if me or config or store or paillier_key:
-            raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
-        names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        run_all(
-            script, args, names, ["run", "--ledger", ledger or "none", *(["--protocol", protocol] if protocol else [])]
-        )
-        return
-    if parties:
-        raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
-    if not me or not config:
-        raise click.UsageError("give --local, or both --me NAME and --config FILE.")
-    check_identity(me, config)
-    given = scripts.as_party(
-        script, args, me, config, store, paillier_key=paillier_key, protocol=protocol, ledger=ledger
+    if names := here.everybody(script, paillier_key):
+        words = ["run", "--ledger", here.ledger or "none", *(["--protocol", protocol] if protocol else [])]
+        return end_as(run_all(script, args, names, prefixed(names), words))
+    known = scripts.as_party(
+        script, args, *here.party, paillier_key=paillier_key, protocol=protocol, ledger=here.ledger
     )
-    with given:
+    with known:
         scripts.run_main(script)
 
 
-def run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], command: list[str]) -> None:
-    """Runs a script with all its parties as processes of this machine; ends with the exit code of the one that failed."""
+def run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], say: Say, command: Sequence[str]) -> Outcome:
+    """Runs a script with all its parties as processes of this machine."""
     dealer = scripts.declares_dealer(script)
-    say = prefixed(names)
-    outcome = run_local(script, args, names, say, traceback=wants_traceback(), command=command, dealer=dealer)
+    return run_local(script, args, names, say, traceback=wants_traceback(), command=command, dealer=dealer)
+
+
+def end_as(outcome: Outcome) -> None:
+    """Ends with the exit code of the party that failed, if one did."""
     if outcome.code:
         stopped = f"; stopped {', '.join(outcome.stopped)}" if outcome.stopped else ""
         print_error(f"{outcome.cause} ended with exit code {outcome.code}{stopped}")

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command
-from securemodel.cli.run import FILE, check_identity, party_options, run_all
+from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
 from securemodel.invocation import Progress
 
 _EVERY_S = 2.0  # between lines where no terminal shows a bar
@@ -27,12 +27,7 @@ _EVERY_S = 2.0  # between lines where no terminal shows a bar
 def train(
     script: Path,
     args: tuple[str, ...],
-    local: bool,
-    parties: str | None,
-    me: str | None,
-    config: Path | None,
-    store: Path | None,
-    ledger: str | None,
+    here: Here,
 ) -> None:
     """Run a training SCRIPT as one party, or as all of them, and show how far it is.
 
@@ -45,18 +40,10 @@ def train(
       securemodel train train.py --local
       securemodel train train.py --me bank --config parties.toml
     """
-    if local:
-        if me or config or store:
-            raise click.UsageError("--local is for all parties of a session: leave out options that go with --me.")
-        names = scripts.checked_parties(scripts.split_names(parties)) if parties else scripts.declared_parties(script)
-        run_all(script, args, names, ["train", "--ledger", ledger or "none"])
-        return
-    if parties:
-        raise click.UsageError("--parties goes with --local; with --me the parties file names them.")
-    if not me or not config:
-        raise click.UsageError("give --local, or both --me NAME and --config FILE.")
-    check_identity(me, config)
-    with _shown() as progress, scripts.as_party(script, args, me, config, store, ledger=ledger, progress=progress):
+    if names := here.everybody(script):
+        words = ["train", "--ledger", here.ledger or "none"]
+        return end_as(run_all(script, args, names, prefixed(names), words))
+    with _shown() as progress, scripts.as_party(script, args, *here.party, ledger=here.ledger, progress=progress):
         scripts.run_main(script)
 
 

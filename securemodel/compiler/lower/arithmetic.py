@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -143,3 +144,13 @@ def cumsum(g: Builder, x, dim, dtype=None):
     """Running sum; local."""
     size = x.shape[dim % x.ndim]
     return g.linear("window_sum", x, dim=dim % x.ndim, starts=[0] * size, ends=list(range(1, size + 1)))
+
+
+def running(g: Builder, combine: Callable[[Value, Value], Value], x: Value, dim: int) -> Value:
+    """Each element with all before it, in log n rounds: after step k, it has the last 2^k."""
+    dim, done = dim % x.ndim, 1
+    while done < x.shape[dim]:
+        size = x.shape[dim]
+        new = combine(g.slice(x, dim, done, size), g.slice(x, dim, 0, size - done))
+        x, done = g.linear("cat", g.slice(x, dim, 0, done), new, dim=dim), 2 * done
+    return x

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.builder import Builder
+from securemodel.compiler.lower.arithmetic import running
 from securemodel.compiler.lower.normalization import amax
 from securemodel.compiler.lower.positive import maximum, minimum
 from securemodel.compiler.lower.registry import lowers
@@ -49,23 +50,13 @@ def clamp_between(g: Builder, x, low=None, high=None):
     return x if high is None else minimum(g, x, high)
 
 
-def _largest_so_far(g: Builder, x: Value, dim: int) -> Value:
-    """Running maximum in log n rounds: after step k, each element is the largest of the last 2^k."""
-    dim, done = dim % x.ndim, 1
-    while done < x.shape[dim]:
-        size = x.shape[dim]
-        new = g.maximum(g.slice(x, dim, done, size), g.slice(x, dim, 0, size - done))
-        x, done = g.linear("cat", g.slice(x, dim, 0, done), new, dim=dim), 2 * done
-    return x
-
-
 @lowers(aten.cummax.default)
 def cummax(g: Builder, x, dim):
     """Largest value so far; its index has no secure version."""
-    return (_largest_so_far(g, x, dim),)
+    return (running(g, g.maximum, x, dim),)
 
 
 @lowers(aten.cummin.default)
 def cummin(g: Builder, x, dim):
     """Smallest value so far; its index has no secure version."""
-    return (g.linear("neg", _largest_so_far(g, g.linear("neg", x), dim)),)
+    return (g.linear("neg", running(g, g.maximum, g.linear("neg", x), dim)),)

@@ -15,7 +15,7 @@ import torch
 from securemodel.compiler.approximations import Smooth
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
-from securemodel.compiler.lower.arithmetic import axes, square
+from securemodel.compiler.lower.arithmetic import axes, running, square
 from securemodel.compiler.lower.positive import (
     _EXPONENTS,
     HIGHEST,
@@ -161,10 +161,5 @@ def prod(g: Builder, x, dim=None, keepdim=False, dtype=None):
 
 @lowers(aten.cumprod.default)
 def cumprod(g: Builder, x, dim, dtype=None):
-    """Running product in log n rounds: after step k, each element has the product of the last 2^k."""
-    dim, done = dim % x.ndim, 1
-    while done < x.shape[dim]:
-        size = x.shape[dim]
-        new = g.mul(g.slice(x, dim, done, size), g.slice(x, dim, 0, size - done))
-        x, done = g.linear("cat", g.slice(x, dim, 0, done), new, dim=dim), 2 * done
-    return x
+    """Running product."""
+    return running(g, g.mul, x, dim)
