@@ -71,8 +71,8 @@ def linear_patches(input_shape: tuple[int, ...], outputs: int) -> Patches:
 
 
 def conv2d_patches(
-    input_shape: tuple[int, int, int, int], weight_shape: tuple[int, int, int, int], stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0), dilation: tuple[int, int] = (1, 1), groups: int = 1,
+    input_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: tuple[int, ...] = (1, 1),
+    padding: tuple[int, ...] = (0, 0), dilation: tuple[int, ...] = (1, 1), groups: int = 1,
 ) -> Patches:  # fmt: skip
     """x [N, C, H, W] by weights [O, C/groups, h, w]: output [N, O, H', W'], as in torch.nn.functional.conv2d.
 

@@ -12,12 +12,12 @@ from securemodel.api import compile as compile_model
 from securemodel.cli.base import FAILED, Command
 from securemodel.cli.programs import model_of, path_and_name, program_of, sizes
 from securemodel.cli.script import explained, load_file
+from securemodel.compiler.capture import Examples, example_tensors
 from securemodel.data.arrays import load_numbers
 from securemodel.inspect.compare import compare as compare_program
 from securemodel.program import Program
 
 Tensors = tuple[torch.Tensor, ...]
-_OWNERS = {"weights": "model-owner", "inputs": "data-owner", "outputs": "data-owner"}
 
 
 @click.command(cls=Command, no_args_is_help=True)
@@ -64,14 +64,22 @@ def _program(
     own = _as_tuple(getattr(module, "test_inputs", None))
     if not name and any(hasattr(module, defined) for defined in ("program", "make_program")):
         program = program_of(module, path)
-        return program, given or own or program.examples
+        return program, given or own or example_tensors(program.examples)
     model, examples = model_of(module, name, path, given or own)
-    examples = _as_tuple(examples)
-    return compile_model(model, examples, **_OWNERS, width=width, frac_bits=frac_bits), examples
+    program = compile_model(
+        model,
+        examples,
+        weights="model-owner",
+        inputs="data-owner",
+        outputs="data-owner",
+        width=width,
+        frac_bits=frac_bits,
+    )
+    return program, _as_tuple(examples)
 
 
-def _as_tuple(inputs: object) -> Tensors:
-    return () if inputs is None else (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+def _as_tuple(inputs: torch.Tensor | Examples | None) -> Tensors:
+    return () if inputs is None else (inputs,) if isinstance(inputs, torch.Tensor) else example_tensors(inputs)
 
 
 def _made_up(shape: list[int]) -> torch.Tensor:

@@ -17,6 +17,7 @@ from protocols.errors import explain
 from protocols.names import PUBLIC
 from securemodel.cli.locks import locked
 from securemodel.cli.results import FORMATS, Record, Result, check_space
+from securemodel.compiler.capture import example_tensors
 from securemodel.compiler.postprocess import result_names
 from securemodel.data.reader import Format
 from securemodel.data.rows import Choice, Rows, Wanted, open_rows
@@ -175,7 +176,8 @@ def _input(program: Program, me: str, given: Given) -> Path | None:
 
 
 def _wanted(program: Program, mine: Sequence[bool]) -> list[Wanted]:
-    return [Wanted(tuple(x.shape[1:]), x.dtype) for x, own in zip(program.examples, mine, strict=True) if own]
+    examples = example_tensors(program.examples)
+    return [Wanted(tuple(x.shape[1:]), x.dtype) for x, own in zip(examples, mine, strict=True) if own]
 
 
 def _choice(program: Program, me: str, given: Given) -> Choice:

@@ -15,6 +15,7 @@ from securemodel.api import ENGINES, compile_again
 from securemodel.api import check as check_model
 from securemodel.cli.base import FAILED, Command, max_gib_option
 from securemodel.cli.script import explained, load_file
+from securemodel.compiler.capture import Examples
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
@@ -135,7 +136,7 @@ def path_and_name(target: str) -> tuple[Path, str]:
 
 def model_of(
     module: ModuleType, name: str, path: Path, given: tuple[torch.Tensor, ...]
-) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+) -> tuple[torch.nn.Module, Examples]:
     """A model of a file, and example inputs. Raises InputError, ScriptFailed."""
     if not name:
         name = "model" if hasattr(module, "model") else "make_model"

@@ -87,6 +87,11 @@ def tensors_in(made: Any) -> list[torch.Tensor]:
     raise CompileError(f"the model returns a {type(made).__name__}: return tensors, or a nest of them")
 
 
+def example_tensors(examples: Examples) -> tuple[torch.Tensor, ...]:
+    """The tensors, in the order of the names where they have names."""
+    return tuple(examples.values() if isinstance(examples, Mapping) else examples)
+
+
 def call(model: Callable, examples: Examples, inputs: Sequence[torch.Tensor]) -> Any:
     """What a model returns for these inputs, by the names of `examples` where it has names."""
     return model(**dict(zip(examples, inputs, strict=True))) if isinstance(examples, Mapping) else model(*inputs)
@@ -106,7 +111,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             ONE_AT_A_TIME, torch.no_grad(), silent(), masks_as_given(), _messages_of_checks() as messages,
             _plain_forward(model, examples), _asked_for_values() as asked,
         ):  # fmt: skip
-            inputs = _distinct(tuple(examples.values()) if isinstance(examples, Mapping) else examples)
+            inputs = _distinct(example_tensors(examples))
             exported = torch.export.export(model, inputs, strict=False)
             made = _assertions(exported.graph)
             exported = exported.run_decompositions(decompositions())

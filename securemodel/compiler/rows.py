@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from securemodel.compiler.capture import ONE_AT_A_TIME, Examples, apart, call, model_state, tensors_in, unchecked
+from securemodel.compiler.capture import (
+    ONE_AT_A_TIME,
+    Examples,
+    apart,
+    call,
+    example_tensors,
+    model_state,
+    tensors_in,
+    unchecked,
+)
 
 Row = list[torch.Tensor]
 _TRIALS = 4
@@ -27,7 +36,7 @@ def made_up_state(model: torch.nn.Module, generator: torch.Generator) -> dict[st
 
 def made_up_inputs(given: Examples, generator: torch.Generator) -> Row:
     """Inputs of the shapes of the examples."""
-    examples = list(given.values()) if isinstance(given, Mapping) else list(given)
+    examples = example_tensors(given)
     rows = [[_row([x], generator)[0] for _ in range(x.shape[0] if x.ndim else 1)] for x in examples]
     return [torch.cat(parts).reshape(x.shape) for parts, x in zip(rows, examples, strict=True)]
 
@@ -85,7 +94,7 @@ def rows_stand_alone(model: torch.nn.Module, given: Examples) -> bool:
 
 
 def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bool:
-    examples = list(given.values()) if isinstance(given, Mapping) else given
+    examples = example_tensors(given)
     if any(x.ndim == 0 for x in examples) or len({x.shape[0] for x in examples}) != 1:
         return False
     generator = torch.Generator().manual_seed(0)

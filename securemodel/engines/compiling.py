@@ -10,7 +10,7 @@ import torch
 
 from protocols.errors import explain
 from protocols.names import NAME_RULE, PUBLIC, is_name
-from securemodel.compiler.capture import Captured, Examples, Kept, capture
+from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors
 from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
@@ -59,7 +59,7 @@ def compile_for(
 ) -> Program:
     """What `securemodel.compile` does once it knows the engine; the same arguments, and its errors."""
     examples = _as_examples(example_inputs)
-    example_inputs = tuple(examples.values()) if isinstance(examples, Mapping) else examples
+    example_inputs = example_tensors(examples)
     places = _places(state or {}, examples)
     given = [at for at in range(len(example_inputs)) if at not in places]
     owners = _owners(inputs, _only(examples, given))

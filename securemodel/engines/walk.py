@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from protocols.channel import Label
+from protocols.channel.buffers import Buffer
 
 T = TypeVar("T")
 Message = dict[str, torch.Tensor]
@@ -21,7 +22,7 @@ class Talk:
     """One round as a party asks for it: what to send to whom, and how much to expect from whom."""
 
     label: Label
-    sends: dict[str, list[torch.Tensor]] = field(repr=False)  # masked values and shares
+    sends: dict[str, list[Buffer]] = field(repr=False)  # masked values and shares
     receives: dict[str, int]
 
 
@@ -44,12 +45,19 @@ class Walk(ABC):
     the session may go on with the next epoch.
     """
 
-    dealt_bytes = 0
-    """What a dealer has sent to this party up to now, in epochs that are over."""
-
     agreed: Callable[[Rows], None] = staticmethod(lambda rows: None)
     """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
     of a party without inputs."""
+
+    @property
+    def dealt_bytes(self) -> int:
+        """What a dealer has sent to this party up to now, in epochs that are over."""
+        return 0
+
+    @property
+    def shared_times(self) -> tuple[float, float]:
+        """When, on the host's monotonic clock, the last run's inputs and its result were shared, where the engine tells."""
+        return 0.0, 0.0
 
     @abstractmethod
     def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:

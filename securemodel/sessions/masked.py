@@ -20,7 +20,7 @@ from securemodel.invocation import current
 from securemodel.program import Program
 from securemodel.sessions.agree import agree
 from securemodel.sessions.remote import aborting, join, place
-from securemodel.sessions.session import Session
+from securemodel.sessions.session import Epochs, Session
 
 
 def open_local(program: Program) -> Session:
@@ -91,10 +91,11 @@ def _introduce(program: Program, link: Link) -> bytes:
     return link.receive(STREAM_KEY, 32).numpy().tobytes()
 
 
-class StoredEpochs:
+class StoredEpochs(Epochs):
     """The epochs of a store: its load is 0, and each run has its number."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self._store, self._used = store, 0
 
     def next_load(self, runs: int) -> int:

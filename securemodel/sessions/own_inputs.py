@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 
@@ -10,6 +11,7 @@ from protocols.fixedpoint import encode
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Node, is_check
 from securemodel.engines.clear import ClearSide
+from securemodel.engines.paillier.program import PaillierProgram
 from securemodel.program import Program
 from securemodel.sessions.rows import filled
 
@@ -52,7 +54,7 @@ def input_check(program: Program, me: str, model: torch.nn.Module | None) -> Cal
             clear.set_inputs([None if x is None else x[start : start + at_once] for x in inputs])
             for node in nodes:
                 if node.op == "encrypt":
-                    limit = program.settings["input_limit"]
+                    limit = cast(PaillierProgram, program).settings["input_limit"]
                     encode(clear.value(node.args[0]), program.header.frac_bits, limit, clear.describe(node.args[0]))
                 else:
                     clear.encoded(node)

@@ -15,23 +15,22 @@ from securemodel.engines.labels import PAILLIER_KEY
 from securemodel.engines.paillier.deep import DeepProgram
 from securemodel.engines.paillier.owned_layers import ClientLayers, OwnerLayers
 from securemodel.engines.paillier.party import Client, Server, key_bytes, key_text, read_key
-from securemodel.engines.paillier.program import PaillierProgram
+from securemodel.engines.paillier.program import EncryptedProgram, PaillierProgram
 from securemodel.engines.paillier.walk import DeepWalk, PaillierWalk, local_deep_walks, local_walks
 from securemodel.engines.walk import Walk
-from securemodel.program import Program
 from securemodel.sessions.agree import agree
 from securemodel.sessions.masked import meet
 from securemodel.sessions.remote import aborting, join, place
 from securemodel.sessions.session import Session
 
 
-def new_key(program: PaillierProgram | DeepProgram) -> PrivateKey:
+def new_key(program: EncryptedProgram) -> PrivateKey:
     """A key of the program's size, for one session."""
     bits = program.settings["key_bits"]
     return insecure_generate(bits) if program.settings["insecure"] else generate(bits)
 
 
-def key_in(path: str | Path, program: PaillierProgram | DeepProgram) -> PrivateKey:
+def key_in(path: str | Path, program: EncryptedProgram) -> PrivateKey:
     """The client's private key from its file. Raises ConfigError for a file others can read, or another key."""
     path, bits = Path(path), program.settings["key_bits"]
     try:
@@ -79,22 +78,32 @@ def open_connection(
         kernels.keep_freed_memory()
         channel, masked = meet(program, me, config, own, None, ahead, insecure_plain)
         with aborting(channel, masked):
-            layers = ClientLayers if key else OwnerLayers
-            walk: Walk = DeepWalk(masked, layers(program, channel.session, exchange_key(program, channel, key)))
+            layers = (
+                ClientLayers(program, channel.session, send_key(program, channel, key)) if key
+                else OwnerLayers(program, channel.session, receive_key(program, channel))
+            )  # fmt: skip
+            walk: Walk = DeepWalk(masked, layers)
     else:
         channel = join(me, config, own, insecure_plain)
         with aborting(channel):
             agree(program, me, channel, None)
-            party = Client if key else Server
-            walk = PaillierWalk(party(program, channel.session, exchange_key(program, channel, key)), ahead)
+            party = (
+                Client(program, channel.session, send_key(program, channel, key)) if key
+                else Server(program, channel.session, receive_key(program, channel))
+            )  # fmt: skip
+            walk = PaillierWalk(party, ahead)
     return Session(program, {me: walk}, {me: channel})
 
 
-def exchange_key(program: Program, channel: Channel, key: PrivateKey | None) -> PrivateKey | PublicKey:
-    """Sends the client's public key and returns the private one; the other party receives and returns the public one."""
+def send_key(program: EncryptedProgram, channel: Channel, key: PrivateKey) -> PrivateKey:
+    """Sends the public key of the client, which gets its own back."""
     (peer,), size = channel.peers, key_bytes(program.settings["key_bits"])
-    if key is not None:
-        channel.exchange(PAILLIER_KEY, {peer: [key_text(key, size)]}, {})
-        return key
+    channel.exchange(PAILLIER_KEY, {peer: [key_text(key, size)]}, {})
+    return key
+
+
+def receive_key(program: EncryptedProgram, channel: Channel) -> PublicKey:
+    """The client's public key. Raises Mismatch."""
+    (peer,), size = channel.peers, key_bytes(program.settings["key_bits"])
     received = channel.exchange(PAILLIER_KEY, {}, {peer: size})
     return read_key(received[peer].numpy().tobytes(), peer, program.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from protocols.identity import PartiesConfig
 from protocols.paillier import PrivateKey, PublicKey, generate
@@ -25,8 +26,8 @@ class TrainingSession(Session):
     def _run(self, inputs: Inputs) -> list:
         with self._guarded():
             for walk in self.walks.values():
-                walk.public = inputs[-3:]
-            return self._run_batch(inputs[:-3], Rows(self.program.shape.rows))[0]
+                cast(TrainingWalk, walk).public = inputs[-3:]
+            return self._run_batch(inputs[:-3], Rows(cast(LinearProgram, self.program).shape.rows))[0]
 
 
 def new_key(program: LinearProgram) -> PrivateKey:

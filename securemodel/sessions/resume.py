@@ -85,9 +85,9 @@ def agree_on_start(
         fix = "give every party its output of the same job, or a new output at every party to begin again"
         raise _mismatch(channel, keeping, f"the parties have results of different jobs: {said}", fix)
     own = batches(count) if batches else Batches(np.zeros(count, bool), np.zeros(count, bool))
-    said = np.packbits(np.concatenate([own.missing, own.changed])).tobytes()
+    lacking = np.packbits(np.concatenate([own.missing, own.changed])).tobytes()
     missing, changed = own.missing.copy(), own.changed.copy()
-    for data in _exchanged(channel, BATCHES, said, len(said)).values():
+    for data in _exchanged(channel, BATCHES, lacking, len(lacking)).values():
         bits = np.unpackbits(np.frombuffer(data, np.uint8), count=2 * count).astype(bool)
         missing |= bits[:count]
         changed |= bits[count:]

@@ -109,7 +109,7 @@ def announced(
         yield [x if x is None or count == size else filled(x, program) for x in owned], Rows(count, left)
 
 
-def others(inputs: int) -> Iterator[tuple[list[None], Rows]]:
+def others(inputs: int) -> Iterator[tuple[list[torch.Tensor | None], Rows]]:
     """What a party gives that owns no inputs."""
     while True:
         yield [None] * inputs, Rows()

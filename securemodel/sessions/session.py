@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -163,8 +164,8 @@ class Session:
             except BaseException as error:
                 outcome.set_exception(error)
 
-        self._caller = self._caller or ThreadPoolExecutor(1, "session")
-        self._turns.arrange(lambda turn: self._caller.submit(call, turn))
+        caller = self._caller = self._caller or ThreadPoolExecutor(1, "session")
+        self._turns.arrange(lambda turn: caller.submit(call, turn))
         return await asyncio.wrap_future(outcome)
 
     def _run_in_turn(self, turn: Turn, inputs: Inputs):
@@ -173,7 +174,7 @@ class Session:
             outputs = self._timed("stats", lambda: self._run(inputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def run_batches(self, batches: Iterable[Inputs] | None = None, rows: int = 0) -> Iterator[Batch]:
+    def run_batches(self, batches: Iterable[Inputs] | None = None, rows: int = 0) -> Generator[Batch, None, None]:
         """Runs rows that come in batches, and yields what each batch gave as soon as it is known.
 
         `batches` yields the arguments of `run`, with as many rows as the program was compiled for (in the last
@@ -197,7 +198,7 @@ class Session:
             while True:
                 batch = next(given)
                 self._check_open()
-                outputs, agreed = self._timed("stats", lambda batch=batch: self._run_batch(*batch))
+                outputs, agreed = self._timed("stats", partial(self._run_batch, *batch))
                 count, left = agreed.now or header.rows, agreed.left
                 real = tuple(v if v is None or v.ndim == 0 else v[:count] for v in outputs)
                 made = Batch(real, count, left)
@@ -364,7 +365,8 @@ class Session:
         """Ends channels and walks, once; the peers are told nothing of this party's values."""
         if not self._closed:
             self._closed = why
-            for thing in (*self.channels.values(), *self.walks.values()):
+            things: tuple[Channel | Walk, ...] = (*self.channels.values(), *self.walks.values())
+            for thing in things:
                 end(thing)
 
     def __enter__(self):

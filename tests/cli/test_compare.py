@@ -40,6 +40,13 @@ def test_test_inputs_of_the_file_go_before_its_examples(call, write, network):
     assert "all zero" not in result.stderr and "encoding: 3 in" in result.stdout
 
 
+@pytest.mark.parametrize("compiled", ["", "program = " + COMPILED])
+def test_examples_by_name(call, write, network, compiled):
+    named = 'example_inputs = {"input": torch.ones(2, 4)}\n'
+    result = call("compare", write("mine.py", network + named + compiled))
+    assert result.exit_code == 0 and "no value leaves its range" in result.stdout
+
+
 def test_a_class_of_models_and_what_leaves_its_range(call, write, tmp_path):
     file = write("mine.py", MODEL)
     np.save(tmp_path / "good.npy", np.array([[1.0, 100.0]]))

@@ -169,6 +169,14 @@ def test_numbers_out_of_range_are_named_before_anybody_connects(joint: Program, 
         opened(joint, "clinic", files("age\n" + "\n".join(rows) + "\n", "")["clinic"])
 
 
+def test_inputs_that_have_names_are_read_as_others(tmp_path: Path) -> None:
+    example, names = {"input": torch.zeros(3, 2)}, {"weights": "pharmacy", "inputs": "clinic", "outputs": "clinic"}
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n3,4\n")
+    options = given(input=tmp_path / "x.csv", output=tmp_path / "out.csv")
+    part = opened(securemodel.compile(torch.nn.Linear(2, 1), example, **names), "clinic", options)
+    assert part.rows.count == 2
+
+
 def test_indices_out_of_range_are_named_before_anybody_connects(tmp_path: Path) -> None:
     owners = {"weights": "clinic", "inputs": "pharmacy", "outputs": "pharmacy"}
     program = securemodel.compile(Codes(), (torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1)), **owners)

@@ -52,10 +52,14 @@ class MaskedWalk(Walk):
         self._store, self._ahead, self._asked = store, ahead and not store, 0
         self._worker = Ahead(self._prepare, _AHEAD_BYTES, party.me) if threaded else AtOnce(self._prepare)
         self._counted: dict[int, int] = {}
+        self._dealt = 0
+
+    @property
+    def dealt_bytes(self) -> int:
+        return self._dealt
 
     @property
     def shared_times(self) -> tuple[float, float]:
-        """When, on the host's monotonic clock, the last run's inputs and its result were shared."""
         return self.party.inputs_shared_at, self.party.result_shared_at
 
     # ---- phases
@@ -98,7 +102,7 @@ class MaskedWalk(Walk):
 
     def _end(self, epoch: int) -> None:
         self._worker.finish(epoch)
-        self.dealt_bytes += self._counted.pop(epoch, 0)
+        self._dealt += self._counted.pop(epoch, 0)
 
     # ---- preparing
     def _prepare(self, epoch: int, phase: Phase) -> Iterator[Item]:

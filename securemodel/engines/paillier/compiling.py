@@ -16,7 +16,7 @@ import torch
 
 from protocols.errors import InputError, explain
 from protocols.names import PUBLIC
-from securemodel.compiler.builder import Builder, CannotLower, Value, values_in
+from securemodel.compiler.builder import Builder, CannotLower, Value, mapped, values_in
 from securemodel.compiler.capture import Captured, Examples
 from securemodel.compiler.ir import Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
@@ -42,7 +42,7 @@ _REMEDY = "compile with protocol='masked', which computes any function of both p
 class Split:
     """Lowers operators with numbers of both parties: linear ones for the server, others for the client."""
 
-    server: str
+    server: Weights
     encrypted: dict[int, Value] = field(default_factory=dict)
     shown: dict[int, Value] = field(default_factory=dict)
     _late: set[int] = field(default_factory=set)
@@ -74,7 +74,7 @@ class Split:
         try:
             if node.target is aten.embedding.default:
                 return self._embedding(g, *args, **kwargs)
-            return secure_version(g, node, _each(args, hide), _each(kwargs, hide))
+            return secure_version(g, node, mapped(args, Value, hide), mapped(kwargs, Value, hide))
         except CannotLower:
             return None
 
@@ -103,7 +103,7 @@ class Split:
             )  # fmt: skip
             raise CannotLower(what, _REMEDY)
         show = lambda v: self.show(g, v)
-        return in_the_clear(g, node, _each(args, show), _each(kwargs, show))
+        return in_the_clear(g, node, mapped(args, Value, show), mapped(kwargs, Value, show))
 
     def show(self, g: Builder, x: Value) -> Value:
         """What the client gets by decrypting; other values as they are."""
@@ -125,14 +125,6 @@ def _is_linear(graph: Graph, start: int) -> bool:
         if node.form != "float" and node.op != "encrypt" and node.op not in _LINEAR and not product:
             return False
     return True
-
-
-def _each(arg: Any, change: Any) -> Any:
-    if isinstance(arg, Value):
-        return change(arg)
-    if isinstance(arg, dict):
-        return {name: _each(value, change) for name, value in arg.items()}
-    return type(arg)(_each(a, change) for a in arg) if isinstance(arg, (list, tuple)) else arg
 
 
 def lower(
@@ -175,12 +167,12 @@ def assemble(
     client encrypts; both are public. key_bits: 2048 or 3072; insecure_key_bits: any size, for tests.
     `truncate_outputs` changes nothing: outputs keep all their fractional bits.
     """
-    client = _check_roles(header)
+    server, client = _check_roles(header)
     _check_options(weight_limit, input_limit, key_bits)
     key = {"key_bits": insecure_key_bits or key_bits, "insecure": insecure_key_bits is not None}
     if isinstance(lowered, Deep):
         settings = {**key, "weight_limit": float(weight_limit)}
-        mark = partial(mark_owned_layers, owner=header.weights, settings=settings)
+        mark = partial(mark_owned_layers, owner=server, settings=settings)
         deep = DeepProgram(header, *masked.run_passes(header, lowered, truncate_outputs, mark), model, examples)
         if owned_layers(deep.graph):
             return deep
@@ -208,8 +200,8 @@ def assemble(
     return program
 
 
-def _check_roles(header: Header) -> str:
-    """The client: the one party besides the weights' owner. Raises CompileError."""
+def _check_roles(header: Header) -> tuple[str, str]:
+    """The weights' owner, and the client: the one other party. Raises CompileError."""
     if not isinstance(header.weights, str):
         raise CompileError("protocol 'paillier' is for weights of one owner: name one, or leave out protocol=")
     others = [name for name in header.parties if name != header.weights]
@@ -221,7 +213,7 @@ def _check_roles(header: Header) -> str:
                 fix="name one owner of the weights and one other party, or leave out protocol=",
             )
         )
-    return others[0]
+    return header.weights, others[0]
 
 
 def _check_linear(header: Header, client: str) -> None:

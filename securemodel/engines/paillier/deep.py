@@ -8,25 +8,14 @@ from typing import Any, ClassVar
 
 from securemodel.compiler.ir import DEEP_KIND
 from securemodel.engines.paillier.owned_layers import owned_layers
-from securemodel.program import Program
+from securemodel.engines.paillier.program import EncryptedProgram
 
 
 @dataclass(frozen=True, repr=False)
-class DeepProgram(Program):
+class DeepProgram(EncryptedProgram):
     """A program of the masked engine whose `owned_layer` nodes need no masked weights and no dealt products."""
 
-    protocol: ClassVar[str] = "paillier"
     kind: ClassVar[str] = DEEP_KIND
-
-    @property
-    def server(self) -> str:
-        """The party that owns the weights."""
-        return self.header.weights
-
-    @property
-    def client(self) -> str:
-        """The party that has the key."""
-        return next(name for name in self.parties if name != self.server)
 
     @property
     def settings(self) -> Mapping[str, Any]:

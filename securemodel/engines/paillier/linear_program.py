@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from protocols.errors import InputError, explain
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Header
 from securemodel.engines.paillier.linear_step import INPUT_BITS, LinearStep
@@ -25,12 +26,16 @@ class LinearProgram(Program):
 
     protocol: ClassVar[str] = "paillier"
     kind: ClassVar[str] = TRAINING_KIND
-    planner: ClassVar[Callable[[Any, Any], Any] | None] = None
 
     step: Any = field(default=None, compare=False)
+    starts: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The weights that training starts with."""
 
     def __reduce__(self):
-        return type(self), (self.header, self.graph, self.calls, self.model, self.examples, self.reveal)
+        return partial(type(self), starts=self.starts), (self.header, self.graph)
+
+    def plan(self, network: Any = "lan") -> Any:
+        raise InputError(explain("a program of training has no plan of its own", fix="use that of its job: job.plan()"))
 
     @property
     def result_names(self) -> tuple[str, ...]:
@@ -70,7 +75,7 @@ class LinearProgram(Program):
 
     def start(self) -> np.ndarray:
         """Starting weights float[columns, outputs], those of the first party in front."""
-        weight, bias = self.model["weight"].double(), self.model.get("bias")
+        weight, bias = self.starts["weight"].double(), self.starts.get("bias")
         parts = [weight[:, at].T for at in self.places()]
         if bias is not None:
             owner = self.parties.index(self.labels_owner)
@@ -98,4 +103,4 @@ def linear_program(
     graph.add("linear_step", form="secret", attrs=attrs)
     outputs = ("all",) if guard else ()
     header = Header(parties, INPUT_BITS, 64, PUBLIC, owners, shapes, outputs)
-    return LinearProgram(header, graph, model=dict(start), step=step)
+    return LinearProgram(header, graph, step=step, starts=dict(start))

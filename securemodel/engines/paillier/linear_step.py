@@ -191,8 +191,8 @@ class LinearStep:
             bases, outs = gate.inputs * gate.column.cells, gate.own_cells
             table = ((1 << WINDOW) - 2) * bases
             made["products"] += table + gate.inputs * outs * levels + outs * levels * (WINDOW + 1)
-        if gate := self.polynomial(1 - owner):
-            bits = [gate._factor_bits(i) + 1 for i in range(1, gate.degree)]
-            each = sum((1 << WINDOW) - 2 + b // WINDOW for b in bits) + gate.reply.slots.width * (WINDOW + 2) // WINDOW
-            made["products"] += gate.rows * each
+        if curve := self.polynomial(1 - owner):
+            bits = [curve._factor_bits(i) + 1 for i in range(1, curve.degree)]
+            each = sum((1 << WINDOW) - 2 + b // WINDOW for b in bits) + curve.reply.slots.width * (WINDOW + 2) // WINDOW
+            made["products"] += curve.rows * each
         return made

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
+from typing import cast
 
 import torch
 
@@ -33,7 +34,7 @@ def owned_layers(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.op == "owned_layer"]
 
 
-def mark_owned_layers(graph: Graph, owner: str, settings: dict[str, object]) -> None:
+def mark_owned_layers(graph: Graph, owner: str, settings: Mapping[str, object]) -> None:
     """Turns products of a secret by weights that one party holds in the clear into `owned_layer` nodes.
 
     These are linear layers and convolutions; other products stay as they are. `settings` become attributes.
@@ -53,11 +54,12 @@ def patches_of(graph: Graph, node: Node) -> Patches:
     attrs = node.attrs["attrs"]
     if node.attrs["kind"] == "matmul":
         return linear_patches(x, y[1])
-    names = ("stride", "padding", "dilation")
-    if node.attrs["kind"] == "conv2d":
-        return conv2d_patches(x, y, *(tuple(attrs[name]) for name in names), attrs["groups"])
-    pairs = [(rest, attrs[name]) for name, rest in zip(names, (1, 0, 1), strict=True)]
-    return conv2d_patches((*x[:2], 1, x[2]), (*y[:2], 1, y[2]), *pairs, attrs["groups"])
+    steps = [attrs[name] for name in ("stride", "padding", "dilation")]
+    if node.attrs["kind"] == "conv1d":  # an image of one row
+        x, y = (*x[:2], 1, x[2]), (*y[:2], 1, y[2])
+        steps = [[rest, step] for rest, step in zip((1, 0, 1), steps, strict=True)]
+    stride, padding, dilation = map(tuple, steps)
+    return conv2d_patches(x, y, stride, padding, dilation, attrs["groups"])
 
 
 def gate_shape(graph: Graph, node: Node) -> GateShape:
@@ -169,7 +171,7 @@ class OwnerLayers(_Layers):
     def __init__(self, program: Program, session: bytes, key: PublicKey) -> None:
         super().__init__(program, session)
         self.key = key
-        self._clear = ClearSide(program, program.header.weights)
+        self._clear = ClearSide(program, cast(str, self.nodes[0].owner))
 
     def load(self, model: torch.nn.Module | None) -> None:
         """Takes the weights. Raises InputError for one above the limit."""

@@ -39,9 +39,8 @@ def read_key(text: bytes, peer: str, settings: Mapping[str, Any]) -> PublicKey:
         if key.bits != settings["key_bits"]:
             raise ConfigError(f"it has {key.bits} bits, and the program was compiled for {settings['key_bits']}")
     except (ConfigError, UnicodeDecodeError) as error:
-        text = explain(f"party {peer!r} sent a key that cannot be used", where="start of the session",
-                       why=reason_of(error), fix="compile the same program at both parties")  # fmt: skip
-        raise Mismatch(peer, text) from None
+        what, fix = f"party {peer!r} sent a key that cannot be used", "compile the same program at both parties"
+        raise Mismatch(peer, explain(what, where="start of the session", why=reason_of(error), fix=fix)) from None
     return key
 
 
@@ -83,7 +82,7 @@ class Party:
     def start(self, inputs: Inputs, rows: Rows) -> bytes:
         """The first bytes of a run: what public values it is about, and how many rows are real."""
         self.clear.set_inputs(inputs)
-        return start_bytes(self.clear.agreed_digest(False), rows)
+        return start_bytes(self.clear.agreed_digest("run"), rows)
 
 
 class Client(Party):

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 from protocols.paillier.affine import AffineShape
 from securemodel.compiler.ir import Node
+from securemodel.compiler.owners import weight_owners
 from securemodel.program import Program
 
 KIND = "paillier-program"
 
 
 @dataclass(frozen=True, repr=False)
-class PaillierProgram(Program):
+class EncryptedProgram(Program):
+    """A program of which one party owns the weights and the other has the key."""
+
+    protocol: ClassVar[str] = "paillier"
+
+    @property
+    def server(self) -> str:
+        """The party that owns the weights."""
+        (owner,) = weight_owners(self.header.weights)
+        return owner
+
+    @property
+    def client(self) -> str:
+        """The party that has the key; of an encrypted graph, it learns the outputs."""
+        return next(name for name in self.parties if name != self.server)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """key_bits, insecure, weight_limit, and what else the kind has."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class PaillierProgram(EncryptedProgram):
     """A program of which one party, the server, computes the linear part on the other's encrypted numbers.
 
     The graph is that of one row where the rows of the model are independent, and of the whole input otherwise.
@@ -26,22 +51,10 @@ class PaillierProgram(Program):
       settings  the limits of the numbers, the size of the key, and the rows of a run
     """
 
-    protocol: ClassVar[str] = "paillier"
-
     kind: ClassVar[str] = KIND
 
     @property
-    def server(self) -> str:
-        """The party that owns the weights."""
-        return self.header.weights
-
-    @property
-    def client(self) -> str:
-        """The party that has the key and learns the outputs."""
-        return next(name for name in self.parties if name != self.server)
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, Any]:
         """key_bits, insecure, weight_limit, input_limit, rows."""
         return next(node.attrs for node in self.graph.nodes if node.op == "settings")
 

@@ -202,8 +202,8 @@ class Trainer:
         else:
             count = gate.inputs * gate.column.cells
             got = yield from self._swap(Label(epoch, 6, Purpose.TRANSFER), self.key.public, [], count + gate.own_cells)
-            sealed = got[:count].reshape(gate.inputs, gate.column.cells, *self.theirs.residues.cell)
-            reply, kept = gate.answer(self.theirs, sealed, got[count:], 2 * flat.reshape(-1, 1))
+            theirs = got[:count].reshape(gate.inputs, gate.column.cells, *self.theirs.residues.cell)
+            reply, kept = gate.answer(self.theirs, theirs, got[count:], 2 * flat.reshape(-1, 1))
             yield from self._swap(Label(epoch, 7, Purpose.TRANSFER), self.theirs, [reply], 0)
             mine = int(kept[0, 0]) + squares
         data = mine.to_bytes(GUARD_BYTES, "little", signed=True)

@@ -57,7 +57,6 @@ class DeepWalk(Walk):
 
     @property
     def dealt_bytes(self) -> int:
-        """What the dealer has sent to this party."""
         return self.masked.dealt_bytes
 
     def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
@@ -112,7 +111,7 @@ def local_deep_walks(
 ) -> dict[str, DeepWalk]:
     """The same for a deep model. `keys` and `insecure_draw` are for tests that must repeat."""
     nonce = (insecure_draw or os.urandom)(32)
-    layers = {
+    layers: dict[str, ClientLayers | OwnerLayers] = {
         program.client: ClientLayers(program, nonce, key),
         program.server: OwnerLayers(program, nonce, key.public),
     }
