@@ -31,7 +31,7 @@ _NONCE_BYTES, _KEPT = 12, 2
 _NAME = re.compile(r"step-(\d{12})\.checkpoint")
 _WHAT = "a checkpoint's key"
 _META_BYTES = 1 << 24
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "run": str, "program": str, "step": int, "seed": int, "memory": dict, "groups": list,
     "scheduler": (dict, type(None)),
 }  # fmt: skip

@@ -6,6 +6,7 @@ random numbers of several sizes it must do exactly what the formula says. Whatev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -66,7 +67,7 @@ def recognized(step: CapturedStep, batches: Batches) -> Linear:
     outputs, rows = step.states[weight].start.shape[0], batches.sizes[0]
     if step.batch[labels[0]].shape not in ((rows, outputs), (rows,) if outputs == 1 else (rows, outputs)):
         raise _refused("the labels have another shape than the scores", f"labels of {[rows, outputs]}")
-    kind = "logistic" if used else "linear"
+    kind: Literal["logistic", "linear"] = "logistic" if used else "linear"
     made = Linear(kind, columns, labels[0], outputs, weight, bias, step.numbers[0], 1.0, float(group["weight_decay"]))
     return _fitted(bare, made)
 
@@ -136,7 +137,7 @@ def _columns(step: CapturedStep, whole: CapturedStep) -> tuple[int, ...]:
 def _fitted(step: CapturedStep, linear: Linear) -> Linear:
     """The same with the factor of its gradients, if the step does what the formula says. Raises CompileError."""
     generator = torch.Generator().manual_seed(20_24)  # what is tried hides nothing
-    factor = None
+    factor = math.nan
     for size, lr in _SAMPLES:
         draw = lambda shape, size=size: size * torch.randn(shape, generator=generator, dtype=torch.float64)
         states = {name: draw(state.start.shape) for name, state in step.states.items()}
@@ -147,7 +148,7 @@ def _fitted(step: CapturedStep, linear: Linear) -> Linear:
         for name, gradient in gradients.items():
             before, after = states[name], made[name].double()
             change = (before - after) / lr - linear.decay * before
-            if factor is None:
+            if math.isnan(factor):
                 factor = float((change * gradient).sum() / (gradient * gradient).sum())
             scale = change.abs().max() + gradient.abs().max() * abs(factor)
             if not (change - factor * gradient).abs().max() <= _CLOSE * scale:

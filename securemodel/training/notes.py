@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from dataclasses import dataclass, replace
+from types import FrameType
 
 from securemodel.compiler.explaining import NOT_THE_USERS, file_name
 
@@ -46,7 +47,7 @@ class Note:
 
 def user_line(note: Note) -> Note:
     """A note with the innermost line on the stack that is neither torch's nor this project's."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(NOT_THE_USERS):
         frame = frame.f_back
     if frame is None:

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -215,7 +215,7 @@ def rule_of(optimizer: torch.optim.Optimizer, name: str) -> Rule:
     return rule
 
 
-def _refuse(name: str, kind: type, what: str, fix: str) -> None:
+def _refuse(name: str, kind: type, what: str, fix: str) -> NoReturn:
     raise CompileError(explain(f"the optimizer {kind.__name__} {what}", where=name, fix=fix))
 
 

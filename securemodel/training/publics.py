@@ -56,7 +56,7 @@ class PublicInputs:
             _check_fixed(update)
             numbers, self.memory[update.name] = update.rule.numbers(update.group, self.memory[update.name])
             made.update(update.named(numbers))
-            update.optimizer._opt_called = True  # this stands for its update: else torch's schedulers warn
+            vars(update.optimizer)["_opt_called"] = True  # this stands for its update: else torch's schedulers warn
         return {name: torch.tensor(number, dtype=torch.float64) for name, number in made.items()}
 
 

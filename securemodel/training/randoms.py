@@ -50,21 +50,22 @@ class Random:
         return torch.randperm(self.shape[0], dtype=self.dtype, generator=generator)
 
 
-_INPLACE = {
+_Draws = dict[Any, tuple[Kind, dict[str, float | None]]]
+_INPLACE: _Draws = {
     aten.bernoulli_.float: ("bernoulli", {"p": 0.5}),
     aten.uniform_.default: ("uniform", {"from": 0.0, "to": 1.0}),
     aten.normal_.default: ("normal", {"mean": 0.0, "std": 1.0}),
     aten.random_.to: ("integers", {"low": 0, "to": None}),
     getattr(aten.random_, "from"): ("integers", {"from": None, "to": None}),
 }
-_LIKE = {
+_LIKE: _Draws = {
     aten.bernoulli.p: ("bernoulli", {"p": None}),
     aten.rand_like.default: ("uniform", {"low": 0.0, "high": 1.0}),
     aten.randn_like.default: ("normal", {"mean": 0.0, "std": 1.0}),
     aten.randint_like.default: ("integers", {"low": 0, "high": None}),
     aten.randint_like.low_dtype: ("integers", {"low": None, "high": None}),
 }
-_NEW = {
+_NEW: _Draws = {
     aten.rand.default: ("uniform", {"low": 0.0, "high": 1.0}),
     aten.rand.generator: ("uniform", {"low": 0.0, "high": 1.0}),
     aten.randn.default: ("normal", {"mean": 0.0, "std": 1.0}),
@@ -98,8 +99,9 @@ def drawn(target: Any, args: Sequence, kwargs: dict[str, Any], where: str) -> tu
             kind, parameters = table[target]
             given = _arguments(target, args, kwargs)
             numbers = [default if given.get(key) is None else given[key] for key, default in parameters.items()]
-            if None not in numbers:
-                return kind, tuple(map(float, numbers))
+            known = tuple(float(number) for number in numbers if number is not None)
+            if len(known) == len(numbers):
+                return kind, known
     base = target.overloadpacket.__name__
     what = f"the step draws random numbers with {base}, which has no secure form"
     raise CompileError(explain(what, where=where, fix=_HINTS.get(base, _BEFORE)))

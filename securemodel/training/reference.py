@@ -41,7 +41,7 @@ def run_in_float(
 
 
 def as_torch_keeps_them(
-    step: CapturedStep, states: Mapping[str, torch.Tensor], memory: Mapping[str, Mapping[str, float]]
+    step: CapturedStep, states: Mapping[str, torch.Tensor], memory: Mapping[str, dict[str, float]]
 ) -> Tensors:
     """The states of optimizers as torch's optimizers keep them; `memory` is that of PublicInputs after the same steps."""
     out = {}

@@ -55,7 +55,7 @@ class Updates:
     def stand_in(self, calls: Calls) -> None:
         """Puts a functional update in the place of each optimizer's `step`."""
         for name, optimizer in self._optimizers.items():
-            optimizer.step = self._step_of(name, optimizer, calls)
+            vars(optimizer)["step"] = self._step_of(name, optimizer, calls)
 
     def _step_of(self, name: str, optimizer: torch.optim.Optimizer, calls: Calls) -> Callable[..., None]:
         def step(closure: Any = None) -> None:
@@ -105,7 +105,7 @@ class Updates:
     def _check_counts(self, where: str, rule: Rule, group: Group, updated: tuple[str, ...]) -> None:
         """Raises CompileError if parameters of a group would count their steps differently, and it matters."""
         before = self._updated.setdefault(where, updated)
-        zero = dict.fromkeys(("steps", "weight1", "weight2"), 0)
+        zero = dict.fromkeys(("steps", "weight1", "weight2"), 0.0)
         later = dict.fromkeys(("weight1", "weight2"), 0.5) | {"steps": 5}
         if before != updated and rule.numbers(group, zero)[0] != rule.numbers(group, later)[0]:
             what = "an optimizer updates other parameters of one group at each of its calls in a step"
