@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,15 @@ def revealing(model: nn.Module, reveal: Reveal) -> nn.Module:
     """The model with what `reveal` asks for behind it; the model itself for "all". Raises CompileError."""
     step = _step(reveal)
     return model if step is None else Revealing(model, step)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a program is compiled from."""
+
+    model: nn.Module
+    examples: Examples = ()
+    reveal: Reveal = "all"
 
 
 def capture_revealing(model: nn.Module, examples: Examples, reveal: Reveal) -> Captured:

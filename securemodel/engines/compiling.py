@@ -15,7 +15,7 @@ from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
-from securemodel.compiler.postprocess import Reveal, capture_revealing
+from securemodel.compiler.postprocess import Reveal, Source, capture_revealing
 from securemodel.compiler.report import Report
 from securemodel.errors import CompileError, InputError, UnsupportedOperator
 from securemodel.program import Program, receivers
@@ -37,7 +37,7 @@ class Compiling(Protocol):
 
     @property
     def assemble(self) -> Callable[..., Program]:
-        """(header, lowered, model, examples, truncate_outputs, reveal, options of the engine) -> the program."""
+        """(header, lowered, source, truncate_outputs, options of the engine) -> the program."""
 
 
 def compile_for(
@@ -76,7 +76,7 @@ def compile_for(
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
     shapes = tuple(tuple(example_inputs[at].shape) for at in given)
     header = Header(names, frac_bits, width, owner, tuple(owners), shapes, tuple(to), rounding)
-    program = compiler.assemble(header, lowered, model, examples, truncate_outputs, reveal, **options)
+    program = compiler.assemble(header, lowered, Source(model, examples, reveal), truncate_outputs, **options)
     return replace(program, reveal=reveal, captured=captured)
 
 

@@ -96,17 +96,6 @@ class FixedPoint:
         ring = self._clear[self._program.parties[0] if owner == PUBLIC else cast(str, owner)].encoded(node)
         return Both(ring, ring.double())
 
-    def _state(self, node: Node, operands: list[Both]) -> Both:
-        return self.kept[node.attrs["name"]]
-
-    def _same(self, node: Node, operands: list[Both]) -> Both:
-        """Another form of the same value."""
-        return operands[0]
-
-    def _xor(self, node: Node, operands: list[Both]) -> Both:
-        x, y = operands
-        return Both(x.ring ^ y.ring, _xor_wide([x.wide, y.wide]))
-
     def _part(self, node: Node, operands: list[Both]) -> Both:
         wide, start = operands[0].wide, 64 * node.attrs["start"]
         known = None if wide is None else wide[start : start + 64 * node.shape[1]]
@@ -115,10 +104,6 @@ class FixedPoint:
     def _linear(self, node: Node, operands: list[Both]) -> Both:
         function, attrs = LINEAR[node.attrs["kind"]], node.attrs["attrs"]
         return Both(function(*[x.ring for x in operands], **attrs), function(*[x.wide for x in operands], **attrs))
-
-    def _bilinear_public(self, node: Node, operands: list[Both]) -> Both:
-        x, y = operands[::-1] if node.attrs["swapped"] else operands
-        return _product(node, x, y)
 
     def _owned_layer(self, node: Node, operands: list[Both]) -> Both:
         side = self._clear[cast(str, node.owner)]
@@ -149,13 +134,13 @@ class FixedPoint:
 Compute = Callable[[FixedPoint, Node, list[Both]], Both]
 VALUES: dict[str, Compute] = {
     **dict.fromkeys(("input", "own", "encode"), FixedPoint._encoded),
-    **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask", "mask_bits"), FixedPoint._same),
-    **dict.fromkeys(("keep", "reveal"), FixedPoint._same),
-    "state": FixedPoint._state,
+    **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask", "mask_bits"), lambda at, n, xs: xs[0]),
+    **dict.fromkeys(("keep", "reveal"), lambda at, n, xs: xs[0]),
+    "state": lambda at, n, xs: at.kept[n.attrs["name"]],
     "linear": FixedPoint._linear,
     "part": FixedPoint._part,
-    "xor": FixedPoint._xor,
-    "bilinear_public": FixedPoint._bilinear_public,
+    "xor": lambda at, n, xs: Both(xs[0].ring ^ xs[1].ring, _xor_wide([x.wide for x in xs])),
+    "bilinear_public": lambda at, n, xs: _product(n, *(xs[::-1] if n.attrs["swapped"] else xs)),
     "owned_layer": FixedPoint._owned_layer,
     **dict.fromkeys(GATES, FixedPoint._of_gate),
 }
@@ -174,9 +159,12 @@ def _xor_wide(wides: list[torch.Tensor | None]) -> torch.Tensor | None:
     return known[0] if len(known) == 1 else None if not known else known[0] ^ known[1]
 
 
+def _real_product(node: Node, x: Both, y: Both) -> torch.Tensor:
+    return real_bilinear(node.attrs["kind"], x.number, y.number, node.attrs["attrs"])
+
+
 def _product(node: Node, x: Both, y: Both) -> Both:
-    kind, attrs = node.attrs["kind"], node.attrs["attrs"]
-    return Both(bilinear(kind, x.ring, y.ring, attrs), real_bilinear(kind, x.number, y.number, attrs))
+    return Both(bilinear(node.attrs["kind"], x.ring, y.ring, node.attrs["attrs"]), _real_product(node, x, y))
 
 
 def _bit(node: Node, bits: Both) -> torch.Tensor:
@@ -210,7 +198,7 @@ def _spline(node: Node, operands: list[Both]) -> torch.Tensor:
 
 
 WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
-    "bilinear": lambda n, xs: real_bilinear(n.attrs["kind"], xs[0].number, xs[1].number, n.attrs["attrs"]),
+    "bilinear": lambda n, xs: _real_product(n, *xs),
     "square": lambda n, xs: xs[0].number.square(),
     "truncate": lambda n, xs: _truncated(n, xs[0]),
     "select": lambda n, xs: _bit(n, xs[0]) * xs[1].number,

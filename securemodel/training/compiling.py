@@ -10,6 +10,7 @@ from securemodel.compiler.capture import Captured, Kept
 from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import lower_model
 from securemodel.compiler.owners import Weights
+from securemodel.compiler.postprocess import Source
 from securemodel.compiler.report import Report
 from securemodel.engines.masked.compiling import assemble
 from securemodel.errors import UnsupportedOperator
@@ -95,7 +96,7 @@ def compile_step(
     )
     shown = tuple(name for name, to in zip(step.returned.names, receivers, strict=True) if to is not None)
     starts = {name: state.start for name, state in step.states.items()}
-    program = assemble(header, lowered, starts, ())
+    program = assemble(header, lowered, Source(starts))
     return TrainingProgram(
         program.header, program.graph, program.calls, program.model, (), step=step, result_names=shown
     )

@@ -12,11 +12,11 @@ import torch
 
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value, describe, mapped, values_in
-from securemodel.compiler.capture import Captured, Examples
+from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
 from securemodel.compiler.owners import Weights
-from securemodel.compiler.postprocess import Reveal
+from securemodel.compiler.postprocess import Source
 from securemodel.engines.crypten.operators import OPERATORS
 from securemodel.engines.crypten.operators.arithmetic import FORBIDDEN
 from securemodel.engines.crypten.program import CryptenProgram, trust
@@ -124,14 +124,7 @@ def lower(
     return lowered
 
 
-def assemble(
-    header: Header,
-    lowered: Lowered,
-    model: torch.nn.Module,
-    examples: Examples,
-    truncate_outputs: bool = False,
-    reveal: Reveal = "all",
-) -> CryptenProgram:
+def assemble(header: Header, lowered: Lowered, source: Source, truncate_outputs: bool = False) -> CryptenProgram:
     """The program of a lowered model; warns of what CrypTen does not protect.
 
     `truncate_outputs` changes nothing: CrypTen truncates after every product.
@@ -146,7 +139,7 @@ def assemble(
     for node in graph.nodes:
         if node.op == "input" and node.owner == PUBLIC:
             node.owner = header.parties[0]
-    program = CryptenProgram(header, graph, lowered.builder.calls, model, examples)
+    program = CryptenProgram(header, graph, lowered.builder.calls, source.model, source.examples)
     warning = f"program {program.digest[:12]} for CrypTen: {trust(header.parties[0])} (docs/crypten.md)"
     warnings.warn(warning, InsecureBackendWarning, stacklevel=4)
     return program

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
-from securemodel.compiler.capture import Examples
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes.fold import fold_owner_scales
@@ -16,22 +13,15 @@ from securemodel.compiler.passes.masks import narrow_masks, place_masks
 from securemodel.compiler.passes.scales import place_truncations
 from securemodel.compiler.passes.schedule import order_nodes
 from securemodel.compiler.passes.together import compare_together
-from securemodel.compiler.postprocess import Reveal
+from securemodel.compiler.postprocess import Source
 from securemodel.program import Program
 
 lower = lower_model
 
 
-def assemble(
-    header: Header,
-    lowered: Lowered,
-    model: torch.nn.Module,
-    examples: Examples,
-    truncate_outputs: bool = False,
-    reveal: Reveal = "all",
-) -> Program:
+def assemble(header: Header, lowered: Lowered, source: Source, truncate_outputs: bool = False) -> Program:
     """The program of a lowered model."""
-    return Program(header, *run_passes(header, lowered, truncate_outputs), model, examples)
+    return Program(header, *run_passes(header, lowered, truncate_outputs), source.model, source.examples)
 
 
 @dataclass

@@ -210,30 +210,12 @@ class OnlineParty:
             return halved.finish(node.attrs, operands[0].m, self.loaded_operands[node.args[1]].share, dealt)
         return GATES[node.op].evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
 
-    def _do_nothing(self, node: Node, env: dict, take) -> None:
-        """What an owner computes in the clear is asked for where it enters the ring."""
-
     def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
         return self._encoded(node) if node.owner == self.me else None
-
-    def _do_encode(self, node: Node, env: dict, take) -> torch.Tensor:
-        return self._encoded(node)
-
-    def _do_state(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return self.kept[node.attrs["name"]]
-
-    def _do_keep(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return env[node.args[0]]
 
     def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
         take(node.id)
         return Masked(env[node.args[0]], None)
-
-    def _do_public_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return public_share(env[node.args[0]], self.role)
-
-    def _do_to_additive(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        return to_additive(env[node.args[0]], self.role)
 
     def _do_xor(self, node: Node, env: dict, take) -> Any:
         x, y = (env[a] for a in node.args)
@@ -271,16 +253,18 @@ class OnlineParty:
         return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
 
 
-LOCAL: dict[str, Callable[[OnlineParty, Node, dict, TakePrepared], Any]] = {
-    "placeholder": OnlineParty._do_nothing,
-    "float": OnlineParty._do_nothing,
-    "encode": OnlineParty._do_encode,
+Local = Callable[[OnlineParty, Node, dict, TakePrepared], Any]
+_NOT_YET: Local = lambda self, node, env, take: None  # an owner computes it where it enters the ring
+LOCAL: dict[str, Local] = {
+    "placeholder": _NOT_YET,
+    "float": _NOT_YET,
+    "encode": lambda self, node, env, take: self._encoded(node),
     "own": OnlineParty._do_own,
     "public_masked": OnlineParty._do_public_masked,
-    "public_additive": OnlineParty._do_public_additive,
-    "to_additive": OnlineParty._do_to_additive,
-    "state": OnlineParty._do_state,
-    "keep": OnlineParty._do_keep,
+    "public_additive": lambda self, node, env, take: public_share(env[node.args[0]], self.role),
+    "to_additive": lambda self, node, env, take: to_additive(env[node.args[0]], self.role),
+    "state": lambda self, node, env, take: self.kept[node.attrs["name"]],
+    "keep": lambda self, node, env, take: env[node.args[0]],
     "linear": OnlineParty._do_linear,
     "part": OnlineParty._do_part,
     "xor": OnlineParty._do_xor,

@@ -17,11 +17,11 @@ import torch
 from protocols.errors import InputError, explain
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value, mapped, values_in
-from securemodel.compiler.capture import Captured, Examples
+from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
 from securemodel.compiler.owners import Weights
-from securemodel.compiler.postprocess import Reveal, capture_revealing, revealing
+from securemodel.compiler.postprocess import Source, capture_revealing, revealing
 from securemodel.compiler.rows import rows_stand_alone
 from securemodel.engines.masked import compiling as masked
 from securemodel.engines.paillier.deep import DeepProgram
@@ -151,10 +151,8 @@ class Deep(Lowered):
 def assemble(
     header: Header,
     lowered: Lowered,
-    model: torch.nn.Module,
-    examples: Examples,
+    source: Source,
     truncate_outputs: bool = False,
-    reveal: Reveal = "all",
     *,
     weight_limit: float = 8.0,
     input_limit: float = 256.0,
@@ -168,6 +166,7 @@ def assemble(
     `truncate_outputs` changes nothing: outputs keep all their fractional bits.
     """
     server, client = _check_roles(header)
+    model, examples, reveal = source.model, source.examples, source.reveal
     _check_options(weight_limit, input_limit, key_bits)
     key = {"key_bits": insecure_key_bits or key_bits, "insecure": insecure_key_bits is not None}
     if isinstance(lowered, Deep):
