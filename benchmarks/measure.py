@@ -22,7 +22,8 @@ import securemodel
 from benchmarks.cases import PARTIES, Case
 from benchmarks.steps import StepCase, step_program
 from protocols import identity
-from securemodel.compiler.wire import Step, phase_cost, steps
+from protocols.channel import HEADER_BYTES
+from securemodel.compiler.wire import message_bytes, steps
 
 SYSTEM = {
     "tls": "securemodel",
@@ -105,13 +106,19 @@ def compiled(case: Case | StepCase, transport: str = "tls") -> tuple[securemodel
 
 def evaluation_bytes(program: securemodel.Program) -> int:
     """Bytes the busiest party sends between inputs shared and result shared (the peers' definition); of a step, all."""
+    start, *rest = ((step.talk, not index) for index, step in enumerate(steps(program.graph, "run")))
     if any(node.op == "keep" for node in program.graph.nodes):
-        return max(phase_cost(steps(program.graph, "run"), program.parties)[1].values())
-    kept = [Step(s.local, tuple(n for n in s.talk if n.op != "reveal")) for s in steps(program.graph, "run")]
-    empty = Step((), ())
-    _, sent = phase_cost((empty, *kept[1:]), program.parties)
-    _, start = phase_cost((empty,), program.parties)
-    return max(sent[name] - start[name] for name in program.parties)
+        rest = [start, *rest]
+    else:
+        rest = [(tuple(node for node in talk if node.op != "reveal"), False) for talk, _ in rest]
+    sent = {
+        (a, b): [message_bytes(talk, a, b, first) for talk, first in rest]
+        for a, b in itertools.permutations(program.parties, 2)
+    }
+    return max(
+        sum(HEADER_BYTES + size for (a, _), sizes in sent.items() if a == me for size in sizes if size)
+        for me in program.parties
+    )
 
 
 def _free_ports(count: int) -> list[int]:

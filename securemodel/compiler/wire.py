@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from protocols.channel import HEADER_BYTES
 from protocols.gates import numel
 from protocols.names import EVERYBODY
 from protocols.shares import RING_BITS
@@ -54,26 +53,3 @@ def sends(node: Node, me: str, peer: str) -> bool:
 def message_bytes(talk: Sequence[Node], me: str, peer: str, first: bool) -> int:
     """Payload bytes that `me` sends `peer` in one round."""
     return (START.size if first else 0) + sum(item_bytes(n) for n in talk if sends(n, me, peer))
-
-
-def step_cost(talk: Sequence[Node], parties: Sequence[str], first: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """(rounds, sent bytes) of one round for each party, headers included; no round where nothing is exchanged."""
-    size = {(a, b): message_bytes(talk, a, b, first) for a in parties for b in parties if a != b}
-    rounds, sent = {}, {}
-    for me in parties:
-        outgoing = [size[me, peer] for peer in parties if peer != me and size[me, peer]]
-        incoming = any(size[peer, me] for peer in parties if peer != me)
-        rounds[me] = int(bool(outgoing or incoming))
-        sent[me] = sum(HEADER_BYTES + nbytes for nbytes in outgoing)
-    return rounds, sent
-
-
-def phase_cost(program_steps: Sequence[Step], parties: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """(rounds, sent bytes) of one phase for each party, headers included."""
-    rounds, sent = dict.fromkeys(parties, 0), dict.fromkeys(parties, 0)
-    for index, step in enumerate(program_steps):
-        step_rounds, step_sent = step_cost(step.talk, parties, index == 0)
-        for party in parties:
-            rounds[party] += step_rounds[party]
-            sent[party] += step_sent[party]
-    return rounds, sent
