@@ -15,7 +15,9 @@ import securemodel
 from protocols.bilinear import BILINEAR
 from protocols.gates import GATES
 from protocols.linear import LINEAR
+from securemodel.compiler import builder
 from securemodel.compiler.ops import KINDS, PRODUCTS, ROWS, TALK, Wrong, product_shape
+from securemodel.compiler.passes import masks, scales
 from securemodel.compiler.reading import parse_program
 from securemodel.engines.masked.masks import DERIVED, FRESH
 from securemodel.engines.masked.party import LOCAL
@@ -48,6 +50,13 @@ def test_the_table_has_every_operator_and_kind():
     assert VALUES.keys() == walked and WIDE.keys() == GATES.keys()
     assert FRESH.keys() | DERIVED.keys() == masked and not FRESH.keys() & DERIVED.keys()
     assert KINDS.keys() == LINEAR.keys() and PRODUCTS.keys() == BILINEAR.keys()
+
+
+def test_the_passes_have_a_rule_for_all_that_a_graph_has_before_them():
+    built = set(re.findall(r'_secret\(\s*"(\w+)"', Path(builder.__file__).read_text()))
+    rewritten, new = {"rescale", "factor", "ldexp", "index"}, {"share", "truncate", "owned_layer", "reveal"}
+    assert scales.RULES.keys() == built | {"state", "keep"}
+    assert masks.RULES.keys() == scales.RULES.keys() - rewritten | new
 
 
 def test_every_row_is_used_by_the_programs_that_texts_are_made_from():
