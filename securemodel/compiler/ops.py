@@ -575,7 +575,8 @@ class Row:
     these and the first party. What is no secret has none.
     `opens` says who sends a part of the value to whom, if the operator talks. `products` are the products that a party
     computes, each with who does: the first party, or whoever has a share of the operand with this index.
-    `kept` goes from one run to the next, and `final` is what a program is run for, though nothing reads it.
+    With `view`, the value is the operand's, in memory too. `kept` goes from one run to the next, and `final` is what a
+    program is run for, though nothing reads it.
     """
 
     signature: str
@@ -589,6 +590,7 @@ class Row:
     held: Literal["all", "owner", "operands", "first"] = "all"
     opens: Literal["owner to all", "all to all", "all to owner"] | None = None
     products: tuple[frozenset[int | Literal["first"]], ...] = ()
+    view: bool = False
     kept: bool = False
     final: bool = False
 
@@ -629,7 +631,7 @@ ROWS: dict[str, Row] = {
         phase=in_a_run, may_be_empty=True, opens="all to owner", final=True,
     ),
     # forms
-    "public_masked": Row("public -> masked", _same, held="operands"),
+    "public_masked": Row("public -> masked", _same, held="operands", view=True),
     "public_additive": Row("public -> additive", _same, may_be_empty=True, held="first"),
     "to_additive": Row("masked -> additive", _same, held="first"),
     "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}, opens="all to all"),
@@ -639,7 +641,7 @@ ROWS: dict[str, Row] = {
     "keep": Row(
         "additive -> additive", _same, {"name": text, "start": flag},
         phase=lambda case: "load" if case.attrs["start"] else "run", held="operands",
-        kept=True, final=True,
+        view=True, kept=True, final=True,
     ),
     # local
     "linear": Row(

@@ -102,7 +102,7 @@ def _shared_with(graph: Graph, node: Node, have: Sequence[bool], first: bool, co
     """The operand whose memory a value shares, if any; notes in `contiguous` what a later reshape has to copy."""
     if ROWS[node.op].held == "first":  # without a mask, all of the value is at the first party
         return node.args[0] if first and not have[node.args[0]] else None
-    if node.op in ("public_masked", "keep"):
+    if ROWS[node.op].view:
         return node.args[0]
     if node.op != "linear":
         return None
