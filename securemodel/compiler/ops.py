@@ -564,6 +564,9 @@ def in_a_run(case: Case) -> Phase:
 
 
 # ---- the table
+Who = frozenset[int | Literal["first"]]
+
+
 @dataclass(frozen=True)
 class Row:
     """An operator.
@@ -589,7 +592,7 @@ class Row:
     may_be_empty: bool = False
     held: Literal["all", "owner", "operands", "first"] = "all"
     opens: Literal["owner to all", "all to all", "all to owner"] | None = None
-    products: tuple[frozenset[int | Literal["first"]], ...] = ()
+    products: tuple[Who, ...] = ()
     view: bool = False
     kept: bool = False
     final: bool = False
@@ -600,8 +603,8 @@ _PRODUCT = {**_KIND, **_NESTED}
 _OFFSET, _SHIFT = whole(0, 1 << 60), whole(-(1 << 60), 1 << 60)
 _WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_SHIFT)}
 _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
-_FIRSTS: frozenset[int | Literal["first"]] = frozenset({"first"})
-_OF_X: frozenset[int | Literal["first"]] = frozenset({0})
+_FIRSTS: Who = frozenset({"first"})
+_OF_X: Who = frozenset({0})
 _TABLE = {"table": many(many(INTEGER), 1)}
 _OWNED = {
     **_NESTED,
