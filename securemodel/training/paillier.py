@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +165,7 @@ class LinearTraining(Job):
             states, _ = run_in_float(self.captured, states, batch, numbers, {})
             mine, scores = float_step(self.program, mine, batch, float(numbers[self.linear.rate]))
             largest.append(float(np.abs(scores).max()))
-        right = type(self.program)(
-            self.program.header, self.program.graph, model=_of_model(states, self.linear), step=None
-        ).start()
+        right = replace(self.program, starts=_of_model(states, self.linear)).start()
         return LinearSimulation(tuple(largest), float(np.abs(mine - right).max()), self.program.shape.score_limit)
 
     def local(self) -> LinearRun:

@@ -212,7 +212,7 @@ class TestRanges:
         data.columns["shop"][0].tensor.mul_(16)
         for size, lr in ((128 / 112, 1e-3), (beyond * 128 / 112, 2.0**-30)):
             job, *_ = made(kind, data=data, lr=lr, decay=0.0)
-            job.program.model["weight"] = torch.full((1, 7), size)
+            job.program.starts["weight"] = torch.full((1, 7), size)
             with job.local() as run:
                 run.step()
                 right = in_float(job, 1, lr)
