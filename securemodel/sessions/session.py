@@ -81,7 +81,7 @@ class Session:
         self.load_stats = SessionStats()
         self._loads = self._runs = 0
         self._epochs = epochs or Epochs()
-        self._loaded = False
+        self._loaded = self._weights_stay = False
         self._closed = ""
         self._turns = Turns()
         self._caller: ThreadPoolExecutor | None = None
@@ -126,8 +126,20 @@ class Session:
                 f"this session runs program {self.program.digest[:12]}, not {program.digest[:12]}: "
                 "open a session with the program you want to load"
             )
+        if self._weights_stay:
+            raise InputError(
+                explain(
+                    "this session has the weights of a training",
+                    why="load() would put those back that the training began with",
+                    fix="call run() without load()",
+                )
+            )
         with self._in_turn(self._turns.ask()):
             self._load_now(model)
+
+    def weights_stay(self) -> None:
+        """From now on `load` is refused: the weights are no model's."""
+        self._weights_stay = True
 
     def run(self, *inputs: torch.Tensor | None):
         """One secure evaluation. Returns the output, or a tuple of outputs; None where this party may not learn.

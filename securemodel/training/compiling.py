@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from protocols.names import PUBLIC
 from securemodel.compiler.capture import Captured, Kept
@@ -29,6 +30,11 @@ class TrainingProgram(Program):
     def model_graph(self) -> Captured | None:
         """The captured step; None where the program came from another process."""
         return self.step.captured if self.step else None
+
+    @cached_property
+    def row_independent(self) -> bool:
+        """A step, or a function of a data set, is of all its rows."""
+        return False
 
     def __reduce__(self):
         """Pickled and copied without the captured step, which is not needed to run."""

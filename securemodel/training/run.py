@@ -19,13 +19,15 @@ from protocols.errors import BadFrame, InputError, Mismatch, explain
 from protocols.files import file_errors, read_secret
 from protocols.fixedpoint import decode
 from protocols.identity import PartiesConfig
-from securemodel.compiler.capture import tensors_in
+from securemodel.compiler.capture import Examples, tensors_in
+from securemodel.compiler.postprocess import Reveal
 from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.errors import TrainingDiverged
 from securemodel.invocation import Progress as Report
 from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
+from securemodel.program import Program
 from securemodel.sessions.masked import open_connection, open_local
 from securemodel.sessions.remote import place
 from securemodel.sessions.session import Session
@@ -33,6 +35,7 @@ from securemodel.training import checkpoints
 from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
 from securemodel.training.job import BEFORE, NOW, Evaluation, Job
+from securemodel.training.publishing import publish
 
 _SEED_BYTES, _STEPS_BYTES = 32, 256
 _SCHEDULED = ("lr", "initial_lr", "momentum", "betas", "weight_decay", "eps")
@@ -51,7 +54,7 @@ class _Place(Protocol):
 
     def fail(self, error: BaseException) -> None: ...
 
-    def opened(self, program: TrainingProgram) -> _Place: ...
+    def opened(self, program: Program) -> _Place: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +76,7 @@ class Local:
     def fail(self, error: BaseException) -> None:
         """Nobody waits for the parties of this process."""
 
-    def opened(self, program: TrainingProgram) -> Local:
+    def opened(self, program: Program) -> Local:
         self.session.close()
         return Local(open_local(program))
 
@@ -84,7 +87,7 @@ class Remote:
 
     session: Any
     secret: bytes
-    open: Callable[[TrainingProgram], Any]
+    open: Callable[[Program], Any]
 
     @property
     def parties(self) -> Mapping[str, OnlineParty]:
@@ -107,7 +110,7 @@ class Remote:
         """Tells the peers why this party stops."""
         self.session._fail(error)
 
-    def opened(self, program: TrainingProgram) -> Remote:
+    def opened(self, program: Program) -> Remote:
         self.session.close()
         return Remote(self.open(program), self.secret, self.open)
 
@@ -138,9 +141,13 @@ class Run:
         self._scheduler_state: Any = None
         self._kept: dict[str, dict[str, torch.Tensor | None]] = {}
         self._name = ""
+        self._published = False
 
     # ---- steps
     def _start(self) -> None:
+        if self._published:
+            raise InputError(explain("this training has ended: its weights were published",
+                                     fix="write a checkpoint before publish(), and resume another run there"))  # fmt: skip
         if self._started:
             return
         tossed = self._toss()
@@ -303,11 +310,13 @@ class Run:
                 results.append(self._restored(program, self._where.session.run(*given)))
         return _together(results)
 
-    def _go_on_with(self, program: TrainingProgram, states: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def _go_on_with(
+        self, program: Program, states: Mapping[str, Mapping[str, Any]] | None = None, starts: Any = None
+    ) -> None:
         """Ends the session and opens one of another program, which finds the states as they are, or these."""
         states = self._kept if states is None else states
         self._where = self._where.opened(program)
-        self._where.session.load(program, program.model)
+        self._where.session.load(program, program.model if starts is None else starts)
         for me, party in self._where.parties.items():
             party.kept = {name: states[me][name] for name in party.kept}
 
@@ -370,6 +379,29 @@ class Run:
     def _is_public(self, name: str) -> bool:
         return self.job.public_start
 
+    def publish(
+        self,
+        model: torch.nn.Module,
+        example_inputs: torch.Tensor | Examples,
+        *,
+        inputs: str | Sequence[str],
+        outputs: str | Sequence[str],
+        reveal: Reveal = "all",
+    ) -> Session:
+        """A session that runs inputs through the trained weights, which stay in shares: nobody learns them. It ends the run.
+
+        `model` is one of the job's models, or a module made of them, and runs in evaluation mode. The other arguments are
+        those of `securemodel.compile`: `inputs` says who has each input, `outputs` who learns each result. The parties
+        are those of the training. Raises UnsupportedOperator, CompileError, InputError.
+        """
+        self._start()
+        made = publish(self.job, model, example_inputs, inputs, outputs, reveal)
+        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        self._go_on_with(made.program, starts=made.starts)
+        self._published = True
+        self._where.session.weights_stay()
+        return self._where.session
+
     # ---- checkpoints
     def _fresh(self) -> dict[str, dict[str, torch.Tensor]]:
         self._times += 1
@@ -431,8 +463,9 @@ class Run:
 
     # ---- ending
     def close(self) -> None:
-        """Ends the session. Harmless when it has ended."""
-        self._where.session.close()
+        """Ends the session, unless it was handed over by `publish`. Harmless when it has ended."""
+        if not self._published:
+            self._where.session.close()
 
     def __enter__(self):
         return self
@@ -505,7 +538,7 @@ def remote_run(
     me, config, own = place(job.program, me, config, options.get("insecure_plain", False))
     book = book_of(ledger)
 
-    def opened(program: TrainingProgram) -> Any:
+    def opened(program: Program) -> Any:
         session = open_connection(program, me, config, **options)
         if book:
             session.record = record_for(book, program, session.me, session.channel.session)

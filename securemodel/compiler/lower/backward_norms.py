@@ -15,6 +15,7 @@ import torch
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.layers import shaped
 from securemodel.compiler.lower.normalization import Normalized, affine, statistics
+from securemodel.compiler.lower.norms import by_statistics
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -65,9 +66,9 @@ def batch_norm_of_batch(g: Builder, x, weight, bias, training, momentum, eps):
 
 @lowers(aten._native_batch_norm_legit_functional.default)
 def batch_norm_in_training(g: Builder, x, weight, bias, running_mean, running_var, training, momentum, eps):
-    """Normalization of each channel by the batch's own statistics, with the running ones after it."""
+    """Normalization of each channel by the batch's own statistics, with the running ones after it; by those in evaluation."""
     if not training:
-        raise CannotLower("a batch norm in evaluation mode within a training step", "call model.train()")
+        return by_statistics(g, x, weight, bias, running_mean, running_var, eps), None, None, running_mean, running_var
     out, mean, inverse, of = _batch(g, x, weight, bias, eps)
     count = math.prod(x.shape) // x.shape[1]
     var = g.scale(g.reshape(of.squares, [x.shape[1]]), momentum / max(count - 1, 1))
@@ -78,6 +79,8 @@ def batch_norm_in_training(g: Builder, x, weight, bias, running_mean, running_va
 @lowers(aten.native_batch_norm_backward.default)
 def batch_norm_backward(g: Builder, dy, x, weight, running_mean, running_var, mean, inverse, training, eps, wanted):
     """Gradients of a batch norm by its input, its weight and its bias."""
+    if not training:
+        raise CannotLower("a batch norm in evaluation mode within a training step", "call model.train()")
     dims = [d for d in range(x.ndim) if d != 1]
     weight = weight if weight is None else shaped(g, weight, (1, *_channel_shape(x)))
     dx, sums, products = by_normalized(g, dy, _of(g, inverse), dims, weight)

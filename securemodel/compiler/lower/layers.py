@@ -144,12 +144,8 @@ for _dims in (1, 2):
     _register_conv(_dims)
 
 
-@lowers(aten._native_batch_norm_legit_no_training.default)
-def batch_norm(g: Builder, x, weight, bias, mean, var, momentum, eps):
-    """Normalization by known statistics: scale and shift are computed by their owner in the clear."""
-    given = [v for v in (weight, bias, mean, var) if v is not None]
-    if any(v.secret for v in given):
-        raise CannotLower("batch norm with secret statistics", "its weights and statistics must have one owner")
+def batch_norm_of_owner(g: Builder, x, weight, bias, mean, var, eps: float) -> Value:
+    """Normalization by statistics of one owner, who computes scale and shift in the clear."""
     shape = (x.shape[1],) + (1,) * (x.ndim - 2)
     scale = g.pointwise(torch.rsqrt, g.pointwise(torch.add, var, eps))
     if weight is not None:
@@ -158,4 +154,4 @@ def batch_norm(g: Builder, x, weight, bias, mean, var, momentum, eps):
     if bias is not None:
         shift = g.pointwise(torch.add, shift, bias)
     scale, shift = (g.float(torch.reshape, v, shape, shape=shape) for v in (scale, shift))
-    return (g.add(g.mul(x, scale), shift),)
+    return g.add(g.mul(x, scale), shift)

@@ -9,9 +9,9 @@ import torch
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.arithmetic import axes, mean, square, sum_
 from securemodel.compiler.lower.extremes import amin
-from securemodel.compiler.lower.layers import batch_norm, shaped
+from securemodel.compiler.lower.layers import batch_norm_of_owner, shaped
 from securemodel.compiler.lower.logic import nonzero
-from securemodel.compiler.lower.normalization import affine, amax, normalized, rsqrt_of_mean, variance
+from securemodel.compiler.lower.normalization import affine, amax, normalized, rsqrt_of_few, rsqrt_of_mean, variance
 from securemodel.compiler.lower.positive import absolute, rsqrt_positive, sqrt
 from securemodel.compiler.lower.powers import power
 from securemodel.compiler.lower.registry import lowers
@@ -26,6 +26,26 @@ def _channels(g: Builder, x: Value, weight, bias) -> Value:
     return affine(g, x, weight, bias)
 
 
+def by_statistics(g: Builder, x: Value, weight, bias, mean_: Value, var: Value, eps: float) -> Value:
+    """Normalization by known statistics; where the variance is secret, variance + eps in [2^-10, 2^13)."""
+    if not any(v.secret for v in (weight, bias, mean_, var) if v is not None):
+        return batch_norm_of_owner(g, x, weight, bias, mean_, var, eps)
+    shape = (x.shape[1],) + (1,) * (x.ndim - 2)
+    if var.secret:
+        scale = g.rescale(rsqrt_of_few(g, g.offset(var, eps)))
+    else:
+        scale = g.pointwise(torch.rsqrt, g.pointwise(torch.add, var, eps))
+    scale = scale if weight is None else g.mul(scale, weight)
+    bias = bias if bias is None else shaped(g, bias, shape)
+    return affine(g, g.sub(x, shaped(g, mean_, shape)), shaped(g, scale, shape), bias)
+
+
+@lowers(aten._native_batch_norm_legit_no_training.default)
+def batch_norm(g: Builder, x, weight, bias, mean_, var, momentum, eps):
+    """Normalization by known statistics, of one owner or secret; variance + eps in [2^-10, 2^13) where secret."""
+    return (by_statistics(g, x, weight, bias, mean_, var, eps),)
+
+
 @lowers(aten.group_norm.default)
 def group_norm(g: Builder, x, groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
     """Normalization of groups of channels; variance + eps in [2^-20, 2^13)."""
@@ -37,7 +57,7 @@ def group_norm(g: Builder, x, groups, weight=None, bias=None, eps=1e-5, cudnn_en
 def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, momentum, eps, cudnn_enabled):
     """Normalization of each channel of each row; variance + eps in [2^-20, 2^13)."""
     if not use_input_stats:
-        return batch_norm(g, x, weight, bias, mean_, var, momentum, eps)[0]
+        return by_statistics(g, x, weight, bias, mean_, var, eps)
     return _channels(g, normalized(g, x, list(range(2, x.ndim)), eps), weight, bias)
 
 
