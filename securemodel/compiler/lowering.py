@@ -205,6 +205,8 @@ def _keep(g: Builder, captured: Captured, env: dict, outputs: Sequence[Any]) -> 
         try:
             if isinstance(new, Value):
                 g.keep(part.name, old, new)
+            elif part.output is not None:
+                raise CannotLower("the new value of what is kept is not computed", "write it with operators on tensors")
         except CannotLower as problem:
             problems.append(Problem("state", source_line(nodes[part.placeholder]), problem.reason, problem.remedy))
     return problems

@@ -68,8 +68,8 @@ def prepare(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor | None]:
     meanwhile = {operator: name for name, operator in _STANDS_FOR.items()}
     for node in list(graph.nodes):
         node.target = meanwhile.get(node.target, node.target)
-        if node.target is _BATCH_NORM and node.args[5]:
-            _show_that_it_changes_statistics(node)
+        if node.target is _BATCH_NORM:
+            _show_what_it_changes(node)
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     new: dict[str, torch.fx.Node] = {}
     found: dict[str, torch.Tensor | None] = {}
@@ -92,10 +92,13 @@ def prepare(traced: torch.fx.GraphModule) -> dict[str, torch.Tensor | None]:
 _LEGAL = str.maketrans(".:@", "___")
 
 
-def _show_that_it_changes_statistics(node: torch.fx.Node) -> None:
-    """native_batch_norm hides in its schema that it writes running statistics; functionalization must know."""
-    x, weight, bias, mean, _, training, momentum, eps = node.args
-    if mean is None:
+def _show_what_it_changes(node: torch.fx.Node) -> None:
+    """native_batch_norm hides in its schema that it writes running statistics in training; functionalization must know."""
+    x, weight, bias, mean, var, training, momentum, eps = node.args
+    if not training:
+        node.target = aten._native_batch_norm_legit_no_training.default
+        node.args = (x, weight, bias, mean, var, momentum, eps)
+    elif mean is None:
         node.target, node.args = aten._native_batch_norm_legit.no_stats, (x, weight, bias, training, momentum, eps)
     else:
         node.target = aten._native_batch_norm_legit.default

@@ -10,6 +10,7 @@ from torch import nn
 
 from protocols.errors import InputError
 from securemodel import training
+from securemodel.errors import UnsupportedOperator
 
 EXAMPLES = (torch.zeros(8, 4), torch.zeros(8, 3))
 TO = {"inputs": ("bank", "shop"), "outputs": "registry"}
@@ -93,6 +94,21 @@ def test_it_is_in_evaluation_mode_and_has_statistics_and_frozen_weights():
     assert (chances - right).abs().max() < 2.0**-10
     all_rows = made.batches.data.columns["x"][0].tensor
     assert (scores - model(all_rows)).abs().max() < 2.0**-9, "evaluate() too"
+
+
+def test_gradients_of_a_batch_norm_in_evaluation_mode_are_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        loss = model(x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    data = training.dataset(x=training.owned("bank", torch.randn(8, 3)))
+    with pytest.raises(UnsupportedOperator, match="call model.train"):
+        training.compile_training(step, model, optimizer, batch=data.batches(4), parties=["bank", "shop"])
 
 
 def test_the_run_has_ended_and_the_weights_stay():

@@ -15,7 +15,6 @@ import torch
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.layers import shaped
 from securemodel.compiler.lower.normalization import Normalized, affine, statistics
-from securemodel.compiler.lower.norms import by_statistics
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -66,9 +65,7 @@ def batch_norm_of_batch(g: Builder, x, weight, bias, training, momentum, eps):
 
 @lowers(aten._native_batch_norm_legit_functional.default)
 def batch_norm_in_training(g: Builder, x, weight, bias, running_mean, running_var, training, momentum, eps):
-    """Normalization of each channel by the batch's own statistics, with the running ones after it; by those in evaluation."""
-    if not training:
-        return by_statistics(g, x, weight, bias, running_mean, running_var, eps), None, None, running_mean, running_var
+    """Normalization of each channel by the batch's own statistics, with the running ones after it."""
     out, mean, inverse, of = _batch(g, x, weight, bias, eps)
     count = math.prod(x.shape) // x.shape[1]
     var = g.scale(g.reshape(of.squares, [x.shape[1]]), momentum / max(count - 1, 1))
