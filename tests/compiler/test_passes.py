@@ -162,6 +162,17 @@ def test_parts_of_a_tensor_share_one_mask():
     assert [m.shape for m in ops(program, "mask")] == [(2, 3, 6, 1)], "one sixth alone: only that is masked"
 
 
+def test_columns_of_two_owners_are_sent_by_each_alone():
+    layer = lambda x, y: torch.cat([x, y[..., :2]], -1).square()
+    program = two_inputs(layer)
+    shapes = [(n.op, n.shape, n.owner) for n in ops(program, "input", "mask")]
+    assert shapes == [("input", X.shape, "a"), ("input", (2, 3, 6, 2), "b")], "side by side, each under its own mask"
+    with securemodel.local(program) as session:
+        assert (session.run(X, -X) - layer(X, -X)).abs().max() < 1e-3
+    both = two_inputs(lambda x, y: torch.cat([torch.cat([x, y]), torch.cat([y, x])], -1).square())
+    assert [(n.op, n.shape) for n in ops(both, "input", "mask")] == [("input", X.shape)] * 2, "of rows and columns, too"
+
+
 def test_weights_are_masked_when_they_are_loaded():
     program = securemodel.compile(nn.Linear(6, 4), X[0, 0], **TWO)
     loads = {node.op: node.phase for node in ops(program, "input", "own", "bilinear", "reveal")}

@@ -40,6 +40,7 @@ def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
     needed = {a for node in graph.nodes if node.id in live for a in RULES[node.op].reads_masked(graph, node)}
     needed |= _operands_of_many_sums(graph, needed)
     free: set[int] = set()
+    apart = _put_together(graph)
     pushed: dict[int, list[int]] = {}
     for node in reversed(graph.nodes):
         parts = pushed.get(node.id, [])
@@ -48,13 +49,26 @@ def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
             free.update(parts)
         if node.id not in needed or node.op != "linear":
             continue
-        if node.attrs["kind"] in _FREE and all(a in needed or graph[a].op == "share" for a in node.args):
+        if node.id in apart:
+            needed.update(node.args)
+            free.add(node.id)
+        elif node.attrs["kind"] in _FREE and all(a in needed or graph[a].op == "share" for a in node.args):
             if any(graph[a].op != "share" or a in needed for a in node.args):
                 needed.update(node.args)
                 free.add(node.id)
         elif node.attrs["kind"] in LAYOUT or node.attrs["kind"] == "index_sub":
             pushed.setdefault(node.args[0], []).append(node.id)
     return needed, free
+
+
+def _put_together(graph: Graph) -> set[int]:
+    """What consists of elements that owners give, side by side: each owner masks its own, and sends no other."""
+    apart: set[int] = set()
+    for node in graph.nodes:
+        together = node.op == "linear" and node.attrs["kind"] == "cat"
+        if together and all(graph[a].op == "share" or a in apart for a in node.args):
+            apart.add(node.id)
+    return apart
 
 
 def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
