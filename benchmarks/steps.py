@@ -1,4 +1,7 @@
-"""Training steps as cases: the step in ordinary PyTorch, whose batch it is, and its secure program."""
+"""Training steps as cases: the step in ordinary PyTorch, whose batch it is, and its secure program.
+
+Rows are shared once, before the steps that are measured: ten batches of the one that there is.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from torch import nn
 
 from benchmarks import models
 from securemodel.compiler.ir import Rounding
-from securemodel.training import capture_step, draws
-from securemodel.training.compiling import TrainingProgram, compile_step
+from securemodel.training import capture_step, dataset, draws, owned
+from securemodel.training.compiling import TrainingProgram, compile_step, reading_tables
+from securemodel.training.datasets import Batches
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -50,16 +54,28 @@ class StepCase:
 
 
 def step_program(
-    case: StepCase, parties: tuple[str, ...], rounding: Rounding
+    case: StepCase, parties: tuple[str, ...], rounding: Rounding, resident: bool = True
 ) -> tuple[TrainingProgram, list[torch.Tensor]]:
-    """The program of a case's step, and the inputs of a run: the batch, then public numbers and random ones."""
+    """The program of a case's step, and the inputs of a run: the batch, then public numbers and random ones.
+
+    resident: rows are shared once; else each step takes its batch as input.
+    """
     training = case.build()
     captured = capture_step(training.step, training.model, training.optimizer, training.batch)
     receivers = [None] * len(captured.returned.names)
     program = compile_step(captured, case.name, parties, case.inputs, "public", receivers, rounding=rounding)
+    if resident:
+        program = reading_tables(program, batches_of(case, training))
     numbers, random = captured.public_inputs().next(), draws(captured, torch.Generator().manual_seed(1))
     public = [*(numbers[name] for name in captured.numbers), *(random[r.name] for r in captured.random)]
     return program, [*training.batch, *public]
+
+
+def batches_of(case: StepCase, training: Training) -> Batches:
+    """Ten times the rows of the batch, so that it is what each step reads."""
+    columns = zip(case.inputs, training.batch, strict=True)
+    data = dataset(**{f"column{at}": owned(party, torch.cat([x] * 10)) for at, (party, x) in enumerate(columns)})
+    return data.batches(len(training.batch[0]), shuffle=False)
 
 
 def _case(name: str, make: Callable[[], nn.Module], batch: Callable[[], Batch], loss=F.cross_entropy, adam=False):

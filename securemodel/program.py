@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from protocols.errors import explain
 from protocols.files import write_atomically
 from securemodel.compiler.builder import FloatCall
 from securemodel.compiler.capture import Captured, Examples
@@ -19,6 +20,7 @@ from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.postprocess import Reveal, capture_revealing, result_names, revealing
 from securemodel.compiler.reading import parse_program, read_text
 from securemodel.compiler.rows import rows_are_independent
+from securemodel.errors import InputError
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +67,16 @@ class Program:
         if any(node.op == "keep" and node.phase == "run" for node in self.graph.nodes):
             return False
         return self.model is not None and rows_are_independent(revealing(self.model, self.reveal), self.examples)
+
+    def tables_of(self, me: str) -> Mapping[str, torch.Tensor]:
+        """The rows that a party shares once, encoded, by the names of their placeholders. Raises InputError."""
+        raise InputError(
+            explain(
+                "this program reads rows that are shared once, and they are not here",
+                why="it was read from a file, or comes from another process",
+                fix="run the program of the job that compile_training() returns",
+            )
+        )
 
     @cached_property
     def model_graph(self) -> Captured | None:

@@ -165,7 +165,7 @@ def other_decoders(folder: Path) -> dict[str, Decoder]:
         return parse_header(data.ljust(32, b"\0")[:32], 3, "peer")
 
     first = pack_header(3, Label(1, 2, Purpose.OPEN), 99)
-    request = REQUEST.pack(5, DEAL_RUN)
+    request = REQUEST.pack(5, 0, DEAL_RUN)
     return {
         "header": Decoder(header, (first,)),
         "request": Decoder(lambda data: dealer._request("peer", Label(5, 0, Purpose.REQUEST), data), (request,)),

@@ -27,6 +27,7 @@ from protocols.shares import RING_BITS, words
 from securemodel.compiler.builder import bilinear_shape
 from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Node, Phase, phase_of
 from securemodel.compiler.owners import owner_of, weight_owners
+from securemodel.compiler.positions import TABLE
 from securemodel.errors import ProgramError
 
 ELEMENT_BYTES = 8
@@ -487,6 +488,19 @@ def _same(case: Case) -> Made:
     return Made(case.xs[0].shape, case.xs[0].frac)
 
 
+def _rows(case: Case) -> Made:
+    """Some rows of a table that is shared with the weights."""
+    table, attrs = case.xs[0], case.attrs
+    if table.phase != "load" or attrs["dim"] >= len(table.shape):
+        raise Wrong(f"rows are read on an axis of what is loaded, not on axis {attrs['dim']} of {list(table.shape)}")
+    count = table.shape[attrs["dim"]]
+    if attrs["size"] * attrs["steps"] > count:
+        raise Wrong(f"{attrs['steps']} steps of {attrs['size']} rows are more than the {count} there are")
+    shape = list(table.shape)
+    shape[attrs["dim"]] = attrs["size"]
+    return Made(tuple(shape), table.frac, ELEMENT_BYTES * count)
+
+
 def _equal(case: Case) -> Made:
     if case.xs[0].shape != case.xs[1].shape:
         raise Wrong(f"{list(case.xs[0].shape)} and {list(case.xs[1].shape)} are not alike")
@@ -505,6 +519,8 @@ def _its_giver(case: Case) -> str | None:
     kind, _, name = case.attrs["name"].partition(":")
     if kind == "input":
         return case.header.inputs[_input_index(name, case.header)]
+    if kind == TABLE and case.node.owner in case.header.parties:
+        return case.node.owner
     if kind == "state" and (owner := owner_of(case.header.weights, name)) is not None:
         return owner
     raise Wrong(f"{case.attrs['name']!r:.100} is no input, and no weight that somebody owns")
@@ -606,6 +622,7 @@ _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OF
 _FIRSTS: Who = frozenset({"first"})
 _OF_X: Who = frozenset({0})
 _TABLE = {"table": many(many(INTEGER), 1)}
+_TAKEN = {"dim": AXIS, "size": STEP, "steps": STEP, "seed": INTEGER, "part": PLACE, "shuffle": flag}
 _OWNED = {
     **_NESTED,
     "kind": one_of("matmul", "conv1d", "conv2d"),
@@ -651,6 +668,7 @@ ROWS: dict[str, Row] = {
         "(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None,
         held="operands",
     ),
+    "rows": Row("masked -> masked", _rows, _TAKEN, phase=in_a_run, reads=None, held="operands"),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
     "bilinear_public": Row(

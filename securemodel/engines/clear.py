@@ -15,6 +15,7 @@ from securemodel.compiler.builder import Value, mapped
 from securemodel.compiler.capture import NO_MESSAGE, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
 from securemodel.compiler.owners import owner_of, weight_owners
+from securemodel.compiler.positions import is_table, table_nodes
 from securemodel.errors import InputError
 from securemodel.program import Program
 
@@ -44,8 +45,9 @@ class ClearSide:
         self._state: dict[str, torch.Tensor] = {}
         self._inputs: Sequence[torch.Tensor | None] = ()
         self._values: dict[int, Any] = {}
+        self._tables: Mapping[str, torch.Tensor] = {}
 
-    def set_model(self, model: torch.nn.Module | None) -> None:
+    def set_model(self, model: torch.nn.Module | Mapping[str, torch.Tensor] | None) -> None:
         """The model whose parameters and buffers this party gives, where it owns them."""
         given = model_state(model) if model is not None else {}
         state = {name: tensor for name, tensor in given.items() if self._gives(name)}
@@ -82,7 +84,7 @@ class ClearSide:
 
     def set_inputs(self, inputs: Sequence[torch.Tensor | None]) -> None:
         """The inputs of the next run; None for what others own."""
-        self._inputs = inputs
+        self._inputs, self._tables = inputs, {}
         self._values = {i: v for i, v in self._values.items() if self._program.graph[i].phase == "load"}
         self._make_checks("run")
 
@@ -121,6 +123,8 @@ class ClearSide:
 
     def encoded(self, node: Node) -> torch.Tensor:
         """A float of this party (or public) as ring elements of the node's shape and scale. Raises InputError."""
+        if is_table(self._program.graph, node):
+            return self._table(node)
         limit, source = encoding_limit(self._program.header, node.frac or 0), node.args[0]
         try:
             value = torch.as_tensor(self.value(source))
@@ -136,25 +140,33 @@ class ClearSide:
         ring = encode(value, node.frac or 0, limit, self.describe(source))
         return ring.reshape(node.shape).contiguous()
 
-    def weights_digest(self) -> str | None:
-        """SHA-256 of the weights this party gives, and of the torch version, which may round what it computes
-        from them otherwise; None if it gives none."""
-        if self._me not in weight_owners(self._program.header.weights):
+    def _table(self, node: Node) -> torch.Tensor:
+        """Rows that this party shares once, encoded."""
+        if not self._tables:
+            self._tables = self._program.tables_of(self._me)
+        return self._tables[self._program.graph[node.args[0]].attrs["name"]]
+
+    def loaded_digest(self) -> str | None:
+        """SHA-256 of the weights and the rows that this party gives in a load, and of the torch version, which may round
+        what it computes from them otherwise; None if it gives none."""
+        mine = [node for node in table_nodes(self._program.graph) if node.owner == self._me]
+        if self._me not in weight_owners(self._program.header.weights) and not mine:
             return None
         public = self._public()
-        digest = _digest({name: tensor for name, tensor in self._state.items() if name not in public})
+        given = {name: tensor for name, tensor in self._state.items() if name not in public}
+        digest = _digest({**given, **{f"rows {node.id}": self._table(node) for node in mine}})
         digest.update(torch.__version__.encode())
         return digest.hexdigest()
 
-    def agreed_digest(self, phase: Phase) -> bytes:
-        """16 bytes that all parties must have in common in a phase: of the program and its public values."""
+    def agreed_digest(self, phase: Phase, more: Mapping[str, torch.Tensor] | None = None) -> bytes:
+        """16 bytes that all parties must have in common in a phase: of the program, its public values and these."""
         header = self._program.header
         if phase == "load":
             public = self._public()
         else:
             owned = zip(header.inputs, self._inputs, strict=True)
             public = {f"input {i}": cast(torch.Tensor, x) for i, (owner, x) in enumerate(owned) if owner == PUBLIC}
-        digest = _digest(public)
+        digest = _digest({**public, **(more or {})})
         digest.update(bytes.fromhex(self._program.digest))
         return digest.digest()[:16]
 

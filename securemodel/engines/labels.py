@@ -22,5 +22,7 @@ PROGRAM = Label(0, 3, Purpose.CONTROL)
 """A party's program, to the dealer."""
 STREAM_KEY = Label(0, 0, Purpose.SEED)
 """A party's key, from the dealer."""
+TABLE_KEY = Label(0, 1, Purpose.SEED)
+"""The key of the masks of rows that a party shares once, to the dealer."""
 END_OF_SESSION = Label(0, 1, Purpose.REQUEST)
 """The last party's last request to the dealer; those for an epoch's shares are about node 0."""

@@ -16,6 +16,7 @@ from protocols.identity import DEALER, PartiesConfig
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import PHASES, Node
 from securemodel.compiler.owners import owner_of, weight_owners
+from securemodel.compiler.positions import is_table, table_nodes
 from securemodel.compiler.postprocess import result_names
 from securemodel.engines.paillier.owned_layers import reply_bytes, request_bytes
 from securemodel.inspect.audittext import Audit
@@ -94,11 +95,15 @@ def _public(program: Program) -> list[str]:
     return [*inputs, *(["weights"] if PUBLIC in weight_owners(header.weights) else [])]
 
 
+_ROWS_MASKS = "all steps, and all sessions of a training: the rows are sent once; with a store, as long as the store"
+
+
 def _masks(program: Program) -> dict[str, str]:
     if not has_dealer(program):
         return {}
     return {
         "of weights": "from one load of the model to the next; with a store, as long as the store",
+        **({"of rows that are shared once": _ROWS_MASKS} if table_nodes(program.graph) else {}),
         "of inputs and of values in between": "one run",
         "of results": "never: a receiver gets the shares, and they add up to the result",
     }
@@ -121,7 +126,8 @@ def _brings(program: Program, me: str) -> tuple[str, ...]:
         and owner_of(header.weights, node.attrs["name"].removeprefix("state:")) == me
     ]  # fmt: skip
     inputs = [f"input {index} {list(shape)}" for index, (owner, shape) in enumerate(zip(header.inputs, header.input_shapes, strict=True)) if owner == me]  # fmt: skip
-    return (*([f"{sum(map(_size, weights))} weights"] if weights else []), *inputs)
+    rows = [f"all rows {list(node.shape)}, shared once" for node in table_nodes(program.graph) if node.owner == me]
+    return (*([f"{sum(map(_size, weights))} weights"] if weights else []), *inputs, *rows)
 
 
 def _what(node: Node) -> str:
@@ -154,7 +160,8 @@ def _sees(program: Program, me: str) -> list[Seen]:
     for node in program.graph.nodes:
         if node.op in _KINDS and node.owner != me:
             what, width, hidden_by = _KINDS[node.op]
-            what = what.format("weights" if node.phase == "load" else "inputs", node.owner)
+            given = "rows" if is_table(program.graph, node) else "weights" if node.phase == "load" else "inputs"
+            what = what.format(given, node.owner)
             senders = 1 if node.op == "input" else peers
             note(what, node, _size(node), _size(node) * width(node) * senders, hidden_by)
         elif node.op == "reveal" and node.owner in (me, "all"):

@@ -20,6 +20,7 @@ from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from protocols.shares import Masked, MaskedBits, Role, part_of_bits
 from securemodel.compiler.ir import PHASES, Node, Phase
+from securemodel.compiler.positions import take_rows
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.program import Program
@@ -66,6 +67,7 @@ class FixedPoint:
     def __init__(self, program: Program, clear: Mapping[str, ClearSide]) -> None:
         self._program, self._graph, self._clear = program, program.graph, clear
         self._loaded: dict[int, Both] = {}
+        self._step = -1
         self.kept: dict[str, Both] = {}
         """What the next run reads."""
         self._signs: dict[int, torch.Tensor] = {}
@@ -77,6 +79,7 @@ class FixedPoint:
         Raises InputError when a weight or an input cannot be encoded.
         """
         env, kept = {} if phase == "load" else dict(self._loaded), {}
+        self._step = -1 if phase == "load" else self._step + 1
         for node in self._graph.nodes:
             if node.phase != phase or (node.form == "float" and node.op != "reveal"):
                 continue
@@ -95,6 +98,10 @@ class FixedPoint:
         owner = self._graph[node.args[0]].owner
         ring = self._clear[self._program.parties[0] if owner == PUBLIC else cast(str, owner)].encoded(node)
         return Both(ring, ring.double())
+
+    def _rows(self, node: Node, operands: list[Both]) -> Both:
+        take = lambda table: take_rows(self._graph, node, table, self._step)
+        return Both(take(operands[0].ring), take(operands[0].number))
 
     def _part(self, node: Node, operands: list[Both]) -> Both:
         wide, start = operands[0].wide, 64 * node.attrs["start"]
@@ -138,6 +145,7 @@ VALUES: dict[str, Compute] = {
     **dict.fromkeys(("keep", "reveal"), lambda at, n, xs: xs[0]),
     "state": lambda at, n, xs: at.kept[n.attrs["name"]],
     "linear": FixedPoint._linear,
+    "rows": FixedPoint._rows,
     "part": FixedPoint._part,
     "xor": lambda at, n, xs: Both(xs[0].ring ^ xs[1].ring, _xor_wide([x.wide for x in xs])),
     "bilinear_public": lambda at, n, xs: _product(n, *(xs[::-1] if n.attrs["swapped"] else xs)),

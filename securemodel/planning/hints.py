@@ -14,6 +14,7 @@ from protocols.gates.compare import digit_count, groups, leaf_planes
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Header, Node
 from securemodel.compiler.passes.masks import narrow_masks
+from securemodel.compiler.positions import is_table
 from securemodel.planning.costs import Cost, Expense, Layer, Network
 from securemodel.planning.layer_names import INPUTS, OUTPUTS, layer_names
 from securemodel.planning.units import bytes_text, seconds_text
@@ -98,7 +99,8 @@ def _not_in_shares(graph: Graph, nodes: Sequence[Node]) -> list[str]:
     own = {n.id for n in nodes}
     weights: set[int] = set()
     for node in graph.nodes:
-        if node.phase == "load" and (node.op in ("input", "own") or weights & set(node.args)):
+        given = node.op in ("input", "own") and not is_table(graph, node)
+        if node.phase == "load" and (given or weights & set(node.args)):
             weights.add(node.id)
     if any(weights & set(n.args) for n in nodes) or not any(n.op in ("spline", "digits") for n in nodes):
         return []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from protocols.gates import HALVED, numel
 from securemodel.compiler.ir import Graph, Node
 from securemodel.compiler.ops import ROWS
+from securemodel.compiler.positions import is_table
 from securemodel.compiler.wire import steps
 from securemodel.planning.work import ELEMENT_BYTES, VIEWS, gate_bytes, held, mask_bytes, value_bytes
 
@@ -51,7 +52,9 @@ def peak_bytes(graph: Graph, parties: Sequence[str], me: str, ahead_bytes: int) 
     for node in graph.nodes:
         if node.phase == "load":
             storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
-            if node.form == "masked" and have[node.id]:  # its additive share, made once for all products
+            if (
+                node.form == "masked" and have[node.id] and not is_table(graph, node)
+            ):  # its additive share, made once for all products
                 storages.put(-1 - node.id, [((node.id, "share"), ELEMENT_BYTES * numel(node.shape))])
     ends = _ends(graph)
     waiting = sum(gate_bytes(graph, n) + mask_bytes(n) for n in graph.nodes if n.phase == "run")

@@ -14,6 +14,7 @@ from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES
 from securemodel.compiler.ir import Graph, Node, Phase
 from securemodel.compiler.ops import TALK
+from securemodel.compiler.positions import table_nodes
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
 from securemodel.planning.costs import Cost, Layer, Machine, Network, PartyCost, find_network
 from securemodel.planning.hints import NARROW, most_expensive, narrowed
@@ -48,6 +49,7 @@ def make_plan(program: Program, network: str | Network = "lan", machine: Machine
         {name: peak_bytes(graph, parties, name, AHEAD_BYTES) for name in parties},
         program.header.rounding,
         most_expensive(graph, program.header, layers, narrow, network, seconds),
+        bool(table_nodes(graph)),
     )
 
 

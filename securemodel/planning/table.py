@@ -23,7 +23,7 @@ _ROUNDING = {
 class Plan(Shown):
     """The costs of one run with the compiled number of rows, layer by layer; print it for a table.
 
-    `load` is what sharing the weights costs, once for all runs. `peak_bytes` estimates each party's memory. `rounding` is
+    `load` is what sharing the weights costs, once for all runs; where `shares_rows`, also the rows that steps read. `peak_bytes` estimates each party's memory. `rounding` is
     that of `compile`.
     `most_expensive` names the three layers that take most time, and what would make them cheaper.
     """
@@ -37,6 +37,7 @@ class Plan(Shown):
     peak_bytes: Mapping[str, int]
     rounding: Rounding
     most_expensive: tuple[Expense, ...] = ()
+    shares_rows: bool = False
 
     @property
     def rounds(self) -> int:
@@ -119,12 +120,16 @@ def _footer(plan: Plan) -> list[str]:
     sent, memory = _by_party(plan.sent_bytes), _by_party(plan.peak_bytes)
     return [
         f"one run sends: {sent}",
-        f"loading the weights, once: rounds {plan.load.rounds}, sends {_by_party(plan.load.sent_bytes)}",
+        f"loading the weights{_and_rows(plan)}, once: rounds {plan.load.rounds}, sends {_by_party(plan.load.sent_bytes)}",
         f"preparing a run, ahead of its inputs: about {seconds_text(plan.preparing_seconds)}",
         f"memory for shares, about: {memory}",
         _ROUNDING[plan.rounding],
         "rounds and bytes are exact; seconds and memory are estimates (docs/costs.md)",
     ]
+
+
+def _and_rows(plan: Plan) -> str:
+    return " and all rows" if plan.shares_rows else ""
 
 
 def _expenses(plan: Plan) -> list[str]:

@@ -69,7 +69,8 @@ def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Wo
         return Work()
     online, prepared = _products(graph, node, have, first)
     is_view = ROWS[node.op].kept or (node.op == "linear" and node.attrs["kind"] in VIEWS)
-    moved = 0 if is_view else value_bytes(node, have) + sum(value_bytes(graph[a], have) for a in node.args)
+    read = [node] if node.op == "rows" else [graph[a] for a in node.args]  # of a table, no more than is taken
+    moved = 0 if is_view else value_bytes(node, have) + sum(value_bytes(x, have) for x in read)
     dealt = gate_bytes(graph, node)
     mask = mask_bytes(node)
     return Work(online, prepared, moved + dealt + mask, dealt + mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from protocols.channel import Channel, Link, dial
 from protocols.errors import explain
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
-from securemodel.engines.labels import PROGRAM, STREAM_KEY
+from securemodel.compiler.positions import table_nodes
+from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.sources import DealerSource, NoSource, largest_message
 from securemodel.engines.masked.store import Store, StoreSource
+from securemodel.engines.masked.tables import Tables
 from securemodel.engines.masked.walk import MaskedWalk, local_walks
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
@@ -23,10 +26,10 @@ from securemodel.sessions.remote import aborting, join, place
 from securemodel.sessions.session import Epochs, Session
 
 
-def open_local(program: Program) -> Session:
-    """What `local` opens for programs of the masked engine."""
+def open_local(program: Program, tables: Mapping[str, Tables] | None = None) -> Session:
+    """What `local` opens for programs of the masked engine. `tables`: what the parties shared in earlier sessions."""
     kernels.keep_freed_memory()
-    return Session(program, local_walks(program))
+    return Session(program, local_walks(program, tables=tables))
 
 
 def open_connection(
@@ -38,8 +41,9 @@ def open_connection(
     ahead: bool = True,
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
+    tables: Tables | None = None,
 ) -> Session:
-    """What `connect` opens for programs of the masked engine."""
+    """What `connect` opens for programs of the masked engine. `tables`: what the parties shared in earlier sessions."""
     kernels.keep_freed_memory()
     store = store or current().store
     if paillier_key:
@@ -54,7 +58,7 @@ def open_connection(
         held = Store.open(Path(store), program, me) if store else None
         if held:
             opened.callback(held.close)
-        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain)
+        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain, tables)
         opened.pop_all()
     return Session(program, {me: walk}, {me: channel}, StoredEpochs(held) if held else None)
 
@@ -67,27 +71,33 @@ def meet(
     store: Store | None,
     ahead: bool,
     insecure_plain: bool,
+    tables: Tables | None = None,
 ) -> tuple[Channel, MaskedWalk]:
     """Connects, compares what the parties run, and gets this party's key."""
     channel = join(me, config, own, insecure_plain)
+    tables = tables or Tables()
     with aborting(channel):
         pairs = agree(program, me, channel, store, config.skipped_runs)
         last = program.parties[-1] == me
         if store:
             stream, source = Stream(store.key()), StoreSource(store) if last else NoSource()
             party = OnlineParty(program, me, stream, pairs)
+            party.tables = tables.under(store.key())
             return channel, MaskedWalk(party, stream, source, store=store, threaded=True)
         link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
         with aborting(link):
-            stream = Stream(_introduce(program, link))
+            stream = Stream(_introduce(program, me, link, tables))
             party = OnlineParty(program, me, stream, pairs)
+            party.tables = tables
             source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
             return channel, MaskedWalk(party, stream, source, threaded=True, ahead=ahead)
 
 
-def _introduce(program: Program, link: Link) -> bytes:
-    """Hands the dealer the program's text and gets this party's key."""
+def _introduce(program: Program, me: str, link: Link, own: Tables) -> bytes:
+    """Hands the dealer the program's text, and the key of the rows that this party shares once; gets this party's key."""
     link.send(PROGRAM, [program.text().encode()])
+    if any(node.owner == me for node in table_nodes(program.graph)):
+        link.send(TABLE_KEY, [own.key])
     return link.receive(STREAM_KEY, 32).numpy().tobytes()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import torch
 
 from protocols.names import PUBLIC
 from securemodel.compiler.capture import Captured, Kept
@@ -16,6 +18,8 @@ from securemodel.compiler.report import Report
 from securemodel.engines.masked.compiling import assemble
 from securemodel.errors import UnsupportedOperator
 from securemodel.program import Program
+from securemodel.training.datasets import Batches
+from securemodel.training.resident import Table, encoded_rows, reading, tables_of
 from securemodel.training.steps import CapturedStep
 
 
@@ -25,6 +29,10 @@ class TrainingProgram(Program):
 
     step: CapturedStep | None = field(default=None, compare=False)
     result_names: tuple[str, ...] = ()  # of what the step returns, what somebody learns
+    batches: Batches | None = field(default=None, compare=False)  # of rows that are shared once, and what they are of
+    tables: tuple[Table, ...] = field(default=(), compare=False)
+    with_inputs: TrainingProgram | None = field(default=None, compare=False)
+    """The same step where each takes its batch as input; None where this one does."""
 
     @property
     def model_graph(self) -> Captured | None:
@@ -36,8 +44,13 @@ class TrainingProgram(Program):
         """A step, or a function of a data set, is of all its rows."""
         return False
 
+    def tables_of(self, me: str) -> Mapping[str, torch.Tensor]:
+        if self.with_inputs is None or self.batches is None:
+            return super().tables_of(me)
+        return encoded_rows(self.with_inputs, self.batches, self.tables, me)
+
     def __reduce__(self):
-        """Pickled and copied without the captured step, which is not needed to run."""
+        """Pickled and copied without the captured step, and without data."""
         return type(self), (self.header, self.graph, self.calls, self.model, self.examples, self.reveal)
 
 
@@ -106,6 +119,15 @@ def compile_step(
     return TrainingProgram(
         program.header, program.graph, program.calls, program.model, (), step=step, result_names=shown
     )
+
+
+def reading_tables(program: TrainingProgram, batches: Batches) -> TrainingProgram:
+    """The same step on rows that their owners share once, as far as `batches.resident` has them shared once."""
+    found = tables_of(program, batches)
+    if not found:
+        return program
+    graph, calls = reading(program, batches, found)
+    return replace(program, graph=graph, calls=calls, batches=batches, tables=found, with_inputs=program)
 
 
 def without_outputs(captured: Captured, places: Sequence[int]) -> Captured:

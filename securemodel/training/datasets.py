@@ -5,7 +5,6 @@ Positions are public and follow from a seed that all parties have, so nothing is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
+from securemodel.compiler.positions import order, order_of_epoch
 
 Source = torch.Tensor | Callable[[], torch.Tensor] | None
 Positions = tuple[np.ndarray, ...]
@@ -88,7 +88,7 @@ class Dataset:
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two data sets, the first with this fraction of each party's rows, chosen by a public seed. Raises InputError."""
-        shuffled = [at[_order(len(at), seed, 0, part)] for part, at in enumerate(self.positions)]
+        shuffled = [at[order(len(at), seed, 0, part)] for part, at in enumerate(self.positions)]
         cuts = [round(fraction * len(at)) for at in shuffled]
         if any(not 0 < cut < len(at) for cut, at in zip(cuts, shuffled, strict=True)):
             raise InputError(explain(f"split({fraction}) leaves no rows on one side", fix="give a fraction in between"))
@@ -96,10 +96,12 @@ class Dataset:
         second = tuple(np.sort(at[cut:]) for at, cut in zip(shuffled, cuts, strict=True))
         return replace(self, positions=first), replace(self, positions=second)
 
-    def batches(self, size: int, seed: int = 0, shuffle: bool = True) -> Batches:
+    def batches(self, size: int, seed: int = 0, shuffle: bool = True, resident: bool | None = None) -> Batches:
         """Batches of `size` rows; in each epoch in another order, that of a public seed. Rows left over wait an epoch.
 
-        Of rows of several parties each batch has the same share. Raises InputError.
+        Of rows of several parties each batch has the same share. `resident`: the owners share all rows once, before the
+        first step, and every party keeps them masked (8 bytes a number); False: each step shares the rows that it reads,
+        and takes batches of your own; by default, once unless they take more than a GiB. Raises InputError.
         """
         total = len(self)
         sizes = [size * len(at) // total for at in self.positions]
@@ -111,7 +113,7 @@ class Dataset:
                 explain(f"no batches of {size} rows", why=f"there are {[len(at) for at in self.positions]} of each party",
                         fix="give a size that leaves at least one row of each party in a batch")
             )  # fmt: skip
-        return Batches(self, tuple(sizes), seed, shuffle)
+        return Batches(self, tuple(sizes), int(seed), bool(shuffle), resident)
 
 
 def dataset(**columns: Owned | tuple[Owned, ...]) -> Dataset:
@@ -127,12 +129,6 @@ def dataset(**columns: Owned | tuple[Owned, ...]) -> Dataset:
     return Dataset(parts, tuple(np.arange(count) for count in first))
 
 
-def _order(count: int, seed: int, epoch: int, part: int) -> np.ndarray:
-    """A public shuffle that is the same on every machine: the order of 64-bit words of SHAKE256. It hides nothing."""
-    words = hashlib.shake_256(f"securemodel order {seed} {epoch} {part}".encode()).digest(8 * count)
-    return np.argsort(np.frombuffer(words, dtype="<u8"), kind="stable")
-
-
 @dataclass(frozen=True, repr=False)
 class Batches:
     """The batches of a data set, step after step: `sizes` rows of each part."""
@@ -141,6 +137,7 @@ class Batches:
     sizes: tuple[int, ...]
     seed: int
     shuffle: bool
+    resident: bool | None = None
     _orders: dict[int, Positions] = field(default_factory=dict, compare=False)
 
     @property
@@ -171,7 +168,7 @@ class Batches:
         if epoch not in self._orders:
             self._orders.clear()
             mine = [
-                places[_order(len(places), self.seed, epoch + 1, part)] if self.shuffle else places
+                places[order_of_epoch(len(places), self.seed, self.shuffle, epoch, part)]
                 for part, places in enumerate(self.data.positions)
             ]
             self._orders[epoch] = tuple(mine)
@@ -181,7 +178,15 @@ class Batches:
 
     def inputs(self, step: int, mine: Callable[[str], bool]) -> list[torch.Tensor | None]:
         """The tensors of a step; None for what others own."""
-        places = self.positions(step)
+        return self._at(self.positions(step), mine)
+
+    def rows_at(self, places: Positions, me: str) -> list[torch.Tensor | None]:
+        """The same of these rows of each part, counted in the data set; None for what is not of this party."""
+        return self._at(
+            tuple(of[at] for of, at in zip(self.data.positions, places, strict=True)), lambda name: name == me
+        )
+
+    def _at(self, places: Positions, mine: Callable[[str], bool]) -> list[torch.Tensor | None]:
         return [
             piece.tensor[torch.from_numpy(places[part])] if mine(piece.party) else None
             for _, part, piece in self.parts()

@@ -18,10 +18,10 @@ from securemodel.compiler.report import Report
 from securemodel.errors import CompileError
 from securemodel.planning.costs import Network
 from securemodel.planning.plan import make_plan
-from securemodel.planning.units import seconds_text
+from securemodel.planning.units import bytes_text, seconds_text
 from securemodel.shown import Shown
 from securemodel.training.capture import capture_step
-from securemodel.training.compiling import TrainingProgram, compile_step, kept_states
+from securemodel.training.compiling import TrainingProgram, compile_step, kept_states, reading_tables
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.naming import named, tensors
 from securemodel.training.steps import CapturedStep
@@ -41,7 +41,10 @@ class Evaluation:
 
 @dataclass(frozen=True, repr=False)
 class TrainingPlan(Shown):
-    """What a step costs, and an epoch; `step` is the plan of one step (securemodel.planning)."""
+    """What a step costs, and an epoch; `step` is the plan of one step (securemodel.planning).
+
+    What is sent before the first step, of weights and of rows that are shared once, is `loading_bytes` and no part of these.
+    """
 
     step: Any
     steps_per_epoch: int
@@ -51,8 +54,20 @@ class TrainingPlan(Shown):
         """Predicted, where the dealer deals each step while the one before runs."""
         return self.steps_per_epoch * max(self.step.seconds, self.step.preparing_seconds)
 
+    @property
+    def loading_bytes(self) -> dict[str, int]:
+        """Bytes that each party sends before the first step; exact."""
+        return self.step.load.sent_bytes
+
+    @property
+    def bytes_per_epoch(self) -> dict[str, int]:
+        """Bytes that each party sends in the steps of an epoch; exact."""
+        return {name: self.steps_per_epoch * count for name, count in self.step.sent_bytes.items()}
+
     def __str__(self) -> str:
-        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {seconds_text(self.seconds_per_epoch)}"
+        sent = ", ".join(f"{name} {bytes_text(count)}" for name, count in self.bytes_per_epoch.items())
+        took = seconds_text(self.seconds_per_epoch)
+        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {took}, sends {sent}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,17 +129,16 @@ def compile_job(
     guard_every: int = 0,
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
-    columns = list(batch.data.columns)
     captured = capture_step(_flat(step, batch), models, optimizers, batch.examples())
     owners = batch.owners()
     _check_names(parties, owners)
     receivers = _receivers(captured, reveal, parties)
     given = given_weights(weights if isinstance(weights, str) else {"": PUBLIC, **weights})
     options = {"frac_bits": frac_bits, "width": width, "rounding": rounding}
-    program = compile_step(captured, "step", parties, owners, given, receivers, **options)
+    program = reading_tables(compile_step(captured, "step", parties, owners, given, receivers, **options), batch)
     kept = {node.attrs["name"] for node in program.graph.nodes if node.op == "keep"}
     evaluations = {
-        name: _evaluation(name, function, data, to, models, kept, parties, given, options, columns)
+        name: _evaluation(name, function, data, to, models, kept, parties, given, options, batch)
         for name, (function, data, to) in (evaluate or {}).items()
     }
     guard = _guard(models, kept, guard_every, parties, given, options) if guard_every else None
@@ -198,17 +212,19 @@ def _receivers(
     return [wanted[name] for name in names]
 
 
-def _in_order(data: Dataset) -> Iterator[Batches]:
+def _in_order(data: Dataset, resident: bool | None) -> Iterator[Batches]:
     """All rows, in batches of one size, then those left over."""
-    full = data.batches(min(len(data), _MOST_ROWS), shuffle=False)
+    full = data.batches(min(len(data), _MOST_ROWS), shuffle=False, resident=resident)
     yield full
     rest = [at[full.steps_per_epoch * size :] for at, size in zip(data.positions, full.sizes, strict=True)]
     if any(map(len, rest)):
-        yield Batches(replace(data, positions=tuple(rest)), tuple(map(len, rest)), 0, False)
+        yield Batches(replace(data, positions=tuple(rest)), tuple(map(len, rest)), 0, False, resident)
 
 
-def _evaluation(name, function, data: Dataset, to: str, models, kept, parties, given, options, columns) -> Evaluation:
-    if list(data.columns) != columns:
+def _evaluation(
+    name, function, data: Dataset, to: str, models, kept, parties, given, options, batch: Batches
+) -> Evaluation:
+    if list(data.columns) != list(batch.data.columns):
         raise CompileError(
             explain(f"the evaluation {name!r} has other columns than the batch", fix="give both the same, from split()")
         )
@@ -217,11 +233,11 @@ def _evaluation(name, function, data: Dataset, to: str, models, kept, parties, g
     try:
         for module, _ in modes:
             module.training = False
-        for batches in _in_order(data):
+        for batches in _in_order(data, batch.resident):
             captured = capture_step(_flat(function, batches), models, None, batches.examples())
             receivers = [to] * len(captured.returned.names)
             program = compile_step(captured, name, parties, batches.owners(), given, receivers, reads=kept, **options)
-            pieces.append((batches, program))
+            pieces.append((batches, reading_tables(program, batches)))
     finally:
         for module, mode in modes:
             module.training = mode

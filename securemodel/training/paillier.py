@@ -183,7 +183,7 @@ class LinearTraining(Job):
         if book:
             session.record = record_for(book, self.program, session.me, session.channel.session)
         secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
-        return LinearRun(self, Remote(session, secret, lambda program: session))
+        return LinearRun(self, Remote(session, secret, lambda program, tables: session))
 
 
 def float_step(
@@ -208,7 +208,7 @@ def _polynomial(shape: LinearStep, scores: np.ndarray) -> np.ndarray:
 class LocalTwo(Local):
     """Both parties in this process."""
 
-    def opened(self, program: Any) -> LocalTwo:
+    def opened(self, program: Any, tables: Any) -> LocalTwo:
         return self
 
 

@@ -20,9 +20,11 @@ from protocols.files import file_errors, read_secret
 from protocols.fixedpoint import decode
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Examples, tensors_in
+from securemodel.compiler.positions import table_nodes
 from securemodel.compiler.postprocess import Reveal
 from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.tables import Tables
 from securemodel.errors import TrainingDiverged
 from securemodel.invocation import Progress as Report
 from securemodel.invocation import current
@@ -54,7 +56,7 @@ class _Place(Protocol):
 
     def fail(self, error: BaseException) -> None: ...
 
-    def opened(self, program: Program) -> _Place: ...
+    def opened(self, program: Program, tables: Mapping[str, Tables]) -> _Place: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,9 +78,9 @@ class Local:
     def fail(self, error: BaseException) -> None:
         """Nobody waits for the parties of this process."""
 
-    def opened(self, program: Program) -> Local:
+    def opened(self, program: Program, tables: Mapping[str, Tables]) -> Local:
         self.session.close()
-        return Local(open_local(program))
+        return Local(open_local(program, tables))
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +89,7 @@ class Remote:
 
     session: Any
     secret: bytes
-    open: Callable[[Program], Any]
+    open: Callable[[Program, Tables], Any]
 
     @property
     def parties(self) -> Mapping[str, OnlineParty]:
@@ -110,9 +112,9 @@ class Remote:
         """Tells the peers why this party stops."""
         self.session._fail(error)
 
-    def opened(self, program: Program) -> Remote:
+    def opened(self, program: Program, tables: Mapping[str, Tables]) -> Remote:
         self.session.close()
-        return Remote(self.open(program), self.secret, self.open)
+        return Remote(self.open(program, tables[self.session.me]), self.secret, self.open)
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,6 +144,11 @@ class Run:
         self._kept: dict[str, dict[str, torch.Tensor | None]] = {}
         self._name = ""
         self._published = False
+        self._first = self._runs = 0  # of the session: the step of its first run, and how many were begun
+        self._resident = bool(table_nodes(job.program.graph))
+        self._tables: dict[int, dict[str, Tables]] = {}
+        """By program, what each party here has of the rows that were shared for it, in this session or an earlier one. Its
+        id, as two evaluations may be alike but for their data."""
 
     # ---- steps
     def _start(self) -> None:
@@ -155,11 +162,20 @@ class Run:
         self._load()
 
     def _load(self) -> None:
-        program = self.job.program
-        self._where.session.load(program, program.model)
+        self._load_session(self.job.program, self.step_number)
         self._started = True
         self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
         self._safe = self._snapshot()
+
+    def _load_session(self, program: Program, first: int = 0, starts: Any = None) -> None:
+        """Shares weights (those of the program, or these) and rows; the next run reads the rows of the step `first`."""
+        parties = self._where.parties if table_nodes(program.graph) else {}
+        for party in parties.values():
+            party.tables.first = first
+        self._where.session.load(program, program.model if starts is None else starts)
+        if parties:
+            self._tables[id(program)] = {me: party.tables for me, party in parties.items()}
+        self._first, self._runs = first, 0
 
     def _toss(self) -> bytes:
         """A public seed that no party can choose: each commits to its part before it sees the others' (Blum, 1983)."""
@@ -182,8 +198,13 @@ class Run:
         None stands for what this process may not learn.
         """
         self._start()
-        job, session = self.job, self._where.session
-        returned = session.run(*self._given(batch))
+        job = self.job
+        given = self._given(batch)
+        if self._resident and self.step_number != self._first + self._runs:  # a run failed: its rows come again
+            self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+            self._go_on_with(job.program)
+        self._runs += 1
+        returned = self._where.session.run(*given)
         self.step_number += 1
         result = self._restored(job.program, returned)
         if job.guard_every and self.step_number % job.guard_every == 0:
@@ -231,6 +252,14 @@ class Run:
     def _given(self, batch: Sequence[torch.Tensor | None]) -> list[Any]:
         """The inputs of the next step: this batch or the next one, and the public numbers."""
         job, mine = self.job, lambda name: name in self._where.parties
+        if batch and self._resident:
+            raise InputError(
+                explain(
+                    "this training takes no batches of your own",
+                    why="its rows are shared once, and each step reads those whose turn it is",
+                    fix="compile it with batches(..., resident=False)",
+                )
+            )
         given = list(batch) if batch else job.batches.inputs(self.step_number, mine)
         numbers = self._public.next()
         public = [numbers[name] for name in job.captured.numbers]
@@ -315,8 +344,9 @@ class Run:
     ) -> None:
         """Ends the session and opens one of another program, which finds the states as they are, or these."""
         states = self._kept if states is None else states
-        self._where = self._where.opened(program)
-        self._where.session.load(program, program.model if starts is None else starts)
+        tables = self._tables.get(id(program)) or {me: Tables() for me in self._where.parties}
+        self._where = self._where.opened(program, tables)
+        self._load_session(program, self.step_number if program is self.job.program else 0, starts)
         for me, party in self._where.parties.items():
             party.kept = {name: states[me][name] for name in party.kept}
 
@@ -450,11 +480,11 @@ class Run:
                 if data.decode("ascii", "replace").strip() not in names or len(names) > 1:
                     raise Mismatch(peer, explain(f"party {peer!r} has checkpoints of another training", where="resume()",
                                                  fix="give each party the folder of the same training"))  # fmt: skip
+        progress = next(iter(found.values()))[1]
+        self._name, self._seed, self.step_number = progress.run, progress.seed, progress.step
         self._load()
         for me, (shares, _) in found.items():
             self._where.parties[me].kept = dict(shares)
-        progress = next(iter(found.values()))[1]
-        self._name, self._seed, self.step_number = progress.run, progress.seed, progress.step
         self._public.memory = {name: dict(numbers) for name, numbers in progress.memory.items()}
         _put_groups(self.job, progress.groups)
         self._kept = {me: dict(shares) for me, (shares, _) in found.items()}
@@ -538,11 +568,11 @@ def remote_run(
     me, config, own = place(job.program, me, config, options.get("insecure_plain", False))
     book = book_of(ledger)
 
-    def opened(program: Program) -> Any:
-        session = open_connection(program, me, config, **options)
+    def opened(program: Program, tables: Tables) -> Any:
+        session = open_connection(program, me, config, tables=tables, **options)
         if book:
             session.record = record_for(book, program, session.me, session.channel.session)
         return session
 
     secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
-    return Run(job, Remote(opened(job.program), secret, opened))
+    return Run(job, Remote(opened(job.program, Tables()), secret, opened))

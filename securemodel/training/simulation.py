@@ -50,7 +50,7 @@ class Simulation(Shown):
 
 def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tensor]] | None = None) -> Simulation:
     """Runs steps in fixed point and in float from the same start, on the same batches."""
-    program, captured = job.program, job.program.step
+    program, captured = job.program.with_inputs or job.program, job.program.step
     sides = {name: ClearSide(program, name) for name in program.parties}
     for side in sides.values():
         side.set_model(program.model)

@@ -76,6 +76,23 @@ class _Running(nn.Module):
         return torch.relu(mean), mean
 
 
+def _trained() -> Program:
+    """A training step on rows of two owners that are shared once."""
+    torch.manual_seed(1)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+        (model(torch.cat([x, y], 1)) ** 2).mean().backward()
+        optimizer.step()
+
+    own = securemodel.owned
+    data = securemodel.dataset(x=own("bank", torch.zeros(7, 2)), y=own("client", torch.zeros(7, 1)))
+    return securemodel.compile_training(
+        step, model, optimizer, batch=data.batches(3, seed=2), parties=["bank", "client"]
+    ).program
+
+
 @cache
 def seeds() -> tuple[Program, ...]:
     """Programs that the texts are made from; together they have every operator."""
@@ -93,6 +110,7 @@ def seeds() -> tuple[Program, ...]:
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, width=40),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, parties=("client", "idle", "bank")),
         _grown(_Running(), (2, 3), (2, 3), state={1: 1}),
+        _trained(),
         _grown(nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)), (1, 1, 4), **key),
         _grown(nn.Sequential(nn.Linear(3, 2), nn.Softmax(-1)), (2, 3), **key),
     )

@@ -25,6 +25,7 @@ from protocols.paillier import PrivateKey, PublicKey
 from protocols.prg import Stream, insecure_test_key
 from securemodel.compiler.ir import PHASES
 from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.masked.tables import Tables
 from securemodel.engines.masked.walk import local_walks
 from securemodel.engines.paillier.deep import DeepProgram
 from securemodel.engines.paillier.walk import local_deep_walks
@@ -70,7 +71,8 @@ PROGRAMS = {
     ),
 }  # fmt: skip
 PARTIES = {"two": ("a", "b"), "three": ("a", "c", "b")}
-CASES = [f"{name}, {parties} parties" for name in PROGRAMS for parties in PARTIES]
+TRAINED = "rows that are shared once"
+CASES = [f"{name}, {parties} parties" for name in (*PROGRAMS, TRAINED) for parties in PARTIES]
 ENCRYPTED = {
     "encrypted, linear": with_exact_weights(nn.Linear(6, 3)),
     "encrypted, network": PROGRAMS["network"][0],
@@ -82,11 +84,31 @@ _Q = 0xD54D6F048F4C9F3E6359B5A1DBA87C6CB53B8A92998D84185BE2994B3A68E447
 @cache
 def compiled(case: str) -> tuple[securemodel.Program, list[torch.Tensor]]:
     name, parties = case.removesuffix(" parties").rsplit(", ", 1)
+    if name == TRAINED:
+        return trained(PARTIES[parties])
     model, settings = PROGRAMS[name]
     settings = {"inputs": ("a", "b"), "outputs": "all", **settings}
     inputs = [exact(*settings.pop("shape", (4, 6))) for _ in range(1 if settings["inputs"] == "b" else 2)]
     module = model if isinstance(model, nn.Module) else Fn(model)
     return securemodel.compile(module, inputs, weights="a", parties=PARTIES[parties], **settings), inputs
+
+
+def trained(parties: tuple[str, ...]) -> tuple[securemodel.Program, list[torch.Tensor]]:
+    model = with_exact_weights(nn.Linear(6, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def step(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.mse_loss(model(torch.cat([x, y], 1)), z)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    own = securemodel.owned
+    data = securemodel.dataset(x=own("a", exact(9, 4)), y=own("b", exact(9, 2)), z=own("b", exact(9, 1)))
+    batches = data.batches(4, seed=5)
+    job = securemodel.compile_training(step, model, optimizer, batch=batches, parties=parties, reveal="all")
+    numbers = job.captured.public_inputs().next()
+    return job.program, [*batches.inputs(0, lambda name: True), *(numbers[name] for name in job.captured.numbers)]
 
 
 def digest_of(label: Label, buffers) -> bytes:
@@ -103,13 +125,15 @@ def sent(case: str, seed: int = 2024) -> dict[str, str]:
     """Hash of all that each party, and the dealer, sends in a load and a run with keys of a test."""
     program, inputs = compiled(case)
     keys = {name: insecure_test_key(seed, name) for name in program.parties}
+    tables = {name: Tables(insecure_test_key(seed, f"rows of {name}")) for name in program.parties}
     hashes = {name: hashlib.sha256() for name in (*program.parties, "dealer")}
-    session = Session(program, local_walks(program, keys))
+    session = Session(program, local_walks(program, keys, tables=tables))
     for name, channel in session.channels.items():
         channel.begin = _recording(channel.begin, hashes[name])
     with session:
         session.run(*inputs)
-    dealing = Dealing(program.graph, program.parties, {name: Stream(key) for name, key in keys.items()})
+    streams, masks = ({name: Stream(key) for name, key in keys.items()}, {n: Stream(t.key) for n, t in tables.items()})
+    dealing = Dealing(program.graph, program.parties, streams, masks)
     for epoch, phase in enumerate(PHASES):
         for node, shares in dealing.deal(epoch, phase):
             hashes["dealer"].update(node.to_bytes(4, "little") + b"".join(t.numpy().tobytes() for t in shares))
@@ -177,7 +201,7 @@ def test_every_build_of_the_kernels_sends_the_same(variant):
 
 def test_every_gate_is_on_the_wire():
     used = {node.op for case in CASES for node in compiled(case)[0].graph.nodes}
-    assert set(GATES) | {"input", "mask", "mask_bits", "reveal", "bilinear_public"} <= used
+    assert set(GATES) | {"input", "mask", "mask_bits", "reveal", "bilinear_public", "rows"} <= used
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def test_the_dealer_survives_garbage(world, program, tools, garbage: str) -> Non
         link.send(PROGRAM, [text])
         link.receive(STREAM_KEY, 32)
         if me == "hospital":
-            link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, DEAL_LOAD)])
-            link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, END)])
+            link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, 0, DEAL_LOAD)])
+            link.send(Label(0, 0, Purpose.REQUEST), [REQUEST.pack(0, 0, END)])
         link.receive(PROGRAM, 1)
 
     threads = [threading.Thread(target=lambda me=me: pytest.raises(PeerError, ask, me)) for me in program.parties]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
@@ -63,15 +63,20 @@ class Draft:
         self._rename(ids)
 
     def _rename(self, ids: dict[int, int]) -> None:
-        """Float nodes have other numbers: their calls, and what the text says of these, name operands by them."""
-        text = lambda name: f"%{ids[int(name[1:])]}" if name.startswith("%") else name
-        before, self.calls = self.calls, {}
-        for old, call in before.items():
-            if old in ids:
-                args, kwargs = mapped((call.args, call.kwargs), Value, lambda v: replace(v, id=ids[v.id]))
-                self.calls[ids[old]] = FloatCall(call.target, args, kwargs)
-                node = self.graph[ids[old]]
-                node.attrs = node.attrs | {name: mapped(node.attrs[name], str, text) for name in ("args", "kwargs")}
+        self.calls = renamed(self.graph, self.calls, ids)
+
+
+def renamed(graph: Graph, calls: Mapping[int, FloatCall], ids: Mapping[int, int]) -> dict[int, FloatCall]:
+    """Float nodes have other numbers: their calls, and what the text says of these, name operands by them."""
+    text = lambda name: f"%{ids[int(name[1:])]}" if name.startswith("%") else name
+    made = {}
+    for old, call in calls.items():
+        if old in ids:
+            args, kwargs = mapped((call.args, call.kwargs), Value, lambda v: replace(v, id=ids[v.id]))
+            made[ids[old]] = FloatCall(call.target, args, kwargs)
+            node = graph[ids[old]]
+            node.attrs = node.attrs | {name: mapped(node.attrs[name], str, text) for name in ("args", "kwargs")}
+    return made
 
 
 PASSES: tuple[Callable[[Draft], None], ...] = (

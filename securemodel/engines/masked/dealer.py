@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 
@@ -12,11 +13,12 @@ from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
 from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, public_reason, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
-from protocols.prg import EPOCHS, Stream, new_key
+from protocols.prg import EPOCHS, KEY_BYTES, Stream, new_key
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
+from securemodel.compiler.positions import table_nodes
 from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_program
-from securemodel.engines.labels import PROGRAM, STREAM_KEY
+from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.pipeline import pipelined
 from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
@@ -70,8 +72,10 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: 
     keys = {name: new_key() for name in header.parties}
     for name, link in links.items():
         link.send(STREAM_KEY, [keys[name]])
+    owners = {cast(str, node.owner) for node in table_nodes(graph)}
+    masks = {name: Stream(links[name].receive(TABLE_KEY, KEY_BYTES).numpy().tobytes()) for name in sorted(owners)}
     say(f"session of {', '.join(header.parties)}: {len(graph.nodes)} nodes")
-    dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()})
+    dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()}, masks)
     pump = Pump(list(links.values()))
     try:
         _deal_on_request(dealing, links[header.parties[-1]], pump)
@@ -92,14 +96,14 @@ def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
         asks.expect(Expected(None, REQUEST.size, False, (Purpose.REQUEST,)))
         pump.run(_IDLE_S, silence_s)
         label, payload = asks.take()
-        epoch, what = _request(asks.peer, label, payload.numpy().tobytes())
+        epoch, first, what = _request(asks.peer, label, payload.numpy().tobytes())
         if what == END:
             return
         _check_epoch(asks.peer, epoch, what, last)
         last = epoch
         posted = 0
         for node, shares in pipelined(
-            dealing.deal(epoch, "load" if what == DEAL_LOAD else "run"), _share_bytes, _AHEAD_BYTES
+            dealing.deal(epoch, "load" if what == DEAL_LOAD else "run", first), _share_bytes, _AHEAD_BYTES
         ):
             asks.post(Label(epoch, node, Purpose.DEAL), shares)
             posted += _share_bytes((node, shares))
@@ -130,11 +134,11 @@ def _check_epoch(peer: str, epoch: int, what: int, last: int | None) -> None:
     raise BadFrame(peer, explain(f"party {peer!r} asked for {problem}", why=why, fix="start a new session"))
 
 
-def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int]:
+def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int, int]:
     if len(payload) == REQUEST.size:
-        epoch, what = REQUEST.unpack(payload)
+        epoch, first, what = REQUEST.unpack(payload)
         if epoch == label.epoch and what in (DEAL_RUN, DEAL_LOAD, END):
-            return epoch, what
+            return epoch, first, what
     raise BadFrame(peer, explain(f"party {peer!r} sent a damaged request", fix="use the same version at all parties"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from protocols.gates import GATES, SIGNED
 from protocols.prg import Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.masked.masks import Masks, has_mask, mask_of
+from securemodel.engines.masked.tables import TableMasks
 
 
 def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
@@ -27,17 +28,34 @@ def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
 
 
 class Dealing:
-    """Makes the correlations of a program for parties whose streams it shares, in the program's order."""
+    """Makes the correlations of a program for parties whose streams it shares, in the program's order.
 
-    def __init__(self, graph: Graph, parties: Sequence[str], streams: dict[str, Stream]) -> None:
+    `tables`: the streams of the masks of rows that are shared once, by owner; by default those of the parties.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        parties: Sequence[str],
+        streams: dict[str, Stream],
+        tables: Mapping[str, Stream] | None = None,
+    ) -> None:
         self._graph = graph
         self._streams = {name: streams[name] for name in parties}
         self._ranks = list(self._streams.values())
+        self._tables = self._streams if tables is None else tables
+        self._step_of_epoch = 0
         self._loaded: Masks = {}
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
 
-    def deal(self, epoch: int, phase: Phase) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """For each gate of a phase: (node id, the last party's shares of what is dealt)."""
+    def deal(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """For each gate of a phase: (node id, the last party's shares of what is dealt).
+
+        `first`: in a load, the step that the run of the next epoch makes, and so on.
+        """
+        if phase == "load":
+            self._step_of_epoch = first - epoch - 1
+        tables = TableMasks(self._tables, self._step_of_epoch + epoch)
         masks: Masks = {} if phase == "load" else dict(self._loaded)
         for node in self._graph.nodes:
             if node.phase != phase:
@@ -45,7 +63,7 @@ class Dealing:
             if node.op in GATES:
                 yield node.id, self._gate(node, masks, epoch)
             elif has_mask(node):
-                masks[node.id] = mask_of(self._graph, node, masks, self._streams, epoch)
+                masks[node.id] = mask_of(self._graph, node, masks, self._streams, epoch, tables)
             for value in () if phase == "load" else self._done[phase].get(node.id, ()):
                 masks.pop(value, None)
         if phase == "load":

@@ -11,6 +11,8 @@ from protocols.correlations import full_bit_mask, full_mask
 from protocols.prg import Stream
 from protocols.shares import part_of_bits
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.positions import is_table, take_rows
+from securemodel.engines.masked.tables import NO_TABLES, TABLE_EPOCH, TableMasks
 
 Masks = dict[int, torch.Tensor | None]
 """By node; None for zero."""
@@ -21,19 +23,33 @@ def has_mask(node: Node) -> bool:
     return node.form in ("masked", "masked_bits")
 
 
-def mask_of(graph: Graph, node: Node, masks: Masks, streams: Mapping[str, Stream], epoch: int) -> torch.Tensor | None:
+def mask_of(
+    graph: Graph,
+    node: Node,
+    masks: Masks,
+    streams: Mapping[str, Stream],
+    epoch: int,
+    tables: TableMasks = NO_TABLES,
+) -> torch.Tensor | None:
     """The mask of a masked value. None: zero.
 
-    `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares.
+    `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares. So are those of
+    `tables`.
     """
+    if is_table(graph, node):
+        streams, epoch = tables.streams, TABLE_EPOCH
     if node.op in DERIVED:
-        return DERIVED[node.op](graph, node, [masks[a] for a in node.args])
+        return DERIVED[node.op](graph, node, [masks[a] for a in node.args], tables)
     mine, fresh = FRESH[node.op]
     known = [stream for name, stream in streams.items() if mine(node, name)]
     return fresh(known, epoch, node.id, node.shape) if known else None
 
 
-def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None]) -> torch.Tensor | None:
+def _rows(graph: Graph, node: Node, operands: list[torch.Tensor | None], tables: TableMasks) -> torch.Tensor | None:
+    return None if operands[0] is None else take_rows(graph, node, operands[0], tables.step)
+
+
+def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None], tables: TableMasks) -> torch.Tensor | None:
     shapes = [graph[a].shape for a in node.args]
     return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
 
@@ -46,8 +62,9 @@ FRESH: dict[str, tuple[Callable[[Node, str], bool], Callable[..., torch.Tensor]]
 }
 """Operators that need no masks to make one: whose streams add up to it, and how."""
 DERIVED: dict[str, Callable[..., torch.Tensor | None]] = {
+    "rows": _rows,
     "linear": _linear,
-    "xor": lambda graph, node, operands: operands[0] ^ operands[1],
-    "part": lambda graph, node, operands: part_of_bits(operands[0], node.attrs, node.shape),
+    "xor": lambda graph, node, operands, tables: operands[0] ^ operands[1],
+    "part": lambda graph, node, operands, tables: part_of_bits(operands[0], node.attrs, node.shape),
 }
 """Operators whose results are masked by what masks their operands."""

@@ -17,11 +17,13 @@ from protocols.gates import GATES, HALVED, Dealt
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
+from securemodel.compiler.positions import is_table, table_nodes, take_rows
 from securemodel.compiler.wire import START, item_bytes, message_bytes, sends, steps
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
+from securemodel.engines.masked.tables import TABLE_EPOCH, Tables
 from securemodel.engines.masked.zero import add_zero
 from securemodel.engines.start import agreed_rows, start_bytes
 from securemodel.engines.walk import Message, Rows, Steps, Talk
@@ -52,6 +54,9 @@ class OnlineParty:
         self.kept: dict[str, torch.Tensor | None] = {}
         """This party's shares of what the next run reads, None for zero."""
         self.loaded_operands: dict[int, LoadedOperand] = {}
+        self.tables = Tables()
+        self.step = 0
+        """Which rows of these a run reads."""
         self.clear = ClearSide(program, me)
         self.agreed: Callable[[Rows], None] = lambda rows: None
         """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
@@ -78,9 +83,12 @@ class OnlineParty:
         """Shares the weights; what it leaves is used by every later run."""
         self._loaded = {}
         env = yield from self._phase("load", epoch, take, Rows(), lambda values: None)
+        self.tables.shared = {node.id: env[node.id] for node in table_nodes(self._graph)}
         self._loaded = {i: v for i, v in env.items() if v is not None or self._graph[i].form != "float"}
         self.loaded_operands = {
-            i: LoadedOperand(v.m, v.lam, to_additive(v, self.role)) for i, v in env.items() if isinstance(v, Masked)
+            i: LoadedOperand(v.m, v.lam, None if i in self.tables.shared else to_additive(v, self.role))
+            for i, v in env.items()
+            if isinstance(v, Masked)
         }
         bits = {i: LoadedOperand(v.hat, v.beta, None) for i, v in env.items() if isinstance(v, MaskedBits)}
         self.loaded_operands.update(bits)
@@ -98,8 +106,8 @@ class OnlineParty:
         return outputs, agreed[-1]
 
     def _phase(self, phase: Phase, epoch: int, take, rows: Rows, agree, outputs=None):
-        env, kept = dict(self._loaded), {}
-        self._digest, self._epoch = self.clear.agreed_digest(phase), epoch
+        env, kept = {**self._loaded, **self.tables.shared}, {}
+        self._digest, self._epoch = self.clear.agreed_digest(phase, self._agreed(phase)), epoch
         done, first, agreed = self._done[phase], True, rows
         for index, step in enumerate(self._steps[phase]):
             for node in step.local:
@@ -111,7 +119,8 @@ class OnlineParty:
                 continue
             if step.talk and step.talk[-1].op == "reveal":
                 self.result_shared_at = time.perf_counter()
-            items = [(node, self._outgoing(node, env, take, epoch, agreed)) for node in step.talk]
+            opened = [node for node in step.talk if node.id not in self.tables.shared]
+            items = [(node, self._outgoing(node, env, take, epoch, agreed)) for node in opened]
             start = self._start(rows) if first else None
             at = step.talk[0].id if step.talk else index
             received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
@@ -126,6 +135,15 @@ class OnlineParty:
             first = False
         self.kept = {**self.kept, **kept}  # a phase that fails changes nothing
         return env
+
+    def _agreed(self, phase: Phase) -> dict[str, torch.Tensor]:
+        """What is public about tables: all parties are at the same step, and have shared them or not."""
+        if phase == "run" or not table_nodes(self._graph):
+            return {}
+        return {
+            "rows: the first step": torch.tensor(self.tables.first),
+            "rows: shared": torch.tensor(bool(self.tables.shared)),
+        }
 
     def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:
         if phase == "load":
@@ -164,6 +182,9 @@ class OnlineParty:
         self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """This party's shares of what is opened and of the mask that hides it."""
+        if is_table(self._graph, node):
+            stream = Stream(self.tables.key, self._stream.device)
+            return self._encoded(node), mask_share(stream, TABLE_EPOCH, node.id, node.shape)
         if node.op == "input":
             return self._encoded(node), mask_share(self._stream, epoch, node.id, node.shape)
         share = env[node.args[0]]
@@ -225,6 +246,9 @@ class OnlineParty:
         hat = part_of_bits(env[node.args[0]].hat, node.attrs, node.shape)
         return MaskedBits(hat, take(node.id)["lam"])
 
+    def _do_rows(self, node: Node, env: dict, take) -> Masked:
+        return Masked(take_rows(self._graph, node, env[node.args[0]].m, self.step), take(node.id)["lam"])
+
     def _do_linear(self, node: Node, env: dict, take) -> Any:
         kind, attrs = node.attrs["kind"], node.attrs["attrs"]
         operands = [env[a] for a in node.args]
@@ -265,6 +289,7 @@ LOCAL: dict[str, Local] = {
     "to_additive": lambda self, node, env, take: to_additive(env[node.args[0]], self.role),
     "state": lambda self, node, env, take: self.kept[node.attrs["name"]],
     "keep": lambda self, node, env, take: env[node.args[0]],
+    "rows": OnlineParty._do_rows,
     "linear": OnlineParty._do_linear,
     "part": OnlineParty._do_part,
     "xor": OnlineParty._do_xor,

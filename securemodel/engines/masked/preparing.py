@@ -12,8 +12,10 @@ from protocols.correlations import expand_share
 from protocols.gates import GATES, HALVED, Dealt, Part
 from protocols.prg import Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
+from securemodel.compiler.positions import is_table
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.masks import DERIVED, Masks, has_mask, mask_of
+from securemodel.engines.masked.tables import TableMasks
 
 
 class Source(Protocol):
@@ -52,8 +54,10 @@ class Preparing:
         self._graph, self._me, self._stream, self._source = graph, me, stream, source
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
 
-    def run(self, epoch: int, phase: Phase, loaded: dict[int, LoadedOperand]) -> Iterator[tuple[int, Prepared]]:
-        """(node id, what was prepared for it), for each node that has something to prepare.
+    def run(
+        self, epoch: int, phase: Phase, loaded: dict[int, LoadedOperand], step: int = 0
+    ) -> Iterator[tuple[int, Prepared]]:
+        """(node id, what was prepared for it), for each node that has something to prepare. `step` says which rows are read.
 
         Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
         """
@@ -63,8 +67,8 @@ class Preparing:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, lams, epoch, loaded)
-            elif has_mask(node):
-                lams[node.id] = mask_of(self._graph, node, lams, {self._me: self._stream}, epoch)
+            elif has_mask(node) and not is_table(self._graph, node):
+                lams[node.id] = mask_of(self._graph, node, lams, {self._me: self._stream}, epoch, TableMasks(step=step))
                 if node.op != "input":
                     yield node.id, {"lam": lams[node.id]}
             for value in self._done[phase].get(node.id, ()):

@@ -18,8 +18,8 @@ from securemodel.engines.labels import END_OF_SESSION
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.errors import SecureModelError
 
-REQUEST = struct.Struct("<QB7x")
-"""A request to the dealer: epoch, and what to do (one of the numbers below)."""
+REQUEST = struct.Struct("<QIB3x")
+"""A request to the dealer: epoch, of a load the step of the run after it, and what to do (one of the numbers below)."""
 DEAL_RUN, DEAL_LOAD, END = 0, 1, 2
 _PATIENCE = 0.75  # of the peers' patience, so that a silent dealer is named before a peer gives up on this party
 _GOODBYE_S = 5.0
@@ -74,7 +74,7 @@ class NoSource:
         if self._use.acquire(timeout=_GOODBYE_S):  # waits for a beat that is on its way
             self._use.release()
 
-    def begin(self, epoch: int, phase: Phase) -> None:
+    def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
         return None
 
     def finish(self) -> None:
@@ -107,9 +107,9 @@ class DealtHere(NoSource):
         self._dealing = dealing
         self._pending: Iterator[tuple[int, list[torch.Tensor]]] = iter(())
 
-    def begin(self, epoch: int, phase: Phase) -> None:
+    def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
         """Lets the dealer begin a phase."""
-        self._pending = self._dealing.deal(epoch, phase)
+        self._pending = self._dealing.deal(epoch, phase, first)
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         _, shares = next(self._pending)
@@ -129,12 +129,11 @@ class DealerSource(NoSource):
         self._link: Link = link
         self._largest = largest
 
-    def begin(self, epoch: int, phase: Phase) -> None:
+    def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
         """Asks the dealer for an epoch."""
+        asked = REQUEST.pack(epoch, first, DEAL_LOAD) if phase == "load" else REQUEST.pack(epoch, 0, DEAL_RUN)
         with self._used():
-            self._link.send(
-                Label(epoch, 0, Purpose.REQUEST), [REQUEST.pack(epoch, DEAL_LOAD if phase == "load" else DEAL_RUN)]
-            )
+            self._link.send(Label(epoch, 0, Purpose.REQUEST), [asked])
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         nbytes = sum(part.nbytes for part in parts)
@@ -155,7 +154,7 @@ class DealerSource(NoSource):
         self._stop_beating()
         deadline = time.monotonic() + _GOODBYE_S
         try:
-            self._link.send(END_OF_SESSION, [REQUEST.pack(0, END)], timeout_s=_GOODBYE_S)
+            self._link.send(END_OF_SESSION, [REQUEST.pack(0, 0, END)], timeout_s=_GOODBYE_S)
             while (left := deadline - time.monotonic()) > 0:
                 self._link.receive_next((Purpose.DEAL,), self._largest, timeout_s=left)
         except PeerError:

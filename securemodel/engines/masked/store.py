@@ -289,7 +289,7 @@ class StoreSource(NoSource):
         self._data = torch.empty(0, dtype=torch.uint8)
         self._at = 0
 
-    def begin(self, epoch: int, phase: Phase) -> None:
+    def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
         """Takes an epoch's file; a run's file is deleted when it is in memory."""
         path = self._store.path / _run_file(epoch)
         try:

@@ -9,15 +9,18 @@ from typing import cast
 import torch
 
 from protocols.channel import HEADER_BYTES
+from protocols.errors import PreprocessingError, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.compiler.ir import Phase
+from securemodel.compiler.positions import table_nodes
 from securemodel.engines.masked.ahead import Ahead, AtOnce
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.party import OnlineParty, TakePrepared
 from securemodel.engines.masked.preparing import Item, Prepared, Preparing, Source, StreamSource
 from securemodel.engines.masked.sources import DealtHere, NoSource
 from securemodel.engines.masked.store import Store
+from securemodel.engines.masked.tables import Tables
 from securemodel.engines.masked.zero import local_pairs
 from securemodel.engines.walk import Inputs, Rows, Steps, Walk
 from securemodel.program import Program
@@ -50,6 +53,7 @@ class MaskedWalk(Walk):
             party.program.graph, party.me, stream, self if party.role.last else StreamSource(stream)
         )
         self._store, self._ahead, self._asked = store, ahead and not store, 0
+        self._step_of_epoch = 0
         self._worker = Ahead(self._prepare, _AHEAD_BYTES, party.me) if threaded else AtOnce(self._prepare)
         self._counted: dict[int, int] = {}
         self._dealt = 0
@@ -66,9 +70,11 @@ class MaskedWalk(Walk):
     def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
         self.party.clear.set_model(model)
         if self._store:  # one store, one set of weights: the same mask over others would show their difference
-            self._store.bind_weights(self.party.clear.weights_digest())
+            self._check_step(self._store)
+            self._store.bind_weights(self.party.clear.loaded_digest())
         self._worker.discard()
         self._asked = self._store.next_run - 1 if self._store else epoch
+        self._step_of_epoch = self.party.tables.first - self._asked - 1
         self._worker.submit(epoch, "load")
         yield from self.party.load(epoch, self._worker.take_from(epoch))
         self._end(epoch)
@@ -76,6 +82,7 @@ class MaskedWalk(Walk):
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         if not self.deal_after_inputs:
             self.ask(epoch)
+        self.party.step = self._step_of_epoch + epoch
         self.party.clear.set_inputs(inputs)
         self.party.agreed = partial(self._agreed, epoch)
         made = yield from self.party.run(epoch, self._take_from(epoch), rows)
@@ -83,6 +90,19 @@ class MaskedWalk(Walk):
         if self._ahead and epoch + 1 < EPOCHS:
             self.ask(epoch + 1)
         return made
+
+    def _check_step(self, store: Store) -> None:
+        """Raises PreprocessingError where the next prepared run is not about the rows of the next step."""
+        step = store.next_run - 1
+        if table_nodes(self.party.program.graph) and self.party.tables.first != step:
+            raise PreprocessingError(
+                explain(
+                    f"this store's next run is step {step}, but the training goes on with step {self.party.tables.first}",
+                    where=str(store.path),
+                    why="the masks of the rows that a step reads are chosen when it is prepared",
+                    fix="connect to a dealer, or compile with batches(..., resident=False) and prepare that program",
+                )
+            )
 
     def ask(self, epoch: int) -> None:
         """Has a run prepared, where that was not asked for yet."""
@@ -106,8 +126,9 @@ class MaskedWalk(Walk):
 
     # ---- preparing
     def _prepare(self, epoch: int, phase: Phase) -> Iterator[Item]:
-        self.source.begin(epoch, phase)
-        yield from self.preparing.run(epoch, phase, {} if phase == "load" else self.party.loaded_operands)
+        self.source.begin(epoch, phase, self.party.tables.first)
+        loaded = {} if phase == "load" else self.party.loaded_operands
+        yield from self.preparing.run(epoch, phase, loaded, self._step_of_epoch + epoch)
         self.source.finish()
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
@@ -142,17 +163,20 @@ def local_walks(
     keys: Mapping[str, bytes] | None = None,
     make_party: Callable[..., OnlineParty] = OnlineParty,
     device: torch.device | str = "cpu",
+    tables: Mapping[str, Tables] | None = None,
 ) -> dict[str, MaskedWalk]:
     """The walks of all parties, with the dealer in this process: for tests, notebooks and plans.
 
-    device: what the parties and the dealer compute on.
+    device: what the parties and the dealer compute on. tables: what the parties shared in earlier sessions.
     """
+    tables = tables or {name: Tables() for name in program.parties}
+    masks = {name: Stream(own.key, device) for name, own in tables.items()}
     keys = keys or {name: new_key() for name in program.parties}
     streams = {name: Stream(key, device) for name, key in keys.items()}
     walks = {}
     for name in program.parties:
         party = make_party(program, name, streams[name], local_pairs(keys, name))
-        last = party.role.last
-        source = DealtHere(Dealing(program.graph, program.parties, streams)) if last else NoSource()
+        party.tables, last = tables[name], party.role.last
+        source = DealtHere(Dealing(program.graph, program.parties, streams, masks)) if last else NoSource()
         walks[name] = MaskedWalk(party, streams[name], source)
     return walks
