@@ -42,8 +42,9 @@ def capture_step(
 
     `models` and `optimizers` are one, a sequence or a mapping by name; their names begin the names of all states:
     `model.fc1.weight`, `optimizer.model.fc1.weight.exp_avg`, and with several `model0`, `optimizer1` or the
-    mapping's. A function that only evaluates the models has None for optimizers. Second moments of Adam and its like are of gradients times `scale` (by default the rows of the batch, so
-    of the sum of a mean) and have the least value `floor` under a root: see `optimizers.Roots`.
+    mapping's. A function that only evaluates the models has None for optimizers. Second moments of Adam and its
+    like are of gradients times `scale` (by default the rows of the first example, so of the sum of a mean) and have the
+    least value `floor` under a root: see `optimizers.Roots`.
 
     Raises CompileError with the user's line for what cannot be one program for all data.
     """

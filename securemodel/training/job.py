@@ -129,7 +129,7 @@ def compile_job(
     guard_every: int = 0,
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
-    captured = capture_step(_flat(step, batch), models, optimizers, batch.examples())
+    captured = capture_step(_flat(step, batch), models, optimizers, batch.examples(), scale=sum(batch.sizes))
     owners = batch.owners()
     _check_names(parties, owners)
     receivers = _receivers(captured, reveal, parties)

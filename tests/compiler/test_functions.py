@@ -20,7 +20,7 @@ from securemodel.compiler.approximations import SMOOTH, fitted
 
 UNIT = 2.0**-16
 NOISE = 2 * UNIT  # of fixed point: a truncation of the result and a rounding of float32
-LOWEST, HIGHEST = 2.0**-10, 2.0**14
+LOWEST, HIGHEST = 2.0**-10, 2.0**30
 SETTINGS = pytest.mark.parametrize("settings", [TWO, IDLE_THIRD], ids=["two", "three"])
 
 
@@ -128,10 +128,10 @@ def test_exponentials(settings):
 
 
 def positive(settings) -> torch.Tensor:
-    """From 2^-10 to just below 2^14, evenly in the logarithm, and around all powers of two."""
-    powers = torch.exp2(torch.arange(-10, 15).double())
+    """From 2^-10 to just below 2^30, evenly in the logarithm, and around all powers of two."""
+    powers = torch.exp2(torch.arange(-10, 31).double())
     near = torch.cat([powers, powers - UNIT, powers + UNIT, (powers - UNIT).clamp(max=HIGHEST / 2)])
-    smooth = torch.exp2(torch.linspace(-10, 13.999, 3001 if settings is TWO else 301).double())
+    smooth = torch.exp2(torch.linspace(-10, 29.999, 3001 if settings is TWO else 301).double())
     x = on_grid(torch.cat([smooth, near]))
     return x[(x >= LOWEST) & (x < HIGHEST)]
 

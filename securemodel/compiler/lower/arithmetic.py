@@ -9,7 +9,7 @@ import torch
 
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value
-from securemodel.compiler.lower.positive import divide
+from securemodel.compiler.lower.positive import divide, times
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -92,7 +92,7 @@ def _by_number(g: Builder, x: Value, y: Value) -> Value | None:
 def mul(g: Builder, x, y):
     """Elementwise product."""
     if isinstance(x, Value) and isinstance(y, Value):
-        made = _by_number(g, x, y) or _by_number(g, y, x)
+        made = _by_number(g, x, y) or _by_number(g, y, x) or times(g, x, y) or times(g, y, x)
         if made:
             return made
     if not isinstance(y, Value):

@@ -109,7 +109,7 @@ def _unit(g: Builder, x: Value, dim: int, eps: float) -> Value:
 
 @lowers(aten.cosine_similarity.default)
 def cosine_similarity(g: Builder, x, y, dim=1, eps=1e-8):
-    """x y / (|x| |y|), for squared lengths in [2^-10, 2^14); what one party owns, it normalizes in the clear."""
+    """x y / (|x| |y|), for squared lengths in [2^-10, 2^30); what one party owns, it normalizes in the clear."""
     ndim = max(x.ndim, y.ndim)
     dim = dim % ndim - ndim
     return sum_(g, _product(g, _unit(g, x, dim, eps), _unit(g, y, dim, eps)), [dim])

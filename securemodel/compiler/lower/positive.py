@@ -1,14 +1,15 @@
 """Functions of positive numbers over many orders of magnitude: reciprocal, roots, logarithm.
 
-x in [2^-10, 2^14), and no less than a unit, is scaled by a power of 16 into y in [1, 16): five comparisons with public
-thresholds say which. The function of y is a spline; the function of the scale is a sum of the same five bits.
+x in [2^-10, 2^30), and no less than a unit, is first divided by 2^16 if it is 2^14 or more: one comparison, and the same
+ring element read with 16 fractional bits more. Then it is scaled by a power of 16 into y in [1, 16): five comparisons
+with public thresholds say which. The function of y is a spline; that of the scale is a choice by the same six bits.
 Outside of the domain the result is meaningless, and nobody can see that it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -22,42 +23,70 @@ from securemodel.compiler.lower.smooth import spline
 
 aten = torch.ops.aten
 
-LOWEST, HIGHEST = 2.0**-10, 2.0**14
+LOWEST, HIGHEST = 2.0**-10, 2.0**30
+_MIDDLE, _SHIFT = 14, 16  # from 2^14 on, x is divided by 2^16
 _WIDTH = 12  # beside frac_bits
 _EXPONENTS = (10, 6, 2, -2, -6, -10)  # of the scales; the thresholds are 16 / scale
+_MOST_INTEGER_BITS = 40
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """A positive number as y / scale, with y in [1, 16) and the bits x >= threshold for each threshold."""
+    """A positive number x as y 2^-e, with y in [1, 16).
+
+    `bits` say which exponent e x has, or x 2^-16 where it is not `small`: x or x 2^-16 >= threshold for each threshold.
+    `small` is None where the program's width leaves no room for others.
+    """
 
     y: Value
     bits: tuple[Value, ...]
+    small: Value | None
 
-    def of_scale(self, g: Builder, values: list[float]) -> Value:
-        """The secret choice among six public values, one per scale."""
-        changes = [after - before for before, after in pairwise(values)]
-        steps = [g.scale(bit, change) for bit, change in zip(self.bits, changes, strict=True)]
-        total = steps[0]
-        for step in steps[1:]:
-            total = g.add(total, step)
-        return g.offset(total, values[0])
+    def of_scale(self, g: Builder, function: Callable[[int], float]) -> Value:
+        """A public function of the secret exponent; exact where its values are whole multiples of a power of two."""
+        small = _chosen(g, self.bits, [function(e) for e in _EXPONENTS])
+        if self.small is None:
+            return small
+        large = _chosen(g, self.bits, [function(e - _SHIFT) for e in _EXPONENTS])
+        return g.add(large, g.select(self.small, g.sub(small, large)))
+
+
+def _chosen(g: Builder, bits: Sequence[Value], values: Sequence[float]) -> Value:
+    """The secret choice among public values: the first, and the next one for each bit that is set."""
+    unit = min((math.frexp(v)[1] - 1 for v in values if v), default=0)
+    whole = [v * 2.0**-unit for v in values]
+    if not all(v.is_integer() and abs(v) < 2.0**_MOST_INTEGER_BITS for v in whole):
+        unit, whole = 0, list(values)
+    total: Value | None = None
+    for bit, (before, after) in zip(bits, pairwise(whole), strict=True):
+        change = after - before
+        step = g.linear("scale", bit, factor=int(change)) if change.is_integer() else g.scale(bit, change)
+        total = step if total is None else g.add(total, step)
+    return g.offset(g.ldexp(cast(Value, total), unit), values[0])
+
+
+def highest(g: Builder) -> float:
+    """The end of the domain: where the width promises that no number is above 2^15, nothing is spent on others."""
+    most = g.width - 1 - g.frac_bits
+    return 2.0**_MIDDLE if most <= _MIDDLE + 1 else min(HIGHEST, 2.0**most)
 
 
 def scaled(g: Builder, x: Value) -> Scaled:
-    """Brings a positive number into [1, 16) by a secret power of 16.
+    """Brings a positive number into [1, 16) by a secret power of two.
 
     Raises CannotLower where the width has no room for the largest scale and threshold, 1024.
     """
     if g.width < g.frac_bits + _WIDTH:
-        reason = f"a function of positive numbers up to 2^14, with width = {g.width}"
+        reason = f"a function of positive numbers, with width = {g.width}"
         raise CannotLower(reason, f"compile with a width of at least {g.frac_bits + _WIDTH}")
-    x = g.rescale(x)
+    x, small = g.rescale(x), None
+    if highest(g) > 2.0**_MIDDLE:
+        small = g.is_negative(g.offset(x, -(2.0**_MIDDLE)), round(math.log2(highest(g))))
+        divided = g.rescale(g.ldexp(x, -_SHIFT))
+        x = g.add(g.select(small, x), g.select(small, divided, invert=True))
     thresholds = [16.0 / 2.0**e for e in _EXPONENTS[:-1]]
-    below = round(math.log2(HIGHEST))
-    bits = tuple(g.bit_to_ring(g.is_negative(g.offset(x, -t), below), invert=True) for t in thresholds)
-    partial = Scaled(x, bits)
-    return Scaled(g.mul(x, partial.of_scale(g, [2.0**e for e in _EXPONENTS])), bits)
+    bits = tuple(g.bit_to_ring(g.is_negative(g.offset(x, -t), _MIDDLE), invert=True) for t in thresholds)
+    return Scaled(g.mul(x, _chosen(g, bits, [2.0**e for e in _EXPONENTS])), bits, small)
 
 
 def _on_1_16(g: Builder, name: str, y: Value) -> Value:
@@ -92,22 +121,36 @@ def powers_of_16(count: int) -> range:
 def rsqrt_of_few(g: Builder, x: Value, factor: float = 1.0) -> Value:
     """factor x^(-1/2) for x in [2^-20, 2^14), which may have more than frac_bits fractional bits."""
     powers = range(-5, 4)
-    g.domain(x, 2.0**-20, HIGHEST, "rsqrt")
+    g.domain(x, 2.0**-20, 2.0**_MIDDLE, "rsqrt")
     return by_powers(g, "rsqrt_1_16", x, powers, [(factor * 4.0**-i, 0.0) for i in powers])
 
 
 def reciprocal_positive(g: Builder, x: Value) -> Value:
-    """1 / x for x in [2^-10, 2^14)."""
-    g.domain(x, LOWEST, HIGHEST, "reciprocal")
+    """1 / x for x in [2^-10, 2^30)."""
+    g.domain(x, LOWEST, highest(g), "reciprocal")
     parts = scaled(g, x)
-    return g.mul(_on_1_16(g, "reciprocal_1_16", parts.y), parts.of_scale(g, [2.0**e for e in _EXPONENTS]))
+    return g.mul(_on_1_16(g, "reciprocal_1_16", parts.y), parts.of_scale(g, lambda e: 2.0**e))
 
 
 def rsqrt_positive(g: Builder, x: Value) -> Value:
-    """x^(-1/2) for x in [2^-10, 2^14)."""
-    g.domain(x, LOWEST, HIGHEST, "rsqrt")
+    """x^(-1/2) for x in [2^-10, 2^30); `times` takes it apart where it is a factor."""
+    g.domain(x, LOWEST, highest(g), "rsqrt")
     parts = scaled(g, x)
-    return g.mul(_on_1_16(g, "rsqrt_1_16", parts.y), parts.of_scale(g, [2.0 ** (e / 2) for e in _EXPONENTS]))
+    value, scale = _on_1_16(g, "rsqrt_1_16", parts.y), parts.of_scale(g, lambda e: 2.0 ** (e // 2))
+    made = g.mul(value, scale)
+    g.notes["factors", made.id] = value, scale
+    return made
+
+
+def times(g: Builder, x: Value, y: Value) -> Value | None:
+    """x y for a y that was made as a product of a number near 1 and a power of two; None for another y.
+
+    The power goes to x first: a small y alone has few digits. None also where x has another shape.
+    """
+    value, scale = g.notes.get(("factors", y.id), (None, None))
+    if value is None or x.shape != y.shape:
+        return None
+    return g.mul(g.rescale(g.mul(scale, g.rescale(x) if x.secret else x)), g.rescale(value))
 
 
 def signed(g: Builder, x: Value) -> tuple[Value, Value]:
@@ -119,39 +162,39 @@ def signed(g: Builder, x: Value) -> tuple[Value, Value]:
 
 @lowers(aten.reciprocal.default)
 def reciprocal(g: Builder, x):
-    """1 / x for 2^-10 <= |x| < 2^14."""
+    """1 / x for 2^-10 <= |x| < 2^30."""
     magnitude, sign = signed(g, x)
     return g.mul(g.rescale(reciprocal_positive(g, magnitude)), sign)
 
 
 def divide(g: Builder, x, y: Value) -> Value:
-    """x / y for a secret y with 2^-10 <= |y| < 2^14."""
+    """x / y for a secret y with 2^-10 <= |y| < 2^30."""
     inverse = reciprocal(g, y)
     return g.mul(x, inverse) if isinstance(x, Value) else g.scale(inverse, x)
 
 
 @lowers(aten.rsqrt.default)
 def rsqrt(g: Builder, x):
-    """x^(-1/2) for x in [2^-10, 2^14)."""
+    """x^(-1/2) for x in [2^-10, 2^30)."""
     return rsqrt_positive(g, x)
 
 
 @lowers(aten.sqrt.default)
 def sqrt(g: Builder, x):
-    """Square root for x in [2^-10, 2^14), and of 0: y y^(-1/2) times the root of the scale."""
-    g.domain(x, LOWEST, HIGHEST, "sqrt", or_zero=True)
+    """Square root for x in [2^-10, 2^30), and of 0: y y^(-1/2) times the root of the scale."""
+    g.domain(x, LOWEST, highest(g), "sqrt", or_zero=True)
     parts = scaled(g, x)
     y = g.rescale(parts.y)
     root = g.rescale(g.mul(y, _on_1_16(g, "rsqrt_1_16", y)))
-    return g.mul(root, parts.of_scale(g, [2.0 ** (-e / 2) for e in _EXPONENTS]))
+    return g.mul(root, parts.of_scale(g, lambda e: 2.0 ** (-e // 2)))
 
 
 @lowers(aten.log.default)
 def log(g: Builder, x):
-    """Natural logarithm for x in [2^-10, 2^14)."""
-    g.domain(x, LOWEST, HIGHEST, "log")
+    """Natural logarithm for x in [2^-10, 2^30)."""
+    g.domain(x, LOWEST, highest(g), "log")
     parts = scaled(g, x)
-    return g.add(_on_1_16(g, "log_1_16", parts.y), parts.of_scale(g, [-e * math.log(2.0) for e in _EXPONENTS]))
+    return g.add(_on_1_16(g, "log_1_16", parts.y), parts.of_scale(g, lambda e: -e * math.log(2.0)))
 
 
 @lowers(aten.log1p.default)

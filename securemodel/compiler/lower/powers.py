@@ -17,9 +17,8 @@ from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.arithmetic import axes, running, square
 from securemodel.compiler.lower.positive import (
-    _EXPONENTS,
-    HIGHEST,
     LOWEST,
+    highest,
     log,
     reciprocal,
     reciprocal_positive,
@@ -53,18 +52,18 @@ def _fit(exponent: float) -> Smooth:
 
 
 def root(g: Builder, x: Value, exponent: float) -> Value:
-    """x^exponent for -1 < exponent < 1 and x in [2^-10, 2^14); 0 at 0 for positive exponents."""
+    """x^exponent for -1 < exponent < 1 and x in [2^-10, 2^30); 0 at 0 for positive exponents."""
     if abs(exponent) == 0.5:
         return sqrt(g, x) if exponent > 0 else rsqrt(g, x)
     if exponent > 0.5:  # the scale's powers would be too small for their fractional bits
         return g.mul(g.rescale(x), g.rescale(root(g, x, exponent - 1)))
-    g.domain(x, LOWEST, HIGHEST, "pow", or_zero=exponent > 0)
+    g.domain(x, LOWEST, highest(g), "pow", or_zero=exponent > 0)
     parts, fit = scaled(g, x), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
     made = spline(g, fit, y)
     if exponent > 0:
         made = g.rescale(g.mul(y, made))
-    return g.mul(made, parts.of_scale(g, [2.0 ** (-e * exponent) for e in _EXPONENTS]))
+    return g.mul(made, parts.of_scale(g, lambda e: 2.0 ** (-e * exponent)))
 
 
 @lowers(aten.pow.Tensor_Scalar)
