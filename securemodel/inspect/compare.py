@@ -23,13 +23,13 @@ from securemodel.engines.masked.walk import local_walks
 from securemodel.errors import InputError
 from securemodel.inspect.differences import Comparison, Limit, Row
 from securemodel.inspect.fixed import Both, FixedPoint
+from securemodel.inspect.ranges import ranges
 from securemodel.inspect.reference import reference
 from securemodel.planning.layer_names import INPUTS, OUTPUTS, layer_names
 from securemodel.program import Program
 from securemodel.sessions.rows import batches, split_rows
 from securemodel.sessions.session import Session
 
-RING_BITS, TRUNCATION_BITS = 63, 62
 _INFINITY = 1e30  # from here on a float stands for infinity, as in masks of attention: nothing to compare with
 
 
@@ -197,14 +197,17 @@ class _Findings:
     ) -> None:
         """One phase in fixed point."""
         for node, value, operands in walk:
-            self._check_ranges(node, value, operands)
-            for mark in node.marks:
-                layer = self._layers[self._names[node.id] if _only_moves(node) else layer_of(mark.source)]
-                if mark.low is None:
-                    layer.differ(right[mark.name], _real(value.ring, mark.frac), _real(secure[node.id], mark.frac))
-                else:
-                    seen = value.number * 2.0**-mark.frac
-                    layer.stay(mark.name, mark.low, cast(float, mark.high), seen[seen != 0] if mark.or_zero else seen)
+            if node.op in ("input", "own"):
+                seen = value.number * 2.0 ** -(node.frac or 0)
+                self._layers[self._names[node.id]].stay("encoding", -self._encoding, self._encoding, seen)
+            for within in ranges(self._graph, node, value, operands):
+                moved = within.mark is None or _only_moves(node)
+                layer = self._names[within.at] if moved else layer_of(cast(Mark, within.mark).source)
+                self._layers[layer].stay(within.what, within.low, within.high, within.values)
+            for mark in _values(node):
+                layer = self._names[node.id] if _only_moves(node) else layer_of(mark.source)
+                made = _real(value.ring, mark.frac), _real(secure[node.id], mark.frac)
+                self._layers[layer].differ(right[mark.name], *made)
             if node.op == "reveal":
                 self._outputs[node.attrs["index"]] = revealed(node, value.ring)
 
@@ -217,24 +220,6 @@ class _Findings:
         """All layers in the order of the model."""
         names = dict.fromkeys([*self._order[:-1], *self._layers, OUTPUTS])
         return tuple(self._layers[name].row(name) for name in names if name in self._layers)
-
-    def _check_ranges(self, node: Node, value: Both, operands: Sequence[Both]) -> None:
-        if node.op in ("input", "own"):
-            seen = value.number * 2.0 ** -(node.frac or 0)
-            self._layers[self._names[node.id]].stay("encoding", -self._encoding, self._encoding, seen)
-        elif node.op == "top_bit":
-            for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
-                self._stay(node.id, "comparison", bit, arg, operand)
-        elif node.op in ("truncate", "select_truncated"):
-            at = int(node.op == "select_truncated")
-            self._stay(node.args[at], "truncation", TRUNCATION_BITS, node.args[at], operands[at])
-        if node.form in ("additive", "masked") and value.wide is not None:
-            self._stay(node.id, "ring", RING_BITS, node.id, value)
-
-    def _stay(self, at: int, what: str, bits: int, node_id: int, value: Both) -> None:
-        """A magnitude below 2^bits in units of the ring; told in real numbers, for the layer of the node `at`."""
-        unit = 2.0 ** -(self._graph[node_id].frac or 0)
-        self._layers[self._names[at]].stay(what, -(2.0**bits) * unit, 2.0**bits * unit, value.number * unit)
 
 
 def _only_moves(node: Node) -> bool:

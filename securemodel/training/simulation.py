@@ -3,48 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from securemodel.compiler.capture import tensors_in
 from securemodel.engines.clear import ClearSide, revealed
+from securemodel.inspect.differences import Limit
 from securemodel.inspect.fixed import FixedPoint
+from securemodel.inspect.ranges import Range, ranges
 from securemodel.shown import Shown
+from securemodel.training.compiling import TrainingProgram
 from securemodel.training.job import Job
 from securemodel.training.reference import draws, run_in_float, start_states
 
-_RING_BITS = 63
-_LITTLE = 4  # bits of room from which on a value is named
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Room:
-    """How near the largest value of a line came to the end of the ring: bits that were left."""
+    """How near the values of a line came to the end of a range (`what`): bits that were left, negative outside."""
 
     source: str
-    operator: str
+    what: str
     largest: float
     bits: float
 
 
 @dataclass(frozen=True, repr=False)
 class Simulation(Shown):
-    """Losses by step, the largest difference of any weight at the end (in units of 2^-16), and values with little room."""
+    """Losses by step; the largest differences of a weight and of a moment at the end, in units of 2^-16; ranges.
+
+    `outside` has every range that values left, `tight` those inside with the least room. While nothing is outside, a
+    secure run has the same weights, bit for bit: `weights`.
+    """
 
     returned: tuple[tuple[float, float], ...]
     difference: float
+    difference_of_moments: float
+    weights: Mapping[str, torch.Tensor]
     tight: tuple[Room, ...] = field(default=())
-    overflowed: bool = False
+    outside: tuple[Room, ...] = field(default=())
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether some value left its range."""
+        return bool(self.outside)
 
     def __str__(self) -> str:
         lines = ["step   fixed point         float"]
         lines += [f"{step:>4} {fixed:>13.6f} {right:>13.6f}" for step, (fixed, right) in enumerate(self.returned, 1)]
         lines.append(f"weights differ by at most {self.difference:.1f} units of 2^-16")
-        what = "left the ring" if self.overflowed else "all values stayed in the ring"
-        lines.append(f"{what}; least room:")
-        lines += [f"  {room.bits:5.1f} bits  {room.operator:<12} {room.source}" for room in self.tight]
+        if self.outside:
+            lines.append("values left their range, and a secure run would be wrong:")
+            lines += [f"  {room.largest:10.4g}  {room.what:<12} {room.source}" for room in self.outside]
+        else:
+            lines.append("all values stayed in their ranges")
+        lines.append("least room:")
+        lines += [f"  {room.bits:5.1f} bits  {room.what:<12} {room.source}" for room in self.tight]
         return "\n".join(lines)
 
 
@@ -67,31 +84,52 @@ def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tenso
         for side in sides.values():
             side.set_inputs(given)
         outputs = {}
-        for node, value, _ in fixed.walk("run"):
+        for node, value, operands in fixed.walk("run"):
             if node.op == "reveal":
                 outputs[node.attrs["index"]] = float(revealed(node, value.ring).double().mean())
-            elif node.frac is not None and value.wide is not None and value.wide.numel():
-                _note(rooms, node, float(value.wide.abs().max()))
+            for within in ranges(program.graph, node, value, operands):
+                blamed = program.graph[within.at]
+                _note(rooms, blamed.source or blamed.attrs.get("name", ""), within)
         right = dict(zip(captured.returned.names, tensors_in(returned), strict=True))
         shown = [float(right[name].double().mean()) for name in captured.returned.names if name in program.result_names]
         losses.append((outputs.get(0, math.nan), shown[0] if shown else math.nan))
-    tight = sorted(rooms.values(), key=lambda room: room.bits)
-    return Simulation(
-        tuple(losses), _difference(fixed, program, states), tuple(tight[:5]), bool(tight and tight[0].bits < 0)
-    )
+    by_room = sorted(rooms.values(), key=lambda room: room.bits)
+    outside = tuple(room for room in by_room if room.bits < 0)
+    tight = tuple(room for room in by_room if room.bits >= 0)[:_SHOWN]
+    weights, moments = (_differences(fixed, program, states, kinds) for kinds in (_WEIGHTS, _MOMENTS))
+    made = {name: value for name, value in _kept(fixed, program).items() if captured.states[name].kind in _WEIGHTS}
+    return Simulation(tuple(losses), weights, moments, made, tight, outside)
 
 
-def _note(rooms: dict[tuple[str, str], Room], node, largest: float) -> None:
-    bits = _RING_BITS - math.log2(largest) if largest > 0 else float(_RING_BITS)
-    key = (node.source, node.op)
-    if key not in rooms or bits < rooms[key].bits:
-        rooms[key] = Room(node.source, node.op, largest / 2.0**node.frac, bits)
+_WEIGHTS, _MOMENTS = ("parameter", "buffer"), ("optimizer",)
 
 
-def _difference(fixed: FixedPoint, program, states: dict[str, torch.Tensor]) -> float:
-    worst = 0.0
-    for node in program.graph.nodes:
-        if node.op == "keep" and node.phase == "run":
-            value = fixed.kept[node.attrs["name"]].ring.double() / 2.0**node.frac
-            worst = max(worst, float((value - states[node.attrs["name"]].double()).abs().max()) * 2**16)
-    return worst
+def _note(rooms: dict[tuple[str, str], Room], source: str, within: Range) -> None:
+    """Keeps the least room of a line; the lower end of a domain counts where it was left, as eps often lies on it."""
+    if not within.values.numel():
+        return
+    smallest, largest = (float(x) for x in torch.aminmax(within.values))
+    limit = Limit(within.what, within.low, within.high, smallest, largest)
+    size = max(abs(smallest), abs(largest))
+    bits = math.log2(within.high) - math.log2(size) if size else math.inf
+    if limit.outside:
+        size, bits = limit.nearest, min(limit.headroom, -_LEAST)
+    if (key := (source, within.what)) not in rooms or bits < rooms[key].bits:
+        rooms[key] = Room(source, within.what, size, bits)
+
+
+_LEAST = 2.0**-20  # a value at the end itself is outside
+
+
+def _kept(fixed: FixedPoint, program: TrainingProgram) -> dict[str, torch.Tensor]:
+    """What the steps left for the next one, as float64."""
+    nodes = [node for node in program.graph.nodes if node.op == "keep" and node.phase == "run"]
+    return {node.attrs["name"]: fixed.kept[node.attrs["name"]].ring.double() / 2.0**node.frac for node in nodes}
+
+
+def _differences(
+    fixed: FixedPoint, program: TrainingProgram, states: dict[str, torch.Tensor], kinds: Sequence[str]
+) -> float:
+    """The largest difference of a state of these kinds, in units of 2^-16."""
+    kept = {name: made for name, made in _kept(fixed, program).items() if program.step.states[name].kind in kinds}
+    return max([float((made - states[name].double()).abs().max()) * 2**16 for name, made in kept.items()], default=0.0)
