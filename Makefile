@@ -40,7 +40,7 @@ test-newest: ## Run them with the packages that a user gets today, in an environ
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) -e ".[dev,examples,text,paillier]"
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) --group dev -e ".[examples,text,paillier]"
 	@$(NEWEST)/bin/python -m pip list
 	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
@@ -84,14 +84,14 @@ $(BIN)/python:
 
 # torch first and alone: it is by far the largest package, and a failure to get it is told at once.
 $(INSTALLED): $(SOURCES) | $(BIN)/python
-	@$(BIN)/python -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 22)' || \
+	@$(BIN)/python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' || \
 	    $(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[examples,text,paillier]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)
