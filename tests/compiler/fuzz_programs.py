@@ -239,7 +239,7 @@ def _rederive(header: Header, nodes: list[Node], rows: dict) -> None:
             check_attrs(node.attrs, row.attrs, row.optional)
             made = row.rule(case)
             node.shape, node.frac = made.shape, made.frac
-            node.owner, node.load = row.owner(case), row.load(case)
+            node.owner, node.phase = row.owner(case), row.phase(case)
         except (Wrong, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError):
             continue
     try:

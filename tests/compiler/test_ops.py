@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import fuzz_programs
@@ -192,6 +193,17 @@ def test_channels_that_do_not_fit_are_refused_though_torch_lets_them_pass(kind, 
     attrs |= {"output_padding": [0, 0]} if kind == "conv_transpose2d" else {}
     with pytest.raises(Wrong, match="channels do not fit"):
         product_shape(kind, attrs, x, y)
+
+
+@pytest.mark.parametrize(("output_padding", "stride", "dilation"), [(2, 2, 1), (2, 1, 2), (3, 1, 1)])
+def test_an_output_padding_that_no_convolution_leaves_out_is_refused(output_padding, stride, dilation):
+    attrs = {"stride": [stride] * 2, "padding": [0, 0], "dilation": [dilation] * 2, "groups": 1}
+    shape = partial(product_shape, "conv_transpose2d", x=(1, 1, 4, 4), y=(1, 1, 3, 3))
+    with pytest.raises(Wrong, match="output_padding"):
+        shape(attrs={**attrs, "output_padding": [0, output_padding]})
+    largest = max(stride, dilation) - 1
+    (image, _), (padded, _) = (shape(attrs={**attrs, "output_padding": [0, more]}) for more in (0, largest))
+    assert padded == (*image[:3], image[3] + largest)
 
 
 def test_odd_texts_are_refused_or_run(tmp_path: Path):
