@@ -110,11 +110,11 @@ def addresses_read_once() -> Iterator[Counter]:
 
     mask_of = preparing.mask_of
 
-    def noted_mask(graph: Graph, node: Node, masks: dict, streams: dict[str, Stream], epoch: int) -> Any:
+    def noted_mask(graph: Graph, node: Node, masks: dict, streams: dict[str, Stream], epoch: int, *rest: Any) -> Any:
         drawn = node.owner in streams if node.op == "input" else node.op in TALK
         for stream in streams.values() if drawn else ():
             read[stream, epoch, node.id, "mask_of of preparing"] += 1
-        return mask_of(graph, node, masks, streams, epoch)
+        return mask_of(graph, node, masks, streams, epoch, *rest)
 
     with ExitStack() as patches:
         patches.enter_context(patch.object(preparing, "mask_of", noted_mask))
