@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -137,6 +137,11 @@ class Record:
     def run(self, epoch: int, rows: int) -> None:
         """Writes one run of so many rows. Raises LedgerError."""
         self.ledger.append({**self.common, "epoch": epoch, "rows": rows})
+
+    def weights(self, epoch: int, receivers: Sequence[str], names: Sequence[str]) -> None:
+        """Writes that weights were handed out after a run: those of models with these names. Raises LedgerError."""
+        reveals = {to: [f"weights of {name}" for name in names] for to in receivers}
+        self.ledger.append({**self.common, "epoch": epoch, "rows": 0, "reveals": reveals})
 
 
 def book_of(ledger: str | Path | bool) -> Ledger | None:

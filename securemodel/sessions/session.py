@@ -337,6 +337,11 @@ class Session:
         if self.record:
             self.record.run(epoch, rows.now or self.program.header.rows)
 
+    def note_weights(self, receivers: Sequence[str], names: Sequence[str]) -> None:
+        """Writes into the ledger that these receivers get the weights of models with these names. Raises LedgerError."""
+        if self.record:
+            self.record.weights(self._epochs.run(self._runs), receivers, names)
+
     def _counts(self) -> tuple[int, dict[str, int], int]:
         """(rounds, sent bytes by party, preprocessing bytes) up to now."""
         stats = {name: channel.stats for name, channel in self.channels.items()}

@@ -78,7 +78,6 @@ class Job:
     batches: Batches
     models: Mapping[str, torch.nn.Module]
     evaluations: Mapping[str, Evaluation]
-    public_start: bool
     guard: TrainingProgram | None = None
     guard_every: int = 0
 
@@ -142,7 +141,7 @@ def compile_job(
         for name, (function, data, to) in (evaluate or {}).items()
     }
     guard = _guard(models, kept, guard_every, parties, given, options) if guard_every else None
-    return Job(program, batch, named(models, "model"), evaluations, weights == PUBLIC, guard, guard_every)
+    return Job(program, batch, named(models, "model"), evaluations, guard, guard_every)
 
 
 NOW, BEFORE = "now ", "before "

@@ -250,6 +250,7 @@ class LinearRun(Run):
             raise InputError(
                 explain(f"{to!r} is no party", fix=f"export to one of {', '.join(parties)}, or to {EACH!r}")
             )
+        self._where.session.note_weights(parties if to == EACH else [to], list(self.job.models))
         first = self.job.program.shape.columns[0]
         part = {parties[0]: slice(0, first), parties[1]: slice(first, None)}
         kept = {me: trainer.kept["weights"] for me, trainer in self._where.parties.items()}

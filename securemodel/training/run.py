@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from protocols.channel import Label
 from protocols.errors import BadFrame, InputError, Mismatch, explain
 from protocols.files import file_errors, read_secret
-from protocols.fixedpoint import decode
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Examples, tensors_in
 from securemodel.compiler.positions import table_nodes
@@ -36,6 +35,7 @@ from securemodel.sessions.session import Session
 from securemodel.training import checkpoints
 from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
+from securemodel.training.exporting import Exported
 from securemodel.training.job import BEFORE, NOW, Evaluation, Job
 from securemodel.training.publishing import publish
 
@@ -49,8 +49,13 @@ class _Place(Protocol):
     session: Session
     parties: Mapping[str, OnlineParty]
 
-    def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
-        """Each party here sends the same bytes to all others (or those in `to`); what each party here got, by sender."""
+    def swap(
+        self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
+    ) -> dict[str, dict[str, bytes]]:
+        """Each party here sends the same bytes to all others (or those in `to`); what each party here got, by sender.
+
+        `sizes`: how many bytes each party sends; without it, all send as many.
+        """
 
     def key(self, me: str, folder: Path) -> bytes: ...
 
@@ -69,7 +74,9 @@ class Local:
     def parties(self) -> Mapping[str, OnlineParty]:
         return {name: walk.party for name, walk in self.session.walks.items()}
 
-    def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
+    def swap(
+        self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
+    ) -> dict[str, dict[str, bytes]]:
         return {me: {peer: data for peer, data in sends.items() if peer != me} for me in sends if not to or me in to}
 
     def key(self, me: str, folder: Path) -> bytes:
@@ -95,14 +102,16 @@ class Remote:
     def parties(self) -> Mapping[str, OnlineParty]:
         return {name: walk.party for name, walk in self.session.walks.items()}
 
-    def swap(self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = ()) -> dict[str, dict[str, bytes]]:
+    def swap(
+        self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
+    ) -> dict[str, dict[str, bytes]]:
         me, channel = self.session.me, self.session.channel
         ((_, data),) = sends.items()
         peers = [name for name in self.session.program.parties if name != me]
         out = {peer: [torch.frombuffer(bytearray(data), dtype=torch.uint8)] for peer in peers if not to or peer in to}
-        sizes = {peer: len(data) for peer in peers if not to or me in to}
+        expected = {peer: sizes[peer] if sizes else len(data) for peer in peers if not to or me in to}
         with self.session._guarded():
-            got = channel.exchange(label, out, sizes)
+            got = channel.exchange(label, out, expected)
         return {me: {peer: part.numpy().tobytes() for peer, part in got.items()}}
 
     def key(self, me: str, folder: Path) -> bytes:
@@ -362,52 +371,17 @@ class Run:
         parties = self.job.program.parties
         if to not in parties:
             raise InputError(explain(f"{to!r} is no party", fix=f"export to one of {', '.join(parties)}"))
-        shown = self._models_of(only)
-        shares = self._fresh()
-        names = [name for name in sorted(next(iter(shares.values()))) if self._is_of(name, shown)]
-        sends = {me: _bytes_of([kept[name] for name in names]) for me, kept in shares.items()}
-        got = self._where.swap(EXPORT, sends, (to,))
+        exported = Exported(self.job, only)
+        self._where.session.note_weights([to], [only] if only else list(self.job.models))
+        sends = {me: exported.sent(me, shares) for me, shares in self._fresh().items()}
+        got = self._where.swap(EXPORT, sends, (to,), exported.sizes)
         if to not in self._where.parties:
             return None
-        total = torch.frombuffer(bytearray(sends[to]), dtype=torch.int64).clone()
-        for part in got[to].values():
-            total += torch.frombuffer(bytearray(part), dtype=torch.int64)
-        state = self._decoded(names, total, shown)
+        state = exported.state({**got[to], to: sends[to]})
         if path is not None:
             with file_errors(Path(path)):
                 safetensors.torch.save_file(state, path)
         return state
-
-    def _models_of(self, only: str | None) -> tuple[str, ...]:
-        models = tuple(self.job.models)
-        if only is not None and only not in models:
-            raise InputError(explain(f"there is no model {only!r}", fix=f"name one of {', '.join(models)}"))
-        return models if only is None else (only,)
-
-    def _is_of(self, name: str, models: Sequence[str]) -> bool:
-        """Whether a state is a parameter or a buffer of one of these models."""
-        kind = self.job.captured.states[name].kind
-        return kind in ("parameter", "buffer") and name.startswith(tuple(f"{model}." for model in models))
-
-    def _decoded(self, names: Sequence[str], total: torch.Tensor, models: Sequence[str]) -> dict[str, torch.Tensor]:
-        nodes = {n.attrs["name"]: n for n in self.job.program.graph.nodes if n.op == "keep"}
-        state, at, single = {}, 0, len(models) == 1
-        for name in names:
-            node, size = nodes[name], nodes[name].shape
-            count = int(torch.Size(size).numel())
-            part = total[at : at + count].reshape(size)
-            dtype = self.job.captured.states[name].start.dtype
-            state[name.partition(".")[2] if single else name] = (decode(part, node.frac) if node.frac else part).to(
-                dtype
-            )
-            at += count
-        for name, kept in self.job.captured.states.items():  # those that no step changes
-            if name not in nodes and self._is_of(name, models) and self._is_public(name):
-                state[name.partition(".")[2] if single else name] = kept.start.clone()
-        return state
-
-    def _is_public(self, name: str) -> bool:
-        return self.job.public_start
 
     def publish(
         self,
@@ -508,10 +482,6 @@ class Run:
 
 def _commitment(party: str, part: bytes) -> bytes:
     return hashlib.sha256(b"securemodel toss " + party.encode() + b" " + part).digest()
-
-
-def _bytes_of(tensors: Iterable[torch.Tensor]) -> bytes:
-    return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
 
 
 def _packed(steps: Sequence[int]) -> bytes:

@@ -82,6 +82,40 @@ def eager(made: Made, steps: int) -> list[float]:
     return [made.step(*batches.inputs(n, lambda name: True))["loss"].item() for n in range(steps)]
 
 
+class OddModel(nn.Module):
+    """Frozen and tied layers, batch normalization, buffers that state_dict has and one that it leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.norm = nn.Linear(7, 7), nn.BatchNorm1d(7)
+        self.head, self.tied = nn.Linear(7, 1), nn.Linear(7, 1, bias=False)
+        self.tied.weight = self.head.weight
+        for parameter in self.frozen.parameters():
+            parameter.requires_grad = False
+        self.register_buffer("scale", torch.rand(7))
+        self.register_buffer("small", torch.rand(3).half())
+        self.register_buffer("left_out", torch.ones(7), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.frozen(x)) * self.scale * self.left_out)
+
+
+def odd(**options: Any) -> tuple[training.Training, OddModel]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = OddModel()
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.05)
+
+    def step(bank, shop, label):
+        loss = F.mse_loss(model(torch.cat([bank, shop], 1)).squeeze(1), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    batch = table().batches(16)
+    return training.compile_training(step, model, optimizer, batch=batch, parties=PARTIES, **options), model
+
+
 class TestLocal:
     def test_steps_are_those_of_ordinary_pytorch(self):
         made = job()
@@ -207,6 +241,22 @@ class TestLocal:
         made.model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
         assert torch.equal(made.model.weight, weights["weight"])
 
+    def test_export_is_the_whole_state_dict(self, tmp_path):
+        """Frozen, tied, buffers that no step changes, of batch norm, none that state_dict leaves out."""
+        made, model = odd(weights={"model.frozen": "shop", "model.head": "bank"})
+        with made.local() as run:
+            run.step()
+            weights = run.export(tmp_path / "model.safetensors", to="registry")
+        assert weights.keys() == model.state_dict().keys()
+        again = OddModel()
+        again.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+        start = model.state_dict()
+        for name in ("frozen.weight", "frozen.bias", "scale", "small"):
+            assert torch.equal(again.state_dict()[name], start[name]), name
+        assert weights["norm.num_batches_tracked"] == 1
+        assert torch.equal(weights["head.weight"], weights["tied.weight"])
+        assert not torch.equal(weights["head.weight"], start["head.weight"])
+
     def test_one_of_two_models_is_exported_alone(self):
         both = {"first": nn.Linear(7, 1), "second": nn.Linear(1, 1)}
         optimizer = torch.optim.SGD([p for model in both.values() for p in model.parameters()], lr=0.05)
@@ -320,14 +370,14 @@ class TestBatches:
 
 
 # ---- between processes
-def together(tasks: dict[str, Callable[[Any], Any]], **options: Any) -> dict[str, Any]:
+def together(tasks: dict[str, Callable[[Any], Any]], make: Callable[[], Any] = job, **options: Any) -> dict[str, Any]:
     """Each party's end of a run in a thread of its own, over sockets of this host."""
     first, *addresses = free_addresses(len(PARTIES) + 1)
     times = Timeouts(connect_s=20.0, receive_s=20.0)
     config = plain_config(dict(zip(PARTIES, addresses, strict=True)), dealer=first, timeouts=times)
     threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
 
-    jobs = {me: job() for me in tasks}  # one after the other: the weights come from torch's own generator
+    jobs = {me: make() for me in tasks}  # one after the other: the weights come from torch's own generator
 
     def party(me: str) -> Any:
         with jobs[me].connect(me, config, insecure_plain=True, **{"ledger": False, **options}) as run:
@@ -356,6 +406,24 @@ def test_parties_in_processes_of_their_own(tmp_path):
     assert results["bank"][2] is None and results["registry"][2] is None
     again = together(dict.fromkeys(PARTIES, lambda run: (run.resume(tmp_path), float(run.step()["loss"]))))
     assert len(set(again.values())) == 1 and {step for step, _ in again.values()} == {4}
+
+
+def test_an_owner_sends_frozen_weights_to_the_receiver_alone():
+    make = lambda: odd(weights={"model.frozen": "shop", "model.head": "bank"})[0]
+    results = together(dict.fromkeys(PARTIES, lambda run: (run.step(), run.export(to="bank"))[1]), make)
+    assert results["shop"] is results["registry"] is None
+    made, model = odd(weights={"model.frozen": "shop", "model.head": "bank"})
+    with made.local() as run:
+        run.step()
+        weights = run.export(to="bank")
+    assert torch.equal(results["bank"]["frozen.weight"], model.frozen.weight)
+    assert all(torch.equal(results["bank"][name], tensor) for name, tensor in weights.items())
+
+
+def test_handing_out_weights_is_in_the_ledger(tmp_path):
+    together(dict.fromkeys(PARTIES, lambda run: run.export(to="shop")), ledger=tmp_path / "ledger.jsonl")
+    entries = read_ledger(tmp_path / "ledger.jsonl").lines
+    assert [entry.fields["reveals"] for entry in entries] == [{"shop": ["weights of model"]}] * len(PARTIES)
 
 
 def test_every_step_is_in_the_ledger(tmp_path):
