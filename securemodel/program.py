@@ -29,6 +29,8 @@ class Program:
 
     protocol: ClassVar[str] = "masked"
     kind: ClassVar[str] = MASKED_KIND
+    maker: ClassVar[str] = "compile"
+    """The function of securemodel that makes such programs: what advice names."""
     planner: ClassVar[Callable[[Any, Any], Any]]
     """Makes the plan of a run from a program and a network; `securemodel.api` says it for each kind."""
 

@@ -8,9 +8,10 @@ from types import ModuleType
 import click
 import torch
 
+from protocols.errors import InputError, explain
 from securemodel.api import compile as compile_model
 from securemodel.cli.base import FAILED, Command
-from securemodel.cli.programs import model_of, path_and_name, program_of, sizes
+from securemodel.cli.programs import job_of, model_of, path_and_name, program_of, sizes
 from securemodel.cli.script import explained, load_file
 from securemodel.compiler.capture import Examples, example_tensors
 from securemodel.data.arrays import load_numbers
@@ -44,8 +45,11 @@ def compare(target: str, data: Path | None, shapes: tuple[str, ...], width: int,
       securemodel compare model.py:LeNet5 --shape 4,1,28,28 --width 32
     """
     path, name = path_and_name(target)
-    given = _read(data) if data else tuple(_made_up(sizes(shape)) for shape in shapes)
     module = load_file(path)
+    if not name and job_of(module, path):
+        fix = "job.simulate(steps) shows fixed point beside float, for data or made-up data"
+        raise InputError(explain("a training is not compared layer by layer", where=str(path), fix=fix))
+    given = _read(data) if data else tuple(_made_up(sizes(shape)) for shape in shapes)
     program, inputs = _program(module, name, path, given, width, frac_bits)
     click.secho("TEST DATA ONLY: inputs, weights and all values are in the clear in this process", bold=True, err=True)
     if all(bool((x == 0).all()) for x in inputs):

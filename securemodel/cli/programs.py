@@ -19,6 +19,7 @@ from securemodel.compiler.capture import Examples
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
+from securemodel.training.job import Job
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -28,26 +29,49 @@ def load_program(path: Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program:
 
     Raises ProgramError, InputError, ScriptFailed.
     """
+    made = load_target(path, max_bytes)
+    return made.program if isinstance(made, Job) else made
+
+
+def load_target(path: Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program | Job:
+    """A program as load_program() finds it, or else the training of a Python file's `job` or `make_job()`.
+
+    Raises ProgramError, InputError, ScriptFailed.
+    """
     if path.suffix != ".py":
         return Program.load(path, max_bytes)
-    return program_of(load_file(path), path)
+    module = load_file(path)
+    return job_of(module, path) or program_of(module, path)
 
 
 def program_of(module: ModuleType, path: Path) -> Program:
     """The `program` of a file, or what its make_program() returns. Raises InputError, ScriptFailed."""
-    found = getattr(module, "program", None)
-    if found is None and callable(getattr(module, "make_program", None)):
-        with explained(path):
-            found = module.make_program()
+    found = _defined(module, path, "program")
     if not isinstance(found, Program):
         raise InputError(
             explain(
                 "this file defines no program",
                 where=str(path),
-                why="it has neither `program = securemodel.compile(...)` nor a make_program() that returns one",
+                why="it has neither `program = securemodel.compile(...)` nor a make_program() that returns one, "
+                "and no job or make_job() of a training",
                 fix="add one of them, or give a file written by Program.save()",
             )
         )
+    return found
+
+
+def job_of(module: ModuleType, path: Path) -> Job | None:
+    """The `job` of a training script, or what its make_job() returns; None where it has neither. Raises ScriptFailed."""
+    found = None if hasattr(module, "program") else _defined(module, path, "job")
+    return found if isinstance(found, Job) else None
+
+
+def _defined(module: ModuleType, path: Path, name: str) -> Any:
+    """What a file calls `name`, or what its function make_`name` returns."""
+    found, make = getattr(module, name, None), getattr(module, f"make_{name}", None)
+    if found is None and callable(make):
+        with explained(path):
+            found = make()
     return found
 
 
@@ -63,7 +87,8 @@ def plan(program: Path, network: str, protocol: str | None) -> None:
     """Print what a run costs: rounds, bytes, preprocessing, memory and predicted time.
 
     SCRIPT_OR_PROGRAM is a text written by Program.save(), or a Python file that defines `program` or a function
-    make_program(). A Python file is imported, which runs what is outside `if __name__ == "__main__"`.
+    make_program(), or of a training `job` or make_job(). A Python file is imported, which runs what is outside
+    `if __name__ == "__main__"`.
 
     \b
     Examples:
@@ -71,8 +96,11 @@ def plan(program: Path, network: str, protocol: str | None) -> None:
       securemodel plan infer.py --network wan
       securemodel plan infer.py --protocol paillier
     """
-    made = load_program(program)
-    if protocol and protocol != made.protocol:
+    made = load_target(program)
+    if isinstance(made, Job):
+        if protocol:
+            raise click.UsageError("the protocol of a training is an argument of its compile_training().")
+    elif protocol and protocol != made.protocol:
         made = compile_again(made, protocol)
     click.echo(str(made.plan(network)))
 
@@ -97,8 +125,9 @@ def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> N
     """Say which operators of a model have no secure version, where they are and what to do.
 
     NAME is a model or a class of models in the file, with `example_inputs` beside it or --shape; or a function that
-    returns a model and its example inputs. Without NAME, `model` is taken, or else make_model(). The file is
-    imported, which runs what is outside `if __name__ == "__main__"`. Ends with 1 if something is not supported.
+    returns a model and its example inputs. Without NAME, `model` is taken, or else make_model(), or the step of a
+    training's `job` or make_job(). The file is imported, which runs what is outside `if __name__ == "__main__"`. Ends
+    with 1 if something is not supported.
 
     \b
     Examples:
@@ -110,7 +139,11 @@ def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> N
     reports = []
     for target in targets:
         path, name = path_and_name(target)
-        reports.append(check_model(*model_of(load_file(path), name, path, given), protocol=protocol))
+        module = load_file(path)
+        if not name and (job := job_of(module, path)):
+            reports.append(job.check())
+        else:
+            reports.append(check_model(*model_of(module, name, path, given), protocol=protocol))
     for report in reports:
         click.echo(str(report))
     if not all(reports):

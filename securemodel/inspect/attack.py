@@ -81,9 +81,12 @@ def attack(program: Program, sessions: int = 24, say: Callable[[str], None] = la
 
     Raises InputError for programs of other protocols, programs read from a file, and too few sessions.
     """
-    if program.protocol != "masked" or program.model is None:
+    if program.protocol != "masked" or program.model is None or program.maker != Program.maker:
         why = "what is seen of other protocols is no masked words" if program.model else "a text cannot be run"
         fix = 'give the script that compiles it, with protocol="masked"'
+        if program.maker != Program.maker:
+            why = "it is a step of a training, for which no inputs are made up"
+            fix = "attack the model in inference: the same engine runs both"
         raise InputError(explain("this program cannot be attacked", where="audit --attack", why=why, fix=fix))
     if sessions < LEAST_SESSIONS:
         raise InputError(f"{sessions} sessions tell too little: give {LEAST_SESSIONS} or more")

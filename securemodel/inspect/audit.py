@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from protocols.errors import explain
 from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import PHASES, Node
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
-from securemodel.compiler.postprocess import result_names
 from securemodel.engines.paillier.owned_layers import reply_bytes, request_bytes
+from securemodel.errors import InputError
 from securemodel.inspect.audittext import Audit
 from securemodel.inspect.statement import Constant, Output, Role, Seen
 from securemodel.inspect.weak import same_organisation, weak_choices
@@ -26,7 +27,13 @@ from securemodel.program import Program
 
 
 def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
-    """Reads a program of any protocol. With a parties file, also whether the dealer and a party are one organisation."""
+    """Reads a program of any protocol. With a parties file, also whether the dealer and a party are one organisation.
+
+    Raises InputError for training with Paillier alone.
+    """
+    if any(node.op == "linear_step" for node in program.graph.nodes):
+        why, fix = "its messages are no nodes of a graph", "docs/training.md says what each party learns"
+        raise InputError(explain("training with Paillier alone has no audit", where="audit()", why=why, fix=fix))
     outputs = _outputs(program)
     roles = [_party(program, name, outputs) for name in program.parties]
     if has_dealer(program):
@@ -65,7 +72,7 @@ def _size(node: Node) -> int:
 
 # ---- results
 def _outputs(program: Program) -> tuple[Output, ...]:
-    names, header = result_names(program.reveal, len(program.header.outputs)), program.header
+    names, header = program.result_names, program.header
     found = {node.attrs["index"]: node for node in program.graph.nodes if node.op == "reveal"}
     out = []
     for index, (name, to) in enumerate(zip(names, header.outputs, strict=True)):
@@ -77,10 +84,9 @@ def _outputs(program: Program) -> tuple[Output, ...]:
 
 def _by_design(program: Program) -> tuple[str, ...]:
     header = program.header
-    reveal = f"compile(reveal={program.reveal!r})" if program.model is not None else "unknown: a text does not say"
-    to = {name: to for name, to in zip(result_names(program.reveal, len(header.outputs)), header.outputs, strict=True)}
+    to = ", ".join(f"{name} to {who}" for name, who in zip(program.result_names, header.outputs, strict=True))
     return (
-        f"results: {', '.join(f'{name} to {who}' for name, who in to.items())}; reveal: {reveal}",
+        f"results: {to or 'none'}{_what_reveal_was(program)}",
         f"the program's text: {len(program.graph.nodes)} nodes, all shapes, names of weights, numbers of the code (below)",
         f"shapes of a run's inputs: {', '.join(str(list(shape)) for shape in header.input_shapes)}",
         "how many rows a run has, how many runs there are, and when",
@@ -89,10 +95,18 @@ def _by_design(program: Program) -> tuple[str, ...]:
     )
 
 
+def _what_reveal_was(program: Program) -> str:
+    if program.maker != Program.maker:
+        return ""
+    known = f"compile(reveal={program.reveal!r})" if program.model is not None else "unknown: a text does not say"
+    return f"; reveal: {known}"
+
+
 def _public(program: Program) -> list[str]:
     header = program.header
     inputs = [f"input {index}" for index, owner in enumerate(header.inputs) if owner == PUBLIC]
-    return [*inputs, *(["weights"] if PUBLIC in weight_owners(header.weights) else [])]
+    weights = "weights" if program.maker == Program.maker else "weights that the training starts with"
+    return [*inputs, *([weights] if PUBLIC in weight_owners(header.weights) else [])]
 
 
 _ROWS_MASKS = "all steps, and all sessions of a training: the rows are sent once; with a store, as long as the store"

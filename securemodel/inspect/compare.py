@@ -52,6 +52,11 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
                 fix="compile the model without protocol=",
             )
         )
+    if program.maker != Program.maker:
+        raise InputError(
+            explain("steps of a training are not compared layer by layer", where="compare()",
+                    why="each depends on those before it", fix="job.simulate(steps) shows fixed point beside float")
+        )  # fmt: skip
     if any(node.op == "state" for node in program.graph.nodes):
         raise InputError(
             explain("programs with state are not compared", where="compare()", why="a run depends on those before it")

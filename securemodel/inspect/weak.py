@@ -30,14 +30,28 @@ def weak_choices(program: Program, outputs: Iterable[Output]) -> Iterator[WeakCh
         yield WeakChoice(
             "fast rounding",
             "which way a value was rounded depends on bits that were cut off: a receiver of many results learns about them",
-            'compile(..., rounding="exact")',
+            f'{program.maker}(..., rounding="exact")',
         )
+    if program.maker != Program.maker:
+        yield from _of_training(outputs)
+        return
     yield from _of_outputs(outputs, header.frac_bits)
     if PUBLIC in weight_owners(header.weights):
         yield WeakChoice(
             "public weights", "every party has weights of the model in the clear", "name a party as their owner"
         )
     yield from _of_paillier(program)
+
+
+def _of_training(outputs: tuple[Output, ...]) -> Iterator[WeakChoice]:
+    for out in outputs:
+        if out.dtype.startswith("float"):
+            what = f"{out.to} learns {out.name} as real numbers: over many steps they tell something about single rows"
+            fix = "leave it out of reveal=, or evaluate() it after an epoch"
+            yield WeakChoice("exact results", what, fix)
+        if out.to == "all":
+            fix = "name the party that needs it in reveal= or evaluate="
+            yield WeakChoice("revealed to all", f"every party learns {out.name}", fix)
 
 
 def _of_outputs(outputs: tuple[Output, ...], frac_bits: int) -> Iterator[WeakChoice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 
@@ -26,6 +27,8 @@ from securemodel.training.steps import CapturedStep
 @dataclass(frozen=True, repr=False)
 class TrainingProgram(Program):
     """A program of the masked engine whose runs are steps: its states are weights, buffers and moments, in shares."""
+
+    maker: ClassVar[str] = "compile_training"
 
     step: CapturedStep | None = field(default=None, compare=False)
     result_names: tuple[str, ...] = ()  # of what the step returns, what somebody learns

@@ -19,6 +19,7 @@ from securemodel.errors import CompileError
 from securemodel.planning.costs import Network
 from securemodel.planning.plan import make_plan
 from securemodel.planning.units import bytes_text, seconds_text
+from securemodel.program import Program
 from securemodel.shown import Shown
 from securemodel.training.capture import capture_step
 from securemodel.training.compiling import TrainingProgram, compile_step, kept_states, reading_tables
@@ -96,6 +97,14 @@ class Job:
     def text(self) -> str:
         """The secure graph of a step, one operation a line."""
         return self.program.text()
+
+    def programs(self) -> dict[str, Program]:
+        """All programs that a training runs, by what they do."""
+        made: dict[str, Program] = {"step": self.program}
+        for name, evaluation in self.evaluations.items():
+            names = (f"evaluation {name}", f"evaluation {name}, rows left over")
+            made.update(zip(names, (program for _, program in evaluation.pieces), strict=False))
+        return {**made, **({"guard": self.guard} if self.guard else {})}
 
     def plan(self, network: str | Network = "lan") -> TrainingPlan:
         """Rounds, bytes and predicted time of a step, and of an epoch."""
