@@ -20,6 +20,7 @@ from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
 from securemodel.training.job import Job
+from securemodel.training.stores import prepare_training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -200,7 +201,9 @@ def _pair(made: Any, name: str, path: Path) -> tuple[Any, Any]:
 
 @click.command(cls=Command, no_args_is_help=True)
 @click.argument("program", metavar="PROGRAM", type=_FILE)
-@click.option("--count", required=True, type=click.IntRange(min=1), help="How many runs to prepare for.")
+@click.option(
+    "--count", required=True, type=click.IntRange(min=1), help="How many runs to prepare for; of a training, steps."
+)
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new folder.")
 @max_gib_option
 def prepare(program: Path, count: int, out: Path, max_gib: float) -> None:
@@ -208,18 +211,25 @@ def prepare(program: Path, count: int, out: Path, max_gib: float) -> None:
 
     PROGRAM is what `securemodel plan` takes too: a text written by Program.save(), or a Python file. Whoever runs
     this command is the dealer: give each party its own folder over a safe way, and delete the rest. Every
-    prepared run is used once.
+    prepared run is used once. For the script of a training, there is preprocessing for the steps, for the guards among
+    them, and for an evaluation after each epoch.
 
     \b
     Example:
       securemodel prepare program.txt --count 100 --out prepared
       securemodel run infer.py --me bank --config parties.toml --store prepared/bank
+      securemodel prepare train.py --count 1000 --out prepared
+      securemodel train train.py --me bank --config parties.toml --store prepared/bank
     """
-    made = load_program(program, int(max_gib * 2**30))
+    made = load_target(program, int(max_gib * 2**30))
     with Progress(transient=True) as progress:
         task = progress.add_task("preparing", total=count)
-        folders = prepare_stores(made, count, out, lambda done: progress.update(task, completed=done))
+        done = lambda count: progress.update(task, completed=count)
+        if isinstance(made, Job):
+            folders, what = prepare_training(made, count, out, done), "steps"
+        else:
+            folders, what = prepare_stores(made, count, out, done), "runs"
     for name, folder in folders.items():
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        click.echo(f"{name}: {folder} ({count} runs, {size / 1e6:.1f} MB)")
+        size = sum(file.stat().st_size for file in folder.rglob("*"))
+        click.echo(f"{name}: {folder} ({count} {what}, {size / 1e6:.1f} MB)")
     click.echo("Each folder is secret: bring it to its own party only, and delete it here.")

@@ -59,6 +59,14 @@ class Walk(ABC):
         """When, on the host's monotonic clock, the last run's inputs and its result were shared, where the engine tells."""
         return 0.0, 0.0
 
+    def check_prepared(self) -> None:
+        """Raises PreprocessingUsedUp where no run is left of what was prepared, before the peers are told anything."""
+
+    def first_of(self, steps: int) -> int:
+        """The step that the next run can make, of those whose rows come again after so many: the runs of a store have
+        an order."""
+        return 0
+
     @abstractmethod
     def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
         """Takes the weights of `model` that are this party's, for all later runs. Raises InputError."""

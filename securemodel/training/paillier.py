@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from protocols.channel import HEADER_BYTES
-from protocols.errors import InputError, SecureModelError, explain
+from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.files import file_errors, read_secret
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
@@ -30,6 +30,7 @@ from securemodel.engines.paillier.linear_step import (
 )
 from securemodel.engines.paillier.trainer import from_limbs
 from securemodel.errors import CompileError
+from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
 from securemodel.planning.costs import NETWORKS, Network, find_network
 from securemodel.planning.units import seconds_text
@@ -177,6 +178,10 @@ class LinearTraining(Job):
         ledger: str | Path | bool = True, insecure_plain: bool = False,
     ) -> LinearRun:  # fmt: skip
         """This party's end of a run between processes; arguments as those of securemodel.connect. No dealer is asked."""
+        if current().store:
+            raise ConfigError(
+                explain("protocol 'paillier' uses no store", why="nothing is dealt", fix="leave out --store")
+            )
         me, config, own = place(self.program, me, config, insecure_plain)
         book = book_of(ledger)
         session = open_connection(self.program, me, config, insecure_plain=insecure_plain)

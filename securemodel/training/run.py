@@ -6,16 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import safetensors.torch
 import torch
 from torch.utils._pytree import tree_leaves
 
 from protocols.channel import Label
-from protocols.errors import BadFrame, InputError, Mismatch, explain
+from protocols.errors import BadFrame, InputError, Mismatch, PreprocessingUsedUp, explain
 from protocols.files import file_errors, read_secret
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Examples, tensors_in
@@ -24,6 +25,7 @@ from securemodel.compiler.postprocess import Reveal
 from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.tables import Tables
+from securemodel.engines.masked.walk import MaskedWalk
 from securemodel.errors import TrainingDiverged
 from securemodel.invocation import Progress as Report
 from securemodel.invocation import current
@@ -33,11 +35,13 @@ from securemodel.sessions.masked import open_connection, open_local
 from securemodel.sessions.remote import place
 from securemodel.sessions.session import Session
 from securemodel.training import checkpoints
+from securemodel.training.agreeing import SETTINGS_BYTES, check_settings, settings_of
 from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
 from securemodel.training.exporting import Exported
 from securemodel.training.job import BEFORE, NOW, Evaluation, Job
 from securemodel.training.publishing import publish
+from securemodel.training.stores import store_of
 
 _SEED_BYTES, _STEPS_BYTES = 32, 256
 _SCHEDULED = ("lr", "initial_lr", "momentum", "betas", "weight_decay", "eps")
@@ -178,18 +182,27 @@ class Run:
 
     def _load_session(self, program: Program, first: int = 0, starts: Any = None) -> None:
         """Shares weights (those of the program, or these) and rows; the next run reads the rows of the step `first`."""
-        parties = self._where.parties if table_nodes(program.graph) else {}
-        for party in parties.values():
-            party.tables.first = first
+        walks = self._where.session.walks if table_nodes(program.graph) else {}
+        for walk in walks.values():
+            cast(MaskedWalk, walk).begin_at(first)
         self._where.session.load(program, program.model if starts is None else starts)
-        if parties:
-            self._tables[id(program)] = {me: party.tables for me, party in parties.items()}
+        if walks:
+            self._tables[id(program)] = {me: party.tables for me, party in self._where.parties.items()}
         self._first, self._runs = first, 0
+
+    def _greet(self, label: Label, sends: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+        """A message to all others, before which parties compare what a program does not say. Raises Mismatch."""
+        settings = settings_of(self.job)
+        got = self._where.swap(label, {me: settings + data for me, data in sends.items()})
+        for parts in got.values():
+            for peer, data in parts.items():
+                check_settings(self.job, peer, data[:SETTINGS_BYTES])
+        return {me: {peer: data[SETTINGS_BYTES:] for peer, data in parts.items()} for me, parts in got.items()}
 
     def _toss(self) -> bytes:
         """A public seed that no party can choose: each commits to its part before it sees the others' (Blum, 1983)."""
         mine = {me: os.urandom(_SEED_BYTES) for me in self._where.parties}
-        hidden = self._where.swap(TOSS, {me: _commitment(me, part) for me, part in mine.items()})
+        hidden = self._greet(TOSS, {me: _commitment(me, part) for me, part in mine.items()})
         opened = self._where.swap(TOSSED, mine)
         for me, parts in opened.items():
             for peer, part in parts.items():
@@ -208,12 +221,15 @@ class Run:
         """
         self._start()
         job = self.job
+        with self._explaining():
+            self._where.session.walk.check_prepared()
         given = self._given(batch)
         if self._resident and self.step_number != self._first + self._runs:  # a run failed: its rows come again
             self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
             self._go_on_with(job.program)
         self._runs += 1
-        returned = self._where.session.run(*given)
+        with self._explaining():
+            returned = self._where.session.run(*given)
         self.step_number += 1
         result = self._restored(job.program, returned)
         if job.guard_every and self.step_number % job.guard_every == 0:
@@ -221,6 +237,32 @@ class Run:
         if report := current().progress:
             report(self._progress(result))
         return result
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Says what an error of the engine means in a training.
+
+        Another digest is of other public numbers: that the program is the same, parties saw when they met.
+        """
+        try:
+            yield
+        except PreprocessingUsedUp as error:
+            raise PreprocessingUsedUp(
+                explain(
+                    f"the prepared steps are used up: step {self.step_number + 1} has none",
+                    why=str(error).splitlines()[0],
+                    fix="run.checkpoint() still keeps the steps made; start again with resume() and another store, or a dealer",
+                )
+            ) from error
+        except Mismatch as error:
+            raise Mismatch(
+                error.party,
+                explain(
+                    f"party {error.party!r} has other public numbers in step {self.step_number + 1}",
+                    why="a learning rate, momentum or weight decay differs, or a schedule is another or stepped elsewhere",
+                    fix="make the same calls of the same optimizers and schedules at every party",
+                ),
+            ) from error
 
     def _guard(self) -> None:
         """Raises TrainingDiverged, after going back to the last step at which all parameters were in range."""
@@ -342,20 +384,30 @@ class Run:
     def _evaluated(self, evaluation: Evaluation) -> Any:
         results = []
         for batches, program in evaluation.pieces:
-            self._go_on_with(program)
+            self._go_on_with(program, again_after=batches.steps_per_epoch)
             for step in range(batches.steps_per_epoch):
                 given = batches.inputs(step, lambda name: name in self._where.parties)
                 results.append(self._restored(program, self._where.session.run(*given)))
         return _together(results)
 
     def _go_on_with(
-        self, program: Program, states: Mapping[str, Mapping[str, Any]] | None = None, starts: Any = None
+        self,
+        program: Program,
+        states: Mapping[str, Mapping[str, Any]] | None = None,
+        starts: Any = None,
+        again_after: int = 0,
     ) -> None:
-        """Ends the session and opens one of another program, which finds the states as they are, or these."""
+        """Ends the session and opens one of another program, which finds the states as they are, or these.
+
+        `again_after`: so many steps have all its rows, and are made whole.
+        """
         states = self._kept if states is None else states
         tables = self._tables.get(id(program)) or {me: Tables() for me in self._where.parties}
         self._where = self._where.opened(program, tables)
-        self._load_session(program, self.step_number if program is self.job.program else 0, starts)
+        first = self.step_number if program is self.job.program else 0
+        if again_after:
+            first = self._where.session.walk.first_of(again_after)
+        self._load_session(program, first, starts)
         for me, party in self._where.parties.items():
             party.kept = {name: states[me][name] for name in party.kept}
 
@@ -408,6 +460,9 @@ class Run:
 
     # ---- checkpoints
     def _fresh(self) -> dict[str, dict[str, torch.Tensor]]:
+        if self._where.session.program is not self.job.program:
+            raise InputError(explain("the weights of this run are gone", why="an evaluation or a guard failed",
+                                     fix="start again, and resume() from the last checkpoint"))  # fmt: skip
         self._times += 1
         return {me: party.fresh(self._times) for me, party in self._where.parties.items()}
 
@@ -430,7 +485,7 @@ class Run:
         if self._started:
             raise InputError(explain("resume() comes too late", fix="call it before the first step"))
         mine = {me: checkpoints.steps_of(Path(folder) / me) for me in self._where.parties}
-        told = self._where.swap(STEPS, {me: _packed(steps) for me, steps in mine.items()})
+        told = self._greet(STEPS, {me: _packed(steps) for me, steps in mine.items()})
         common = set.intersection(*(set(steps) for steps in mine.values()))
         for parts in told.values():
             for data in parts.values():
@@ -531,15 +586,17 @@ def remote_run(
     me: str | None = None,
     config: str | Path | PartiesConfig | None = None,
     *,
+    store: str | Path | None = None,
     ledger: str | Path | bool = True,
     **options: Any,
 ) -> Run:
     """This party's end of a run between processes."""
     me, config, own = place(job.program, me, config, options.get("insecure_plain", False))
-    book = book_of(ledger)
+    book, store = book_of(ledger), store or current().store
 
     def opened(program: Program, tables: Tables) -> Any:
-        session = open_connection(program, me, config, tables=tables, **options)
+        prepared = store_of(Path(store), program) if store else None
+        session = open_connection(program, me, config, store=prepared, tables=tables, **options)
         if book:
             session.record = record_for(book, program, session.me, session.channel.session)
         return session

@@ -97,8 +97,10 @@ class Trained:
         processes = self.start()
         if kill:
             assert b"resumed" in processes["bank"].stdout.readline()
-            for _ in range(steps):
-                assert processes["bank"].stdout.readline().startswith(b"step")
+            while steps:
+                line = processes["bank"].stdout.readline()
+                assert line, "it ended before"
+                steps -= line.startswith(b"step ")
             time.sleep(after)
             processes[kill].send_signal(signal.SIGKILL)
         said = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from protocols.channel.testing import free_addresses, run_together
-from protocols.errors import ConfigError, InputError, Mismatch, SecureModelError
+from protocols.errors import ConfigError, InputError, Mismatch, PeerError, SecureModelError
 from protocols.identity import Timeouts, plain_config
 from securemodel import training
 from securemodel.engines.masked.dealer import serve
@@ -370,8 +371,10 @@ class TestBatches:
 
 
 # ---- between processes
-def together(tasks: dict[str, Callable[[Any], Any]], make: Callable[[], Any] = job, **options: Any) -> dict[str, Any]:
-    """Each party's end of a run in a thread of its own, over sockets of this host."""
+def together(
+    tasks: dict[str, Callable[[Any], Any]], make: Callable[[], Any] = job, stores: Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """Each party's end of a run in a thread of its own, over sockets of this host; with its folder of the stores."""
     first, *addresses = free_addresses(len(PARTIES) + 1)
     times = Timeouts(connect_s=20.0, receive_s=20.0)
     config = plain_config(dict(zip(PARTIES, addresses, strict=True)), dealer=first, timeouts=times)
@@ -380,7 +383,8 @@ def together(tasks: dict[str, Callable[[Any], Any]], make: Callable[[], Any] = j
     jobs = {me: make() for me in tasks}  # one after the other: the weights come from torch's own generator
 
     def party(me: str) -> Any:
-        with jobs[me].connect(me, config, insecure_plain=True, **{"ledger": False, **options}) as run:
+        store = stores / me if stores else None
+        with jobs[me].connect(me, config, insecure_plain=True, store=store, **{"ledger": False, **options}) as run:
             return tasks[me](run)
 
     return run_together({me: lambda me=me: party(me) for me in tasks}, LIMIT_S)
@@ -440,3 +444,63 @@ def test_folders_of_different_trainings_are_refused(tmp_path):
     results = together(tasks)
     assert all(isinstance(result, SecureModelError) for result in results.values()), results
     assert any(isinstance(result, Mismatch) for result in results.values()), results
+
+
+def with_seed(seed: int, resident: bool = False) -> Made:
+    return job(batch=table().split(0.8, seed=1)[0].batches(16, seed=seed, resident=resident))
+
+
+def with_rate(rate: float) -> Made:
+    made = job()
+    made.optimizer.param_groups[0]["lr"] = rate
+    return made
+
+
+OTHERWISE: dict[str, tuple[Callable[[], Made], str]] = {
+    "rows that are shared once in another order": (lambda: with_seed(3, True), "program"),
+    "batches of another size": (lambda: job(batch=table().split(0.8, seed=1)[0].batches(12, seed=2)), "program"),
+    "no evaluation": (lambda: job(evaluate=None), "different evaluations"),
+    "a guard": (lambda: job(guard_every=2), "different guard"),
+    "another rate": (lambda: with_rate(0.06), "other public numbers in step 1"),
+    "another receiver": (lambda: job(reveal={"loss": "shop"}), "program"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_a_party_that_trains_otherwise_is_named(what):
+    makes = [job, OTHERWISE[what][0], job]
+    results = together(dict.fromkeys(PARTIES, lambda run: run.step()), lambda: makes.pop(0)())
+    assert all(isinstance(result, SecureModelError) for result in results.values()), results
+    found = {me: str(result) for me, result in results.items() if isinstance(result, Mismatch)}
+    assert any(OTHERWISE[what][1] in text for text in found.values()), results
+    assert all("'shop'" in text for me, text in found.items() if me != "shop"), "who is alone with it is named"
+
+
+def test_a_party_with_batches_in_another_order_is_named():
+    makes = [lambda: with_seed(2), lambda: with_seed(3), lambda: with_seed(2)]
+    results = together(dict.fromkeys(PARTIES, lambda run: run.step()), lambda: makes.pop(0)())
+    assert all(isinstance(result, PeerError) for result in results.values()), results
+    assert any(isinstance(result, Mismatch) and "order of rows" in str(result) for result in results.values()), results
+
+
+def test_a_resumed_party_in_another_order_is_named(tmp_path):
+    makes = [lambda: with_seed(2), lambda: with_seed(3), lambda: with_seed(2)]
+    results = together(dict.fromkeys(PARTIES, lambda run: run.resume(tmp_path)), lambda: makes.pop(0)())
+    assert all(isinstance(result, PeerError) for result in results.values()), results
+    assert any(isinstance(result, Mismatch) and "order of rows" in str(result) for result in results.values()), results
+
+
+def test_a_party_that_ends_in_the_middle_is_named():
+    def task(me: str) -> Callable[[Any], Any]:
+        def run_some(run) -> Any:
+            for number in range(4):
+                if me == "shop" and number == 2:
+                    raise ValueError("a secret number: 4711")
+                run.step()
+
+        return run_some
+
+    results = together({me: task(me) for me in PARTIES})
+    assert isinstance(results.pop("shop"), ValueError)
+    for result in results.values():
+        assert isinstance(result, PeerError) and "'shop'" in str(result) and "4711" not in str(result), result

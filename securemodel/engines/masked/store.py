@@ -20,7 +20,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -69,6 +70,14 @@ def prepare(
         raise InputError(explain(f"no folder can be named after {bad[0]!r}", why=NAME_RULE, fix="choose other names"))
     if not 0 < count <= MAX_RUNS:
         raise InputError(f"prepare() makes 1 to {MAX_RUNS} runs, not {count}. Choose another count.")
+    with appearing(directory) as temporary:
+        _write_stores(program, count, temporary, progress)
+    return {name: directory / name for name in program.parties}
+
+
+@contextmanager
+def appearing(directory: Path) -> Iterator[Path]:
+    """A folder to write into, which is `directory` in the end, or nothing where an error ends it. Raises PreprocessingError."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise PreprocessingError(
             explain(f"{directory} is not empty", why="a store is never overwritten", fix="choose a new directory")
@@ -76,7 +85,7 @@ def prepare(
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
-        _write_stores(program, count, temporary, progress)
+        yield temporary
         if directory.exists():
             directory.rmdir()
         os.replace(temporary, directory)
@@ -84,7 +93,6 @@ def prepare(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return {name: directory / name for name in program.parties}
 
 
 def _write_stores(program: Program, count: int, directory: Path, progress: Callable[[int], None]) -> None:
@@ -190,15 +198,7 @@ class Store:
 
     def consume(self, run: int) -> None:
         """Marks a run as used, on disk, before it is used. Raises PreprocessingUsedUp or PreprocessingReused."""
-        if run > self.runs:
-            raise PreprocessingUsedUp(
-                explain(
-                    f"all {self.runs} prepared runs are used up",
-                    where=str(self.path),
-                    why="every run uses its preprocessing up",
-                    fix="make more with `securemodel prepare`, or connect to a dealer",
-                )
-            )
+        self.check_has(run)
         if run != self.next_run:
             raise PreprocessingReused(
                 explain(
@@ -213,6 +213,18 @@ class Store:
         if not self._cleaned:
             self._cleaned = True
             self._remove_before(run)
+
+    def check_has(self, run: int) -> None:
+        """Raises PreprocessingUsedUp where the store ends before this run."""
+        if run > self.runs:
+            raise PreprocessingUsedUp(
+                explain(
+                    f"all {self.runs} prepared runs are used up",
+                    where=str(self.path),
+                    why="every run uses its preprocessing up",
+                    fix="make more with `securemodel prepare`, or connect to a dealer",
+                )
+            )
 
     def start_at(self, run: int) -> None:
         """The next run is at least this one: another party used the earlier ones. They are given up with its use."""

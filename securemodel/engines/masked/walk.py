@@ -9,7 +9,7 @@ from typing import cast
 import torch
 
 from protocols.channel import HEADER_BYTES
-from protocols.errors import PreprocessingError, explain
+from protocols.errors import PreprocessingReused, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.compiler.ir import Phase
@@ -91,16 +91,31 @@ class MaskedWalk(Walk):
             self.ask(epoch + 1)
         return made
 
+    def check_prepared(self) -> None:
+        if self._store:
+            self._store.check_has(self._store.next_run)
+
+    def first_of(self, steps: int) -> int:
+        used = self._store.next_run - 1 if self._store else 0
+        return -(-used // steps) * steps
+
+    def begin_at(self, step: int) -> None:
+        """The first run after the next load makes this step: a store gives up what it has for those before."""
+        self.party.tables.first = step
+        if self._store:
+            self._store.start_at(step + 1)
+
     def _check_step(self, store: Store) -> None:
-        """Raises PreprocessingError where the next prepared run is not about the rows of the next step."""
-        step = store.next_run - 1
-        if table_nodes(self.party.program.graph) and self.party.tables.first != step:
-            raise PreprocessingError(
+        """Raises PreprocessingReused where the next prepared run is not about the rows of the next step."""
+        step, first = store.next_run - 1, self.party.tables.first
+        if table_nodes(self.party.program.graph) and first != step:
+            raise PreprocessingReused(
                 explain(
-                    f"this store's next run is step {step}, but the training goes on with step {self.party.tables.first}",
+                    f"this store's next run is step {step}, but the training goes on with step {first}",
                     where=str(store.path),
-                    why="the masks of the rows that a step reads are chosen when it is prepared",
-                    fix="connect to a dealer, or compile with batches(..., resident=False) and prepare that program",
+                    why="the masks of the rows that a step reads are chosen when it is prepared, and used once",
+                    fix="prepare another store, of which the steps made are given up, connect to a dealer, or compile with "
+                    "batches(..., resident=False) and prepare that",
                 )
             )
 
