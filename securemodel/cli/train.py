@@ -51,15 +51,7 @@ def train(
 def _shown() -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal, elsewhere a line every few seconds and for the last step."""
     if not sys.stdout.isatty():
-        began = time.monotonic()
-        last = [0.0]
-
-        def line(now: Progress) -> None:
-            if time.monotonic() - last[0] >= _EVERY_S or now.step == now.steps:
-                last[0] = time.monotonic()
-                click.echo(_said(now, last[0] - began))
-
-        yield line
+        yield _Lines()
         return
     columns = (
         TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
@@ -70,9 +62,26 @@ def _shown() -> Iterator[Callable[[Progress], None]]:
         yield lambda now: bar.update(task, completed=now.step, total=now.steps, epoch=now.epoch, values=_values(now))
 
 
-def _said(now: Progress, seconds: float) -> str:
+class _Lines:
+    """Says a line where enough time has passed. What is left follows from the steps after the first that it is told of:
+    before it a program was compiled, or a training resumed."""
+
+    def __init__(self) -> None:
+        self._said_at = float("-inf")
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, now: Progress) -> None:
+        at = time.monotonic()
+        self._first = self._first or (now.step, at)
+        if at - self._said_at >= _EVERY_S or now.step == now.steps:
+            self._said_at = at
+            click.echo(_said(now, now.step - self._first[0], at - self._first[1]))
+
+
+def _said(now: Progress, made: int, seconds: float) -> str:
+    """The line, where so many steps took so many seconds."""
     of = f" of {now.steps}" if now.steps else ""
-    left = f", {seconds / now.step * (now.steps - now.step):.0f} s left" if now.steps and now.step else ""
+    left = f", {seconds / made * (now.steps - now.step):.0f} s left" if now.steps and made else ""
     values = f": {_values(now)}" if now.returned else ""
     return f"epoch {now.epoch}, step {now.step}{of}{values}{left}"
 
