@@ -337,9 +337,13 @@ class Builder:
         return self.add(x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
 
     # ---- comparison
-    def rescale(self, x: Value) -> Value:
-        """The same value with at most the program's frac_bits: a truncation where products left more."""
-        return self._value(self._secret("rescale", [x], x.shape), x.integer)
+    def rescale(self, x: Value, double: bool = False, bounded: bool = False) -> Value:
+        """The same value with at most the program's frac_bits, or twice as many: a truncation where products left more.
+
+        `bounded`: truncated also where it has no more, so that it is below 2^(65 - frac_bits) in the ring whatever x is.
+        """
+        attrs = {name: True for name, wanted in (("double", double), ("bounded", bounded)) if wanted}
+        return self._value(self._secret("rescale", [x], x.shape, **attrs), x.integer)
 
     def is_negative(self, x: Value, below: int | None = None) -> Value:
         """The secret bit x < 0 of each element; where -2^below <= x < 2^below is known, of as many bits as that needs."""

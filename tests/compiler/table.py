@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from securemodel.compiler.lower.private import PRIVATE
+
 aten = torch.ops.aten
 IMAGE, SEQUENCE, MATRIX = ((2, 4, 7, 8),), ((2, 4, 9),), ((3, 5),)
 
@@ -319,6 +321,7 @@ row((aten.gather.default, aten.topk.default), lambda x: x.gather(1, x.topk(2).in
 row(aten.gather.default, lambda x: (x.take_along_dim(x.argsort(1), 1), x.take_along_dim(x.argmax())), MATRIX)
 
 NOT_FROM_TORCH = {
+    PRIVATE: "steps of training have it: tests/training/test_privacy.py",
     aten.alias.default: "torch.export removes aliases",
     aten.contiguous.default: "torch.export removes it where it changes nothing and writes clone where it does",
     aten.dropout.default: "torch.export writes dropout at evaluation as clone",

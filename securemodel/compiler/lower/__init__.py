@@ -24,6 +24,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     pooling,
     positive,
     powers,
+    private,
     recurrent,
     rounding,
     smooth,

@@ -198,7 +198,14 @@ class _Pass:
         return _Scaled(self._add(node, "square", [x.id], node.shape, frac=2 * x.frac), 2 * x.frac)
 
     def rescale(self, node: Node) -> _Scaled:
-        return self.reduced(node.args[0])
+        (x,) = node.args
+        if "double" in node.attrs:
+            return self._cut(self.old[x], 2 * self.frac_bits)
+        if "bounded" in node.attrs and self.natural(x) < 2 * self.frac_bits:
+            bits = self.frac_bits
+            wide = self.at(x, 2 * bits)
+            return _Scaled(self._truncate(node, wide, bits, bits, bits), bits)
+        return self.reduced(x)
 
     def factor(self, node: Node) -> _Scaled:
         numerator, bits = dyadic(node.attrs["factor"], self.frac_bits)
