@@ -40,7 +40,7 @@ test-newest: ## Run them with the packages that a user gets today, in an environ
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) --group dev -e ".[examples,text,paillier]"
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) --group dev -e ".[examples,text,paillier,privacy]"
 	@$(NEWEST)/bin/python -m pip list
 	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 

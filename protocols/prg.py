@@ -26,6 +26,7 @@ class Use(IntEnum):
     BIT_MASK = 2
     DEALT = 3
     ZERO = 6
+    NOISE = 7
 
 
 class Stream:

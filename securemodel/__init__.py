@@ -8,7 +8,7 @@ from securemodel.inspect.differences import Comparison
 from securemodel.planning.costs import Network
 from securemodel.program import Program
 from securemodel.sessions.session import Session
-from securemodel.training import compile_training, dataset, owned, rows
+from securemodel.training import DP, compile_training, dataset, owned, rows
 from securemodel.version import __version__ as __version__
 
-__all__ = ["Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "rows"]  # fmt: skip
+__all__ = ["DP", "Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "rows"]  # fmt: skip

@@ -33,7 +33,7 @@ def check_settings(job: Job, peer: str, theirs: bytes) -> None:
                 f"party {peer!r} trains otherwise: different {' and '.join(differ)}",
                 where="before the first step",
                 why="row by row and step by step, what all parties give belongs together",
-                fix="give the seeds of batches() and split(), evaluate= and guard_every= the same values at every party",
+                fix="give the seeds of batches() and split(), evaluate=, guard_every= and dp= the same values at every party",
             ),
         )
 
@@ -46,6 +46,7 @@ def _settings(job: Job) -> dict[str, str]:
         "order of rows": _order(job.batches),
         "evaluations": _digest(evaluated),
         "guard": _digest([guard, job.guard_every]),
+        "dp": repr(job.dp),
     }
 
 

@@ -21,6 +21,7 @@ from securemodel.compiler.explaining import caught_by_the_model, not_captured
 from securemodel.errors import CompileError
 from securemodel.training import graphs, naming, signature
 from securemodel.training.optimizers import Roots
+from securemodel.training.privacy import DP
 from securemodel.training.steps import TENSOR, CapturedStep, Returned, State
 from securemodel.training.tracing import Calls, Operators, module_notes, outside_refused, restored
 from securemodel.training.updating import Updates
@@ -37,6 +38,8 @@ def capture_step(
     examples: Sequence[Any] | Mapping[str, Any],
     scale: float | None = None,
     floor: float = 2.0**-10,
+    dp: DP | None = None,
+    parties: Sequence[str] = (),
 ) -> CapturedStep:
     """Traces `step(*examples)`; nothing is computed, and models, optimizers and random state stay as they are.
 
@@ -44,7 +47,8 @@ def capture_step(
     `model.fc1.weight`, `optimizer.model.fc1.weight.exp_avg`, and with several `model0`, `optimizer1` or the
     mapping's. A function that only evaluates the models has None for optimizers. Second moments of Adam and its
     like are of gradients times `scale` (by default the rows of the first example, so of the sum of a mean) and have the
-    least value `floor` under a root: see `optimizers.Roots`.
+    least value `floor` under a root: see `optimizers.Roots`. With `dp` each of `parties` adds noise to what optimizers
+    get, and `scale` is no larger than that allows.
 
     Raises CompileError with the user's line for what cannot be one program for all data.
     """
@@ -53,9 +57,10 @@ def capture_step(
     optimizers = {} if evaluates else naming.named(optimizers, "optimizer")
     naming.check(models, optimizers, evaluates)
     leaves, nest = tree_flatten(dict(examples) if isinstance(examples, Mapping) else tuple(examples))
-    roots = Roots(_rows(leaves) if scale is None else float(scale), floor)
+    scale = _rows(leaves) if scale is None else float(scale)
+    roots = Roots(min(scale, dp.most_scale(len(parties))) if dp else scale, floor)
     with ONE_AT_A_TIME, silent(), masks_as_given(), restored([*models.values()], [*optimizers.values()]):
-        trace = _Trace(step, models, optimizers, leaves, nest, roots)
+        trace = _Trace(step, models, optimizers, leaves, nest, roots, dp, parties)
         kept = {name for name, tensor in trace.tensors.items() if tensor.requires_grad}
         graph = trace.run(kept)
         if cleared := {name for name in trace.gradients_read(graph) if name not in trace.left}:
@@ -71,11 +76,14 @@ def _rows(examples: Sequence[Any]) -> float:
 class _Trace:
     """One step under trace: the order of its arguments and outputs, and what the last trace found."""
 
-    def __init__(self, step: Step, models: dict, optimizers: dict, leaves: list, nest: TreeSpec, roots: Roots) -> None:
+    def __init__(
+        self, step: Step, models: dict, optimizers: dict, leaves: list, nest: TreeSpec, roots: Roots, dp: DP | None,
+        parties: Sequence[str],
+    ) -> None:  # fmt: skip
         self.step, self.models, self.leaves, self.nest, self.roots = step, models, leaves, nest, roots
         self.tensors = dict(naming.tensors(models))
         self.names = {id(tensor): name for name, tensor in self.tensors.items()}
-        self.updates = Updates(optimizers, self.names, roots)
+        self.updates, self.dp = Updates(optimizers, self.names, roots, dp, parties), dp
         self.groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
 
     def run(self, gradients: set[str]) -> torch.fx.Graph:
@@ -107,7 +115,10 @@ class _Trace:
         if constant is not None:
             return constant
         random = {random.name: random for random in self.operators.random}.get(name)
-        return torch.empty(random.shape, dtype=random.dtype) if random else torch.empty((), dtype=torch.float64)
+        if random:
+            return torch.empty(random.shape, dtype=random.dtype)
+        sizes = {noise.name: (noise.count,) for noise in self.updates.noise}
+        return torch.empty(sizes.get(name, ()), dtype=torch.float64)
 
     def _traced(self, *values: torch.Tensor) -> list[torch.Tensor]:
         """The step as a function of tensors: all states after it, then what it returns."""
@@ -188,10 +199,12 @@ class _Trace:
             for name, start in starts.items()
             if name in nodes
         }
-        numbers = [name for name, tensor in self.found.items() if tensor is None and not name.startswith("random:")]
         random = tuple(random for random in self.operators.random if random.name in nodes)
+        noise = tuple(noise for noise in self.updates.noise if noise.name in nodes)
+        others = {drawn.name for drawn in (*random, *noise)}
+        numbers = [name for name, tensor in self.found.items() if tensor is None and name not in others]
         batch = [name for name in nodes if name.startswith("batch:")]
-        inputs = [nodes[name] for name in (*batch, *numbers, *(r.name for r in random))]
+        inputs = [nodes[name] for name in (*batch, *numbers, *(drawn.name for drawn in (*random, *noise)))]
         graph.lint()
         return CapturedStep(
             captured=Captured(
@@ -205,6 +218,7 @@ class _Trace:
             batch=signature.batch(self.step, self.leaves, self.nest),
             numbers=tuple(numbers),
             random=random,
+            noise=noise,
             returned=Returned(
                 signature.names(self.step, self.result_leaves, self.result_nest),
                 tuple(range(len(changed), len(changed) + len(returned))),
@@ -214,6 +228,7 @@ class _Trace:
             updates=tuple(self.updates.made),
             memory={update.name: self.updates.memory[update.name] for update in self.updates.made},
             roots=self.roots,
+            constants={name: self.dp.noise for name in numbers if self.dp and name.endswith(".noise")},
         )
 
     def _kind(self, name: str) -> str:

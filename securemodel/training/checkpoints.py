@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ _WHAT = "a checkpoint's key"
 _META_BYTES = 1 << 24
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "run": str, "program": str, "step": int, "seed": int, "memory": dict, "groups": list,
-    "scheduler": (dict, type(None)),
+    "scheduler": (dict, type(None)), "taken": dict,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a training is, beside its shares: all of it public. `run` names the training in hexadecimal; `memory` is that
-    of PublicInputs, `groups` the scheduled entries of the optimizers' groups, `scheduler` its state_dict.
+    of PublicInputs, `groups` the scheduled entries of the optimizers' groups, `scheduler` its state_dict; `taken` says
+    how often rows were in steps (privacy.TakenPart).
     """
 
     run: str
@@ -50,6 +51,7 @@ class Progress:
     memory: Mapping[str, Mapping[str, float]]
     groups: list[dict[str, Any]]
     scheduler: Mapping[str, Any] | None = None
+    taken: Mapping[str, Any] = field(default_factory=dict)
 
 
 def key_for(secret: bytes, party: str) -> bytes:

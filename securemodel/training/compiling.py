@@ -102,7 +102,7 @@ def compile_step(
     of the tensors that the step returns (None: nobody). `reads`: the names of states that it reads as another program's
     steps keep them, and does not change. Raises UnsupportedOperator.
     """
-    owners = [*batch, *[PUBLIC] * (len(step.numbers) + len(step.random))]
+    owners = [*batch, *[PUBLIC] * (len(step.numbers) + len(step.random)), *(drawn.party for drawn in step.noise)]
     captured = kept_states(step, frac_bits) if reads is None else read_states(step, reads, frac_bits)
     hidden = [place for place, to in zip(step.returned.outputs, receivers, strict=True) if to is None]
     captured = without_outputs(captured, hidden)
@@ -112,6 +112,7 @@ def compile_step(
             Report(name, lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
         )
     shapes = [part.shape for part in step.batch] + [()] * len(step.numbers) + [r.shape for r in step.random]
+    shapes += [(drawn.count,) for drawn in step.noise]
     to = [name for name in receivers if name is not None]
     header = Header(
         tuple(parties), frac_bits, width, weights, tuple(owners), tuple(map(tuple, shapes)), tuple(to), rounding

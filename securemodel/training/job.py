@@ -15,7 +15,7 @@ from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lowering import lower_model
 from securemodel.compiler.owners import Weights, given_weights
 from securemodel.compiler.report import Report
-from securemodel.errors import CompileError
+from securemodel.errors import CompileError, InputError
 from securemodel.planning.costs import Network
 from securemodel.planning.plan import make_plan
 from securemodel.planning.units import bytes_text, seconds_text
@@ -25,6 +25,7 @@ from securemodel.training.capture import capture_step
 from securemodel.training.compiling import TrainingProgram, compile_step, kept_states, reading_tables
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.naming import named, tensors
+from securemodel.training.privacy import DP, Influence, Privacy, influence, privacy
 from securemodel.training.steps import CapturedStep
 
 EVERYBODY = "all"
@@ -81,6 +82,8 @@ class Job:
     evaluations: Mapping[str, Evaluation]
     guard: TrainingProgram | None = None
     guard_every: int = 0
+    dp: DP | None = None
+    influence: Influence | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.program.graph.nodes)} nodes, parties={list(self.program.parties)})"
@@ -110,6 +113,37 @@ class Job:
         """Rounds, bytes and predicted time of a step, and of an epoch."""
         return TrainingPlan(make_plan(self.program, network), self.batches.steps_per_epoch)
 
+    def privacy(self, epochs: int, delta: float) -> Privacy:
+        """The epsilon of the weights after so many epochs, and what it does not cover. Raises InputError."""
+        return self.privacy_of(epochs, delta)
+
+    def privacy_of(self, steps: int, delta: float) -> Privacy:
+        """The same where one row is in so many steps."""
+        if self.dp is None or self.influence is None:
+            what = "this training has no differential privacy"
+            raise InputError(explain(what, fix="compile it with dp=securemodel.DP(noise_multiplier=, max_grad_norm=)"))
+        return privacy(self.dp, steps * self.influence.gradients, delta, self._uncovered(self.influence))
+
+    def _uncovered(self, influence: Influence) -> list[str]:
+        """What is revealed, or may be exported, and is made of rows without noise."""
+        learns = dict(zip(self.program.result_names, self.program.header.outputs, strict=True))
+        revealed = [name for name in influence.returned if name in learns]
+        found = [f"{name!r} of each step, which {learns[name]} learns" for name in revealed]
+        found += [
+            f"evaluation {name!r}, each time, which {evaluation.receivers[0]} learns"
+            for name, evaluation in self.evaluations.items()
+            if evaluation.receivers
+        ]
+        kinds = {"parameter": "a parameter", "buffer": "a buffer"}
+        kept = [name for name in influence.states if self.captured.states[name].kind in kinds]
+        found += [
+            f"{name}, {kinds[self.captured.states[name].kind]} that steps make of rows: export gives it, publish uses it"
+            for name in kept
+        ]
+        if self.guard_every and kept:
+            found.append(f"the guard's bits for {', '.join(kept)}")
+        return found
+
     def check(self) -> Report:
         """Every operator of the step that has no secure version; nothing, as the step is compiled."""
         step, header = self.program.step, self.program.header
@@ -135,9 +169,17 @@ def compile_job(
     width: int = 64,
     rounding: Rounding = "exact",
     guard_every: int = 0,
+    dp: DP | None = None,
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
-    captured = capture_step(_flat(step, batch), models, optimizers, batch.examples(), scale=sum(batch.sizes))
+    if dp is not None and (frac_bits, width) != (16, 64):
+        raise CompileError(
+            explain("dp wants frac_bits=16 and width=64", why="the norm is bounded for these", fix="leave them out")
+        )
+    captured = capture_step(
+        _flat(step, batch), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=parties
+    )
+    reach = influence(captured) if dp else None
     owners = batch.owners()
     _check_names(parties, owners)
     receivers = _receivers(captured, reveal, parties)
@@ -150,7 +192,7 @@ def compile_job(
         for name, (function, data, to) in (evaluate or {}).items()
     }
     guard = _guard(models, kept, guard_every, parties, given, options) if guard_every else None
-    return Job(program, batch, named(models, "model"), evaluations, guard, guard_every)
+    return Job(program, batch, named(models, "model"), evaluations, guard, guard_every, dp, reach)
 
 
 NOW, BEFORE = "now ", "before "

@@ -45,13 +45,15 @@ class PublicInputs:
     steps, by the name of the group: counts of steps and what these weigh; a checkpoint keeps it.
     """
 
-    def __init__(self, updates: Sequence[Update], memory: Mapping[str, Numbers]) -> None:
-        self._updates = tuple(updates)
+    def __init__(
+        self, updates: Sequence[Update], memory: Mapping[str, Numbers], constants: Mapping[str, float] | None = None
+    ) -> None:
+        self._updates, self._constants = tuple(updates), dict(constants or {})
         self.memory = {name: dict(numbers) for name, numbers in memory.items()}
 
     def next(self) -> dict[str, torch.Tensor]:
         """The public numbers of the next step by name, as float64. Raises InputError if a constant has changed."""
-        made: Numbers = {}
+        made: Numbers = dict(self._constants)
         for update in self._updates:
             _check_fixed(update)
             numbers, self.memory[update.name] = update.rule.numbers(update.group, self.memory[update.name])

@@ -26,9 +26,10 @@ def run_in_float(
     step: CapturedStep, states: Mapping[str, torch.Tensor], batch: Sequence[torch.Tensor],
     numbers: Mapping[str, torch.Tensor], random: Mapping[str, torch.Tensor],
 ) -> tuple[Tensors, Any]:  # fmt: skip
-    """All states after one step, and what it returns."""
+    """All states after one step, and what it returns. `random` has the step's noise, too."""
     captured = step.captured
-    given = [*batch, *(numbers[name] for name in step.numbers), *(random[r.name] for r in step.random)]
+    drawn = [*(r.name for r in step.random), *(noise.name for noise in step.noise)]
+    given = [*batch, *(numbers[name] for name in step.numbers), *(random[name] for name in drawn)]
     inputs = dict(zip(captured.inputs, given, strict=True))
     inputs.update({node: states[name] for node, name in captured.states.items()})
     inputs.update(captured.constants)

@@ -40,6 +40,8 @@ from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
 from securemodel.training.exporting import Exported
 from securemodel.training.job import BEFORE, NOW, Evaluation, Job
+from securemodel.training.noise import NoiseSource
+from securemodel.training.privacy import Privacy, TakenPart
 from securemodel.training.publishing import publish
 from securemodel.training.stores import store_of
 
@@ -159,6 +161,8 @@ class Run:
         self._published = False
         self._first = self._runs = 0  # of the session: the step of its first run, and how many were begun
         self._resident = bool(table_nodes(job.program.graph))
+        self._noise = {me: NoiseSource() for me in where.parties} if job.captured.noise else {}
+        self._taken = TakenPart()
         self._tables: dict[int, dict[str, Tables]] = {}
         """By program, what each party here has of the rows that were shared for it, in this session or an earlier one. Its
         id, as two evaluations may be alike but for their data."""
@@ -228,6 +232,7 @@ class Run:
             self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
             self._go_on_with(job.program)
         self._runs += 1
+        self._taken.note(self.step_number, bool(batch))
         with self._explaining():
             returned = self._where.session.run(*given)
         self.step_number += 1
@@ -259,7 +264,7 @@ class Run:
                 error.party,
                 explain(
                     f"party {error.party!r} has other public numbers in step {self.step_number + 1}",
-                    why="a learning rate, momentum or weight decay differs, or a schedule is another or stepped elsewhere",
+                    why="a learning rate, momentum, weight decay or dp differs, or a schedule is another or stepped elsewhere",
                     fix="make the same calls of the same optimizers and schedules at every party",
                 ),
             ) from error
@@ -315,7 +320,10 @@ class Run:
         numbers = self._public.next()
         public = [numbers[name] for name in job.captured.numbers]
         public += [self._draw(index, self.step_number) for index in range(len(job.captured.random))]
-        return [*given, *public]
+        noise = [
+            self._noise[drawn.party].draw(drawn.count) if mine(drawn.party) else None for drawn in job.captured.noise
+        ]
+        return [*given, *public, *noise]
 
     def _progress(self, result: Any) -> Report:
         names = self.job.captured.returned.names
@@ -371,6 +379,10 @@ class Run:
         if self._scheduler_state is not None:
             scheduler.load_state_dict(self._scheduler_state)
             self._scheduler_state = None
+
+    def privacy(self, delta: float) -> Privacy:
+        """The epsilon of the weights after the steps made so far, and what it does not cover. Raises InputError."""
+        return self.job.privacy_of(self._taken.most(self.job.batches.steps_per_epoch), delta)
 
     # ---- what may be learned
     def evaluate(self) -> dict[str, Any]:
@@ -472,6 +484,7 @@ class Run:
         progress = Progress(
             self._name, self.job.digest, self.step_number, self._seed, self._public.memory, _groups(self.job),
             json.loads(json.dumps(self._scheduler.state_dict())) if self._scheduler is not None else None,
+            self._taken.saved(),
         )  # fmt: skip
         for me, shares in self._fresh().items():
             path = Path(folder) / me
@@ -515,6 +528,7 @@ class Run:
         for me, (shares, _) in found.items():
             self._where.parties[me].kept = dict(shares)
         self._public.memory = {name: dict(numbers) for name, numbers in progress.memory.items()}
+        self._taken = TakenPart.restored(progress.taken)
         _put_groups(self.job, progress.groups)
         self._kept = {me: dict(shares) for me, (shares, _) in found.items()}
         self._safe = self._snapshot()

@@ -16,6 +16,7 @@ from securemodel.inspect.ranges import Range, ranges
 from securemodel.shown import Shown
 from securemodel.training.compiling import TrainingProgram
 from securemodel.training.job import Job
+from securemodel.training.noise import NoiseSource
 from securemodel.training.reference import draws, run_in_float, start_states
 
 _SHOWN = 5
@@ -74,13 +75,14 @@ def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tenso
     fixed, states, public = FixedPoint(program, sides), start_states(captured), captured.public_inputs()
     rooms: dict[tuple[str, str], Room] = {}
     list(fixed.walk("load"))
-    losses = []
+    losses, source = [], NoiseSource()
     for step in range(steps):
         batch = list(batches(step)) if batches else job.batches.inputs(step, lambda name: True)
         numbers = public.next()
         random = draws(captured, torch.Generator().manual_seed(step))
+        random |= {noise.name: source.draw(noise.count) for noise in captured.noise}
         states, returned = run_in_float(captured, states, batch, numbers, random)
-        given = [*batch, *(numbers[name] for name in captured.numbers), *(random[r.name] for r in captured.random)]
+        given = [*batch, *(numbers[name] for name in captured.numbers), *random.values()]
         for side in sides.values():
             side.set_inputs(given)
         outputs = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from securemodel.compiler.capture import Captured
+from securemodel.training.noise import Noise
 from securemodel.training.optimizers import Numbers, Roots
 from securemodel.training.publics import PublicInputs, Update
 from securemodel.training.randoms import Random
@@ -62,9 +63,10 @@ TENSOR = object()
 class CapturedStep:
     """A captured step. `captured` is what securemodel.compiler.lowering lowers.
 
-    Its `inputs` are the placeholders of `batch`, then `numbers` (public), then `random` (public); its `states` map
+    Its `inputs` are the placeholders of `batch`, then `numbers` (public), then `random` (public), then `noise` (each of one party);
+    its `states` map
     placeholders to names of `states`. Its outputs are the new values of the states that change, then those of
-    `returned`. `updates` and `memory` are for PublicInputs. `roots` says how the optimizers keep second moments.
+    `returned`. `updates`, `memory` and `constants` (numbers that stay) are for PublicInputs. `roots` says how the optimizers keep second moments.
     """
 
     captured: Captured
@@ -76,7 +78,9 @@ class CapturedStep:
     updates: tuple[Update, ...]
     memory: dict[str, Numbers]
     roots: Roots
+    noise: tuple[Noise, ...] = ()
+    constants: dict[str, float] = field(default_factory=dict)
 
     def public_inputs(self) -> PublicInputs:
         """The public numbers of the first step after the capture, then of the next ones."""
-        return PublicInputs(self.updates, self.memory)
+        return PublicInputs(self.updates, self.memory, self.constants)

@@ -17,6 +17,7 @@ from securemodel.errors import CompileError
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.job import Job, compile_job
 from securemodel.training.paillier import LinearTraining, compile_linear
+from securemodel.training.privacy import DP
 from securemodel.training.run import Run, local_run, remote_run
 from securemodel.training.simulation import Simulation, simulate
 
@@ -55,6 +56,7 @@ def compile_training(
     width: int = 64,
     rounding: Rounding = "exact",
     guard_every: int = 0,
+    dp: DP | None = None,
     protocol: str = "masked",
     **options: Any,
 ) -> Training | LinearTraining:
@@ -68,7 +70,8 @@ def compile_training(
     other where it has rows. `weights` owns the starting values: "public" where everybody has them (from a seed), one
     party, or a mapping by prefix of names such as "model.head". `guard_every`: after so many steps everybody learns of
     each parameter whether its magnitude is within an eighth of its range; if not, the run goes back to the last time that
-    all were, and raises TrainingDiverged. Other arguments as of `securemodel.compile`.
+    all were, and raises TrainingDiverged. `dp`: gradients are clipped and noisy, so that weights say little of
+    any row; `privacy` says how little. Other arguments as of `securemodel.compile`.
 
     `protocol="paillier"`: linear models by two parties and no dealer; `options` are those of
     `securemodel.training.paillier.compile_linear`. Raises UnsupportedOperator, CompileError.
@@ -76,6 +79,9 @@ def compile_training(
     if protocol == "paillier":
         if (frac_bits, width, rounding) != (16, 64, "exact"):
             raise CompileError("frac_bits, width and rounding are not for protocol 'paillier': leave them out")
+        if dp is not None:
+            what = "dp is not for protocol 'paillier': its gradients are neither clipped nor given noise"
+            raise CompileError(explain(what, fix="leave protocol out; a dealer is needed then"))
         return compile_linear(
             step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
             guard_every=guard_every, **options,
@@ -85,6 +91,6 @@ def compile_training(
         raise CompileError(explain(f"there is no {what}", fix="training knows 'masked' and 'paillier'"))
     job = compile_job(
         step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
-        frac_bits=frac_bits, width=width, rounding=rounding, guard_every=guard_every,
+        frac_bits=frac_bits, width=width, rounding=rounding, guard_every=guard_every, dp=dp,
     )  # fmt: skip
     return Training(**vars(job))
