@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,11 @@ class LinearRun(Run):
             self.guards[self.step_number] = returned
         return program.step.returned.restore([None] * len(program.step.returned.names))
 
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Errors of these steps say themselves what differs."""
+        yield
+
     def evaluate(self) -> dict[str, Any]:
         """Nothing: `compile_training` refuses evaluate= with this protocol."""
         return {}
@@ -378,7 +384,7 @@ def compile_linear(
         insecure=insecure_key_bits is not None,
     )  # fmt: skip
     masked = lambda: compile_job(step, models, optimizers, batch=batch, parties=parties)
-    return LinearTraining(program, batch, named(models, "model"), {}, True, linear=linear, masked=masked)
+    return LinearTraining(program, batch, named(models, "model"), {}, linear=linear, masked=masked)
 
 
 def _check_asked(reveal: Any, evaluate: Any, weights: Any, batch: Batches, parties: Sequence[str]) -> None:
