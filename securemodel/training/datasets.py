@@ -145,9 +145,6 @@ class Batches:
         """Batches that each epoch has."""
         return min(len(at) // size for at, size in zip(self.data.positions, self.sizes, strict=True))
 
-    def epoch_of(self, step: int) -> int:
-        return step // self.steps_per_epoch
-
     def parts(self) -> Iterator[tuple[str, int, Owned]]:
         """(column, part, whose) in the order in which the inputs of a program are."""
         for name, column in self.data.columns.items():
