@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -292,8 +293,14 @@ def _plain_forward(model: torch.nn.Module, examples: Examples) -> Iterator[None]
 
 def decompositions() -> dict[Any, Callable]:
     """How torch writes operators with simpler ones, for those that have no secure version of their own."""
-    known = torch.export.default_decompositions().materialize()
+    known = _known_to_torch(len(torch._C._dispatch_get_all_op_names()))
     return {op: steps for op, steps in known.items() if op not in LOWERINGS} | DECOMPOSITIONS
+
+
+@lru_cache(maxsize=1)
+def _known_to_torch(operators: int) -> dict[Any, Callable]:
+    """Torch's table while it has this many operators: libraries may bring more. To make it takes longer than a trace."""
+    return torch.export.default_decompositions().materialize()
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -340,3 +340,16 @@ def test_a_tensor_of_one_number_needs_no_secret():
     made = run(securemodel.compile(ByName(fills), {"left": x, "right": x}, weights="a", inputs="b", outputs="b"), x, x)
     for one, other in zip(made, fills(3 * x - x), strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+
+
+def test_operators_that_a_library_brings_later_are_taken_apart():
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return torch.ops.securemodel_late.twice(super().forward(x))
+
+    compiled = lambda model: securemodel.compile(model.eval(), torch.zeros(1, 3), **TWO)
+    compiled(nn.Linear(3, 3))
+    library = torch.library.Library("securemodel_late", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: x + x, "CompositeImplicitAutograd")
+    assert any(node.op == "bilinear" for node in compiled(Twice(3, 3)).graph.nodes)
