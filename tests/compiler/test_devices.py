@@ -40,6 +40,8 @@ MESSAGES = {
     "engines/masked/party.py:_start",
     "engines/start.py:agreed_rows",
     "engines/masked/party.py:_incoming",  # cuts messages into parts
+    "engines/masked/party.py:_agreed",
+    "compiler/positions.py:rows_read",  # public positions
     "channel/buffers.py:fresh",
     "channel/buffers.py:byte_view",
 }
@@ -47,6 +49,7 @@ CROSSINGS = {
     "engines/masked/party.py:_encoded",
     "engines/masked/opening.py:outgoing",
     "engines/masked/opening.py:opened",
+    "compiler/positions.py:take_rows",
 }
 
 

@@ -56,7 +56,7 @@ def root(g: Builder, x: Value, exponent: float) -> Value:
     if abs(exponent) == 0.5:
         return sqrt(g, x) if exponent > 0 else rsqrt(g, x)
     if exponent > 0.5:  # the scale's powers would be too small for their fractional bits
-        return g.mul(g.rescale(x), g.rescale(root(g, x, exponent - 1)))
+        return g.mul(g.rescale(sqrt(g, x)), g.rescale(root(g, x, exponent - 0.5)))
     g.domain(x, LOWEST, highest(g), "pow", or_zero=exponent > 0)
     parts, fit = scaled(g, x), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
