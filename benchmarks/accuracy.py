@@ -1,0 +1,222 @@
+"""`python -m benchmarks.accuracy [--mnist FILE] [CASE...]`: whole trainings in fixed point beside PyTorch's.
+
+Both begin with the same weights and take the same batches. The training in fixed point is `job.simulate`, whose weights
+are those of a secure run, bit for bit, while no value leaves its range; this program fails where one does. PyTorch runs
+the step itself. Accuracy is that of the trained model in PyTorch on rows that no step saw.
+
+FILE is an .npz with `images` uint8[rows, 28, 28] and `labels` uint8[rows].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import securemodel
+from benchmarks.models import lenet5
+
+Rows = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A training: rows to train with and to test with, a model, and how it is trained."""
+
+    train: Rows
+    test: Rows
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: int
+    epochs: int
+    split: int | None = None
+    """The first party's columns; None: it has all, and the second the labels."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Losses by step and rows classified right, in fixed point and in PyTorch; the weights' largest difference."""
+
+    case: str
+    seed: int
+    losses: tuple[list[float], list[float]]
+    right: tuple[int, int]
+    tested: int
+    apart: float
+
+
+# ---- cases
+def breast_cancer(seed: int) -> Whole:
+    """Standardized columns, 15 of each party."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = load_breast_cancer(return_X_y=True)
+    parts = train_test_split(StandardScaler().fit_transform(x), y, test_size=0.2, random_state=seed, stratify=y)
+    train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
+    model = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return Whole((train_x.float(), train_y.long()), (test_x.float(), test_y.long()), model, optimizer, 64, 10, split=15)
+
+
+def digits(seed: int, path: Path) -> Whole:
+    """MNIST: of the file's rows 1000 to test with."""
+    with np.load(path, allow_pickle=False) as file:
+        images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]).long()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    images, labels = images[order].float().div(255).unsqueeze(1), labels[order]
+    model = lenet5()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return Whole((images[1000:], labels[1000:]), (images[:1000], labels[:1000]), model, optimizer, 128, 3)
+
+
+class Recurrent(nn.Module):
+    """An LSTM's last state, classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 24, batch_first=True)
+        self.head = nn.Linear(24, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def signals(seed: int) -> Whole:
+    """Sequences of 12 steps: does the first channel have its peak before that of the second?"""
+    x = torch.randn(1500, 12, 6, generator=torch.Generator().manual_seed(seed))
+    y = (x[..., 0].argmax(1) < x[..., 1].argmax(1)).long()
+    model = Recurrent()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    return Whole((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 10)
+
+
+class Encoder(nn.Module):
+    """A layer of a Transformer over tokens, its mean classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(12, 32), nn.Parameter(torch.randn(10, 32) * 0.1)
+        self.layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, activation="gelu", batch_first=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.tokens(x) + self.places).mean(1))
+
+
+def sentences(seed: int) -> Whole:
+    """Ten tokens: are there more of the first two kinds, of the last two, or as many?"""
+    x = torch.randint(12, (1500, 10), generator=torch.Generator().manual_seed(seed))
+    y = ((x < 2).sum(1) - (x > 9).sum(1)).sign() + 1
+    model = Encoder()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    return Whole((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 8)
+
+
+CASES: dict[str, Callable[..., Whole]] = {
+    "breast cancer, MLP": breast_cancer,
+    "MNIST, LeNet-5": digits,
+    "sequences, LSTM": signals,
+    "tokens, Transformer": sentences,
+}
+
+
+# ---- one training
+def trained(case: str, seed: int, made: Whole) -> Outcome:
+    """Trains in fixed point and in PyTorch. Raises ClickException where a value leaves its range."""
+    model, optimizer, split = made.model, made.optimizer, made.split
+
+    def step(*batch: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(model(torch.cat(batch[:-1], 1)), batch[-1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    (x, y), own = made.train, securemodel.owned
+    columns = {"x": own("alice", x)} if split is None else {
+        "left": own("alice", x[:, :split].contiguous()), "right": own("bob", x[:, split:].contiguous())
+    }  # fmt: skip
+    batches = securemodel.dataset(**columns, label=own("bob", y)).batches(made.batch, seed=seed)
+    job = securemodel.compile_training(step, model, optimizer, batch=batches, parties=("alice", "bob"), reveal="all")
+    steps = made.epochs * (len(x) // made.batch)
+    said = job.simulate(steps)
+    if said.overflowed:
+        raise click.ClickException(f"{case}, seed {seed}: {said}")
+    plain = [step(*batches.inputs(at, lambda name: True)).item() for at in range(steps)]
+    after = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    right = _right(model, made.test)
+    weights = {name.partition(".")[2]: tensor.float() for name, tensor in said.weights.items()}
+    apart = max(float((weights[name] - after[name]).abs().max()) for name in weights)
+    model.load_state_dict(weights)
+    fixed = [fixed for fixed, _ in said.returned]
+    return Outcome(case, seed, (fixed, plain), (_right(model, made.test), right), len(made.test[0]), apart)
+
+
+def _right(model: nn.Module, rows: Rows) -> int:
+    with torch.no_grad():
+        return int((model(rows[0]).argmax(1) == rows[1]).sum())
+
+
+# ---- pictures
+def draw(outcomes: list[Outcome], path: Path) -> None:
+    """The losses of each case's first seed: fixed point over PyTorch's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    first = {outcome.case: outcome for outcome in reversed(outcomes)}
+    cases = [case for case in CASES if case in first]
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(3.2 * len(cases), 2.8), squeeze=False)
+    for axis, case in zip(axes[0], cases, strict=True):
+        fixed, plain = first[case].losses
+        axis.plot(plain, color="tab:orange", linewidth=2.5, label="PyTorch")
+        axis.plot(fixed, color="tab:blue", linewidth=0.8, label="fixed point")
+        axis.set(title=case, xlabel="step", ylabel="loss")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+@click.command()
+@click.argument("cases", nargs=-1)
+@click.option("--mnist", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="images and labels (.npz)")
+@click.option("--seeds", default=3, show_default=True, help="trainings of each case")
+@click.option("--json", "written", type=click.Path(dir_okay=False, path_type=Path), help="all losses, as JSON")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="the losses, drawn")
+def main(cases: tuple[str, ...], mnist: Path | None, seeds: int, written: Path | None, picture: Path | None) -> None:
+    """Trains the cases (all: those whose name has one of the words CASES) in fixed point and in PyTorch."""
+    chosen = [case for case in CASES if not cases or any(word.lower() in case.lower() for word in cases)]
+    outcomes: list[Outcome] = []
+    for case in chosen:
+        if case.startswith("MNIST") and mnist is None:
+            click.echo(f"{case}: left out, as --mnist names no file")
+            continue
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            more: dict[str, Any] = {"path": mnist} if case.startswith("MNIST") else {}
+            outcome = trained(case, seed, CASES[case](seed, **more))
+            outcomes.append(outcome)
+            (fixed, plain), tested = outcome.right, outcome.tested
+            click.echo(
+                f"{case}, seed {seed}: {fixed} and {plain} of {tested} right ({fixed / tested:.1%}, {plain / tested:.1%}), "
+                f"weights {outcome.apart:.2g} apart, last loss {outcome.losses[0][-1]:.4f} and {outcome.losses[1][-1]:.4f}"
+            )
+    if written:
+        written.write_text(json.dumps([vars(outcome) for outcome in outcomes]))
+    if picture and outcomes:
+        draw(outcomes, picture)
+
+
+if __name__ == "__main__":
+    main()
