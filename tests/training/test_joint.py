@@ -26,6 +26,7 @@ from securemodel.training.datasets import Dataset
 
 ROWS, PARTIES, LIMIT_S = 60, ["bank", "shop", "registry"], 100.0
 UNIT = 2.0**-16
+PATIENT = Timeouts(connect_s=20.0, receive_s=20.0)
 
 
 def table(seed: int = 3) -> Dataset:
@@ -372,11 +373,14 @@ class TestBatches:
 
 # ---- between processes
 def together(
-    tasks: dict[str, Callable[[Any], Any]], make: Callable[[], Any] = job, stores: Path | None = None, **options: Any
+    tasks: dict[str, Callable[[Any], Any]],
+    make: Callable[[], Any] = job,
+    stores: Path | None = None,
+    times: Timeouts = PATIENT,
+    **options: Any,
 ) -> dict[str, Any]:
     """Each party's end of a run in a thread of its own, over sockets of this host; with its folder of the stores."""
     first, *addresses = free_addresses(len(PARTIES) + 1)
-    times = Timeouts(connect_s=20.0, receive_s=20.0)
     config = plain_config(dict(zip(PARTIES, addresses, strict=True)), dealer=first, timeouts=times)
     threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
 
