@@ -116,6 +116,13 @@ class Program:
         return READERS.get(text.partition(" ")[0], read_masked)(text, max_bytes)
 
 
+@dataclass(frozen=True, repr=False)
+class StepProgram(Program):
+    """A program whose runs are steps of a training. `step` is the captured step; None in another process."""
+
+    step: Any = field(default=None, compare=False)
+
+
 def read_masked(text: str, max_bytes: int) -> Program:
     """The program of the masked engine in a text. Raises ProgramError."""
     return Program(*parse_program(text, max_bytes=max_bytes))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -63,7 +63,23 @@ class Captured:
     small: frozenset[str] = frozenset()
 
 
-def model_state(model: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def operand(node: torch.fx.Node, at: int = 0) -> torch.fx.Node:
+    """An operand of an operator that is a tensor of the graph."""
+    found = node.args[at]
+    assert isinstance(found, torch.fx.Node), f"the schema of {node.target} has a tensor at {at}"
+    return found
+
+
+def outputs_of(graph: torch.fx.Graph) -> list[Any]:
+    """What a captured graph returns, in order."""
+    return list(cast(Sequence[Any], graph.output_node().args[0]))
+
+
+ModelState = torch.nn.Module | Mapping[str, torch.Tensor]
+"""A model with its parameters and buffers, or the tensors alone, by name."""
+
+
+def model_state(model: ModelState) -> dict[str, torch.Tensor]:
     """All parameters and buffers by name, also the non-persistent ones; or the tensors given by name."""
     if isinstance(model, Mapping):
         return {name: tensor.detach() for name, tensor in model.items()}
@@ -138,8 +154,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
         raise CompileError(
             f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode"
         )
-    output_node = next(n for n in exported.graph.nodes if n.op == "output")
-    outputs = list(output_node.args[0])
+    outputs = outputs_of(exported.graph)
     if not outputs:
         raise CompileError("the model returns no tensor: there is nothing to compute")
     return Captured(exported.graph, states, constants, placeholders, outputs)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner, values_in
-from securemodel.compiler.capture import Captured, of_torch, source_line
+from securemodel.compiler.capture import Captured, of_torch, operand, outputs_of, source_line
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
 from securemodel.compiler.owners import Weights, owner_of
@@ -103,7 +103,7 @@ def _pool_with_gradient_first(graph: torch.fx.Graph, pool: torch.fx.Node) -> Non
     Where no value of a window is above zero, its gradient is zero whichever of them gets it; else the largest of the
     window is where it was.
     """
-    relu, values = cast(torch.fx.Node, pool.args[0]), [user for user in pool.users if user.args[1] == 0]
+    relu, values = operand(pool), [user for user in pool.users if user.args[1] == 0]
     if relu.target is not aten.relu.default or len(values) != 1:
         return
     poolings = [user for user in relu.users if user.target is aten.max_pool2d_with_indices_backward.default]
@@ -111,14 +111,14 @@ def _pool_with_gradient_first(graph: torch.fx.Graph, pool: torch.fx.Node) -> Non
     alone = all(len(back.users) == 1 and relu not in back.all_input_nodes[:1] for back in poolings)
     if not alone or set(relu.users) != {pool, *poolings, *signs} or not all(map(_is_gradient_of_relu, signs)):
         return
-    x, value = cast(torch.fx.Node, relu.args[0]), values[0]
+    x, value = operand(relu), values[0]
     pool.replace_input_with(relu, x)
     with graph.inserting_after(value):
         after = graph.create_node("call_function", relu.target, (value,))
     after.meta = {**relu.meta, "val": value.meta["val"]}
     value.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
     for back, sign in zip(poolings, signs, strict=True):
-        dy = cast(torch.fx.Node, back.args[0])
+        dy = operand(back)
         with graph.inserting_before(back):
             first = graph.create_node("call_function", sign.target, (dy, after, 0))
         first.meta = {**sign.meta, "val": dy.meta["val"]}
@@ -183,7 +183,7 @@ def lower_model(
                 g.computes(env[node], node.name)
             if secure is None and node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
                 approximated[page(node.target)] = None
-    returned = next(node for node in captured.graph.nodes if node.op == "output").args[0]
+    returned = outputs_of(captured.graph)
     outputs = tuple(_lookup(n, env) for n in returned)
     problems += _keep(g, captured, env, outputs)
     shown = [at for at in range(len(outputs)) if at not in {part.output for part in captured.kept}]

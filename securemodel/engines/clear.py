@@ -12,7 +12,7 @@ from protocols.errors import explain
 from protocols.fixedpoint import decode, encode
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Value, mapped
-from securemodel.compiler.capture import NO_MESSAGE, model_state
+from securemodel.compiler.capture import NO_MESSAGE, ModelState, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
@@ -47,7 +47,7 @@ class ClearSide:
         self._values: dict[int, Any] = {}
         self._tables: Mapping[str, torch.Tensor] = {}
 
-    def set_model(self, model: torch.nn.Module | Mapping[str, torch.Tensor] | None) -> None:
+    def set_model(self, model: ModelState | None) -> None:
         """The model whose parameters and buffers this party gives, where it owns them."""
         given = model_state(model) if model is not None else {}
         state = {name: tensor for name, tensor in given.items() if self._gives(name)}

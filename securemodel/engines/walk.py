@@ -11,6 +11,7 @@ import torch
 
 from protocols.channel import Label
 from protocols.channel.buffers import Buffer
+from securemodel.compiler.capture import ModelState
 
 T = TypeVar("T")
 Message = dict[str, torch.Tensor]
@@ -68,7 +69,7 @@ class Walk(ABC):
         return 0
 
     @abstractmethod
-    def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
+    def load(self, epoch: int, model: ModelState | None) -> Steps[None]:
         """Takes the weights of `model` that are this party's, for all later runs. Raises InputError."""
 
     @abstractmethod

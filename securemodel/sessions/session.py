@@ -9,14 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from protocols.channel import Channel, local_channels
+from protocols.channel import Channel, ChannelStats, Label, local_channels
+from protocols.channel.buffers import Buffer
 from protocols.errors import ProtocolError, explain, public_reason
 from protocols.prg import EPOCHS
 from securemodel.compiler.builder import PUBLIC
+from securemodel.compiler.capture import ModelState
 from securemodel.engines.walk import Inputs, Rows, Steps, Walk
 from securemodel.errors import InputError, SecureModelError
 from securemodel.ledger import Record
@@ -60,6 +62,24 @@ class SessionStats:
     preprocessing_bytes: int = 0
 
 
+class Rounds(Protocol):
+    """What a session needs of a party's channel: rounds, their counts and an end. Of `protocols.channel.Channel`, or alike."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def stats(self) -> ChannelStats: ...
+
+    def begin(self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, int]) -> None: ...
+
+    def finish(self) -> dict[str, torch.Tensor]: ...
+
+    def abort(self, reason: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Session:
     """Load the weights once, run many times. A context manager; closing it ends the parties' connection.
 
@@ -70,12 +90,12 @@ class Session:
         self,
         program: Program,
         walks: Mapping[str, Walk],
-        channels: Mapping[str, Channel] | None = None,
+        channels: Mapping[str, Rounds] | None = None,
         epochs: Epochs | None = None,
     ) -> None:
         self.program = program
         self.walks = dict(walks)
-        self.channels = dict(channels or local_channels(program.parties))
+        self.channels: dict[str, Rounds] = dict(channels or local_channels(program.parties))
         self._awaited = set(self.walks) != set(program.parties)
         self.stats = SessionStats()
         self.load_stats = SessionStats()
@@ -99,8 +119,10 @@ class Session:
 
     @property
     def channel(self) -> Channel:
-        """That party's channel."""
-        return self.channels[self.me]
+        """That party's channel, for messages of its own besides those of the walk."""
+        channel = self.channels[self.me]
+        assert isinstance(channel, Channel), "parties of CrypTen talk among themselves"
+        return channel
 
     @property
     def shared_times(self) -> tuple[float, float]:
@@ -116,7 +138,7 @@ class Session:
             )
         )
 
-    def load(self, program: Program, model: torch.nn.Module | None) -> None:
+    def load(self, program: Program, model: ModelState | None) -> None:
         """Shares the weights of `model` for all later runs; parties that do not own them may pass None.
 
         Raises InputError when `program` is not this session's or a weight is missing or of another shape.
@@ -247,7 +269,7 @@ class Session:
                 raise InputError("the last load() of this session failed: load() a model before run()")
             self._load_now(self.program.model)
 
-    def _load_now(self, model: torch.nn.Module | None) -> None:
+    def _load_now(self, model: ModelState | None) -> None:
         self._loaded = False
         self._timed("load_stats", lambda: self._load(model))
         self._loaded = True
@@ -269,7 +291,7 @@ class Session:
             setattr(self, name, SessionStats(seconds, rounds - before[0], sent_bytes, dealt - before[2]))
 
     # ---- stepping the walks
-    def _load(self, model: torch.nn.Module | None) -> None:
+    def _load(self, model: ModelState | None) -> None:
         with self._guarded():
             epoch = self._epochs.next_load(self._runs)
             self._loads, self._runs = self._loads + 1, 0
@@ -378,11 +400,11 @@ class Session:
     def _close(self) -> None:
         self._end("close() was called", lambda thing: thing.close())
 
-    def _end(self, why: str, end: Callable[[Channel | Walk], None]) -> None:
+    def _end(self, why: str, end: Callable[[Rounds | Walk], None]) -> None:
         """Ends channels and walks, once; the peers are told nothing of this party's values."""
         if not self._closed:
             self._closed = why
-            things: tuple[Channel | Walk, ...] = (*self.channels.values(), *self.walks.values())
+            things: tuple[Rounds | Walk, ...] = (*self.channels.values(), *self.walks.values())
             for thing in things:
                 end(thing)
 

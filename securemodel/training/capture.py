@@ -16,13 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from protocols.errors import explain
-from securemodel.compiler.capture import ONE_AT_A_TIME, Captured, masks_as_given, silent
+from securemodel.compiler.capture import ONE_AT_A_TIME, Captured, masks_as_given, outputs_of, silent
 from securemodel.compiler.explaining import caught_by_the_model, not_captured
 from securemodel.errors import CompileError
 from securemodel.training import graphs, naming, signature
 from securemodel.training.optimizers import Roots
 from securemodel.training.privacy import DP
-from securemodel.training.steps import TENSOR, CapturedStep, Returned, State
+from securemodel.training.steps import TENSOR, CapturedStep, Kind, Returned, State
 from securemodel.training.tracing import Calls, Operators, module_notes, outside_refused, restored
 from securemodel.training.updating import Updates
 
@@ -85,6 +85,7 @@ class _Trace:
         self.names = {id(tensor): name for name, tensor in self.tensors.items()}
         self.updates, self.dp = Updates(optimizers, self.names, roots, dp, parties), dp
         self.groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+        self.operators = Operators(Calls({}))  # of the last trace
 
     def run(self, gradients: set[str]) -> torch.fx.Graph:
         """Traces the step when these parameters begin with a gradient of an earlier step. Raises CompileError."""
@@ -94,7 +95,6 @@ class _Trace:
         batch = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
         values = [start.detach() for start in (*starts, *batch)]
         called = getattr(self.step, "__name__", type(self.step).__name__)
-        self.operators = None
         try:
             with (
                 traceback.preserve_node_meta(), torch.enable_grad(), torch.backends.mkldnn.flags(enabled=False),
@@ -148,7 +148,7 @@ class _Trace:
                     what = f"the step changes the shape or the type of {name}"
                     raise CompileError(explain(what, fix="give it the shape and type of later steps from the start"))
         ends.update(self.updates.slots)
-        grads = {name: traced[name].grad for name in self.gradients if traced[name].grad is not None}
+        grads = {name: grad for name in self.gradients if (grad := traced[name].grad) is not None}
         self.left = set(grads)
         ends.update({f"{name}.grad": grad for name, grad in grads.items()})
         self.ends = list(ends)
@@ -177,7 +177,7 @@ class _Trace:
         return out
 
     def _ends(self, graph: torch.fx.Graph) -> tuple[dict[str, torch.fx.Node], list[torch.fx.Node]]:
-        made = list(next(node for node in graph.nodes if node.op == "output").args[0])
+        made = outputs_of(graph)
         return dict(zip(self.ends, made, strict=False)), made[len(self.ends) :]
 
     def captured(self, graph: torch.fx.Graph) -> CapturedStep:
@@ -185,8 +185,7 @@ class _Trace:
         read = {f"{name}.grad" for name in self.gradients_read(graph)}
         forgotten = {f"{name}.grad" for name in self.gradients} - read
         changed = [name for name, node in ends.items() if node is not nodes.get(name) and name not in forgotten]
-        output = next(node for node in graph.nodes if node.op == "output")
-        output.args = ([*(ends[name] for name in changed), *returned],)
+        graph.output_node().args = ([*(ends[name] for name in changed), *returned],)
         graph.eliminate_dead_code()
         for name in (*forgotten, *self.updates.starts):
             if name in nodes and not nodes[name].users:
@@ -201,10 +200,10 @@ class _Trace:
         }
         random = tuple(random for random in self.operators.random if random.name in nodes)
         noise = tuple(noise for noise in self.updates.noise if noise.name in nodes)
-        others = {drawn.name for drawn in (*random, *noise)}
-        numbers = [name for name, tensor in self.found.items() if tensor is None and name not in others]
+        drawn = [*(made.name for made in random), *(made.name for made in noise)]
+        numbers = [name for name, tensor in self.found.items() if tensor is None and name not in drawn]
         batch = [name for name in nodes if name.startswith("batch:")]
-        inputs = [nodes[name] for name in (*batch, *numbers, *(drawn.name for drawn in (*random, *noise)))]
+        inputs = [nodes[name] for name in (*batch, *numbers, *drawn)]
         graph.lint()
         return CapturedStep(
             captured=Captured(
@@ -212,7 +211,7 @@ class _Trace:
                 states={nodes[name].name: name for name in states},
                 constants={nodes[name].name: tensor for name, tensor in self.found.items() if tensor is not None},
                 inputs=[node.name for node in inputs],
-                outputs=list(output.args[0]),
+                outputs=outputs_of(graph),
             ),
             states=states,
             batch=signature.batch(self.step, self.leaves, self.nest),
@@ -231,7 +230,7 @@ class _Trace:
             constants={name: self.dp.noise for name in numbers if self.dp and name.endswith(".noise")},
         )
 
-    def _kind(self, name: str) -> str:
+    def _kind(self, name: str) -> Kind:
         if name in self.tensors:
             return "parameter" if isinstance(self.tensors[name], nn.Parameter) else "buffer"
         return "optimizer" if name in self.updates.starts else "gradient"

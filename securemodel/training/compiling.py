@@ -5,31 +5,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from protocols.names import PUBLIC
-from securemodel.compiler.capture import Captured, Kept
+from securemodel.compiler.capture import Captured, Kept, outputs_of
 from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import lower_model
 from securemodel.compiler.owners import Weights
-from securemodel.compiler.postprocess import Source
 from securemodel.compiler.report import Report
-from securemodel.engines.masked.compiling import assemble
+from securemodel.engines.masked.compiling import run_passes
 from securemodel.errors import UnsupportedOperator
-from securemodel.program import Program
+from securemodel.program import StepProgram
 from securemodel.training.datasets import Batches
 from securemodel.training.resident import Table, encoded_rows, reading, tables_of
 from securemodel.training.steps import CapturedStep
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingProgram(Program):
+class TrainingProgram(StepProgram):
     """A program of the masked engine whose runs are steps: its states are weights, buffers and moments, in shares."""
 
     maker: ClassVar[str] = "compile_training"
 
+    model: Any = None
+    """The tensors that its states start with, by name."""
     step: CapturedStep | None = field(default=None, compare=False)
     result_names: tuple[str, ...] = ()  # of what the step returns, what somebody learns
     batches: Batches | None = field(default=None, compare=False)  # of rows that are shared once, and what they are of
@@ -65,8 +66,8 @@ def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
         for name, state in step.states.items()
         if state.output is not None
     ]
-    places = step.captured.inputs[len(step.batch) : len(step.batch) + len(step.numbers)]
-    rates = {place for place, name in zip(places, step.numbers, strict=True) if _is_rate(name)}
+    numbers = step.captured.inputs[len(step.batch) : len(step.batch) + len(step.numbers)]
+    rates = {place for place, name in zip(numbers, step.numbers, strict=True) if _is_rate(name)}
     return replace(step.captured, kept=tuple(kept), small=frozenset(rates))
 
 
@@ -119,9 +120,8 @@ def compile_step(
     )
     shown = tuple(name for name, to in zip(step.returned.names, receivers, strict=True) if to is not None)
     starts = {name: state.start for name, state in step.states.items()}
-    program = assemble(header, lowered, Source(starts))
     return TrainingProgram(
-        program.header, program.graph, program.calls, program.model, (), step=step, result_names=shown
+        header, *run_passes(header, lowered, truncate_outputs=False), starts, step=step, result_names=shown
     )
 
 
@@ -138,11 +138,10 @@ def without_outputs(captured: Captured, places: Sequence[int]) -> Captured:
     """The graph without some of its last outputs; what only they need is not computed."""
     if not places:
         return captured
-    output = next(node for node in captured.graph.nodes if node.op == "output")
     graph = captured.graph.__class__()
     copied: dict = {}
     graph.graph_copy(captured.graph, copied)
-    left = [copied[node] for at, node in enumerate(output.args[0]) if at not in places]
+    left = [copied[node] for at, node in enumerate(outputs_of(captured.graph)) if at not in places]
     graph.output(left)
     graph.eliminate_dead_code()
     return replace(captured, graph=graph, outputs=left)

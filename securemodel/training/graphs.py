@@ -11,7 +11,7 @@ from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from protocols.errors import explain
-from securemodel.compiler.capture import decompositions
+from securemodel.compiler.capture import decompositions, operand
 from securemodel.errors import CompileError
 from securemodel.training.notes import KEY, Note
 from securemodel.training.tracing import GIVEN
@@ -146,14 +146,14 @@ def functional(traced: torch.fx.GraphModule, values: Sequence[Any]) -> torch.fx.
 
 def _simplify(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     """Drops copies, which are nothing among values that do not change, what is turned twice, and looks at a shape."""
-    made = node.meta.get("val")
     if node.target in _NOTHING and len(node.args) == 1 and not node.kwargs:
-        node.replace_all_uses_with(node.args[0])
-    elif node.target is aten.t.default and node.args[0].target is aten.t.default:
-        node.replace_all_uses_with(node.args[0].args[0])
-    elif node.target is aten.copy.default and _alike(node.args[1].meta["val"], made):
-        node.replace_all_uses_with(node.args[1])
+        node.replace_all_uses_with(operand(node))
+    elif node.target is aten.t.default and operand(node).target is aten.t.default:
+        node.replace_all_uses_with(operand(operand(node)))
+    elif node.target is aten.copy.default and _alike(operand(node, 1).meta["val"], node.meta["val"]):
+        node.replace_all_uses_with(operand(node, 1))
     elif node.target in _FILLS:
+        made = node.meta["val"]
         number = _FILLS[node.target] if len(node.args) == 1 else node.args[1]
         with graph.inserting_before(node):
             new = graph.call_function(aten.full.default, (list(made.shape), number), {"dtype": made.dtype})

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 
 from protocols.errors import explain
+from securemodel.compiler.capture import outputs_of
 from securemodel.compiler.lower.private import LEAST_NORM, MOST_NORM, PRIVATE
 from securemodel.errors import CompileError, InputError
 from securemodel.shown import Shown
@@ -68,7 +69,7 @@ class Influence:
 def influence(step: CapturedStep) -> Influence:
     """Follows the rows through a step. Raises CompileError where a row would reach the gradients of later steps, too."""
     captured, graph = step.captured, step.captured.graph
-    output = next(node for node in graph.nodes if node.op == "output").args[0]
+    output = outputs_of(graph)
     ends = {name: output[state.output] for name, state in step.states.items() if state.output is not None}
     places = {name: node for node, name in captured.states.items()}
     rows = set(captured.inputs[: len(step.batch)])

@@ -15,6 +15,8 @@ from securemodel.training.optimizers import Numbers, Roots
 from securemodel.training.publics import PublicInputs, Update
 from securemodel.training.randoms import Random
 
+Kind = Literal["parameter", "buffer", "optimizer", "gradient"]
+
 
 @dataclass(frozen=True, repr=False)
 class State:
@@ -25,7 +27,7 @@ class State:
     """
 
     name: str
-    kind: Literal["parameter", "buffer", "optimizer", "gradient"]
+    kind: Kind
     start: torch.Tensor
     output: int | None
     public: bool

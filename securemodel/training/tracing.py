@@ -93,11 +93,13 @@ class Operators(TorchDispatchMode):
 
     def __init__(self, calls: Calls) -> None:
         super().__init__()
-        self.calls, self.random, self.asked = calls, [], []
+        self.calls = calls
+        self.random: list[randoms.Random] = []
+        self.asked: list[Exception] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        made_by = torch._C._current_autograd_node()
+        made_by: Any = torch._C._current_autograd_node()  # torch types its metadata as a method
         note = made_by.metadata.get(KEY, self.calls.note).reversed() if made_by is not None else self.calls.note
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         if any(t.requires_grad and not isinstance(t, FakeTensor) for t in tensors):
@@ -199,7 +201,8 @@ def outside_refused() -> Iterator[None]:
     """Refuses what a step must not do because it is not part of the program: schedulers, numbers of other generators."""
     generators = {name: sys.modules[name] for name in ("random", "numpy") if name in sys.modules}
     states = {name: _state_of(name, module) for name, module in generators.items()}
-    kinds, todo = [], [lr_scheduler.LRScheduler]
+    kinds: list[Any] = []
+    todo: list[Any] = [lr_scheduler.LRScheduler]
     while todo:
         kinds.append(todo.pop())
         todo += kinds[-1].__subclasses__()

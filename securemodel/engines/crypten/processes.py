@@ -19,12 +19,15 @@ from typing import Any, NoReturn
 
 import torch
 
-from protocols.channel import ChannelStats
+from protocols.channel import ChannelStats, Label
+from protocols.channel.buffers import Buffer
 from protocols.channel.stats import LinkStats
 from protocols.errors import ConfigError, PeerAborted, PeerDied, PeerStalled, explain
 from securemodel.engines.crypten.party import BEAT, pack, unpack
 from securemodel.engines.crypten.program import CryptenProgram
+from securemodel.engines.labels import LOAD, RUN
 
+_DO = {LOAD: "load", RUN: "run"}
 _END_S = 2.0
 _GRACE_S = 2.0
 _LOOPBACK = ("lo", "lo0")
@@ -202,9 +205,9 @@ class ProcessChannel:
         counted = self.processes.counted[self.name]
         return ChannelStats(int(counted["rounds"]), {"others": LinkStats(int(counted["bytes"]) // 2)})
 
-    def begin(self, label: str, sends: Mapping[str, Sequence[torch.Tensor]], receives: Mapping[str, int]) -> None:
-        """Tells the process what to do."""
-        self.processes.begin(self.name, label, {node: tensor for node, (tensor,) in sends.items()})
+    def begin(self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, int]) -> None:
+        """Tells the process what to do: LOAD or RUN."""
+        self.processes.begin(self.name, _DO[label], {node: tensor for node, (tensor,) in sends.items()})
 
     def finish(self) -> dict[str, torch.Tensor]:
         """What the process made."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from securemodel.compiler.capture import ModelState
 from securemodel.compiler.ir import Phase
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.crypten.program import CryptenProgram
+from securemodel.engines.labels import LOAD, RUN
 from securemodel.engines.walk import Inputs, Rows, Steps, Talk, Walk
 from securemodel.errors import InputError
 
@@ -18,13 +20,13 @@ class CryptenWalk(Walk):
         self.program, self.me = program, me
         self._clear = ClearSide(program, me)
 
-    def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
+    def load(self, epoch: int, model: ModelState | None) -> Steps[None]:
         self._clear.set_model(model)
-        yield Talk("load", self.owned("load"), {})
+        yield Talk(LOAD, self.owned("load"), {})
 
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         self._clear.set_inputs(inputs)
-        made = yield Talk("run", self.owned("run"), {})
+        made = yield Talk(RUN, self.owned("run"), {})
         return [made.get(str(index)) for index in range(len(self.program.header.outputs))], rows
 
     def owned(self, phase: Phase) -> dict[str, list[torch.Tensor]]:

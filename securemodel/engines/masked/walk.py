@@ -12,6 +12,7 @@ from protocols.channel import HEADER_BYTES
 from protocols.errors import PreprocessingReused, explain
 from protocols.gates import Dealt, Part
 from protocols.prg import EPOCHS, Stream, new_key
+from securemodel.compiler.capture import ModelState
 from securemodel.compiler.ir import Phase
 from securemodel.compiler.positions import table_nodes
 from securemodel.engines.masked.ahead import Ahead, AtOnce
@@ -67,7 +68,7 @@ class MaskedWalk(Walk):
         return self.party.inputs_shared_at, self.party.result_shared_at
 
     # ---- phases
-    def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
+    def load(self, epoch: int, model: ModelState | None) -> Steps[None]:
         self.party.clear.set_model(model)
         if self._store:  # one store, one set of weights: the same mask over others would show their difference
             self._check_step(self._store)

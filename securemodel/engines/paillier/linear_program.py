@@ -14,20 +14,19 @@ from protocols.errors import InputError, explain
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Graph, Header
 from securemodel.engines.paillier.linear_step import INPUT_BITS, LinearStep
-from securemodel.program import Program
+from securemodel.program import StepProgram
 
 TRAINING_KIND = "paillier-training"
 GUARD = "sum of squared scores"
 
 
 @dataclass(frozen=True, repr=False)
-class LinearProgram(Program):
-    """Made by `linear_program`. `step` is the captured step, for whoever compares with it; None in another process."""
+class LinearProgram(StepProgram):
+    """Made by `linear_program`."""
 
     protocol: ClassVar[str] = "paillier"
     kind: ClassVar[str] = TRAINING_KIND
 
-    step: Any = field(default=None, compare=False)
     starts: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The weights that training starts with."""
 

@@ -23,6 +23,7 @@ from protocols.paillier.cipher import Draw
 from protocols.paillier.linear_gate import RING_BITS, ClientGate, GateShape, ServerGate
 from protocols.paillier.patches import Patches, conv2d_patches, linear_patches
 from protocols.paillier.pool import InsecurePool
+from securemodel.compiler.capture import ModelState
 from securemodel.compiler.ir import Graph, Node
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.preparing import Prepared
@@ -118,7 +119,7 @@ class _Layers:
         """What a test that must repeat blinds with; None is the operating system's randomness."""
         return InsecurePool(key, self.insecure_draw) if self.insecure_draw else None
 
-    def load(self, model: torch.nn.Module | None) -> None:
+    def load(self, model: ModelState | None) -> None:
         """Takes the weights, where this side has them."""
         self.forget()
 
@@ -173,7 +174,7 @@ class OwnerLayers(_Layers):
         self.key = key
         self._clear = ClearSide(program, cast(str, self.nodes[0].owner))
 
-    def load(self, model: torch.nn.Module | None) -> None:
+    def load(self, model: ModelState | None) -> None:
         """Takes the weights. Raises InputError for one above the limit."""
         self.forget()
         self._clear.set_model(model)

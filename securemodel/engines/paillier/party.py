@@ -13,6 +13,7 @@ from protocols.channel import Label, Purpose
 from protocols.errors import BadFrame, ConfigError, InputError, Mismatch, ProtocolError, explain, reason_of
 from protocols.paillier import BlindingPool, PrivateKey, PublicKey, keyfile
 from protocols.paillier.affine import AffineClient, AffineServer
+from securemodel.compiler.capture import ModelState
 from securemodel.compiler.wire import START
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.party import check_runnable
@@ -94,7 +95,7 @@ class Client(Party):
         self._sources = [node.args[0] for node in program.nodes("encrypt")]
         self._decrypted, self._revealed = program.nodes("decrypt"), program.nodes("reveal")
 
-    def load(self, model: torch.nn.Module | None) -> None:
+    def load(self, model: ModelState | None) -> None:
         """Takes the weights that this party needs in the clear."""
         self.clear.set_model(model)
 
@@ -143,7 +144,7 @@ class Server(Party):
         self.key = key
         self._gate: AffineServer | None = None
 
-    def load(self, model: torch.nn.Module | None) -> None:
+    def load(self, model: ModelState | None) -> None:
         """Takes the weights. Raises InputError for one above the limit; nothing is sent."""
         self._gate = None
         self.clear.set_model(model)

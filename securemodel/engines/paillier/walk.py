@@ -12,6 +12,7 @@ from protocols.channel import Label, Purpose
 from protocols.paillier import BlindingPool, PrivateKey
 from protocols.paillier.cipher import Draw
 from protocols.paillier.pool import InsecurePool
+from securemodel.compiler.capture import ModelState
 from securemodel.engines.masked.walk import MaskedWalk
 from securemodel.engines.masked.walk import local_walks as masked_walks
 from securemodel.engines.paillier.deep import DeepProgram
@@ -33,7 +34,7 @@ class PaillierWalk(Walk):
             mine = shape.groups * shape.inputs if isinstance(party, Client) else shape.reply_cells
             party.pool = BlindingPool(party.key, min(mine, _MOST_FACTORS))
 
-    def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
+    def load(self, epoch: int, model: ModelState | None) -> Steps[None]:
         self.party.load(model)
         yield from ()
 
@@ -59,7 +60,7 @@ class DeepWalk(Walk):
     def dealt_bytes(self) -> int:
         return self.masked.dealt_bytes
 
-    def load(self, epoch: int, model: torch.nn.Module | None) -> Steps[None]:
+    def load(self, epoch: int, model: ModelState | None) -> Steps[None]:
         self._ready = 0
         self.layers.load(model)
         yield from self.masked.load(epoch, model)
