@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from protocols.gates import numel
 from protocols.names import EVERYBODY
@@ -46,8 +45,10 @@ def item_bytes(node: Node) -> int:
 
 def sends(node: Node, me: str, peer: str) -> bool:
     """Whether `me` sends `peer` something for this node."""
-    rules = {"owner to all": node.owner == me, "all to all": True, "all to owner": node.owner in (peer, EVERYBODY)}
-    return rules[cast(str, ROWS[node.op].opens)]
+    opens = ROWS[node.op].opens
+    if opens == "owner to all":
+        return node.owner == me
+    return opens == "all to all" or node.owner in (peer, EVERYBODY)
 
 
 def message_bytes(talk: Sequence[Node], me: str, peer: str, first: bool) -> int:

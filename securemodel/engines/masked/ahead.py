@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from securemodel.compiler.ir import Phase
+from securemodel.engines.masked.pipeline import share_the_interpreter
 from securemodel.engines.masked.preparing import Item, Prepared
 from securemodel.errors import SecureModelError
 
@@ -54,6 +55,7 @@ class Ahead:
     """
 
     def __init__(self, prepare: PrepareRun, limit_bytes: int, name: str) -> None:
+        share_the_interpreter()
         self._prepare, self._limit = prepare, limit_bytes
         self._jobs: queue.SimpleQueue[tuple[int, Phase] | None] = queue.SimpleQueue()
         self._ready: deque[tuple[int, list[Item], int]] = deque()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from protocols.correlations import corrections, expand_share
-from protocols.gates import GATES, SIGNED
+from protocols.gates import GATES, SIGNED, Part
 from protocols.prg import Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.masked.masks import Masks, has_mask, mask_of
@@ -25,6 +25,12 @@ def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
     for value, user in last.items():
         done.setdefault(user, []).append(value)
     return done
+
+
+def dealt_parts(graph: Graph) -> dict[int, tuple[Part, ...]]:
+    """By gate, what is dealt for it."""
+    gates = (node for node in graph.nodes if node.op in GATES)
+    return {n.id: GATES[n.op].parts(n.attrs, [graph[a].shape for a in n.args], n.shape) for n in gates}
 
 
 class Dealing:
@@ -47,6 +53,7 @@ class Dealing:
         self._step_of_epoch = 0
         self._loaded: Masks = {}
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
+        self._parts = dealt_parts(graph)
 
     def deal(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """For each gate of a phase: (node id, the last party's shares of what is dealt).
@@ -70,14 +77,12 @@ class Dealing:
             self._loaded = masks
 
     def _gate(self, node: Node, masks: Masks, epoch: int) -> list[torch.Tensor]:
-        gate = GATES[node.op]
-        shapes = [self._graph[a].shape for a in node.args]
-        operands = [self._present(masks.get(a), s) for a, s in zip(node.args, shapes, strict=True)]
-        parts = gate.parts(node.attrs, shapes, node.shape)
+        operands = [self._present(masks.get(a), self._graph[a].shape) for a in node.args]
+        parts = self._parts[node.id]
         if signed := SIGNED.get(node.op):
             first = expand_share(self._ranks[0], epoch, node.id, parts)
             masks[node.id] = signed.sign(node.attrs, operands, first)
-        return corrections(self._ranks[:-1], epoch, node.id, parts, gate.deal(node.attrs, operands))
+        return corrections(self._ranks[:-1], epoch, node.id, parts, GATES[node.op].deal(node.attrs, operands))
 
     def _present(self, mask: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
         """A mask of None is zero: the value is public."""

@@ -13,7 +13,7 @@ from protocols.gates import GATES, HALVED, Dealt, Part
 from protocols.prg import Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.compiler.positions import is_table
-from securemodel.engines.masked.dealing import last_uses
+from securemodel.engines.masked.dealing import dealt_parts, last_uses
 from securemodel.engines.masked.masks import DERIVED, Masks, has_mask, mask_of
 from securemodel.engines.masked.tables import TableMasks
 
@@ -53,6 +53,7 @@ class Preparing:
     def __init__(self, graph: Graph, me: str, stream: Stream, source: Source) -> None:
         self._graph, self._me, self._stream, self._source = graph, me, stream, source
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
+        self._parts = dealt_parts(graph)
 
     def run(
         self, epoch: int, phase: Phase, loaded: dict[int, LoadedOperand], step: int = 0
@@ -87,9 +88,7 @@ class Preparing:
         return {i: lams[i] for i in wanted}
 
     def _gate(self, node: Node, lams: Masks, epoch: int, loaded: dict[int, LoadedOperand]) -> Prepared:
-        gate = GATES[node.op]
-        shapes = [self._graph[a].shape for a in node.args]
-        came = self._source.dealt(epoch, node.id, gate.parts(node.attrs, shapes, node.shape))
+        came = self._source.dealt(epoch, node.id, self._parts[node.id])
         dealt = {name: share.to(self._stream.device) for name, share in came.items()}
         if (halved := HALVED.get(node.op)) and node.args[1] in loaded:
             halved.prepare(node.attrs, lams[node.args[0]], loaded[node.args[1]].m, dealt)
