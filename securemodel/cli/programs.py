@@ -20,7 +20,9 @@ from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
 from securemodel.training.job import Job
+from securemodel.training.paillier import LinearTraining
 from securemodel.training.stores import prepare_training
+from securemodel.training.training import Training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -34,7 +36,7 @@ def load_program(path: Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program:
     return made.program if isinstance(made, Job) else made
 
 
-def load_target(path: Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program | Job:
+def load_target(path: Path, max_bytes: int = MAX_PROGRAM_BYTES) -> Program | Training | LinearTraining:
     """A program as load_program() finds it, or else the training of a Python file's `job` or `make_job()`.
 
     Raises ProgramError, InputError, ScriptFailed.
@@ -61,10 +63,10 @@ def program_of(module: ModuleType, path: Path) -> Program:
     return found
 
 
-def job_of(module: ModuleType, path: Path) -> Job | None:
+def job_of(module: ModuleType, path: Path) -> Training | LinearTraining | None:
     """The `job` of a training script, or what its make_job() returns; None where it has neither. Raises ScriptFailed."""
     found = None if hasattr(module, "program") else _defined(module, path, "job")
-    return found if isinstance(found, Job) else None
+    return found if isinstance(found, Training | LinearTraining) else None
 
 
 def _defined(module: ModuleType, path: Path, name: str) -> Any:

@@ -43,7 +43,7 @@ class Compiling(Protocol):
 def compile_for(
     compiler: Compiling,
     model: torch.nn.Module,
-    example_inputs: Examples,
+    example_inputs: torch.Tensor | Examples,
     *,
     weights: str | Mapping[str, str],
     inputs: str | Sequence[str] | Mapping[str, str],

@@ -1,28 +1,60 @@
-"""What parties that train compare beside the program of a step, with the first message of a run."""
+"""The first messages of a run: what parties that train compare beside the program of a step, and a public seed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 
-from protocols.errors import DecodeError, Mismatch, explain
+from protocols.channel import Label
+from protocols.errors import BadFrame, DecodeError, Mismatch, explain
 from protocols.strict import strict_fields
+from securemodel.engines.labels import TOSS, TOSSED
 from securemodel.training.datasets import Batches
 from securemodel.training.job import Job
+from securemodel.training.places import Place
 
-SETTINGS_BYTES = 512
-
-
-def settings_of(job: Job) -> bytes:
-    """What must be the same at all parties, by the words in which an error names it; SETTINGS_BYTES of JSON."""
-    return json.dumps(_settings(job)).encode().ljust(SETTINGS_BYTES)
+_SETTINGS_BYTES, _SEED_BYTES = 512, 32
 
 
-def check_settings(job: Job, peer: str, theirs: bytes) -> None:
+def greet(job: Job, where: Place, label: Label, sends: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """A message to all others, as of `where.swap`, before which parties compare what a program does not say.
+
+    Raises Mismatch.
+    """
+    settings = json.dumps(_settings(job)).encode().ljust(_SETTINGS_BYTES)
+    got = where.swap(label, {me: settings + data for me, data in sends.items()})
+    for parts in got.values():
+        for peer, data in parts.items():
+            _check_settings(job, peer, data[:_SETTINGS_BYTES])
+    return {me: {peer: data[_SETTINGS_BYTES:] for peer, data in parts.items()} for me, parts in got.items()}
+
+
+def toss(job: Job, where: Place) -> bytes:
+    """A public seed that no party can choose: each commits to its part before it sees the others' (Blum, 1983)."""
+    mine = {me: os.urandom(_SEED_BYTES) for me in where.parties}
+    hidden = greet(job, where, TOSS, {me: _commitment(me, part) for me, part in mine.items()})
+    opened = where.swap(TOSSED, mine)
+    for me, parts in opened.items():
+        for peer, part in parts.items():
+            if _commitment(peer, part) != hidden[me][peer]:
+                what = f"party {peer!r} changed its part of the seed after the others' were open"
+                raise BadFrame(peer, explain(what))
+    me = next(iter(mine))
+    whole = {**opened[me], **mine}
+    return hashlib.sha256(b"".join(whole[name] for name in sorted(whole))).digest()
+
+
+def _commitment(party: str, part: bytes) -> bytes:
+    return hashlib.sha256(b"securemodel toss " + party.encode() + b" " + part).digest()
+
+
+def _check_settings(job: Job, peer: str, theirs: bytes) -> None:
     """Raises Mismatch where a peer's settings are others."""
     mine = _settings(job)
     try:
-        fields = strict_fields(theirs, "settings of a training", dict.fromkeys(mine, str), SETTINGS_BYTES)
+        fields = strict_fields(theirs, "settings of a training", dict.fromkeys(mine, str), _SETTINGS_BYTES)
         differ = [name for name, value in mine.items() if fields[name] != value]
     except DecodeError:
         differ = ["version of securemodel"]
@@ -39,6 +71,7 @@ def check_settings(job: Job, peer: str, theirs: bytes) -> None:
 
 
 def _settings(job: Job) -> dict[str, str]:
+    """What must be the same at all parties, by the words in which an error names it."""
     tests = [(name, piece) for name, evaluation in job.evaluations.items() for piece in evaluation.pieces]
     evaluated = [(name, program.digest, _order(batches)) for name, (batches, program) in tests]
     guard = job.guard.digest if job.guard else ""

@@ -125,6 +125,31 @@ def compile_step(
     )
 
 
+@dataclass(frozen=True, repr=False)
+class Terms:
+    """What all programs of a training have in common: who takes part, whose the starting weights are, the numbers."""
+
+    parties: tuple[str, ...]
+    weights: Weights = PUBLIC
+    frac_bits: int = 16
+    width: int = 64
+    rounding: Rounding = "exact"
+
+    def compile(
+        self,
+        step: CapturedStep,
+        name: str,
+        batch: Sequence[str],
+        receivers: Sequence[str | None],
+        reads: Collection[str] | None = None,
+    ) -> TrainingProgram:
+        """The program of a step; arguments as those of `compile_step`."""
+        return compile_step(
+            step, name, self.parties, batch, self.weights, receivers, frac_bits=self.frac_bits, width=self.width,
+            rounding=self.rounding, reads=reads,
+        )  # fmt: skip
+
+
 def reading_tables(program: TrainingProgram, batches: Batches) -> TrainingProgram:
     """The same step on rows that their owners share once, as far as `batches.resident` has them shared once."""
     found = tables_of(program, batches)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,10 @@ class Owned:
                 )
             )  # fmt: skip
         return made
+
+    def rows(self, places: np.ndarray) -> torch.Tensor:
+        """Some of the rows. Raises InputError."""
+        return self.tensor[torch.from_numpy(places)]
 
 
 def owned(
@@ -177,6 +182,11 @@ class Batches:
         """The tensors of a step; None for what others own."""
         return self._at(self.positions(step), mine)
 
+    def whole(self, step: int) -> list[torch.Tensor]:
+        """The same with the tensors of all, where this process has them. Raises InputError."""
+        places = self.positions(step)
+        return [piece.rows(places[part]) for _, part, piece in self.parts()]
+
     def rows_at(self, places: Positions, me: str) -> list[torch.Tensor | None]:
         """The same of these rows of each part, counted in the data set; None for what is not of this party."""
         return self._at(
@@ -184,10 +194,18 @@ class Batches:
         )
 
     def _at(self, places: Positions, mine: Callable[[str], bool]) -> list[torch.Tensor | None]:
-        return [
-            piece.tensor[torch.from_numpy(places[part])] if mine(piece.party) else None
-            for _, part, piece in self.parts()
-        ]
+        return [piece.rows(places[part]) if mine(piece.party) else None for _, part, piece in self.parts()]
+
+    def flat(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A user's step as a function of the inputs of a program: of the parts of all columns."""
+        if all(len(column) == 1 for column in self.data.columns.values()):
+            return step
+
+        def joined(*parts: torch.Tensor) -> Any:
+            return step(*self.joined(parts).values())
+
+        joined.__name__ = getattr(step, "__name__", "step")
+        return joined
 
     def joined(self, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The arguments of a user's step from the inputs of a program: the parts of each column, one below the other."""

@@ -2,81 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from protocols.errors import explain
-from protocols.names import PUBLIC
-from securemodel.compiler.ir import Rounding
-from securemodel.compiler.lowering import lower_model
-from securemodel.compiler.owners import Weights, given_weights
-from securemodel.compiler.report import Report
 from securemodel.errors import CompileError, InputError
-from securemodel.planning.costs import Network
-from securemodel.planning.plan import make_plan
-from securemodel.planning.units import bytes_text, seconds_text
-from securemodel.program import Program
-from securemodel.shown import Shown
+from securemodel.program import Program, StepProgram
 from securemodel.training.capture import capture_step
-from securemodel.training.compiling import TrainingProgram, compile_step, kept_states, reading_tables
+from securemodel.training.compiling import Terms, TrainingProgram, reading_tables
 from securemodel.training.datasets import Batches, Dataset
-from securemodel.training.naming import named, tensors
+from securemodel.training.evaluating import EVERYBODY, Evaluation, compile_evaluation, compile_guard
+from securemodel.training.naming import named
 from securemodel.training.privacy import DP, Influence, Privacy, influence, privacy
 from securemodel.training.steps import CapturedStep
-
-EVERYBODY = "all"
-_MOST_ROWS = 256  # that an evaluation takes at a time
-
-
-@dataclass(frozen=True, repr=False)
-class Evaluation:
-    """A function of a data set and the models that is revealed: one program for full batches, one for the rows left over."""
-
-    name: str
-    pieces: tuple[tuple[Batches, TrainingProgram], ...]
-    receivers: tuple[str, ...]
-
-
-@dataclass(frozen=True, repr=False)
-class TrainingPlan(Shown):
-    """What a step costs, and an epoch; `step` is the plan of one step (securemodel.planning).
-
-    What is sent before the first step, of weights and of rows that are shared once, is `loading_bytes` and no part of these.
-    """
-
-    step: Any
-    steps_per_epoch: int
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Predicted, where the dealer deals each step while the one before runs."""
-        return self.steps_per_epoch * max(self.step.seconds, self.step.preparing_seconds)
-
-    @property
-    def loading_bytes(self) -> dict[str, int]:
-        """Bytes that each party sends before the first step; exact."""
-        return self.step.load.sent_bytes
-
-    @property
-    def bytes_per_epoch(self) -> dict[str, int]:
-        """Bytes that each party sends in the steps of an epoch; exact."""
-        return {name: self.steps_per_epoch * count for name, count in self.step.sent_bytes.items()}
-
-    def __str__(self) -> str:
-        sent = ", ".join(f"{name} {bytes_text(count)}" for name, count in self.bytes_per_epoch.items())
-        took = seconds_text(self.seconds_per_epoch)
-        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {took}, sends {sent}"
 
 
 @dataclass(frozen=True, repr=False)
 class Job:
     """A compiled training step with its data."""
 
-    program: TrainingProgram
+    program: StepProgram
     batches: Batches
     models: Mapping[str, torch.nn.Module]
     evaluations: Mapping[str, Evaluation]
@@ -90,6 +38,10 @@ class Job:
 
     @property
     def captured(self) -> CapturedStep:
+        """The step as it was captured. Raises InputError in another process, which is not given it."""
+        if self.program.step is None:
+            fix = "call compile_training() in the process that trains"
+            raise InputError(explain("this job comes from another process, without its captured step", fix=fix))
         return self.program.step
 
     @property
@@ -108,10 +60,6 @@ class Job:
             names = (f"evaluation {name}", f"evaluation {name}, rows left over")
             made.update(zip(names, (program for _, program in evaluation.pieces), strict=False))
         return {**made, **({"guard": self.guard} if self.guard else {})}
-
-    def plan(self, network: str | Network = "lan") -> TrainingPlan:
-        """Rounds, bytes and predicted time of a step, and of an epoch."""
-        return TrainingPlan(make_plan(self.program, network), self.batches.steps_per_epoch)
 
     def privacy(self, epochs: int, delta: float) -> Privacy:
         """The epsilon of the weights after so many epochs, and what it does not cover. Raises InputError."""
@@ -144,95 +92,39 @@ class Job:
             found.append(f"the guard's bits for {', '.join(kept)}")
         return found
 
-    def check(self) -> Report:
-        """Every operator of the step that has no secure version; nothing, as the step is compiled."""
-        step, header = self.program.step, self.program.header
-        owners = list(header.inputs)
-        lowered = lower_model(
-            kept_states(step, header.frac_bits), header.weights, owners, header.frac_bits, width=header.width,
-            rounding=header.rounding,
-        )  # fmt: skip
-        return Report("step", lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
-
 
 def compile_job(
     step: Callable[..., Any],
     models: Any,
     optimizers: Any,
-    *,
     batch: Batches,
-    parties: Sequence[str],
+    terms: Terms,
+    *,
     reveal: Mapping[str, str] | str | None = None,
     evaluate: Mapping[str, tuple[Callable[..., Any], Dataset, str]] | None = None,
-    weights: str | Mapping[str, str] = PUBLIC,
-    frac_bits: int = 16,
-    width: int = 64,
-    rounding: Rounding = "exact",
     guard_every: int = 0,
     dp: DP | None = None,
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
-    if dp is not None and (frac_bits, width) != (16, 64):
+    if dp is not None and (terms.frac_bits, terms.width) != (16, 64):
         raise CompileError(
             explain("dp wants frac_bits=16 and width=64", why="the norm is bounded for these", fix="leave them out")
         )
     captured = capture_step(
-        _flat(step, batch), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=parties
+        batch.flat(step), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=terms.parties
     )
     reach = influence(captured) if dp else None
     owners = batch.owners()
-    _check_names(parties, owners)
-    receivers = _receivers(captured, reveal, parties)
-    given = given_weights(weights if isinstance(weights, str) else {"": PUBLIC, **weights})
-    options = {"frac_bits": frac_bits, "width": width, "rounding": rounding}
-    program = reading_tables(compile_step(captured, "step", parties, owners, given, receivers, **options), batch)
+    _check_names(terms.parties, owners)
+    receivers = _receivers(captured, reveal, terms.parties)
+    program = reading_tables(terms.compile(captured, "step", owners, receivers), batch)
     kept = {node.attrs["name"] for node in program.graph.nodes if node.op == "keep"}
     evaluations = {
-        name: _evaluation(name, function, data, to, models, kept, parties, given, options, batch)
+        name: compile_evaluation(name, function, data, to, models, kept, terms, batch)
         for name, (function, data, to) in (evaluate or {}).items()
     }
-    guard = _guard(models, kept, guard_every, parties, given, options) if guard_every else None
+    guard = compile_guard(models, kept, guard_every, terms) if guard_every else None
     return Job(program, batch, named(models, "model"), evaluations, guard, guard_every, dp, reach)
-
-
-NOW, BEFORE = "now ", "before "
-"""How a guard's states are named: the weights, and those of the last time that all were in range."""
-_MOST_UPDATE = 8.0  # an eighth of what a small number's product with a gradient may be
-
-
-def _guard(models: Any, kept: set[str], every: int, parties: Sequence[str], given: Weights, options: dict[str, Any]):
-    """Says of each trained parameter, to everybody, whether it is within an eighth of its range, and so are its changes."""
-    room = 62 - 3 * options["frac_bits"]
-    limit = 2.0 ** (min(room, options["width"] - 1 - options["frac_bits"]) - 3)
-    both = {prefix + name: copy.deepcopy(m) for prefix in (NOW, BEFORE) for name, m in named(models, "model").items()}
-    whole = {
-        name: parameter for name, parameter in tensors(both) if name.removeprefix(NOW).removeprefix(BEFORE) in kept
-    }
-    trained = [name.removeprefix(NOW) for name in whole if name.startswith(NOW)]
-
-    def guard() -> dict[str, torch.Tensor]:
-        within = {}
-        for name in trained:
-            now, change = whole[NOW + name], whole[NOW + name] - whole[BEFORE + name]
-            small = change.abs().amax() < _MOST_UPDATE * every
-            within[name] = torch.logical_and(now.abs().amax() < limit, small)
-        return within
-
-    captured = capture_step(guard, both, None, ())
-    return compile_step(captured, "guard", parties, [], given, [EVERYBODY] * len(trained), reads=set(whole), **options)
-
-
-def _flat(step: Callable[..., Any], batch: Batches) -> Callable[..., Any]:
-    """The step as a function of the parts of all columns."""
-    (alone,) = {len(column) == 1 for column in batch.data.columns.values()}
-    if alone:
-        return step
-
-    def joined(*parts: torch.Tensor) -> Any:
-        return step(*batch.joined(parts).values())
-
-    joined.__name__ = getattr(step, "__name__", "step")
-    return joined
 
 
 def _check_names(parties: Sequence[str], owners: Sequence[str]) -> None:
@@ -260,35 +152,3 @@ def _receivers(
         if to is not None and to != EVERYBODY and to not in parties:
             raise CompileError(explain(f"{to!r} is to learn {name!r} and is no party", fix='name a party, or "all"'))
     return [wanted[name] for name in names]
-
-
-def _in_order(data: Dataset, resident: bool | None) -> Iterator[Batches]:
-    """All rows, in batches of one size, then those left over."""
-    full = data.batches(min(len(data), _MOST_ROWS), shuffle=False, resident=resident)
-    yield full
-    rest = [at[full.steps_per_epoch * size :] for at, size in zip(data.positions, full.sizes, strict=True)]
-    if any(map(len, rest)):
-        yield Batches(replace(data, positions=tuple(rest)), tuple(map(len, rest)), 0, False, resident)
-
-
-def _evaluation(
-    name, function, data: Dataset, to: str, models, kept, parties, given, options, batch: Batches
-) -> Evaluation:
-    if list(data.columns) != list(batch.data.columns):
-        raise CompileError(
-            explain(f"the evaluation {name!r} has other columns than the batch", fix="give both the same, from split()")
-        )
-    modes = [(module, module.training) for model in named(models, "model").values() for module in model.modules()]
-    pieces = []
-    try:
-        for module, _ in modes:
-            module.training = False
-        for batches in _in_order(data, batch.resident):
-            captured = capture_step(_flat(function, batches), models, None, batches.examples())
-            receivers = [to] * len(captured.returned.names)
-            program = compile_step(captured, name, parties, batches.owners(), given, receivers, reads=kept, **options)
-            pieces.append((batches, reading_tables(program, batches)))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return Evaluation(name, tuple(pieces), tuple(receivers))

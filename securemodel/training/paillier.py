@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -14,7 +15,7 @@ import torch
 
 from protocols.channel import HEADER_BYTES
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
-from protocols.files import file_errors, read_secret
+from protocols.files import file_errors
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
 from securemodel.compiler.report import Report
@@ -32,19 +33,21 @@ from securemodel.engines.paillier.linear_step import (
 from securemodel.engines.paillier.trainer import from_limbs
 from securemodel.errors import CompileError
 from securemodel.invocation import current
-from securemodel.ledger import book_of, record_for
 from securemodel.planning.costs import NETWORKS, Network, find_network
+from securemodel.planning.plan import Plan, make_plan
 from securemodel.planning.units import seconds_text
-from securemodel.sessions.paillier_training import open_connection, open_local
-from securemodel.sessions.remote import place
+from securemodel.program import Program
+from securemodel.sessions.paillier_training import TrainingSession, open_connection, open_local
 from securemodel.shown import Shown
 from securemodel.training.capture import capture_step
+from securemodel.training.compiling import Terms
 from securemodel.training.datasets import Batches
 from securemodel.training.job import Job, compile_job
 from securemodel.training.linear import MASKED, Linear, recognized
 from securemodel.training.naming import named
+from securemodel.training.places import Local, remote
 from securemodel.training.reference import run_in_float, start_states
-from securemodel.training.run import Local, Remote, Run
+from securemodel.training.run import Run
 
 EACH = "each"
 """Of `export(to=)`: each party learns the weights of its own columns."""
@@ -64,7 +67,7 @@ class LinearPlan(Shown):
     work: Mapping[str, Mapping[str, int]]
     compute_seconds: float
     steps_per_epoch: int
-    dealer: Any
+    dealer: Callable[[Network], Plan] | None
 
     def seconds_on(self, network: Network) -> float:
         """Predicted time of a step, after the first epoch."""
@@ -123,18 +126,17 @@ class LinearTraining(Job):
     """A linear model's training by two parties, with its data. Made by `compile_training(protocol="paillier")`."""
 
     program: LinearProgram
-    linear: Linear | None = None
-    masked: Callable[[], Job] | None = None
+    linear: Linear = field(kw_only=True)
+    masked: Callable[[], Program] = field(kw_only=True)
+    """Compiles the same step for the engine with a dealer."""
 
     def plan(self, network: str | Network = "lan") -> LinearPlan:
         """Rounds, bytes and predicted time of a step beside those of the engine with a dealer."""
         shape, parties = self.program.shape, self.program.parties
         network, cell = find_network(network), shape.key_bits // 4
-        try:
-            dealer = self.masked().plan
-            step = lambda network: dealer(network).step
-        except SecureModelError:
-            step = None
+        dealer: Callable[[Network], Plan] | None = None
+        with suppress(SecureModelError):
+            dealer = partial(make_plan, self.masked())
         sent, first = (
             {
                 name: sum(cell * count + HEADER_BYTES for count in shape.ciphertexts(at, new)) + DIGEST_BYTES
@@ -147,7 +149,7 @@ class LinearTraining(Job):
         seconds = {what: s * scale ** (2 if what == "products" else 3) for what, s in SECONDS.items()}
         spent = max(sum(seconds[what] * count for what, count in each.items()) for each in work.values())
         steps = self.batches.steps_per_epoch
-        return LinearPlan(network, shape.rounds, sent, first, work, spent, steps, step)
+        return LinearPlan(network, shape.rounds, sent, first, work, spent, steps, dealer)
 
     def check(self) -> Report:
         """Nothing: what cannot be trained is refused when the step is compiled."""
@@ -162,7 +164,7 @@ class LinearTraining(Job):
         mine = self.program.start()
         largest = []
         for step in range(steps):
-            batch = list(batches(step)) if batches else self.batches.inputs(step, lambda name: True)
+            batch = list(batches(step)) if batches else self.batches.whole(step)
             numbers = public.next()
             states, _ = run_in_float(self.captured, states, batch, numbers, {})
             mine, scores = float_step(self.program, mine, batch, float(numbers[self.linear.rate]))
@@ -172,7 +174,7 @@ class LinearTraining(Job):
 
     def local(self) -> LinearRun:
         """A run with both parties in this process: for notebooks and tests."""
-        return LinearRun(self, LocalTwo(open_local(self.program)))
+        return LinearRun(self, Local(open_local(self.program)))
 
     def connect(
         self, me: str | None = None, config: str | Path | PartiesConfig | None = None, *,
@@ -183,22 +185,21 @@ class LinearTraining(Job):
             raise ConfigError(
                 explain("protocol 'paillier' uses no store", why="nothing is dealt", fix="leave out --store")
             )
-        me, config, own = place(self.program, me, config, insecure_plain)
-        book = book_of(ledger)
-        session = open_connection(self.program, me, config, insecure_plain=insecure_plain)
-        if book:
-            session.record = record_for(book, self.program, session.me, session.channel.session)
-        secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
-        return LinearRun(self, Remote(session, secret, lambda program, tables: session))
+
+        def connect(program: Program, me: str, parties: PartiesConfig, tables: Any) -> TrainingSession:
+            return open_connection(self.program, me, parties, insecure_plain=insecure_plain)
+
+        where = remote(self.program, me, config, connect, ledger=ledger, insecure_plain=insecure_plain)
+        return LinearRun(self, where)
 
 
 def float_step(
     program: LinearProgram, weights: np.ndarray, batch: Sequence[torch.Tensor], lr: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The step in float with the same polynomial: weights float64[columns, outputs] after it, and the scores before."""
-    shape, attrs, inputs = program.shape, program.attrs, list(batch)
-    x = torch.cat([program.columns_of(name, inputs) for name in program.parties], 1).numpy()
-    y = program.labels_of(program.labels_owner, inputs).numpy()
+    shape, attrs = program.shape, program.attrs
+    x = torch.cat([program.columns_of(name, batch) for name in program.parties], 1).numpy()
+    y = program.labels(batch).numpy()
     scores = x @ weights
     with np.errstate(over="ignore", invalid="ignore"):  # where a training diverges
         predicted = scores if shape.kind == "linear" else 0.5 + _polynomial(shape, scores)
@@ -208,14 +209,8 @@ def float_step(
 
 def _polynomial(shape: LinearStep, scores: np.ndarray) -> np.ndarray:
     powers, t = range(1, shape.degree + 1, 2), scores / shape.interval
-    return sum(c * t**k for k, c in zip(powers, sigmoid_coefficients(shape.degree, shape.interval), strict=True))
-
-
-class LocalTwo(Local):
-    """Both parties in this process."""
-
-    def opened(self, program: Any, tables: Any) -> LocalTwo:
-        return self
+    terms = [c * t**k for k, c in zip(powers, sigmoid_coefficients(shape.degree, shape.interval), strict=True)]
+    return sum(terms, start=np.zeros_like(t))
 
 
 class LinearRun(Run):
@@ -248,52 +243,42 @@ class LinearRun(Run):
         """Nothing: `compile_training` refuses evaluate= with this protocol."""
         return {}
 
-    def export(self, path: str | Path | None = None, *, to: str) -> dict[str, Any] | None:
+    def export(self, path: str | Path | None = None, *, to: str, only: str | None = None) -> dict[str, Any] | None:
         """The model's weights at party `to`, which alone learns them; None at the other.
 
         With `to="each"` each party learns the weights of its own columns, and the labels' owner the bias; where both
-        parties are in this process, a dict of both. With `path`, whoever learns writes them as safetensors.
-        Raises InputError, FileError.
+        parties are in this process, a dict of both. `only` can but name the model. With `path`, whoever learns writes
+        them as safetensors. Raises InputError, FileError.
         """
         self._start()
-        parties = self.job.program.parties
-        if to not in (*parties, EACH):
+        parties, each = self.job.program.parties, to == EACH
+        if not each and to not in parties:
             raise InputError(
                 explain(f"{to!r} is no party", fix=f"export to one of {', '.join(parties)}, or to {EACH!r}")
             )
-        self._where.session.note_weights(parties if to == EACH else [to], list(self.job.models))
+        if only is not None and only not in self.job.models:
+            raise InputError(explain(f"there is no model {only!r}", fix="leave only= out: a linear model is one"))
+        self._where.session.note_weights(parties if each else [to], list(self.job.models))
         first = self.job.program.shape.columns[0]
-        part = {parties[0]: slice(0, first), parties[1]: slice(first, None)}
+        mine = dict(zip(parties, (slice(0, first), slice(first, None)) if each else (slice(None),) * 2, strict=True))
         kept = {me: trainer.kept["weights"] for me, trainer in self._where.parties.items()}
-        wanted = {me: part[next(p for p in parties if p != me)] if to == EACH else slice(None) for me in kept}
-        sends = {me: kept[me][:, wanted[me]].contiguous().numpy().tobytes() for me in kept}
-        got = self._swap_sizes(sends, {me: part[me] if to == EACH else slice(None) for me in kept}, to)
+        theirs = dict(zip(parties, reversed(mine.values()), strict=True))  # what each sends the other, who may learn it
+        sends = {me: kept[me][:, theirs[me]].contiguous().numpy().tobytes() for me in kept}
+        whole = next(iter(kept.values()))
+        sizes = {name: 8 * whole[:, theirs[name]].numel() for name in parties}
         made = {}
-        for me in kept:
-            if to in (me, EACH):
-                mine = part[me] if to == EACH else slice(None)
-                ((_, data),) = got[me].items()
-                theirs = torch.frombuffer(bytearray(data), dtype=torch.int64).reshape(kept[me][:, mine].shape)
-                made[me] = self._state(from_limbs(kept[me][:, mine]) + from_limbs(theirs), me if to == EACH else None)
+        for me, got in self._where.swap(EXPORT, sends, () if each else (to,), sizes).items():
+            if each or to == me:
+                own = kept[me][:, mine[me]]
+                ((_, data),) = got.items()
+                other = torch.frombuffer(bytearray(data), dtype=torch.int64).reshape(own.shape)
+                made[me] = self._state(from_limbs(own) + from_limbs(other), me if each else None)
         if path is not None:
             for me, state in made.items():
                 target = Path(path) if len(made) == 1 else Path(path) / f"{me}.safetensors"
                 with file_errors(target):
                     safetensors.torch.save_file(state, target)
         return made if len(made) == 2 else next(iter(made.values()), None)
-
-    def _swap_sizes(self, sends: dict[str, bytes], mine: dict[str, slice], to: str) -> dict[str, dict[str, bytes]]:
-        """What each party here gets: shares of its own columns may have another size than those it sends."""
-        if len(sends) == 2 or to != EACH:
-            return self._where.swap(EXPORT, sends, () if to == EACH else (to,))
-        session = self._where.session
-        ((me, data),) = sends.items()
-        (peer,) = (name for name in self.job.program.parties if name != me)
-        kept = session.walk.party.kept["weights"]
-        size = kept[:, mine[me]].numel() * 8
-        with session._guarded():
-            got = session.channel.exchange(EXPORT, {peer: [data]}, {peer: size})
-        return {me: {peer: got[peer].numpy().tobytes()}}
 
     def _state(self, numbers: np.ndarray, me: str | None) -> dict[str, torch.Tensor]:
         """The tensors of the model, or of one party's columns."""
@@ -308,7 +293,7 @@ class LinearRun(Run):
             weights.append(values[at : at + count])
             at += count
             if bias and program.parties[party] == program.labels_owner:
-                state[_short(self.job.linear.bias)] = values[at].float().contiguous()
+                state[_short(cast(str, self.job.linear.bias))] = values[at].float().contiguous()
                 at += 1
         joined = torch.cat(weights).T
         if me is None:
@@ -383,7 +368,7 @@ def compile_linear(
         bias=bool(linear.bias), factor=linear.factor, decay=linear.decay, guard=guard_every,
         insecure=insecure_key_bits is not None,
     )  # fmt: skip
-    masked = lambda: compile_job(step, models, optimizers, batch=batch, parties=parties)
+    masked = lambda: compile_job(step, models, optimizers, batch, Terms(tuple(parties))).program
     return LinearTraining(program, batch, named(models, "model"), {}, linear=linear, masked=masked)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from protocols.errors import InputError, explain
 from protocols.names import PUBLIC
 from securemodel.compiler.capture import Captured, Examples, Kept, model_state
-from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lowering import Lowered, lower_model
-from securemodel.compiler.owners import Weights, owner_of
+from securemodel.compiler.owners import owner_of
 from securemodel.compiler.postprocess import Reveal
 from securemodel.engines.compiling import compile_for
 from securemodel.engines.masked.compiling import assemble
@@ -36,25 +36,14 @@ class _FromShares:
 
     states: dict[str, tuple[str, int]]
 
-    def lower(
-        self,
-        captured: Captured,
-        weights: Weights,
-        owners: Sequence[str],
-        frac_bits: int = 16,
-        *,
-        width: int = 64,
-        rounding: Rounding = "exact",
-    ) -> Lowered:
+    def lower(self, captured: Captured, *args: Any, **options: Any) -> Lowered:
         kept = [
             Kept(node, state, None, None, more_bits)
             for node, name in captured.states.items()
             for state, more_bits in [self.states.get(name, ("", 0))]
             if state
         ]
-        return lower_model(
-            replace(captured, kept=tuple(kept)), weights, owners, frac_bits, width=width, rounding=rounding
-        )
+        return lower_model(replace(captured, kept=tuple(kept)), *args, **options)
 
     assemble = staticmethod(assemble)
 
@@ -62,7 +51,7 @@ class _FromShares:
 def publish(
     job: Job,
     model: torch.nn.Module,
-    examples: Examples,
+    examples: torch.Tensor | Examples,
     inputs: str | Sequence[str],
     outputs: str | Sequence[str],
     reveal: Reveal,

@@ -4,132 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch.utils._pytree import tree_leaves
 
-from protocols.channel import Label
-from protocols.errors import BadFrame, InputError, Mismatch, PreprocessingUsedUp, explain
-from protocols.files import file_errors, read_secret
+from protocols.errors import InputError, Mismatch, PreprocessingUsedUp, explain
+from protocols.files import file_errors
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Examples, tensors_in
 from securemodel.compiler.positions import table_nodes
 from securemodel.compiler.postprocess import Reveal
-from securemodel.engines.labels import EXPORT, STEPS, TOSS, TOSSED
-from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.labels import EXPORT
 from securemodel.engines.masked.tables import Tables
 from securemodel.engines.masked.walk import MaskedWalk
 from securemodel.errors import TrainingDiverged
 from securemodel.invocation import Progress as Report
 from securemodel.invocation import current
-from securemodel.ledger import book_of, record_for
-from securemodel.program import Program
+from securemodel.program import Program, StepProgram
 from securemodel.sessions.masked import open_connection, open_local
-from securemodel.sessions.remote import place
 from securemodel.sessions.session import Session
 from securemodel.training import checkpoints
-from securemodel.training.agreeing import SETTINGS_BYTES, check_settings, settings_of
+from securemodel.training.agreeing import toss
 from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
+from securemodel.training.evaluating import BEFORE, NOW, Evaluation, together
 from securemodel.training.exporting import Exported
-from securemodel.training.job import BEFORE, NOW, Evaluation, Job
+from securemodel.training.job import Job
 from securemodel.training.noise import NoiseSource
+from securemodel.training.places import Local, Place, remote
 from securemodel.training.privacy import Privacy, TakenPart
 from securemodel.training.publishing import publish
+from securemodel.training.resuming import groups_of, last_common_step, put_groups, read_all
 from securemodel.training.stores import store_of
-
-_SEED_BYTES, _STEPS_BYTES = 32, 256
-_SCHEDULED = ("lr", "initial_lr", "momentum", "betas", "weight_decay", "eps")
-
-
-class _Place(Protocol):
-    """Where the parties of this process are, and how they reach the others."""
-
-    session: Session
-    parties: Mapping[str, OnlineParty]
-
-    def swap(
-        self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
-    ) -> dict[str, dict[str, bytes]]:
-        """Each party here sends the same bytes to all others (or those in `to`); what each party here got, by sender.
-
-        `sizes`: how many bytes each party sends; without it, all send as many.
-        """
-
-    def key(self, me: str, folder: Path) -> bytes: ...
-
-    def fail(self, error: BaseException) -> None: ...
-
-    def opened(self, program: Program, tables: Mapping[str, Tables]) -> _Place: ...
-
-
-@dataclass(frozen=True, repr=False)
-class Local:
-    """All parties in this process."""
-
-    session: Any
-
-    @property
-    def parties(self) -> Mapping[str, OnlineParty]:
-        return {name: walk.party for name, walk in self.session.walks.items()}
-
-    def swap(
-        self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
-    ) -> dict[str, dict[str, bytes]]:
-        return {me: {peer: data for peer, data in sends.items() if peer != me} for me in sends if not to or me in to}
-
-    def key(self, me: str, folder: Path) -> bytes:
-        return checkpoints.key_in(folder)
-
-    def fail(self, error: BaseException) -> None:
-        """Nobody waits for the parties of this process."""
-
-    def opened(self, program: Program, tables: Mapping[str, Tables]) -> Local:
-        self.session.close()
-        return Local(open_local(program, tables))
-
-
-@dataclass(frozen=True, repr=False)
-class Remote:
-    """One party, linked with the others. `open` connects for another program: one is open at a time."""
-
-    session: Any
-    secret: bytes
-    open: Callable[[Program, Tables], Any]
-
-    @property
-    def parties(self) -> Mapping[str, OnlineParty]:
-        return {name: walk.party for name, walk in self.session.walks.items()}
-
-    def swap(
-        self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
-    ) -> dict[str, dict[str, bytes]]:
-        me, channel = self.session.me, self.session.channel
-        ((_, data),) = sends.items()
-        peers = [name for name in self.session.program.parties if name != me]
-        out = {peer: [torch.frombuffer(bytearray(data), dtype=torch.uint8)] for peer in peers if not to or peer in to}
-        expected = {peer: sizes[peer] if sizes else len(data) for peer in peers if not to or me in to}
-        with self.session._guarded():
-            got = channel.exchange(label, out, expected)
-        return {me: {peer: part.numpy().tobytes() for peer, part in got.items()}}
-
-    def key(self, me: str, folder: Path) -> bytes:
-        return checkpoints.key_for(self.secret, me)
-
-    def fail(self, error: BaseException) -> None:
-        """Tells the peers why this party stops."""
-        self.session._fail(error)
-
-    def opened(self, program: Program, tables: Mapping[str, Tables]) -> Remote:
-        self.session.close()
-        return Remote(self.open(program, tables[self.session.me]), self.secret, self.open)
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,7 +59,7 @@ class Run:
     `step_number` counts the steps made; `resume` goes on where checkpoints end.
     """
 
-    def __init__(self, job: Job, where: _Place) -> None:
+    def __init__(self, job: Job, where: Place) -> None:
         self.job, self._where = job, where
         self.step_number, self._times = 0, 0
         self._public = job.captured.public_inputs()
@@ -174,49 +86,34 @@ class Run:
                                      fix="write a checkpoint before publish(), and resume another run there"))  # fmt: skip
         if self._started:
             return
-        tossed = self._toss()
-        self._name, self._seed = tossed.hex()[:32], int.from_bytes(tossed[16:24], "little") >> 1
+        self._toss()
         self._load()
 
     def _load(self) -> None:
         self._load_session(self.job.program, self.step_number)
         self._started = True
-        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        self._keep()
         self._safe = self._snapshot()
+
+    def _keep(self) -> None:
+        """Holds on to what each party here has kept, for the next session."""
+        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
 
     def _load_session(self, program: Program, first: int = 0, starts: Any = None) -> None:
         """Shares weights (those of the program, or these) and rows; the next run reads the rows of the step `first`."""
-        walks = self._where.session.walks if table_nodes(program.graph) else {}
+        tables = bool(table_nodes(program.graph))
+        walks = {me: cast(MaskedWalk, walk) for me, walk in self._where.session.walks.items() if tables}
         for walk in walks.values():
-            cast(MaskedWalk, walk).begin_at(first)
+            walk.begin_at(first)
         self._where.session.load(program, program.model if starts is None else starts)
         if walks:
-            self._tables[id(program)] = {me: party.tables for me, party in self._where.parties.items()}
+            self._tables[id(program)] = {me: walk.party.tables for me, walk in walks.items()}
         self._first, self._runs = first, 0
 
-    def _greet(self, label: Label, sends: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
-        """A message to all others, before which parties compare what a program does not say. Raises Mismatch."""
-        settings = settings_of(self.job)
-        got = self._where.swap(label, {me: settings + data for me, data in sends.items()})
-        for parts in got.values():
-            for peer, data in parts.items():
-                check_settings(self.job, peer, data[:SETTINGS_BYTES])
-        return {me: {peer: data[SETTINGS_BYTES:] for peer, data in parts.items()} for me, parts in got.items()}
-
-    def _toss(self) -> bytes:
-        """A public seed that no party can choose: each commits to its part before it sees the others' (Blum, 1983)."""
-        mine = {me: os.urandom(_SEED_BYTES) for me in self._where.parties}
-        hidden = self._greet(TOSS, {me: _commitment(me, part) for me, part in mine.items()})
-        opened = self._where.swap(TOSSED, mine)
-        for me, parts in opened.items():
-            for peer, part in parts.items():
-                if _commitment(peer, part) != hidden[me][peer]:
-                    raise BadFrame(
-                        peer, explain(f"party {peer!r} changed its part of the seed after the others' were open")
-                    )
-        me = next(iter(mine))
-        whole = {**opened[me], **mine}
-        return hashlib.sha256(b"".join(whole[name] for name in sorted(whole))).digest()
+    def _toss(self) -> None:
+        """The name of this training and the seed of its public random numbers."""
+        tossed = toss(self.job, self._where)
+        self._name, self._seed = tossed.hex()[:32], int.from_bytes(tossed[16:24], "little") >> 1
 
     def step(self, *batch: torch.Tensor | None) -> Any:
         """One step on the next batch (or this one: tensors of the parts of all columns); what the step returns.
@@ -229,7 +126,7 @@ class Run:
             self._where.session.walk.check_prepared()
         given = self._given(batch)
         if self._resident and self.step_number != self._first + self._runs:  # a run failed: its rows come again
-            self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+            self._keep()
             self._go_on_with(job.program)
         self._runs += 1
         self._taken.note(self.step_number, bool(batch))
@@ -237,8 +134,8 @@ class Run:
             returned = self._where.session.run(*given)
         self.step_number += 1
         result = self._restored(job.program, returned)
-        if job.guard_every and self.step_number % job.guard_every == 0:
-            self._guard()
+        if job.guard and self.step_number % job.guard_every == 0:
+            self._guard(job.guard)
         if report := current().progress:
             report(self._progress(result))
         return result
@@ -269,16 +166,16 @@ class Run:
                 ),
             ) from error
 
-    def _guard(self) -> None:
+    def _guard(self, guard: TrainingProgram) -> None:
         """Raises TrainingDiverged, after going back to the last step at which all parameters were in range."""
-        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        self._keep()
         before = {
             me: {f"{BEFORE}{name}": share for name, share in kept.items()} for me, kept in self._safe.kept.items()
         }
         for me, kept in self._kept.items():
             before[me].update({f"{NOW}{name}": share for name, share in kept.items()})
-        self._go_on_with(self.job.guard, before)
-        within = self._restored(self.job.guard, self._where.session.run())
+        self._go_on_with(guard, before)
+        within = self._restored(guard, self._where.session.run())
         outside = [name for name, inside in within.items() if not bool(inside)]
         failed, now = self.step_number, self._snapshot()
         if outside:
@@ -339,7 +236,7 @@ class Run:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return self.job.captured.random[index].draw(generator)
 
-    def _restored(self, program: TrainingProgram, returned: Any) -> Any:
+    def _restored(self, program: StepProgram, returned: Any) -> Any:
         outputs = program.header.outputs
         parts = list(returned) if isinstance(returned, tuple) else [returned]
         if not outputs:
@@ -356,7 +253,8 @@ class Run:
 
     def train_epoch(self, progress: Callable[[int, Any], None] = lambda step, returned: None) -> list[Any]:
         """The steps up to the end of the epoch; what they return. `progress` is told the step number and its result."""
-        size, returned = self.job.batches.steps_per_epoch, []
+        size = self.job.batches.steps_per_epoch
+        returned: list[Any] = []
         while not returned or self.step_number % size:
             returned.append(self.step())
             progress(self.step_number, returned[-1])
@@ -388,10 +286,10 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """What the functions of `compile_training(evaluate=)` give for the weights as they are now."""
         self._start()
-        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
-        made = {name: self._evaluated(evaluation) for name, evaluation in self.job.evaluations.items()}
+        self._keep()
+        found = {name: self._evaluated(evaluation) for name, evaluation in self.job.evaluations.items()}
         self._go_on_with(self.job.program)
-        return made
+        return found
 
     def _evaluated(self, evaluation: Evaluation) -> Any:
         results = []
@@ -400,7 +298,7 @@ class Run:
             for step in range(batches.steps_per_epoch):
                 given = batches.inputs(step, lambda name: name in self._where.parties)
                 results.append(self._restored(program, self._where.session.run(*given)))
-        return _together(results)
+        return together(results)
 
     def _go_on_with(
         self,
@@ -464,7 +362,7 @@ class Run:
         """
         self._start()
         made = publish(self.job, model, example_inputs, inputs, outputs, reveal)
-        self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+        self._keep()
         self._go_on_with(made.program, starts=made.starts)
         self._published = True
         self._where.session.weights_stay()
@@ -482,7 +380,8 @@ class Run:
         """Writes what each party here needs to go on: its own folder inside, encrypted under its own key. Raises FileError."""
         self._start()
         progress = Progress(
-            self._name, self.job.digest, self.step_number, self._seed, self._public.memory, _groups(self.job),
+            self._name, self.job.digest, self.step_number, self._seed, self._public.memory,
+            groups_of(self.job.captured.updates),
             json.loads(json.dumps(self._scheduler.state_dict())) if self._scheduler is not None else None,
             self._taken.saved(),
         )  # fmt: skip
@@ -497,40 +396,22 @@ class Run:
         """
         if self._started:
             raise InputError(explain("resume() comes too late", fix="call it before the first step"))
-        mine = {me: checkpoints.steps_of(Path(folder) / me) for me in self._where.parties}
-        told = self._greet(STEPS, {me: _packed(steps) for me, steps in mine.items()})
-        common = set.intersection(*(set(steps) for steps in mine.values()))
-        for parts in told.values():
-            for data in parts.values():
-                common &= set(_unpacked(data))
-        if not common:
+        step = last_common_step(self.job, self._where, Path(folder))
+        if step is None:
             self._start()
             return 0
-        self._restore(Path(folder), max(common))
+        self._restore(*read_all(self.job, self._where, Path(folder), step))
         return self.step_number
 
-    def _restore(self, folder: Path, step: int) -> None:
-        found = {}
-        for me in self._where.parties:
-            path = folder / me
-            found[me] = checkpoints.read(path, me, self._where.key(me, path), step)
-            checkpoints.check_same(found[me][1], self.job.digest)
-        names = {progress.run for _, progress in found.values()}
-        told = self._where.swap(STEPS, {me: progress.run.encode().ljust(64) for me, (_, progress) in found.items()})
-        for parts in told.values():
-            for peer, data in parts.items():
-                if data.decode("ascii", "replace").strip() not in names or len(names) > 1:
-                    raise Mismatch(peer, explain(f"party {peer!r} has checkpoints of another training", where="resume()",
-                                                 fix="give each party the folder of the same training"))  # fmt: skip
-        progress = next(iter(found.values()))[1]
+    def _restore(self, shares: Mapping[str, Mapping[str, torch.Tensor]], progress: Progress) -> None:
         self._name, self._seed, self.step_number = progress.run, progress.seed, progress.step
         self._load()
-        for me, (shares, _) in found.items():
-            self._where.parties[me].kept = dict(shares)
+        for me, party in self._where.parties.items():
+            party.kept = dict(shares[me])
         self._public.memory = {name: dict(numbers) for name, numbers in progress.memory.items()}
         self._taken = TakenPart.restored(progress.taken)
-        _put_groups(self.job, progress.groups)
-        self._kept = {me: dict(shares) for me, (shares, _) in found.items()}
+        put_groups(self.job.captured.updates, progress.groups)
+        self._kept = {me: dict(kept) for me, kept in shares.items()}
         self._safe = self._snapshot()
         self._scheduler_state = progress.scheduler
 
@@ -549,47 +430,6 @@ class Run:
         self.close()
 
 
-def _commitment(party: str, part: bytes) -> bytes:
-    return hashlib.sha256(b"securemodel toss " + party.encode() + b" " + part).digest()
-
-
-def _packed(steps: Sequence[int]) -> bytes:
-    return ",".join(map(str, steps[-8:])).encode().ljust(_STEPS_BYTES)
-
-
-def _unpacked(data: bytes) -> list[int]:
-    words = data.decode("ascii", "replace").strip().split(",")
-    return [int(word) for word in words if word.isdigit()]
-
-
-def _together(results: Sequence[Any]) -> Any:
-    """Batches as one: numbers are added, rows are put one below the other."""
-    if isinstance(results[0], Mapping):
-        return {name: _together([result[name] for result in results]) for name in results[0]}
-    if isinstance(results[0], (list, tuple)):
-        return type(results[0])(_together(parts) for parts in zip(*results, strict=True))
-    if results[0] is None or not isinstance(results[0], torch.Tensor):
-        return results[0]
-    return torch.cat(list(results)) if results[0].ndim else torch.stack(list(results)).sum(0)
-
-
-def _groups(job: Job) -> list[dict[str, Any]]:
-    """The scheduled entries of all groups, as JSON has them."""
-    return [
-        {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in update.group.items()
-            if key in _SCHEDULED
-        }
-        for update in job.captured.updates
-    ]
-
-
-def _put_groups(job: Job, groups: Sequence[Mapping[str, Any]]) -> None:
-    for update, entries in zip(job.captured.updates, groups, strict=True):
-        update.group.update({key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()})
-
-
 def local_run(job: Job) -> Run:
     """A run with all parties in this process."""
     return Run(job, Local(open_local(job.program)))
@@ -602,18 +442,16 @@ def remote_run(
     *,
     store: str | Path | None = None,
     ledger: str | Path | bool = True,
+    insecure_plain: bool = False,
     **options: Any,
 ) -> Run:
     """This party's end of a run between processes."""
-    me, config, own = place(job.program, me, config, options.get("insecure_plain", False))
-    book, store = book_of(ledger), store or current().store
+    store = store or current().store
 
-    def opened(program: Program, tables: Tables) -> Any:
+    def connect(program: Program, me: str, parties: PartiesConfig, tables: Tables) -> Session:
         prepared = store_of(Path(store), program) if store else None
-        session = open_connection(program, me, config, store=prepared, tables=tables, **options)
-        if book:
-            session.record = record_for(book, program, session.me, session.channel.session)
-        return session
+        return open_connection(
+            program, me, parties, store=prepared, tables=tables, insecure_plain=insecure_plain, **options
+        )
 
-    secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
-    return Run(job, Remote(opened(job.program, Tables()), secret, opened))
+    return Run(job, remote(job.program, me, config, connect, ledger=ledger, insecure_plain=insecure_plain))

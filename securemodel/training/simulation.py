@@ -15,9 +15,10 @@ from securemodel.inspect.fixed import FixedPoint
 from securemodel.inspect.ranges import Range, ranges
 from securemodel.shown import Shown
 from securemodel.training.compiling import TrainingProgram
-from securemodel.training.job import Job
+from securemodel.training.datasets import Batches
 from securemodel.training.noise import NoiseSource
 from securemodel.training.reference import draws, run_in_float, start_states
+from securemodel.training.steps import CapturedStep, Kind
 
 _SHOWN = 5
 
@@ -66,9 +67,15 @@ class Simulation(Shown):
         return "\n".join(lines)
 
 
-def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tensor]] | None = None) -> Simulation:
-    """Runs steps in fixed point and in float from the same start, on the same batches."""
-    program, captured = job.program.with_inputs or job.program, job.program.step
+def simulate(
+    program: TrainingProgram,
+    captured: CapturedStep,
+    rows: Batches,
+    steps: int,
+    batches: Callable[[int], Sequence[torch.Tensor]] | None = None,
+) -> Simulation:
+    """Runs steps in fixed point and in float from the same start, on the same batches: these, or all of `rows`."""
+    program = program.with_inputs or program
     sides = {name: ClearSide(program, name) for name in program.parties}
     for side in sides.values():
         side.set_model(program.model)
@@ -77,7 +84,7 @@ def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tenso
     list(fixed.walk("load"))
     losses, source = [], NoiseSource()
     for step in range(steps):
-        batch = list(batches(step)) if batches else job.batches.inputs(step, lambda name: True)
+        batch = list(batches(step)) if batches else rows.whole(step)
         numbers = public.next()
         random = draws(captured, torch.Generator().manual_seed(step))
         random |= {noise.name: source.draw(noise.count) for noise in captured.noise}
@@ -98,12 +105,13 @@ def simulate(job: Job, steps: int, batches: Callable[[int], Sequence[torch.Tenso
     by_room = sorted(rooms.values(), key=lambda room: room.bits)
     outside = tuple(room for room in by_room if room.bits < 0)
     tight = tuple(room for room in by_room if room.bits >= 0)[:_SHOWN]
-    weights, moments = (_differences(fixed, program, states, kinds) for kinds in (_WEIGHTS, _MOMENTS))
-    made = {name: value for name, value in _kept(fixed, program).items() if captured.states[name].kind in _WEIGHTS}
-    return Simulation(tuple(losses), weights, moments, made, tight, outside)
+    kept = {kinds: _kept(fixed, program, captured, kinds) for kinds in (_WEIGHTS, _MOMENTS)}
+    weights, moments = (_difference(made, states) for made in kept.values())
+    return Simulation(tuple(losses), weights, moments, kept[_WEIGHTS], tight, outside)
 
 
-_WEIGHTS, _MOMENTS = ("parameter", "buffer"), ("optimizer",)
+_WEIGHTS: tuple[Kind, ...] = ("parameter", "buffer")
+_MOMENTS: tuple[Kind, ...] = ("optimizer",)
 
 
 def _note(rooms: dict[tuple[str, str], Room], source: str, within: Range) -> None:
@@ -123,15 +131,18 @@ def _note(rooms: dict[tuple[str, str], Room], source: str, within: Range) -> Non
 _LEAST = 2.0**-20  # a value at the end itself is outside
 
 
-def _kept(fixed: FixedPoint, program: TrainingProgram) -> dict[str, torch.Tensor]:
-    """What the steps left for the next one, as float64."""
-    nodes = [node for node in program.graph.nodes if node.op == "keep" and node.phase == "run"]
-    return {node.attrs["name"]: fixed.kept[node.attrs["name"]].ring.double() / 2.0**node.frac for node in nodes}
+def _kept(
+    fixed: FixedPoint, program: TrainingProgram, captured: CapturedStep, kinds: Sequence[Kind]
+) -> dict[str, torch.Tensor]:
+    """What the steps left of these kinds of states for the next one, as float64."""
+    nodes = {node.attrs["name"]: node for node in program.graph.nodes if node.op == "keep" and node.phase == "run"}
+    return {
+        name: fixed.kept[name].ring.double() / 2.0 ** (node.frac or 0)
+        for name, node in nodes.items()
+        if captured.states[name].kind in kinds
+    }
 
 
-def _differences(
-    fixed: FixedPoint, program: TrainingProgram, states: dict[str, torch.Tensor], kinds: Sequence[str]
-) -> float:
-    """The largest difference of a state of these kinds, in units of 2^-16."""
-    kept = {name: made for name, made in _kept(fixed, program).items() if program.step.states[name].kind in kinds}
+def _difference(kept: Mapping[str, torch.Tensor], states: Mapping[str, torch.Tensor]) -> float:
+    """The largest difference of a state, in units of 2^-16."""
     return max([float((made - states[name].double()).abs().max()) * 2**16 for name, made in kept.items()], default=0.0)

@@ -13,7 +13,15 @@ from protocols.errors import explain
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import Rounding
+from securemodel.compiler.lowering import lower_model
+from securemodel.compiler.owners import given_weights
+from securemodel.compiler.report import Report
 from securemodel.errors import CompileError
+from securemodel.planning.costs import Network
+from securemodel.planning.plan import make_plan
+from securemodel.planning.units import bytes_text, seconds_text
+from securemodel.shown import Shown
+from securemodel.training.compiling import Terms, TrainingProgram, kept_states
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.job import Job, compile_job
 from securemodel.training.paillier import LinearTraining, compile_linear
@@ -23,15 +31,62 @@ from securemodel.training.simulation import Simulation, simulate
 
 
 @dataclass(frozen=True, repr=False)
+class TrainingPlan(Shown):
+    """What a step costs, and an epoch; `step` is the plan of one step (securemodel.planning).
+
+    What is sent before the first step, of weights and of rows that are shared once, is `loading_bytes` and no part of these.
+    """
+
+    step: Any
+    steps_per_epoch: int
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Predicted, where the dealer deals each step while the one before runs."""
+        return self.steps_per_epoch * max(self.step.seconds, self.step.preparing_seconds)
+
+    @property
+    def loading_bytes(self) -> dict[str, int]:
+        """Bytes that each party sends before the first step; exact."""
+        return self.step.load.sent_bytes
+
+    @property
+    def bytes_per_epoch(self) -> dict[str, int]:
+        """Bytes that each party sends in the steps of an epoch; exact."""
+        return {name: self.steps_per_epoch * count for name, count in self.step.sent_bytes.items()}
+
+    def __str__(self) -> str:
+        sent = ", ".join(f"{name} {bytes_text(count)}" for name, count in self.bytes_per_epoch.items())
+        took = seconds_text(self.seconds_per_epoch)
+        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {took}, sends {sent}"
+
+
+@dataclass(frozen=True, repr=False)
 class Training(Job):
     """A compiled training step with its data. Made by `compile_training`."""
+
+    program: TrainingProgram
+
+    def plan(self, network: str | Network = "lan") -> TrainingPlan:
+        """Rounds, bytes and predicted time of a step, and of an epoch."""
+        return TrainingPlan(make_plan(self.program, network), self.batches.steps_per_epoch)
+
+    def check(self) -> Report:
+        """Every operator of the step that has no secure version; nothing, as the step is compiled."""
+        step, header = self.captured, self.program.header
+        owners = list(header.inputs)
+        lowered = lower_model(
+            kept_states(step, header.frac_bits), header.weights, owners, header.frac_bits, width=header.width,
+            rounding=header.rounding,
+        )  # fmt: skip
+        return Report("step", lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
 
     def simulate(self, steps: int = 10, batches: Callable[[int], Sequence[torch.Tensor]] | None = None) -> Simulation:
         """Some steps in fixed point in the clear beside float: losses, and how near each value came to the end of its range.
 
         `batches(step)` gives made-up data; by default the data of this process are read, which must be all of them.
         """
-        return simulate(self, steps, batches)
+        return simulate(self.program, self.captured, self.batches, steps, batches)
 
     def local(self) -> Run:
         """A run with all parties in this process: for notebooks and tests."""
@@ -89,8 +144,9 @@ def compile_training(
     if protocol != "masked" or options:
         what = f"protocol {protocol!r}" if protocol != "masked" else f"{', '.join(options)} with protocol 'masked'"
         raise CompileError(explain(f"there is no {what}", fix="training knows 'masked' and 'paillier'"))
+    given = given_weights(weights if isinstance(weights, str) else {"": PUBLIC, **weights})
+    terms = Terms(tuple(parties), given, frac_bits, width, rounding)
     job = compile_job(
-        step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
-        frac_bits=frac_bits, width=width, rounding=rounding, guard_every=guard_every, dp=dp,
-    )  # fmt: skip
+        step, models, optimizers, batch, terms, reveal=reveal, evaluate=evaluate, guard_every=guard_every, dp=dp
+    )
     return Training(**vars(job))

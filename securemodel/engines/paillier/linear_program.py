@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -59,18 +59,21 @@ class LinearProgram(StepProgram):
     def labels_owner(self) -> str:
         return self.header.inputs[self.attrs["labels"]]
 
-    def columns_of(self, party: str, inputs: list[torch.Tensor | None]) -> torch.Tensor:
+    def columns_of(self, party: str, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """float64[rows, columns] of one party, its bias as a column of ones."""
-        mine = [inputs[at].double() for at in self.attrs["columns"][self.parties.index(party)]]
+        places = self.attrs["columns"][self.parties.index(party)]
+        mine = [cast(torch.Tensor, inputs[at]).double() for at in places]
         if self.attrs["bias"] and party == self.labels_owner:
             mine.append(torch.ones(mine[0].shape[0], 1, dtype=torch.float64))
         return torch.cat(mine, 1)
 
-    def labels_of(self, party: str, inputs: list[torch.Tensor | None]) -> torch.Tensor | None:
+    def labels_of(self, party: str, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """float64[rows, outputs] of the party that has them."""
-        if party != self.labels_owner:
-            return None
-        return inputs[self.attrs["labels"]].double().reshape(self.shape.rows, self.shape.outputs)
+        return self.labels(inputs) if party == self.labels_owner else None
+
+    def labels(self, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """The same, at that party."""
+        return cast(torch.Tensor, inputs[self.attrs["labels"]]).double().reshape(self.shape.rows, self.shape.outputs)
 
     def start(self) -> np.ndarray:
         """Starting weights float[columns, outputs], those of the first party in front."""
