@@ -29,21 +29,24 @@ Rows = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Whole:
-    """A training: rows to train with and to test with, a model, and how it is trained."""
+    """A training: models by name, their optimizers, a step on batches of columns, and what counts in the end."""
 
-    train: Rows
-    test: Rows
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    columns: dict[str, tuple[str, torch.Tensor]]
+    """By name: whose it is, and all rows."""
+    models: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    step: Callable[..., Any]
+    """Returns the loss, or a dictionary whose first value is drawn."""
     batch: int
     epochs: int
-    split: int | None = None
-    """The first party's columns; None: it has all, and the second the labels."""
+    right: Callable[[], int]
+    """How many of `tested` cases the trained models get right."""
+    tested: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Losses by step and rows classified right, in fixed point and in PyTorch; the weights' largest difference."""
+    """Losses by step and cases that are right, in fixed point and in PyTorch; the weights' largest difference."""
 
     case: str
     seed: int
@@ -54,6 +57,29 @@ class Outcome:
 
 
 # ---- cases
+def classifier(
+    train: Rows, test: Rows, model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, epochs: int, split: int = 0
+) -> Whole:
+    """Rows to train with and to test with. The first party has `split` columns; 0: all, and the second the labels."""
+    x, y = train
+    columns = {"x": ("alice", x)} if not split else {
+        "left": ("alice", x[:, :split].contiguous()), "right": ("bob", x[:, split:].contiguous())
+    }  # fmt: skip
+
+    def step(*batch: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(model(torch.cat(batch[:-1], 1)), batch[-1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def right() -> int:
+        return int((model(test[0]).argmax(1) == test[1]).sum())
+
+    columns["label"] = ("bob", y)
+    return Whole(columns, {"model": model}, {"optimizer": optimizer}, step, batch, epochs, right, len(test[0]))
+
+
 def breast_cancer(seed: int) -> Whole:
     """Standardized columns, 15 of each party."""
     from sklearn.datasets import load_breast_cancer
@@ -65,18 +91,24 @@ def breast_cancer(seed: int) -> Whole:
     train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
     model = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return Whole((train_x.float(), train_y.long()), (test_x.float(), test_y.long()), model, optimizer, 64, 10, split=15)
+    rows = (train_x.float(), train_y.long()), (test_x.float(), test_y.long())
+    return classifier(*rows, model, optimizer, 64, 10, split=15)
+
+
+def mnist(seed: int, path: Path) -> Rows:
+    """Images from 0 to 1 and labels of a file, in an order of the seed's."""
+    with np.load(path, allow_pickle=False) as file:
+        images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]).long()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[order].float().div(255).unsqueeze(1), labels[order]
 
 
 def digits(seed: int, path: Path) -> Whole:
     """MNIST: of the file's rows 1000 to test with."""
-    with np.load(path, allow_pickle=False) as file:
-        images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]).long()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    images, labels = images[order].float().div(255).unsqueeze(1), labels[order]
+    images, labels = mnist(seed, path)
     model = lenet5()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return Whole((images[1000:], labels[1000:]), (images[:1000], labels[:1000]), model, optimizer, 128, 3)
+    return classifier((images[1000:], labels[1000:]), (images[:1000], labels[:1000]), model, optimizer, 128, 3)
 
 
 class Recurrent(nn.Module):
@@ -97,7 +129,7 @@ def signals(seed: int) -> Whole:
     y = (x[..., 0].argmax(1) < x[..., 1].argmax(1)).long()
     model = Recurrent()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    return Whole((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 10)
+    return classifier((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 10)
 
 
 class Encoder(nn.Module):
@@ -119,7 +151,51 @@ def sentences(seed: int) -> Whole:
     y = ((x < 2).sum(1) - (x > 9).sum(1)).sign() + 1
     model = Encoder()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    return Whole((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 8)
+    return classifier((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 8)
+
+
+def drawings(seed: int, path: Path) -> Whole:
+    """A DCGAN on 2,000 images of MNIST. A drawing is right if a LeNet-5 trained on the others is sure which digit it is."""
+    images, labels = mnist(seed, path)
+    judge = lenet5()
+    rate = torch.optim.SGD(judge.parameters(), lr=0.05, momentum=0.9)
+    for some, named in zip(images[2000:].split(128) * 3, labels[2000:].split(128) * 3, strict=True):
+        rate.zero_grad()
+        F.cross_entropy(judge(some), named).backward()
+        rate.step()
+    painter, critic = (
+        nn.Sequential(
+            nn.Unflatten(1, (16, 1, 1)), nn.ConvTranspose2d(16, 32, 7, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.ConvTranspose2d(32, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.ConvTranspose2d(16, 1, 4, 2, 1), nn.Sigmoid(),
+        ),
+        nn.Sequential(
+            nn.Conv2d(1, 16, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(16, 32, 4, 2, 1, bias=False), nn.BatchNorm2d(32),
+            nn.LeakyReLU(0.2), nn.Conv2d(32, 1, 7), nn.Flatten(0),
+        ),
+    )  # fmt: skip
+    models = {"painter": painter, "critic": critic}
+    of = {f"of_{name}": torch.optim.Adam(m.parameters(), lr=2e-3, betas=(0.5, 0.999)) for name, m in models.items()}
+
+    def step(real: torch.Tensor) -> dict[str, torch.Tensor]:
+        drawn = painter(torch.randn(len(real), 16))
+        judged = F.softplus(-critic(real)).mean() + F.softplus(critic(drawn.detach())).mean()
+        of["of_critic"].zero_grad()
+        judged.backward()
+        of["of_critic"].step()
+        painted = F.softplus(-critic(drawn)).mean()
+        of["of_painter"].zero_grad()
+        painted.backward()
+        of["of_painter"].step()
+        return {"critic": judged, "painter": painted}
+
+    def right() -> int:
+        painter.eval()
+        drawn = painter(torch.randn(1000, 16, generator=torch.Generator().manual_seed(9)))
+        painter.train()
+        return int((judge(drawn).softmax(1).amax(1) > 0.9).sum())
+
+    return Whole({"real": ("alice", images[:2000])}, models, of, step, 50, 6, right, 1000)
 
 
 CASES: dict[str, Callable[..., Whole]] = {
@@ -127,44 +203,41 @@ CASES: dict[str, Callable[..., Whole]] = {
     "MNIST, LeNet-5": digits,
     "sequences, LSTM": signals,
     "tokens, Transformer": sentences,
+    "MNIST, DCGAN": drawings,
 }
 
 
 # ---- one training
 def trained(case: str, seed: int, made: Whole) -> Outcome:
     """Trains in fixed point and in PyTorch. Raises ClickException where a value leaves its range."""
-    model, optimizer, split = made.model, made.optimizer, made.split
-
-    def step(*batch: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(model(torch.cat(batch[:-1], 1)), batch[-1])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    (x, y), own = made.train, securemodel.owned
-    columns = {"x": own("alice", x)} if split is None else {
-        "left": own("alice", x[:, :split].contiguous()), "right": own("bob", x[:, split:].contiguous())
-    }  # fmt: skip
-    batches = securemodel.dataset(**columns, label=own("bob", y)).batches(made.batch, seed=seed)
-    job = securemodel.compile_training(step, model, optimizer, batch=batches, parties=("alice", "bob"), reveal="all")
-    steps = made.epochs * (len(x) // made.batch)
+    data = securemodel.dataset(**{name: securemodel.owned(*column) for name, column in made.columns.items()})
+    batches = data.batches(made.batch, seed=seed)
+    job = securemodel.compile_training(
+        made.step, made.models, made.optimizers, batch=batches, parties=("alice", "bob"), reveal="all"
+    )
+    steps = made.epochs * batches.steps_per_epoch
     said = job.simulate(steps)
     if said.overflowed:
         raise click.ClickException(f"{case}, seed {seed}: {said}")
-    plain = [step(*batches.inputs(at, lambda name: True)).item() for at in range(steps)]
-    after = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    right = _right(model, made.test)
-    weights = {name.partition(".")[2]: tensor.float() for name, tensor in said.weights.items()}
+    plain = []
+    for at in range(steps):
+        torch.manual_seed(at)
+        returned = made.step(*batches.inputs(at, lambda name: True))
+        plain.append((next(iter(returned.values())) if isinstance(returned, dict) else returned).item())
+    after = {f"{name}.{key}": x.clone() for name, m in made.models.items() for key, x in m.state_dict().items()}
+    right = _right(made)
+    weights = {name: tensor.float() for name, tensor in said.weights.items()}
     apart = max(float((weights[name] - after[name]).abs().max()) for name in weights)
-    model.load_state_dict(weights)
+    for name, model in made.models.items():
+        own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
+        model.load_state_dict(own, strict=False)
     fixed = [fixed for fixed, _ in said.returned]
-    return Outcome(case, seed, (fixed, plain), (_right(model, made.test), right), len(made.test[0]), apart)
+    return Outcome(case, seed, (fixed, plain), (_right(made), right), made.tested, apart)
 
 
-def _right(model: nn.Module, rows: Rows) -> int:
+def _right(made: Whole) -> int:
     with torch.no_grad():
-        return int((model(rows[0]).argmax(1) == rows[1]).sum())
+        return made.right()
 
 
 # ---- pictures

@@ -439,13 +439,16 @@ def test_numbers_are_short() -> None:
     ]  # fmt: skip
     assert [count_text(n) for n in (7, 1500, 3 * 10**12)] == ["7", "1.5 K", "3.0 T"]
     assert [seconds_text(s) for s in (0.00123, 2.0)] == ["1.23 ms", "2.00 s"]
+    assert [seconds_text(s) for s in (599.0, 3600.0, 90_000.0)] == ["599.00 s", "60 min", "25 h"]
 
 
-def test_the_page_of_costs_is_what_the_code_declares() -> None:
+@pytest.mark.parametrize(("document", "word"), [("document", ""), ("training_document", "training ")])
+def test_the_pages_of_costs_are_what_the_code_declares(document: str, word: str) -> None:
     docs = Path(__file__).resolve().parent.parent / "docs"
-    printed = runpy.run_path(str(docs / "make_costs.py"))["document"]()
-    same = printed == (docs / "costs.md").read_text()
-    assert same, "costs have changed: run `python docs/make_costs.py > docs/costs.md`"
+    page = f"{word.strip()}-costs.md".removeprefix("-")
+    printed = runpy.run_path(str(docs / "make_costs.py"))[document]()
+    same = printed == (docs / page).read_text()
+    assert same, f"costs have changed: run `python docs/make_costs.py {word}> docs/{page}`"
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])

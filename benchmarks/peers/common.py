@@ -53,6 +53,9 @@ CASES = (
     "lstm",
     "encoder_layer",
     "minilm6",
+    "logreg_train_b128",
+    "mlp_train_b128",
+    "lenet5_train_b128",
 )
 ELEMENTS = 1 << 20  # of product, relu and sign
 FUNCTION_ELEMENTS = 100_000
@@ -68,11 +71,18 @@ FUNCTIONS = {
 LSTM = (16, 20, 40, 128)  # batch, steps, features, hidden
 ENCODER = (32, 384, 12, 1536)  # sequence, width, heads, width inside; a batch of one
 MLP_SIZES = (784, 128, 128, 10)
+FEATURES = 100  # of the logistic regression
+RATE = 0.05  # of a training step
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # channels; 0 is a pooling
 # channels and stride of each block
 RESNET18 = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
 
 Row = dict[str, Any]
+
+
+def is_training(case: str) -> bool:
+    """Whether a case is a step of SGD: its result are the new weights, and the loss's value is not computed."""
+    return "_train_" in case
 
 
 def batch_of(case: str) -> int:

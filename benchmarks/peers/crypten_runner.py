@@ -27,13 +27,16 @@ import crypten_sequences
 from common import (
     CASES,
     ELEMENTS,
+    FEATURES,
     MLP_SIZES,
+    RATE,
     RESNET18,
     VGG16,
     Row,
     arguments,
     batch_of,
     chosen_cases,
+    is_training,
     row,
     run_all,
     run_children,
@@ -80,7 +83,38 @@ def program(case: str) -> tuple[Callable[..., Any], list[Any]]:
         return max_pool, [normal(16, 32, 32, 32)]
     if case == "sort":
         raise SystemExit("CrypTen has no sort")
+    if is_training(case):
+        return training(case, data)
     return crypten_sequences.program(case) or model(case, data)
+
+
+def training(case: str, data: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """A step of SGD: a function of (labels, images, weight, bias, ...), labels one-hot or of 0 and 1.
+
+    It gives the first weight after the step, and computes all.
+    """
+    import torch
+
+    forward, args = model(case, data)
+    if case.startswith("logreg"):
+        labels = torch.randint(2, (batch_of(case), 1), generator=data).float()
+    else:
+        labels = torch.eye(MLP_SIZES[-1])[torch.randint(MLP_SIZES[-1], (batch_of(case),), generator=data)]
+
+    def step(y: Any, x: Any, *flat: Any) -> Any:
+        import crypten
+
+        weights = [w.detach() for w in flat]
+        with torch.enable_grad(), crypten.enable_grad():
+            for w in weights:
+                w.requires_grad = True
+            z = forward(x, *weights)
+            chances = z.detach().sigmoid() if case.startswith("logreg") else z.detach().softmax(1)
+            z.backward((chances - y) * (1 / batch_of(case)))
+        after = [w.detach() - w.grad * RATE for w in weights]
+        return after[0]
+
+    return step, [labels, *args]
 
 
 def convolve(x: Any, w: Any, stride: int = 1, padding: int = 0) -> Any:
@@ -154,7 +188,9 @@ def model(case: str, data: Any) -> tuple[Callable[..., Any], list[Any]]:
             width = channels
         return [*layers, layer(512, 10)]
 
-    if case.startswith("mlp"):
+    if case.startswith("logreg"):
+        forward, layers, x = mlp, dense((FEATURES, 1)), images(FEATURES)
+    elif case.startswith("mlp"):
         forward, layers, x = mlp, dense(MLP_SIZES), images(784)
     elif case.startswith("lenet5"):
         forward, layers, x = lenet5, [*convs([1, 6, 16], 5), *dense((400, 120, 84, 10))], images(1, 28, 28)

@@ -27,13 +27,16 @@ import spu_sequences
 from common import (
     CASES,
     ELEMENTS,
+    FEATURES,
     MLP_SIZES,
+    RATE,
     RESNET18,
     VGG16,
     Row,
     arguments,
     batch_of,
     chosen_cases,
+    is_training,
     row,
     run_all,
     run_children,
@@ -66,7 +69,33 @@ def program(case: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return (lambda x, w: convolve(x, w, padding=1)), (normal(1, 56, 56, 64), normal(3, 3, 64, 64))
     if case == "maxpool":
         return pool, (normal(16, 32, 32, 32),)
+    if is_training(case):
+        return training(case, data)
     return spu_sequences.program(case) or model(case, data)
+
+
+def training(case: str, data: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A step of SGD: a function of (weights, samples, labels), one-hot or of 0 and 1, that gives the new weights."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    forward, (layers, x) = model(case, data)
+    if case.startswith("logreg"):
+        labels = data.integers(0, 2, (len(x), 1)).astype(np.float32)
+    else:
+        labels = np.eye(MLP_SIZES[-1], dtype=np.float32)[data.integers(0, MLP_SIZES[-1], len(x))]
+
+    def step(layers: Any, x: Any, y: Any) -> Any:
+        def loss(layers: Any) -> Any:
+            z = forward(layers, x)
+            if case.startswith("logreg"):
+                return jnp.mean(jax.nn.softplus(z) - y * z)
+            return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(z), 1))
+
+        return jax.tree_util.tree_map(lambda w, g: w - RATE * g, layers, jax.grad(loss)(layers))
+
+    return step, (layers, x, labels)
 
 
 def convolve(x: Any, w: Any, stride: int = 1, padding: int = 0) -> Any:
@@ -131,6 +160,8 @@ def model(case: str, data: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
             x = relu(y + (conv(x, shortcut[0], stride) if shortcut else x))
         return jnp.mean(x, (1, 2)) @ last[0] + last[1]
 
+    if case.startswith("logreg"):
+        return mlp, (dense((FEATURES, 1)), images(FEATURES))
     if case.startswith("mlp"):
         return mlp, (dense(MLP_SIZES), images(784))
     if case.startswith("lenet5"):

@@ -30,5 +30,7 @@ def _scaled(count: int) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`1.25 s` or `3.10 ms`."""
+    """`3.10 ms`, `1.25 s`, `11 min` or `18 h`."""
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min" if seconds < 36_000 else f"{seconds / 3600:.0f} h"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
