@@ -51,11 +51,8 @@ class Made:
         return getattr(self.job, name)
 
 
-def job(data: Dataset | None = None, momentum: float = 0.9, **options: Any) -> Made:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Linear(7, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
+def step_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[..., dict[str, torch.Tensor]]:
+    """A step on all columns of the table."""
 
     def step(bank, shop, label):
         loss = F.mse_loss(model(torch.cat([bank, shop], 1)).squeeze(1), label)
@@ -63,6 +60,15 @@ def job(data: Dataset | None = None, momentum: float = 0.9, **options: Any) -> M
         loss.backward()
         optimizer.step()
         return {"loss": loss}
+
+    return step
+
+
+def job(data: Dataset | None = None, momentum: float = 0.9, **options: Any) -> Made:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Linear(7, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
 
     def error(bank, shop, label):
         return (model(torch.cat([bank, shop], 1)).squeeze(1) - label).abs().sum()
@@ -74,6 +80,7 @@ def job(data: Dataset | None = None, momentum: float = 0.9, **options: Any) -> M
         "reveal": {"loss": "all"},
         "evaluate": {"error": (error, test, "all")},
     }
+    step = step_of(model, optimizer)
     made = training.compile_training(step, model, optimizer, **{**given, **options})
     return Made(made, optimizer, step, model, test)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_secure_steps import in_fixed_point
+from test_secure_steps import assert_parties_get_the_same, in_fixed_point
 
 import securemodel
 from securemodel.training import capture_step, run_in_float, start_states
@@ -51,13 +51,7 @@ def test_updates_are_those_of_float_for_all_sizes_of_gradients(kind):
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.Adagrad])
 def test_the_parties_get_the_same(kind, parties):
     program, given, _ = one_step(kind, parties)
-    fixed = in_fixed_point(program, given)
-    with securemodel.local(program) as session:
-        session.run(*given)
-        held = [walk.party for walk in session.walks.values()]
-    for key, value in fixed.kept.items():
-        shares = [party.kept[key] for party in held if party.kept[key] is not None]
-        assert torch.equal(sum(shares), value.ring), key
+    assert_parties_get_the_same(program, given)
 
 
 def test_the_sum_is_over_the_rows_of_all_parties():

@@ -198,14 +198,7 @@ class TestSteps:
         model[0].bias.requires_grad_(False)
         groups = [{"params": model[0].parameters(), "lr": 0.02}, {"params": model[2].parameters()}]
         optimizer = torch.optim.SGD(groups, lr=0.05)
-
-        def step(bank, shop, label):
-            loss = F.mse_loss(model(torch.cat([bank, shop], 1)).squeeze(1), label)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss}
-
+        step = joint.step_of(model, optimizer)
         job = training.compile_training(
             step, model, optimizer, batch=joint.table().batches(16), parties=PARTIES, dp=QUIET
         )
@@ -220,14 +213,7 @@ class TestSteps:
     def test_moments_stay_in_range_beside_noise(self):
         model = nn.Linear(7, 1)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-
-        def step(bank, shop, label):
-            loss = F.mse_loss(model(torch.cat([bank, shop], 1)).squeeze(1), label)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return {"loss": loss}
-
+        step = joint.step_of(model, optimizer)
         dp = DP(noise_multiplier=4.0, max_grad_norm=2.0)
         job = training.compile_training(
             step, model, optimizer, batch=joint.table().batches(16), parties=PARTIES, reveal="all", dp=dp

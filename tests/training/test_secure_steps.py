@@ -52,6 +52,17 @@ def in_fixed_point(program: TrainingProgram, given: list[torch.Tensor]) -> Fixed
     return fixed
 
 
+def assert_parties_get_the_same(program: TrainingProgram, given: list[torch.Tensor]) -> None:
+    """What the parties keep after a run is what fixed point in the clear keeps."""
+    fixed = in_fixed_point(program, given)
+    with securemodel.local(program) as session:
+        session.run(*given)
+        held = [walk.party for walk in session.walks.values()]
+    for key, value in fixed.kept.items():
+        shares = [party.kept[key] for party in held if party.kept[key] is not None]
+        assert torch.equal(sum(shares), value.ring), key
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FAMILIES])
 def test_new_weights_are_those_of_float(name):
     captured, program, (given, right) = stepped(name)
@@ -75,13 +86,7 @@ def test_new_weights_are_those_of_float(name):
 @pytest.mark.parametrize("name", ["logistic regression", "momentum", "adam", "dropout"])
 def test_the_parties_get_what_fixed_point_gives(name, parties):
     _, program, (given, _) = stepped(name, parties)
-    fixed = in_fixed_point(program, given)
-    with securemodel.local(program) as session:
-        session.run(*given)
-        held = [walk.party for walk in session.walks.values()]
-    for key, value in fixed.kept.items():
-        shares = [party.kept[key] for party in held if party.kept[key] is not None]
-        assert torch.equal(sum(shares), value.ring), key
+    assert_parties_get_the_same(program, given)
 
 
 @pytest.mark.parametrize("name", ["logistic regression", "momentum"])
