@@ -66,7 +66,7 @@ class Program:
     @cached_property
     def row_independent(self) -> bool:
         """Whether a run may be split along the first axis: each output row depends on one input row only."""
-        if any(node.op == "keep" and node.phase == "run" for node in self.graph.nodes):
+        if self.graph.keeps("run"):
             return False
         return self.model is not None and rows_are_independent(revealing(self.model, self.reveal), self.examples)
 

@@ -19,7 +19,7 @@ import torch
 import securemodel
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES, dealt_bytes
-from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, leaf_planes
 from protocols.identity import plain_config
 from securemodel.cli import main as command_line
 from securemodel.cli.launch import run_local

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
 from protocols.gates.bilinear import Bilinear, Square
-from protocols.gates.compare import Combine, Digits, TopBit
 from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
 from protocols.gates.select import BitToRing, Select, SelectTruncated
+from protocols.gates.sign import Combine, Digits, TopBit
 from protocols.gates.truncate import Truncate
 from protocols.gates.unit import Unit
 

@@ -7,7 +7,7 @@ The dealer shares `high` = l >> f and `wrap` = msb(l), the latter modulo 2^f onl
 2^(64-f): two bytes for f <= 16. 1 - msb(m) is public. Result additive.
 [Dalskov et al. 2019, section 5 (carry correction); Escudero et al. 2020.]
 
-Two operands: c is a masked bit c = hat ^ gamma (compare.py makes it), and the dealer shares gamma as a ring element. The
+Two operands: c is a masked bit c = hat ^ gamma (sign.py makes it), and the dealer shares gamma as a ring element. The
 result is exact, and with offset = 2^(f-1) the nearest whole number, halves upward. One operand: c is left out, and the
 result is floor or floor + 1, unbiased; which one depends on l.
 """

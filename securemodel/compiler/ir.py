@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from protocols.linear import LAYOUT
 from securemodel.compiler.owners import Weights
 
 TEXT_VERSION = 2
@@ -85,6 +86,11 @@ def phase_of(operands: Iterable[Node]) -> Phase:
     return "run" if any(node.phase == "run" for node in operands) else "load"
 
 
+def only_moves(node: Node) -> bool:
+    """Whether each element is one of the operand's, or zero."""
+    return node.op == "linear" and node.attrs["kind"] in LAYOUT
+
+
 def is_check(node: Node) -> bool:
     """Whether an owner checks its values with this: the model's assertions. Nothing reads it."""
     return node.op == "float" and str(node.attrs.get("target")).startswith(_CHECKS)
@@ -121,6 +127,11 @@ class Graph:
             for arg in node.args:
                 users[arg].append(node.id)
         return users
+
+    def keeps(self, *phases: Phase) -> dict[str, Node]:
+        """What is kept for the next run, by name; in these phases alone, or by default in both, where a run's comes last."""
+        wanted = phases or PHASES
+        return {node.attrs["name"]: node for node in self.nodes if node.op == "keep" and node.phase in wanted}
 
     def text(self) -> str:
         return "\n".join(node.text() for node in self.nodes)

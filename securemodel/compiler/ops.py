@@ -16,9 +16,9 @@ import torch
 
 from protocols.errors import explain
 from protocols.gates import GATES, dealt_bytes, numel
-from protocols.gates.compare import digit_count, groups, leaf_planes
 from protocols.gates.conjunction import MAX_FAN_IN
 from protocols.gates.lookup import MAX_TERMS
+from protocols.gates.sign import digit_count, groups, leaf_planes
 from protocols.gates.unit import MAX_BITS
 from protocols.kernels.checks import TABLE_SIZES
 from protocols.linear import LINEAR

@@ -13,10 +13,9 @@ from typing import Any, cast
 import torch
 
 from protocols.errors import explain
-from protocols.linear import LAYOUT
 from protocols.shares import Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
-from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase
+from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase, only_moves
 from securemodel.engines.clear import ClearSide, encoding_limit, revealed
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.walk import local_walks
@@ -206,11 +205,11 @@ class _Findings:
                 seen = value.number * 2.0 ** -(node.frac or 0)
                 self._layers[self._names[node.id]].stay("encoding", -self._encoding, self._encoding, seen)
             for within in ranges(self._graph, node, value, operands):
-                moved = within.mark is None or _only_moves(node)
+                moved = within.mark is None or only_moves(node)
                 layer = self._names[within.at] if moved else layer_of(cast(Mark, within.mark).source)
                 self._layers[layer].stay(within.what, within.low, within.high, within.values)
             for mark in _values(node):
-                layer = self._names[node.id] if _only_moves(node) else layer_of(mark.source)
+                layer = self._names[node.id] if only_moves(node) else layer_of(mark.source)
                 made = _real(value.ring, mark.frac), _real(secure[node.id], mark.frac)
                 self._layers[layer].differ(right[mark.name], *made)
             if node.op == "reveal":
@@ -225,10 +224,6 @@ class _Findings:
         """All layers in the order of the model."""
         names = dict.fromkeys([*self._order[:-1], *self._layers, OUTPUTS])
         return tuple(self._layers[name].row(name) for name in names if name in self._layers)
-
-
-def _only_moves(node: Node) -> bool:
-    return node.op == "linear" and node.attrs["kind"] in LAYOUT
 
 
 def _layers_of(captured: Captured) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from protocols.gates import numel
-from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, leaf_planes
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Header, Node
 from securemodel.compiler.passes.masks import narrow_masks

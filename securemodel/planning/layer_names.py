@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from protocols.linear import LAYOUT
 from securemodel.compiler.capture import Captured, layer_of, source_line
-from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ir import Graph, Node, only_moves
 from securemodel.compiler.ops import ROWS
 
 INPUTS, OUTPUTS = "inputs", "outputs"
@@ -41,7 +40,7 @@ def _name(graph: Graph, node: Node, names: list[str]) -> str:
         return OUTPUTS
     if node.op == "rows" or (node.op == "input" and node.phase == "run"):
         return INPUTS
-    if node.op == "linear" and node.attrs["kind"] in LAYOUT and node.phase == "run":
+    if only_moves(node) and node.phase == "run":
         return names[node.args[0]]  # elements that only move stay where they were computed
     if node.source:
         return layer_of(node.source)

@@ -23,7 +23,7 @@ class Exported:
 
     def __init__(self, job: Job, only: str | None) -> None:
         self._job = job
-        nodes = {node.attrs["name"]: node for node in job.program.graph.nodes if node.op == "keep"}
+        nodes = job.program.graph.keeps()
         self._keys = _keys(job, only)
         self._changed: dict[str, Node] = {name: nodes[name] for name in sorted(self._keys) if name in nodes}
         self._frozen = {name: _owner(job, name) for name in sorted(self._keys) if name not in nodes}

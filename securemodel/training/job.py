@@ -118,7 +118,7 @@ def compile_job(
     _check_names(terms.parties, owners)
     receivers = _receivers(captured, reveal, terms.parties)
     program = reading_tables(terms.compile(captured, "step", owners, receivers), batch)
-    kept = {node.attrs["name"] for node in program.graph.nodes if node.op == "keep"}
+    kept = set(program.graph.keeps())
     evaluations = {
         name: compile_evaluation(name, function, data, to, models, kept, terms, batch)
         for name, (function, data, to) in (evaluate or {}).items()

@@ -66,7 +66,7 @@ def publish(
     _check_known(parameters, known)
     held = {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
     names = {name: known.get(id(tensor), "") for name, tensor in held.items()}
-    kept = {node.attrs["name"] for node in job.program.graph.nodes if node.op == "keep"}
+    kept = job.program.graph.keeps()
     more = {name: header.frac_bits if state.kind == "parameter" else 0 for name, state in captured.states.items()}
     weights = header.weights
     program = compile_for(

@@ -135,10 +135,9 @@ def _kept(
     fixed: FixedPoint, program: TrainingProgram, captured: CapturedStep, kinds: Sequence[Kind]
 ) -> dict[str, torch.Tensor]:
     """What the steps left of these kinds of states for the next one, as float64."""
-    nodes = {node.attrs["name"]: node for node in program.graph.nodes if node.op == "keep" and node.phase == "run"}
     return {
         name: fixed.kept[name].ring.double() / 2.0 ** (node.frac or 0)
-        for name, node in nodes.items()
+        for name, node in program.graph.keeps("run").items()
         if captured.states[name].kind in kinds
     }
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from protocols import correlations, kernels
 from protocols.bilinear import BILINEAR
 from protocols.gates import GATES, dealt_bytes
-from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, leaf_planes
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Role, add_shares, public_share, to_additive, words
 

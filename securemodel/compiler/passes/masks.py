@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from protocols.gates import numel
-from protocols.gates.compare import DIGIT_BITS, digit_count, groups, leaf_planes
+from protocols.gates.sign import DIGIT_BITS, digit_count, groups, leaf_planes
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
@@ -224,7 +224,7 @@ class _Pass:
         return self._add(node, "mask_bits", [bits], "masked_bits", shape)
 
     def is_negative(self, node: Node) -> int:
-        """The comparison of protocols.gates.compare, layer by layer; where it may be, of the same digits as a carry."""
+        """The comparison of protocols.gates.sign, layer by layer; where it may be, of the same digits as a carry."""
         x, count = self.masked(node.args[0]), words(numel(node.shape))
         shift, low_bits = node.attrs["shift"], node.attrs["low_bits"]
         rounded, offset = node.attrs["rounded"], node.attrs["offset"]

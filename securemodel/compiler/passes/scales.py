@@ -11,8 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from protocols.linear import LAYOUT
-from securemodel.compiler.ir import Graph, Header, Node
+from securemodel.compiler.ir import Graph, Header, Node, only_moves
 from securemodel.compiler.ops import frac_of
 
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
@@ -155,7 +154,7 @@ class _Pass:
     def _wide(self, node_id: int) -> bool:
         """Whether a value is a state with more fractional bits than others, as it is or with its elements moved."""
         node = self.old[node_id]
-        if node.op == "linear" and node.attrs["kind"] in LAYOUT:
+        if only_moves(node):
             return self._wide(node.args[0])
         return node.op == "state" and node.attrs["frac"] > self.frac_bits
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from protocols.gates.compare import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, leaf_planes
 from securemodel.compiler.ir import Graph, Node
 from securemodel.compiler.passes.schedule import depths
 

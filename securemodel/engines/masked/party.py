@@ -68,9 +68,9 @@ class OnlineParty:
 
         All parties call it after the same run, with the same number from 1 of how often they did.
         """
-        shapes = {n.attrs["name"]: n.shape for n in self._graph.nodes if n.op == "keep"}
+        kept = self._graph.keeps()
         shares = {
-            name: torch.zeros(shapes[name], dtype=torch.int64) if share is None else share
+            name: torch.zeros(kept[name].shape, dtype=torch.int64) if share is None else share
             for name, share in self.kept.items()
         }
         return {
