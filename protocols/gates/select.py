@@ -32,11 +32,11 @@ class Select:
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
-        made = {
+        dealt = {
             "bit": kernels.bit_times(beta, None, lam.numel()),
             "bit_mask": kernels.bit_times(beta, lam, lam.numel()),
         }
-        return {name: value.reshape(masks[1].shape) for name, value in made.items()}
+        return {name: value.reshape(masks[1].shape) for name, value in dealt.items()}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
         bits, x = operands
@@ -61,7 +61,7 @@ class SelectTruncated:
         beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
         high, wrap = kernels.deal_truncation(lam, attrs["bits"])
         bit = kernels.bit_times(beta, None, lam.numel())
-        made = {
+        dealt = {
             "high": high,
             "bit": bit,
             "bit_high": kernels.bit_times(beta, high, lam.numel()),
@@ -69,9 +69,9 @@ class SelectTruncated:
             "bit_wrap": bit.to(wrap.dtype) * wrap,
         }
         if len(masks) > 2:
-            made["carry"] = carry_mask(masks[2], lam.shape)
-            made["bit_carry"] = kernels.bit_times(beta, made["carry"], lam.numel())
-        return {name: value.reshape(masks[1].shape) for name, value in made.items()}
+            dealt["carry"] = carry_mask(masks[2], lam.shape)
+            dealt["bit_carry"] = kernels.bit_times(beta, dealt["carry"], lam.numel())
+        return {name: value.reshape(masks[1].shape) for name, value in dealt.items()}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence, dealt: Dealt) -> torch.Tensor:
         bits, x, *carry = operands

@@ -82,11 +82,11 @@ class Digits:
         return (Part("thermometer", "xor", (digit_count(attrs["low_bits"]), count), torch.int16),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        made = [
+        dealt = [
             kernels.thermometer(mask.reshape(-1), attrs["low_bits"], shift)
             for mask, shift in zip(masks, attrs["shift"], strict=True)
         ]
-        return {"thermometer": _side_by_side(made)}
+        return {"thermometer": _side_by_side(dealt)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         values = [x.m.reshape(-1) for x in operands]
@@ -130,12 +130,12 @@ class Combine:
         return (Part("monomials", "xor", (total, shapes[0][-1])),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        made = [
+        dealt = [
             kernels.monomials(masks[0][_group_planes(start, count)], count, start > 0)
             for start, count in _groups(attrs)
             if count > 1
         ]
-        return {"monomials": torch.cat(made) if len(made) > 1 else made[0]}
+        return {"monomials": torch.cat(dealt) if len(dealt) > 1 else dealt[0]}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
         (bits,) = operands

@@ -39,8 +39,8 @@ class Truncate:
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         high, wrap = kernels.deal_truncation(masks[0], attrs["bits"])
-        made = {"high": high, "wrap": wrap}
-        return {**made, "carry": carry_mask(masks[1], high.shape)} if len(masks) > 1 else made
+        dealt = {"high": high, "wrap": wrap}
+        return {**dealt, "carry": carry_mask(masks[1], high.shape)} if len(masks) > 1 else dealt
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Any], dealt: Dealt) -> torch.Tensor:
         x, *carry = operands

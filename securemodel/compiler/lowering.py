@@ -270,32 +270,32 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     kwargs = {k: _lookup(v, env) for k, v in node.kwargs.items()}
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
         return None
-    operands, made = values_in([args, kwargs]), node.meta.get("val")
+    operands, example = values_in([args, kwargs]), node.meta.get("val")
     if node.target in UNSET:
         return _filled(g, node, 0)
-    if node.target in FILLS and len(operands) == 1 and not _sizes_depend_on_values(made):
+    if node.target in FILLS and len(operands) == 1 and not _sizes_depend_on_values(example):
         number = FILLS[node.target]
         return _filled(g, node, args[-1] if number is None else number)
     if node.target is aten.sym_size.int and args[0].sized:
         return args[0].shape[args[1]]
-    if not operands and (isinstance(made, _SYMBOLS) or node.target in CHECKS):
+    if not operands and (isinstance(example, _SYMBOLS) or node.target in CHECKS):
         return cast(Callable, node.target)(*args, **kwargs)
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
         return in_the_clear(g, node, args, kwargs)
-    return _empty(g, made) or _secure(g, node, args, kwargs, secure)
+    return _empty(g, example) or _secure(g, node, args, kwargs, secure)
 
 
 def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any], secure: Secure) -> Any:
     """The secure version of an operator, which wants sizes and numbers that are known. Raises CannotLower."""
-    made, operands = node.meta.get("val"), values_in([args, kwargs])
-    if isinstance(made, _SYMBOLS):
+    example, operands = node.meta.get("val"), values_in([args, kwargs])
+    if isinstance(example, _SYMBOLS):
         remedy = "keep it a tensor, without item(), int(), float() or bool(); torch.where and torch.gather take tensors"
         raise CannotLower("a number of Python, made of secret values", remedy)
     if any(not v.sized for v in operands):
         raise CannotLower(_SIZE, _FIXED_SIZE)
-    if not _sizes_depend_on_values(made) and not any(
+    if not _sizes_depend_on_values(example) and not any(
         isinstance(n.meta.get("val"), _SYMBOLS) for n in node.all_input_nodes
     ):
         return secure(g, node, args, kwargs)
@@ -309,8 +309,8 @@ def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str
     """The secure version of an operator in the table of the masked engine."""
     lowering = LOWERINGS.get(node.target)
     if lowering is None:
-        made = node.meta.get("val")
-        if any(map(_sizes_depend_on_values, made if isinstance(made, (list, tuple)) else [made])):
+        example = node.meta.get("val")
+        if any(map(_sizes_depend_on_values, example if isinstance(example, (list, tuple)) else [example])):
             raise CannotLower("the size of this result depends on secret values", _FIXED_SIZE)
         library = str(node.target).split(".")[0]
         if isinstance(node.target, torch._ops.OpOverload) and library not in _OF_TORCH:
@@ -357,39 +357,39 @@ def _check_fixed(node: torch.fx.Node) -> None:
 
 def _filled(g: Builder, node: torch.fx.Node, number: float) -> Value:
     """A public tensor of one number: of a secret, only the public shape is read."""
-    made = node.meta["val"]
-    if _sizes_depend_on_values(made):
+    example = node.meta["val"]
+    if _sizes_depend_on_values(example):
         raise CannotLower(_SIZE, _FIXED_SIZE)
-    integer = not made.is_floating_point()
-    return g.float(torch.full, list(made.shape), number, dtype=made.dtype, shape=made.shape, integer=integer)
+    integer = not example.is_floating_point()
+    return g.float(torch.full, list(example.shape), number, dtype=example.dtype, shape=example.shape, integer=integer)
 
 
-def _empty(g: Builder, made: Any) -> Any:
+def _empty(g: Builder, example: Any) -> Any:
     """What an operator makes, if it has no elements: there is nothing to hide. None for everything else."""
-    if isinstance(made, (list, tuple)):
-        parts = tuple(_empty(g, part) for part in made)
+    if isinstance(example, (list, tuple)):
+        parts = tuple(_empty(g, part) for part in example)
         return parts if parts and all(part is not None for part in parts) else None
-    if not isinstance(made, torch.Tensor) or _sizes_depend_on_values(made) or made.numel():
+    if not isinstance(example, torch.Tensor) or _sizes_depend_on_values(example) or example.numel():
         return None
-    return g.float(torch.zeros, list(made.shape), shape=made.shape, integer=not made.is_floating_point())
+    return g.float(torch.zeros, list(example.shape), shape=example.shape, integer=not example.is_floating_point())
 
 
-def _marked(value: Any, made: Any) -> Any:
+def _marked(value: Any, example: Any) -> Any:
     """Values of the type bool are marked as such."""
-    is_bool = isinstance(made, torch.Tensor) and made.dtype == torch.bool
+    is_bool = isinstance(example, torch.Tensor) and example.dtype == torch.bool
     return replace(value, boolean=True) if is_bool and isinstance(value, Value) else value
 
 
-def _stand_in(g: Builder, made: Any) -> Any:
+def _stand_in(g: Builder, example: Any) -> Any:
     """Secrets of the shapes an operator would have made: what comes after it is checked too. Such a graph never runs.
 
     What has no known shape is left out, and so is what comes after it.
     """
-    if isinstance(made, (list, tuple)):
-        return tuple(_stand_in(g, part) for part in made)
-    if not isinstance(made, torch.Tensor) or _sizes_depend_on_values(made):
+    if isinstance(example, (list, tuple)):
+        return tuple(_stand_in(g, part) for part in example)
+    if not isinstance(example, torch.Tensor) or _sizes_depend_on_values(example):
         return None
-    return g.unknown(made.shape, not made.is_floating_point())
+    return g.unknown(example.shape, not example.is_floating_point())
 
 
 def _no_result(node: torch.fx.Node) -> str:
@@ -399,29 +399,29 @@ def _no_result(node: torch.fx.Node) -> str:
     raise CannotLower("this further result of the operator has no secure version", "use only its first result")
 
 
-def _sizes_depend_on_values(made: Any) -> bool:
-    return isinstance(made, torch.Tensor) and not all(isinstance(size, int) for size in made.shape)
+def _sizes_depend_on_values(example: Any) -> bool:
+    return isinstance(example, torch.Tensor) and not all(isinstance(size, int) for size in example.shape)
 
 
 def in_the_clear(g: Builder, node: torch.fx.Node, args: list, kwargs: dict) -> Any:
     """The operator itself, run by the one party that owns its operands."""
-    made, target = node.meta.get("val"), cast(Callable, node.target)
-    if _sizes_depend_on_values(made):
+    example, target = node.meta.get("val"), cast(Callable, node.target)
+    if _sizes_depend_on_values(example):
         try:
             return g.constant(target(*g.known(args), **g.known(kwargs)))
         except CannotLower:  # only its owner will know the size
             pass
-    if isinstance(made, (list, tuple)):
+    if isinstance(example, (list, tuple)):
         whole = _owned(g, target, args, kwargs, None)
-        tensors = [(i, t) for i, t in enumerate(made) if isinstance(t, torch.Tensor)]
+        tensors = [(i, t) for i, t in enumerate(example) if isinstance(t, torch.Tensor)]
         return tuple(_owned(g, operator.getitem, [whole, i], {}, t) for i, t in tensors)
-    return _owned(g, target, args, kwargs, made)
+    return _owned(g, target, args, kwargs, example)
 
 
-def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, made: Any) -> Value:
-    """A call by the owner of all operands. `made` stands for its result: a tensor, a number, or neither."""
-    if not isinstance(made, torch.Tensor):
-        return g.float(target, *args, shape=(), integer=isinstance(made, (torch.SymInt, torch.SymBool)), **kwargs)
-    known, integer = not _sizes_depend_on_values(made), not made.is_floating_point()
-    value = g.float(target, *args, shape=made.shape if known else (), integer=integer, **kwargs)
+def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, example: Any) -> Value:
+    """A call by the owner of all operands. `example` stands for its result: a tensor, a number, or neither."""
+    if not isinstance(example, torch.Tensor):
+        return g.float(target, *args, shape=(), integer=isinstance(example, (torch.SymInt, torch.SymBool)), **kwargs)
+    known, integer = not _sizes_depend_on_values(example), not example.is_floating_point()
+    value = g.float(target, *args, shape=example.shape if known else (), integer=integer, **kwargs)
     return value if known else replace(value, sized=False)

@@ -215,13 +215,13 @@ def _sees_encrypted(program: Any, me: str) -> list[Seen]:
 def _sees_crypten(program: Program, me: str) -> list[Seen]:
     nodes = [node for node in program.graph.nodes if node.op == "input"]
     hidden_by = "nothing: it knows all masks" if me == program.parties[0] else "masks that the first party makes"
-    made = []
+    seen = []
     for phase in PHASES:
         mine = [node for node in nodes if node.phase == phase]
         if mine:
             numbers = sum(map(_size, mine))
-            made.append(Seen("shares of inputs and weights", phase, len(mine), numbers, 64 * numbers, hidden_by))
-    return made
+            seen.append(Seen("shares of inputs and weights", phase, len(mine), numbers, 64 * numbers, hidden_by))
+    return seen
 
 
 def _dealer(program: Program) -> Role:
@@ -233,8 +233,8 @@ def _dealer(program: Program) -> Role:
         "to work together with no party: it knows every mask, and any party knows every masked value",
         "to follow the program, and to keep no keys",
     )
-    made = [node for node in program.graph.nodes if node.op in GATES]
-    brings = (f"correlated randomness for {len(made)} gates, and the keys of all masks",)
+    gates = [node for node in program.graph.nodes if node.op in GATES]
+    brings = (f"correlated randomness for {len(gates)} gates, and the keys of all masks",)
     return Role(DEALER, brings, (), sees, {}, trusted)
 
 

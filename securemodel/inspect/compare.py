@@ -90,12 +90,12 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
             for side in clear.values():
                 side.set_inputs(part)
             right, outputs = reference(program.model_graph, state, cast(Sequence[torch.Tensor], part), found.wanted)
-            made = session.run(*part)
+            results = session.run(*part)
             secure = _opened(program.graph, recorders)
             for phase in phases:
                 found.note_walk(fixed.walk(phase), right, secure)
             phases = ("run",)
-            found.note_outputs(outputs, made if isinstance(made, tuple) else (made,))
+            found.note_outputs(outputs, results if isinstance(results, tuple) else (results,))
     return Comparison(found.rows())
 
 
@@ -210,8 +210,8 @@ class _Findings:
                 self._layers[layer].stay(within.what, within.low, within.high, within.values)
             for mark in _values(node):
                 layer = self._names[node.id] if only_moves(node) else layer_of(mark.source)
-                made = _real(value.ring, mark.frac), _real(secure[node.id], mark.frac)
-                self._layers[layer].differ(right[mark.name], *made)
+                numbers = _real(value.ring, mark.frac), _real(secure[node.id], mark.frac)
+                self._layers[layer].differ(right[mark.name], *numbers)
             if node.op == "reveal":
                 self._outputs[node.attrs["index"]] = revealed(node, value.ring)
 

@@ -18,9 +18,9 @@ class CryptenSession(Session):
 
     def __init__(self, program: CryptenProgram, limits: Limits | None = None) -> None:
         adapter.require()
-        self._processes = made = Processes(program, limits or Limits())
+        self._processes = processes = Processes(program, limits or Limits())
         walks = {name: CryptenWalk(program, name) for name in program.parties}
-        super().__init__(program, walks, {name: ProcessChannel(made, name) for name in program.parties})
+        super().__init__(program, walks, {name: ProcessChannel(processes, name) for name in program.parties})
 
     def processes(self) -> dict[str, int]:
         """The process id of each party."""

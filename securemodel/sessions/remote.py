@@ -39,11 +39,11 @@ def join(me: str, config: PartiesConfig, own: Identity | None, insecure_plain: b
     """Connects with the others; goes on from where the command line began, if it is about the same party and file."""
     arrival, arrivals = None, current().arrivals
     while arrivals:
-        made = arrivals.pop()
-        if (made.me, made.config, made.plain) == (me, config, insecure_plain):
-            arrival = made
+        arrived = arrivals.pop()
+        if (arrived.me, arrived.config, arrived.plain) == (me, config, insecure_plain):
+            arrival = arrived
         else:
-            made.close()
+            arrived.close()
     return connect_channel(me, config, own, insecure_plain=insecure_plain, arrival=arrival)
 
 

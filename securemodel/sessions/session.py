@@ -324,11 +324,11 @@ class Session:
             owned = [x if own else None for x, own in zip(inputs, mine, strict=True)]
             walk.agreed = (lambda agreed: None) if told else (lambda agreed: self._note(epoch, agreed))
             runs[name] = walk.run(epoch, owned, rows if any(mine) else Rows())
-        made = self._step(runs).values()
+        finished = self._step(runs).values()
         outputs = [
-            next((x for x in values if x is not None), None) for values in zip(*(o for o, _ in made), strict=True)
+            next((x for x in values if x is not None), None) for values in zip(*(o for o, _ in finished), strict=True)
         ]
-        return outputs, rows if rows.now else next(agreed for _, agreed in made)
+        return outputs, rows if rows.now else next(agreed for _, agreed in finished)
 
     def _step(self, coroutines: Mapping[str, Steps]) -> dict[str, Any]:
         """Steps the parties' coroutines through their rounds together; returns what each returned."""

@@ -177,8 +177,8 @@ class _Trace:
         return out
 
     def _ends(self, graph: torch.fx.Graph) -> tuple[dict[str, torch.fx.Node], list[torch.fx.Node]]:
-        made = outputs_of(graph)
-        return dict(zip(self.ends, made, strict=False)), made[len(self.ends) :]
+        outputs = outputs_of(graph)
+        return dict(zip(self.ends, outputs, strict=False)), outputs[len(self.ends) :]
 
     def captured(self, graph: torch.fx.Graph) -> CapturedStep:
         nodes, (ends, returned) = self._placeholders(graph), self._ends(graph)
@@ -200,7 +200,7 @@ class _Trace:
         }
         random = tuple(random for random in self.operators.random if random.name in nodes)
         noise = tuple(noise for noise in self.updates.noise if noise.name in nodes)
-        drawn = [*(made.name for made in random), *(made.name for made in noise)]
+        drawn = [*(number.name for number in random), *(part.name for part in noise)]
         numbers = [name for name, tensor in self.found.items() if tensor is None and name not in drawn]
         batch = [name for name in nodes if name.startswith("batch:")]
         inputs = [nodes[name] for name in (*batch, *numbers, *drawn)]

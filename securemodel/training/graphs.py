@@ -129,8 +129,8 @@ def functional(traced: torch.fx.GraphModule, values: Sequence[Any]) -> torch.fx.
     """The same without changes in place, decomposed; notes stay with what their operators become."""
     run = functionalize(torch.fx.Interpreter(traced).run, remove="mutations")
     with traceback.preserve_node_meta():
-        made = make_fx(run, decomposition_table=table(), tracing_mode="fake")(*values)
-    graph = made.graph
+        result = make_fx(run, decomposition_table=table(), tracing_mode="fake")(*values)
+    graph = result.graph
     for node in list(graph.nodes):
         if node.op == "call_function":
             node.target = _STANDS_FOR.get(node.target, node.target)
@@ -141,7 +141,7 @@ def functional(traced: torch.fx.GraphModule, values: Sequence[Any]) -> torch.fx.
         if note.file:
             note.write(node.meta)
         node.meta.pop("custom", None)
-    return made
+    return result
 
 
 def _simplify(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
@@ -153,10 +153,10 @@ def _simplify(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     elif node.target is aten.copy.default and _alike(operand(node, 1).meta["val"], node.meta["val"]):
         node.replace_all_uses_with(operand(node, 1))
     elif node.target in _FILLS:
-        made = node.meta["val"]
+        example = node.meta["val"]
         number = _FILLS[node.target] if len(node.args) == 1 else node.args[1]
         with graph.inserting_before(node):
-            new = graph.call_function(aten.full.default, (list(made.shape), number), {"dtype": made.dtype})
+            new = graph.call_function(aten.full.default, (list(example.shape), number), {"dtype": example.dtype})
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
 

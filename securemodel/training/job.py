@@ -55,11 +55,11 @@ class Job:
 
     def programs(self) -> dict[str, Program]:
         """All programs that a training runs, by what they do."""
-        made: dict[str, Program] = {"step": self.program}
+        programs: dict[str, Program] = {"step": self.program}
         for name, evaluation in self.evaluations.items():
             names = (f"evaluation {name}", f"evaluation {name}, rows left over")
-            made.update(zip(names, (program for _, program in evaluation.pieces), strict=False))
-        return {**made, **({"guard": self.guard} if self.guard else {})}
+            programs.update(zip(names, (program for _, program in evaluation.pieces), strict=False))
+        return {**programs, **({"guard": self.guard} if self.guard else {})}
 
     def privacy(self, epochs: int, delta: float) -> Privacy:
         """The epsilon of the weights after so many epochs, and what it does not cover. Raises InputError."""

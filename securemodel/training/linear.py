@@ -68,8 +68,8 @@ def recognized(step: CapturedStep, batches: Batches) -> Linear:
     if step.batch[labels[0]].shape not in ((rows, outputs), (rows,) if outputs == 1 else (rows, outputs)):
         raise _refused("the labels have another shape than the scores", f"labels of {[rows, outputs]}")
     kind: Literal["logistic", "linear"] = "logistic" if used else "linear"
-    made = Linear(kind, columns, labels[0], outputs, weight, bias, step.numbers[0], 1.0, float(group["weight_decay"]))
-    return _fitted(bare, made)
+    found = Linear(kind, columns, labels[0], outputs, weight, bias, step.numbers[0], 1.0, float(group["weight_decay"]))
+    return _fitted(bare, found)
 
 
 def _refused(what: str, wanted: str) -> CompileError:
@@ -143,10 +143,10 @@ def _fitted(step: CapturedStep, linear: Linear) -> Linear:
         states = {name: draw(state.start.shape) for name, state in step.states.items()}
         batch = [draw(part.shape) for part in step.batch]
         numbers = {linear.rate: torch.tensor(lr, dtype=torch.float64)}
-        made, _ = run_in_float(step, states, batch, numbers, {})
+        states_after, _ = run_in_float(step, states, batch, numbers, {})
         gradients = _gradients(linear, states, batch)
         for name, gradient in gradients.items():
-            before, after = states[name], made[name].double()
+            before, after = states[name], states_after[name].double()
             change = (before - after) / lr - linear.decay * before
             if math.isnan(factor):
                 factor = float((change * gradient).sum() / (gradient * gradient).sum())
@@ -163,5 +163,5 @@ def _gradients(linear: Linear, states: dict[str, torch.Tensor], batch: Sequence[
     z = x @ states[linear.weight].T + (states[linear.bias] if linear.bias else 0)
     y = batch[linear.labels].reshape(z.shape)
     r = (torch.sigmoid(z) if linear.kind == "logistic" else z) - y
-    made = {linear.weight: r.T @ x}
-    return {**made, linear.bias: r.sum(0)} if linear.bias else made
+    gradients = {linear.weight: r.T @ x}
+    return {**gradients, linear.bias: r.sum(0)} if linear.bias else gradients

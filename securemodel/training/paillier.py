@@ -266,19 +266,19 @@ class LinearRun(Run):
         sends = {me: kept[me][:, theirs[me]].contiguous().numpy().tobytes() for me in kept}
         whole = next(iter(kept.values()))
         sizes = {name: 8 * whole[:, theirs[name]].numel() for name in parties}
-        made = {}
+        learnt = {}
         for me, got in self._where.swap(EXPORT, sends, () if each else (to,), sizes).items():
             if each or to == me:
                 own = kept[me][:, mine[me]]
                 ((_, data),) = got.items()
                 other = torch.frombuffer(bytearray(data), dtype=torch.int64).reshape(own.shape)
-                made[me] = self._state(from_limbs(own) + from_limbs(other), me if each else None)
+                learnt[me] = self._state(from_limbs(own) + from_limbs(other), me if each else None)
         if path is not None:
-            for me, state in made.items():
-                target = Path(path) if len(made) == 1 else Path(path) / f"{me}.safetensors"
+            for me, state in learnt.items():
+                target = Path(path) if len(learnt) == 1 else Path(path) / f"{me}.safetensors"
                 with file_errors(target):
                     safetensors.torch.save_file(state, target)
-        return made if len(made) == 2 else next(iter(made.values()), None)
+        return learnt if len(learnt) == 2 else next(iter(learnt.values()), None)
 
     def _state(self, numbers: np.ndarray, me: str | None) -> dict[str, torch.Tensor]:
         """The tensors of the model, or of one party's columns."""
@@ -307,8 +307,8 @@ def _short(name: str) -> str:
 
 
 def _of_model(states: Mapping[str, torch.Tensor], linear: Linear) -> dict[str, torch.Tensor]:
-    made = {"weight": states[linear.weight]}
-    return {**made, "bias": states[linear.bias]} if linear.bias else made
+    tensors = {"weight": states[linear.weight]}
+    return {**tensors, "bias": states[linear.bias]} if linear.bias else tensors
 
 
 def compile_linear(

@@ -36,9 +36,9 @@ def run_in_float(
     order = [node.name for node in captured.graph.nodes if node.op == "placeholder"]
     module = torch.fx.GraphModule(torch.nn.Module(), captured.graph)
     with torch.no_grad():
-        made = torch.fx.Interpreter(module).run(*(inputs[name] for name in order))
-    new = {name: made[s.output] if s.output is not None else states[name] for name, s in step.states.items()}
-    return new, step.returned.restore([made[place] for place in step.returned.outputs])
+        values = torch.fx.Interpreter(module).run(*(inputs[name] for name in order))
+    new = {name: values[s.output] if s.output is not None else states[name] for name, s in step.states.items()}
+    return new, step.returned.restore([values[place] for place in step.returned.outputs])
 
 
 def as_torch_keeps_them(

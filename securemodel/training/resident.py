@@ -78,10 +78,10 @@ def reading(program: Program, batches: Batches, found: tuple[Table, ...]) -> tup
     for node in program.graph.nodes:
         table = at.get(node.id)
         if table is None:
-            made = graph.again(node, [ids[a] for a in node.args])
+            copied = graph.again(node, [ids[a] for a in node.args])
         else:
-            made = _read(graph, node, table, batches)
-        ids[node.id] = made.id
+            copied = _read(graph, node, table, batches)
+        ids[node.id] = copied.id
     calls = renamed(graph, program.calls, ids)
     ordered, ids = order_nodes(graph)
     return ordered, renamed(ordered, calls, ids)
@@ -115,8 +115,8 @@ def encoded_rows(program: Program, batches: Batches, found: tuple[Table, ...], m
         for table in mine:
             at = torch.from_numpy(places[table.part])
             at = at[at < table.shape[table.dim]]
-            made = side.encoded(program.graph[table.node]).view(table.view)
-            whole[table.name].index_copy_(table.dim, at, made.narrow(table.dim, 0, len(at)))
+            rows = side.encoded(program.graph[table.node]).view(table.view)
+            whole[table.name].index_copy_(table.dim, at, rows.narrow(table.dim, 0, len(at)))
     return whole
 
 

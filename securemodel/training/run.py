@@ -361,9 +361,9 @@ class Run:
         are those of the training. Raises UnsupportedOperator, CompileError, InputError.
         """
         self._start()
-        made = publish(self.job, model, example_inputs, inputs, outputs, reveal)
+        published = publish(self.job, model, example_inputs, inputs, outputs, reveal)
         self._keep()
-        self._go_on_with(made.program, starts=made.starts)
+        self._go_on_with(published.program, starts=published.starts)
         self._published = True
         self._where.session.weights_stay()
         return self._where.session

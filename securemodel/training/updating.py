@@ -50,7 +50,7 @@ class Updates:
 
     def _slots(self, name: str, optimizer: Any, group: Group, memory: Numbers) -> dict[str, torch.Tensor]:
         """The start values of a group: those of torch times their factors."""
-        rule, made = self._rules[name], {}
+        rule, starts = self._rules[name], {}
         factors = rule.factors(group, memory, self._roots)
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
@@ -58,8 +58,8 @@ class Updates:
                 before = state.get(slot)
                 if before is None:
                     before = torch.full_like(parameter, group.get("initial_accumulator_value", 0), requires_grad=False)
-                made[f"{name}.{self._names[id(parameter)]}.{slot}"] = before.detach() * factors[slot]
-        return made
+                starts[f"{name}.{self._names[id(parameter)]}.{slot}"] = before.detach() * factors[slot]
+        return starts
 
     def begin(self, slots: Mapping[str, torch.Tensor]) -> None:
         """Begins a trace with these values of the slots."""
@@ -103,9 +103,9 @@ class Updates:
         return {id(p): part.view(p.shape) for p, part in zip(parameters, parts, strict=True)}
 
     def _drawn(self, name: str, party: str, count: int) -> torch.Tensor:
-        made = Noise(f"noise:{len(self.noise)}", party, count)
-        self.noise.append(made)
-        return given(torch.empty(count, dtype=torch.float64), made.name)
+        noise = Noise(f"noise:{len(self.noise)}", party, count)
+        self.noise.append(noise)
+        return given(torch.empty(count, dtype=torch.float64), noise.name)
 
     def _update(self, name: str, index: int, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
         """Updates those parameters of a group that have a gradient, those of one type as one vector."""

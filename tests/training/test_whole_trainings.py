@@ -13,7 +13,9 @@ def whole(split: int = 0, lr: float = 0.5) -> Whole:
     x = torch.randn(60, 6)
     y = (x[:, 0] > x[:, 4]).long()
     model = nn.Linear(6, 2)
-    return classifier((x[:40], y[:40]), (x[40:], y[40:]), model, torch.optim.SGD(model.parameters(), lr=lr), 10, 3, split)
+    return classifier(
+        (x[:40], y[:40]), (x[40:], y[40:]), model, torch.optim.SGD(model.parameters(), lr=lr), 10, 3, split
+    )
 
 
 @pytest.mark.parametrize("split", [0, 4])

@@ -74,13 +74,13 @@ class _Pass:
 
     def read_as(self, value: _Scaled) -> int:
         """The value's ring elements with its fractional bits, where they were made with others."""
-        made = self.new[value.id]
-        if made.frac == value.frac:
+        new = self.new[value.id]
+        if new.frac == value.frac:
             return value.id
         key = (value.id, value.frac)
         if key not in self.read:
-            attrs = {"kind": "ldexp", "attrs": {"bits": value.frac - frac_of(made)}}
-            self.read[key] = self._add(made, "linear", [value.id], made.shape, frac=value.frac, **attrs)
+            attrs = {"kind": "ldexp", "attrs": {"bits": value.frac - frac_of(new)}}
+            self.read[key] = self._add(new, "linear", [value.id], new.shape, frac=value.frac, **attrs)
         return self.read[key]
 
     def scaled(self, like: Node, value: int, factor: int, frac: int) -> int:
@@ -92,10 +92,10 @@ class _Pass:
     def share(self, node: Node, frac: int) -> int:
         """A float brought into the ring."""
         if (node.id, frac) not in self.shares:
-            made = self._add(node, "share", (), node.shape, frac=frac, float=node.id)
-            self.new[made].owner = node.owner
-            self.new[made].phase = node.phase
-            self.shares[node.id, frac] = made
+            new_id = self._add(node, "share", (), node.shape, frac=frac, float=node.id)
+            self.new[new_id].owner = node.owner
+            self.new[new_id].phase = node.phase
+            self.shares[node.id, frac] = new_id
         return self.shares[node.id, frac]
 
     def reduced(self, node_id: int) -> _Scaled:
@@ -133,8 +133,10 @@ class _Pass:
             at = self._cut(self.old[value], frac).id
         else:
             at = self.at(value, frac)
-        made = self._add(node, "keep", [at], node.shape, frac=frac, name=node.attrs["name"], start=node.attrs["start"])
-        return _Scaled(made, frac)
+        new_id = self._add(
+            node, "keep", [at], node.shape, frac=frac, name=node.attrs["name"], start=node.attrs["start"]
+        )
+        return _Scaled(new_id, frac)
 
     def linear(self, node: Node) -> _Scaled:
         frac = self._common_frac(node.args)
@@ -179,18 +181,18 @@ class _Pass:
             return None
         frac = self.frac_bits + self.frac_bits // 2
         at = {small[0]: self.share(self.old[small[0]], frac), other[0]: self._whole(other[0]).id}
-        made = self._add(
+        product = self._add(
             node, "bilinear", [at[a] for a in node.args], node.shape, frac=2 * self.frac_bits + frac, **node.attrs
         )
-        cut = self._truncate(node, made, frac, 2 * self.frac_bits, frac)
+        cut = self._truncate(node, product, frac, 2 * self.frac_bits, frac)
         return _Scaled(cut, 2 * self.frac_bits)
 
     def bilinear(self, node: Node) -> _Scaled:
         if product := self._small_product(node):
             return product
         x, y = self._factors(node)
-        made = self._add(node, "bilinear", [x.id, y.id], node.shape, frac=x.frac + y.frac, **node.attrs)
-        return _Scaled(made, x.frac + y.frac)
+        new_id = self._add(node, "bilinear", [x.id, y.id], node.shape, frac=x.frac + y.frac, **node.attrs)
+        return _Scaled(new_id, x.frac + y.frac)
 
     def square(self, node: Node) -> _Scaled:
         x = self.reduced(node.args[0])
@@ -262,8 +264,8 @@ class _Pass:
     def select(self, node: Node) -> _Scaled:
         bit, x = self.env[node.args[0]], node.args[1]
         frac = self.natural(x)
-        made = self._add(node, "select", [bit.id, self.at(x, frac)], node.shape, frac=frac, **node.attrs)
-        return _Scaled(made, frac)
+        chosen = self._add(node, "select", [bit.id, self.at(x, frac)], node.shape, frac=frac, **node.attrs)
+        return _Scaled(chosen, frac)
 
     def bit_to_ring(self, node: Node) -> _Scaled:
         args = [self.env[node.args[0]].id]
@@ -307,8 +309,8 @@ def place_truncations(
         elif node.form != "float":
             scales.env[node.id] = RULES[node.op](scales, node)
         if node.marks and node.form != "float":
-            made = scales.env[node.id]
-            scales.new[made.id].marks += tuple(replace(mark, frac=made.frac) for mark in node.marks)
+            scaled = scales.env[node.id]
+            scales.new[scaled.id].marks += tuple(replace(mark, frac=scaled.frac) for mark in node.marks)
     for index, (output, dtype, to) in enumerate(zip(outputs, dtypes, header.outputs, strict=True)):
         frac, attrs = scales.natural(output), {"index": index, "dtype": dtype}
         value = scales.at(output, frac)

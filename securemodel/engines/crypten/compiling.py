@@ -33,13 +33,13 @@ class Calls:
 
     def __call__(self, g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
         """The secure version of a captured operator. Raises CannotLower."""
-        made = node.meta.get("val")
+        example = node.meta.get("val")
         if special := SPECIAL.get(node.target):
-            return special(partial(self.call, g), g, made, *args, **kwargs)
-        return self.call(g, node.target, args, kwargs, made)
+            return special(partial(self.call, g), g, example, *args, **kwargs)
+        return self.call(g, node.target, args, kwargs, example)
 
-    def call(self, g: Builder, target: Any, args: Sequence[Any], kwargs: dict[str, Any], made: Any) -> Any:
-        """An operator in the table, with every tensor shared; `made` has the shapes and types of what it makes."""
+    def call(self, g: Builder, target: Any, args: Sequence[Any], kwargs: dict[str, Any], example: Any) -> Any:
+        """An operator in the table, with every tensor shared; `example` has the shapes and types of what it makes."""
         operator = OPERATORS.get(str(target))
         if operator is None:
             raise CannotLower("CrypTen has no such operator", "replace it, or compile with protocol='masked'")
@@ -50,11 +50,11 @@ class Calls:
         args, kwargs = mapped((args, kwargs), Value, partial(self.share, g))
         attrs = {"target": str(target), "args": describe(args), "kwargs": describe(kwargs)}
         operands = [v.id for v in values_in([args, kwargs])]
-        several = isinstance(made, (list, tuple))
-        whole = g.graph.add("call", operands, () if several else made.shape, attrs=attrs, source=g.source)
+        several = isinstance(example, (list, tuple))
+        whole = g.graph.add("call", operands, () if several else example.shape, attrs=attrs, source=g.source)
         if not several:
-            return Value(whole.id, whole.shape, None, not made.is_floating_point())
-        return tuple(_item(g, whole.id, index, part) for index, part in enumerate(made))
+            return Value(whole.id, whole.shape, None, not example.is_floating_point())
+        return tuple(_item(g, whole.id, index, part) for index, part in enumerate(example))
 
     def share(self, g: Builder, x: Value) -> Value:
         """The secret of a value that one owner, or everybody, has in the clear; secrets stay what they are."""
@@ -66,12 +66,12 @@ class Calls:
         return self.shared[x.id]
 
 
-def _item(g: Builder, whole: int, index: int, made: torch.Tensor) -> Value:
-    node = g.graph.add("item", [whole], made.shape, attrs={"index": index}, source=g.source)
-    return Value(node.id, node.shape, None, not made.is_floating_point())
+def _item(g: Builder, whole: int, index: int, example: torch.Tensor) -> Value:
+    node = g.graph.add("item", [whole], example.shape, attrs={"index": index}, source=g.source)
+    return Value(node.id, node.shape, None, not example.is_floating_point())
 
 
-def _batch_norm(call: Callable, g: Builder, made, x, weight, bias, mean, var, momentum, eps):
+def _batch_norm(call: Callable, g: Builder, example, x, weight, bias, mean, var, momentum, eps):
     """Normalization by known statistics: scale and shift are computed by their owner in the clear."""
     if any(v.secret for v in (weight, bias, mean, var) if v is not None):
         raise CannotLower("batch norm with secret statistics", "its weights and statistics must have one owner")
@@ -81,18 +81,18 @@ def _batch_norm(call: Callable, g: Builder, made, x, weight, bias, mean, var, mo
     shift = shift if bias is None else g.pointwise(torch.add, shift, bias)
     shape = (x.shape[1],) + (1,) * (x.ndim - 2)
     scale, shift = (g.float(torch.reshape, v, shape, shape=shape) for v in (scale, shift))
-    scaled = call(aten.mul.Tensor, [x, scale], {}, made[0])
-    return (call(aten.add.Tensor, [scaled, shift], {}, made[0]),)
+    scaled = call(aten.mul.Tensor, [x, scale], {}, example[0])
+    return (call(aten.add.Tensor, [scaled, shift], {}, example[0]),)
 
 
-def _divide(call: Callable, g: Builder, made, x, y):
+def _divide(call: Callable, g: Builder, example, x, y):
     """Quotient; a divisor that one party owns is inverted by that party in the clear."""
     if isinstance(y, Value) and not y.secret:
-        return call(aten.mul.Tensor, [x, g.pointwise(torch.reciprocal, y)], {}, made)
-    return call(aten.div.Tensor, [x, y], {}, made)
+        return call(aten.mul.Tensor, [x, g.pointwise(torch.reciprocal, y)], {}, example)
+    return call(aten.div.Tensor, [x, y], {}, example)
 
 
-def _attention(call: Callable, g: Builder, made, q, k, v, attn_mask=None, *rest, **kwargs):
+def _attention(call: Callable, g: Builder, example, q, k, v, attn_mask=None, *rest, **kwargs):
     """Attention; a known mask of booleans, or with minus infinity, becomes one of numbers to add."""
     if attn_mask is not None and not attn_mask.secret:
         shape = attn_mask.shape
@@ -100,7 +100,7 @@ def _attention(call: Callable, g: Builder, made, q, k, v, attn_mask=None, *rest,
             attn_mask = g.float(torch.where, attn_mask, 0.0, FORBIDDEN, shape=shape)
         else:
             attn_mask = g.float(torch.clamp, attn_mask, FORBIDDEN, -FORBIDDEN, shape=shape)
-    return call(aten.scaled_dot_product_attention.default, [q, k, v, attn_mask, *rest], kwargs, made)
+    return call(aten.scaled_dot_product_attention.default, [q, k, v, attn_mask, *rest], kwargs, example)
 
 
 SPECIAL: dict[Any, Callable] = {

@@ -26,8 +26,8 @@ class CryptenWalk(Walk):
 
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         self._clear.set_inputs(inputs)
-        made = yield Talk(RUN, self.owned("run"), {})
-        return [made.get(str(index)) for index in range(len(self.program.header.outputs))], rows
+        outputs = yield Talk(RUN, self.owned("run"), {})
+        return [outputs.get(str(index)) for index in range(len(self.program.header.outputs))], rows
 
     def owned(self, phase: Phase) -> dict[str, list[torch.Tensor]]:
         """What this party shares in a phase, by node. Raises InputError for what CrypTen cannot represent."""

@@ -127,11 +127,11 @@ class Ahead:
     def _next_batch(self, epoch: int) -> list[Item]:
         with self._changed:
             self._wait_for(lambda: bool(self._ready))
-            made, batch, nbytes = self._ready.popleft()
+            prepared, batch, nbytes = self._ready.popleft()
             self._waiting_bytes -= nbytes
             self._changed.notify_all()
-        if made != epoch:
-            raise SecureModelError(f"prepared epoch {made}, but epoch {epoch} runs: out of order")
+        if prepared != epoch:
+            raise SecureModelError(f"prepared epoch {prepared}, but epoch {epoch} runs: out of order")
         return batch
 
     def _work(self) -> None:
@@ -176,9 +176,9 @@ class Ahead:
 
 def _checked(item: Item, node: int) -> Prepared:
     """What was prepared, if it is for the node that asks."""
-    made, value = item
-    if made != node:
-        raise SecureModelError(f"prepared node {made}, but node {node} asks for it: out of order")
+    prepared, value = item
+    if prepared != node:
+        raise SecureModelError(f"prepared node {prepared}, but node {node} asks for it: out of order")
     return value
 
 

@@ -69,14 +69,14 @@ class Draft:
 def renamed(graph: Graph, calls: Mapping[int, FloatCall], ids: Mapping[int, int]) -> dict[int, FloatCall]:
     """Float nodes have other numbers: their calls, and what the text says of these, name operands by them."""
     text = lambda name: f"%{ids[int(name[1:])]}" if name.startswith("%") else name
-    made = {}
+    renamed_calls = {}
     for old, call in calls.items():
         if old in ids:
             args, kwargs = mapped((call.args, call.kwargs), Value, lambda v: replace(v, id=ids[v.id]))
-            made[ids[old]] = FloatCall(call.target, args, kwargs)
+            renamed_calls[ids[old]] = FloatCall(call.target, args, kwargs)
             node = graph[ids[old]]
             node.attrs = node.attrs | {name: mapped(node.attrs[name], str, text) for name in ("args", "kwargs")}
-    return made
+    return renamed_calls
 
 
 PASSES: tuple[Callable[[Draft], None], ...] = (
@@ -111,7 +111,7 @@ def _copy_floats(graph: Graph) -> tuple[Graph, dict[int, int]]:
     floats, ids = Graph(), dict[int, int]()
     for node in graph.nodes:
         if node.form == "float":
-            made = floats.again(node, [ids[a] for a in node.args])
-            made.attrs = {key: value for key, value in node.attrs.items() if key != "small"}
-            ids[node.id] = made.id
+            copied = floats.again(node, [ids[a] for a in node.args])
+            copied.attrs = {key: value for key, value in node.attrs.items() if key != "small"}
+            ids[node.id] = copied.id
     return floats, ids

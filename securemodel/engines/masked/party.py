@@ -261,12 +261,12 @@ class OnlineParty:
 
     def _do_owned_layer(self, node: Node, env: dict, take: TakePrepared) -> torch.Tensor:
         """What was made of the others' masks, and at the weights' owner the product of the rest, in the clear."""
-        x, made = env[node.args[0]], take(node.id)
-        share = cast(torch.Tensor, made["share"])
-        if made["weights"] is None:
+        x, prepared = env[node.args[0]], take(node.id)
+        share = cast(torch.Tensor, prepared["share"])
+        if prepared["weights"] is None:
             return share
         known = x.m if x.lam is None else x.m - x.lam
-        product = bilinear(node.attrs["kind"], known, made["weights"], node.attrs["attrs"])
+        product = bilinear(node.attrs["kind"], known, prepared["weights"], node.attrs["attrs"])
         return product.view(node.shape) + share
 
     def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:

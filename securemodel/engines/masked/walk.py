@@ -86,11 +86,11 @@ class MaskedWalk(Walk):
         self.party.step = self._step_of_epoch + epoch
         self.party.clear.set_inputs(inputs)
         self.party.agreed = partial(self._agreed, epoch)
-        made = yield from self.party.run(epoch, self._take_from(epoch), rows)
+        result = yield from self.party.run(epoch, self._take_from(epoch), rows)
         self._end(epoch)
         if self._ahead and epoch + 1 < EPOCHS:
             self.ask(epoch + 1)
-        return made
+        return result
 
     def check_prepared(self) -> None:
         if self._store:
