@@ -20,6 +20,7 @@ from securemodel.compiler.capture import ONE_AT_A_TIME, Captured, masks_as_given
 from securemodel.compiler.explaining import caught_by_the_model, not_captured
 from securemodel.errors import CompileError
 from securemodel.training import graphs, naming, signature
+from securemodel.training.noise import Noise
 from securemodel.training.optimizers import Roots
 from securemodel.training.privacy import DP
 from securemodel.training.steps import TENSOR, CapturedStep, Kind, Returned, State
@@ -40,6 +41,7 @@ def capture_step(
     floor: float = 2.0**-10,
     dp: DP | None = None,
     parties: Sequence[str] = (),
+    secret_dropout: bool = False,
 ) -> CapturedStep:
     """Traces `step(*examples)`; nothing is computed, and models, optimizers and random state stay as they are.
 
@@ -48,7 +50,7 @@ def capture_step(
     mapping's. A function that only evaluates the models has None for optimizers. Second moments of Adam and its
     like are of gradients times `scale` (by default the rows of the first example, so of the sum of a mean) and have the
     least value `floor` under a root: see `optimizers.Roots`. With `dp` each of `parties` adds noise to what optimizers
-    get, and `scale` is no larger than that allows.
+    get, and `scale` is no larger than that allows. With `secret_dropout` they make bits of dropout together.
 
     Raises CompileError with the user's line for what cannot be one program for all data.
     """
@@ -60,7 +62,7 @@ def capture_step(
     scale = _rows(leaves) if scale is None else float(scale)
     roots = Roots(min(scale, dp.most_scale(len(parties))) if dp else scale, floor)
     with ONE_AT_A_TIME, silent(), masks_as_given(), restored([*models.values()], [*optimizers.values()]):
-        trace = _Trace(step, models, optimizers, leaves, nest, roots, dp, parties)
+        trace = _Trace(step, models, optimizers, leaves, nest, roots, dp, parties, secret_dropout)
         kept = {name for name, tensor in trace.tensors.items() if tensor.requires_grad}
         graph = trace.run(kept)
         if cleared := {name for name in trace.gradients_read(graph) if name not in trace.left}:
@@ -78,13 +80,14 @@ class _Trace:
 
     def __init__(
         self, step: Step, models: dict, optimizers: dict, leaves: list, nest: TreeSpec, roots: Roots, dp: DP | None,
-        parties: Sequence[str],
+        parties: Sequence[str], secret_dropout: bool,
     ) -> None:  # fmt: skip
         self.step, self.models, self.leaves, self.nest, self.roots = step, models, leaves, nest, roots
         self.tensors = dict(naming.tensors(models))
         self.names = {id(tensor): name for name, tensor in self.tensors.items()}
         self.updates, self.dp = Updates(optimizers, self.names, roots, dp, parties), dp
         self.groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+        self.hiding = parties if secret_dropout else ()
         self.operators = Operators(Calls({}))  # of the last trace
 
     def run(self, gradients: set[str]) -> torch.fx.Graph:
@@ -117,8 +120,11 @@ class _Trace:
         random = {random.name: random for random in self.operators.random}.get(name)
         if random:
             return torch.empty(random.shape, dtype=random.dtype)
-        sizes = {noise.name: (noise.count,) for noise in self.updates.noise}
+        sizes = {noise.name: (noise.count,) for noise in self._noise()}
         return torch.empty(sizes.get(name, ()), dtype=torch.float64)
+
+    def _noise(self) -> list[Noise]:
+        return [*self.updates.noise, *self.operators.noise]
 
     def _traced(self, *values: torch.Tensor) -> list[torch.Tensor]:
         """The step as a function of tensors: all states after it, then what it returns."""
@@ -131,7 +137,7 @@ class _Trace:
         batch = [take() if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         given = tree_unflatten(batch, self.nest)
         calls = Calls({id(self.tensors[name]): tensor for name, tensor in traced.items()})
-        self.operators = Operators(calls)
+        self.operators = Operators(calls, self.hiding)
         self.updates.stand_in(calls)
         before = [_scalars(group) for group in self.groups]
         with outside_refused(), module_notes(self.models, calls), calls, self.operators:
@@ -199,7 +205,7 @@ class _Trace:
             if name in nodes
         }
         random = tuple(random for random in self.operators.random if random.name in nodes)
-        noise = tuple(noise for noise in self.updates.noise if noise.name in nodes)
+        noise = tuple(noise for noise in self._noise() if noise.name in nodes)
         drawn = [*(number.name for number in random), *(part.name for part in noise)]
         numbers = [name for name, tensor in self.found.items() if tensor is None and name not in drawn]
         batch = [name for name in nodes if name.startswith("batch:")]

@@ -104,6 +104,7 @@ def compile_job(
     evaluate: Mapping[str, tuple[Callable[..., Any], Dataset, str]] | None = None,
     guard_every: int = 0,
     dp: DP | None = None,
+    secret_dropout: bool = False,
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
     if dp is not None and (terms.frac_bits, terms.width) != (16, 64):
@@ -111,8 +112,9 @@ def compile_job(
             explain("dp wants frac_bits=16 and width=64", why="the norm is bounded for these", fix="leave them out")
         )
     captured = capture_step(
-        batch.flat(step), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=terms.parties
-    )
+        batch.flat(step), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=terms.parties,
+        secret_dropout=secret_dropout,
+    )  # fmt: skip
     reach = influence(captured) if dp else None
     owners = batch.owners()
     _check_names(terms.parties, owners)

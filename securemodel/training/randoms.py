@@ -1,7 +1,8 @@
 """Random numbers of a step become inputs: parties that drew each for itself would compute with different ones.
 
 They are public: all parties make them from one seed that they tossed together. A dropout mask depends on no data, so
-nothing is lost, and a product with a public mask is local. Noise that is to hide something must not be made so.
+nothing is lost, and a product with a public mask is local. Noise that is to hide something must not be made so. Where
+masks of dropout are to be secret, each party gives numbers for each bit (`hidden_bits`).
 """
 
 from __future__ import annotations
@@ -117,6 +118,18 @@ def place_for(target: Any, args: Sequence, kwargs: dict[str, Any]) -> torch.Tens
         return torch.empty([given["n"]], dtype=given.get("dtype") or torch.int64)
     integer = {"dtype": torch.int64} if target.overloadpacket is aten.randint and "dtype" not in options else {}
     return torch.empty(given["size"], **{**integer, **options})
+
+
+def hidden_bits(probability: float, like: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Bits that nobody knows, 1 with a probability (to 2^-17): of uniform numbers of all parties the sum counts modulo 1.
+
+    It is uniform while one of them is, whatever the others are. `parts` are vectors of multiples of 2^-16.
+    """
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    limit = round(probability * 2**16) * 2.0**-16
+    return (torch.remainder(total, 1.0) < limit).to(like.dtype).view(like.shape)
 
 
 def in_place(target: Any) -> bool:

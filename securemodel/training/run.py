@@ -218,7 +218,7 @@ class Run:
         public = [numbers[name] for name in job.captured.numbers]
         public += [self._draw(index, self.step_number) for index in range(len(job.captured.random))]
         noise = [
-            self._noise[drawn.party].draw(drawn.count) if mine(drawn.party) else None for drawn in job.captured.noise
+            self._noise[drawn.party].draw_for(drawn) if mine(drawn.party) else None for drawn in job.captured.noise
         ]
         return [*given, *public, *noise]
 

@@ -87,7 +87,7 @@ def simulate(
         batch = list(batches(step)) if batches else rows.whole(step)
         numbers = public.next()
         random = draws(captured, torch.Generator().manual_seed(step))
-        random |= {noise.name: source.draw(noise.count) for noise in captured.noise}
+        random |= {noise.name: source.draw_for(noise) for noise in captured.noise}
         states, returned = run_in_float(captured, states, batch, numbers, random)
         given = [*batch, *(numbers[name] for name in captured.numbers), *random.values()]
         for side in sides.values():

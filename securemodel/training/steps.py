@@ -65,8 +65,8 @@ TENSOR = object()
 class CapturedStep:
     """A captured step. `captured` is what securemodel.compiler.lowering lowers.
 
-    Its `inputs` are the placeholders of `batch`, then `numbers` (public), then `random` (public), then `noise` (each of one party);
-    its `states` map
+    Its `inputs` are the placeholders of `batch`, then `numbers` (public), then `random` (public), then `noise` (each of one
+    party); its `states` map
     placeholders to names of `states`. Its outputs are the new values of the states that change, then those of
     `returned`. `updates`, `memory` and `constants` (numbers that stay) are for PublicInputs. `roots` says how the optimizers keep second moments.
     """

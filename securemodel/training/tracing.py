@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from protocols.errors import explain
 from securemodel.errors import CompileError
 from securemodel.training import randoms
+from securemodel.training.noise import Noise
 from securemodel.training.notes import KEY, Note, user_line
 
 aten = torch.ops.aten
@@ -91,10 +92,12 @@ def _mark(function: Any, note: Note) -> None:
 class Operators(TorchDispatchMode):
     """Sees every ATen operator: notes its line, makes random numbers inputs, refuses what needs values."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, hiding: Sequence[str] = ()) -> None:
+        """hiding: the parties that make bits (of dropout) together so that nobody knows them; none: they are public."""
         super().__init__()
-        self.calls = calls
+        self.calls, self.hiding = calls, hiding
         self.random: list[randoms.Random] = []
+        self.noise: list[Noise] = []
         self.asked: list[Exception] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -115,10 +118,18 @@ class Operators(TorchDispatchMode):
     def _draw(self, func: Any, args: tuple, kwargs: dict[str, Any], note: Note) -> torch.Tensor:
         kind, parameters = randoms.drawn(func, args, kwargs, note.place())
         like = randoms.place_for(func, args, kwargs)
-        name = f"random:{len(self.random)}"
-        self.random.append(randoms.Random(name, kind, parameters, tuple(like.shape), like.dtype, note.place()))
-        made = given(like, name)
+        if kind == "bernoulli" and self.hiding:
+            made = randoms.hidden_bits(parameters[0], like, [self._part(party, like.numel()) for party in self.hiding])
+        else:
+            name = f"random:{len(self.random)}"
+            self.random.append(randoms.Random(name, kind, parameters, tuple(like.shape), like.dtype, note.place()))
+            made = given(like, name)
         return args[0].copy_(made) if randoms.in_place(func) else made
+
+    def _part(self, party: str, count: int) -> torch.Tensor:
+        made = Noise(f"bits:{len(self.noise)}", party, count, uniform=True)
+        self.noise.append(made)
+        return given(torch.empty(count, dtype=torch.float64), made.name)
 
 
 def _of_no_model(note: Note) -> CompileError:

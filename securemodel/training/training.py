@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -112,6 +112,7 @@ def compile_training(
     rounding: Rounding = "exact",
     guard_every: int = 0,
     dp: DP | None = None,
+    dropout: Literal["public", "secret"] = "public",
     protocol: str = "masked",
     **options: Any,
 ) -> Training | LinearTraining:
@@ -126,7 +127,8 @@ def compile_training(
     party, or a mapping by prefix of names such as "model.head". `guard_every`: after so many steps everybody learns of
     each parameter whether its magnitude is within an eighth of its range; if not, the run goes back to the last time that
     all were, and raises TrainingDiverged. `dp`: gradients are clipped and noisy, so that weights say little of
-    any row; `privacy` says how little. Other arguments as of `securemodel.compile`.
+    any row; `privacy` says how little. `dropout`: masks of dropout follow from a public seed, or are known to nobody, at the
+    price of comparisons. Other arguments as of `securemodel.compile`.
 
     `protocol="paillier"`: linear models by two parties and no dealer; `options` are those of
     `securemodel.training.paillier.compile_linear`. Raises UnsupportedOperator, CompileError.
@@ -137,6 +139,8 @@ def compile_training(
         if dp is not None:
             what = "dp is not for protocol 'paillier': its gradients are neither clipped nor given noise"
             raise CompileError(explain(what, fix="leave protocol out; a dealer is needed then"))
+        if dropout != "public":
+            raise CompileError("dropout is not for protocol 'paillier', whose models have none: leave it out")
         return compile_linear(
             step, models, optimizers, batch=batch, parties=parties, reveal=reveal, evaluate=evaluate, weights=weights,
             guard_every=guard_every, **options,
@@ -144,9 +148,12 @@ def compile_training(
     if protocol != "masked" or options:
         what = f"protocol {protocol!r}" if protocol != "masked" else f"{', '.join(options)} with protocol 'masked'"
         raise CompileError(explain(f"there is no {what}", fix="training knows 'masked' and 'paillier'"))
+    if dropout not in ("public", "secret"):
+        raise CompileError(explain(f"dropout={dropout!r} is neither 'public' nor 'secret'", fix="choose one of the two"))
     given = given_weights(weights if isinstance(weights, str) else {"": PUBLIC, **weights})
     terms = Terms(tuple(parties), given, frac_bits, width, rounding)
     job = compile_job(
-        step, models, optimizers, batch, terms, reveal=reveal, evaluate=evaluate, guard_every=guard_every, dp=dp
-    )
+        step, models, optimizers, batch, terms, reveal=reveal, evaluate=evaluate, guard_every=guard_every, dp=dp,
+        secret_dropout=dropout == "secret",
+    )  # fmt: skip
     return Training(**vars(job))
