@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import safetensors.torch
@@ -242,6 +242,16 @@ class LinearRun(Run):
     def evaluate(self) -> dict[str, Any]:
         """Nothing: `compile_training` refuses evaluate= with this protocol."""
         return {}
+
+    def publish(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: nothing else runs on these shares. Raises InputError."""
+        raise InputError(
+            explain(
+                "protocol 'paillier' has no publish()",
+                why="its shares are not those of a compiled program",
+                fix='export the weights, and compile their model with weights="NAME"; or train with the masked engine',
+            )
+        )
 
     def export(self, path: str | Path | None = None, *, to: str, only: str | None = None) -> dict[str, Any] | None:
         """The model's weights at party `to`, which alone learns them; None at the other.

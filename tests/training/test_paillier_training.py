@@ -134,6 +134,17 @@ class TestSteps:
         assert (weights["weight"] - model.weight).abs().max() < 2**-14 and "bias" not in weights
         assert torch.equal(torch.cat([parts["shop"]["weight"], parts["bank"]["weight"]], 1), weights["weight"])
 
+    def test_a_linear_model_is_the_only_one_and_is_not_published(self):
+        job, _, _, model = made()
+        with job.local() as run:
+            whole = run.export(to="bank")
+            assert torch.equal(run.export(to="bank", only="model")["weight"], whole["weight"])
+            with pytest.raises(InputError, match="no model 'other'"):
+                run.export(to="bank", only="other")
+            with pytest.raises(InputError, match="no publish"):
+                run.publish(model, torch.zeros(4, 7), inputs="bank", outputs="bank")
+            run.step()
+
     def test_a_schedule_and_more_than_one_epoch(self):
         job, optimizer, *_ = made()
         with job.local() as run:
