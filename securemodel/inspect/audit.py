@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 from protocols.errors import explain
@@ -16,8 +16,10 @@ from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import PHASES, Node
+from securemodel.compiler.ops import ROWS
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
+from securemodel.compiler.wire import sent_bits
 from securemodel.engines.paillier.owned_layers import reply_bytes, request_bytes
 from securemodel.errors import InputError
 from securemodel.inspect.audittext import Audit
@@ -155,12 +157,12 @@ def _trust(program: Program, me: str) -> tuple[str, ...]:
     return ("to follow the program (semi-honest)", "to keep its key file and its own data to itself")
 
 
-_KINDS: dict[str, tuple[str, Callable[[Node], int], str]] = {
-    "input": ("{} of {}", lambda node: 64, "a mask of the owner alone"),
-    "mask": ("values in between", lambda node: node.attrs["width"], "a mask that the parties share"),
-    "mask_bits": ("bits of comparisons", lambda node: 64, "a mask that the parties share"),
+_MASKED = {
+    "input": ("{} of {}", "a mask of the owner alone"),
+    "mask": ("values in between", "a mask that the parties share"),
+    "mask_bits": ("bits of comparisons", "a mask that the parties share"),
 }
-"""What is opened under a mask: a name, the bits of an element that are sent, and what hides them."""
+"""What is opened under a mask: a name, and what hides it."""
 
 
 def _sees(program: Program, me: str) -> list[Seen]:
@@ -172,12 +174,12 @@ def _sees(program: Program, me: str) -> list[Seen]:
 
     peers = len(program.parties) - 1
     for node in program.graph.nodes:
-        if node.op in _KINDS and node.owner != me:
-            what, width, hidden_by = _KINDS[node.op]
+        if node.op in _MASKED and node.owner != me:
+            what, hidden_by = _MASKED[node.op]
             given = "rows" if is_table(program.graph, node) else "weights" if node.phase == "load" else "inputs"
             what = what.format(given, node.owner)
-            senders = 1 if node.op == "input" else peers
-            note(what, node, _size(node), _size(node) * width(node) * senders, hidden_by)
+            senders = 1 if ROWS[node.op].opens == "owner to all" else peers
+            note(what, node, _size(node), _size(node) * sent_bits(node) * senders, hidden_by)
         elif node.op == "reveal" and node.owner in (me, "all"):
             hidden_by = "nothing: it is for this party" if peers == 1 else "shares of zero; their sum is for this party"
             note("shares of results", node, _size(node), _size(node) * 64 * peers, hidden_by)

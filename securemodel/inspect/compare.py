@@ -16,6 +16,7 @@ from protocols.errors import explain
 from protocols.shares import Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
 from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase, only_moves
+from securemodel.compiler.wire import sent_bits
 from securemodel.engines.clear import ClearSide, encoding_limit, revealed
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.walk import local_walks
@@ -134,7 +135,7 @@ def _known_bits(graph: Graph) -> list[int]:
     known: list[int] = []
     for node in graph.nodes:
         masked = node.op == "linear" and node.form == "masked"
-        known.append(min(known[a] for a in node.args) if masked else node.attrs["width"] if node.op == "mask" else 64)
+        known.append(min(known[a] for a in node.args) if masked else sent_bits(node))
     return known
 
 

@@ -21,6 +21,7 @@ from protocols.gates import Dealt, Part
 from securemodel.compiler.capture import model_state
 from securemodel.compiler.ir import Node
 from securemodel.compiler.rows import made_up_inputs, made_up_state
+from securemodel.compiler.wire import sent_bits
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.walk import local_walks
 from securemodel.program import Program
@@ -74,7 +75,7 @@ class _Watched(OnlineParty):
 
     def _opened(self, node: Node, kept: Any, parts: dict[str, torch.Tensor], outputs: Any) -> Any:
         if node.op != "reveal" or len(self.peers) > 1:
-            bits = node.attrs["width"] if node.op == "mask" else 64
+            bits = sent_bits(node)
             for sender, part in parts.items():
                 self.keep(node.op, self._epoch, node.id, sender, _words(part, bits, int(np.prod(node.shape))), bits)
             if parts and node.op != "reveal":
