@@ -130,15 +130,29 @@ class ClearSide:
             value = torch.as_tensor(self.value(source))
         except (RuntimeError, IndexError) as problem:
             outside = isinstance(problem, IndexError) or str(problem).startswith("Class values must")
-            what = (
-                "an id or a position is outside of its table"
-                if outside
-                else f"the model cannot use it: {type(problem).__name__}"
-            )
-            where, fix = self._program.graph[source].source, "give values that the model takes"
+            what, fix = f"the model cannot use it: {type(problem).__name__}", "give values that the model takes"
+            if outside:
+                what = "an id or a position is outside of its table"
+                sizes = self._table_sizes(source)
+                fix = f"give whole numbers from 0 to {min(sizes) - 1}" if sizes else fix
+            where = self._program.graph[source].source
             raise InputError(explain(f"{self.describe(source)}: {what}", where=where, fix=fix)) from problem
         ring = encode(value, node.frac or 0, limit, self.describe(source))
         return ring.reshape(node.shape).contiguous()
+
+    def _table_sizes(self, node_id: int) -> set[int]:
+        """How many entries the tables have in which a value is looked up, where these are unit vectors."""
+        seen, queue, sizes = set(), [node_id], set()
+        while queue:
+            at = queue.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            call = self._program.calls.get(at)
+            if call and call.target is torch.nn.functional.one_hot and len(call.args) > 1:
+                sizes.add(call.args[1])
+            queue += self._program.graph[at].args
+        return sizes
 
     def _table(self, node: Node) -> torch.Tensor:
         """Rows that this party shares once, encoded."""

@@ -187,11 +187,19 @@ class Batches:
         places = self.positions(step)
         return [piece.rows(places[part]) for _, part, piece in self.parts()]
 
+    def in_turn(self) -> Iterator[Positions]:
+        """Places of all rows in batches of one size; those of a part that has fewer batches go on beyond its last row."""
+        counts = [len(at) for at in self.data.positions]
+        for n in range(max(-(-count // size) for count, size in zip(counts, self.sizes, strict=True))):
+            yield tuple(np.arange(n * size, (n + 1) * size) for size in self.sizes)
+
     def rows_at(self, places: Positions, me: str) -> list[torch.Tensor | None]:
-        """The same of these rows of each part, counted in the data set; None for what is not of this party."""
-        return self._at(
-            tuple(of[at] for of, at in zip(self.data.positions, places, strict=True)), lambda name: name == me
-        )
+        """The same of these rows of each part, counted in the data set; None for what is not of this party.
+
+        Beyond the last row of a part, they begin again.
+        """
+        at = tuple(of[place % len(of)] for of, place in zip(self.data.positions, places, strict=True))
+        return self._at(at, lambda name: name == me)
 
     def _at(self, places: Positions, mine: Callable[[str], bool]) -> list[torch.Tensor | None]:
         return [piece.rows(places[part]) if mine(piece.party) else None for _, part, piece in self.parts()]

@@ -16,6 +16,7 @@ from securemodel.training.compiling import Terms, TrainingProgram, reading_table
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.evaluating import EVERYBODY, Evaluation, compile_evaluation, compile_guard
 from securemodel.training.naming import named
+from securemodel.training.own_rows import check_rows, encoder
 from securemodel.training.privacy import DP, Influence, Privacy, influence, privacy
 from securemodel.training.steps import CapturedStep
 
@@ -48,6 +49,12 @@ class Job:
     def digest(self) -> str:
         """SHA-256 of the step's text, which all parties and the dealer compare."""
         return self.program.digest
+
+    def check_rows(self, me: str) -> None:
+        """Raises InputError, which says where, for rows of this party that the training cannot use; sends nothing."""
+        pieces = [piece for evaluation in self.evaluations.values() for piece in evaluation.pieces]
+        for batches, program in [(self.batches, self.program), *pieces]:
+            check_rows(batches, me, encoder(program, me))
 
     def text(self) -> str:
         """The secure graph of a step, one operation a line."""

@@ -18,6 +18,7 @@ from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.files import file_errors
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
+from protocols.paillier.fixed import integers
 from securemodel.compiler.report import Report
 from securemodel.engines.labels import EXPORT
 from securemodel.engines.paillier.compiling import KEY_BITS
@@ -25,6 +26,7 @@ from securemodel.engines.paillier.linear_program import LinearProgram, linear_pr
 from securemodel.engines.paillier.linear_step import (
     DEGREES,
     DIGEST_BYTES,
+    INPUT_BITS,
     SCORE_BITS,
     WEIGHT_BITS,
     LinearStep,
@@ -45,6 +47,7 @@ from securemodel.training.datasets import Batches
 from securemodel.training.job import Job, compile_job
 from securemodel.training.linear import MASKED, Linear, recognized
 from securemodel.training.naming import named
+from securemodel.training.own_rows import check_rows
 from securemodel.training.places import Local, remote
 from securemodel.training.reference import run_in_float, start_states
 from securemodel.training.run import Run
@@ -129,6 +132,19 @@ class LinearTraining(Job):
     linear: Linear = field(kw_only=True)
     masked: Callable[[], Program] = field(kw_only=True)
     """Compiles the same step for the engine with a dealer."""
+
+    def check_rows(self, me: str) -> None:
+        """Raises InputError, which says where, for rows of this party that the training cannot use; sends nothing."""
+        shape, labels = self.program.shape, self.program.attrs["labels"]
+        limits = {labels: shape.score_limit if shape.kind == "linear" else 1.0}
+
+        def encode(given: Sequence[torch.Tensor | None]) -> None:
+            for index, x in enumerate(given):
+                if x is not None:
+                    limit = limits.get(index, shape.input_limit)
+                    integers(x.detach().double().numpy(), INPUT_BITS, limit, f"party {me!r}: input {index}")
+
+        check_rows(self.batches, me, encode)
 
     def plan(self, network: str | Network = "lan") -> LinearPlan:
         """Rounds, bytes and predicted time of a step beside those of the engine with a dealer."""

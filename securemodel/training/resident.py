@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from protocols.gates import numel
@@ -109,8 +108,8 @@ def encoded_rows(program: Program, batches: Batches, found: tuple[Table, ...], m
     side = ClearSide(program, me)
     side.set_model(program.model)
     whole = {table.name: torch.empty(table.shape, dtype=torch.int64) for table in mine}
-    for places in _in_turn(batches):
-        given = batches.rows_at(tuple(at % len(p) for at, p in zip(places, batches.data.positions, strict=True)), me)
+    for places in batches.in_turn():
+        given = batches.rows_at(places, me)
         side.set_inputs([*given, *[None] * (len(program.header.inputs) - len(given))])
         for table in mine:
             at = torch.from_numpy(places[table.part])
@@ -118,13 +117,6 @@ def encoded_rows(program: Program, batches: Batches, found: tuple[Table, ...], m
             rows = side.encoded(program.graph[table.node]).view(table.view)
             whole[table.name].index_copy_(table.dim, at, rows.narrow(table.dim, 0, len(at)))
     return whole
-
-
-def _in_turn(batches: Batches) -> Iterator[tuple[np.ndarray, ...]]:
-    """Places of all rows in batches of one size; beyond the last row, they begin again."""
-    counts = [len(at) for at in batches.data.positions]
-    for n in range(max(-(-count // size) for count, size in zip(counts, batches.sizes, strict=True))):
-        yield tuple(np.arange(n * size, (n + 1) * size) for size in batches.sizes)
 
 
 # ---- which inputs

@@ -90,6 +90,9 @@ class Run:
         self._load()
 
     def _load(self) -> None:
+        with self._telling():
+            for me in self._where.parties:
+                self.job.check_rows(me)
         self._load_session(self.job.program, self.step_number)
         self._started = True
         self._keep()
@@ -98,6 +101,15 @@ class Run:
     def _keep(self) -> None:
         """Holds on to what each party here has kept, for the next session."""
         self._kept = {me: dict(party.kept) for me, party in self._where.parties.items()}
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """An error inside ends the session, and the peers hear why."""
+        try:
+            yield
+        except BaseException as error:
+            self._where.fail(error)
+            raise
 
     def _load_session(self, program: Program, first: int = 0, starts: Any = None) -> None:
         """Shares weights (those of the program, or these) and rows; the next run reads the rows of the step `first`."""

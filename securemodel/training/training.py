@@ -149,7 +149,9 @@ def compile_training(
         what = f"protocol {protocol!r}" if protocol != "masked" else f"{', '.join(options)} with protocol 'masked'"
         raise CompileError(explain(f"there is no {what}", fix="training knows 'masked' and 'paillier'"))
     if dropout not in ("public", "secret"):
-        raise CompileError(explain(f"dropout={dropout!r} is neither 'public' nor 'secret'", fix="choose one of the two"))
+        raise CompileError(
+            explain(f"dropout={dropout!r} is neither 'public' nor 'secret'", fix="choose one of the two")
+        )
     given = given_weights(weights if isinstance(weights, str) else {"": PUBLIC, **weights})
     terms = Terms(tuple(parties), given, frac_bits, width, rounding)
     job = compile_job(

@@ -240,9 +240,9 @@ class TestRanges:
 
     def test_an_input_beyond_its_limit_is_named_by_its_owner_alone(self):
         data = table()
-        data.columns["bank"][0].tensor[:, 0] = 17
+        data.columns["bank"][0].tensor[5, 0] = 17
         results = together(lambda run: run.step(), {"data": data})
-        assert isinstance(results["bank"], InputError) and "'bank' has inputs" in str(results["bank"])
+        assert isinstance(results["bank"], InputError) and "'bank': column 'bank', row 5" in str(results["bank"])
         assert "17" not in str(results["bank"]) and isinstance(results["shop"], PeerAborted)
 
     def test_a_rate_out_of_range(self):
