@@ -5,6 +5,7 @@ Positions are public and follow from a seed that all parties have, so nothing is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -104,21 +105,29 @@ class Dataset:
     def batches(self, size: int, seed: int = 0, shuffle: bool = True, resident: bool | None = None) -> Batches:
         """Batches of `size` rows; in each epoch in another order, that of a public seed. Rows left over wait an epoch.
 
-        Of rows of several parties each batch has the same share. `resident`: the owners share all rows once, before the
+        Of rows of several parties each batch has the same share. Warns where that leaves more rows out of an epoch than
+        the last batch of so many rows would lack, or always the same. `resident`: the owners share all rows once, before the
         first step, and every party keeps them masked (8 bytes a number); False: each step shares the rows that it reads,
         and takes batches of your own; by default, once unless they take more than a GiB. Raises InputError.
         """
-        total = len(self)
-        sizes = [size * len(at) // total for at in self.positions]
-        by_rest = sorted(range(len(sizes)), key=lambda part: -(size * len(self.positions[part]) % total))
+        made = Batches(self, self.shares(size), int(seed), bool(shuffle), resident)
+        if made.left_out and (made.steps_per_epoch < len(self) // size or not shuffle):
+            warnings.warn(made.what_is_left_out(), stacklevel=2)
+        return made
+
+    def shares(self, size: int) -> tuple[int, ...]:
+        """How many rows of each part are in a batch of `size` rows. Raises InputError."""
+        counts, total = [len(at) for at in self.positions], len(self)
+        sizes = [size * count // total for count in counts]
+        by_rest = sorted(range(len(sizes)), key=lambda part: -(size * counts[part] % total))
         for part in by_rest[: size - sum(sizes)]:
             sizes[part] += 1
         if not 0 < size <= total or 0 in sizes:
             raise InputError(
-                explain(f"no batches of {size} rows", why=f"there are {[len(at) for at in self.positions]} of each party",
+                explain(f"no batches of {size} rows", why=f"there are {counts} of each party",
                         fix="give a size that leaves at least one row of each party in a batch")
             )  # fmt: skip
-        return Batches(self, tuple(sizes), int(seed), bool(shuffle), resident)
+        return tuple(sizes)
 
 
 def dataset(**columns: Owned | tuple[Owned, ...]) -> Dataset:
@@ -132,6 +141,11 @@ def dataset(**columns: Owned | tuple[Owned, ...]) -> Dataset:
         )  # fmt: skip
     (first, *_) = counts.values()
     return Dataset(parts, tuple(np.arange(count) for count in first))
+
+
+def _said(counts: Sequence[int]) -> str:
+    *first, last = map(str, counts)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,6 +163,35 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """Batches that each epoch has."""
         return min(len(at) // size for at, size in zip(self.data.positions, self.sizes, strict=True))
+
+    @property
+    def left_out(self) -> int:
+        """Rows that an epoch does not read. In the order of a seed they are others in each epoch."""
+        return len(self.data) - self.steps_per_epoch * sum(self.sizes)
+
+    def what_is_left_out(self) -> str:
+        """Says how many rows these are, why, and which sizes near this one leave fewest out."""
+        size, total, counts = sum(self.sizes), len(self.data), [len(at) for at in self.data.positions]
+        why = f"a batch has {_said(self.sizes)} of the parties' {_said(counts)} rows, which is enough for {self.steps_per_epoch}"
+        if len(counts) == 1:
+            why = f"{total} rows are no multiple of {size}"
+        if not self.shuffle:
+            why += "; with shuffle=False they are the same in each epoch"
+        near = [self._of(other) for other in range(max(len(counts), size // 2), min(2 * size, total) + 1)]
+        best = [min(some, key=lambda b: (b.left_out, abs(sum(b.sizes) - size)))
+                for some in ([b for b in near if b and sum(b.sizes) < size], [b for b in near if b and sum(b.sizes) > size])
+                if some]  # fmt: skip
+        said = " or ".join(f"{sum(b.sizes)} ({b.left_out} left out)" for b in best if b.left_out < self.left_out)
+        fix = f"give batches of {said}" if said else "give other sizes, or leave some rows away"
+        return explain(
+            f"batches of {size} rows leave {self.left_out} of {total} rows out of each epoch", why=why, fix=fix
+        )
+
+    def _of(self, size: int) -> Batches | None:
+        try:
+            return replace(self, sizes=self.data.shares(size))
+        except InputError:
+            return None
 
     def parts(self) -> Iterator[tuple[str, int, Owned]]:
         """(column, part, whose) in the order in which the inputs of a program are."""

@@ -65,7 +65,7 @@ def compile_evaluation(
 
 def _in_order(data: Dataset, resident: bool | None) -> Iterator[Batches]:
     """All rows, in batches of one size, then those left over."""
-    full = data.batches(min(len(data), _MOST_ROWS), shuffle=False, resident=resident)
+    full = Batches(data, data.shares(min(len(data), _MOST_ROWS)), 0, False, resident)
     yield full
     rest = [at[full.steps_per_epoch * size :] for at, size in zip(data.positions, full.sizes, strict=True)]
     if any(map(len, rest)):

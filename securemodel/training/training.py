@@ -39,6 +39,7 @@ class TrainingPlan(Shown):
 
     step: Any
     steps_per_epoch: int
+    left_out: int = 0
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -58,7 +59,8 @@ class TrainingPlan(Shown):
     def __str__(self) -> str:
         sent = ", ".join(f"{name} {bytes_text(count)}" for name, count in self.bytes_per_epoch.items())
         took = seconds_text(self.seconds_per_epoch)
-        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {took}, sends {sent}"
+        left = f"; {self.left_out} rows are left out of it" if self.left_out else ""
+        return f"{self.step}\nan epoch: {self.steps_per_epoch} steps, about {took}, sends {sent}{left}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +71,7 @@ class Training(Job):
 
     def plan(self, network: str | Network = "lan") -> TrainingPlan:
         """Rounds, bytes and predicted time of a step, and of an epoch."""
-        return TrainingPlan(make_plan(self.program, network), self.batches.steps_per_epoch)
+        return TrainingPlan(make_plan(self.program, network), self.batches.steps_per_epoch, self.batches.left_out)
 
     def check(self) -> Report:
         """Every operator of the step that has no secure version; nothing, as the step is compiled."""

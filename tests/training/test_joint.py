@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,13 @@ class TestRefusals:
             table().split(1.0)
 
 
+def parts_of(counts: Sequence[int]) -> Dataset:
+    """Rows of several parties, so many of each."""
+    return training.dataset(
+        x=training.rows(**{f"p{at}": training.owned(f"p{at}", shape=(n, 1)) for at, n in enumerate(counts)})
+    )
+
+
 class TestBatches:
     def test_every_row_comes_once_an_epoch_in_another_order(self):
         batches = table().batches(20, seed=5)
@@ -369,6 +377,37 @@ class TestBatches:
         assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(ROWS)) and epochs[0] != epochs[1]
         assert batches.positions(0)[0].tolist() == table().batches(20, seed=5).positions(0)[0].tolist()
         assert batches.positions(0)[0].tolist() != table().batches(20, seed=6).positions(0)[0].tolist()
+
+    @pytest.mark.parametrize(
+        ("counts", "size", "left", "says"),
+        [
+            ((50, 50), 25, 25, "20 (0 left out) or 50 (0 left out)"),
+            ((51, 50), 25, 26, "20 (1 left out) or 50 (1 left out)"),
+            ((50, 50), 20, 0, ""),
+            ((60,), 16, 12, ""),  # as PyTorch's drop_last
+            ((100, 37), 32, 9, ""),
+        ],
+    )
+    def test_rows_that_are_left_out_are_told(self, counts, size, left, says):
+        data = parts_of(counts)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            batches = data.batches(size, seed=4)
+        assert batches.left_out == left and [says in str(warning.message) for warning in caught] == [True] * bool(says)
+        assert not caught or (
+            caught[0].filename == __file__ and f"leave {left} of {sum(counts)}" in str(caught[0].message)
+        )
+        read: set[tuple[int, int]] = set()
+        for step in range(12 * batches.steps_per_epoch):
+            read |= {(part, int(row)) for part, at in enumerate(batches.positions(step)) for row in at}
+        assert len(read) == sum(counts), "all are read in time"
+
+    def test_rows_that_are_never_read_are_told(self):
+        with pytest.warns(UserWarning, match="12 of 60 rows.*\n.*the same in each epoch\n.*15 \\(0 left"):
+            parts_of((60,)).batches(16, shuffle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            parts_of((60,)).batches(15, shuffle=False)
 
     def test_only_the_owner_reads(self):
         read = []
