@@ -90,6 +90,11 @@ class Program:
         return self.captured
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """What each of the inputs is, for people."""
+        return tuple(f"input {index}" for index in range(len(self.header.inputs)))
+
+    @property
     def result_names(self) -> tuple[str, ...]:
         """What each of the outputs is, for files and ledgers."""
         return result_names(self.reveal, len(self.header.outputs))

@@ -106,7 +106,7 @@ def _what_reveal_was(program: Program) -> str:
 
 def _public(program: Program) -> list[str]:
     header = program.header
-    inputs = [f"input {index}" for index, owner in enumerate(header.inputs) if owner == PUBLIC]
+    inputs = [name for name, owner in zip(program.input_names, header.inputs, strict=True) if owner == PUBLIC]
     weights = "weights" if program.maker == Program.maker else "weights that the training starts with"
     return [*inputs, *([weights] if PUBLIC in weight_owners(header.weights) else [])]
 
@@ -141,7 +141,8 @@ def _brings(program: Program, me: str) -> tuple[str, ...]:
         if node.op == "placeholder" and node.attrs["name"].startswith("state:")
         and owner_of(header.weights, node.attrs["name"].removeprefix("state:")) == me
     ]  # fmt: skip
-    inputs = [f"input {index} {list(shape)}" for index, (owner, shape) in enumerate(zip(header.inputs, header.input_shapes, strict=True)) if owner == me]  # fmt: skip
+    given = zip(program.input_names, header.inputs, header.input_shapes, strict=True)
+    inputs = [f"{name} {list(shape)}" for name, owner, shape in given if owner == me]
     rows = [f"all rows {list(node.shape)}, shared once" for node in table_nodes(program.graph) if node.owner == me]
     return (*([f"{sum(map(_size, weights))} weights"] if weights else []), *inputs, *rows)
 

@@ -48,6 +48,16 @@ class TrainingProgram(StepProgram):
         """A step, or a function of a data set, is of all its rows."""
         return False
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What each of the inputs is: those of the batch, then what each step has beside them."""
+        if self.step is None:
+            return super().input_names
+        numbers = [f"number {name} of each step" for name in self.step.numbers]
+        random, noise = ["random numbers of each step"], ["noise of differential privacy"]
+        beside = [*numbers, *random * len(self.step.random), *noise * len(self.step.noise)]
+        return (*super().input_names[: len(self.step.batch)], *beside)
+
     def tables_of(self, me: str) -> Mapping[str, torch.Tensor]:
         if self.with_inputs is None or self.batches is None:
             return super().tables_of(me)

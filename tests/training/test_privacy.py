@@ -19,6 +19,7 @@ from protocols.prg import insecure_test_key
 from securemodel import training
 from securemodel.compiler.lower.private import PRIVATE, Bounds
 from securemodel.errors import CompileError, TrainingDiverged
+from securemodel.inspect.audit import audit
 from securemodel.training import noise as noises
 from securemodel.training.checkpoints import read
 from securemodel.training.noise import NoiseSource, _uniform
@@ -448,3 +449,11 @@ def test_parties_in_processes_of_their_own_add_their_own_noise():
         loss, weights = task(run)
     assert {said for said, _ in results.values()} == {loss}
     assert (results["shop"][1]["weight"] - weights["weight"]).abs().max() > 1e-3
+
+
+def test_an_audit_calls_noise_by_its_name():
+    found = audit(joint.job(dp=QUIET).program)
+    for role in found.roles[: len(PARTIES)]:
+        assert any(what.startswith("noise of differential privacy [8]") for what in role.brings), role.brings
+        assert sum(what.startswith("input ") for what in role.brings) == 1, role.brings
+    assert any(said.startswith("number optimizer.groups.0.lr of each step") for said in found.by_design)
