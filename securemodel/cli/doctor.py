@@ -43,6 +43,7 @@ def doctor() -> None:
         _check("TLS 1.3 is available", lambda: _require(ssl.HAS_TLSv1_3, "this Python's OpenSSL lacks it")),
         _check("two parties meet over mutual TLS", _meet),
         _check("a network gives in shares what it gives in torch", _infer),
+        _check("a training step gives in shares what it gives in torch", _train),
     ]
     if not all(results):
         click.get_current_context().exit(FAILED)
@@ -92,4 +93,26 @@ def _infer() -> str:
     with securemodel.local(program) as session:
         error = (session.run(x) - expected).abs().max().item()
     _require(error < _TOLERANCE, f"the result is off by {error:.3g}, allowed is {_TOLERANCE:.3g}")
+    return f"largest difference {error:.1e}"
+
+
+def _train() -> str:
+    """A layer, its gradient and an optimizer's update, on rows of one party and labels of another."""
+    x, y = torch.randn(8, 4), torch.randn(8)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x).squeeze(1), y).backward()
+        optimizer.step()
+
+    data = securemodel.dataset(x=securemodel.owned("a", x), y=securemodel.owned("b", y))
+    job = securemodel.compile_training(step, model, optimizer, batch=data.batches(8, shuffle=False), parties=["a", "b"])
+    with job.local() as run:
+        run.step()
+        weights = run.export(to="a")
+    step(x, y)
+    error = max((weights[name] - tensor).abs().max().item() for name, tensor in model.state_dict().items())
+    _require(error < _TOLERANCE, f"the weights are off by {error:.3g}, allowed is {_TOLERANCE:.3g}")
     return f"largest difference {error:.1e}"

@@ -271,7 +271,7 @@ def test_streams_that_lack_characters_get_plain_ones(write) -> None:
 def test_doctor_is_content(call) -> None:
     result = call("doctor")
     assert result.exit_code == 0, result.output
-    assert "✗" not in result.output and result.output.count("✓") >= 4
+    assert "✗" not in result.output and result.output.count("✓") >= 5
     assert "TLS" in result.output and "torch" in result.output
 
 
@@ -280,6 +280,7 @@ def test_doctor_tells_wrong_results(call, monkeypatch: pytest.MonkeyPatch) -> No
     result = call("doctor")
     assert result.exit_code == 1
     assert "✗ a network gives in shares what it gives in torch: the result is off by" in result.output
+    assert "✗ a training step gives in shares what it gives in torch: the weights are off by" in result.output
 
 
 def test_doctor_notes_missing_kernels(call) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,9 +21,10 @@ import torch
 
 from protocols.channel.testing import loopback_parties
 from protocols.identity import Timeouts
+from securemodel.training.checkpoints import steps_of
 
 MOST_STEPS = 8  # of a run, before one of its processes is killed
-LIMIT_S = 600.0  # for a hang: a loaded machine takes minutes to start three processes
+LIMIT_S = 120.0  # for a hang
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
@@ -35,7 +37,6 @@ from torch import nn
 import securemodel
 
 PARTIES = ("bank", "shop")
-folder = Path(sys.argv[1])
 torch.manual_seed(0)
 x, y = torch.randn(64, 6), torch.randn(64)
 model = nn.Linear(6, 1)
@@ -51,26 +52,30 @@ def step(x, y):
 
 
 data = securemodel.dataset(x=securemodel.owned("bank", x), y=securemodel.owned("shop", y))
-job = securemodel.compile_training(step, model, optimizer, batch=data.batches(16, seed=3), parties=PARTIES)
-with job.connect() as run:
-    first = run.resume(folder / "checkpoints")
-    print("resumed at", first, flush=True)
-    while run.step_number < int(sys.argv[2]):
-        run.step()
-        run.checkpoint(folder / "checkpoints")
-        print("steps:", run.step_number - first, flush=True)
-    run.export(folder / "model.safetensors", to="bank")
+job = securemodel.compile_training(step, model, optimizer, batch=data.batches(16, seed=3), parties=PARTIES, guard_every=4)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with job.connect() as run:
+        first = run.resume(folder / "checkpoints")
+        print("resumed at", first, flush=True)
+        while run.step_number < int(sys.argv[2]):
+            run.step()
+            run.checkpoint(folder / "checkpoints")
+            print("steps:", run.step_number - first, flush=True)
+        run.export(folder / "model.safetensors", to="bank")
 """
 
 
 NURSERY = """
-import json, os, sys, traceback
+import faulthandler, json, os, runpy, sys, traceback
 
 import torch
 
 from securemodel.cli import main
 
 torch.set_num_threads(1)
+runpy.run_path(sys.argv[1])  # compiled once, everything is there
 for line in sys.stdin:
     request = json.loads(line)
     if "wait" in request:
@@ -83,6 +88,7 @@ for line in sys.stdin:
     said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), said, said)):
         os.dup2(file, number)
+    faulthandler.dump_traceback_later(60, exit=True)  # of a hang it says where
     os.chdir(request["folder"])
     try:
         main(request["words"])
@@ -99,10 +105,11 @@ for line in sys.stdin:
 class Nursery:
     """A process that has imported everything, and has children: processes of the command line that start at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, "-c", NURSERY, str(script)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            words, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def ask(self, **request: Any) -> int:
@@ -114,8 +121,10 @@ class Nursery:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    script = tmp_path_factory.mktemp("nursery") / "train.py"
+    script.write_text(SCRIPT)
+    made = Nursery(script)
     yield made
     made.close()
 
@@ -128,20 +137,36 @@ class Trained:
         folder.mkdir()
         (folder / "train.py").write_text(SCRIPT)
         self.names = ("bank", "shop", "dealer")
-        roster, identities = loopback_parties(self.names[:2], folder, dealer=True, timeouts=Timeouts(60.0, 60.0))
+        roster, identities = loopback_parties(self.names[:2], folder, dealer=True, timeouts=Timeouts(15.0, 60.0))
         for name in identities:
             (folder / f"{name}.toml").write_text(f'{roster.path.read_text()}[me]\nidentity = "{name}"\n')
 
-    def start(self) -> dict[str, int]:
-        """The processes' numbers; what they say comes into files."""
+    def start(self, store: str = "") -> dict[str, int]:
+        """The processes' numbers; what they say comes into files. With a store there is no dealer."""
         made = {}
-        for name in self.names:
-            self._said(name).unlink(missing_ok=True)
-            words = ["train", "--me", name, "--ledger", "none", "train.py", ".", str(self.steps)]
-            words = ["dealer", "--once"] if name == "dealer" else words
-            said, words = str(self._said(name)), [words[0], "--config", f"{name}.toml", *words[1:]]
-            made[name] = self.nursery.ask(said=said, folder=str(self.folder), words=words)
+        for name in self.names[:2] if store else self.names:
+            own = ["--store", f"{store}/{name}"] if store else []
+            words = [
+                "--me",
+                name,
+                "--config",
+                f"{name}.toml",
+                "--ledger",
+                "none",
+                *own,
+                "train.py",
+                ".",
+                str(self.steps),
+            ]
+            made[name] = self.call(
+                name, *(["dealer", "--config", "dealer.toml"] if name == "dealer" else ["train", *words])
+            )
         return made
+
+    def call(self, name: str, *words: str) -> int:
+        """A process of the command line under a name, for what it says."""
+        self._said(name).unlink(missing_ok=True)
+        return self.nursery.ask(said=str(self._said(name)), folder=str(self.folder), words=words)
 
     def _said(self, name: str) -> Path:
         return self.folder / f"{name}.txt"
@@ -151,47 +176,62 @@ class Trained:
         processes = self.start()
         if kill:
             deadline = time.monotonic() + LIMIT_S
-            while line not in (self._said("bank").read_text() if self._said("bank").exists() else ""):
-                assert time.monotonic() < deadline, f"{line!r} never came"
+            while line not in (said := self._said("bank").read_text() if self._said("bank").exists() else ""):
+                assert time.monotonic() < deadline and "rror" not in said, f"{line!r} never came: {said}"
                 time.sleep(0.001)
             time.sleep(after)
             os.kill(processes[kill], signal.SIGKILL)
-        codes = {name: self.nursery.ask(wait=number) for name, number in processes.items()}
-        said = {name: self._said(name).read_text() for name in processes}
-        if kill:
-            assert codes.pop(kill) == -signal.SIGKILL, said
-            assert all(codes.values()), f"nobody can go on alone: {codes} {said}"
-        else:
-            assert not any(codes.values()), said
+        codes = {name: self.nursery.ask(wait=processes.pop(name)) for name in self.names[:2]}
+        os.kill(processes["dealer"], signal.SIGKILL)  # it would wait for the next session
+        self.nursery.ask(wait=processes["dealer"])
+        said = {name: self._said(name).read_text() for name in self.names}
+        assert all(codes.values()) if kill else not any(codes.values()), f"{codes}: nobody goes on alone, {said}"
         return said
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_a_killed_training_ends_in_the_weights_of_an_undisturbed_one(nursery, tmp_path, times):
-    steps = (MOST_STEPS + 1) * times
-    whole = Trained(nursery, tmp_path / "whole", steps)
-    whole.run()
-    chance, killed = random.Random(times), Trained(nursery, tmp_path / "killed", steps)
+    chance, killed = random.Random(times), Trained(nursery, tmp_path / "killed", steps=1_000_000)
     for _ in range(times):
-        made = chance.randint(-2, MOST_STEPS)
-        line = "" if made == -2 else "resumed" if made == -1 else f"steps: {made}\n"
-        killed.run(chance.choice(killed.names), line, chance.random() * (0.5 if made == -2 else 0.02))
-        assert not (killed.folder / "model.safetensors").exists(), "it was killed before the end"
+        steps = chance.randint(-1, MOST_STEPS)
+        line = "" if steps < 0 else f"steps: {steps}\n" if steps else "resumed"
+        killed.run(chance.choice(killed.names), line, chance.random() * (0.5 if steps < 0 else 0.02))
+    killed.steps = max(steps_of(killed.folder / "checkpoints" / "bank")) + 5
     killed.run()
+    whole = Trained(nursery, tmp_path / "whole", killed.steps)
+    whole.run()
     assert same_weights(killed, whole)
 
 
 def test_a_training_goes_on_elsewhere_with_another_dealer(nursery, tmp_path):
-    whole = Trained(nursery, tmp_path / "whole", 8)
+    whole = Trained(nursery, tmp_path / "whole", 12)
     whole.run()
-    first, then = Trained(nursery, tmp_path / "first", 8), Trained(nursery, tmp_path / "then", 8)
+    first, then = Trained(nursery, tmp_path / "first", 12), Trained(nursery, tmp_path / "then", 12)
     first.run("dealer", "steps: 4\n")
     for name in ("bank", "shop", "checkpoints"):  # other ports, and the dealer has another key
         shutil.rmtree(then.folder / name, ignore_errors=True)
         shutil.move(first.folder / name, then.folder / name)
     said = then.run()
-    assert "resumed at 4" in said["bank"] and "resumed at 4" in said["shop"]
+    (step,) = {re.search(r"resumed at (\d+)", said[name])[1] for name in ("bank", "shop")}
+    assert int(step) >= 4
     assert same_weights(then, whole)
+
+
+def test_a_training_in_processes_with_a_store_and_then_another(nursery, tmp_path):
+    whole, stored = Trained(nursery, tmp_path / "whole", 10), Trained(nursery, tmp_path / "stored", 10)
+    whole.run()
+    for name, steps in (("one", 6), ("other", 10)):
+        assert nursery.ask(wait=stored.call(name, "prepare", "train.py", "--count", str(steps), "--out", name)) == 0
+    for store, code in (("one", 1), ("other", 0)):
+        processes = stored.start(store)
+        codes = [nursery.ask(wait=number) for number in processes.values()]
+        said = {name: stored._said(name).read_text() for name in processes}
+        assert codes == [code, code], said
+        if code:
+            assert all("steps: 6" in text and "step 7 has none" in text for text in said.values()), said
+        else:
+            assert all("resumed at 6" in text for text in said.values()), said
+    assert same_weights(stored, whole)
 
 
 def same_weights(one: Trained, other: Trained) -> bool:
