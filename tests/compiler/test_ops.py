@@ -23,6 +23,7 @@ from securemodel.compiler.reading import parse_program
 from securemodel.engines.masked.masks import DERIVED, FRESH
 from securemodel.engines.masked.party import LOCAL
 from securemodel.errors import ProgramError
+from securemodel.inspect.audit import _MASKED as MASKED
 from securemodel.inspect.fixed import VALUES, WIDE
 from securemodel.program import Program
 
@@ -50,6 +51,7 @@ def test_the_table_has_every_operator_and_kind():
     assert LOCAL.keys() | TALK | GATES.keys() == ROWS.keys() and not LOCAL.keys() & (TALK | GATES.keys())
     assert VALUES.keys() == walked and WIDE.keys() == GATES.keys()
     assert FRESH.keys() | DERIVED.keys() == masked and not FRESH.keys() & DERIVED.keys()
+    assert MASKED.keys() | {"reveal"} == TALK
     assert KINDS.keys() == LINEAR.keys() and PRODUCTS.keys() == BILINEAR.keys()
 
 
