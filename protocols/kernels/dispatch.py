@@ -157,7 +157,8 @@ def conv_transpose2d(
         (size - 1) * s + d * (taps - 1) + 1 + e - 2 * p
         for size, taps, s, d, p, e in zip(x.shape[2:], w.shape[2:], step, gap, cut, extra, strict=True)
     ]
-    if groups == 1 and 2 * sizes[0] * sizes[1] > 3 * x.shape[2] * x.shape[3]:
+    between = step != (1, 1) or w.shape[1] < 16  # zeros between pixels, or too few channels for fast products
+    if groups == 1 and between and 2 * sizes[0] * sizes[1] > 3 * x.shape[2] * x.shape[3]:
         return _transposed_by_taps(x, w, step, cut, extra, gap, out, accumulate)
     image, kernel = transposed_as_direct(x, w, step, cut, extra, gap, groups)
     return conv2d(image, kernel, 1, 0, gap, groups, out, accumulate)
