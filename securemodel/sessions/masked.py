@@ -42,8 +42,12 @@ def open_connection(
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
     tables: Tables | None = None,
+    channel: Channel | None = None,
 ) -> Session:
-    """What `connect` opens for programs of the masked engine. `tables`: what the parties shared in earlier sessions."""
+    """What `connect` opens for programs of the masked engine. `tables`: what the parties shared in earlier sessions.
+
+    `channel`: that of an earlier session of the same parties, which they left.
+    """
     kernels.keep_freed_memory()
     store = store or current().store
     if paillier_key:
@@ -58,7 +62,7 @@ def open_connection(
         held = Store.open(Path(store), program, me) if store else None
         if held:
             opened.callback(held.close)
-        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain, tables)
+        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain, tables, channel)
         opened.pop_all()
     return Session(program, {me: walk}, {me: channel}, StoredEpochs(held) if held else None)
 
@@ -72,9 +76,10 @@ def meet(
     ahead: bool,
     insecure_plain: bool,
     tables: Tables | None = None,
+    channel: Channel | None = None,
 ) -> tuple[Channel, MaskedWalk]:
-    """Connects, compares what the parties run, and gets this party's key."""
-    channel = join(me, config, own, insecure_plain)
+    """Connects, unless there is a channel, compares what the parties run, and gets this party's key."""
+    channel = channel or join(me, config, own, insecure_plain)
     tables = tables or Tables()
     with aborting(channel):
         pairs = agree(program, me, channel, store, config.skipped_runs)

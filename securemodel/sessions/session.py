@@ -397,6 +397,19 @@ class Session:
         with self._turns.halted():
             self._close()
 
+    def leave(self) -> Channel | None:
+        """Ends the session, but not this party's channel, over which the same parties go on with another program.
+
+        None where the session has ended already, and its channel with it.
+        """
+        with self._turns.halted():
+            if self._closed:
+                return None
+            self._closed = "its parties went on with another program"
+            for walk in self.walks.values():
+                walk.close()
+        return self.channel
+
     def _close(self) -> None:
         self._end("close() was called", lambda thing: thing.close())
 

@@ -202,7 +202,7 @@ class LinearTraining(Job):
                 explain("protocol 'paillier' uses no store", why="nothing is dealt", fix="leave out --store")
             )
 
-        def connect(program: Program, me: str, parties: PartiesConfig, tables: Any) -> TrainingSession:
+        def connect(program: Program, me: str, parties: PartiesConfig, tables: Any, channel: Any) -> TrainingSession:
             return open_connection(self.program, me, parties, insecure_plain=insecure_plain)
 
         where = remote(self.program, me, config, connect, ledger=ledger, insecure_plain=insecure_plain)

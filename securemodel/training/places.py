@@ -5,19 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
-from protocols.channel import Label
+from protocols.channel import Channel, Label
 from protocols.files import read_secret
 from protocols.identity import PartiesConfig
 from securemodel.engines.masked.tables import Tables
 from securemodel.ledger import book_of, record_for
 from securemodel.program import Program
 from securemodel.sessions.masked import open_local
-from securemodel.sessions.remote import place
+from securemodel.sessions.remote import aborting, place
 from securemodel.sessions.session import Session
 from securemodel.training import checkpoints
 
@@ -84,10 +85,10 @@ class Local(Place):
 
 @dataclass(frozen=True, repr=False)
 class Remote(Place):
-    """One party, linked with the others. `open` connects for another program: one is open at a time."""
+    """One party, linked with the others. `open` makes a session of another program, over the channel of the one before."""
 
     secret: bytes
-    open: Callable[[Program, Tables], Session]
+    open: Callable[[Program, Tables, Channel | None], Session]
 
     def swap(
         self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
@@ -108,28 +109,33 @@ class Remote(Place):
         self.session._fail(error)
 
     def opened(self, program: Program, tables: Mapping[str, Tables]) -> Remote:
-        self.session.close()
-        return Remote(self.open(program, tables[self.session.me]), self.secret, self.open)
+        channel = self.session.leave()
+        with aborting(*([channel] if channel else [])):
+            return Remote(self.open(program, tables[self.session.me], channel), self.secret, self.open)
 
 
 def remote(
     program: Program,
     me: str | None,
     config: str | Path | PartiesConfig | None,
-    connect: Callable[[Program, str, PartiesConfig, Tables], Session],
+    connect: Callable[[Program, str, PartiesConfig, Tables, Channel | None], Session],
     *,
     ledger: str | Path | bool,
     insecure_plain: bool,
 ) -> Remote:
     """This party's end between processes, whose sessions are written into its ledger. `connect` opens each of them."""
+    counted = count()
     name, parties, own = place(program, me, config, insecure_plain)
     book = book_of(ledger)
 
-    def opened(program: Program, tables: Tables) -> Session:
-        session = connect(program, name, parties, tables)
+    def opened(program: Program, tables: Tables, channel: Channel | None) -> Session:
+        session = connect(program, name, parties, tables, channel)
+        number = next(counted).to_bytes(
+            8, "little"
+        )  # the same at all parties, and no two sessions of a channel are one
         if book:
-            session.record = record_for(book, program, session.me, session.channel.session)
+            session.record = record_for(book, program, session.me, session.channel.session + number)
         return session
 
     secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
-    return Remote(opened(program, Tables()), secret, opened)
+    return Remote(opened(program, Tables(), None), secret, opened)

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch.utils._pytree import tree_leaves
 
+from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, PreprocessingUsedUp, explain
 from protocols.files import file_errors
 from protocols.identity import PartiesConfig
@@ -460,10 +461,17 @@ def remote_run(
     """This party's end of a run between processes."""
     store = store or current().store
 
-    def connect(program: Program, me: str, parties: PartiesConfig, tables: Tables) -> Session:
+    def connect(program: Program, me: str, parties: PartiesConfig, tables: Tables, channel: Channel | None) -> Session:
         prepared = store_of(Path(store), program) if store else None
         return open_connection(
-            program, me, parties, store=prepared, tables=tables, insecure_plain=insecure_plain, **options
+            program,
+            me,
+            parties,
+            store=prepared,
+            tables=tables,
+            insecure_plain=insecure_plain,
+            channel=channel,
+            **options,
         )
 
     return Run(job, remote(job.program, me, config, connect, ledger=ledger, insecure_plain=insecure_plain))

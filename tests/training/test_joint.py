@@ -486,6 +486,22 @@ def test_every_step_is_in_the_ledger(tmp_path):
     assert len(entries) == len(PARTIES) and all(entry.fields["reveals"] == {"all": ["loss"]} for entry in entries)
 
 
+def test_evaluations_and_guards_go_over_the_connections_of_the_steps(tmp_path):
+    def task(run) -> bool:
+        channel = run._where.session.channel
+        run.step()
+        run.evaluate()
+        run.step()  # and the guard
+        run.step()
+        return run._where.session.channel is channel
+
+    results = together(dict.fromkeys(PARTIES, task), lambda: job(guard_every=2), ledger=tmp_path / "ledger.jsonl")
+    assert results == dict.fromkeys(PARTIES, True)
+    lines = [line.fields for line in read_ledger(tmp_path / "ledger.jsonl").lines]
+    runs = {(line["me"], line["session"], line["epoch"]) for line in lines}
+    assert len(runs) == len(lines) == len(PARTIES) * (3 + 1 + 1), "no two lines are about one run"
+
+
 def test_folders_of_different_trainings_are_refused(tmp_path):
     for name in ("one", "two"):
         made = together(dict.fromkeys(PARTIES, lambda run, name=name: run.checkpoint(tmp_path / name)))
