@@ -66,8 +66,15 @@ def compile_evaluation(
 def _in_order(data: Dataset, resident: bool | None) -> Iterator[Batches]:
     """All rows, in batches of one size, then those left over."""
     full = Batches(data, data.shares(min(len(data), _MOST_ROWS)), 0, False, resident)
-    yield full
-    rest = [at[full.steps_per_epoch * size :] for at, size in zip(data.positions, full.sizes, strict=True)]
+    ends = [full.steps_per_epoch * size for size in full.sizes]
+    left = [len(at) - end for at, end in zip(data.positions, ends, strict=True)]
+    if any(left) and not all(left):  # a batch has rows of every party: the last full one waits for the rest
+        ends = [end - size for end, size in zip(ends, full.sizes, strict=True)]
+        first = tuple(at[:end] for at, end in zip(data.positions, ends, strict=True))
+        full = replace(full, data=replace(data, positions=first))
+    if any(ends):
+        yield full
+    rest = [at[end:] for at, end in zip(data.positions, ends, strict=True)]
     if any(map(len, rest)):
         yield Batches(replace(data, positions=tuple(rest)), tuple(map(len, rest)), 0, False, resident)
 

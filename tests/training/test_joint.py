@@ -172,6 +172,25 @@ class TestLocal:
         eager(made, made.batches.steps_per_epoch)
         assert abs(after - right()) < 1e-2
 
+    @pytest.mark.parametrize("counts", [(256, 257), (20, 21), (5, 300)])
+    def test_an_evaluation_of_rows_that_make_odd_batches(self, counts):
+        parts = [training.owned(me, torch.randn(n, 2)) for me, n in zip(PARTIES, counts, strict=False)]
+        data = training.dataset(x=training.rows(a=parts[0], b=parts[1]))
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+        def step(x):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        evaluate = {"sum": (lambda x: model(x).sum(), data, "all")}
+        batch = data.batches(sum(counts))
+        made = training.compile_training(step, model, optimizer, batch=batch, parties=PARTIES, evaluate=evaluate)
+        right = model(torch.cat([part.tensor for part in parts])).sum()
+        with made.local() as run:
+            assert abs(run.evaluate()["sum"] - right) < 1e-2
+
     def test_a_resumed_training_ends_in_the_same_weights(self, tmp_path):
         with job().local() as run:
             run.resume(tmp_path / "whole")
