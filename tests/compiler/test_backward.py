@@ -90,7 +90,11 @@ def chosen(*names: str) -> list[Row]:
     return [entry for entry in ROWS if any(name in entry.label for name in names)]
 
 
-SECRET = chosen("embedding_dense", "index_put", "nll_loss2d_backward #", "_log_softmax_backward_data reduction=sum")
+SECRET = chosen(
+    "embedding_dense", "index_put", "nll_loss2d_backward #", "_log_softmax_backward_data reduction=sum",
+    "_log_softmax_backward_data weight #", "_log_softmax_backward_data ignore_index=2 #",
+    "_log_softmax_backward_data weight, reduction=sum #",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("entry", SECRET, ids=[entry.label for entry in SECRET])
@@ -99,9 +103,9 @@ def test_positions_and_classes_that_nobody_knows(entry):
     assert max(off(run(program, *inputs), expected)) <= entry.units
 
 
-def test_a_mean_over_secret_classes_with_weights_is_refused():
-    (entry,) = chosen("_log_softmax_backward_data weight #")
-    with pytest.raises(UnsupportedOperator, match='reduction="sum"'):
+def test_an_ignored_class_without_a_score_is_refused_where_classes_are_secret():
+    (entry,) = chosen("nll_loss2d_backward weights, ignored")
+    with pytest.raises(UnsupportedOperator, match="give such rows weights of zero"):
         compiled(entry, veiled_labels=True)
 
 

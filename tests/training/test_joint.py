@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import securemodel
 from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import ConfigError, InputError, Mismatch, PeerError, SecureModelError
 from protocols.identity import Timeouts, plain_config
@@ -380,6 +381,36 @@ class TestRefusals:
             own("a", lambda: torch.zeros(3))
         with pytest.raises(InputError, match="no rows on one side"):
             table().split(1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": [1e-3, 4e-3, 2e-3]}, {"ignore_index": 1}, {"label_smoothing": 0.1}])
+def test_labels_of_rows_of_several_parties_have_weights_and_ignored_classes(options):
+    """Each owner makes unit vectors of its own labels, and the mean's weights are added up in shares."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    options = {key: torch.tensor(x) if key == "weight" else x for key, x in options.items()}
+
+    def step(x, y):
+        loss = F.cross_entropy(model(x), y, **options)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    owned, rows = training.owned, training.rows
+    x = {name: owned(name, torch.randn(12, 5)) for name in ("a", "b")}
+    y = {name: owned(name, torch.randint(3, (12,))) for name in ("a", "b")}
+    data = training.dataset(x=rows(**x), y=rows(**y)).batches(8, seed=1)
+    job = securemodel.compile_training(step, model, optimizer, batch=data, parties=("a", "b"), reveal="all")
+    assert not any(node.op == "unit" and node.shape[-1] < 64 for node in job.program.graph.nodes), "labels are looked up"
+    with job.local() as run:
+        made = run.step()
+        weights = run.export(to="a")
+    loss = step(*data.joined(data.inputs(0, lambda name: True)).values())
+    assert made == pytest.approx(loss.item(), abs=2**-11)
+    for name, value in model.state_dict().items():
+        assert (weights[name] - value).abs().max() < 8 * 2**-16, name
 
 
 def parts_of(counts: Sequence[int]) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 
@@ -12,6 +12,7 @@ from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.arithmetic import mul, sub, uniform
 from securemodel.compiler.lower.choosing import unit_vectors
 from securemodel.compiler.lower.normalization import softmax
+from securemodel.compiler.lower.positive import reciprocal
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
 
@@ -45,12 +46,17 @@ def log_softmax_backward(g: Builder, dy, out, dim, dtype):
 
 
 # ---- classes
+_RELATIVE = 3  # in the place of a reduction: weights over the largest
+
+
 def _weighted(
     target: torch.Tensor, weight: torch.Tensor | None, classes: int, ignored: int, reduction: int
 ) -> torch.Tensor:
     """Unit vectors of classes times their weights, with zeros for an ignored class; for means, scaled to a mean of one."""
     inside = torch.where(target == ignored, 0, target)
     weights = torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
+    if reduction == _RELATIVE:
+        weights = weights / weights.max()
     rows = weights[inside] * (target != ignored)
     if reduction == _MEAN:
         rows = rows * (rows.numel() / rows.sum())
@@ -58,28 +64,50 @@ def _weighted(
     return vectors.movedim(-1, 1 if target.ndim else 0)
 
 
+def _along(weight: torch.Tensor, ignored: int, relative: bool, shape: Sequence[int]) -> torch.Tensor:
+    """Weights of classes, none for an ignored one; over the largest if only their ratios count."""
+    weights = (weight / weight.max() if relative else weight).clone()
+    if 0 <= ignored < len(weights):
+        weights[ignored] = 0
+    return weights.reshape(shape)
+
+
 def _targets(g: Builder, target: Value, weight: Value | None, classes: int, ignored: int, reduction: int):
     """(vectors of classes as `_weighted` has them, their sums along that axis or None where these are one)."""
+    known = [] if weight is None else [weight]
+    if common_owner([target, *known]) is not None and (known or ignored >= 0):
+        return _in_the_clear(g, target, weight, classes, ignored, reduction)
+    if reduction == _MEAN and (known or ignored >= 0):
+        vectors, rows = _targets(g, target, weight, classes, ignored, _RELATIVE)
+        whole = g.linear("sum", rows, dims=list(range(rows.ndim)), keepdim=False)
+        factor = reciprocal(g, g.scale(whole, 1.0 / math.prod(target.shape)))
+        return tuple(g.rescale(mul(g, x, g.expand(g.reshape(factor, [1] * x.ndim), x.shape))) for x in (vectors, rows))
+    parts = g.notes.get(("parts", target.id), ())
+    if parts and (known or ignored >= 0) and all(common_owner([part, *known]) is not None for part in parts):
+        made = [_in_the_clear(g, part, weight, classes, ignored, reduction) for part in parts]
+        return tuple(g.linear("cat", *pieces, dim=0) for pieces in zip(*made, strict=True))
     axis = 1 if target.ndim else 0
+    vectors = unit_vectors(g, target, classes)
+    if axis < target.ndim:
+        vectors = g.linear("permute", vectors, dims=[*range(axis), target.ndim, *range(axis, target.ndim)])
     if weight is None and ignored < 0:
-        vectors = unit_vectors(g, target, classes)
-        order = [*range(axis), target.ndim, *range(axis, target.ndim)]
-        return g.linear("permute", vectors, dims=order) if order[-1] != target.ndim else vectors, None
-    shape = (*target.shape[:axis], classes, *target.shape[axis:])
-    if common_owner([v for v in (target, weight) if v is not None]) is not None:
-        vectors = g.float(_weighted, target, weight, classes, ignored, reduction, shape=shape)
-        return vectors, g.float(torch.sum, vectors, axis, True, shape=(*shape[:axis], 1, *shape[axis + 1 :]))
-    if reduction == _MEAN or ignored >= 0:
-        raise CannotLower(
-            "a mean over secret classes with weights, or with a class that is ignored",
-            'use reduction="sum", and weights of zero for what is ignored',
-        )
-    vectors = _targets(g, target, None, classes, -1, reduction)[0]
-    weight, along = cast(Value, weight), (classes,) + (1,) * (target.ndim - axis)
-    vectors = g.mul(
-        vectors, g.float(torch.reshape, weight, along, shape=along) if not weight.secret else g.reshape(weight, along)
-    )
+        return vectors, None
+    if ignored >= classes:
+        raise CannotLower(f"a secret class {ignored} that is ignored and has no score", "give such rows weights of zero")
+    along = (classes,) + (1,) * (target.ndim - axis)
+    public = g.constant(torch.ones(classes)) if weight is None or weight.secret else weight
+    vectors = g.mul(vectors, g.float(_along, public, ignored, reduction == _RELATIVE, along, shape=along))
+    if weight is not None and weight.secret:
+        vectors = mul(g, vectors, g.reshape(weight, along))
     return vectors, g.linear("sum", vectors, dims=[axis], keepdim=True)
+
+
+def _in_the_clear(g: Builder, target: Value, weight: Value | None, classes: int, ignored: int, reduction: int):
+    """The same at whoever has both."""
+    axis = 1 if target.ndim else 0
+    shape = (*target.shape[:axis], classes, *target.shape[axis:])
+    vectors = g.float(_weighted, target, weight, classes, ignored, reduction, shape=shape)
+    return vectors, g.float(torch.sum, vectors, axis, True, shape=(*shape[:axis], 1, *shape[axis + 1 :]))
 
 
 def _per_row(reduction: int, count: int) -> float:

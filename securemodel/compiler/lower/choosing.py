@@ -21,6 +21,9 @@ def unit_vectors(g: Builder, index: Value, count: int) -> Value:
     """
     if not index.secret:
         return g.float(torch.nn.functional.one_hot, index, count, shape=(*index.shape, count), integer=True)
+    parts = g.notes.get(("parts", index.id), ())
+    if parts and not any(part.secret for part in parts):
+        return g.linear("cat", *[unit_vectors(g, part, count) for part in parts], dim=0)
     if not index.integer:
         raise CannotLower("positions computed as real numbers", "compute them from whole numbers, without dividing")
     g.domain(index, 0.0, count, "a secret position")

@@ -144,7 +144,10 @@ def getitem(g: Builder, values, index):
 def cat(g: Builder, tensors, dim=0):
     """Tensors joined along an axis."""
     tensors = [t for t in tensors if t.shape != (0,)]
-    return g.linear("cat", *tensors, dim=dim % tensors[0].ndim)
+    made = g.linear("cat", *tensors, dim=dim % tensors[0].ndim)
+    if dim == 0:
+        g.notes["parts", made.id] = tensors
+    return made
 
 
 @lowers(aten.stack.default)
