@@ -46,6 +46,10 @@ class LedgerError(SecureModelError):
     """The ledger of runs cannot be written or read."""
 
 
+class SmallWeightsWarning(UserWarning):
+    """Weights are so small that fixed point keeps few of their digits; shown to their owner alone."""
+
+
 class InsecureBackendWarning(UserWarning):
     """A program was compiled for a protocol that protects less than this project's own."""
 
@@ -62,6 +66,7 @@ __all__ = [
     "PreprocessingError",
     "ProgramError",
     "SecureModelError",
+    "SmallWeightsWarning",
     "TrainingDiverged",
     "UnsupportedOperator",
 ]

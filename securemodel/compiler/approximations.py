@@ -28,7 +28,7 @@ class Smooth:
     """A function and its domain: `below` under `low`, `above` + `slope` x over `high`.
 
     `above` is None where arguments are not larger than `high`: the last piece then goes on to the table's end.
-    max_error: the largest error, absolute; for exp up to `high` only, and relative to max(exp(x), 2^-5).
+    max_error: the largest error, absolute; for root_of_exp from `low` to `high` only, and relative to max(f(x), 2^-5).
     """
 
     name: str
@@ -82,6 +82,10 @@ def _mish_slope(x: torch.Tensor) -> torch.Tensor:
     return inner + x * (1 - inner**2) * torch.sigmoid(x)
 
 
+def _root_of_exp(x: torch.Tensor) -> torch.Tensor:
+    return torch.exp(x / 2) / 4
+
+
 SMOOTH = {
     s.name: s
     for s in (
@@ -102,7 +106,8 @@ SMOOTH = {
         Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),
         Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None),
         Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None),
-        Smooth("exp", torch.exp, -16.0, 8.0, 3, 2**-13, above=None),
+        Smooth("sqrt_1_16", torch.sqrt, 1.0, 16.0, 4, 2**-18, above=None),
+        Smooth("root_of_exp", _root_of_exp, -10.75, 20.875, 3, 2**-16, above=None),
     )
 }
 

@@ -14,7 +14,7 @@ import torch
 from protocols.bilinear import real_bilinear
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
-from securemodel.compiler.ir import Graph, Mark, Node, phase_of, plain_json
+from securemodel.compiler.ir import WRAPS, Graph, Mark, Node, phase_of, plain_json
 
 Real = float
 """In `Builder`, `float` is an operator."""
@@ -252,6 +252,11 @@ class Builder:
         """Notes that the function `what` is meaningless unless x is in [low, high), or 0 with `or_zero`."""
         self._mark(x, Mark(what, self.source, low, high, or_zero))
 
+    def wraps(self, x: Value) -> Value:
+        """Notes that x, and what is made of it, may leave the ring: a `select` leaves it out where it does."""
+        self._mark(x, Mark(WRAPS, self.source, -math.inf, math.inf))
+        return x
+
     def computes(self, x: Value, name: str) -> None:
         """Notes that x is the value of the captured operator `name`, if it is not that of an earlier one."""
         if all(mark.low is not None for mark in self.graph[x.id].marks):
@@ -322,7 +327,10 @@ class Builder:
             raise CannotLower(f"the factor {factor}", "use a finite number")
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
-        return self._value(self._secret("factor", [x], x.shape, factor=factor))
+        made = self._value(self._secret("factor", [x], x.shape, factor=factor))
+        if factor > 0 and not x.integer:
+            self.notes["affine", made.id] = x, factor, 0.0
+        return made
 
     def ldexp(self, x: Value, bits: int) -> Value:
         """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits."""
@@ -334,7 +342,10 @@ class Builder:
             return x
         if x.integer and float(number).is_integer():
             return self.add(x, self.integers(torch.tensor(int(number))))
-        return self.add(x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
+        made = self.add(x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
+        if x.secret and not x.integer:
+            self.notes["affine", made.id] = x, 1.0, float(number)
+        return made
 
     # ---- comparison
     def rescale(self, x: Value, double: bool = False, bounded: bool = False) -> Value:

@@ -39,6 +39,10 @@ def plain_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+WRAPS = "wraps"
+"""The name of a mark: see `Builder.wraps`."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """What a node's value means to the model, for those who look at values in the clear; no part of the program.

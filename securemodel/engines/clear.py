@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -16,9 +17,10 @@ from securemodel.compiler.capture import NO_MESSAGE, ModelState, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
-from securemodel.errors import InputError
+from securemodel.errors import InputError, SmallWeightsWarning
 from securemodel.program import Program
 
+_FEW_UNITS = 8
 _TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
 
 
@@ -138,6 +140,8 @@ class ClearSide:
             where = self._program.graph[source].source
             raise InputError(explain(f"{self.describe(source)}: {what}", where=where, fix=fix)) from problem
         ring = encode(value, node.frac or 0, limit, self.describe(source))
+        if node.phase == "load" and node.owner == self._me and value.is_floating_point():
+            self._warn_of_small(value, node)
         return ring.reshape(node.shape).contiguous()
 
     def _table_sizes(self, node_id: int) -> set[int]:
@@ -153,6 +157,17 @@ class ClearSide:
                 sizes.add(call.args[1])
             queue += self._program.graph[at].args
         return sizes
+
+    def _warn_of_small(self, value: torch.Tensor, node: Node) -> None:
+        """Weights of a few units in the last place have few digits: their owner is told, who alone can know."""
+        size = value.detach().double().square().mean().sqrt().item() * 2.0 ** (node.frac or 0)
+        if 0 < size < _FEW_UNITS:
+            what = f"{self.describe(node.args[0])}: most values are below {_FEW_UNITS} units of 2^-{node.frac}"
+            why, fix = (
+                "fixed point keeps few of their digits, or none",
+                "scale them by a power of two in the model's code",
+            )
+            warnings.warn(explain(what, where=node.source, why=why, fix=fix), SmallWeightsWarning, stacklevel=2)
 
     def _table(self, node: Node) -> torch.Tensor:
         """Rows that this party shares once, encoded."""

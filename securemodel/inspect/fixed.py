@@ -8,7 +8,7 @@ each ring element goes the same number as float64, which does not wrap: where th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -19,13 +19,14 @@ from protocols.gates import GATES, SIGNED
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from protocols.shares import Masked, MaskedBits, Role, part_of_bits
-from securemodel.compiler.ir import PHASES, Node, Phase
+from securemodel.compiler.ir import PHASES, WRAPS, Node, Phase
 from securemodel.compiler.positions import take_rows
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.program import Program
 
 _ALONE = Role(0, 1)
+_LEAVE_OUT = ("select", "select_truncated")
 
 
 def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -49,11 +50,13 @@ def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
 class Both:
     """A value in the ring, and without wrapping: `wide` counts in units of the ring; for bits, it is one per element.
 
-    `wide` is None for bits whose meaning only a later operator gives them.
+    `wide` is None for bits whose meaning only a later operator gives them. `wraps`: it may leave the ring, and is left
+    out by a later operator where it does.
     """
 
     ring: torch.Tensor
     wide: torch.Tensor | None
+    wraps: bool = False
 
     @property
     def number(self) -> torch.Tensor:
@@ -84,7 +87,9 @@ class FixedPoint:
             if node.phase != phase or (node.form == "float" and node.op != "reveal"):
                 continue
             operands = [env[a] for a in node.args if a in env]
-            env[node.id] = VALUES[node.op](self, node, operands)
+            value = VALUES[node.op](self, node, operands)
+            wraps = any(mark.name == WRAPS for mark in node.marks) or any(x.wraps for x in operands)
+            env[node.id] = replace(value, wraps=wraps and node.op not in _LEAVE_OUT)
             if node.op == "keep":
                 kept[node.attrs["name"]] = env[node.id]
             yield node, env[node.id], operands

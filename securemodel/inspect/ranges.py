@@ -31,6 +31,8 @@ class Range:
 
 def ranges(graph: Graph, node: Node, value: Both, operands: Sequence[Both]) -> Iterator[Range]:
     """Of a node, its value and those of its operands: ring, truncation, comparison, and domains of functions."""
+    if any(x.wraps for x in (value, *operands)):
+        return
     if node.op == "top_bit":
         for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
             yield _within(graph, node.id, "comparison", bit, arg, operand)

@@ -27,8 +27,8 @@ def grid(x: torch.Tensor) -> torch.Tensor:
 
 
 LINE = grid(torch.linspace(-40, 40, 4097))
-BELOW_8 = grid(torch.linspace(-30, 8, 4097))
-POSITIVE = grid(torch.exp2(torch.linspace(-10, 29.999, 4097).double()))
+TO_20 = grid(torch.linspace(-30, 20.79, 4097))
+POSITIVE = grid(torch.exp2(torch.linspace(-16, 29.999, 4097).double()))
 ROWS = grid(torch.randn(16, 64, generator=torch.Generator().manual_seed(7)) * 3)
 
 CASES = {
@@ -44,8 +44,8 @@ CASES = {
     aten.selu.default: (F.selu, LINE),
     aten.hardsigmoid.default: (F.hardsigmoid, LINE),
     aten.hardswish.default: (F.hardswish, LINE),
-    aten.exp.default: (torch.exp, BELOW_8),
-    aten.expm1.default: (torch.expm1, BELOW_8),
+    aten.exp.default: (torch.exp, TO_20),
+    aten.expm1.default: (torch.expm1, TO_20),
     aten.reciprocal.default: (torch.reciprocal, torch.cat([POSITIVE, -POSITIVE])),
     aten.rsqrt.default: (torch.rsqrt, POSITIVE),
     aten.sqrt.default: (torch.sqrt, torch.cat([POSITIVE, torch.zeros(1)])),

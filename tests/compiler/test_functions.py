@@ -20,7 +20,7 @@ from securemodel.compiler.approximations import SMOOTH, fitted
 
 UNIT = 2.0**-16
 NOISE = 2 * UNIT  # of fixed point: a truncation of the result and a rounding of float32
-LOWEST, HIGHEST = 2.0**-10, 2.0**30
+LOWEST, HIGHEST = UNIT, 2.0**30
 SETTINGS = pytest.mark.parametrize("settings", [TWO, IDLE_THIRD], ids=["two", "three"])
 
 
@@ -71,11 +71,11 @@ def line(low: float, high: float, settings, *edges: float) -> torch.Tensor:
 @pytest.mark.parametrize("name", sorted(SMOOTH))
 def test_the_stated_error_holds_and_is_tight(name, exact):
     smooth = SMOOTH[name]
-    low = smooth.low if name.endswith("1_16") else -40.0
-    high = smooth.high if smooth.high in (0.0, 16.0) or name == "exp" else 40.0
+    low = smooth.low if name.endswith("1_16") or name == "root_of_exp" else -40.0
+    high = smooth.high if smooth.high in (0.0, 16.0) or name == "root_of_exp" else 40.0
     x = torch.linspace(low, high, 200_001, dtype=torch.float64)
     right = smooth.function(x)
-    scale = right.clamp(min=2.0**-5) if name == "exp" else torch.ones_like(x)
+    scale = right.clamp(min=2.0**-5) if name == "root_of_exp" else torch.ones_like(x)
     line = smooth.slope * (x - smooth.high).clamp(min=0)
     made = splined(smooth, x.clamp(smooth.low, smooth.high), exact)
     worst = max(float(((value + line - right).abs() / scale).max()) for value in made)
@@ -128,10 +128,10 @@ def test_exponentials(settings):
 
 
 def positive(settings) -> torch.Tensor:
-    """From 2^-10 to just below 2^30, evenly in the logarithm, and around all powers of two."""
-    powers = torch.exp2(torch.arange(-10, 31).double())
+    """From a unit to just below 2^30, evenly in the logarithm, and around all powers of two."""
+    powers = torch.exp2(torch.arange(-16, 31).double())
     near = torch.cat([powers, powers - UNIT, powers + UNIT, (powers - UNIT).clamp(max=HIGHEST / 2)])
-    smooth = torch.exp2(torch.linspace(-10, 29.999, 3001 if settings is TWO else 301).double())
+    smooth = torch.exp2(torch.linspace(-16, 29.999, 3001 if settings is TWO else 301).double())
     x = on_grid(torch.cat([smooth, near]))
     return x[(x >= LOWEST) & (x < HIGHEST)]
 

@@ -180,16 +180,16 @@ def test_a_comparison_beyond_its_width_is_named():
 
 OUTSIDE = {
     "reciprocal": (lambda x: torch.reciprocal(x + x), [1.0, 6e8], [1.0, -16000.0, 5e8, 0.001]),
-    "reciprocal of little": (torch.reciprocal, [1.0, 2.0**-11], [1.0]),
+    "reciprocal of little": (torch.reciprocal, [1.0, 2.0**-17], [1.0, 2.0**-16]),
     "reciprocal, a division": (lambda x: 1.0 / (x - 3), [1.0, 3.0], [1.0]),
     "rsqrt": (torch.rsqrt, [1.0, -1.0], [1.0, 2.0**-10]),
-    "sqrt": (torch.sqrt, [0.0, 2.0**-12], [0.0, 2.0**-10]),
+    "sqrt": (torch.sqrt, [0.0, -(2.0**-12)], [0.0, 2.0**-16]),
     "log": (torch.log, [1.0, 0.0], [1.0, 100.0]),
     "log of 1 + x": (torch.log1p, [1.0, -1.0], [1.0, 100.0]),
-    "exp": (torch.exp, [1.0, 8.5], [1.0, 8.0, -30.0]),
+    "exp": (torch.exp, [1.0, 21.0], [1.0, 20.5, -30.0]),
     "sin and cos": (torch.sin, [1.0, 20000.0], [-16000.0, 0.0]),
     "pow": (lambda x: x**0.3, [1.0, -1.0], [0.0, 1.0, 2.0**-10]),
-    "rsqrt in a norm": (lambda x: nn.functional.layer_norm(x, (2,)), [700.0, -700.0], [3.0, 5.0]),
+    "truncation in a norm": (lambda x: nn.functional.layer_norm(x, (2,)), [25000.0, -25000.0], [3000.0, 5.0]),
 }
 
 

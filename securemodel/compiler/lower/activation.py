@@ -50,8 +50,8 @@ def clamp(g: Builder, x, low=None, high=None):
 
 @lowers(aten.clamp_min.default)
 def clamp_min(g: Builder, x, low):
-    """max(x, low) for a public number."""
-    return clipped(g, x, low, None)
+    """max(x, low) for a public number; a root is not below 0, or what is rounded to it."""
+    return x if ("root of", x.id) in g.notes and low * 2.0**g.frac_bits < 0.5 else clipped(g, x, low, None)
 
 
 @lowers(aten.clamp_max.default)

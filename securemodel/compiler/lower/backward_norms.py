@@ -59,7 +59,7 @@ def _batch(g: Builder, x: Value, weight, bias, eps: float) -> tuple[Value, Value
 
 @lowers(aten._native_batch_norm_legit.no_stats)
 def batch_norm_of_batch(g: Builder, x, weight, bias, training, momentum, eps):
-    """Normalization of each channel by the batch's own statistics; variance + eps in [2^-20, 2^13)."""
+    """Normalization of each channel by the batch's own statistics; sums of squares below 2^30."""
     return _batch(g, x, weight, bias, eps)[:3]
 
 
@@ -90,7 +90,7 @@ def batch_norm_backward(g: Builder, dy, x, weight, running_mean, running_var, me
 # ---- layer norm
 @lowers(aten.native_layer_norm.default)
 def native_layer_norm(g: Builder, x, shape, weight, bias, eps):
-    """Layer normalization; variance + eps in [2^-20, 2^13)."""
+    """Layer normalization; sums of squares below 2^30."""
     of = statistics(g, x, list(range(x.ndim - len(shape), x.ndim)), eps)
     inverse = g.ldexp(of.inverse, -of.bits)
     g.notes["normalized", inverse.id] = of
@@ -115,7 +115,7 @@ def _by_affine(g: Builder, dy: Value, normal: Value, dims: list[int], wanted) ->
 # ---- group norm
 @lowers(aten.native_group_norm.default)
 def native_group_norm(g: Builder, x, weight, bias, rows, channels, size, groups, eps):
-    """Normalization of groups of channels; variance + eps in [2^-20, 2^13)."""
+    """Normalization of groups of channels; sums of squares below 2^30."""
     of = statistics(g, g.reshape(x, [rows, groups, channels // groups * size]), [2], eps)
     weight, bias = (v if v is None else shaped(g, v, (channels,) + (1,) * (x.ndim - 2)) for v in (weight, bias))
     inverse = g.reshape(g.ldexp(of.inverse, -of.bits), [rows, groups])

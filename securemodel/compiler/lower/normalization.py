@@ -9,7 +9,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.arithmetic import mean
-from securemodel.compiler.lower.positive import by_powers, powers_of_16, rsqrt_of_few
+from securemodel.compiler.lower.positive import by_powers, powers_of_16, root_of_few
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
 from securemodel.compiler.lower.tournament import largest
@@ -80,7 +80,7 @@ def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> Va
 class Normalized:
     """Normalized values with their statistics over axes, which stay with size one.
 
-    `inverse` is the inverse deviation times 2^bits: it has so many more significant bits. `squares`: the sum of squares
+    `inverse` is the inverse deviation times 2^bits: it has so many more fractional bits. `squares`: the sum of squares
     of differences to the mean.
     """
 
@@ -91,15 +91,12 @@ class Normalized:
     squares: Value
 
 
-_INVERSE_BITS = 3  # more would have no room in the spline for variances of 2^-20
-
-
 def statistics(g: Builder, x: Value, dims: list[int], eps: float) -> Normalized:
     """(x - mean) / sqrt(variance + eps) over axes, with what it is made of."""
     centered, total, count = deviations(g, x, dims)
-    inverse = rsqrt_of_mean(g, total, count, eps, _INVERSE_BITS)
-    value = g.ldexp(g.mul(centered, g.expand(inverse, centered.shape)), -_INVERSE_BITS)
-    return Normalized(value, mean(g, g.rescale(x), dims, True), inverse, _INVERSE_BITS, total)
+    inverse, bits = rsqrt_of_mean(g, total, count, eps)
+    value = g.ldexp(g.mul(centered, g.expand(inverse, centered.shape)), -bits)
+    return Normalized(value, mean(g, g.rescale(x), dims, True), inverse, bits, total)
 
 
 def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
@@ -107,22 +104,9 @@ def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
     return statistics(g, x, dims, eps).value
 
 
-def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float, bits: int = 0) -> Value:
-    """2^bits (total / count + eps)^(-1/2).
-
-    Of the division by n = m 2^k, 1 <= m < 2, the power of two is free, and m is a factor of the result:
-    1 / sqrt(total / n + eps) = sqrt(m) / sqrt(total 2^-k + m eps).
-    """
-    exponent = count.bit_length() - 1
-    rest, shifted = count / 2**exponent, g.offset(total, count * eps)
-    if exponent > _MORE_BITS:  # sums with so many fractional bits are cut to frac_bits, too few for small variances
-        x = g.ldexp(g.rescale(g.ldexp(shifted, _KEPT_BITS - exponent)), -_KEPT_BITS)
-    else:
-        x = g.ldexp(shifted, -exponent)
-    return rsqrt_of_few(g, x, math.sqrt(rest) * 2.0**bits)
-
-
-_MORE_BITS, _KEPT_BITS = 8, 12  # beside 2 frac_bits, and beside frac_bits
+def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float) -> tuple[Value, int]:
+    """(w, bits) with (total / count + eps)^(-1/2) = w 2^-bits, for a sum of squares."""
+    return root_of_few(g, g.offset(total, count * eps), -1, math.sqrt(count), count * eps)
 
 
 def affine(g: Builder, x: Value, weight, bias) -> Value:
@@ -134,7 +118,7 @@ def affine(g: Builder, x: Value, weight, bias) -> Value:
 
 @lowers(aten.layer_norm.default)
 def layer_norm(g: Builder, x, shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
-    """Layer normalization; variance + eps in [2^-20, 2^13)."""
+    """Layer normalization; sums of squares below 2^30."""
     dims = list(range(x.ndim - len(shape), x.ndim))
     return affine(g, normalized(g, x, dims, eps), weight, bias)
 

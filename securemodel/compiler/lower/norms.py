@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
@@ -11,8 +12,8 @@ from securemodel.compiler.lower.arithmetic import axes, mean, square, sum_
 from securemodel.compiler.lower.extremes import amin
 from securemodel.compiler.lower.layers import batch_norm_of_owner, shaped
 from securemodel.compiler.lower.logic import nonzero
-from securemodel.compiler.lower.normalization import affine, amax, normalized, rsqrt_of_few, rsqrt_of_mean, variance
-from securemodel.compiler.lower.positive import absolute, rsqrt_positive, sqrt
+from securemodel.compiler.lower.normalization import affine, amax, normalized, rsqrt_of_mean, variance
+from securemodel.compiler.lower.positive import absolute, rsqrt, rsqrt_of_few, sqrt, times
 from securemodel.compiler.lower.powers import power
 from securemodel.compiler.lower.registry import lowers
 
@@ -48,14 +49,14 @@ def batch_norm(g: Builder, x, weight, bias, mean_, var, momentum, eps):
 
 @lowers(aten.group_norm.default)
 def group_norm(g: Builder, x, groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
-    """Normalization of groups of channels; variance + eps in [2^-20, 2^13)."""
+    """Normalization of groups of channels; sums of squares below 2^30."""
     grouped = g.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     return _channels(g, g.reshape(normalized(g, grouped, [2], eps), x.shape), weight, bias)
 
 
 @lowers(aten.instance_norm.default)
 def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, momentum, eps, cudnn_enabled):
-    """Normalization of each channel of each row; variance + eps in [2^-20, 2^13)."""
+    """Normalization of each channel of each row; sums of squares below 2^30."""
     if not use_input_stats:
         return by_statistics(g, x, weight, bias, mean_, var, eps)
     return _channels(g, normalized(g, x, list(range(2, x.ndim)), eps), weight, bias)
@@ -63,12 +64,12 @@ def instance_norm(g: Builder, x, weight, bias, mean_, var, use_input_stats, mome
 
 @lowers(aten.rms_norm.default)
 def rms_norm(g: Builder, x, shape, weight=None, eps=None):
-    """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); mean + eps in [2^-20, 2^13)."""
+    """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019); sums of squares below 2^30."""
     dims = list(range(x.ndim - len(shape), x.ndim))
     x = g.rescale(x)
     total, count = g.linear("sum", g.square(x), dims=dims, keepdim=True), math.prod(x.shape[d] for d in dims)
-    inverse = rsqrt_of_mean(g, total, count, torch.finfo(torch.float32).eps if eps is None else eps)
-    return affine(g, g.mul(x, g.expand(inverse, x.shape)), weight, None)
+    inverse, bits = rsqrt_of_mean(g, total, count, torch.finfo(torch.float32).eps if eps is None else eps)
+    return affine(g, g.ldexp(g.mul(x, g.expand(inverse, x.shape)), -bits), weight, None)
 
 
 @lowers(aten.var_mean.correction)
@@ -84,7 +85,7 @@ def var_mean(g: Builder, x, dim=None, correction=1, keepdim=False):
 def vector_norm(g: Builder, x, ord=2, dim=None, keepdim=False, dtype=None):
     """The norms of order 0, 1, 2, other positive numbers, infinity and minus infinity over axes.
 
-    For finite orders above 1, the sum of powers must lie in [2^-10, 2^14), or be 0.
+    For finite orders above 1, the sum of powers must lie below 2^30.
     """
     if ord == 0:
         return sum_(g, nonzero(g, x), dim, keepdim)
@@ -103,13 +104,12 @@ def _unit(g: Builder, x: Value, dim: int, eps: float) -> Value:
     if not x.secret:
         return g.float(torch.nn.functional.normalize, x, 2.0, dim, eps, shape=x.shape)
     x = g.rescale(x)
-    inverse = rsqrt_positive(g, g.rescale(sum_(g, g.square(x), [dim], True)))
-    return g.mul(x, g.expand(g.rescale(inverse), x.shape))
+    return cast(Value, times(g, x, rsqrt(g, sum_(g, g.square(x), [dim], True))))
 
 
 @lowers(aten.cosine_similarity.default)
 def cosine_similarity(g: Builder, x, y, dim=1, eps=1e-8):
-    """x y / (|x| |y|), for squared lengths in [2^-10, 2^30); what one party owns, it normalizes in the clear."""
+    """x y / (|x| |y|), for squared lengths below 2^30; what one party owns, it normalizes in the clear."""
     ndim = max(x.ndim, y.ndim)
     dim = dim % ndim - ndim
     return sum_(g, _product(g, _unit(g, x, dim, eps), _unit(g, y, dim, eps)), [dim])

@@ -17,7 +17,7 @@ from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.arithmetic import axes, running, square
 from securemodel.compiler.lower.positive import (
-    LOWEST,
+    argument,
     highest,
     log,
     reciprocal,
@@ -52,18 +52,19 @@ def _fit(exponent: float) -> Smooth:
 
 
 def root(g: Builder, x: Value, exponent: float) -> Value:
-    """x^exponent for -1 < exponent < 1 and x in [2^-10, 2^30); 0 at 0 for positive exponents."""
+    """x^exponent for -1 < exponent < 1 and positive x below 2^30; 0 at 0 for positive exponents."""
     if abs(exponent) == 0.5:
         return sqrt(g, x) if exponent > 0 else rsqrt(g, x)
     if exponent > 0.5:  # the scale's powers would be too small for their fractional bits
         return g.mul(g.rescale(sqrt(g, x)), g.rescale(root(g, x, exponent - 0.5)))
-    g.domain(x, LOWEST, highest(g), "pow", or_zero=exponent > 0)
-    parts, fit = scaled(g, x), _fit(exponent if exponent < 0 else exponent - 1)
+    of = argument(g, x)
+    g.domain(of.value, of.lowest, highest(g), "pow", or_zero=exponent > 0)
+    parts, fit = scaled(g, of), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
     made = spline(g, fit, y)
     if exponent > 0:
         made = g.rescale(g.mul(y, made))
-    return g.mul(made, parts.of_scale(g, lambda e: 2.0 ** (-e * exponent)))
+    return g.mul(made, parts.of_scale(g, lambda e: of.factor**exponent * 2.0 ** (-e * exponent)))
 
 
 @lowers(aten.pow.Tensor_Scalar)
@@ -127,13 +128,13 @@ def _exponentials(g: Builder, x: Value) -> tuple[Value, Value]:
 
 @lowers(aten.sinh.default)
 def sinh(g: Builder, x):
-    """(exp(x) - exp(-x)) / 2 for |x| <= 8."""
+    """(exp(x) - exp(-x)) / 2 on the domain of exp."""
     return g.scale(g.sub(*_exponentials(g, x)), 0.5)
 
 
 @lowers(aten.cosh.default)
 def cosh(g: Builder, x):
-    """(exp(x) + exp(-x)) / 2 for |x| <= 8."""
+    """(exp(x) + exp(-x)) / 2 on the domain of exp."""
     return g.scale(g.add(*_exponentials(g, x)), 0.5)
 
 

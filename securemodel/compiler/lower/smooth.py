@@ -125,9 +125,9 @@ def selu(g: Builder, x):
 
 @lowers(aten.exp.default)
 def exp(g: Builder, x):
-    """exp on [-16, 8]; 0 below."""
-    g.domain(x, -math.inf, SMOOTH["exp"].high + 2.0**-g.frac_bits, "exp")
-    return smooth(g, "exp", x)
+    """exp below 20.79 = log(2^30): the square of 4 (exp(x / 2) / 4), which a spline has room for; 0 below -10.75."""
+    g.domain(x, -math.inf, 30 * math.log(2.0), "exp")
+    return g.ldexp(g.square(smooth(g, "root_of_exp", x)), 4)
 
 
 @lowers(aten.expm1.default)
