@@ -266,14 +266,16 @@ class Builder:
         self.graph[x.id].marks += (mark,)
 
     # ---- from one run to the next
-    def state(self, name: str, start: Value, frac: int) -> Value:
-        """What the last run kept under a name, with `frac` fractional bits; in the first run, `start` (a float)."""
+    def state(self, name: str, start: Value, frac: int, large: bool = False) -> Value:
+        """What the last run kept under a name, with `frac` fractional bits; in the first run, `start` (a float).
+
+        `large`: see Kept.
+        """
         frac = 0 if start.integer else frac
         attrs = {"name": name, "frac": frac, "start": True}
         self.graph.add("keep", [start.id], start.shape, attrs=attrs, phase="load")
-        return self._value(
-            self.graph.add("state", shape=start.shape, attrs={"name": name, "frac": frac}), start.integer
-        )
+        reads = {"name": name, "frac": frac, "large": large}
+        return self._value(self.graph.add("state", shape=start.shape, attrs=reads), start.integer)
 
     def keep(self, name: str, state: Value, new: Value) -> None:
         """Hands a value to the next run, which reads it as the state of that name. Raises CannotLower for another shape."""

@@ -35,7 +35,8 @@ class Kept:
     (None: nothing does).
 
     `start` is what the first run reads, known to all; None: the parameter or buffer that the placeholder stands for.
-    `more_bits`: fractional bits beyond those of the program, for values that change in small steps.
+    `more_bits`: fractional bits beyond those of the program, for values that change in small steps. `large`: they may
+    also be large, so products read them without these bits.
     """
 
     placeholder: str
@@ -43,6 +44,7 @@ class Kept:
     output: int | None
     start: torch.Tensor | None = None
     more_bits: int = 0
+    large: bool = False
 
 
 @dataclass(frozen=True, repr=False)

@@ -159,7 +159,7 @@ def lower_model(
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
                 value = _placeholder(g, captured, node, weights, owners)
                 part = kept.get(node.name)
-                value = g.state(part.name, value, frac_bits + part.more_bits) if part else value
+                value = g.state(part.name, value, frac_bits + part.more_bits, part.large) if part else value
                 env[node] = _marked(value, node.meta.get("val"))
             else:
                 reason, remedy = "an object that is no tensor", "give the model tensors only"

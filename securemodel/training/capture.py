@@ -38,7 +38,7 @@ def capture_step(
     optimizers: Any,
     examples: Sequence[Any] | Mapping[str, Any],
     scale: float | None = None,
-    floor: float = 2.0**-10,
+    floor: float = 2.0**-12,
     dp: DP | None = None,
     parties: Sequence[str] = (),
     secret_dropout: bool = False,

@@ -19,8 +19,9 @@ from securemodel.engines.masked.compiling import run_passes
 from securemodel.errors import UnsupportedOperator
 from securemodel.program import StepProgram
 from securemodel.training.datasets import Batches
+from securemodel.training.optimizers import SQUARES
 from securemodel.training.resident import Table, encoded_rows, reading, tables_of
-from securemodel.training.steps import CapturedStep
+from securemodel.training.steps import CapturedStep, State
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,8 +72,9 @@ class TrainingProgram(StepProgram):
 def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
     """The captured graph with its states: parameters have twice the fractional bits, so that no small change is lost."""
     places = {name: node for node, name in step.captured.states.items()}
+    more = {name: frac_bits if state.kind == "parameter" or _is_square(state) else 0 for name, state in step.states.items()}
     kept = [
-        Kept(places[name], name, state.output, None, frac_bits if state.kind == "parameter" else 0)
+        Kept(places[name], name, state.output, None, more[name], large=_is_square(state))
         for name, state in step.states.items()
         if state.output is not None
     ]
@@ -82,8 +84,12 @@ def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
 
 
 def _is_rate(name: str) -> bool:
-    """Whether a public number makes an update of what it multiplies; gains of moments multiply squares, which may be large."""
+    """Whether a public number makes an update of what it multiplies; those of moments multiply what may be large."""
     return name.rpartition(".")[2].partition("@")[0] in ("lr", "decay")
+
+
+def _is_square(state: State) -> bool:
+    return state.kind == "optimizer" and state.name.rpartition(".")[2] in SQUARES
 
 
 def read_states(step: CapturedStep, kept: Collection[str], frac_bits: int) -> Captured:

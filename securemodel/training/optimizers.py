@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -56,6 +56,15 @@ class Rule:
     """Entries of a group that may change from step to step."""
 
 
+def _averaged(average: torch.Tensor, g: torch.Tensor, root: Any) -> torch.Tensor:
+    """average + root^2 (g^2 - average): no digit of a small square is lost, and both are weighted alike."""
+    small = root * g
+    return average + (small * small - root * (root * average))
+
+
+SQUARES = ("exp_avg_sq", "square_avg", "sum")
+"""Slots of squares: they are kept with the digits of products."""
+
 # SGD: [SMDH13], as torch.optim.SGD writes it: the first buffer is the gradient itself, without dampening.
 
 
@@ -97,7 +106,7 @@ def _adam_numbers(group: Group, memory: Numbers) -> tuple[Numbers, Numbers]:
     weight2 = beta2 * memory["weight2"] + 1 - beta2
     # torch corrects by 1 - beta^t, which is the weight only while beta stays the same
     rate = lr * (weight1 / (1 - beta1**steps)) * math.sqrt((1 - beta2**steps) / weight2)
-    numbers = {"lr": rate, "exp_avg_gain": (1 - beta1) / weight1, "exp_avg_sq_gain": (1 - beta2) / weight2}
+    numbers = {"lr": rate, "exp_avg_gain": (1 - beta1) / weight1, "exp_avg_sq_root": math.sqrt((1 - beta2) / weight2)}
     if group["weight_decay"] and _decoupled(group):
         numbers["decay"] = lr * float(group["weight_decay"])
     return numbers, {"steps": steps, "weight1": weight1, "weight2": weight2}
@@ -113,7 +122,7 @@ def _adam(p, g, state: Vectors, n: Vectors, group: Group, roots: Roots):
     if roots.scale != 1:
         g = g * roots.scale
     first = state["exp_avg"] + n["exp_avg_gain"] * (g - state["exp_avg"])
-    second = state["exp_avg_sq"] + n["exp_avg_sq_gain"] * (g * g - state["exp_avg_sq"])
+    second = _averaged(state["exp_avg_sq"], g, n["exp_avg_sq_root"])
     new = p - n["lr"] * (first * roots.inverse(second, group["eps"]))
     if "decay" in n:
         new = new - n["decay"] * p
@@ -124,6 +133,8 @@ def _adam_factors(group: Group, memory: Numbers, roots: Roots) -> Numbers:
     first, second = memory["weight1"] or 1.0, memory["weight2"] or 1.0
     return {"exp_avg": roots.scale / first, "exp_avg_sq": roots.scale**2 / second}
 
+
+_LEAST_VARIANCE = 2.0**-10  # a difference of squares has fewer digits than they have
 
 # RMSprop [Hinton, lecture 6e], as torch.optim.RMSprop writes it.
 
@@ -146,11 +157,12 @@ def _rmsprop(p, g, state: Vectors, n: Vectors, group: Group, roots: Roots):
     if roots.scale != 1:
         g = g * roots.scale
     gain = 1 - float(group["alpha"])
-    square = state["square_avg"] + gain * (g * g - state["square_avg"])
+    square = _averaged(state["square_avg"], g, math.sqrt(gain))
     new, variance = {"square_avg": square}, square
     if group["centered"]:
         new["grad_avg"] = state["grad_avg"] + gain * (g - state["grad_avg"])
         variance = square - new["grad_avg"] * new["grad_avg"]
+        roots = replace(roots, floor=roots.floor and max(roots.floor, _LEAST_VARIANCE))
     direction = g * roots.inverse(variance, group["eps"])
     if "momentum" in n:
         direction = new["momentum_buffer"] = n["momentum"] * state["momentum_buffer"] + direction

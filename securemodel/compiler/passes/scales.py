@@ -67,7 +67,7 @@ class _Pass:
         if node.form == "float":
             return self.share(node, frac)
         have = self.env[node_id]
-        have = self.reduced(node_id) if have.frac > frac else have
+        have = self._cut(node, frac) if have.frac > frac else have
         if have.frac == frac:
             return self.read_as(have)
         return self.scaled(node, have.id, 2 ** (frac - have.frac), frac)
@@ -154,11 +154,12 @@ class _Pass:
         return max(n if n <= most else self.frac_bits for n in map(self.natural, args))
 
     def _wide(self, node_id: int) -> bool:
-        """Whether a value is a state with more fractional bits than others, as it is or with its elements moved."""
+        """Whether a value is a state with more fractional bits than others and not large, as it is or with its elements
+        moved."""
         node = self.old[node_id]
         if only_moves(node):
             return self._wide(node.args[0])
-        return node.op == "state" and node.attrs["frac"] > self.frac_bits
+        return node.op == "state" and node.attrs["frac"] > self.frac_bits and not node.attrs["large"]
 
     def _factors(self, node: Node) -> tuple[_Scaled, _Scaled]:
         """The operands of a product: cut to frac_bits, but for one that is wide, which takes the other's place."""
