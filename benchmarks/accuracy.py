@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ class Outcome:
 
 # ---- cases
 def classifier(
-    train: Rows, test: Rows, model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, epochs: int, split: int = 0
-) -> Whole:
-    """Rows to train with and to test with. The first party has `split` columns; 0: all, and the second the labels."""
+    train: Rows, test: Rows, model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, epochs: int,
+    split: int = 0, factor: float = 1.0,
+) -> Whole:  # fmt: skip
+    """Rows to train with and to test with. The first party has `split` columns; 0: all, and the second the labels.
+
+    factor: what the loss is multiplied by before its gradients are taken.
+    """
     x, y = train
     columns = {"x": ("alice", x)} if not split else {
         "left": ("alice", x[:, :split].contiguous()), "right": ("bob", x[:, split:].contiguous())
@@ -69,7 +74,7 @@ def classifier(
     def step(*batch: torch.Tensor) -> torch.Tensor:
         loss = F.cross_entropy(model(torch.cat(batch[:-1], 1)), batch[-1])
         optimizer.zero_grad()
-        loss.backward()
+        (factor * loss).backward()
         optimizer.step()
         return loss
 
@@ -123,13 +128,13 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
-def signals(seed: int) -> Whole:
+def signals(seed: int, factor: float = 1.0) -> Whole:
     """Sequences of 12 steps: does the first channel have its peak before that of the second?"""
     x = torch.randn(1500, 12, 6, generator=torch.Generator().manual_seed(seed))
     y = (x[..., 0].argmax(1) < x[..., 1].argmax(1)).long()
     model = Recurrent()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    return classifier((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 10)
+    return classifier((x[:1000], y[:1000]), (x[1000:], y[1000:]), model, optimizer, 50, 10, factor=factor)
 
 
 class Encoder(nn.Module):
@@ -202,6 +207,7 @@ CASES: dict[str, Callable[..., Whole]] = {
     "breast cancer, MLP": breast_cancer,
     "MNIST, LeNet-5": digits,
     "sequences, LSTM": signals,
+    "sequences, LSTM, 32 x loss": partial(signals, factor=32.0),
     "tokens, Transformer": sentences,
     "MNIST, DCGAN": drawings,
 }
