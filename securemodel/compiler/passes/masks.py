@@ -72,7 +72,10 @@ def _put_together(graph: Graph) -> set[int]:
 
 
 def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
-    """Values that are fewer than the needed sums and differences of them, as where all pairs are compared."""
+    """Values that are fewer than the needed sums and differences of them, as where all pairs are compared.
+
+    What repeats elements of a value, or moves them, counts as that value.
+    """
     group: dict[int, int] = {}
 
     def find(a: int) -> int:
@@ -90,9 +93,20 @@ def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
         for a in terms[node.id][:1]:
             cost[find(a)] = cost.get(find(a), 0) - numel(node.shape)
     operands = {a for args in terms.values() for a in args}
-    for a in operands - needed:
-        cost[find(a)] += numel(graph[a].shape)
+    counted = {_moved(graph, a): a for a in operands - needed}
+    for base, a in counted.items():
+        cost[find(a)] += numel(graph[base].shape)
     return {a for a in operands if graph[a].op != "share" and cost[find(a)] < 0}
+
+
+def _moved(graph: Graph, a: int) -> int:
+    """The value that a value has all its elements of, where that is no larger."""
+    while graph[a].op == "linear" and graph[a].attrs["kind"] in LAYOUT:
+        inner = graph[a].args[0]
+        if numel(graph[inner].shape) > numel(graph[a].shape):
+            break
+        a = inner
+    return a
 
 
 def _live(graph: Graph) -> set[int]:
