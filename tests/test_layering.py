@@ -20,6 +20,7 @@ ORDER = (
     ),
     ("securemodel.data",),
     ("securemodel.compiler",),
+    ("securemodel.models",),
     ("securemodel.program",),
     ("securemodel.ledger",),
     ("securemodel.engines",),
