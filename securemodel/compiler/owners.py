@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -42,11 +42,10 @@ def _covers(prefix: str, name: str) -> bool:
     return not prefix or name == prefix or name.startswith(prefix + ".")
 
 
-def check_owners(weights: Weights, model: torch.nn.Module) -> None:
-    """Raises CompileError unless the prefixes give every parameter and buffer of the model one owner."""
+def check_owners(weights: Weights, parts: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Raises CompileError unless the prefixes give every parameter and buffer, ties included, one owner."""
     if isinstance(weights, str):
         return
-    parts = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     names = [name for name, _ in parts]
     without = [name for name in names if owner_of(weights, name) is None]
     if without:

@@ -64,8 +64,10 @@ def compile_for(
     given = [at for at in range(len(example_inputs)) if at not in places]
     owners = _owners(inputs, _only(examples, given))
     owner = given_weights(weights)
-    check_owners(owner, model)
-    names = _party_names(owner, owners, outputs, parties)
+    check_owners(
+        owner, [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    )
+    names = party_names(owner, owners, outputs, parties)
     _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
     captured = _with_state(capture_revealing(model, examples, reveal), places, example_inputs)
     lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding)
@@ -160,7 +162,8 @@ def _report(model: torch.nn.Module, lowered: Lowered) -> Report:
     return Report(type(model).__name__, lowered.problems, lowered.operators, lowered.approximated, lowered.unchecked)
 
 
-def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
+def party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tuple[str, ...]:
+    """All online parties, those that are given or else all that have or learn something. Raises CompileError."""
     to = [outputs] if isinstance(outputs, str) else list(outputs)
     given = [n for n in (*weight_owners(weights), *owners) if n != PUBLIC] + [n for n in to if n not in (PUBLIC, "all")]
     used = list(dict.fromkeys(given))
@@ -185,11 +188,16 @@ def _party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> t
 
 
 def _check_arguments(example_inputs, given: int, owners, frac_bits: int, width: int, rounding: str) -> None:
-    if rounding not in ROUNDINGS:
-        raise CompileError(f"rounding = {rounding!r} is none of {', '.join(map(repr, ROUNDINGS))}")
+    check_numbers(frac_bits, width, rounding)
     if len(owners) != given:
         raise CompileError(f"inputs names {len(owners)} owners for {given} example inputs")
     if not all(isinstance(x, torch.Tensor) for x in example_inputs):
         raise CompileError("example_inputs must be tensors (their values do not matter, their shapes do)")
+
+
+def check_numbers(frac_bits: int, width: int, rounding: str) -> None:
+    """Raises CompileError for numbers in which no program computes."""
+    if rounding not in ROUNDINGS:
+        raise CompileError(f"rounding = {rounding!r} is none of {', '.join(map(repr, ROUNDINGS))}")
     if problem := precision_problem(frac_bits, width):
         raise CompileError(problem)

@@ -67,6 +67,9 @@ def owned(
     """
     if isinstance(source, torch.Tensor):
         shape, dtype = shape or source.shape, dtype or source.dtype
+    elif source is not None and not callable(source):
+        fix = "give a tensor (torch.from_numpy of an array), or a function that returns one"
+        raise InputError(explain(f"owned({party!r}) is given a {type(source).__name__}", fix=fix))
     if not shape or any(size < 1 for size in shape):
         raise InputError(
             explain(f"owned({party!r}) needs a shape with rows", fix="give shape=(rows, ...): every party must know it")
@@ -117,6 +120,8 @@ class Dataset:
 
     def shares(self, size: int) -> tuple[int, ...]:
         """How many rows of each part are in a batch of `size` rows. Raises InputError."""
+        if not isinstance(size, int):
+            raise InputError(explain(f"no batches of {size!r} rows", fix="give a whole number"))
         counts, total = [len(at) for at in self.positions], len(self)
         sizes = [size * count // total for count in counts]
         by_rest = sorted(range(len(sizes)), key=lambda part: -(size * counts[part] % total))
@@ -132,6 +137,10 @@ class Dataset:
 
 def dataset(**columns: Owned | tuple[Owned, ...]) -> Dataset:
     """A data set by columns: each `owned(...)`, or `rows(...)` of several parties. Raises InputError."""
+    for name, column in columns.items():
+        if not all(isinstance(part, Owned) for part in (column if isinstance(column, tuple) else (column,))):
+            what = f"the column {name!r} is a {type(column).__name__} that nobody owns"
+            raise InputError(explain(what, fix='give owned("bank", tensor), or rows(...) of these'))
     parts = {name: (column,) if isinstance(column, Owned) else tuple(column) for name, column in columns.items()}
     counts = {name: [part.shape[0] for part in column] for name, column in parts.items()}
     if not parts or len({tuple(count) for count in counts.values()}) != 1:

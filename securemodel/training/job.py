@@ -11,10 +11,11 @@ import torch
 from protocols.errors import explain
 from securemodel.errors import CompileError, InputError
 from securemodel.program import Program, StepProgram
+from securemodel.training.arguments import check_changes, check_receiver, check_terms, check_weights
 from securemodel.training.capture import capture_step
 from securemodel.training.compiling import Terms, TrainingProgram, reading_tables
 from securemodel.training.datasets import Batches, Dataset
-from securemodel.training.evaluating import EVERYBODY, Evaluation, compile_evaluation, compile_guard
+from securemodel.training.evaluating import Evaluation, compile_evaluation, compile_guard
 from securemodel.training.naming import named
 from securemodel.training.own_rows import check_rows, encoder
 from securemodel.training.privacy import DP, Influence, Privacy, influence, privacy
@@ -118,13 +119,15 @@ def compile_job(
         raise CompileError(
             explain("dp wants frac_bits=16 and width=64", why="the norm is bounded for these", fix="leave them out")
         )
+    check_terms(terms.parties, terms.weights, batch, terms.frac_bits, terms.width, terms.rounding)
     captured = capture_step(
         batch.flat(step), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=terms.parties,
         secret_dropout=secret_dropout,
     )  # fmt: skip
+    check_changes(captured, optimizers)
+    check_weights(terms.weights, named(models, "model"), captured)
     reach = influence(captured) if dp else None
     owners = batch.owners()
-    _check_names(terms.parties, owners)
     receivers = _receivers(captured, reveal, terms.parties)
     program = reading_tables(terms.compile(captured, "step", owners, receivers), batch)
     kept = set(program.graph.keeps())
@@ -134,14 +137,6 @@ def compile_job(
     }
     guard = compile_guard(models, kept, guard_every, terms) if guard_every else None
     return Job(program, batch, named(models, "model"), evaluations, guard, guard_every, dp, reach)
-
-
-def _check_names(parties: Sequence[str], owners: Sequence[str]) -> None:
-    unknown = [name for name in owners if name not in parties]
-    if unknown:
-        raise CompileError(
-            explain(f"{unknown[0]!r} owns data and is no party", fix=f"name it among the parties: {', '.join(parties)}")
-        )
 
 
 def _receivers(
@@ -156,8 +151,8 @@ def _receivers(
     for name, to in wanted.items():
         if name not in names:
             raise CompileError(
-                explain(f"reveal names {name!r}, which the step does not return", fix=f"it returns {', '.join(names)}")
+                explain(f"reveal names {name!r}, which the step does not return", fix=f"it returns {', '.join(names) or 'nothing'}")
             )
-        if to is not None and to != EVERYBODY and to not in parties:
-            raise CompileError(explain(f"{to!r} is to learn {name!r} and is no party", fix='name a party, or "all"'))
+        if to is not None:
+            check_receiver(to, repr(name), parties)
     return [wanted[name] for name in names]

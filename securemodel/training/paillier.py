@@ -15,7 +15,7 @@ import torch
 
 from protocols.channel import HEADER_BYTES
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
-from protocols.files import file_errors
+from protocols.files import file_errors, write_atomically
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
 from protocols.paillier.fixed import integers
@@ -190,7 +190,7 @@ class LinearTraining(Job):
 
     def local(self) -> LinearRun:
         """A run with both parties in this process: for notebooks and tests."""
-        return LinearRun(self, Local(open_local(self.program)))
+        return LinearRun(self, Local.of(open_local(self.program)))
 
     def connect(
         self, me: str | None = None, config: str | Path | PartiesConfig | None = None, *,
@@ -303,7 +303,7 @@ class LinearRun(Run):
             for me, state in learnt.items():
                 target = Path(path) if len(learnt) == 1 else Path(path) / f"{me}.safetensors"
                 with file_errors(target):
-                    safetensors.torch.save_file(state, target)
+                    write_atomically(target, safetensors.torch.save(state))
         return learnt if len(learnt) == 2 else next(iter(learnt.values()), None)
 
     def _state(self, numbers: np.ndarray, me: str | None) -> dict[str, torch.Tensor]:
@@ -363,7 +363,7 @@ def compile_linear(
     any size, for tests. Raises CompileError, InputError.
     """
     _check_asked(reveal, evaluate, weights, batch, parties)
-    _check_numbers(degree, interval, input_limit, score_limit, guard_every, key_bits)
+    _check_numbers(degree, interval, input_limit, score_limit, key_bits)
     captured = capture_step(step, models, optimizers, batch.examples())
     linear, owners = recognized(captured, batch), tuple(batch.owners())
     columns: list[list[int]] = [[], []]
@@ -417,7 +417,7 @@ def _check_asked(reveal: Any, evaluate: Any, weights: Any, batch: Batches, parti
         raise CompileError(explain(f"protocol 'paillier' cannot do this: {wrong}", fix=MASKED))
 
 
-def _check_numbers(degree: int, interval: int, input_limit: float, score_limit: float, guard: int, key_bits: int):
+def _check_numbers(degree: int, interval: int, input_limit: float, score_limit: float, key_bits: int):
     if degree not in DEGREES:
         raise InputError(
             explain(
@@ -432,7 +432,5 @@ def _check_numbers(degree: int, interval: int, input_limit: float, score_limit: 
             explain(f"input_limit = {input_limit!r}, score_limit = {score_limit!r}",
                     fix="use numbers above 0 and up to 2^20; score_limit at least the interval")
         )  # fmt: skip
-    if not isinstance(guard, int) or guard < 0:
-        raise InputError(explain(f"guard_every = {guard!r}", fix="say every how many steps, or 0 for never"))
     if key_bits not in KEY_BITS:
         raise InputError(explain(f"key_bits = {key_bits!r}", fix="use 3072, or 2048"))

@@ -12,9 +12,11 @@ from typing import Any, Protocol, cast
 import torch
 
 from protocols.channel import Channel, Label
+from protocols.errors import ConfigError, explain
 from protocols.files import read_secret
 from protocols.identity import PartiesConfig
 from securemodel.engines.masked.tables import Tables
+from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
 from securemodel.program import Program
 from securemodel.sessions.masked import open_local
@@ -66,6 +68,15 @@ class Place(ABC):
 @dataclass(frozen=True, repr=False)
 class Local(Place):
     """All parties in this process."""
+
+    @classmethod
+    def of(cls, session: Session) -> Local:
+        """The first session of a run. Raises ConfigError in a process that was started as one party."""
+        if me := current().me:
+            what = f"this process is party {me!r}, and its script calls local() of a job"
+            why = "every party would train alone, with the data of all in its own process"
+            raise ConfigError(explain(what, why=why, fix="call job.connect(); job.local() is for scripts that python runs"))
+        return cls(session)
 
     def swap(
         self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, PreprocessingUsedUp, explain
-from protocols.files import file_errors
+from protocols.files import file_errors, write_atomically
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Examples, tensors_in
 from securemodel.compiler.positions import table_nodes
@@ -275,6 +275,10 @@ class Run:
 
     def epochs(self, count: int, scheduler: Any = None) -> Iterator[int]:
         """The numbers of the epochs up to `count` that are still to be made, after each of which the scheduler steps."""
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            what = "epochs() cannot step ReduceLROnPlateau, which needs a loss"
+            fix = "leave it out, and call schedule.step(loss) at the end of each epoch with a loss that all parties learn"
+            raise InputError(explain(what, fix=f"{fix}; run.scheduled_by(schedule) keeps it in checkpoints"))
         self._start()
         self._steps = count * self.job.batches.steps_per_epoch
         if scheduler is not None:
@@ -355,7 +359,7 @@ class Run:
         state = exported.state({**got[to], to: sends[to]})
         if path is not None:
             with file_errors(Path(path)):
-                safetensors.torch.save_file(state, path)
+                write_atomically(Path(path), safetensors.torch.save(state))
         return state
 
     def publish(
@@ -445,7 +449,7 @@ class Run:
 
 def local_run(job: Job) -> Run:
     """A run with all parties in this process."""
-    return Run(job, Local(open_local(job.program)))
+    return Run(job, Local.of(open_local(job.program)))
 
 
 def remote_run(

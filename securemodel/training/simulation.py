@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from protocols.errors import InputError, explain
 from securemodel.compiler.capture import tensors_in
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.inspect.differences import Limit
@@ -88,7 +89,10 @@ def simulate(
         numbers = public.next()
         random = draws(captured, torch.Generator().manual_seed(step))
         random |= {noise.name: source.draw_for(noise) for noise in captured.noise}
-        states, returned = run_in_float(captured, states, batch, numbers, random)
+        try:
+            states, returned = run_in_float(captured, states, batch, numbers, random)
+        except Exception as problem:
+            raise _not_in_float(problem, step, batch, captured) from problem
         given = [*batch, *(numbers[name] for name in captured.numbers), *random.values()]
         for side in sides.values():
             side.set_inputs(given)
@@ -108,6 +112,17 @@ def simulate(
     kept = {kinds: _kept(fixed, program, captured, kinds) for kinds in (_WEIGHTS, _MOMENTS)}
     weights, moments = (_difference(made, states) for made in kept.values())
     return Simulation(tuple(losses), weights, moments, kept[_WEIGHTS], tight, outside)
+
+
+def _not_in_float(problem: Exception, step: int, batch: Sequence[torch.Tensor], captured: CapturedStep) -> InputError:
+    """Says which tensor of a batch is not what the step takes, or what torch says."""
+    given = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in batch]
+    taken = {part.name: f"{part.dtype} {list(part.shape)}" for part in captured.batch}
+    why, fix = str(problem).strip().splitlines()[0], "run the step on these rows in ordinary PyTorch first"
+    if given != list(taken.values()):
+        why = f"it is {', '.join(given)}; the step takes {', '.join(f'{name} {is_}' for name, is_ in taken.items())}"
+        fix = "give a tensor for each part of each column, of these types and shapes"
+    return InputError(explain(f"batch {step} cannot be simulated in float", why=why, fix=fix))
 
 
 _WEIGHTS: tuple[Kind, ...] = ("parameter", "buffer")

@@ -21,6 +21,7 @@ from securemodel.planning.costs import Network
 from securemodel.planning.plan import make_plan
 from securemodel.planning.units import bytes_text, seconds_text
 from securemodel.shown import Shown
+from securemodel.training.arguments import check_arguments
 from securemodel.training.compiling import Terms, TrainingProgram, kept_states
 from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.job import Job, compile_job
@@ -88,6 +89,9 @@ class Training(Job):
 
         `batches(step)` gives made-up data; by default the data of this process are read, which must be all of them.
         """
+        if batches is None:
+            for me in self.program.parties:
+                self.check_rows(me)
         return simulate(self.program, self.captured, self.batches, steps, batches)
 
     def local(self) -> Run:
@@ -135,6 +139,7 @@ def compile_training(
     `protocol="paillier"`: linear models by two parties and no dealer; `options` are those of
     `securemodel.training.paillier.compile_linear`. Raises UnsupportedOperator, CompileError.
     """
+    check_arguments(step, batch, parties, reveal, evaluate, guard_every)
     if protocol == "paillier":
         if (frac_bits, width, rounding) != (16, 64, "exact"):
             raise CompileError("frac_bits, width and rounding are not for protocol 'paillier': leave them out")

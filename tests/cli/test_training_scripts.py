@@ -53,6 +53,13 @@ def test_plan_says_what_an_epoch_costs(call, script):
     assert refused.exit_code == 2 and "compile_training()" in refused.output
 
 
+def test_a_party_does_not_train_alone(call, write):
+    main = "\n\nif __name__ == '__main__':\n    make_job().local()\n"
+    script = write("alone.py", "PARTIES = ('bank', 'shop')\n" + SCRIPT.replace("OPTIONS", WITH_ALL) + main)
+    result = call("train", str(script), "--local", "--ledger", "none")
+    assert result.exit_code == 1 and "call job.connect()" in result.output
+
+
 def test_check_is_about_the_step(call, script):
     made = call("check", script)
     assert made.exit_code == 0 and made.output.startswith("step: all "), made.output

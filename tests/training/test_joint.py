@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -267,8 +268,8 @@ class TestLocal:
         made = job()
         with made.local() as run:
             run.step()
-            weights = run.export(tmp_path / "model.safetensors", to="bank")
-        made.model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+            weights = run.export(tmp_path / "new" / "model.safetensors", to="bank")
+        made.model.load_state_dict(safetensors.torch.load_file(tmp_path / "new" / "model.safetensors"))
         assert torch.equal(made.model.weight, weights["weight"])
 
     def test_export_is_the_whole_state_dict(self, tmp_path):
@@ -369,8 +370,74 @@ class TestRefusals:
         with pytest.raises(CompileError, match="is no party"):
             job(reveal={"loss": "stranger"})
 
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"batch": table()}, "no batches"),
+            ({"parties": "bank"}, "no list of names"),
+            ({"parties": [*PARTIES, "shop"]}, "parties have different names"),
+            ({"parties": [*PARTIES, "all"]}, "bad party names 'all'"),
+            ({"weights": "stranger"}, "unknown party stranger"),
+            ({"weights": {"model.encoder": "bank"}}, "prefix 'model.encoder'"),
+            ({"rounding": "up"}, "none of 'exact', 'fast'"),
+            ({"guard_every": -1}, "guard_every = -1"),
+            ({"reveal": ["loss"]}, "reveal is a list"),
+            ({"evaluate": [max]}, "evaluate is a list"),
+            ({"evaluate": {"error": max}}, "'error' is no function, data set and receiver"),
+            ({"evaluate": {"error": (max, table().batches(4), "all")}}, "of a Batches and no data set"),
+            ({"evaluate": {"error": (max, table(), "stranger")}}, "'stranger' is to learn the evaluation 'error'"),
+            ({"evaluate": {"error": (lambda bank, label: bank, table(), "all")}}, "takes \\(bank, label\\)"),
+            ({"evaluate": {"error": (lambda shop, bank, label: bank, table(), "all")}}, "into one order"),
+        ],
+    )
+    def test_arguments(self, options, words):
+        with pytest.raises(CompileError, match=words):
+            job(**options)
+
+    @pytest.mark.parametrize("left_out", ["backward", "update", "order"])
+    def test_steps_that_train_nothing(self, left_out):
+        model = nn.Linear(7, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def step(bank, shop, label):
+            loss = F.mse_loss(model(torch.cat([bank, shop], 1)).squeeze(1), label)
+            if left_out != "backward":
+                loss.backward()
+            if left_out == "order":
+                optimizer.zero_grad()
+            if left_out != "update":
+                optimizer.step()
+            optimizer.zero_grad()
+
+        with pytest.raises(CompileError, match="changes no weight|reads model.weight.grad"):
+            training.compile_training(step, model, optimizer, batch=table().batches(16), parties=PARTIES)
+
+    def test_weights_without_values(self):
+        def compiled(device: str, weights: str) -> training.Training:
+            model = nn.Linear(7, 1, device=device)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            return training.compile_training(
+                step_of(model, optimizer), model, optimizer, batch=table().batches(16), parties=PARTIES, weights=weights
+            )
+
+        with pytest.raises(CompileError, match="model.weight is on the meta device"):
+            compiled("meta", "public")
+        assert compiled("meta", "shop").digest == compiled("cpu", "shop").digest
+
+    def test_a_schedule_that_needs_a_loss(self):
+        made = job()
+        with made.job.local() as run, pytest.raises(InputError, match="schedule.step\\(loss\\)"):
+            next(run.epochs(1, torch.optim.lr_scheduler.ReduceLROnPlateau(made.optimizer)))
+        assert run.step_number == 0
+
     def test_data(self):
         own = training.owned
+        with pytest.raises(InputError, match="is given a ndarray"):
+            own("a", np.zeros((3, 2)))
+        with pytest.raises(InputError, match="'x' is a Tensor that nobody owns"):
+            training.dataset(x=torch.zeros(3, 1))
+        with pytest.raises(InputError, match="a whole number"):
+            table().batches(2.5)
         with pytest.raises(InputError, match="different rows"):
             training.dataset(x=own("a", torch.zeros(3, 2)), y=own("b", torch.zeros(4)))
         with pytest.raises(InputError, match="not what was said"):

@@ -460,6 +460,7 @@ class TestRefusals:
             ({"parties": ["bank", "shop", "third"]}, "3 parties"),
             ({"parties": ["bank", "other"]}, "no party"),
             ({"width": 32}, "width"),
+            ({"guard_every": -1}, "guard"),
             ({"protocol": "crypten"}, "there is no protocol"),
             ({"protocol": "masked", "insecure_key_bits": 512}, "there is no insecure_key_bits"),
         ):
@@ -469,7 +470,6 @@ class TestRefusals:
             ({"degree": 7}, "diverges"),
             ({"interval": 12}, "power of two"),
             ({"score_limit": 2.0}, "score_limit"),
-            ({"guard_every": -1}, "guard"),
             ({"key_bits": 1024}, "key_bits"),
             ({"insecure_key_bits": 128}, "do not fit"),
             ({"kind": "linear", "guard_every": 1}, "guard"),

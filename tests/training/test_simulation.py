@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import securemodel
+from securemodel.errors import InputError
 
 KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
 
@@ -61,6 +65,23 @@ def test_every_range_that_is_left_is_named_with_its_line():
     assert {"rsqrt", "truncation"} <= {room.what for room in said.outside}
     assert all(room.bits < 0 and room.source for room in said.outside)
     assert "values left their range" in str(said)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ([torch.zeros(4, 2)], "the step takes x torch.float32 \\[4, 2\\], y torch.float32 \\[4\\]"),
+        ([torch.zeros(4, 2).double(), torch.zeros(4)], "it is torch.float64 \\[4, 2\\]"),
+    ],
+)
+def test_batches_that_the_step_does_not_take(batch, words):
+    with pytest.raises(InputError, match=words):
+        job("sgd", 1.0).simulate(1, batches=lambda step: batch)
+
+
+def test_rows_are_checked_before_they_are_simulated():
+    with pytest.raises(InputError, match="party 'a': column 'x', row 0"):
+        job("sgd", math.nan).simulate(1)
 
 
 def test_moments_are_no_weights():
