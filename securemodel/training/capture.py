@@ -24,7 +24,7 @@ from securemodel.training.noise import Noise
 from securemodel.training.optimizers import Roots
 from securemodel.training.privacy import DP
 from securemodel.training.steps import TENSOR, CapturedStep, Kind, Returned, State
-from securemodel.training.tracing import Calls, Operators, module_notes, outside_refused, restored
+from securemodel.training.tracing import Calls, Operators, as_written, module_notes, outside_refused, restored
 from securemodel.training.updating import Updates
 
 Step = Callable[..., Any]
@@ -61,7 +61,9 @@ def capture_step(
     leaves, nest = tree_flatten(dict(examples) if isinstance(examples, Mapping) else tuple(examples))
     scale = _rows(leaves) if scale is None else float(scale)
     roots = Roots(min(scale, dp.most_scale(len(parties))) if dp else scale, floor)
-    with ONE_AT_A_TIME, silent(), masks_as_given(), restored([*models.values()], [*optimizers.values()]):
+    with ONE_AT_A_TIME, silent(), masks_as_given(), as_written(), restored([*models.values()], [*optimizers.values()]):
+        for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
+            group.update({key: value.item() for key, value in group.items() if isinstance(value, torch.Tensor)})
         trace = _Trace(step, models, optimizers, leaves, nest, roots, dp, parties, secret_dropout)
         kept = {name for name, tensor in trace.tensors.items() if tensor.requires_grad}
         graph = trace.run(kept)
@@ -96,7 +98,7 @@ class _Trace:
         starts = [*self.tensors.values(), *self.updates.starts.values()]
         starts += [_gradient_of(self.tensors[name]) for name in self.gradients]
         batch = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
-        values = [start.detach() for start in (*starts, *batch)]
+        values = [_with_storage(start.detach()) for start in (*starts, *batch)]
         called = getattr(self.step, "__name__", type(self.step).__name__)
         try:
             with (
@@ -248,6 +250,11 @@ def _place(names: Sequence[str], name: str) -> int | None:
 
 def _gradient_of(parameter: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(parameter, requires_grad=False) if parameter.grad is None else parameter.grad
+
+
+def _with_storage(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers for those of a model on the meta device, which a trace does not read."""
+    return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def _scalars(group: Mapping[str, Any]) -> dict[str, Any]:

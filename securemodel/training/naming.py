@@ -41,7 +41,14 @@ def check(models: Mapping[str, Any], optimizers: Mapping[str, Any], evaluates: b
         if any(id(p) not in known for group in optimizer.param_groups for p in group["params"]):
             what = "it updates parameters that belong to none of the models"
             raise CompileError(explain(what, where=name, fix="give all models whose parameters are trained"))
+    for name, module in ((f"{name}.{path}", part) for name, model in models.items() for path, part in model.named_modules()):
+        if isinstance(module, torch.jit.ScriptModule):
+            what = "a module of torch.jit has no code to trace"
+            raise CompileError(explain(what, where=name.strip("."), fix="give the module that it was made of"))
     for name, tensor in tensors(models):
+        if nn.parameter.is_lazy(tensor):
+            what, fix = "a parameter has no shape yet", "run the model once, or use modules that are not lazy"
+            raise CompileError(explain(what, where=name, fix=fix))
         if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
             raise CompileError(
                 explain("hooks on gradients would not be run", where=name, fix="write them into the step")

@@ -9,6 +9,8 @@ import torch
 
 from securemodel.training.steps import CapturedStep
 
+aten = torch.ops.aten
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -36,9 +38,16 @@ def run_in_float(
     order = [node.name for node in captured.graph.nodes if node.op == "placeholder"]
     module = torch.fx.GraphModule(torch.nn.Module(), captured.graph)
     with torch.no_grad():
-        values = torch.fx.Interpreter(module).run(*(inputs[name] for name in order))
+        values = _Interpreter(module).run(*(inputs[name] for name in order))
     new = {name: values[s.output] if s.output is not None else states[name] for name, s in step.states.items()}
     return new, step.returned.restore([values[place] for place in step.returned.outputs])
+
+
+class _Interpreter(torch.fx.Interpreter):
+    """Takes tensors of any layout: the graph has no copies that only change it."""
+
+    def call_function(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return super().call_function(aten.reshape.default if target is aten.view.default else target, args, kwargs)
 
 
 def as_torch_keeps_them(

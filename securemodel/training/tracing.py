@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -18,7 +19,8 @@ from torch.fx import traceback
 from torch.nn.modules import module as hooks
 from torch.optim import lr_scheduler
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils import checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from protocols.errors import explain
@@ -76,7 +78,10 @@ class Calls(TorchFunctionMode):
 def _data(func: Callable, args: tuple) -> Any:
     """`tensor.data`, which a trace would lose: the same values without history, or these written."""
     with torch.no_grad():
-        return args[0].detach() if func.__name__ == "__get__" else args[0].copy_(args[1]) and None
+        if func.__name__ == "__get__":
+            return args[0].detach()
+        args[0].copy_(args[1])
+        return None
 
 
 def _mark(function: Any, note: Note) -> None:
@@ -104,6 +109,8 @@ class Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         made_by: Any = torch._C._current_autograd_node()  # torch types its metadata as a method
         note = made_by.metadata.get(KEY, self.calls.note).reversed() if made_by is not None else self.calls.note
+        if func is aten.index.Tensor:
+            args = (args[0], [place for i in args[1] for place in _places(i)])
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         if any(t.requires_grad and not isinstance(t, FakeTensor) for t in tensors):
             raise _of_no_model(note)
@@ -146,8 +153,23 @@ def _needs_values(func: Any, args: tuple, tensors: Sequence[torch.Tensor]) -> Ex
         return None
     if func in (aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default):
         return DataDependentOutputException(func)
-    by_mask = func is aten.index.Tensor and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
-    return DynamicOutputShapeException(func) if by_mask or torch.Tag.dynamic_output_shape in func.tags else None
+    if func is aten.index.Tensor:  # only a mask picks as many as its values say
+        unsized = any(map(_is_mask, args[1]))
+    else:
+        unsized = torch.Tag.dynamic_output_shape in func.tags
+    return DynamicOutputShapeException(func) if unsized else None
+
+
+def _is_mask(index: torch.Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _places(index: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+    """An index; in place of a mask from outside of the step the positions that it names, one tensor an axis."""
+    if index is None or isinstance(index, FakeTensor) or not _is_mask(index):
+        return [index]
+    with _disable_current_modes():
+        return index.nonzero(as_tuple=True)
 
 
 @contextlib.contextmanager
@@ -239,6 +261,29 @@ def outside_refused() -> Iterator[None]:
             kind.step = before
         for name, module in generators.items():
             (module.setstate if name == "random" else module.random.set_state)(states[name])
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Modules that are compiled or checkpointed run as their code says: a trace does neither."""
+    before = {name: getattr(checkpoint, name) for name in ("CheckpointFunction", "_checkpoint_without_reentrant_generator")}
+    stands_in = {"CheckpointFunction": _NotKept, "_checkpoint_without_reentrant_generator": lambda *given, **named: iter((0,))}
+    for name, stand_in in stands_in.items():
+        setattr(checkpoint, name, stand_in)
+    try:
+        with dynamo.patch(error_on_nested_fx_trace=False):
+            yield
+    finally:
+        for name, function in before.items():
+            setattr(checkpoint, name, function)
+
+
+class _NotKept:
+    """In place of the autograd function of reentrant checkpoints."""
+
+    @staticmethod
+    def apply(function: Callable, preserve: bool, *args: Any) -> Any:
+        return function(*args)
 
 
 def _state_of(name: str, module: Any) -> Any:

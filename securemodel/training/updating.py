@@ -57,7 +57,8 @@ class Updates:
             for slot in rule.slots(group):
                 before = state.get(slot)
                 if before is None:
-                    before = torch.full_like(parameter, group.get("initial_accumulator_value", 0), requires_grad=False)
+                    filled = group.get("initial_accumulator_value", 0)
+                    before = torch.full_like(parameter, filled, requires_grad=False, device="cpu")
                 starts[f"{name}.{self._names[id(parameter)]}.{slot}"] = before.detach() * factors[slot]
         return starts
 

@@ -319,6 +319,19 @@ row(aten.embedding.default, Weighted(lambda x, w: F.embedding(x.argmax(1), w), (
 row(aten.index_select.default, lambda x: (x.index_select(1, x.argmax(1)), x.index_select(0, x.argmin(0))), MATRIX)
 row((aten.gather.default, aten.topk.default), lambda x: x.gather(1, x.topk(2).indices), MATRIX)
 row(aten.gather.default, lambda x: (x.take_along_dim(x.argsort(1), 1), x.take_along_dim(x.argmax())), MATRIX)
+row(aten.index.Tensor, lambda x: (x[torch.arange(3), x.argmax(1)], x[x.argmax(0)[:, None], torch.arange(4)]), MATRIX)
+row(aten.index.Tensor, lambda x: x[torch.tensor([1, 0]), x[0, :, :2, 0].argmax(0)], IMAGE)
+row(
+    (aten.scatter.src, aten.scatter.value),
+    lambda x: (x.scatter(1, x.topk(2).indices, 2 * x), x.scatter(0, x.argmin(0, True), 1.5)),
+    MATRIX,
+)
+row(aten.scatter_add.default, lambda x: x.scatter_add(1, x.topk(2).indices % 2, x[:, :2]), MATRIX)
+row(
+    aten.index_put.default,
+    lambda x: x.index_put((torch.arange(3), x.argmax(1)), x[:, 0], accumulate=True),
+    MATRIX,
+)
 
 NOT_FROM_TORCH = {
     PRIVATE: "steps of training have it: tests/training/test_privacy.py",

@@ -190,6 +190,18 @@ def vae():
     return supervised(VAE(), [(x, x.clone()) for x in torch.rand(3, 8, 20)], loss_of=loss_of)
 
 
+def focal(out, y):
+    """Reads the probability of a class by gather, and by position."""
+    chances = F.softmax(out[:, [3, 1, 0, 2]], 1)
+    return ((1 - chances.gather(1, y[:, None]).squeeze(1)) ** 2 * -chances.log()[torch.arange(8), y]).mean()
+
+
+def of_largest(out, y):
+    """Gradients that go to the positions of the largest numbers, and to numbers written over others."""
+    over = out.scatter(1, y[:, None], out[:, :1].tanh())
+    return out.max(1).values.mean() + (out.topk(2, 1).values ** 2).mean() + (over**3).mean()
+
+
 def seq2seq():
     model = Seq2Seq()
     loss_of = lambda out, target: F.cross_entropy(out.flatten(0, 1), target.flatten())
@@ -231,6 +243,12 @@ EXACT: dict[str, Callable[[], Family]] = {
     "dropout": lambda: supervised(
         nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4)), classes(4, vectors)
     ),
+    "weight norm": lambda: supervised(
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 4)),
+        classes(4, vectors),
+    ),
+    "focal loss of positions": lambda: supervised(mlp(), classes(4, vectors), loss_of=focal),
+    "largest of groups": lambda: supervised(mlp(), classes(4, vectors), loss_of=of_largest),
     "lenet5": lambda: supervised(LeNet5(), classes(10, images())),
     "resnet": lambda: supervised(
         ResNet(), classes(10, images(3, 8)), lambda p: SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-4)

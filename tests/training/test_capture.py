@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from families import EXACT, ROOTS
 from stepping import assert_alike, check_family, family_of, in_step, sgd, values_of, vectors_and_classes
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from securemodel.compiler.capture import source_line
 from securemodel.compiler.lowering import lower_model
@@ -161,6 +162,65 @@ def test_a_critic_with_cut_weights_updated_twice_and_a_penalty():
     captured = check_family(family, 1e-6, scale=1, floor=0)
     assert [n for n in captured.numbers if n.startswith("c.groups.0.lr")] == ["c.groups.0.lr", "c.groups.0.lr@1"]
     assert [random.kind for random in captured.random] == ["normal", "uniform"] * 2 + ["normal"]
+
+
+def test_compiled_and_checkpointed_modules_run_as_they_are_written():
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            hidden = checkpoint(lambda x: F.relu(self.first(x)), x, use_reentrant=False)
+            return self.second(hidden)
+
+    model = torch.compile(Careful(), backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1))
+
+    def step(x, y):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    check_family(family_of(step, model, optimizer), 1e-6)
+    assert isinstance(optimizer.param_groups[0]["lr"], torch.Tensor)
+
+
+def test_gradients_of_another_layout():
+    model = nn.Linear(12, 4)
+
+    def step(x, y):
+        model.zero_grad()
+        F.cross_entropy(torch.einsum("bi,oi->bo", x, model.weight), y).backward()
+        optimizer.step()
+
+    optimizer = sgd(model)
+    check_family(family_of(step, model, optimizer), 1e-6)
+
+
+@pytest.mark.parametrize("positions", [[3, 1, 1], torch.tensor([True, False, True, False])], ids=["list", "mask"])
+def test_public_positions(positions):
+    model = families.mlp()
+    optimizer = sgd(model)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        model(x)[:, positions].square().mean().backward()
+        optimizer.step()
+
+    check_family(family_of(step, model, optimizer), 1e-6)
+
+
+def test_weights_written_through_their_data():
+    model = families.mlp()
+
+    def step(x, y):
+        F.cross_entropy(model(x), y).backward()
+        for parameter in model.parameters():
+            parameter.data -= 0.1 * parameter.grad
+            parameter.grad = None
+
+    check_family(family_of(step, model, sgd(model)), 1e-6)
 
 
 def test_a_moving_average_of_weights():

@@ -177,6 +177,13 @@ def test_hooks_on_gradients():
     refusal(lambda *given: None, "hooks on gradients", "model.0.weight", model=model)
 
 
+def test_modules_that_cannot_be_traced():
+    scripted = torch.jit.script(nn.Linear(12, 4))
+    refusal(lambda *given: None, "torch.jit", model=scripted, optimizer=torch.optim.SGD(scripted.parameters(), lr=0.1))
+    lazy = nn.Sequential(nn.LazyLinear(4))
+    refusal(lambda *given: None, "no shape yet", "model.0.weight", model=lazy, optimizer=sgd(lazy))
+
+
 def test_models_and_optimizers_that_do_not_belong_together():
     model, other = families.mlp(), families.mlp()
     refusal(lambda *given: None, "none of the models", model=model, optimizer=sgd(other))

@@ -15,7 +15,7 @@ import torch
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.layers import shaped
 from securemodel.compiler.lower.normalization import Normalized, affine, statistics
-from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.registry import decomposes, lowers
 
 aten = torch.ops.aten
 
@@ -133,3 +133,13 @@ def group_norm_backward(g: Builder, dy, x, mean, inverse, weight, rows, channels
         t = g.reshape(t, of.value.shape)
         dx = g.reshape(by_normalized(g, t, of, [2])[0], x.shape)
     return dx, *_by_affine(g, dy, g.reshape(of.value, x.shape), [d for d in range(x.ndim) if d != 1], wanted)
+
+
+@decomposes(aten._weight_norm_interface_backward.default)
+def weight_norm_backward(grad, v, g, norms, dim):
+    """Of w = g u with u = v / |v|:  dg = sum(dw u),  dv = g / |v| (dw - u dg)."""
+    axes = [d for d in range(v.ndim) if d != dim % v.ndim]
+    inverse = 1 / norms
+    unit = v * inverse
+    along = (grad * unit).sum(axes, keepdim=True)
+    return g * inverse * (grad - unit * along), along

@@ -13,7 +13,14 @@ import torch
 
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value
-from securemodel.compiler.lower.choosing import added_at, positions_of_axis, positions_one_by_one
+from securemodel.compiler.lower.choosing import (
+    added_at,
+    added_one_by_one,
+    positions_of_axis,
+    positions_one_by_one,
+    rows_one_by_one,
+    spread_one_by_one,
+)
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -72,12 +79,34 @@ def index(g: Builder, x, indices):
     if len(given) == 1 and not indices[given[0]].boolean and not _is_known(g, indices[given[0]]):
         dim = given[0]
         return positions_of_axis(g, x, dim, _front_of(g, indices[dim], x.shape[dim]))
+    if (lines := _lines(g, x, indices)) is not None:
+        numbers, index = lines
+        return rows_one_by_one(g, moved(g, lambda given: given.flatten()[numbers], x), index)
     indices = _positions(g, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:
         dim = given[0]
         return along_axis(g, x, dim, indices[dim] % x.shape[dim])
     return moved(g, lambda numbers: aten.index(numbers, indices), x)
+
+
+def _lines(g: Builder, x: Value, indices: Sequence) -> tuple[torch.Tensor, Value] | None:
+    """Where one of several indices of first axes is not known: that index, and the numbers of the elements that it chooses
+    from, [*index, size of its axis, *other axes]. None where it is not so.
+    """
+    if any(i is None or i.boolean for i in indices) or len(indices) < 2:
+        return None
+    (at, *more) = [d for d, i in enumerate(indices) if not _is_known(g, i)] or [0, 0]
+    if more:
+        return None
+    known = [g.known(i) for d, i in enumerate(indices) if d != at]
+    shape = torch.broadcast_shapes(indices[at].shape, *(i.shape for i in known))
+    numbers = torch.arange(math.prod(x.shape)).reshape(x.shape).movedim(at, len(known))
+    chosen = numbers[tuple(i.expand(shape) for i in known)]
+    index = _front_of(g, indices[at], x.shape[at])
+    if index.secret:
+        return chosen, g.linear("expand", index, shape=list(shape))
+    return chosen, g.float(torch.Tensor.expand, index, list(shape), shape=shape, integer=True)
 
 
 @lowers(aten.index_select.default)
@@ -161,14 +190,20 @@ def copy(g: Builder, x, source, non_blocking=False):
 
 @lowers(aten.scatter.src)
 def scatter(g: Builder, x, dim, index, source):
-    """x with elements of source written to public positions of one axis."""
+    """x with elements of source written to positions of one axis; where nobody knows them, they must be distinct."""
+    if not _is_known(g, index):
+        written = added_one_by_one(g, x, dim, index, _corner(g, source, index.shape))
+        hit = added_one_by_one(g, x, dim, index, g.float(torch.ones, list(index.shape), shape=index.shape, integer=True))
+        return g.add(g.mul(x, g.sub(g.constant(torch.tensor(1)), hit)), written)
     index = g.known(index)
     return moved(g, lambda numbers, given: numbers.scatter(dim, index, given), x, source)
 
 
 @lowers(aten.scatter.value)
 def scatter_number(g: Builder, x, dim, index, value):
-    """x with a public number written to public positions of one axis."""
+    """x with a public number written to positions of one axis; where nobody knows them, to one in each line."""
+    if not _is_known(g, index) and index.shape[dim] != 1:
+        raise CannotLower("a number written to several positions that are not known", "use one_hot, and the amax of it")
     return scatter(g, x, dim, index, _filled(g, index.shape, value))
 
 
@@ -187,8 +222,12 @@ def masked_scatter(g: Builder, x, mask, source):
 def index_put(g: Builder, x, indices, values, accumulate=False):
     """x with values written to public positions, or added there; a secret mask takes one number.
 
-    They are also added to positions of the first axis that a secret index names, which may not be negative.
+    They are also added to positions of one of the first axes that a secret index names, which may not be negative.
     """
+    if accumulate and (lines := _lines(g, x, indices)) is not None:
+        numbers, index = lines
+        values = g.linear("expand", values, shape=[*index.shape, *numbers.shape[index.ndim + 1 :]])
+        return _added(g, x, numbers, spread_one_by_one(g, values, index, numbers.shape[index.ndim]))
     (mask, *more) = [i for i in indices if i is not None]
     if mask.secret and mask.boolean and mask.shape == x.shape and values.shape == () and not more and not accumulate:
         return g.add(x, g.mul(g.sub(values, x), mask))
@@ -203,11 +242,17 @@ def index_put(g: Builder, x, indices, values, accumulate=False):
 
 @lowers(aten.scatter_add.default)
 def scatter_add(g: Builder, x, dim, index, source):
-    """x with elements of source added at public positions of one axis."""
+    """x with elements of source added at positions of one axis."""
+    if not _is_known(g, index):
+        return g.add(x, added_one_by_one(g, x, dim, index, _corner(g, source, index.shape)))
     index = g.known(index)
     numbers = torch.arange(math.prod(x.shape)).reshape(x.shape).gather(dim, index)
-    part = moved(g, lambda given: given[tuple(slice(s) for s in index.shape)], source)
-    return _added(g, x, numbers, part)
+    return _added(g, x, numbers, _corner(g, source, index.shape))
+
+
+def _corner(g: Builder, x: Value, shape: Sequence[int]) -> Value:
+    """As many first positions of each axis."""
+    return x if x.shape == tuple(shape) else moved(g, lambda given: given[tuple(slice(s) for s in shape)], x)
 
 
 def _added(g: Builder, x: Value, places: torch.Tensor, values: Value) -> Value:
