@@ -85,6 +85,18 @@ def describe(arg: Any) -> Any:
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 
+_MASK = "use a smaller number; a mask is x.masked_fill(mask, -torch.inf) or torch.where(mask, x, -torch.inf)"
+_NO_NAN = "choose with a mask, and divide by the count of what it keeps: (x * mask).sum() / mask.sum()"
+
+
+def _finite(x: torch.Tensor, low: float, high: float, infinity: float) -> torch.Tensor:
+    return torch.where(x <= low, -infinity, torch.where(x >= high, infinity, x))
+
+
+def _bounded(x: torch.Tensor, most: float) -> torch.Tensor:
+    return x.float().clamp(-most, most)
+
+
 def _key(op: str, operands: Sequence[Value], attrs: dict[str, Any]) -> tuple:
     return op, tuple(v.id for v in operands), plain_json(attrs)
 
@@ -146,7 +158,8 @@ class Builder:
     gradient of an activation needs the forward's comparison, computes it again in the same way and gets that one.
     `notes`: what is known of a value by a name, beside what computes it, for the gradient.
     `returned` holds the nodes whose values the model returns. `exact`: truncations round to the nearest and comparisons
-    see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits.
+    see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits. `scores`: what is
+    made goes to a softmax, so that minus infinity in an owner's mask is no mistake.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -156,7 +169,9 @@ class Builder:
     frac_bits: int = 16
     width: int = 64
     exact: bool = True
+    scores: bool = False
     made: dict[tuple, int] = field(default_factory=dict)
+    constants: dict[int, torch.Tensor | None] = field(default_factory=dict)
     notes: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def _value(self, node: Node, integer: bool = False) -> Value:
@@ -185,6 +200,17 @@ class Builder:
     def forbidden(self) -> float:
         """What stands for minus infinity in masks: a score that no other can make up for, and that can be compared."""
         return max(-1024.0, self.least / 2)
+
+    @property
+    def most(self) -> Real:
+        """The largest magnitude that a number may have to enter the ring (engines.clear.encoding_limit)."""
+        most = 2.0 ** (62 - 2 * self.frac_bits)
+        return most if self.width == 64 else min(most, 2.0 ** (self.width - 1 - self.frac_bits))
+
+    @property
+    def edge(self) -> Real:
+        """What stands for infinity in comparisons and bounds: above all values, and its difference to them has room."""
+        return -self.least * (255 / 256 if self.width == 64 else 1 / 2)
 
     # ---- in the clear
     def placeholder(
@@ -231,6 +257,8 @@ class Builder:
         return mapped(arg, Value, self._known)
 
     def _known(self, value: Value) -> Any:
+        if (known := self.constants.get(value.id)) is not None:
+            return known
         if value.id not in self.calls:
             raise CannotLower(
                 "values that are not known when the model is compiled",
@@ -238,6 +266,45 @@ class Builder:
             )
         call = self.calls[value.id]
         return call.target(*self.known(call.args), **self.known(call.kwargs))
+
+    def public(self, x: Value) -> torch.Tensor | None:
+        """The tensor of a public constant of the program; None for everything else. Raises CannotLower for NaN in it."""
+        if x.owner != PUBLIC or not x.sized:
+            return None
+        if x.id not in self.constants:
+            try:
+                self.constants[x.id] = torch.as_tensor(self._known(x))
+            except (CannotLower, RuntimeError, IndexError):  # what cannot be computed is told when it runs
+                self.constants[x.id] = None
+        made = self.constants[x.id]
+        if made is not None and made.is_floating_point() and bool(made.isnan().any()):
+            raise CannotLower("NaN among secrets, which are all numbers", _NO_NAN)
+        return made
+
+    def is_placeholder(self, x: Value) -> bool:
+        """Whether a value is a parameter, buffer or input itself."""
+        return self.graph[x.id].op == "placeholder"
+
+    def finite(self, x: Value, flipped: bool = False) -> Value:
+        """A float to be added to secrets, or to stand beside them: an infinite or huge number means g.forbidden, or its
+        opposite. `flipped`: what is subtracted.
+
+        Numbers from `least` down count as minus infinity, as masks have them; others where the ring has no room.
+        """
+        if x.secret or x.integer:
+            return x
+        low, high = (-self.most, -self.least) if flipped else (self.least, self.most)
+        known = self.public(x)
+        if known is not None and bool(((known > low) & (known < high)).all()):
+            return x
+        return self.float(_finite, x, low, high, -self.forbidden, shape=x.shape)
+
+    def bound(self, x: Value) -> Value:
+        """A float to compare with: infinite and huge numbers become `edge`, which no value reaches."""
+        known = self.public(x)
+        if x.secret or x.integer or (known is not None and bool((known.double().abs() <= self.edge).all())):
+            return x
+        return self.float(_bounded, x, self.edge, shape=x.shape)
 
     def integers(self, value: torch.Tensor) -> Value:
         """A public constant of whole numbers."""
@@ -287,7 +354,9 @@ class Builder:
 
     # ---- linear
     def linear(self, kind: str, *operands: Value, **attrs) -> Value:
-        """A linear operation of protocols.linear."""
+        """A linear operation of protocols.linear; infinite and huge constants are taken as `finite` says."""
+        operands = tuple(v if self.public(v) is None else self.finite(v, kind == "sub" and at == 1)
+                         for at, v in enumerate(operands))  # fmt: skip
         meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in operands]
         shape = LINEAR[kind](*meta, **attrs).shape
         node = self._secret("linear", operands, shape, kind=kind, attrs=attrs)
@@ -310,7 +379,10 @@ class Builder:
 
     # ---- products
     def bilinear(self, kind: str, x: Value, y: Value, **attrs) -> Value:
-        """A product of protocols.bilinear; operands secret or owned."""
+        """A product of protocols.bilinear; operands secret or owned. Raises CannotLower for infinite or huge constants."""
+        for known in (self.public(x), self.public(y)):
+            if known is not None and not bool((known.double().abs() <= self.most).all()):
+                raise CannotLower("a product with an infinite or huge constant", _MASK)
         first, second = (torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y))
         shape = bilinear_shape(kind, first, second, attrs)
         node = self._secret("bilinear", [x, y], shape, kind=kind, attrs=attrs)
@@ -323,10 +395,15 @@ class Builder:
         return self._value(self._secret("square", [x], x.shape), x.integer)
 
     def scale(self, x: Value, factor: Real) -> Value:
-        """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic)."""
+        """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic).
+
+        A huge factor of whole numbers, as masks are, means infinity where they are not 0. Raises CannotLower for others.
+        """
         factor = float(factor)
-        if not math.isfinite(factor):
-            raise CannotLower(f"the factor {factor}", "use a finite number")
+        if x.integer and abs(factor) >= -self.least:
+            factor = math.copysign(self.forbidden, factor)
+        if not abs(factor) <= self.most:
+            raise CannotLower(f"the factor {factor}", _MASK)
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
         made = self._value(self._secret("factor", [x], x.shape, factor=factor))
@@ -339,9 +416,11 @@ class Builder:
         return self._value(self._secret("ldexp", [x], x.shape, bits=bits)) if bits else x
 
     def offset(self, x: Value, number: Real) -> Value:
-        """Sum with a public number."""
+        """Sum with a public number; one that is infinite or too large for the ring means `forbidden`, or its opposite."""
         if number == 0:
             return x
+        if not abs(number) <= self.most:
+            number = math.nan if math.isnan(number) else math.copysign(self.forbidden, number)
         if x.integer and float(number).is_integer():
             return self.add(x, self.integers(torch.tensor(int(number))))
         made = self.add(x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
@@ -442,6 +521,11 @@ class Builder:
         """max(x, y) = y + [x - y >= 0] (x - y)."""
         difference = self.sub(x, y)
         return self.add(y, self.select(self.is_negative(difference), difference, invert=True))
+
+    def minimum(self, x: Value, y: Value) -> Value:
+        """min(x, y) = y + [x - y < 0] (x - y)."""
+        difference = self.sub(x, y)
+        return self.add(y, self.select(self.is_negative(difference), difference))
 
 
 def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Size:

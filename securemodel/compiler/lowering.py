@@ -154,6 +154,7 @@ def lower_model(
     pool_before_activation(captured.graph)
     kept = {part.placeholder: part for part in captured.kept}
     for_checks = _only_for_checks(captured.graph)
+    for_softmax = _for_softmax(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
@@ -172,7 +173,7 @@ def lower_model(
         elif node.op == "call_function" and not _is_torchs_own(node):
             if node not in for_checks:
                 operators[str(node.target)] = None
-            g.source = source_line(node)
+            g.source, g.scores = source_line(node), node in for_softmax
             try:
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:
@@ -217,6 +218,41 @@ def _only_for_checks(graph: torch.fx.Graph) -> set[torch.fx.Node]:
     found: set[torch.fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.target in CHECKS or (node.op == "call_function" and node.users and found.issuperset(node.users)):
+            found.add(node)
+    return found
+
+
+_SOFTMAX = (
+    aten.softmax.int,
+    aten._softmax.default,
+    aten._safe_softmax.default,
+    aten.log_softmax.int,
+    aten._log_softmax.default,
+    aten.logsumexp.default,
+)
+_LIKE_SCORES = (
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.clone.default,
+    aten.dropout.default,
+    aten._to_copy.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.slice.Tensor,
+)
+
+
+def _for_softmax(graph: torch.fx.Graph) -> set[torch.fx.Node]:
+    """The sums that go to a softmax and nowhere else, in which minus infinity forbids."""
+    found: set[torch.fx.Node] = set()
+    for node in reversed(graph.nodes):
+        users = node.users if node.target in _LIKE_SCORES else ()
+        if users and all(user.target in _SOFTMAX or user in found for user in users):
             found.add(node)
     return found
 

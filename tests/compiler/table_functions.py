@@ -72,6 +72,11 @@ row(
     Weighted(lambda x, w: (w.abs() ** (x - 1), (x.abs() + 1) ** w.clamp(-1, 1)), (5,), shift=3.0),
     MATRIX,
 )
+row(
+    (aten.xlogy.Tensor, aten.xlogy.Scalar_Self, aten.xlogy.Scalar_Other),
+    lambda x, y: (torch.xlogy(x, y.abs() + 1), torch.xlogy(2.0, y.abs() + 1), torch.xlogy(x, 3.0)),
+    PAIR,
+)
 row(aten.log10.default, lambda x: (x.abs() + 1).log10(), MATRIX)
 row((aten.sinh.default, aten.cosh.default), lambda x: (x.sinh(), x.cosh()), MATRIX)
 row(aten.logit.default, lambda x: (x.sigmoid().logit(), (x * 0.3 + 0.5).logit(0.25)), MATRIX)

@@ -20,8 +20,21 @@ def relu(g: Builder, x):
     return g.relu(x)
 
 
+def _bound(g: Builder, number: float | None, no_bound: float) -> float | None:
+    """A bound that values reach; None where all are within it. Raises CannotLower where all are beyond it."""
+    if number is None or number * no_bound > g.most:
+        return None
+    if not abs(number) <= g.most:
+        raise CannotLower(f"the bound {number}, which all values are beyond", "use a bound that values reach")
+    return number
+
+
 def clipped(g: Builder, x: Value, low, high) -> Value:
-    """min(max(x, low), high) = low + relu(x - low) - relu(x - high)."""
+    """min(max(x, low), high) = low + relu(x - low) - relu(x - high); an infinite or huge number is no bound."""
+    low = _bound(g, low, -1)
+    high = _bound(g, high, 1)
+    if low is None and high is None:
+        return x
     above = None if high is None else g.relu(g.offset(x, -high), or_zero=False)
     if low is None:
         out = g.rescale(x)

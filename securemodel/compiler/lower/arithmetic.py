@@ -15,18 +15,13 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
-def _finite(x: torch.Tensor, least: float, forbidden: float) -> torch.Tensor:
-    return torch.where(x <= least, forbidden, x)
-
-
-def finite(g: Builder, x: Value) -> Value:
+def finite(g: Builder, x: Value, flipped: bool = False) -> Value:
     """A float to add to scores: what stands for minus infinity, as masks have it, becomes g.forbidden.
 
-    Weights and inputs themselves stay: there, such a number is a mistake that their owner is told.
+    Weights and inputs themselves stay, unless the sum goes to a softmax: there, such a number is a mistake that their
+    owner is told.
     """
-    if x.secret or x.integer or g.graph[x.id].op == "placeholder":
-        return x
-    return g.float(_finite, x, g.least, g.forbidden, shape=x.shape)
+    return x if g.is_placeholder(x) and not g.scores else g.finite(x, flipped)
 
 
 def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
@@ -37,7 +32,7 @@ def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
         return g.offset(g.linear("neg", y) if kind == "sub" else y, x)
     if alpha != 1:
         y = g.scale(y, alpha) if y.secret else g.pointwise(torch.mul, y, alpha)
-    return g.linear(kind, finite(g, x), finite(g, y))
+    return g.linear(kind, finite(g, x), finite(g, y, kind == "sub"))
 
 
 @lowers(aten.add.Tensor, aten.add.Scalar)
@@ -57,7 +52,7 @@ def rsub(g: Builder, x, y, alpha=1):
     """y - alpha x."""
     if alpha != 1:
         x = g.scale(x, alpha)
-    return g.offset(g.linear("neg", x), y) if not isinstance(y, Value) else g.sub(y, x)
+    return g.offset(g.linear("neg", x), y) if not isinstance(y, Value) else g.sub(finite(g, y), finite(g, x, True))
 
 
 @lowers(aten.neg.default)
@@ -83,7 +78,7 @@ _MANY = 2**20
 def _by_number(g: Builder, x: Value, y: Value) -> Value | None:
     """x y for a y that is the same number everywhere."""
     number = None if y.integer else uniform(g, y)
-    if number is None or not x.secret or not math.isfinite(number):
+    if number is None or not x.secret or math.isnan(number):
         return None
     return g.expand(g.scale(x, number), torch.broadcast_shapes(x.shape, y.shape))
 
@@ -99,7 +94,10 @@ def mul(g: Builder, x, y):
         return g.scale(x, y)
     if not isinstance(x, Value):
         return g.scale(y, x)
-    return g.square(x) if x.id == y.id else g.mul(*((x, y) if x.secret else (y, x)))
+    if x.id == y.id:
+        return g.square(x)
+    x, y = (x, y) if x.secret else (y, x)
+    return g.mul(x, g.finite(y) if x.integer else y)
 
 
 @lowers(aten.div.Tensor, aten.div.Scalar)

@@ -13,14 +13,14 @@ aten = torch.ops.aten
 
 
 def difference(g: Builder, x, y) -> Value:
-    """x - y for values and numbers."""
+    """x - y for values and numbers; the sign is right for infinite ones, too."""
     if isinstance(x, Value) and isinstance(y, Value):
-        return g.sub(x, y)
+        return g.sub(*(v if g.public(v) is None else g.bound(v) for v in (x, y)))
     if isinstance(y, Value):
-        return g.offset(g.linear("neg", y), x)
+        return g.linear("neg", difference(g, y, x))
     if isinstance(y, float) and math.isnan(y):
         raise CannotLower("comparison with NaN", "compare with a number")
-    return g.offset(x, -y)
+    return g.offset(x, -y if abs(y) <= g.most else -math.copysign(g.edge, y))
 
 
 def _less(g: Builder, x, y, invert: bool) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import torch
@@ -20,7 +21,6 @@ aten = torch.ops.aten
     aten.dropout.default,
     aten.feature_dropout.default,
     aten.lift_fresh_copy.default,
-    aten.nan_to_num.default,
 )
 def same(g: Builder, x, *args, **kwargs):
     """The value itself (dropout at evaluation included)."""
@@ -142,8 +142,8 @@ def getitem(g: Builder, values, index):
 
 @lowers(aten.cat.default)
 def cat(g: Builder, tensors, dim=0):
-    """Tensors joined along an axis."""
-    tensors = [t for t in tensors if t.shape != (0,)]
+    """Tensors joined along an axis; what an owner has among them may be minus infinity, as in masks."""
+    tensors = [t if g.is_placeholder(t) else g.finite(t) for t in tensors if t.shape != (0,)]
     made = g.linear("cat", *tensors, dim=dim % tensors[0].ndim)
     if dim == 0:
         g.notes["parts", made.id] = tensors
@@ -176,6 +176,7 @@ def roll(g: Builder, x, shifts, dims=()):
 @lowers(aten.constant_pad_nd.default)
 def constant_pad(g: Builder, x, pads, value=0):
     """Padding with a public number."""
+    value = value if abs(value) <= g.most else math.copysign(g.forbidden, value)
     if value == 0:
         return g.linear("pad", x, pads=list(pads))
     return g.offset(g.linear("pad", g.offset(x, -value), pads=list(pads)), value)

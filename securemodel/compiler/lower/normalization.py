@@ -22,7 +22,7 @@ def _shifted(g: Builder, x: Value, dim: int) -> Value:
     return g.sub(x, g.expand(largest(g, x, dim), x.shape))
 
 
-@lowers(aten._softmax.default, aten.softmax.int, aten._safe_softmax.default)
+@lowers(aten._softmax.default, aten.softmax.int)
 def softmax(g: Builder, x, dim, half_to_float=False):
     """exp(x - max) / sum of them."""
     dim %= x.ndim
@@ -32,7 +32,26 @@ def softmax(g: Builder, x, dim, half_to_float=False):
     bits = min(math.ceil(math.log2(count)), 13)  # 2^bits / total has more significant bits than 1 / total
     sizes = powers_of_16(count)
     inverse = by_powers(g, "reciprocal_1_16", total, sizes, [(2.0 ** (bits - 4 * i), 0.0) for i in sizes])
-    return g.rescale(g.ldexp(g.mul(powers, g.expand(inverse, powers.shape)), -bits))
+    out = g.rescale(g.ldexp(g.mul(powers, g.expand(inverse, powers.shape)), -bits))
+    g.notes["softmax of", out.id] = x, dim
+    return out
+
+
+@lowers(aten._safe_softmax.default)
+def safe_softmax(g: Builder, x, dim, dtype=None):
+    """Softmax, and 0 where all scores are minus infinity."""
+    dim %= x.ndim
+    x = x if g.exact else g.rescale(x)
+    forbidden = g.is_negative(g.offset(largest(g, x, dim), -g.forbidden / 2))
+    out = softmax(g, x, dim)
+    return g.mul(out, g.expand(g.bit_to_ring(forbidden, invert=True), out.shape))
+
+
+@lowers(aten.nan_to_num.default)
+def nan_to_num(g: Builder, x, nan=None, posinf=None, neginf=None):
+    """The value itself, as there is no NaN; of a softmax, 0 where all its scores are minus infinity."""
+    scores = g.notes.get(("softmax of", x.id))
+    return safe_softmax(g, *scores) if scores and not nan else x
 
 
 def _log_of_sum(g: Builder, total: Value, count: int) -> Value:

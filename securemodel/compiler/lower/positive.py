@@ -431,14 +431,27 @@ def absolute(g: Builder, x):
     return g.sub(g.scale(g.relu(x), 2.0), g.rescale(x))
 
 
+def _less_extreme(g: Builder, pick: Callable[[Value, Value], Value], x: Value, y: Value, no_bound: int) -> Value:
+    """pick(x, y), where infinite or huge constants of the sign `no_bound` leave the other one as it is."""
+    for bound, other in ((x, y), (y, x)):
+        known = g.public(bound)
+        if known is not None and bool((known.double() * no_bound > g.most).all()):
+            return g.linear("expand", other, shape=list(torch.broadcast_shapes(x.shape, y.shape)))
+    return pick(*(v if v.secret or not _is_bound(g, v) else g.bound(v) for v in (x, y)))
+
+
+def _is_bound(g: Builder, x: Value) -> bool:
+    """Inputs stay as they are: they may be shared already."""
+    return not g.is_placeholder(x) or g.graph[x.id].phase == "load"
+
+
 @lowers(aten.maximum.default)
 def maximum(g: Builder, x, y):
-    """The larger of two values."""
-    return g.maximum(x, y)
+    """The larger of two values; an infinite or huge constant is no bound."""
+    return _less_extreme(g, g.maximum, x, y, -1)
 
 
 @lowers(aten.minimum.default)
 def minimum(g: Builder, x, y):
-    """The smaller of two values."""
-    difference = g.sub(x, y)
-    return g.add(y, g.select(g.is_negative(difference), difference))
+    """The smaller of two values; an infinite or huge constant is no bound."""
+    return _less_extreme(g, g.minimum, x, y, 1)

@@ -98,6 +98,21 @@ def power_of_tensor(g: Builder, x, y):
     return exp(g, g.mul(*((logarithm, y) if x.secret else (y, logarithm))))
 
 
+def _log(x: torch.Tensor, least: float) -> torch.Tensor:
+    return torch.log(x).clamp(min=least)
+
+
+@lowers(aten.xlogy.Tensor, aten.xlogy.Scalar_Self, aten.xlogy.Scalar_Other)
+def xlogy(g: Builder, x, y):
+    """x log(y), and 0 for x = 0, whatever y is; where one party owns y, it takes the logarithm in the clear."""
+    if not isinstance(y, Value):
+        return g.scale(x, math.log(y) if y > 0 else g.forbidden)
+    logarithm = log(g, y) if y.secret else g.float(_log, y, g.forbidden, shape=y.shape)
+    if not isinstance(x, Value):
+        return g.scale(logarithm, x)
+    return g.mul(*((x, logarithm) if x.secret else (logarithm, x)))
+
+
 @lowers(aten.exp2.default)
 def exp2(g: Builder, x):
     """2^x, on the domain of exp."""
