@@ -394,11 +394,13 @@ class Builder:
     def square(self, x: Value) -> Value:
         return self._value(self._secret("square", [x], x.shape), x.integer)
 
-    def scale(self, x: Value, factor: Real) -> Value:
-        """Product with a public number: exact for integers and powers of two, else rounded (passes.scales.dyadic).
+    def scale(self, x: Value, factor: Real | Value) -> Value:
+        """Product with a number: that of an owner is a Value; with a public one exact for integers and powers of two, else rounded (passes.scales.dyadic).
 
         A huge factor of whole numbers, as masks are, means infinity where they are not 0. Raises CannotLower for others.
         """
+        if isinstance(factor, Value):
+            return self.mul(x, factor)
         factor = float(factor)
         if x.integer and abs(factor) >= -self.least:
             factor = math.copysign(self.forbidden, factor)
@@ -415,8 +417,10 @@ class Builder:
         """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits."""
         return self._value(self._secret("ldexp", [x], x.shape, bits=bits)) if bits else x
 
-    def offset(self, x: Value, number: Real) -> Value:
+    def offset(self, x: Value, number: Real | Value) -> Value:
         """Sum with a public number; one that is infinite or too large for the ring means `forbidden`, or its opposite."""
+        if isinstance(number, Value):
+            return self.add(x, number)
         if number == 0:
             return x
         if not abs(number) <= self.most:

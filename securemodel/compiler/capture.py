@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -19,7 +19,9 @@ from torch.export import _trace
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules import transformer
 
+from protocols.errors import explain
 from securemodel.compiler.explaining import caught_by_the_model, file_name, not_captured
+from securemodel.compiler.flat import flatten
 from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.errors import CompileError
 
@@ -121,7 +123,9 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
 
     Raises CompileError with torch's reason when the model cannot be exported.
     """
-    model = model.eval()
+    usable(model)
+    with suppress(NotImplementedError):  # modules of exported programs are what they are
+        model = model.eval()
     if any(t.is_meta for t in model_state(model).values()):
         model = copy.deepcopy(model).to_empty(device="cpu")
     model = apart(model)
@@ -151,15 +155,37 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             constants[spec.arg.name] = exported.constants[spec.target]
         elif kind == "USER_INPUT":
             placeholders.append(spec.arg.name)
-    mutated = [s.target for s in signature.output_specs if s.kind.name not in ("USER_OUTPUT",)]
+    mutated = [s.target for s in signature.output_specs if s.kind.name not in _NO_STATE]
     if mutated:
         raise CompileError(
             f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode"
         )
+    made_of = zip(outputs_of(exported.graph), signature.output_specs, strict=True)
+    flatten(exported.graph_module, [made for made, spec in made_of if spec.kind.name == "USER_OUTPUT"])
     outputs = outputs_of(exported.graph)
     if not outputs:
         raise CompileError("the model returns no tensor: there is nothing to compute")
     return Captured(exported.graph, states, constants, placeholders, outputs)
+
+
+_NO_STATE = ("USER_OUTPUT", "USER_INPUT_MUTATION", "TOKEN")
+"""Outputs of a captured graph that no later run reads; a model that changes its input works on a copy."""
+
+
+def usable(model: Any) -> None:
+    """Raises CompileError for what is no module with parameters and code of its own."""
+    if isinstance(model, torch.export.ExportedProgram):
+        what, fix = "is an exported program", "give its module: program.module()"
+    elif not isinstance(model, torch.nn.Module):
+        what, fix = "is no nn.Module", "give a model, an instance of a subclass of torch.nn.Module"
+    elif any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        what = "is a TorchScript module, or has one, whose Python code is gone"
+        fix = "give the nn.Module that it was made from"
+    elif any(torch.nn.parameter.is_lazy(t) for t in (*model.parameters(), *model.buffers())):
+        what, fix = "has lazy parameters without a shape", "call it once on example inputs before, at every party"
+    else:
+        return
+    raise CompileError(explain(f"{type(model).__name__} {what}", fix=fix))
 
 
 def apart(model: torch.nn.Module) -> torch.nn.Module:
@@ -359,7 +385,7 @@ def _module(node: torch.fx.Node) -> str:
 def _line(node: torch.fx.Node) -> tuple[str, str]:
     """(file.py:12, code)."""
     frames = [f for f in node.meta.get("stack_trace", "").split('File "')[1:]]
-    own = [f for f in frames if "/torch/" not in f.split('"')[0]] or frames
+    own = [f for f in frames if "/torch/" not in f.split('"')[0] and not f.startswith("<eval_with_key>")] or frames
     if not own:
         return "", ""
     path, rest = own[-1].split('"', 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from protocols.errors import explain
+from securemodel.compiler.report import Problem
 from securemodel.errors import CompileError
 
 _ROOT = Path(__file__).parents[1]
@@ -30,6 +31,14 @@ _WHOLE = "write it with operators on whole tensors, such as torch.where"
 _NUMBERS = ("item", "tolist", "int", "float", "bool", "complex", "range", "numpy")
 
 
+class NeedsValues(CompileError):
+    """A model's Python code asks for values; `.problem` is its line in a report."""
+
+    def __init__(self, message: str, problem: Problem) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
 _EXPORTABLE = (
     "make the model run on its example inputs, and exportable (see torch.export's documentation); for packed "
     "sequences use securemodel.sequences.recurrent"
@@ -44,7 +53,8 @@ def not_captured(
     if any(type(error).__name__ in _OF_VALUES or _reads_values(error) for error in _chain(problem)):
         what, fix = _needs_values(statements)
         why = "the program is made before there are values, and must be the same for all of them"
-        return CompileError(explain(f"{model} cannot be compiled: {what}", where=where, why=why, fix=fix + moved))
+        message = explain(f"{model} cannot be compiled: {what}", where=where, why=why, fix=fix + moved)
+        return NeedsValues(message, Problem("Python", where, what, fix + moved))
     first = (str(problem).strip().splitlines() or [""])[0]
     what = f"{tool} could not capture {model}: {type(problem).__name__}: {first}"
     return CompileError(explain(what, where=where, fix=runs))

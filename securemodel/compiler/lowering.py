@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import torch
 
-from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner, values_in
+from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner, mapped, values_in
 from securemodel.compiler.capture import Captured, of_torch, operand, outputs_of, source_line
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
+from securemodel.compiler.lower.layers import shaped
 from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
 
@@ -29,6 +30,7 @@ CHECKS = (
     aten._assert_async.msg,
     aten._assert_async.default,
     aten._assert_scalar.default,
+    aten._linalg_check_errors.default,
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 )
@@ -166,6 +168,8 @@ def lower_model(
                 reason, remedy = "an object that is no tensor", "give the model tensors only"
                 problems.append(Problem(str(node.target), source_line(node), reason, remedy))
                 env[node] = None
+        elif node.op == "get_attr":
+            env[node] = None
         elif node.op == "call_function" and node in for_checks and not _is_clear(node, env):
             env[node] = None
             if node.target in CHECKS and not _is_torchs_own(node):
@@ -302,6 +306,9 @@ def _contains_none(arg: Any, fx_arg: Any) -> bool:
 
 def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> Any:
     _check_fixed(node)
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        reason = "a loop of torch, or another operator that gets functions"
+        raise CannotLower(reason, "write the steps as a loop of Python with a fixed number of them")
     args = [_lookup(a, env) for a in node.args]
     kwargs = {k: _lookup(v, env) for k, v in node.kwargs.items()}
     if any(_contains_none(a, f) for a, f in zip([*args, *kwargs.values()], [*node.args, *node.kwargs.values()])):
@@ -316,14 +323,25 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
         return args[0].shape[args[1]]
     if not operands and (isinstance(example, _SYMBOLS) or node.target in CHECKS):
         return cast(Callable, node.target)(*args, **kwargs)
+    if isinstance(example, _SYMBOLS) and all(g.public(v) is not None for v in operands):
+        return cast(Callable, node.target)(*g.known(args), **g.known(kwargs))
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
     if all(not v.secret for v in operands) and common_owner(operands):
         return in_the_clear(g, node, args, kwargs)
-    return _empty(g, example) or _secure(g, node, args, kwargs, secure)
+    return _empty(g, example) or _secure(g, node, args, kwargs, secure, env)
 
 
-def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any], secure: Secure) -> Any:
+def _number(x: float | bool) -> torch.Tensor:
+    return torch.tensor(x, dtype=torch.float64 if isinstance(x, float) else None)
+
+
+def _as_tensor(g: Builder, number: Value) -> Value:
+    """A number of Python that its owner has, as what secrets are computed with."""
+    return g.float(_number, number, shape=(), integer=number.integer)
+
+
+def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any], secure: Secure, env: dict) -> Any:
     """The secure version of an operator, which wants sizes and numbers that are known. Raises CannotLower."""
     example, operands = node.meta.get("val"), values_in([args, kwargs])
     if isinstance(example, _SYMBOLS):
@@ -335,6 +353,9 @@ def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any],
         isinstance(n.meta.get("val"), _SYMBOLS) for n in node.all_input_nodes
     ):
         return secure(g, node, args, kwargs)
+    numbers = {env[n].id for n in node.all_input_nodes
+               if isinstance(n.meta.get("val"), _SYMBOLS) and isinstance(env[n], Value)}  # fmt: skip
+    args, kwargs = mapped((args, kwargs), Value, lambda v: _as_tensor(g, v) if v.id in numbers else v)
     try:
         return secure(g, node, args, kwargs)
     except (TypeError, ValueError, AttributeError, RuntimeError) as problem:
@@ -359,9 +380,25 @@ def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str
     check_arguments(lowering, g, *args, **kwargs)
     try:
         return lowering(g, *args, **kwargs)
-    except ZeroDivisionError as problem:
-        reason = "a division by zero, or an axis of a number that has none"
-        raise CannotLower(reason, "divide by another number; give the number an axis with reshape(1)") from problem
+    except (ZeroDivisionError, IndexError) as problem:
+        if any(v.secret and not v.shape for v in values_in([args, kwargs])):
+            return _along_no_axis(g, node, lowering, args, kwargs)
+        if isinstance(problem, IndexError):
+            raise
+        raise CannotLower("a division by zero", "divide by another number") from problem
+
+
+def _along_no_axis(g: Builder, node: torch.fx.Node, lowering: Callable, args: list, kwargs: dict[str, Any]) -> Any:
+    """An operator along an axis of a number that has none: as if it had one of size one."""
+    args, kwargs = mapped((args, kwargs), Value, lambda v: v if v.shape else shaped(g, v, (1,)))
+    try:
+        made = lowering(g, *args, **kwargs)
+    except (ZeroDivisionError, IndexError) as problem:
+        raise CannotLower("a division by zero, or a number without axes", "divide by another number") from problem
+    example = node.meta["val"]
+    if not isinstance(made, tuple):
+        return shaped(g, made, tuple(example.shape))
+    return tuple(shaped(g, v, tuple(e.shape)) for v, e in zip(made, example, strict=False))
 
 
 def check_arguments(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

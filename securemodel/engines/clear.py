@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,16 @@ from securemodel.program import Program
 
 _FEW_UNITS = 8
 _TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
+
+
+_READS: dict[Any, Callable[..., tuple[torch.Tensor, int]]] = {
+    torch.nn.functional.one_hot: lambda index, count, *rest: (index, count),
+    torch.ops.aten.one_hot.default: lambda index, count: (index, count),
+    torch.ops.aten.embedding.default: lambda table, index, *rest: (index, table.shape[0]),
+    torch.ops.aten.index_select.default: lambda x, dim, index, *rest: (index, x.shape[dim]),
+    torch.ops.aten.gather.default: lambda x, dim, index, *rest: (index, x.shape[dim]),
+}
+"""What reads at positions, with these and how many there are, of its arguments."""
 
 
 def encoding_limit(header: Header, frac: int = 0) -> float:
@@ -97,7 +107,7 @@ class ClearSide:
                 continue
             try:
                 self.value(node.id)
-            except RuntimeError as problem:
+            except (RuntimeError, IndexError) as problem:
                 words = str(problem).splitlines()[0]
                 what = NO_MESSAGE if words.startswith(_TORCHS_WORDS) else words
                 fix = "give values that the model takes"
@@ -131,12 +141,12 @@ class ClearSide:
         try:
             value = torch.as_tensor(self.value(source))
         except (RuntimeError, IndexError) as problem:
-            outside = isinstance(problem, IndexError) or str(problem).startswith("Class values must")
             what, fix = f"the model cannot use it: {type(problem).__name__}", "give values that the model takes"
-            if outside:
+            if found := self._outside(source):
+                what = f"the id or position at {found[0]} is outside of its table"
+                fix = f"give whole numbers from 0 to {found[1] - 1}"
+            elif isinstance(problem, IndexError) or str(problem).startswith("Class values must"):
                 what = "an id or a position is outside of its table"
-                sizes = self._table_sizes(source)
-                fix = f"give whole numbers from 0 to {min(sizes) - 1}" if sizes else fix
             where = self._program.graph[source].source
             raise InputError(explain(f"{self.describe(source)}: {what}", where=where, fix=fix)) from problem
         ring = encode(value, node.frac or 0, limit, self.describe(source))
@@ -144,19 +154,26 @@ class ClearSide:
             self._warn_of_small(value, node)
         return ring.reshape(node.shape).contiguous()
 
-    def _table_sizes(self, node_id: int) -> set[int]:
-        """How many entries the tables have in which a value is looked up, where these are unit vectors."""
-        seen, queue, sizes = set(), [node_id], set()
+    def _outside(self, node_id: int) -> tuple[list[int], int] | None:
+        """(where the first position stands that is outside of its table, how many entries the table has)."""
+        seen, queue = set(), [node_id]
         while queue:
             at = queue.pop()
             if at in seen:
                 continue
             seen.add(at)
-            call = self._program.calls.get(at)
-            if call and call.target is torch.nn.functional.one_hot and len(call.args) > 1:
-                sizes.add(call.args[1])
             queue += self._program.graph[at].args
-        return sizes
+            call = self._program.calls.get(at)
+            if call and call.target in _READS and len(call.args) > 1:
+                try:
+                    args = mapped(call.args, Value, lambda v: self.value(v.id))
+                    index, size = _READS[call.target](*args)
+                except (RuntimeError, IndexError):  # not this one: what it reads could not be computed
+                    continue
+                outside = ((index < 0) | (index >= size)).nonzero()
+                if len(outside):
+                    return outside[0].tolist(), size
+        return None
 
     def _warn_of_small(self, value: torch.Tensor, node: Node) -> None:
         """Weights of a few units in the last place have few digits: their owner is told, who alone can know."""

@@ -10,7 +10,8 @@ import torch
 
 from protocols.errors import explain
 from protocols.names import NAME_RULE, PUBLIC, is_name
-from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors
+from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors, usable
+from securemodel.compiler.explaining import NeedsValues
 from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
@@ -58,6 +59,7 @@ def compile_for(
     **options: Any,
 ) -> Program:
     """What `securemodel.compile` does once it knows the engine; the same arguments, and its errors."""
+    usable(model)
     examples = _as_examples(example_inputs)
     example_inputs = example_tensors(examples)
     places = _places(state or {}, examples)
@@ -135,7 +137,11 @@ def _as_given(weights: Weights) -> str | dict[str, str]:
 def check_for(compiler: Compiling, model: torch.nn.Module, example_inputs: Examples) -> Report:
     """What `securemodel.check` does once it knows the engine."""
     examples = _as_examples(example_inputs)
-    lowered = compiler.lower(capture(model, examples), "model owner", ["data owner"] * len(examples))
+    try:
+        captured = capture(model, examples)
+    except NeedsValues as error:
+        return Report(type(model).__name__, (error.problem,), ())
+    lowered = compiler.lower(captured, "model owner", ["data owner"] * len(examples))
     return _report(model, lowered)
 
 

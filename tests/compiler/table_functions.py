@@ -88,6 +88,11 @@ row(aten.cumprod.default, lambda x: (x.cumprod(1), x.cumprod(0)), MATRIX)
 row((aten.log_sigmoid.default, aten.erfc.default), lambda x: (F.logsigmoid(x), x.erfc()), MATRIX)
 row(aten.logaddexp.default, lambda x, y: torch.logaddexp(x, y), PAIR)
 row(aten.logaddexp.default, Weighted(lambda x, w: torch.logaddexp(x, w), (5,)), MATRIX)
+row(
+    aten.softplus.default,
+    lambda x: [F.softplus(2 * x, beta, threshold) for beta, threshold in ((1, 1), (2, 3), (0.5, 0), (1, -2), (3, 100))],
+    MATRIX,
+)
 row(aten.rrelu.default, nn.RReLU(), MATRIX)
 row((), lambda x: (F.softsign(x), F.tanhshrink(x), F.hardshrink(x), F.softshrink(x)), MATRIX)
 row((), lambda x: (F.threshold(x, 0.5, -1.0), F.glu(x[:, :4]), F.softmin(x, 1), F.silu(x[:, :2]) * x[:, 2:4]), MATRIX)
@@ -110,6 +115,33 @@ row((aten.fmax.default, aten.fmin.default), lambda x, y: (x.fmax(y), x.fmin(y), 
 row(aten.maximum.default, lambda x: (torch.maximum(x, torch.tensor(0.3)), *torch.aminmax(x, dim=1)), MATRIX)
 row(aten.clamp.Tensor, lambda x, y: (x.clamp(y, y + 1), x.clamp(min=y), x.clamp(max=y)), PAIR)
 row((aten.cummax.default, aten.cummin.default), lambda x: (x.cummax(1)[0], x.cummin(0)[0]), MATRIX)
+
+
+def along_no_axis(x):
+    """Operators along an axis of a number that has none."""
+    z = x[0, 0]
+    return (
+        *(f(z, 0) for f in (torch.amax, torch.logsumexp, torch.softmax, torch.log_softmax, torch.sum, torch.mean)),
+        *(f(z, -1) for f in (torch.argmax, torch.argmin, torch.cumsum, torch.cumprod, torch.prod, torch.squeeze)),
+        *(t for f in (torch.max, torch.min, torch.sort, torch.median) for t in f(z, 0)),
+        *(*z.topk(1, 0), *z.kthvalue(1, 0), *torch.aminmax(z, dim=0), *z.max(0, keepdim=True)),
+        *((z > 0).any(0), (z > 0).all(0), z.cummax(0)[0], z.transpose(0, 0), z.index_select(0, PLACES[1:2])),
+        *(F.normalize(z, dim=0), z.unfold(0, 1, 1), z.gather(0, torch.tensor(0))),
+    )
+
+
+row(aten.amax.default, along_no_axis, MATRIX)
+row(aten.logsumexp.default, lambda x: (x.logsumexp((0, 1)), x.logsumexp((0, 2), keepdim=True)), ((2, 3, 4),))
+
+# --- types: a comparison gives booleans ---
+row(
+    aten.isnan.default,
+    lambda x, y: (
+        *(torch.isclose(x, x.clone()), torch.isclose(x, y, atol=0.5), ~(x > y), ~x.isnan(), ~(x != float("inf"))),
+        *(~(x == 0.5), (x > 0).int().abs(), ~torch.where(MASK, x > 0, y > 0), ~torch.cat([x > 0, y > 0]), x.isfinite()),
+    ),
+    PAIR,
+)
 
 # --- norms and distances ---
 row(aten.group_norm.default, nn.GroupNorm(2, 4), IMAGE)

@@ -353,3 +353,50 @@ def test_operators_that_a_library_brings_later_are_taken_apart():
     library.define("twice(Tensor x) -> Tensor")
     library.impl("twice", lambda x: x + x, "CompositeImplicitAutograd")
     assert any(node.op == "bilinear" for node in compiled(Twice(3, 3)).graph.nodes)
+
+
+class Changing(nn.Module):
+    """Changes its input, which no later run reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2))
+
+    def forward(self, x):
+        x -= 0.5
+        return self.layers(x)
+
+
+def test_a_model_may_change_its_input():
+    model, x = Changing().eval(), torch.randn(3, 4)
+    before = x.clone()
+    made = run(securemodel.compile(model, x, **TWO), x)[0]
+    assert torch.equal(x, before), "the user's own tensor stays as it was"
+    torch.testing.assert_close(made, model(x.clone()).detach(), atol=2**-10, rtol=0)
+
+
+def test_the_module_of_an_exported_program_is_a_model():
+    x = torch.randn(3, 4)
+    model = torch.export.export(nn.Sequential(nn.Linear(4, 2), nn.ReLU()).eval(), (x,)).module()
+    assert securemodel.check(model, x)
+    torch.testing.assert_close(run(securemodel.compile(model, x, **TWO), x)[0], model(x).detach(), atol=2**-10, rtol=0)
+
+
+PLAIN = nn.Sequential(nn.Linear(4, 2), nn.ReLU()).eval()
+NO_MODELS = {
+    "lazy parameters": lambda x: nn.Sequential(nn.LazyLinear(2)),
+    "an exported program": lambda x: torch.export.export(PLAIN, (x,)),
+    "a TorchScript module": lambda x: torch.jit.trace(PLAIN, x),
+    "a TorchScript module, or has one": lambda x: nn.Sequential(torch.jit.trace(PLAIN, x), nn.ReLU()),
+    "no nn.Module": lambda x: torch.relu,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("what", NO_MODELS)
+def test_what_is_no_model_is_told_with_what_to_give(what):
+    x = torch.zeros(3, 4)
+    model = NO_MODELS[what](x)
+    for refused in (lambda: securemodel.check(model, x), lambda: securemodel.compile(model, x, **TWO)):
+        with pytest.raises(CompileError, match=rf"{what}.*(.|\n)*→"):
+            refused()

@@ -89,12 +89,14 @@ NEEDS_VALUES = {
 @pytest.mark.parametrize("code", NEEDS_VALUES, ids=lambda code: NEEDS_VALUES[code][0])
 def test_code_that_needs_values_is_shown_with_what_to_write_instead(code, capfd) -> None:
     with pytest.raises(CompileError) as caught:
-        securemodel.check(Scored(code), torch.zeros(2, 4))
-    message = str(caught.value)
-    assert "test_values_in_code.py:" in message
-    for part in NEEDS_VALUES[code]:
-        assert part in message, message
-    assert not any(word in message for word in ("TORCH", "Caused by", "data-dependent", "symbol", "u0", "export"))
+        securemodel.compile(Scored(code), torch.zeros(2, 4), **TWO)
+    report = securemodel.check(Scored(code), torch.zeros(2, 4))
+    assert not report and len(report.problems) == 1, "check reports it, and raises nothing"
+    for message in (str(caught.value), str(report)):
+        assert "test_values_in_code.py:" in message
+        for part in NEEDS_VALUES[code]:
+            assert part in message, message
+        assert not any(word in message for word in ("TORCH", "Caused by", "data-dependent", "symbol", "u0", "export"))
     printed = capfd.readouterr()
     assert not printed.out and not printed.err, "torch printed something"
 
@@ -174,6 +176,93 @@ class Positions(nn.Module):
 
 def test_a_table_is_read_at_whole_numbers_that_were_read_from_a_table() -> None:
     both(Positions(), torch.tensor([[3, 4, 5, 0]]))
+
+
+OWNED_REALS = {
+    "a divisor": lambda n, t, y: y / t.item() + 1 / t.item(),
+    "a factor": lambda n, t, y: y * t.item() - t.item() + n.max().item(),
+    "beside a secret": lambda n, t, y: (t.item() - y, t.item() / (y.abs() + 1), y * t.item() ** 0.5, y > t.item()),
+    "an argument": lambda n, t, y: (
+        y.clamp(max=t.item()),
+        y.clamp(-t.item(), t.item()),
+        y.masked_fill(n == 2, t.item()),
+        torch.add(y, y, alpha=t.item()),
+        torch.lerp(y, 2 * y, t.item()),
+        torch.where(y > 0, y, t.item()),
+    ),
+    "written in the code": lambda n, t, y: (y / torch.tensor(4.0).item(), *y.tensor_split(torch.tensor([1, 2]), 1)),
+}
+
+
+class Mixed(nn.Module):
+    """What `code` makes of a hospital's whole numbers, a number of the bank, and secrets."""
+
+    def __init__(self, code) -> None:
+        super().__init__()
+        self.layer, self.code = nn.Linear(3, 3), code
+        self.register_buffer("number", torch.tensor(1.5))
+
+    def forward(self, x, n):
+        return self.code(n, self.number, self.layer(x))
+
+
+def both_of_mixed(code, n=(2, 1, 2)) -> None:
+    model, inputs = Mixed(code).eval(), (torch.randn(2, 3), torch.tensor(n))
+    program = securemodel.compile(model, inputs, **TWO)
+    with securemodel.local(program) as session, torch.no_grad():
+        torch.testing.assert_close(session.run(*inputs), model(*inputs), atol=2**-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", OWNED_REALS)
+def test_a_number_of_an_owner_is_its_value_beside_secrets(name) -> None:
+    both_of_mixed(OWNED_REALS[name])
+
+
+def more(y):
+    return y + 1, y > 0
+
+
+def less(y):
+    return y * 2, y < 0
+
+
+def nested(y):
+    return torch.cond(y.max() > 1, more, less, (y,))
+
+
+CONDITIONS = {
+    "a secret": lambda n, t, y: torch.cond(y.sum() > 0, more, less, (y,)),
+    "the hospital's": lambda n, t, y: torch.cond(n.sum() > 3, more, less, (y,)),
+    "a number of the hospital": lambda n, t, y: torch.cond(n.max().item() > 1, more, less, (y,)),
+    "the bank's": lambda n, t, y: torch.cond(t > 2, more, less, (y,)),
+    "a constant": lambda n, t, y: torch.cond(torch.tensor([True]), more, less, (y,)),
+    "one in another": lambda n, t, y: torch.cond(n.sum() > 3, nested, less, (y,)),
+    "of owned values alone": lambda n, t, y: y + torch.cond(n.sum() > 3, more, less, (n,))[0].sum(),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("n", [(2, 1, 2), (-2, 1, -2)], ids=["above", "below"])
+def test_both_branches_of_a_condition_are_computed_and_one_is_chosen(name, n) -> None:
+    both_of_mixed(CONDITIONS[name], n)
+
+
+def test_loops_of_torch_are_reported_with_their_line() -> None:
+    loop = lambda y: torch._higher_order_ops.while_loop(lambda y: y.sum() < 9, lambda y: (y + 1,), (y,))
+    report = securemodel.check(Scored(loop), torch.zeros(2, 4))
+    assert not report and "loop of torch" in report.problems[0].reason
+    assert "test_values_in_code.py:" in report.problems[0].source
+
+
+@pytest.mark.parametrize("name", ["inv", "cholesky", "solve", "eigh", "svd", "det"])
+def test_matrix_functions_are_named_and_an_owner_may_compute_them(name) -> None:
+    arguments = (torch.eye(3),) if name == "solve" else ()
+    report = securemodel.check(Scored(lambda y: getattr(torch.linalg, name)(y.T @ y, *arguments)), torch.zeros(2, 4))
+    assert not report and "linalg" in report.problems[0].operator
+
+
+def test_an_owner_may_invert_its_matrix() -> None:
+    both_of_mixed(lambda n, t, y: y @ torch.linalg.inv(torch.eye(3) * t))
 
 
 # ---- assertions

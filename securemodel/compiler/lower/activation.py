@@ -31,6 +31,16 @@ def _bound(g: Builder, number: float | None, no_bound: float) -> float | None:
 
 def clipped(g: Builder, x: Value, low, high) -> Value:
     """min(max(x, low), high) = low + relu(x - low) - relu(x - high); an infinite or huge number is no bound."""
+    if isinstance(low, Value) or isinstance(high, Value):
+        for bound, pick in ((low, g.maximum), (high, g.minimum)):
+            if bound is not None:
+                value = isinstance(bound, Value)
+                x = (
+                    pick(x, g.bound(bound))
+                    if value
+                    else clipped(g, x, *((bound, None) if pick == g.maximum else (None, bound)))
+                )
+        return x
     low = _bound(g, low, -1)
     high = _bound(g, high, 1)
     if low is None and high is None:

@@ -43,7 +43,9 @@ def scaled_dot_product_attention(
 
 @lowers(aten.masked_fill.Scalar)
 def masked_fill(g: Builder, x, mask, value):
-    """x, with a public number where a mask is set."""
+    """x, with a public number, or one of an owner, where a mask is set."""
+    if isinstance(value, Value):
+        return where(g, mask, value, x)
     keep = g.offset(g.linear("neg", mask), 1.0) if mask.secret else _whole(g, torch.logical_not, mask)
     value = math.copysign(g.forbidden, value) if abs(value) >= -g.least else float(value)
     there = mask if mask.secret else _whole(g, torch.clone, mask)

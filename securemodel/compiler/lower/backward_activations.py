@@ -6,7 +6,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import RECOMPUTING, lowers
-from securemodel.compiler.lower.smooth import log_sigmoid, smooth
+from securemodel.compiler.lower.smooth import above, log_sigmoid, smooth
 
 aten = torch.ops.aten
 
@@ -111,8 +111,12 @@ def mish_backward(g: Builder, dy, x):
 
 @lowers(aten.softplus_backward.default)
 def softplus_backward(g: Builder, dy, x, beta, threshold):
-    """dy sigmoid(beta x)."""
-    return _times(g, dy, smooth(g, "sigmoid", g.scale(x, beta)))
+    """dy sigmoid(beta x); dy where beta x is above the threshold."""
+    scaled = g.scale(x, beta)
+    slope = smooth(g, "sigmoid", scaled)
+    if threshold < 12.0:
+        slope = g.add(slope, g.select(above(g, scaled, threshold), g.offset(g.linear("neg", slope), 1.0)))
+    return _times(g, dy, slope)
 
 
 @lowers(aten.log_sigmoid_forward.default)

@@ -53,7 +53,7 @@ def ne(g: Builder, x, y):
     if all(isinstance(v, Value) and v.boolean for v in (x, y)):
         return differ(g, x, y)
     if isinstance(y, float) and math.isinf(y):
-        return g.float(torch.ones, x.shape, shape=x.shape, integer=True)
+        return g.float(torch.ones, x.shape, dtype=torch.bool, shape=x.shape, integer=True)
     return nonzero(g, difference(g, x, y))
 
 
@@ -138,4 +138,4 @@ def all_(g: Builder, x, dim=None, keepdim=False):
 @lowers(aten.isnan.default, aten.isinf.default)
 def never(g: Builder, x):
     """Fixed-point numbers are all finite: false everywhere."""
-    return g.float(torch.zeros, x.shape, shape=x.shape, integer=True)
+    return g.float(torch.zeros, x.shape, dtype=torch.bool, shape=x.shape, integer=True)

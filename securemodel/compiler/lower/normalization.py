@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from securemodel.compiler.builder import Builder, Value
-from securemodel.compiler.lower.arithmetic import mean
+from securemodel.compiler.lower.arithmetic import axes, mean
 from securemodel.compiler.lower.positive import by_powers, powers_of_16, root_of_few
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
@@ -72,9 +72,15 @@ def log_softmax(g: Builder, x, dim, half_to_float=False):
 
 @lowers(aten.logsumexp.default)
 def logsumexp(g: Builder, x, dim, keepdim=False):
-    """max + log(sum of exp(x - max)) along one axis."""
-    dim = (dim[0] if isinstance(dim, (list, tuple)) else dim) % x.ndim
-    x = g.rescale(x)
+    """max + log(sum of exp(x - max)) along axes."""
+    dims = axes(x, dim)
+    if len(dims) > 1:
+        rest = [d for d in range(x.ndim) if d not in dims]
+        together = g.linear("permute", x, dims=rest + dims)
+        flat = [*(x.shape[d] for d in rest), math.prod(x.shape[d] for d in dims)]
+        out = logsumexp(g, g.reshape(together, flat), -1)
+        return g.reshape(out, [1 if d in dims else s for d, s in enumerate(x.shape) if keepdim or d not in dims])
+    dim, x = dims[0], g.rescale(x)
     top = largest(g, x, dim)
     powers = smooth(g, "exp_below_zero", g.sub(x, g.expand(top, x.shape)))
     out = g.add(top, _log_of_sum(g, g.linear("sum", powers, dims=[dim], keepdim=True), x.shape[dim]))

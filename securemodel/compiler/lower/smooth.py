@@ -86,8 +86,20 @@ def mish(g: Builder, x):
 
 @lowers(aten.softplus.default)
 def softplus(g: Builder, x, beta=1.0, threshold=20.0):
-    """log(1 + exp(beta x)) / beta."""
-    return g.scale(smooth(g, "softplus", g.scale(x, beta)), 1.0 / beta)
+    """log(1 + exp(beta x)) / beta; x where beta x is above the threshold."""
+    scaled = g.scale(x, beta)
+    out = g.scale(smooth(g, "softplus", scaled), 1.0 / beta)
+    if threshold >= _STRAIGHT:
+        return out
+    return g.add(out, g.select(above(g, scaled, threshold), g.sub(g.rescale(x), out)))
+
+
+_STRAIGHT = 12.0  # from here on, softplus(x) - x is less than half a unit
+
+
+def above(g: Builder, x: Value, threshold: float) -> Value:
+    """The secret bit x > threshold."""
+    return g.is_negative(g.linear("neg", g.offset(x, -threshold)))
 
 
 @lowers(aten.log_sigmoid.default)
