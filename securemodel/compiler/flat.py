@@ -44,7 +44,7 @@ def _both_branches(module: GraphModule, node: Node) -> None:
                 name = f"{branch.target}_{attribute.target}"
                 setattr(module, name, getattr(inner, attribute.target))
                 known[attribute] = graph.get_attr(name)
-            made.append(list(graph.graph_copy(inner.graph, known)))
+            made.append(list(cast(Any, graph.graph_copy(inner.graph, known))))
         for new in set(graph.nodes) - before:
             new.meta |= {name: node.meta[name] for name in ("stack_trace", "nn_module_stack") if name in node.meta}
     with graph.inserting_before(node):
