@@ -14,13 +14,13 @@ import torch
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.choosing import (
-    added_at,
     added_one_by_one,
     positions_of_axis,
     positions_one_by_one,
     rows_one_by_one,
     spread_one_by_one,
 )
+from securemodel.compiler.lower.positions import front_of, put_at, read_at, scattered
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -63,13 +63,10 @@ def _is_known(g: Builder, index: Value) -> bool:
     return True
 
 
-def _front_of(g: Builder, index: Value, count: int) -> Value:
-    return index if index.secret else g.float(_from_the_front, index, count, shape=index.shape, integer=True)
-
-
-def _from_the_front(index: torch.Tensor, count: int) -> torch.Tensor:
-    """Positions without negative ones, which count from the end."""
-    return torch.where(index < 0, index + count, index)
+def _are_open(g: Builder, indices: Sequence[Value | None]) -> bool:
+    """Whether some of these positions are not known when the program is compiled, and none is a mask."""
+    given = [i for i in indices if i is not None]
+    return not any(i.boolean for i in given) and not all(_is_known(g, i) for i in given)
 
 
 @lowers(aten.index.Tensor)
@@ -78,10 +75,13 @@ def index(g: Builder, x, indices):
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and not indices[given[0]].boolean and not _is_known(g, indices[given[0]]):
         dim = given[0]
-        return positions_of_axis(g, x, dim, _front_of(g, indices[dim], x.shape[dim]))
+        return positions_of_axis(g, x, dim, front_of(g, indices[dim], x.shape[dim]))
     if (lines := _lines(g, x, indices)) is not None:
         numbers, index = lines
         return rows_one_by_one(g, moved(g, lambda given: given.flatten()[numbers], x), index)
+    if _are_open(g, indices):
+        known = [g.known(i) if i is not None and _is_known(g, i) else None for i in indices]
+        return read_at(g, x, indices, known)
     indices = _positions(g, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:
@@ -103,7 +103,7 @@ def _lines(g: Builder, x: Value, indices: Sequence) -> tuple[torch.Tensor, Value
     shape = torch.broadcast_shapes(indices[at].shape, *(i.shape for i in known))
     numbers = torch.arange(math.prod(x.shape)).reshape(x.shape).movedim(at, len(known))
     chosen = numbers[tuple(i.expand(shape) for i in known)]
-    index = _front_of(g, indices[at], x.shape[at])
+    index = front_of(g, indices[at], x.shape[at])
     if index.secret:
         return chosen, g.linear("expand", index, shape=list(shape))
     return chosen, g.float(torch.Tensor.expand, index, list(shape), shape=shape, integer=True)
@@ -191,10 +191,12 @@ def copy(g: Builder, x, source, non_blocking=False):
 @lowers(aten.scatter.src)
 def scatter(g: Builder, x, dim, index, source):
     """x with elements of source written to positions of one axis; where nobody knows them, they must be distinct."""
-    if not _is_known(g, index):
+    if index.secret:
         written = added_one_by_one(g, x, dim, index, _corner(g, source, index.shape))
         hit = added_one_by_one(g, x, dim, index, g.float(torch.ones, list(index.shape), shape=index.shape, integer=True))
         return g.add(g.mul(x, g.sub(g.constant(torch.tensor(1)), hit)), written)
+    if not _is_known(g, index):
+        return scattered(g, x, dim, index, source, "write")
     index = g.known(index)
     return moved(g, lambda numbers, given: numbers.scatter(dim, index, given), x, source)
 
@@ -202,8 +204,8 @@ def scatter(g: Builder, x, dim, index, source):
 @lowers(aten.scatter.value)
 def scatter_number(g: Builder, x, dim, index, value):
     """x with a public number written to positions of one axis; where nobody knows them, to one in each line."""
-    if not _is_known(g, index) and index.shape[dim] != 1:
-        raise CannotLower("a number written to several positions that are not known", "use one_hot, and the amax of it")
+    if index.secret and index.shape[dim] != 1:
+        raise CannotLower("a number written to several positions that nobody knows", "use one_hot, and the amax of it")
     return scatter(g, x, dim, index, _filled(g, index.shape, value))
 
 
@@ -220,9 +222,9 @@ def masked_scatter(g: Builder, x, mask, source):
 
 @lowers(aten.index_put.default)
 def index_put(g: Builder, x, indices, values, accumulate=False):
-    """x with values written to public positions, or added there; a secret mask takes one number.
+    """x with values written to positions, or added there; a mask that only one party or nobody knows takes one number.
 
-    They are also added to positions of one of the first axes that a secret index names, which may not be negative.
+    Positions that nobody knows may not be negative, and only one value may be written there.
     """
     if accumulate and (lines := _lines(g, x, indices)) is not None:
         numbers, index = lines
@@ -231,13 +233,20 @@ def index_put(g: Builder, x, indices, values, accumulate=False):
     (mask, *more) = [i for i in indices if i is not None]
     if mask.secret and mask.boolean and mask.shape == x.shape and values.shape == () and not more and not accumulate:
         return g.add(x, g.mul(g.sub(values, x), mask))
-    if accumulate and not more and indices[0] is mask and not mask.boolean and not _is_known(g, mask):
-        values = g.linear("expand", values, shape=[*mask.shape, *x.shape[1:]])
-        return g.add(x, added_at(g, _front_of(g, mask, x.shape[0]), values, x.shape[0]))
+    alone = not more and indices[0] is mask and values.shape == () and not accumulate
+    if alone and mask.boolean and mask.owner is not None and not _is_known(g, mask):
+        own = g.float(_numbers, mask, x.ndim, shape=(*mask.shape, *[1] * (x.ndim - mask.ndim)), integer=True)
+        return g.add(x, g.mul(g.sub(g.linear("expand", values, shape=list(x.shape)), x), own))
+    if _are_open(g, indices):
+        return put_at(g, x, indices, values, accumulate)
     indices = _positions(g, indices)
     if accumulate:
         return _added(g, x, aten.index(torch.arange(math.prod(x.shape)).reshape(x.shape), indices), values)
     return moved(g, lambda numbers, given: aten.index_put(numbers, indices, given), x, values)
+
+
+def _numbers(mask: torch.Tensor, ndim: int) -> torch.Tensor:
+    return mask.to(torch.int64).reshape(*mask.shape, *[1] * (ndim - mask.ndim))
 
 
 @lowers(aten.scatter_add.default)
@@ -277,7 +286,9 @@ def repeat_interleave(g: Builder, x, repeats, dim=None, output_size=None):
 
 @lowers(aten.scatter_reduce.two)
 def scatter_reduce(g: Builder, x, dim, index, source, reduce, include_self=True):
-    """Sums at public positions; other reductions have no secure version."""
-    if reduce != "sum" or not include_self:
-        raise CannotLower(f"scatter_reduce with {reduce!r}", "use sums, with include_self=True")
-    return scatter_add(g, x, dim, index, source)
+    """Sums, means, largest and smallest values at positions of one axis; at secret ones, sums alone."""
+    if reduce == "prod":
+        raise CannotLower("scatter_reduce with 'prod'", "use sums, of logarithms say")
+    if reduce == "sum" and include_self:
+        return scatter_add(g, x, dim, index, source)
+    return scattered(g, x, dim, index, source, reduce, include_self)
