@@ -1,6 +1,9 @@
 """Models of other libraries as torch modules, which `securemodel.compile` takes; `import securemodel` does not load it."""
 
+from securemodel.models.catboost import from_catboost
+from securemodel.models.lightgbm import from_lightgbm
 from securemodel.models.sklearn import from_sklearn
 from securemodel.models.structure import from_structure, structure
+from securemodel.models.xgboost import from_xgboost
 
-__all__ = ["from_sklearn", "from_structure", "structure"]
+__all__ = ["from_catboost", "from_lightgbm", "from_sklearn", "from_structure", "from_xgboost", "structure"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,20 @@ def groups_of(columns: Sequence[Sequence[int | str]] | None, width: int, names: 
             explain(f"columns= does not name each of {width} columns once", fix="one list of columns for each input")
         )
     return groups
+
+
+@contextmanager
+def reading(library: str) -> Iterator[None]:
+    """Faults of a text that is no model, or one of an unknown version, as an InputError."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(
+            explain(f"this is no model of {library} that can be read", why=f"{type(problem).__name__}: {problem}",
+                    fix="save it again, or see which versions are read in docs/models-classical.md")
+        ) from problem  # fmt: skip
 
 
 def settled(module: nn.Module, classes: Any, names: Sequence[str]) -> nn.Module:

@@ -161,8 +161,8 @@ class Trees:
     `float32`: what the library compares; `single`: whether codes are of float32, too.
     """
 
-    def __init__(self, outputs: int, single: bool) -> None:
-        self.outputs, self.single, self.float32 = outputs, single, single
+    def __init__(self, outputs: int, single: bool, flat: bool = False) -> None:
+        self.outputs, self.single, self.float32, self.flat = outputs, single, single, flat
         self.start = np.zeros(outputs)
         self._coded: dict[Coded, int] = {}
         self._equal: dict[Equals, int] = {}
@@ -170,14 +170,17 @@ class Trees:
         self._paths: list[list[tuple[tuple, bool]]] = []
         self._leaves: list[np.ndarray] = []
 
-    def number(self, column: int, threshold: int, missing: Missing = "refused") -> tuple:
+    def number(self, column: int, threshold: int, missing: Missing = "refused", also: float | None = None) -> tuple:
         """The condition code < threshold of a column, which holds for missing values where they are "low"."""
-        source = Coded(int(column), self.single, missing)
+        source = Coded(int(column), self.single, missing, also, self.flat)
         return "number", self._coded.setdefault(source, len(self._coded)), int(threshold)
 
-    def category(self, column: int, values: Iterable[float]) -> tuple:
-        """The condition that a column is one of these values; NaN among them is what is missing."""
-        sources = [Equals(int(column), float(value)) for value in values]
+    def category(self, column: int, values: Iterable[float], known: tuple[float, ...] | None = None) -> tuple:
+        """The condition that a column is one of these values; NaN among them is what is missing.
+
+        `known`: its values, where others are refused.
+        """
+        sources = [Equals(int(column), float(value), known) for value in values]
         found = [self._equal.setdefault(s, len(self._equal)) for s in _without_two_nans(sources)]
         return "category", tuple(sorted(set(found)))
 
@@ -217,7 +220,7 @@ class Trees:
 
 def _without_two_nans(sources: list[Equals]) -> list[Equals]:
     """NaN is not equal to itself: one object stands for all of them in tables."""
-    return [Equals(s.column, _NAN) if math.isnan(s.value) else s for s in sources]
+    return [Equals(s.column, _NAN, s.known) if math.isnan(s.value) else s for s in sources]
 
 
 _NAN = math.nan

@@ -10,8 +10,9 @@ from torch import nn
 Output = Literal["probabilities", "scores", "class", "value"]
 """What a classifier's module gives: predict_proba, decision_function, or the index of the class in `classes`; "value" is
 that of a regressor."""
-Link = Literal["none", "sigmoid", "softmax", "shares", "exp", "counts"]
-"""From scores to probabilities: "shares" are sigmoids over their sum, "counts" are votes over their (public) sum."""
+Link = Literal["none", "sigmoid", "softmax", "each", "exp", "counts"]
+"""From scores to probabilities: "sigmoid" of several scores is divided by their sum, "each" is not; "counts" are votes
+over their (public) sum."""
 
 
 class Head(nn.Module):
@@ -37,8 +38,22 @@ class Head(nn.Module):
         if self.output == "scores":
             return scores.squeeze(1) if scores.shape[1] == 1 else scores
         if self.output == "value":
-            return (scores.exp() if self.link == "exp" else scores).squeeze(1)
+            links = {"exp": torch.exp, "sigmoid": torch.sigmoid}
+            return links.get(self.link, torch.clone)(scores).squeeze(1)
         if self.link == "softmax":
             return scores.softmax(1)
         chance = scores.sigmoid()
+        if self.link == "each":
+            return chance
         return torch.cat([1 - chance, chance], 1) if scores.shape[1] == 1 else chance / chance.sum(1, keepdim=True)
+
+
+class Times(nn.Module):
+    """Scores times a public number."""
+
+    def __init__(self, body: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.body, self.factor = body, factor
+
+    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        return self.body(*columns) * self.factor

@@ -12,7 +12,7 @@ from torch import nn
 from protocols.errors import explain
 from securemodel.errors import InputError
 from securemodel.models.forest import Trees
-from securemodel.models.heads import Head, Output
+from securemodel.models.heads import Head, Output, Times
 from securemodel.models.sources import code_at_most
 
 Columns = Sequence[Sequence[int]]
@@ -108,17 +108,8 @@ def _boosted(estimator: Any, columns: Columns, output: Output, inputs: Any) -> n
         return Head(trees.module(columns), "value")
     body, exponential = trees.module(columns), estimator.loss == "exponential"
     if exponential and output == "probabilities":
-        return Head(_Times(body, 2.0), output, "sigmoid")
+        return Head(Times(body, 2.0), output, "sigmoid")
     return Head(body, output, "sigmoid" if outputs == 1 else "softmax")
-
-
-class _Times(nn.Module):
-    def __init__(self, body: nn.Module, factor: float) -> None:
-        super().__init__()
-        self.body, self.factor = body, factor
-
-    def forward(self, *columns):
-        return self.body(*columns) * self.factor
 
 
 def _ada(estimator: Any, columns: Columns, output: Output, inputs: Any) -> nn.Module:
@@ -135,7 +126,7 @@ def _ada(estimator: Any, columns: Columns, output: Output, inputs: Any) -> nn.Mo
     if output != "probabilities":
         return Head(body, output)
     return Head(
-        body if classes == 2 else _Times(body, 1 / (classes - 1)), output, "sigmoid" if classes == 2 else "softmax"
+        body if classes == 2 else Times(body, 1 / (classes - 1)), output, "sigmoid" if classes == 2 else "softmax"
     )
 
 

@@ -13,23 +13,30 @@ import numpy as np
 import torch
 from torch import nn
 
-Missing = Literal["low", "high", "refused"]
-"""Where a missing value stands among the numbers: below all of them, above them, or nowhere."""
+Missing = Literal["low", "high", "zero", "refused"]
+"""Where a missing value stands among the numbers: below all of them, above them, at zero, or nowhere."""
 
 LOW_BITS = 26
 _LOW = (1 << LOW_BITS) - 1
 _BITS = {True: 31, False: 52}
+_ZERO = 1.0000000180025095e-35
+"""LightGBM's zero reaches so far."""
 _NOWHERE = 1 << 60
 """A code that no program has room for: its owner is told so before anything is sent."""
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A column as whole numbers in the order of its values; `single`: as float32 first, which some libraries compare."""
+    """A column as whole numbers in the order of its values; `single`: as float32 first, which some libraries compare.
+
+    `also` is a number that stands for what is missing, beside NaN. `flat`: what LightGBM takes for zero is zero.
+    """
 
     column: int
     single: bool
     missing: Missing = "refused"
+    also: float | None = None
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Equals:
-    """1 where a column is this value, else 0; NaN is what is missing."""
+    """1 where a column is this value, else 0; NaN is what is missing. `known`: the values it may have, if others are refused."""
 
     column: int
     value: float
+    known: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,15 +150,27 @@ def _made(sources: Sequence[Any], x: torch.Tensor) -> torch.Tensor:
     values = lambda name: torch.tensor([getattr(source, name) for source in sources], dtype=torch.float64)
     if isinstance(sources[0], Coded):
         bits = _BITS[sources[0].single]
-        stands = {"low": -(1 << bits), "high": (1 << bits) - 1, "refused": _NOWHERE}
-        missing = torch.tensor([stands[source.missing] for source in sources])
-        return halves(torch.where(x.isnan(), missing, code(x, sources[0].single)))
+        stands = {"low": -(1 << bits), "high": (1 << bits) - 1, "zero": 0, "refused": _NOWHERE}
+        x = torch.where(x.abs() <= _ZERO, 0.0, x) if sources[0].flat else x
+        gone, missing = x.isnan(), torch.tensor([stands[source.missing] for source in sources])
+        if any(source.also is not None for source in sources):
+            also = torch.tensor([float("nan") if s.also is None else s.also for s in sources], dtype=torch.float64)
+            gone = gone | ((x.float() == also.float()) if sources[0].single else (x.double() == also))
+        return halves(torch.where(gone, missing, code(x, sources[0].single)))
     x = x.double()
     if isinstance(sources[0], Above):
         return (x > values("value")).long()
     if isinstance(sources[0], Equals):
         wanted = values("value")
-        return torch.where(wanted.isnan(), x.isnan(), x == wanted).long()
+        made = torch.where(wanted.isnan(), x.isnan(), x == wanted).long()
+        if all(source.known is None for source in sources):
+            return made
+        strange = [
+            torch.zeros_like(column, dtype=torch.bool) if source.known is None
+            else ~(column.isnan() | (column.unsqueeze(1) == torch.tensor(source.known, dtype=torch.float64)).any(1))
+            for source, column in zip(sources, x.unbind(1), strict=True)
+        ]  # fmt: skip
+        return torch.where(torch.stack(strange, 1), _NOWHERE, made)
     given = [source.missing for source in sources]
     instead = torch.tensor([float("nan") if m is None else m for m in given], dtype=torch.float64)
     return torch.where(x.isnan(), instead, x) * 2.0 ** -values("exponent")

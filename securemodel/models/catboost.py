@@ -1,0 +1,103 @@
+"""Models of CatBoost as torch modules, read from its JSON: `from_catboost`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from protocols.errors import InputError, explain
+from securemodel.models.columns import groups_of, reading, settled
+from securemodel.models.forest import Trees
+from securemodel.models.heads import Head, Link, Output
+from securemodel.models.sources import Missing, code_at_most
+
+_LINKS: dict[str, Link] = {
+    "Logloss": "sigmoid", "CrossEntropy": "sigmoid", "MultiClass": "softmax", "MultiClassOneVsAll": "each",
+    "Poisson": "exp", "Tweedie": "exp",
+    "RMSE": "none", "MAE": "none", "Quantile": "none", "MAPE": "none", "Huber": "none", "LogCosh": "none", "Expectile": "none",
+}  # fmt: skip
+_CLASSIFIERS = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
+
+
+@reading("CatBoost")
+def from_catboost(
+    model: Any, *, columns: Sequence[Sequence[int | str]] | None = None, output: Output | None = None
+) -> nn.Module:
+    """The module of a fitted CatBoost model, or of a JSON file that `save_model(..., format="json")` wrote.
+
+    `columns` and `output` are those of `from_sklearn`; "scores" are raw values (`prediction_type="RawFormulaVal"`). Columns
+    of categories and of text are refused: CatBoost replaces them by statistics of the training data.
+
+    Raises InputError for forms that are not read.
+    """
+    if isinstance(model, (str, Path)):
+        whole = json.loads(Path(model).read_text())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_model(f"{folder}/model.json", format="json")
+            whole = json.loads(Path(folder, "model.json").read_text())
+    info = whole["features_info"]
+    if info.get("categorical_features") or info.get("text_features") or info.get("embedding_features"):
+        raise InputError(explain("columns of categories or of text in CatBoost", fix="encode them before fitting"))
+    objective = json.loads(json.dumps(whole["model_info"]["params"]))["loss_function"]["type"]
+    if objective not in _LINKS:
+        raise InputError(explain(f"the loss {objective!r}", fix=f"losses that are read: {', '.join(_LINKS)}"))
+    classifier = objective in _CLASSIFIERS
+    wanted: Output = output or ("probabilities" if classifier else "value")
+    if classifier == (wanted == "value"):
+        raise InputError(explain(f"output={wanted!r} of {objective}", fix="see the documentation of from_sklearn"))
+    floats = info["float_features"]
+    scale, bias = whole["scale_and_bias"]
+    trees = Trees(len(bias), single=True)
+    treatments: dict[str, Missing] = {"AsIs": "low", "AsFalse": "low", "AsTrue": "high"}
+    places = [(f["flat_feature_index"], treatments[f["nan_value_treatment"]]) for f in floats]
+    for tree in whole.get("oblivious_trees", []):
+        _add_oblivious(trees, tree, places, scale)
+    for tree in whole.get("trees", []):
+        _add_nested(trees, tree, places, scale)
+    trees.start = trees.start + np.array(bias, float)
+    names = [f["feature_id"] for f in sorted(floats, key=lambda f: f["flat_feature_index"])]
+    width = 1 + max(f["flat_feature_index"] for f in floats)
+    body = trees.module(groups_of(columns, width, names))
+    known = whole["model_info"].get("class_params", {}).get("class_names") if classifier else None
+    return settled(Head(body, wanted, _LINKS[objective]), known, names)
+
+
+def _condition(trees: Trees, split: dict, places: list[tuple[int, Missing]]) -> tuple:
+    """That a value is not above the border."""
+    column, missing = places[split["float_feature_index"]]
+    return trees.number(column, int(code_at_most(split["border"], single=True)), missing)
+
+
+def _add_oblivious(trees: Trees, tree: dict, places: list[tuple[int, Missing]], scale: float) -> None:
+    """One split a level: bit i of a leaf's number says whether a row is above border i."""
+    conditions = [_condition(trees, split, places) for split in tree["splits"]]
+    leaves = np.array(tree["leaf_values"], float).reshape(-1, trees.outputs) * scale
+    first = len(leaves)  # nodes of level i are numbered first * i + bits so far
+
+    def split(node: int):
+        level, bits = divmod(node, first)
+        if level == len(conditions):
+            return None
+        return conditions[level], first * (level + 1) + bits, first * (level + 1) + bits + (1 << level)
+
+    trees.add(split, lambda node: leaves[node % first])
+
+
+def _add_nested(trees: Trees, tree: dict, places: list[tuple[int, Missing]], scale: float) -> None:
+    nodes = [tree]
+
+    def split(node: int):
+        here = nodes[node]
+        if "split" not in here:
+            return None
+        nodes.extend([here["left"], here["right"]])
+        return _condition(trees, here["split"], places), len(nodes) - 2, len(nodes) - 1
+
+    trees.add(split, lambda node: np.array(nodes[node]["value"], float).reshape(-1) * scale)
