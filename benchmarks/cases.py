@@ -94,6 +94,7 @@ ALL: tuple[Case | steps.StepCase, ...] = (
     _case("softmax", lambda: models.WithParameter(lambda x: torch.softmax(x, 1)), (1000, 128)),
     _case("argmax", lambda: models.WithParameter(lambda x: x.argmax(1)), (10_000, 10)),
     _case("sort", lambda: models.WithParameter(lambda x: x.sort()[0]), (10_000,)),
+    _case("forest", models.forest, (1000, 20)),
     _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
     _case("encoder_layer", models.encoder_layer, (1, 32, 384)),
     _case("minilm6", models.minilm6, (1, 32, 384)),

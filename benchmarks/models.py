@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from securemodel.models.forest import Trees
+from securemodel.models.sources import code_less
+
 VGG16_PLAN = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 
 
@@ -134,3 +137,16 @@ class EncoderClassifier(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.encoder(self.embedding(tokens) + self.positions).mean(1))
+
+
+def forest(trees: int = 100, depth: int = 6, columns: int = 20) -> nn.Module:
+    """A forest of full trees with one output, each condition on a column and a threshold of its own."""
+    made, inner = Trees(1, single=True), 2**depth - 1
+    for _ in range(trees):
+        reads = torch.randint(columns, (inner,)).tolist()
+        codes, leaves = code_less(torch.randn(inner).numpy()), torch.randn(inner + 1).double().numpy()
+        split = lambda node, reads=reads, codes=codes: (
+            None if node >= inner else (made.number(reads[node], codes[node]), 2 * node + 1, 2 * node + 2)
+        )
+        made.add(split, lambda node, leaves=leaves: leaves[node - inner : node - inner + 1])
+    return made.module([range(columns)], 1 / trees)
