@@ -65,6 +65,11 @@ row(aten.mm.default, Weighted(lambda x, w: torch.mm(x, w), (5, 4)), MATRIX)
 row(aten.mm.default, lambda x, y: torch.mm(x, y), ((4, 4), (4, 2)))
 row(aten.bmm.default, lambda x, y: torch.bmm(x, y), ((2, 3, 5), (2, 5, 4)))
 row(aten.baddbmm.default, lambda x, y, b: torch.baddbmm(b, x, y), ((2, 3, 5), (2, 5, 4), (3, 1)))
+row(
+    aten.baddbmm.default,
+    lambda x, y, b: (torch.baddbmm(b, x, y, beta=0.5, alpha=-2.0), torch.baddbmm(b, x, y, beta=0, alpha=0.25)),
+    ((2, 3, 5), (2, 5, 4), (3, 4)),
+)
 row(aten.baddbmm.default, Weighted(lambda x, y, b: torch.baddbmm(b, x, y), (2, 3, 4)), ((2, 3, 5), (2, 5, 4)))
 row(aten.matmul.default, lambda x, y: x @ y, ((2, 3, 5), (2, 5, 4)))
 row(aten.matmul.default, lambda x, y: x @ y, ((3, 1, 2, 5), (3, 5, 4)))
@@ -303,6 +308,11 @@ row(aten.gru.input, nn.GRU(9, 3, batch_first=True), SEQUENCE)
 row((aten.rnn_tanh.input,), nn.RNN(9, 3, batch_first=True), SEQUENCE)
 row((aten.rnn_relu.input,), nn.RNN(9, 3, batch_first=True, nonlinearity="relu"), SEQUENCE)
 row(aten.scaled_dot_product_attention.default, lambda x: F.scaled_dot_product_attention(x, x, x), SEQUENCE)
+row(
+    aten.scaled_dot_product_attention.default,
+    lambda q, k: F.scaled_dot_product_attention(q, k, k * 0.5, is_causal=True, enable_gqa=True),
+    ((2, 4, 3, 5), (2, 2, 3, 5)),
+)
 row(aten.masked_fill.Tensor, lambda x: x.masked_fill(x > 0, torch.tensor(2.0)), MATRIX)
 row((aten.where.self, aten.masked_fill.Scalar), lambda x: (torch.where(x > 0, x, -x), x.masked_fill(x > 0, 2)), MATRIX)
 

@@ -23,13 +23,20 @@ def _bias(g: Builder, mask: Value) -> Value:
     return g.float(torch.clamp, mask, g.forbidden, -g.forbidden, shape=mask.shape)
 
 
+def _repeated(g: Builder, x: Value, times: int) -> Value:
+    """Each head of keys or values for as many heads of queries (Ainslie et al. 2023)."""
+    return g.linear("index", x, dim=x.ndim - 3, index=[head // times for head in range(times * x.shape[-3])])
+
+
 @lowers(aten.scaled_dot_product_attention.default)
 def scaled_dot_product_attention(
     g: Builder, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False
 ):
-    """softmax(q k^T scale + mask) v (Vaswani et al. 2017)."""
-    if enable_gqa or dropout_p:
-        raise CannotLower("grouped queries and dropout in attention", "repeat the keys; call model.eval()")
+    """softmax(q k^T scale + mask) v (Vaswani et al. 2017); with enable_gqa, several heads of q read one of k and v."""
+    if dropout_p:
+        raise CannotLower("dropout in attention", "call model.eval()")
+    if enable_gqa:
+        k, v = (_repeated(g, x, q.shape[-3] // x.shape[-3]) for x in (k, v))
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     turned = g.linear("permute", k, dims=[*range(k.ndim - 2), k.ndim - 1, k.ndim - 2])
     scores = g.scale(g.bilinear("matmul", q, turned), scale)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.arithmetic import finite
 from securemodel.compiler.lower.layout import t
 from securemodel.compiler.lower.registry import lowers
@@ -63,10 +63,9 @@ def addbmm(g: Builder, bias, x, y, beta=1, alpha=1):
 
 @lowers(aten.baddbmm.default)
 def baddbmm(g: Builder, bias, x, y, beta=1, alpha=1):
-    """bias + x y for batches of matrices."""
-    if beta != 1 or alpha != 1:
-        raise CannotLower("baddbmm with factors", "write the product and the sum apart")
-    return g.add(g.bilinear("matmul", x, y), finite(g, bias))
+    """beta bias + alpha x y for batches of matrices."""
+    product = g.scale(g.bilinear("matmul", x, y), alpha)
+    return g.add(product, g.scale(finite(g, bias), beta)) if beta else product
 
 
 @lowers(aten.mm.default, aten.bmm.default, aten.matmul.default)
