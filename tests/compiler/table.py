@@ -92,6 +92,12 @@ for options in (
 ):
     row(aten.conv2d.default, nn.Conv2d(4, 8, 3, **options), IMAGE)
 row(aten.conv2d.default, nn.Conv2d(4, 2, (1, 4)), IMAGE)
+VOLUME = ((2, 4, 5, 4, 6),)
+for options in ({}, {"stride": (2, 1, 2), "padding": (1, 0, 2), "dilation": (1, 1, 2)}, {"groups": 2, "padding": 2}):
+    row(aten.convolution.default, nn.Conv3d(4, 6, 3, bias="groups" not in options, **options), VOLUME)
+for options in ({}, {"stride": (2, 1, 3), "padding": (1, 0, 2), "output_padding": (1, 0, 2)}, {"dilation": 2}):
+    row(aten.convolution.default, nn.ConvTranspose3d(4, 6, 3, groups=2, **options), VOLUME)
+row(aten.max_pool3d.default, nn.MaxPool3d(3, 2, 1), VOLUME)
 row(aten.conv2d.default, nn.Conv2d(4, 2, 3), ((4, 6, 6),))
 row(aten.conv2d.padding, nn.Conv2d(4, 3, 3, padding="same"), IMAGE)
 row(aten.conv2d.padding, nn.Conv2d(4, 3, (2, 4), padding="same", dilation=(1, 2)), IMAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -15,18 +16,62 @@ aten = torch.ops.aten
 
 def _axes(x: Value) -> int:
     if x.ndim not in (3, 4):
-        raise CannotLower(f"a convolution over {x.ndim - 2} axes", "use one over 1 or 2 axes")
+        raise CannotLower(f"the gradient of a convolution over {x.ndim - 2} axes", "use one over 1 or 2 axes")
     return x.ndim - 2
 
 
 @lowers(aten.convolution.default)
 def convolution(g: Builder, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
-    """Convolution, also transposed."""
+    """Convolution, also transposed; over three axes as a sum of those of planes."""
     axes = {"stride": stride, "padding": padding, "dilation": dilation}
     if transposed:
         axes["output_padding"] = output_padding
+    if x.ndim == 5:
+        return _of_volumes(g, x, w, bias, {name: each_axis(v, 3) for name, v in axes.items()}, groups, transposed)
     kind = f"conv{'_transpose' if transposed else ''}{_axes(x)}d"
     return convolved(g, kind, x, w, bias, _axes(x), groups, axes)
+
+
+def _of_volumes(
+    g: Builder, x: Value, w: Value, bias: Value | None, axes: dict[str, list[int]], groups: int, transposed: bool
+) -> Value:
+    """For each tap along the depth, one convolution of all planes that it reads, or that are written by it."""
+    (step, *_), (pad, *_), (gap, *_) = (axes[name] for name in ("stride", "padding", "dilation"))
+    depth, taps = x.shape[2], w.shape[2]
+    inner = {name: v[1:] for name, v in axes.items()}
+    if transposed:
+        planes = (depth - 1) * step + gap * (taps - 1) + 1 + axes["output_padding"][0] - 2 * pad
+    else:
+        planes = (depth + 2 * pad - gap * (taps - 1) - 1) // step + 1
+    zeros = g.linear("pad", x, pads=[0, 0, 0, 0, pad, pad]) if pad and not transposed else x
+    total: Value | None = None
+    for tap in range(taps):
+        start = gap * tap
+        read = x if transposed else g.slice(zeros, 2, start, start + (planes - 1) * step + 1, step)
+        made = _of_planes(g, read, _plane(g, w, tap), inner, groups, transposed)
+        if transposed:
+            at = [divmod(plane + pad - start, step) for plane in range(planes)]
+            places = [place if not rest and 0 <= place < depth else depth for place, rest in at]
+            made = g.linear("index", g.linear("pad", made, pads=[0, 0, 0, 0, 0, 1]), dim=2, index=places)
+        total = made if total is None else g.add(total, made)
+    whole = cast(Value, total)
+    if bias is None:
+        return whole
+    along = (bias.shape[0], 1, 1, 1)
+    return g.add(whole, g.reshape(bias, along) if bias.secret else g.float(torch.reshape, bias, along, shape=along))
+
+
+def _plane(g: Builder, w: Value, tap: int) -> Value:
+    shape = (*w.shape[:2], *w.shape[3:])
+    return g.reshape(g.slice(w, 2, tap, tap + 1), shape) if w.secret else g.float(torch.select, w, 2, tap, shape=shape)
+
+
+def _of_planes(g: Builder, x: Value, w: Value, axes: dict[str, list[int]], groups: int, transposed: bool) -> Value:
+    """The planes of x [N, C, D, H, W] convolved each, as [N, C', D, H', W']."""
+    turned = g.linear("permute", x, dims=[0, 2, 1, 3, 4])
+    images = g.linear("reshape", turned, shape=[turned.shape[0] * turned.shape[1], *turned.shape[2:]])
+    made = convolved(g, f"conv{'_transpose' if transposed else ''}2d", images, w, None, 2, groups, axes)
+    return g.linear("permute", g.reshape(made, [*turned.shape[:2], *made.shape[1:]]), dims=[0, 2, 1, 3, 4])
 
 
 @lowers(aten.convolution_backward.default)

@@ -85,6 +85,12 @@ def max_pool1d(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_m
     return _max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 1)
 
 
+@lowers(aten.max_pool3d.default)
+def max_pool3d(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Largest value of each window of a volume."""
+    return _max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 3)
+
+
 @lowers(aten.max_pool2d_with_indices.default)
 def max_pool2d_with_indices(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
     """Max pooling; the indices have no secure version, and only the gradient may use them."""
