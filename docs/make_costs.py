@@ -276,7 +276,6 @@ One party has the weights, the other the images (28 x 28).
 """
 
 
-
 # ---- the page of trainings
 def small_vgg() -> nn.Module:
     """Six convolutions of 3 x 3 in three pairs, each with max pooling after it, and two layers."""
