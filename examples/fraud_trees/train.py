@@ -15,7 +15,10 @@ from sklearn.ensemble import RandomForestClassifier
 
 from securemodel.models import from_sklearn, structure
 
-HERE, COLUMNS = Path(__file__).parent, {"bank": ["age_days", "balance", "limit"], "shop": ["amount", "items", "country"]}
+HERE, COLUMNS = (
+    Path(__file__).parent,
+    {"bank": ["age_days", "balance", "limit"], "shop": ["amount", "items", "country"]},
+)
 
 
 def purchases(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +41,9 @@ def main() -> None:
     save_file(model.state_dict(), HERE / "forest.safetensors")
     last = x[5000:5500]
     for at, (party, group) in enumerate(COLUMNS.items()):
-        np.savetxt(HERE / f"{party}.csv", last[:, 3 * at : 3 * at + 3], "%.10g", ",", header=",".join(group), comments="")
+        np.savetxt(
+            HERE / f"{party}.csv", last[:, 3 * at : 3 * at + 3], "%.10g", ",", header=",".join(group), comments=""
+        )
     np.savetxt(HERE / "truth.csv", np.column_stack([y[5000:5500], forest.predict_proba(last)[:, 1]]), "%.17g", ",")
     print(f"right on {np.mean(forest.predict(x[5000:]) == y[5000:]):.1%} of purchases that it has not seen")
 

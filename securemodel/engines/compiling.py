@@ -66,9 +66,7 @@ def compile_for(
     given = [at for at in range(len(example_inputs)) if at not in places]
     owners = _owners(inputs, _only(examples, given))
     owner = given_weights(weights)
-    check_owners(
-        owner, [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    )
+    check_owners(owner, [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     names = party_names(owner, owners, outputs, parties)
     _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
     captured = _with_state(capture_revealing(model, examples, reveal), places, example_inputs)

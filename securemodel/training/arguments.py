@@ -27,7 +27,9 @@ def check_arguments(
     if isinstance(parties, str) or not all(isinstance(name, str) for name in parties):
         _refuse(f"parties is {parties!r} and no list of names", 'write parties=["bank", "shop"]')
     if reveal is not None and not isinstance(reveal, (str, Mapping)):
-        _refuse(f"reveal is a {type(reveal).__name__}", 'write reveal={"loss": "all"}, or reveal="bank" for all results')
+        _refuse(
+            f"reveal is a {type(reveal).__name__}", 'write reveal={"loss": "all"}, or reveal="bank" for all results'
+        )
     if not isinstance(guard_every, int) or guard_every < 0:
         _refuse(f"guard_every = {guard_every!r}", "say every how many steps, or 0 for never")
     unknown = [name for name in batch.owners() if name not in parties]

@@ -72,7 +72,9 @@ class TrainingProgram(StepProgram):
 def kept_states(step: CapturedStep, frac_bits: int) -> Captured:
     """The captured graph with its states: parameters have twice the fractional bits, so that no small change is lost."""
     places = {name: node for node, name in step.captured.states.items()}
-    more = {name: frac_bits if state.kind == "parameter" or _is_square(state) else 0 for name, state in step.states.items()}
+    more = {
+        name: frac_bits if state.kind == "parameter" or _is_square(state) else 0 for name, state in step.states.items()
+    }
     kept = [
         Kept(places[name], name, state.output, None, more[name], large=_is_square(state))
         for name, state in step.states.items()

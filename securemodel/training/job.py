@@ -151,7 +151,10 @@ def _receivers(
     for name, to in wanted.items():
         if name not in names:
             raise CompileError(
-                explain(f"reveal names {name!r}, which the step does not return", fix=f"it returns {', '.join(names) or 'nothing'}")
+                explain(
+                    f"reveal names {name!r}, which the step does not return",
+                    fix=f"it returns {', '.join(names) or 'nothing'}",
+                )
             )
         if to is not None:
             check_receiver(to, repr(name), parties)

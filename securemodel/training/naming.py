@@ -41,7 +41,9 @@ def check(models: Mapping[str, Any], optimizers: Mapping[str, Any], evaluates: b
         if any(id(p) not in known for group in optimizer.param_groups for p in group["params"]):
             what = "it updates parameters that belong to none of the models"
             raise CompileError(explain(what, where=name, fix="give all models whose parameters are trained"))
-    for name, module in ((f"{name}.{path}", part) for name, model in models.items() for path, part in model.named_modules()):
+    for name, module in (
+        (f"{name}.{path}", part) for name, model in models.items() for path, part in model.named_modules()
+    ):
         if isinstance(module, torch.jit.ScriptModule):
             what = "a module of torch.jit has no code to trace"
             raise CompileError(explain(what, where=name.strip("."), fix="give the module that it was made of"))

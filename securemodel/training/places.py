@@ -75,7 +75,9 @@ class Local(Place):
         if me := current().me:
             what = f"this process is party {me!r}, and its script calls local() of a job"
             why = "every party would train alone, with the data of all in its own process"
-            raise ConfigError(explain(what, why=why, fix="call job.connect(); job.local() is for scripts that python runs"))
+            raise ConfigError(
+                explain(what, why=why, fix="call job.connect(); job.local() is for scripts that python runs")
+            )
         return cls(session)
 
     def swap(

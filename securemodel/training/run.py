@@ -277,7 +277,9 @@ class Run:
         """The numbers of the epochs up to `count` that are still to be made, after each of which the scheduler steps."""
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             what = "epochs() cannot step ReduceLROnPlateau, which needs a loss"
-            fix = "leave it out, and call schedule.step(loss) at the end of each epoch with a loss that all parties learn"
+            fix = (
+                "leave it out, and call schedule.step(loss) at the end of each epoch with a loss that all parties learn"
+            )
             raise InputError(explain(what, fix=f"{fix}; run.scheduled_by(schedule) keeps it in checkpoints"))
         self._start()
         self._steps = count * self.job.batches.steps_per_epoch

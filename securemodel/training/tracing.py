@@ -266,8 +266,13 @@ def outside_refused() -> Iterator[None]:
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
     """Modules that are compiled or checkpointed run as their code says: a trace does neither."""
-    before = {name: getattr(checkpoint, name) for name in ("CheckpointFunction", "_checkpoint_without_reentrant_generator")}
-    stands_in = {"CheckpointFunction": _NotKept, "_checkpoint_without_reentrant_generator": lambda *given, **named: iter((0,))}
+    before = {
+        name: getattr(checkpoint, name) for name in ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
+    }
+    stands_in = {
+        "CheckpointFunction": _NotKept,
+        "_checkpoint_without_reentrant_generator": lambda *given, **named: iter((0,)),
+    }
     for name, stand_in in stands_in.items():
         setattr(checkpoint, name, stand_in)
     try:

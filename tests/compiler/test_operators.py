@@ -96,9 +96,7 @@ def test_operator_agrees_with_torch(rows, veil, lowered, capture_once):
 def test_the_table_has_every_operator():
     covered = {op for entry in (*ROWS, *gradients.ROWS) for op in entry.operators} | {operator.getitem}
     known = {target for target in LOWERINGS if not str(target).startswith("securemodel.")}  # of trees: tests/models
-    assert known - covered == set(NOT_FROM_TORCH), (
-        "add a row to table.py or gradients.py, or say why there is none"
-    )
+    assert known - covered == set(NOT_FROM_TORCH), "add a row to table.py or gradients.py, or say why there is none"
 
 
 def test_a_wrong_result_is_noticed(monkeypatch):

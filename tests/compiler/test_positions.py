@@ -52,7 +52,10 @@ ROWS = {
     ),
     "a mask": (masked, X > 0.3),
     "a mask of lines": (masked, torch.tensor([False, True])),
-    "scatter": (lambda x, n: (x * 0.5).scatter(1, n, x[:, :2]), torch.tensor([[[0, 1, 2], [3, 4, 0]], [[4] * 3, [2] * 3]])),
+    "scatter": (
+        lambda x, n: (x * 0.5).scatter(1, n, x[:, :2]),
+        torch.tensor([[[0, 1, 2], [3, 4, 0]], [[4] * 3, [2] * 3]]),
+    ),
     "scatter a number": (lambda x, n: x.scatter(1, n, 2.5), GRID),
     "scatter_add": (lambda x, n: x.scatter_add(1, n, x[:, :2]), GRID),
     "mean": (reduced("mean"), GRID),

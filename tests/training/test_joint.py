@@ -470,7 +470,9 @@ def test_labels_of_rows_of_several_parties_have_weights_and_ignored_classes(opti
     y = {name: owned(name, torch.randint(3, (12,))) for name in ("a", "b")}
     data = training.dataset(x=rows(**x), y=rows(**y)).batches(8, seed=1)
     job = securemodel.compile_training(step, model, optimizer, batch=data, parties=("a", "b"), reveal="all")
-    assert not any(node.op == "unit" and node.shape[-1] < 64 for node in job.program.graph.nodes), "labels are looked up"
+    assert not any(node.op == "unit" and node.shape[-1] < 64 for node in job.program.graph.nodes), (
+        "labels are looked up"
+    )
     with job.local() as run:
         made = run.step()
         weights = run.export(to="a")

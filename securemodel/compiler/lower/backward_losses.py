@@ -93,7 +93,9 @@ def _targets(g: Builder, target: Value, weight: Value | None, classes: int, igno
     if weight is None and ignored < 0:
         return vectors, None
     if ignored >= classes:
-        raise CannotLower(f"a secret class {ignored} that is ignored and has no score", "give such rows weights of zero")
+        raise CannotLower(
+            f"a secret class {ignored} that is ignored and has no score", "give such rows weights of zero"
+        )
     along = (classes,) + (1,) * (target.ndim - axis)
     public = g.constant(torch.ones(classes)) if weight is None or weight.secret else weight
     vectors = g.mul(vectors, g.float(_along, public, ignored, reduction == _RELATIVE, along, shape=along))

@@ -104,7 +104,9 @@ def spread_one_by_one(g: Builder, values: Value, index: Value, count: int) -> Va
     """The values [*index, *rest] at their positions of a new axis after those of the index, and zeros elsewhere."""
     rest = values.shape[index.ndim :]
     unit = shaped(g, unit_vectors(g, index, count), (*index.shape, count, 1))
-    return g.reshape(matmul(g, unit, shaped(g, values, (*index.shape, 1, math.prod(rest)))), (*index.shape, count, *rest))
+    return g.reshape(
+        matmul(g, unit, shaped(g, values, (*index.shape, 1, math.prod(rest)))), (*index.shape, count, *rest)
+    )
 
 
 def _last(g: Builder, x: Value, dim: int, index: Value) -> tuple[list[int], list[int]]:

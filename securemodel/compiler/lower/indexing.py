@@ -193,7 +193,9 @@ def scatter(g: Builder, x, dim, index, source):
     """x with elements of source written to positions of one axis; where nobody knows them, they must be distinct."""
     if index.secret:
         written = added_one_by_one(g, x, dim, index, _corner(g, source, index.shape))
-        hit = added_one_by_one(g, x, dim, index, g.float(torch.ones, list(index.shape), shape=index.shape, integer=True))
+        hit = added_one_by_one(
+            g, x, dim, index, g.float(torch.ones, list(index.shape), shape=index.shape, integer=True)
+        )
         return g.add(g.mul(x, g.sub(g.constant(torch.tensor(1)), hit)), written)
     if not _is_known(g, index):
         return scattered(g, x, dim, index, source, "write")

@@ -80,7 +80,9 @@ def read_at(g: Builder, x: Value, indices: Sequence[Value | None], known: Sequen
     open_ = [dim for dim in given if known[dim] is None]
     flat = _permuted(g, x, [*fixed, *open_, *rest])
     count = math.prod(x.shape[dim] for dim in open_)
-    units = unit_vectors(g, joined(g, [cast(Value, indices[dim]) for dim in open_], [x.shape[dim] for dim in open_]), count)
+    units = unit_vectors(
+        g, joined(g, [cast(Value, indices[dim]) for dim in open_], [x.shape[dim] for dim in open_]), count
+    )
     units = _shaped(g, units, (*units.shape[:-1], count))
     if fixed:
         places = _dot(
