@@ -85,7 +85,7 @@ def describe(arg: Any) -> Any:
     return arg if isinstance(arg, (int, float, bool, str, type(None))) else str(arg)
 
 
-_MASK = "use a smaller number; a mask is x.masked_fill(mask, -torch.inf) or torch.where(mask, x, -torch.inf)"
+SMALLER = "use a smaller number; a mask is x.masked_fill(mask, -torch.inf) or torch.where(mask, x, -torch.inf)"
 _NO_NAN = "choose with a mask, and divide by the count of what it keeps: (x * mask).sum() / mask.sum()"
 
 
@@ -357,6 +357,9 @@ class Builder:
         """A linear operation of protocols.linear; infinite and huge constants are taken as `finite` says."""
         operands = tuple(v if self.public(v) is None else self.finite(v, kind == "sub" and at == 1)
                          for at, v in enumerate(operands))  # fmt: skip
+        return self._linear(kind, *operands, **attrs)
+
+    def _linear(self, kind: str, *operands: Value, **attrs) -> Value:
         meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in operands]
         shape = LINEAR[kind](*meta, **attrs).shape
         node = self._secret("linear", operands, shape, kind=kind, attrs=attrs)
@@ -382,7 +385,7 @@ class Builder:
         """A product of protocols.bilinear; operands secret or owned. Raises CannotLower for infinite or huge constants."""
         for known in (self.public(x), self.public(y)):
             if known is not None and not bool((known.double().abs() <= self.most).all()):
-                raise CannotLower("a product with an infinite or huge constant", _MASK)
+                raise CannotLower("a product with an infinite or huge constant", SMALLER)
         first, second = (torch.empty(v.shape, dtype=torch.int64, device="meta") for v in (x, y))
         shape = bilinear_shape(kind, first, second, attrs)
         node = self._secret("bilinear", [x, y], shape, kind=kind, attrs=attrs)
@@ -395,17 +398,14 @@ class Builder:
         return self._value(self._secret("square", [x], x.shape), x.integer)
 
     def scale(self, x: Value, factor: Real | Value) -> Value:
-        """Product with a number: that of an owner is a Value; with a public one exact for integers and powers of two, else rounded (passes.scales.dyadic).
-
-        A huge factor of whole numbers, as masks are, means infinity where they are not 0. Raises CannotLower for others.
+        """Product with a number: that of an owner is a Value; with a public one exact for integers and powers of two, else
+        rounded (passes.scales.dyadic). Raises CannotLower for one that is not finite.
         """
         if isinstance(factor, Value):
             return self.mul(x, factor)
         factor = float(factor)
-        if x.integer and abs(factor) >= -self.least:
-            factor = math.copysign(self.forbidden, factor)
-        if not abs(factor) <= self.most:
-            raise CannotLower(f"the factor {factor}", _MASK)
+        if not math.isfinite(factor):
+            raise CannotLower(f"the factor {factor}", SMALLER)
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
         made = self._value(self._secret("factor", [x], x.shape, factor=factor))
@@ -427,7 +427,7 @@ class Builder:
             number = math.nan if math.isnan(number) else math.copysign(self.forbidden, number)
         if x.integer and float(number).is_integer():
             return self.add(x, self.integers(torch.tensor(int(number))))
-        made = self.add(x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
+        made = self._linear("add", x, self.float(torch.tensor, float(number), dtype=torch.float64, shape=()))
         if x.secret and not x.integer:
             self.notes["affine", made.id] = x, 1.0, float(number)
         return made

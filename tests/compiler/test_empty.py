@@ -28,7 +28,6 @@ def test_a_program_that_returns_only_an_empty_tensor_says_nothing(settings):
     assert run(program, x)[0].shape == (3, 0)
 
 
-@pytest.mark.parametrize("function", [lambda x: x / 0, lambda x: x.sum().softmax(0)], ids=["by zero", "no axis"])
-def test_divisions_by_zero_are_problems_of_the_model(function):
-    with pytest.raises(UnsupportedOperator, match="a division by zero, or an axis"):
-        securemodel.compile(Veiled(function).eval(), torch.randn(3), **TWO)
+def test_divisions_by_zero_are_problems_of_the_model():
+    with pytest.raises(UnsupportedOperator, match="a division by zero"):
+        securemodel.compile(Veiled(lambda x: x / 0).eval(), torch.randn(3), **TWO)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from protocols.names import PUBLIC
-from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.builder import SMALLER, Builder, CannotLower, Value
 from securemodel.compiler.lower.positive import divide, times
 from securemodel.compiler.lower.registry import lowers
 
@@ -75,12 +75,25 @@ def uniform(g: Builder, x: Value) -> float | None:
 _MANY = 2**20
 
 
+def scaled(g: Builder, x: Value, factor) -> Value:
+    """Product with a number of the model's, or of an owner.
+
+    A huge factor of whole numbers, as masks are, means infinity where they are not 0. Raises CannotLower for others.
+    """
+    if not isinstance(factor, Value):
+        if x.integer and abs(factor) >= -g.least:
+            factor = math.copysign(g.forbidden, factor)
+        if not abs(factor) <= g.most:
+            raise CannotLower(f"the factor {float(factor)}", SMALLER)
+    return g.scale(x, factor)
+
+
 def _by_number(g: Builder, x: Value, y: Value) -> Value | None:
     """x y for a y that is the same number everywhere."""
     number = None if y.integer else uniform(g, y)
     if number is None or not x.secret or math.isnan(number):
         return None
-    return g.expand(g.scale(x, number), torch.broadcast_shapes(x.shape, y.shape))
+    return g.expand(scaled(g, x, number), torch.broadcast_shapes(x.shape, y.shape))
 
 
 @lowers(aten.mul.Tensor, aten.mul.Scalar)
@@ -91,9 +104,9 @@ def mul(g: Builder, x, y):
         if made:
             return made
     if not isinstance(y, Value):
-        return g.scale(x, y)
+        return scaled(g, x, y)
     if not isinstance(x, Value):
-        return g.scale(y, x)
+        return scaled(g, y, x)
     if x.id == y.id:
         return g.square(x)
     x, y = (x, y) if x.secret else (y, x)
@@ -104,7 +117,7 @@ def mul(g: Builder, x, y):
 def div(g: Builder, x, y):
     """Quotient; a divisor that one party owns is inverted by that party in the clear."""
     if not isinstance(y, Value):
-        return g.scale(x, 1.0 / y)
+        return scaled(g, x, 1.0 / y)
     if y.secret:
         return divide(g, x, y)
     return g.mul(x, g.pointwise(torch.reciprocal, y))
