@@ -69,9 +69,7 @@ class Captured:
 
 def operand(node: torch.fx.Node, at: int = 0) -> torch.fx.Node:
     """An operand of an operator that is a tensor of the graph."""
-    found = node.args[at]
-    assert isinstance(found, torch.fx.Node), f"the schema of {node.target} has a tensor at {at}"
-    return found
+    return cast(torch.fx.Node, node.args[at])
 
 
 def outputs_of(graph: torch.fx.Graph) -> list[Any]:

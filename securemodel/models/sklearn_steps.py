@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -132,8 +132,7 @@ class Features:
                 above = compared(number_of(middle)) > thresholds
             low, high = np.where(above, low, np.minimum(middle + 1, high)), np.where(above, middle, high)
         known = [s for s in self.sources if isinstance(s, Equals) and s.column == column and math.isnan(s.value)]
-        number = self.sources[at]
-        assert isinstance(number, Number)
+        number = cast(Number, self.sources[at])
         if known or number.missing is not None:
             instead = compared(np.full(1, math.nan))[0]
             lefts = [missing_left[i] if math.isnan(instead) else instead <= t for i, t in enumerate(thresholds)]
@@ -165,7 +164,7 @@ class Linear(nn.Module):
         super().__init__()
         numbers = [k for k, s in enumerate(features.sources) if isinstance(s, Number) and features.a[k].any()]
         others = [k for k, s in enumerate(features.sources) if not isinstance(s, Number) and features.a[k].any()]
-        finer = [_finer(features.sources[k]) for k in numbers]
+        finer = [_finer(cast(Number, features.sources[k])) for k in numbers]
         self.numbers = Sources(finer, columns) if numbers else None
         self.others = Sources([features.sources[k] for k in others], columns) if others else None
         more, a = 2.0**_MORE_BITS, torch.tensor(features.a)
@@ -183,8 +182,7 @@ class Linear(nn.Module):
         return made if made.ndim > 1 else made.expand(len(columns[0]), len(made))
 
 
-def _finer(source: Source) -> Number:
-    assert isinstance(source, Number)
+def _finer(source: Number) -> Number:
     return Number(source.column, source.exponent - _MORE_BITS, source.missing)
 
 
@@ -195,8 +193,8 @@ def _moved(step: Any, x: Features, shift: Any, scale: Any) -> Features:
     for feature in np.flatnonzero(scale):
         numbers = [k for k in np.flatnonzero(a[:, feature]) if isinstance(sources[k], Number)]
         if len(numbers) == 1 and (a[numbers[0]] != 0).sum() == 1:
-            k, source = numbers[0], sources[numbers[0]]
-            assert isinstance(source, Number)
+            k = numbers[0]
+            source = cast(Number, sources[k])
             more = round(-math.log2(abs(a[k, feature])))
             sources[k] = Number(source.column, source.exponent + more, source.missing)
             center[k] = (center[k] - b[feature] / a[k, feature]) * 2.0**-more

@@ -59,8 +59,9 @@ def from_structure(text: str) -> nn.Module:
                 explain(f"a structure of the format {whole['format']!r}", fix=f"this version reads {_FORMAT!r}")
             )
         made = _made(whole["model"])
-        assert isinstance(made, nn.Module)
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RecursionError) as problem:
+        if not isinstance(made, nn.Module):
+            raise TypeError("no module")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise InputError(explain("this is no structure of a model", why=f"{type(problem).__name__}",
                                  fix="make it with securemodel.models.structure(model)")) from problem  # fmt: skip
     return made.eval()
