@@ -344,6 +344,8 @@ def _as_tensor(g: Builder, number: Value) -> Value:
 def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any], secure: Secure, env: dict) -> Any:
     """The secure version of an operator, which wants sizes and numbers that are known. Raises CannotLower."""
     example, operands = node.meta.get("val"), values_in([args, kwargs])
+    if _is_position(node):
+        return args[0]
     if isinstance(example, _SYMBOLS):
         remedy = "keep it a tensor, without item(), int(), float() or bool(); torch.where and torch.gather take tensors"
         raise CannotLower("a number of Python, made of secret values", remedy)
@@ -355,11 +357,18 @@ def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any],
         return secure(g, node, args, kwargs)
     numbers = {env[n].id for n in node.all_input_nodes
                if isinstance(n.meta.get("val"), _SYMBOLS) and isinstance(env[n], Value)}  # fmt: skip
-    args, kwargs = mapped((args, kwargs), Value, lambda v: _as_tensor(g, v) if v.id in numbers else v)
+    args, kwargs = mapped((args, kwargs), Value, lambda v: _as_tensor(g, v) if v.id in numbers and not v.secret else v)
     try:
         return secure(g, node, args, kwargs)
     except (TypeError, ValueError, AttributeError, RuntimeError) as problem:
         raise CannotLower("a size or a number that depends on values", _FIXED_SIZE) from problem
+
+
+def _is_position(node: torch.fx.Node) -> bool:
+    """Whether a number is made of a tensor to read at that position, as x[:, x.argmax()] does, or to be checked."""
+    reads = lambda user: user.target is aten.select.int or user.target in CHECKS or user.meta.get("val") is None
+    symbols = lambda user: isinstance(user.meta.get("val"), _SYMBOLS)
+    return node.target is aten._local_scalar_dense.default and all(reads(user) or symbols(user) for user in node.users)
 
 
 def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
@@ -380,6 +389,8 @@ def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str
     check_arguments(lowering, g, *args, **kwargs)
     try:
         return lowering(g, *args, **kwargs)
+    except CannotLower:
+        raise
     except (ZeroDivisionError, IndexError) as problem:
         if any(v.secret and not v.shape for v in values_in([args, kwargs])):
             return _along_no_axis(g, node, lowering, args, kwargs)

@@ -15,6 +15,7 @@ from protocols.names import PUBLIC
 from securemodel.compiler.builder import Value, mapped
 from securemodel.compiler.capture import NO_MESSAGE, ModelState, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
+from securemodel.compiler.lower.positions import from_the_front, within
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
 from securemodel.errors import InputError, SmallWeightsWarning
@@ -24,14 +25,43 @@ _FEW_UNITS = 8
 _TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
 
 
-_READS: dict[Any, Callable[..., tuple[torch.Tensor, int]]] = {
-    torch.nn.functional.one_hot: lambda index, count, *rest: (index, count),
-    torch.ops.aten.one_hot.default: lambda index, count: (index, count),
-    torch.ops.aten.embedding.default: lambda table, index, *rest: (index, table.shape[0]),
-    torch.ops.aten.index_select.default: lambda x, dim, index, *rest: (index, x.shape[dim]),
-    torch.ops.aten.gather.default: lambda x, dim, index, *rest: (index, x.shape[dim]),
+_Read = tuple[torch.Tensor, int, int]
+"""Positions, the least that they may be, and how many there are."""
+
+
+def _along(x: torch.Tensor, dim: int, index: torch.Tensor, *rest: Any) -> list[_Read]:
+    return [(index, 0, x.shape[dim])]
+
+
+def _at(x: torch.Tensor, indices: Sequence[torch.Tensor | None], *rest: Any) -> list[_Read]:
+    if any(index is not None and index.dtype == torch.bool for index in indices):
+        return []
+    return [(index, -size, size) for index, size in zip(indices, x.shape, strict=False) if index is not None]
+
+
+aten = torch.ops.aten
+_READS: dict[Any, Callable[..., list[_Read]]] = {
+    within: lambda index, count, low=0: [(index, low, count)],
+    from_the_front: lambda index, count: [(index, -count, count)],
+    torch.nn.functional.one_hot: lambda index, count, *rest: [(index, 0, count)],
+    aten.one_hot.default: lambda index, count: [(index, 0, count)],
+    aten.embedding.default: lambda table, index, *rest: [(index, 0, table.shape[0])],
+    aten.index.Tensor: _at,
+    aten.index_put.default: _at,
+    aten.take.default: lambda x, index: [(index, -x.numel(), x.numel())],
+    **dict.fromkeys(
+        (
+            aten.index_select.default,
+            aten.gather.default,
+            aten.scatter.src,
+            aten.scatter.value,
+            aten.scatter_add.default,
+            aten.scatter_reduce.two,
+        ),
+        _along,
+    ),
 }
-"""What reads at positions, with these and how many there are, of its arguments."""
+"""What reads or writes at positions, with these, of its arguments."""
 
 
 def encoding_limit(header: Header, frac: int = 0) -> float:
@@ -144,7 +174,7 @@ class ClearSide:
             what, fix = f"the model cannot use it: {type(problem).__name__}", "give values that the model takes"
             if found := self._outside(source):
                 what = f"the id or position at {found[0]} is outside of its table"
-                fix = f"give whole numbers from 0 to {found[1] - 1}"
+                fix = f"give whole numbers from {found[1]} to {found[2] - 1}"
             elif isinstance(problem, IndexError) or str(problem).startswith("Class values must"):
                 what = "an id or a position is outside of its table"
             where = self._program.graph[source].source
@@ -154,8 +184,8 @@ class ClearSide:
             self._warn_of_small(value, node)
         return ring.reshape(node.shape).contiguous()
 
-    def _outside(self, node_id: int) -> tuple[list[int], int] | None:
-        """(where the first position stands that is outside of its table, how many entries the table has)."""
+    def _outside(self, node_id: int) -> tuple[list[int], int, int] | None:
+        """(where the first position stands that is outside of its table, the least that it may be, the table's size)."""
         seen, queue = set(), [node_id]
         while queue:
             at = queue.pop()
@@ -167,12 +197,13 @@ class ClearSide:
             if call and call.target in _READS and len(call.args) > 1:
                 try:
                     args = mapped(call.args, Value, lambda v: self.value(v.id))
-                    index, size = _READS[call.target](*args)
+                    reads = _READS[call.target](*args)
                 except (RuntimeError, IndexError):  # not this one: what it reads could not be computed
                     continue
-                outside = ((index < 0) | (index >= size)).nonzero()
-                if len(outside):
-                    return outside[0].tolist(), size
+                for index, low, size in reads:
+                    outside = ((index < low) | (index >= size)).nonzero()
+                    if len(outside):
+                        return outside[0].tolist(), low, size
         return None
 
     def _warn_of_small(self, value: torch.Tensor, node: Node) -> None:

@@ -348,6 +348,16 @@ row(
     lambda x: x.index_put((torch.arange(3), x.argmax(1)), x[:, 0], accumulate=True),
     MATRIX,
 )
+row((aten.take.default, aten.put.default), lambda x: (x.take(x.argsort(1)), x.put(x.argmax(1), x[:, 0])), MATRIX)
+row(aten.nonzero_static.default, lambda x: torch.nonzero_static(x > 0.3, size=6), MATRIX)
+row(aten.masked_scatter.default, lambda x: x.masked_scatter(x > 0.3, x * 0.5), MATRIX)
+row(aten.scatter_reduce.two, lambda x: x.scatter_reduce(1, x.argsort(1), x * 0.5, "mean"), MATRIX)
+row(aten.index_reduce.default, lambda x: x.index_reduce(1, x[0].argsort()[:3] % 2, x[:, :3], "amax"), MATRIX)
+row(
+    (aten.scatter.reduce, aten.scatter.value_reduce),
+    lambda x: (x.scatter(1, x.argsort(1), x, reduce="add"), x.scatter(1, x.argsort(1), 2.0, reduce="multiply")),
+    MATRIX,
+)
 
 NOT_FROM_TORCH = {
     PRIVATE: "steps of training have it: tests/training/test_privacy.py",

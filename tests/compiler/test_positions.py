@@ -6,7 +6,7 @@ from running import difference
 from torch import nn
 
 import securemodel
-from securemodel.errors import UnsupportedOperator
+from securemodel.errors import InputError, UnsupportedOperator
 
 UNIT = 2.0**-16
 X = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1))
@@ -30,10 +30,15 @@ def reduced(how, with_self=True):
     return lambda x, n: (x * 0.5).scatter_reduce(1, n, x[:, :2], how, include_self=with_self)
 
 
-def masked(x, mask):
+def assigned(x, at, value=1.5):
     y = x.clone()
-    y[mask] = 1.5
+    y[at] = value
     return y
+
+
+SMALLER = torch.tensor([[[0, 1], [3, 4], [1, 1]]])
+PLACES = torch.tensor([[3, -1], [4, 28]])
+MASK = X > 0.3
 
 
 ROWS = {
@@ -50,8 +55,20 @@ ROWS = {
         lambda x, n: x.permute(0, 2, 1).index_put((n[0], n[1]), x[:, :, 0], accumulate=True),
         torch.tensor([[1, 1], [2, 2]]),
     ),
-    "a mask": (masked, X > 0.3),
-    "a mask of lines": (masked, torch.tensor([False, True])),
+    "a mask": (assigned, MASK),
+    "a mask of lines": (assigned, torch.tensor([False, True])),
+    "a mask of a later axis": (lambda x, n: assigned(x, (slice(None), n), x[0, 0]), MASK[0, :, 0]),
+    "as many as a mask has": (lambda x, n: x.masked_scatter(n, x * 0.5), MASK),
+    "one position": (lambda x, n: x[:, n[1]], N),
+    "elements": (lambda x, n: x.take(n), PLACES),
+    "elements written": (lambda x, n: x.put(n, x[0, :2, :2]), PLACES),
+    "an index that is smaller": (lambda x, n: x.gather(1, n), SMALLER),
+    "scatter with a smaller index": (lambda x, n: x.scatter(1, n, x * 0.5), SMALLER),
+    "scatter_add with a smaller index": (lambda x, n: x.scatter_add(1, n, x), SMALLER),
+    "amax with a smaller index": (lambda x, n: x.scatter_reduce(1, n, x, "amax", include_self=False), SMALLER),
+    "products": (reduced("prod"), GRID),
+    "products without self": (reduced("prod", False), GRID),
+    "means of slices": (lambda x, n: x.index_reduce(1, n, x[:, :2], "mean"), torch.tensor([3, 3])),
     "scatter": (
         lambda x, n: (x * 0.5).scatter(1, n, x[:, :2]),
         torch.tensor([[[0, 1, 2], [3, 4, 0]], [[4] * 3, [2] * 3]]),
@@ -89,11 +106,38 @@ def test_reductions_at_positions_of_the_program(how):
     assert_right(Owned(lambda x: reduced(how, False)(x, GRID)), (X,), inputs=("h",))
 
 
+def first(x):
+    return x.argsort(1)[:, :2]
+
+
+def twice(x):
+    return x.argmax(1, keepdim=True).expand(2, 3, 3)
+
+
 SECRET = {
     "read": lambda x: x[LINES, x[..., 0].argmax(1)],
+    "one position": lambda x: x[:, x[0, :, 0].argmax()],
+    "one element": lambda x: x.take(x.argmax()),
     "written": lambda x: x.scatter(1, x.argmax(1, keepdim=True), 9.0),
-    "written at distinct ones": lambda x: x.scatter(1, x.argsort(1)[:, :2], x[:, 2:4]),
+    "written at distinct ones": lambda x: x.scatter(1, first(x), x[:, 2:4]),
+    "written twice": lambda x: x.scatter(1, twice(x), x[:, 1:4] * 0.5),
+    "a number written twice": lambda x: x.scatter(1, twice(x), 1.5),
+    "written in lines": lambda x: assigned(x, (LINES, x[..., 0].argmax(1)), x[:, 2]),
+    "written in several axes": lambda x: assigned(x, (x[:, 0, 0].argsort(), x[:, :2, 0].argmax(1)), x[:, 2]),
     "added": lambda x: x.scatter_add(1, x.argmax(1, keepdim=True).expand(2, 2, 3), x[:, :2]),
+    "with a smaller index": lambda x: x.scatter(1, x.argmax(1, keepdim=True)[:1, :, :2], 9.0),
+    "read with a smaller index": lambda x: x.gather(1, first(x)[:1, :, :2]),
+    "a mask of lines": lambda x: assigned(x, x[..., 0] > 0),
+    "as many as a mask has": lambda x: x.masked_scatter(x > 0, x * 0.5),
+    "where a mask is set": lambda x: torch.nonzero_static(x > 0.5, size=4),
+    "fewer than asked for": lambda x: torch.nonzero_static(x[0] > 0.5, size=20, fill_value=-7),
+    **{
+        f"{how}, with self {with_self}": lambda x, how=how, own=with_self: x.scatter_reduce(
+            1, twice(x), x[:, :3], how, include_self=own
+        )
+        for how in ("sum", "mean", "amax", "amin", "prod")
+        for with_self in (True, False)
+    },
 }
 
 
@@ -102,14 +146,59 @@ def test_positions_that_nobody_knows(name):
     assert_right(Owned(SECRET[name]), (X,), inputs=("h",))
 
 
+@pytest.mark.parametrize("name", ["written twice", "mean, with self False", "fewer than asked for"])
+def test_positions_that_nobody_knows_among_three(name):
+    assert_right(Owned(SECRET[name]), (X,), inputs=("h",), parties=("b", "h", "idle"))
+
+
+@pytest.mark.parametrize(
+    "function, owner",
+    [
+        (lambda x, n: x[n], "h"),
+        (lambda x, n: x[n], "b"),
+        (lambda x, n: assigned(x, n, x[n] * 2), "h"),
+        (lambda x, n: x[x > 0], "h"),
+        (lambda x, n: torch.where(x > 0)[0], "h"),
+    ],
+)
+def test_what_has_no_fixed_size_is_refused(function, owner):
+    with pytest.raises(UnsupportedOperator, match="size of .* depends on"):
+        assert_right(Owned(function), (X, MASK), inputs=("h", owner))
+
+
+OUTSIDE = {
+    "read": (lambda x, n: x[:, n], -5, 5),
+    "read in two axes": (lambda x, n: x[LINES, n], -5, 5),
+    "written": (lambda x, n: x.index_put((n, n), torch.tensor(1.0)), -2, 2),
+    "scattered": (lambda x, n: x.scatter(1, n.view(2, 1, 1), 1.0), 0, 5),
+    "a mean": (lambda x, n: x.scatter_reduce(1, n.view(2, 1, 1), x, "mean"), 0, 5),
+    "chosen": (lambda x, n: x.gather(1, n.view(2, 1, 1)), 0, 5),
+    "selected": (lambda x, n: x.index_select(1, n), 0, 5),
+    "one position": (lambda x, n: x[:, n[1]], -5, 5),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_position_outside_of_its_axis_is_refused_at_its_owner(name):
+    function, low, size = OUTSIDE[name]
+    given = (X, torch.tensor([0, 1]))
+    program = securemodel.compile(Owned(function), given, weights="b", inputs=("h", "h"), outputs="h")
+    for wrong in (low - 1, size):
+        with securemodel.local(program) as session, pytest.raises(InputError) as caught:
+            session.run(X, torch.tensor([0, wrong]))
+        assert "input 1: the id or position at [" in str(caught.value)
+        assert f"from {low} to {size - 1}" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x.scatter(1, x.argsort(1)[:, :2], 1.5),
-        lambda x: x.scatter_reduce(1, x.argsort(1)[:, :2], x[:, :2], "amax"),
-        lambda x: x.scatter_reduce(1, GRID, x[:, :2], "prod"),
+        lambda x: x[:, torch.tensor([0, 5])],
+        lambda x: x.index_select(1, torch.tensor([0, 5])),
+        lambda x: x.gather(1, torch.full((2, 1, 3), 5)),
+        lambda x: x.scatter(1, torch.full((2, 1, 3), 5), 1.0),
     ],
 )
-def test_what_has_no_secure_version_is_refused(function):
-    with pytest.raises(UnsupportedOperator, match="scatter|several"):
-        assert_right(Owned(function), (X,), inputs=("h",))
+def test_a_position_outside_of_its_axis_is_refused_in_the_code(function):
+    with pytest.raises(UnsupportedOperator, match="outside of its axis"):
+        securemodel.compile(Owned(function), (X,), weights="b", inputs="h", outputs="h")

@@ -72,26 +72,6 @@ def positions_of_axis(g: Builder, x: Value, dim: int, index: Value) -> Value:
     return g.linear("permute", chosen, dims=[*range(many, dim + many), *range(many), *range(dim + many, chosen.ndim)])
 
 
-def positions_one_by_one(g: Builder, x: Value, dim: int, index: Value) -> Value:
-    """x at a position of its own for each element of the result, along one axis; the positions are not known."""
-    dim %= x.ndim
-    axes, back = _last(g, x, dim, index)
-    columns = _moved(g, x, axes)
-    columns = shaped(g, columns, (*columns.shape, 1))
-    chosen = g.bilinear("matmul", unit_vectors(g, _moved(g, index, axes), x.shape[dim]), columns)
-    return g.linear("permute", g.reshape(chosen, chosen.shape[:-1]), dims=back)
-
-
-def added_one_by_one(g: Builder, x: Value, dim: int, index: Value, values: Value) -> Value:
-    """In the shape of x, sums of the values whose index names a position: the unit vectors of `positions_one_by_one`."""
-    dim %= x.ndim
-    axes, back = _last(g, x, dim, index)
-    lines = _moved(g, values, axes)
-    lines = shaped(g, lines, (*lines.shape[:-1], 1, lines.shape[-1]))
-    sums = matmul(g, lines, unit_vectors(g, _moved(g, index, axes), x.shape[dim]))
-    return _moved(g, g.reshape(sums, (*sums.shape[:-2], sums.shape[-1])), back)
-
-
 def rows_one_by_one(g: Builder, x: Value, index: Value) -> Value:
     """x [*index, count, *rest] at a position of its own for each element of the index."""
     rest = x.shape[index.ndim + 1 :]
@@ -107,11 +87,3 @@ def spread_one_by_one(g: Builder, values: Value, index: Value, count: int) -> Va
     return g.reshape(
         matmul(g, unit, shaped(g, values, (*index.shape, 1, math.prod(rest)))), (*index.shape, count, *rest)
     )
-
-
-def _last(g: Builder, x: Value, dim: int, index: Value) -> tuple[list[int], list[int]]:
-    """The order of axes that has this one last, and the one that puts it back; the others are those of x."""
-    for d, length in enumerate(index.shape):
-        if d != dim and length != x.shape[d]:
-            raise CannotLower(f"{length} of {x.shape[d]} positions of axis {d}", "slice the input first")
-    return [*[d for d in range(x.ndim) if d != dim], dim], [*range(dim), x.ndim - 1, *range(dim, x.ndim - 1)]

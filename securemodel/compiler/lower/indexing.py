@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value
-from securemodel.compiler.lower.choosing import (
-    added_one_by_one,
-    positions_of_axis,
-    positions_one_by_one,
-    rows_one_by_one,
-    spread_one_by_one,
+from securemodel.compiler.lower.arithmetic import cumsum
+from securemodel.compiler.lower.attention import where
+from securemodel.compiler.lower.choosing import positions_of_axis, rows_one_by_one, spread_one_by_one, unit_vectors
+from securemodel.compiler.lower.layers import shaped
+from securemodel.compiler.lower.layout import select
+from securemodel.compiler.lower.logic import truth
+from securemodel.compiler.lower.positions import (
+    corner,
+    from_the_front,
+    front_of,
+    gathered,
+    inside,
+    put_at,
+    read_at,
+    scattered,
+    spread,
+    within,
 )
-from securemodel.compiler.lower.positions import front_of, put_at, read_at, scattered
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -47,9 +58,12 @@ def moved(g: Builder, operator: Callable, *values: Value) -> Value:
 
 
 def _positions(g: Builder, indices: Sequence) -> list:
-    if any(i is not None and i.secret and i.boolean for i in indices):
-        raise CannotLower("the size of what a secret mask picks depends on values", "use torch.where or masked_fill")
+    if any(i is not None and i.boolean and not _is_known(g, i) for i in indices):
+        raise CannotLower("the size of what a mask picks depends on values", _WHERE)
     return g.known(list(indices))
+
+
+_WHERE = "keep all elements: torch.where(mask, 2 * x, x) in place of x[mask] *= 2, (x * mask).sum() of x[mask].sum()"
 
 
 def _is_known(g: Builder, index: Value) -> bool:
@@ -70,7 +84,7 @@ def _are_open(g: Builder, indices: Sequence[Value | None]) -> bool:
 
 
 @lowers(aten.index.Tensor)
-def index(g: Builder, x, indices):
+def index_(g: Builder, x, indices):
     """x at public positions, or at those that a secret index names, which may not be negative if nobody knows it."""
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and not indices[given[0]].boolean and not _is_known(g, indices[given[0]]):
@@ -86,7 +100,7 @@ def index(g: Builder, x, indices):
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) == 1 and indices[given[0]].dtype != torch.bool:
         dim = given[0]
-        return along_axis(g, x, dim, indices[dim] % x.shape[dim])
+        return along_axis(g, x, dim, from_the_front(indices[dim], x.shape[dim]))
     return moved(g, lambda numbers: aten.index(numbers, indices), x)
 
 
@@ -109,12 +123,36 @@ def _lines(g: Builder, x: Value, indices: Sequence) -> tuple[torch.Tensor, Value
     return chosen, g.float(torch.Tensor.expand, index, list(shape), shape=shape, integer=True)
 
 
+@lowers(aten.select.int)
+def select_position(g: Builder, x, dim, index):
+    """One position of one axis; a number that is made of a tensor is a position, too."""
+    if not isinstance(index, Value):
+        return select(g, x, dim, index)
+    return positions_of_axis(g, x, dim, front_of(g, index, x.shape[dim]))
+
+
+@lowers(aten.nonzero_static.default)
+def nonzero_static(g: Builder, x, *, size, fill_value=-1):
+    """Where the first `size` elements that are not zero stand, row by row; `fill_value` where there are fewer."""
+    count = math.prod(x.shape)
+    there = g.reshape(truth(g, x), (count,))
+    order = g.mul(cumsum(g, there, 0), there)
+    units = g.slice(unit_vectors(g, order, count + 1), 1, 1, min(size, count) + 1)
+    if size > count:
+        units = g.linear("pad", units, pads=[0, size - count])
+    turned = g.linear("permute", units, dims=[1, 0])
+    places = torch.stack(torch.unravel_index(torch.arange(count), x.shape), 1)
+    found = g.bilinear("matmul", turned, g.integers(places - fill_value))
+    return g.offset(found, fill_value)
+
+
 @lowers(aten.index_select.default)
 def index_select(g: Builder, x, dim, index):
     """Positions of one axis."""
+    dim %= x.ndim
     if not _is_known(g, index):
-        return positions_of_axis(g, x, dim % x.ndim, index)
-    return along_axis(g, x, dim % x.ndim, g.known(index))
+        return positions_of_axis(g, x, dim, inside(g, index, x.shape[dim]))
+    return along_axis(g, x, dim, within(g.known(index), x.shape[dim]))
 
 
 @lowers(aten.embedding.default)
@@ -127,9 +165,15 @@ def embedding(g: Builder, weight, index, *rest):
 def gather(g: Builder, x, dim, index, sparse_grad=False):
     """For each element, a position of one axis."""
     if not _is_known(g, index):
-        return positions_one_by_one(g, x, dim, index)
-    index = g.known(index)
+        return gathered(g, x, dim, index)
+    index = within(g.known(index), x.shape[dim])
     return moved(g, lambda numbers: numbers.gather(dim, index), x)
+
+
+@lowers(aten.take.default)
+def take(g: Builder, x, index):
+    """Elements of x, counted row by row."""
+    return index_(g, g.reshape(x, (math.prod(x.shape),)), [index])
 
 
 @lowers(aten.masked_select.default)
@@ -190,24 +234,16 @@ def copy(g: Builder, x, source, non_blocking=False):
 
 @lowers(aten.scatter.src)
 def scatter(g: Builder, x, dim, index, source):
-    """x with elements of source written to positions of one axis; where nobody knows them, they must be distinct."""
-    if index.secret:
-        written = added_one_by_one(g, x, dim, index, _corner(g, source, index.shape))
-        hit = added_one_by_one(
-            g, x, dim, index, g.float(torch.ones, list(index.shape), shape=index.shape, integer=True)
-        )
-        return g.add(g.mul(x, g.sub(g.constant(torch.tensor(1)), hit)), written)
+    """x with elements of source written to positions of one axis, the last one where two meet."""
     if not _is_known(g, index):
         return scattered(g, x, dim, index, source, "write")
-    index = g.known(index)
+    index = within(g.known(index), x.shape[dim])
     return moved(g, lambda numbers, given: numbers.scatter(dim, index, given), x, source)
 
 
 @lowers(aten.scatter.value)
 def scatter_number(g: Builder, x, dim, index, value):
-    """x with a public number written to positions of one axis; where nobody knows them, to one in each line."""
-    if index.secret and index.shape[dim] != 1:
-        raise CannotLower("a number written to several positions that nobody knows", "use one_hot, and the amax of it")
+    """x with a public number written to positions of one axis."""
     return scatter(g, x, dim, index, _filled(g, index.shape, value))
 
 
@@ -215,30 +251,49 @@ def _filled(g: Builder, shape: Sequence[int], value: float) -> Value:
     return g.float(torch.full, list(shape), float(value), shape=shape)
 
 
+@lowers(aten.scatter.reduce, aten.scatter.value_reduce)
+def scatter_with(g: Builder, x, dim, index, source, *, reduce):
+    """Sums or products at positions of one axis, in the older form."""
+    source = source if isinstance(source, Value) else _filled(g, index.shape, source)
+    return scatter_reduce(g, x, dim, index, source, {"add": "sum", "multiply": "prod"}[reduce])
+
+
 @lowers(aten.masked_scatter.default)
 def masked_scatter(g: Builder, x, mask, source):
-    """x with elements of source written, in order, where a public mask is set."""
-    mask = g.known(mask)
-    return moved(g, lambda numbers, given: numbers.masked_scatter(mask, given), x, source)
+    """x with elements of source written, in order, where a mask is set."""
+    if _is_known(g, mask):
+        mask = g.known(mask)
+        return moved(g, lambda numbers, given: numbers.masked_scatter(mask, given), x, source)
+    shape = torch.broadcast_shapes(x.shape, mask.shape)
+    count, most = math.prod(shape), min(math.prod(shape), math.prod(source.shape))
+    if mask.secret:
+        spread = g.reshape(g.expand(mask, shape), (count,))
+        order = g.mul(cumsum(g, spread, 0), spread)
+    else:
+        order = g.float(_order, mask, shape, shape=(count,), integer=True)
+    units = g.slice(unit_vectors(g, order, most + 1), 1, 1, most + 1)
+    given = g.slice(g.reshape(source, (math.prod(source.shape), 1)), 0, 0, most)
+    return where(g, mask, g.reshape(g.bilinear("matmul", units, given), shape), x)
+
+
+def _order(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """From 1, which of the elements that a mask sets each of them is; 0 for the others."""
+    flat = mask.expand(tuple(shape)).flatten().to(torch.int64)
+    return flat.cumsum(0) * flat
 
 
 @lowers(aten.index_put.default)
 def index_put(g: Builder, x, indices, values, accumulate=False):
-    """x with values written to positions, or added there; a mask that only one party or nobody knows takes one number.
+    """x with values written to positions, the last one where two meet, or added there.
 
-    Positions that nobody knows may not be negative, and only one value may be written there.
+    Positions that nobody knows may not be negative. A mask that is no constant takes values that are the same for all
+    its elements.
     """
-    if accumulate and (lines := _lines(g, x, indices)) is not None:
-        numbers, index = lines
-        values = g.linear("expand", values, shape=[*index.shape, *numbers.shape[index.ndim + 1 :]])
-        return _added(g, x, numbers, spread_one_by_one(g, values, index, numbers.shape[index.ndim]))
-    (mask, *more) = [i for i in indices if i is not None]
-    if mask.secret and mask.boolean and mask.shape == x.shape and values.shape == () and not more and not accumulate:
-        return g.add(x, g.mul(g.sub(values, x), mask))
-    alone = not more and indices[0] is mask and values.shape == () and not accumulate
-    if alone and mask.boolean and mask.owner is not None and not _is_known(g, mask):
-        own = g.float(_numbers, mask, x.ndim, shape=(*mask.shape, *[1] * (x.ndim - mask.ndim)), integer=True)
-        return g.add(x, g.mul(g.sub(g.linear("expand", values, shape=list(x.shape)), x), own))
+    given = [i for i in indices if i is not None]
+    if len(given) == 1 and given[0].boolean and not accumulate and not _is_known(g, given[0]):
+        return _mask_written(g, x, indices.index(given[0]), given[0], values)
+    if (lines := _lines(g, x, indices)) is not None and (accumulate or _is_distinct(lines[0])):
+        return _put_in_lines(g, x, *lines, values, accumulate)
     if _are_open(g, indices):
         return put_at(g, x, indices, values, accumulate)
     indices = _positions(g, indices)
@@ -247,23 +302,49 @@ def index_put(g: Builder, x, indices, values, accumulate=False):
     return moved(g, lambda numbers, given: aten.index_put(numbers, indices, given), x, values)
 
 
-def _numbers(mask: torch.Tensor, ndim: int) -> torch.Tensor:
-    return mask.to(torch.int64).reshape(*mask.shape, *[1] * (ndim - mask.ndim))
+def _mask_written(g: Builder, x: Value, at: int, mask: Value, values: Value) -> Value:
+    """x with values where a mask of the axes from `at` is set."""
+    after = x.ndim - at - mask.ndim
+    sizes = [1] * (at + 1 + after - values.ndim) + list(values.shape)
+    if sizes[at] != 1:
+        raise CannotLower("as many values as a mask picks, which depends on it", _WHERE)
+    values = shaped(g, values, (*sizes[:at], *[1] * mask.ndim, *sizes[at + 1 :]))
+    mask = replace(shaped(g, mask, (*mask.shape, *[1] * after)), boolean=True)
+    return g.expand(where(g, mask, values, x), x.shape)
+
+
+def _is_distinct(numbers: torch.Tensor) -> bool:
+    return len(numbers.unique()) == numbers.numel()
+
+
+def _put_in_lines(g: Builder, x: Value, numbers: torch.Tensor, index: Value, values: Value, add: bool) -> Value:
+    """The same where `_lines` says which elements one is written to or added to."""
+    values = g.linear("expand", values, shape=[*index.shape, *numbers.shape[index.ndim + 1 :]])
+    count = numbers.shape[index.ndim]
+    if add:
+        return _added(g, x, numbers, spread_one_by_one(g, values, index, count))
+    chosen = moved(g, lambda given: given.flatten()[numbers], x)
+    units = shaped(g, unit_vectors(g, index, count), (*index.shape, count, *[1] * (numbers.ndim - index.ndim - 1)))
+    each = g.reshape(values, (*index.shape, 1, *values.shape[index.ndim :]))
+    written = g.add(chosen, g.mul(g.sub(g.expand(each, chosen.shape), chosen), units))
+    return moved(g, lambda old, new: old.flatten().index_put((numbers,), new).reshape(old.shape), x, written)
+
+
+@lowers(aten.put.default)
+def put(g: Builder, x, index, source, accumulate=False):
+    """x with elements, counted row by row, written or added to."""
+    flat = g.reshape(x, (math.prod(x.shape),))
+    return g.reshape(index_put(g, flat, [index], g.reshape(source, index.shape), accumulate), x.shape)
 
 
 @lowers(aten.scatter_add.default)
 def scatter_add(g: Builder, x, dim, index, source):
     """x with elements of source added at positions of one axis."""
     if not _is_known(g, index):
-        return g.add(x, added_one_by_one(g, x, dim, index, _corner(g, source, index.shape)))
-    index = g.known(index)
+        return scattered(g, x, dim, index, source, "sum")
+    index = within(g.known(index), x.shape[dim])
     numbers = torch.arange(math.prod(x.shape)).reshape(x.shape).gather(dim, index)
-    return _added(g, x, numbers, _corner(g, source, index.shape))
-
-
-def _corner(g: Builder, x: Value, shape: Sequence[int]) -> Value:
-    """As many first positions of each axis."""
-    return x if x.shape == tuple(shape) else moved(g, lambda given: given[tuple(slice(s) for s in shape)], x)
+    return _added(g, x, numbers, corner(g, source, index.shape))
 
 
 def _added(g: Builder, x: Value, places: torch.Tensor, values: Value) -> Value:
@@ -288,9 +369,15 @@ def repeat_interleave(g: Builder, x, repeats, dim=None, output_size=None):
 
 @lowers(aten.scatter_reduce.two)
 def scatter_reduce(g: Builder, x, dim, index, source, reduce, include_self=True):
-    """Sums, means, largest and smallest values at positions of one axis; at secret ones, sums alone."""
-    if reduce == "prod":
-        raise CannotLower("scatter_reduce with 'prod'", "use sums, of logarithms say")
+    """Sums, means, products, largest and smallest values at positions of one axis."""
     if reduce == "sum" and include_self:
         return scatter_add(g, x, dim, index, source)
     return scattered(g, x, dim, index, source, reduce, include_self)
+
+
+@lowers(aten.index_reduce.default)
+def index_reduce(g: Builder, x, dim, index, source, reduce, *, include_self=True):
+    """The same with one position for each slice of an axis."""
+    dim %= x.ndim
+    each = shaped(g, index, tuple(index.shape[0] if d == dim else 1 for d in range(x.ndim)))
+    return scatter_reduce(g, x, dim, spread(g, each, source.shape), source, reduce, include_self)

@@ -100,8 +100,7 @@ def slice_(g: Builder, x, dim=0, start=None, end=None, step=1):
     return g.slice(x, dim % x.ndim, start, max(start, stop), step)
 
 
-@lowers(aten.select.int)
-def select(g: Builder, x, dim, index):
+def select(g: Builder, x: Value, dim: int, index: int) -> Value:
     """One position of one axis."""
     dim, shape = dim % x.ndim, list(x.shape)
     index %= shape.pop(dim)

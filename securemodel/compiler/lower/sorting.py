@@ -11,6 +11,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.activation import argmax_with_value
+from securemodel.compiler.lower.positions import distinct
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -121,7 +122,8 @@ def _keys_and_places(g: Builder, x: Value, dim: int) -> tuple[Rows, list[int]]:
 
 
 def _put_back(g: Builder, rows: Rows, back: list[int]) -> tuple[Value, ...]:
-    return tuple(g.linear("permute", x, dims=back) for x in rows)
+    values, places = (g.linear("permute", x, dims=back) for x in rows)
+    return values, distinct(g, places)
 
 
 @lowers(aten.sort.default)
