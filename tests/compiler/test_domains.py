@@ -193,8 +193,7 @@ REFUSED = {
     "bitwise operations": lambda x, w: (x * w).argmax(1) & torch.tensor(1),
     "the power 65": lambda x, w: (x * w) ** 65,
     "powers of -2": lambda x, w: (-2.0) ** (x * w),
-    "secret mask picks depends on values": lambda x, w: (x * w)[x * w > 0].sum(),
-    "scatter_reduce with 'prod'": lambda x, w: (x * w).scatter_reduce(1, torch.tensor([[0]]), x, "prod"),
+    "mask picks depends on values": lambda x, w: (x * w)[x * w > 0].sum(),
     "by 0.0": lambda x, w: (x * w) % 1e-9,
     "a norm of order -1": lambda x, w: torch.linalg.vector_norm(x * w, -1, dim=1),
 }
