@@ -9,6 +9,8 @@ certificate. There is no certificate authority and no host name check. A party f
     certificate = "bank.crt"                  # or certificate_pem = '''-----BEGIN CERTIFICATE----- ...'''
     fingerprint = "sha256:..."                # optional; checked against the certificate
 
+    [contributors.hospital]                   # optional; who shares rows before a training, and takes no part in it
+    certificate = "hospital.crt"
     [dealer]                                  # optional; same keys as a party
     [me]
     identity = "keys/bank"                    # folder made by `create`
@@ -86,7 +88,10 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class PartiesConfig:
-    """A party file. `parties` are the online parties by name; `dealer` is the helper process, if there is one."""
+    """A party file. `parties` are the online parties by name; `dealer` is the helper process, if there is one.
+
+    `contributors` only share rows before a training, and have no address.
+    """
 
     parties: Mapping[str, Entry]
     dealer: Entry | None = None
@@ -95,18 +100,26 @@ class PartiesConfig:
     skipped_runs: int = 16
     timeouts: Timeouts = field(default_factory=Timeouts)
     path: Path | None = None
+    contributors: Mapping[str, Entry] = field(default_factory=dict)
 
     def entry(self, name: str) -> Entry:
         """The party or dealer of that name. Raises ConfigError."""
-        found = self.dealer if name == DEALER else self.parties.get(name)
+        return self._found(name, self.dealer if name == DEALER else self.parties.get(name), "parties")
+
+    def contributor(self, name: str) -> Entry:
+        """The contributor of that name. Raises ConfigError."""
+        return self._found(name, self.contributors.get(name), "contributors")
+
+    def _found(self, name: str, found: Entry | None, kind: str) -> Entry:
         if found is None:
-            known = [*self.parties, *([DEALER] if self.dealer else [])]
+            listed = self.contributors if kind == "contributors" else self.parties
+            known = [*listed, *([DEALER] if self.dealer and listed is self.parties else [])]
             raise ConfigError(
                 explain(
-                    f"there is no party {name!r}",
+                    f"there is no {'contributor' if kind == 'contributors' else 'party'} {name!r}",
                     where=str(self.path or "the parties' configuration"),
-                    why=f"it lists {', '.join(known)}",
-                    fix=f"add [{DEALER if name == DEALER else 'parties.' + name}] or use one of these names",
+                    why=f"it lists {', '.join(known) or 'none'}",
+                    fix=f"add [{DEALER if name == DEALER else f'{kind}.{name}'}] or use one of these names",
                 )
             )
         return found
@@ -115,6 +128,7 @@ class PartiesConfig:
         """32 bytes that are equal for two configurations that list the same parties and certificates."""
         entries = [*self.parties.values(), *([self.dealer] if self.dealer else [])]
         lines = sorted(f"{entry.name} {entry.fingerprint}\n" for entry in entries)
+        lines += sorted(f"contributor {name} {entry.fingerprint}\n" for name, entry in self.contributors.items())
         return hashlib.sha256("".join(lines).encode()).digest()
 
 
@@ -205,7 +219,7 @@ class _Reader:
     require_certificates: bool
 
     def config(self, tables: dict[str, Any]) -> PartiesConfig:
-        self.only(tables, ("parties", "dealer", "me", "timeouts"), "")
+        self.only(tables, ("parties", "contributors", "dealer", "me", "timeouts"), "")
         parties = {name: self.entry(name, self.table(t, f"parties.{name}"), f"parties.{name}")
                    for name, t in self.table(tables.get("parties", {}), "parties").items()}  # fmt: skip
         if len(parties) < 2:
@@ -213,7 +227,9 @@ class _Reader:
                 "a party file needs at least two parties", "", f"it lists {len(parties)}", "add [parties.NAME]"
             )
         dealer = self.entry(DEALER, self.table(tables["dealer"], "dealer"), "dealer") if "dealer" in tables else None
-        self.no_duplicates([*parties.values(), *([dealer] if dealer else [])])
+        contributors = {name: self.contributor(name, self.table(t, f"contributors.{name}"))
+                        for name, t in self.table(tables.get("contributors", {}), "contributors").items()}  # fmt: skip
+        self.no_duplicates([*parties.values(), *contributors.values(), *([dealer] if dealer else [])])
         me = self.table(tables.get("me", {}), "me")
         self.only(me, ("identity", "listen", "skipped_runs"), "me")
         times = self.table(tables.get("timeouts", {}), "timeouts")
@@ -238,13 +254,23 @@ class _Reader:
             skipped,
             Timeouts(**{key: float(value) for key, value in times.items()}),
             self.path,
+            contributors,
         )
+
+    def contributor(self, name: str, table: dict[str, Any]) -> Entry:
+        where = f"contributors.{name}"
+        self.only(table, ("certificate", "certificate_pem", "fingerprint"), where)
+        return self.certified(name, table, where, "", 0)
 
     def entry(self, name: str, table: dict[str, Any], where: str) -> Entry:
         self.only(table, ("address", "certificate", "certificate_pem", "fingerprint"), where)
+        host, port = self.address(self.text_of(table, "address", where), where, "address")
+        return self.certified(name, table, where, host, port)
+
+    def certified(self, name: str, table: dict[str, Any], where: str, host: str, port: int) -> Entry:
+        """The entry of somebody with the certificate that a table gives."""
         if not (is_name(name) or where == DEALER):
             raise self.error(f"{name!r} cannot be a party's name", where, NAME_RULE, "choose another name")
-        host, port = self.address(self.text_of(table, "address", where), where, "address")
         pem = self.text_of(table, "certificate_pem", where, "")
         file = self.text_of(table, "certificate", where, "")
         if pem and file:
@@ -281,8 +307,9 @@ class _Reader:
     def no_duplicates(self, entries: list[Entry]) -> None:
         for position, entry in enumerate(entries):
             for other in entries[:position]:
-                section = DEALER if entry.name == DEALER else f"parties.{entry.name}"
-                if entry.address == other.address:
+                kind = "parties" if entry.port else "contributors"
+                section = DEALER if entry.name == DEALER else f"{kind}.{entry.name}"
+                if entry.port and entry.address == other.address:
                     what = f"{other.name!r} and {entry.name!r} have the same address {entry.address}"
                     raise self.error(what, section, "", "give each party an address of its own", "address")
                 if entry.fingerprint and entry.fingerprint == other.fingerprint:

@@ -31,7 +31,8 @@ class Invocation:
     """What `connect` and `compile` take where the script says nothing; None where the command line does not either.
 
     `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`. A `ledger` of
-    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `progress` is told of each training step.
+    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `progress` is told of each training step. `rows` is
+    the folder of what owners gave who share their rows and take no part.
     """
 
     me: str | None = None
@@ -43,6 +44,7 @@ class Invocation:
     ledger: Path | bool | None = None
     arrivals: list[Meeting] = field(default_factory=list)
     progress: Callable[[Progress], None] | None = None
+    rows: Path | None = None
 
 
 _current = Invocation()

@@ -138,6 +138,10 @@ class Record:
         """Writes one run of so many rows. Raises LedgerError."""
         self.ledger.append({**self.common, "epoch": epoch, "rows": rows})
 
+    def shared(self, rows: int) -> None:
+        """Writes that so many rows were shared for a training, of which this owner learns nothing. Raises LedgerError."""
+        self.ledger.append({**self.common, "epoch": 0, "rows": rows, "reveals": {}})
+
     def weights(self, epoch: int, receivers: Sequence[str], names: Sequence[str]) -> None:
         """Writes that weights were handed out after a run: those of models with these names. Raises LedgerError."""
         reveals = {to: [f"weights of {name}" for name in names] for to in receivers}

@@ -50,6 +50,11 @@ class Program:
         """The online parties in rank order."""
         return self.header.parties
 
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """Owners of rows who are no parties: they shared them before, and left."""
+        return self.header.contributors
+
     @cached_property
     def _text(self) -> str:
         return program_text(self.header, self.graph, self.kind)

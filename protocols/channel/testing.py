@@ -23,16 +23,26 @@ def free_addresses(count: int) -> list[str]:
 
 
 def loopback_parties(
-    names: Sequence[str], directory: Path, *, dealer: bool = False, timeouts: Timeouts | None = None
+    names: Sequence[str],
+    directory: Path,
+    *,
+    dealer: bool = False,
+    timeouts: Timeouts | None = None,
+    contributors: Sequence[str] = (),
 ) -> tuple[PartiesConfig, dict[str, Identity]]:
-    """New identities for the named parties (and a dealer) in a folder, and the party file that lists them there."""
+    """New identities for the named parties (and a dealer, and contributors) in a folder, and the party file that lists
+    them there.
+    """
     everyone = [*names, *([DEALER] if dealer else [])]
-    identities = {name: create(name, directory / name) for name in everyone}
+    identities = {name: create(name, directory / name) for name in (*everyone, *contributors)}
     timeouts = timeouts or Timeouts()
     lines = []
     for name, address in zip(everyone, free_addresses(len(everyone)), strict=True):
         lines.append(f"[{DEALER if name == DEALER else 'parties.' + name}]")
         lines += [f'address = "{address}"', f'certificate = "{name}/{identities[name].certificate_path.name}"', ""]
+    for name in contributors:
+        certificate = f'certificate = "{name}/{identities[name].certificate_path.name}"'
+        lines += [f"[contributors.{name}]", certificate, ""]
     lines += ["[timeouts]", f"connect_s = {timeouts.connect_s}", f"receive_s = {timeouts.receive_s}", ""]
     path = directory / "parties.toml"
     path.write_text("\n".join(lines))

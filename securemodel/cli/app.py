@@ -23,6 +23,7 @@ def main() -> None:
       securemodel run infer.py --local        all parties on this machine
       securemodel run infer.py --me bank --config parties.toml
       securemodel train train.py --local      joint training, all parties on this machine
+      securemodel share train.py --me NAME    share rows for a training, and leave
       securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
     print_anywhere()
@@ -31,6 +32,7 @@ def main() -> None:
 for command in (
     run.run,
     train.train,
+    train.share,
     predict.predict,
     run.dealer,
     keys.keys,

@@ -54,27 +54,40 @@ def run_local(
     traceback: bool = False,
     command: Sequence[str] = ("run",),
     dealer: bool = True,
+    contributors: Sequence[str] = (),
 ) -> Outcome:
     """Runs the script once per party, and a dealer where one is wanted, and returns when all have ended.
 
-    `command` is the command that each party runs, with options of its own. When one fails the others are
+    `command` is the command that each party runs, with options of its own. Contributors share their rows before, each in
+    a process that ends before the others start. When one fails the others are
     stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
     terminal and the end of this process, whatever ends it, end all processes. Raises ConfigError for names that cannot be a party's.
     """
     with _terminated_like_interrupted(), _folder_with_heir() as (folder, heir):
-        configs = _configurations(parties, folder, dealer)
+        configs = _configurations(parties, folder, dealer, contributors)
+        rows = folder / "rows"
         shown = ["--traceback"] if traceback else []
         commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]} if dealer else {}
         for name in parties:
             options = ["--me", name, "--config", str(configs[name]), *shown]
+            options += ["--rows", str(rows)] if contributors else []
             commands[name] = [*command, *options, "--", str(script), *args]
         processes: dict[str, subprocess.Popen[bytes]] = {}
         readers: list[threading.Thread] = []
+
+        def start(name: str, words: Sequence[str]) -> None:
+            processes[name] = _start(words, len(parties))
+            heir.write(b"%d\n" % processes[name].pid)
+            readers.extend(_read(name, processes[name], say))
+
         try:
+            for name in contributors:
+                options = ["--me", name, "--config", str(configs[name]), "--to", str(rows), "--ledger", "none", *shown]
+                start(name, ["share", *options, "--", str(script)])
+                if (outcome := _wait(processes)).code:
+                    return outcome
             for name, words in commands.items():
-                processes[name] = _start(words, len(parties))
-                heir.write(b"%d\n" % processes[name].pid)
-                readers += _read(name, processes[name], say)
+                start(name, words)
             return _wait(processes)
         finally:
             _end(processes.values())
@@ -102,9 +115,9 @@ def _folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
             heir.kill()
 
 
-def _configurations(parties: Sequence[str], folder: Path, dealer: bool) -> dict[str, Path]:
+def _configurations(parties: Sequence[str], folder: Path, dealer: bool, contributors: Sequence[str]) -> dict[str, Path]:
     """A party file for each process; they differ in whose identity they name."""
-    roster, identities = loopback_parties(parties, folder, dealer=dealer, timeouts=_TIMEOUTS)
+    roster, identities = loopback_parties(parties, folder, dealer=dealer, timeouts=_TIMEOUTS, contributors=contributors)
     text, paths = cast(Path, roster.path).read_text(), {}
     for name in identities:
         paths[name] = folder / f"{name}.toml"

@@ -142,10 +142,19 @@ def run(
         scripts.run_main(script)
 
 
-def run_all(script: Path, args: tuple[str, ...], names: tuple[str, ...], say: Say, command: Sequence[str]) -> Outcome:
+def run_all(
+    script: Path,
+    args: tuple[str, ...],
+    names: tuple[str, ...],
+    say: Say,
+    command: Sequence[str],
+    contributors: Sequence[str] = (),
+) -> Outcome:
     """Runs a script with all its parties as processes of this machine."""
-    dealer = scripts.declares_dealer(script)
-    return run_local(script, args, names, say, traceback=wants_traceback(), command=command, dealer=dealer)
+    dealer, shown = scripts.declares_dealer(script), wants_traceback()
+    return run_local(
+        script, args, names, say, traceback=shown, command=command, dealer=dealer, contributors=contributors
+    )
 
 
 def end_as(outcome: Outcome) -> None:

@@ -18,6 +18,7 @@ from protocols import identity
 from protocols.channel import arrive
 from protocols.errors import ConfigError, InputError, SecureModelError, explain
 from protocols.identity import DEALER
+from protocols.names import is_name
 from securemodel.invocation import Invocation, Progress, invoked
 
 
@@ -42,6 +43,15 @@ def declared_parties(script: Path) -> tuple[str, ...]:
         return checked_parties(names)
     where, fix = f"{script}, line {line}", 'write it out: PARTIES = ("bank", "hospital")'
     raise ConfigError(explain("PARTIES is not a plain list of names", where=where, fix=fix))
+
+
+def declared_contributors(script: Path) -> tuple[str, ...]:
+    """The names in the script's top-level `CONTRIBUTORS`, or nobody. Raises ConfigError."""
+    names, line = _declared(script, "CONTRIBUTORS") or ((), 0)
+    if isinstance(names, (tuple, list)) and all(is_name(name) for name in names):
+        return tuple(names)
+    where, fix = f"{script}, line {line}", 'write it out: CONTRIBUTORS = ("hospital",)'
+    raise ConfigError(explain("CONTRIBUTORS is not a plain list of names", where=where, fix=fix))
 
 
 def declares_dealer(script: Path) -> bool:
@@ -113,6 +123,7 @@ def as_party(
     protocol: str | None = None,
     ledger: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    rows: Path | None = None,
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
@@ -120,13 +131,16 @@ def as_party(
     told that this party is there: they wait while the script compiles its program.
     """
     config, store, paillier_key = config.resolve(), store and store.resolve(), paillier_key and paillier_key.resolve()
+    rows = rows and rows.resolve()
     book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
     parties = identity.load_config(config)
     own = identity.load(parties.identity) if parties.identity else None
     arrivals = [made] if own and (made := arrive(me, parties, own)) else []
     try:
         with (
-            invoked(Invocation(me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress)),
+            invoked(
+                Invocation(me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress, rows)
+            ),
             _as_main(script, args),
         ):
             yield

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from protocols.linear import LAYOUT
+from protocols.names import PUBLIC
 from securemodel.compiler.owners import Weights
 
 TEXT_VERSION = 2
@@ -153,6 +154,11 @@ class Header:
     input_shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[str, ...]
     rounding: Rounding = "exact"
+
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """Owners of inputs who are no parties: their rows were shared before, and they have left."""
+        return tuple(dict.fromkeys(name for name in self.inputs if name not in (*self.parties, PUBLIC)))
 
     @property
     def rows(self) -> int:

@@ -519,7 +519,7 @@ def _its_giver(case: Case) -> str | None:
     kind, _, name = case.attrs["name"].partition(":")
     if kind == "input":
         return case.header.inputs[_input_index(name, case.header)]
-    if kind == TABLE and case.node.owner in case.header.parties:
+    if kind == TABLE and case.node.owner in (*case.header.parties, *case.header.contributors):
         return case.node.owner
     if kind == "state" and (owner := owner_of(case.header.weights, name)) is not None:
         return owner
@@ -838,7 +838,7 @@ def check_header(header: Header) -> None:
 
 def _names_problem(header: Header) -> str:
     parties = header.parties
-    if bad := [name for name in parties if not is_name(name)]:
+    if bad := [name for name in (*parties, *header.contributors) if not is_name(name)]:
         return f"{bad[0]!r:.100} cannot be a party's name: {NAME_RULE}"
     if len(parties) < 2 or len(set(parties)) != len(parties):
         return f"the parties are two or more, all different, not {list(parties)!r:.100}"
@@ -846,7 +846,6 @@ def _names_problem(header: Header) -> str:
     owners = {*parties, PUBLIC}
     for what, names, known in (
         ("weights", weight_owners(header.weights), owners),
-        ("inputs", header.inputs, owners),
         ("outputs", header.outputs, {*parties, EVERYBODY}),
     ):
         if unknown := [name for name in names if name not in known]:

@@ -13,6 +13,7 @@ from protocols.strict import strict_json
 from securemodel.compiler.ir import DEEP_KIND, MASKED_KIND, TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, check_header, verify
 from securemodel.compiler.owners import Weights
+from securemodel.compiler.positions import TABLE
 from securemodel.errors import ProgramError
 
 MAX_TEXT_BYTES = 64 << 20
@@ -59,6 +60,8 @@ def parse_program(
     for number, (line, node) in enumerate(zip(lines, graph.nodes, strict=True), 2):
         if node.text() != line:
             raise _damaged(f"line {number}", "it is written in another way than Program.save() writes it")
+        if node.op == "placeholder" and node.owner in header.contributors and not node.attrs["name"].startswith(TABLE):
+            raise _damaged(f"line {number}", f"{node.owner!r} is no party, and gives no input in a run")
     return header, graph
 
 

@@ -25,6 +25,6 @@ PROGRAM = Label(0, 3, Purpose.CONTROL)
 STREAM_KEY = Label(0, 0, Purpose.SEED)
 """A party's key, from the dealer."""
 TABLE_KEY = Label(0, 1, Purpose.SEED)
-"""The key of the masks of rows that a party shares once, to the dealer."""
+"""The keys of a party's shares of the masks of rows that are shared once, to the dealer."""
 END_OF_SESSION = Label(0, 1, Purpose.REQUEST)
 """The last party's last request to the dealer; those for an epoch's shares are about node 0."""

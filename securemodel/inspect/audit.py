@@ -38,6 +38,7 @@ def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
         raise InputError(explain("training with Paillier alone has no audit", where="audit()", why=why, fix=fix))
     outputs = _outputs(program)
     roles = [_party(program, name, outputs) for name in program.parties]
+    roles += [_contributor(program, name) for name in program.contributors]
     if has_dealer(program):
         roles.append(_dealer(program))
     warnings = [*weak_choices(program, outputs), *(same_organisation(program, config) if config else ())]
@@ -128,10 +129,22 @@ def _masks(program: Program) -> dict[str, str]:
 # ---- parties
 def _party(program: Program, me: str, outputs: Iterable[Output]) -> Role:
     learns = tuple(out.name for out in outputs if out.to in (me, "all"))
-    nodes = list(_live(program))
-    clear = Counter(_what(node) for node in nodes if node.op == "float" and node.owner == me)
     sees = {"crypten": _sees_crypten}.get(program.protocol, _sees if has_dealer(program) else _sees_encrypted)
-    return Role(me, _brings(program, me), tuple(sees(program, me)), learns, dict(clear), _trust(program, me))
+    return Role(
+        me, _brings(program, me), tuple(sees(program, me)), learns, _in_the_clear(program, me), _trust(program, me)
+    )
+
+
+def _contributor(program: Program, me: str) -> Role:
+    """An owner who shared its rows and left: it sees nothing, and trusts those who stay."""
+    trust = (
+        "to share rows that belong to the others', position by position; it takes no part in a run, and stops none",
+    )
+    return Role(me, _brings(program, me), (), (), _in_the_clear(program, me), trust)
+
+
+def _in_the_clear(program: Program, me: str) -> dict[str, int]:
+    return dict(Counter(_what(node) for node in _live(program) if node.op == "float" and node.owner == me))
 
 
 def _brings(program: Program, me: str) -> tuple[str, ...]:
@@ -164,6 +177,7 @@ _MASKED = {
     "mask_bits": ("bits of comparisons", "a mask that the parties share"),
 }
 """What is opened under a mask: a name, and what hides it."""
+_LEFT = "a mask that the parties share, out of its owner's file"
 
 
 def _sees(program: Program, me: str) -> list[Seen]:
@@ -179,6 +193,7 @@ def _sees(program: Program, me: str) -> list[Seen]:
             what, hidden_by = _MASKED[node.op]
             given = "rows" if is_table(program.graph, node) else "weights" if node.phase == "load" else "inputs"
             what = what.format(given, node.owner)
+            hidden_by = _LEFT if node.owner in program.contributors else hidden_by
             senders = 1 if ROWS[node.op].opens == "owner to all" else peers
             note(what, node, _size(node), _size(node) * sent_bits(node) * senders, hidden_by)
         elif node.op == "reveal" and node.owner in (me, "all"):

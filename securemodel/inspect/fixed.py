@@ -34,7 +34,7 @@ def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
 
     Raises InputError when a weight or an input cannot be encoded.
     """
-    clear = {name: ClearSide(program, name) for name in program.parties}
+    clear = {name: ClearSide(program, name) for name in (*program.parties, *program.contributors)}
     for side in clear.values():
         side.set_model(program.model)
         side.set_inputs(inputs)

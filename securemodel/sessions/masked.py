@@ -11,12 +11,11 @@ from protocols.channel import Channel, Link, dial
 from protocols.errors import explain
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import Stream
-from securemodel.compiler.positions import table_nodes
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.sources import DealerSource, NoSource, largest_message
 from securemodel.engines.masked.store import Store, StoreSource
-from securemodel.engines.masked.tables import Tables
+from securemodel.engines.masked.tables import Tables, keys_to_hand
 from securemodel.engines.masked.walk import MaskedWalk, local_walks
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
@@ -99,10 +98,10 @@ def meet(
 
 
 def _introduce(program: Program, me: str, link: Link, own: Tables) -> bytes:
-    """Hands the dealer the program's text, and the key of the rows that this party shares once; gets this party's key."""
+    """Hands the dealer the program's text, and the keys of rows that are shared once; gets this party's key."""
     link.send(PROGRAM, [program.text().encode()])
-    if any(node.owner == me for node in table_nodes(program.graph)):
-        link.send(TABLE_KEY, [own.key])
+    if keys := [own.key_of(owner) for owner in keys_to_hand(program.graph, program.parties, me)]:
+        link.send(TABLE_KEY, [b"".join(keys)])
     return link.receive(STREAM_KEY, 32).numpy().tobytes()
 
 

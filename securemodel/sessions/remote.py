@@ -10,7 +10,7 @@ from typing import Any
 from protocols import identity
 from protocols.channel import Channel
 from protocols.channel import connect as connect_channel
-from protocols.errors import public_reason
+from protocols.errors import explain, public_reason
 from protocols.identity import Identity, PartiesConfig
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
@@ -33,6 +33,22 @@ def place(
         config = identity.load_config(config)
     _check_parties(program, me, config)
     return me, config, _own_identity(config, insecure_plain)
+
+
+def contributor(me: str | None, config: str | Path | PartiesConfig | None) -> tuple[PartiesConfig, Identity]:
+    """The parties file and the identity of an owner who shares its rows and takes no part. Raises ConfigError."""
+    me, config = me or current().me, config or current().config
+    if not me or not config:
+        fix = "start it with `securemodel share SCRIPT --me NAME --config parties.toml`, or pass me= and config="
+        raise ConfigError(explain("share_rows() does not know whose rows to share", fix=fix))
+    if not isinstance(config, PartiesConfig):
+        config = identity.load_config(config)
+    config.contributor(me)
+    own = _own_identity(config, False)
+    if own is None or own.name != me:
+        what, fix = f"the identity of the parties file is not that of {me!r}", "use this owner's own parties file"
+        raise ConfigError(explain(what, where=str(config.path), fix=fix))
+    return config, own
 
 
 def join(me: str, config: PartiesConfig, own: Identity | None, insecure_plain: bool) -> Channel:

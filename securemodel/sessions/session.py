@@ -244,7 +244,7 @@ class Session:
         """Around every call: one at a time. Raises ProtocolError where chance decides whose rows meet."""
         with self._turns.taken(turn):
             self._check_open()
-            owners = set(self.program.header.inputs) - {"public"}
+            owners = set(self.program.header.inputs) - {PUBLIC, *self.program.contributors}
             mine = {owner for owner in owners if self._is_mine(owner)}
             if turn.raced and mine and mine != owners:
                 others = ", ".join(sorted(owners - mine))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from protocols.errors import explain
-from protocols.names import EVERYBODY, PUBLIC
+from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
 from securemodel.compiler.owners import Weights, check_owners, owner_of
 from securemodel.engines.compiling import check_numbers, party_names
 from securemodel.errors import CompileError
@@ -19,22 +19,31 @@ from securemodel.training.steps import CapturedStep
 
 
 def check_arguments(
-    step: Callable[..., Any], batch: Any, parties: Any, reveal: Any, evaluate: Any, guard_every: Any
+    step: Callable[..., Any],
+    batch: Any,
+    parties: Any,
+    reveal: Any,
+    evaluate: Any,
+    guard_every: Any,
+    contributors: Any = (),
 ) -> None:
     """Raises CompileError for arguments of `compile_training` that are not what it takes."""
     if not isinstance(batch, Batches):
         _refuse(f"batch is a {type(batch).__name__} and no batches", "give data.batches(size)")
-    if isinstance(parties, str) or not all(isinstance(name, str) for name in parties):
-        _refuse(f"parties is {parties!r} and no list of names", 'write parties=["bank", "shop"]')
+    for what, names in (("parties", parties), ("contributors", contributors)):
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            _refuse(f"{what} is {names!r} and no list of names", f'write {what}=["bank", "shop"]')
+    check_contributors(contributors, parties, batch)
     if reveal is not None and not isinstance(reveal, (str, Mapping)):
         _refuse(
             f"reveal is a {type(reveal).__name__}", 'write reveal={"loss": "all"}, or reveal="bank" for all results'
         )
     if not isinstance(guard_every, int) or guard_every < 0:
         _refuse(f"guard_every = {guard_every!r}", "say every how many steps, or 0 for never")
-    unknown = [name for name in batch.owners() if name not in parties]
+    unknown = [name for name in batch.owners() if name not in (*parties, *contributors)]
     if unknown:
-        _refuse(f"{unknown[0]!r} owns data and is no party", f"name it among the parties: {', '.join(parties)}")
+        fix = f"name it among the parties ({', '.join(parties)}), or in contributors= if it only shares its rows and leaves"
+        _refuse(f"{unknown[0]!r} owns data and is no party", fix)
     check_columns(step, list(batch.data.columns), "the step")
     if evaluate is not None and not isinstance(evaluate, Mapping):
         _refuse(f"evaluate is a {type(evaluate).__name__}", _EVALUATE)
@@ -46,6 +55,18 @@ def check_arguments(
             _refuse(f"the evaluation {name!r} is of a {type(data).__name__} and no data set", _EVALUATE)
         check_receiver(to, f"the evaluation {name!r}", parties)
         check_columns(function, list(data.columns), f"the evaluation {name!r}")
+
+
+def check_contributors(contributors: Sequence[str], parties: Sequence[str], batch: Batches) -> None:
+    """Raises CompileError unless these are owners of data, and no parties."""
+    for name in contributors:
+        if name in parties:
+            fix = "a party takes part in every step; leave it out of one of the two"
+            _refuse(f"{name!r} is a party, and is to share its rows and leave", fix)
+        if not is_name(name):
+            _refuse(f"{name!r} cannot be a contributor's name", "choose another name", NAME_RULE)
+        if name not in batch.owners():
+            _refuse(f"{name!r} is to share its rows and leave, and owns no data", "leave it out of contributors=")
 
 
 _EVALUATE = 'write evaluate={"right": (function, test, "all")}, where test is a data set'
@@ -75,11 +96,17 @@ def check_columns(function: Callable[..., Any], columns: Sequence[str], what: st
 
 
 def check_terms(
-    parties: Sequence[str], weights: Weights, batch: Batches, frac_bits: int, width: int, rounding: str
+    parties: Sequence[str],
+    weights: Weights,
+    batch: Batches,
+    frac_bits: int,
+    width: int,
+    rounding: str,
+    contributors: Sequence[str] = (),
 ) -> None:
     """Raises CompileError for names of parties, or numbers, that no program has."""
     check_numbers(frac_bits, width, rounding)
-    party_names(weights, batch.owners(), (), parties)
+    party_names(weights, [name for name in batch.owners() if name not in contributors], (), parties)
 
 
 def check_weights(weights: Weights, models: Mapping[str, nn.Module], captured: CapturedStep) -> None:

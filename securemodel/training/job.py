@@ -113,13 +113,14 @@ def compile_job(
     guard_every: int = 0,
     dp: DP | None = None,
     secret_dropout: bool = False,
+    contributors: Sequence[str] = (),
 ) -> Job:
     """What `securemodel.compile_training` does, without its ways to run."""
     if dp is not None and (terms.frac_bits, terms.width) != (16, 64):
         raise CompileError(
             explain("dp wants frac_bits=16 and width=64", why="the norm is bounded for these", fix="leave them out")
         )
-    check_terms(terms.parties, terms.weights, batch, terms.frac_bits, terms.width, terms.rounding)
+    check_terms(terms.parties, terms.weights, batch, terms.frac_bits, terms.width, terms.rounding, contributors)
     captured = capture_step(
         batch.flat(step), models, optimizers, batch.examples(), scale=sum(batch.sizes), dp=dp, parties=terms.parties,
         secret_dropout=secret_dropout,

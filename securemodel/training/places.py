@@ -132,6 +132,7 @@ def remote(
     me: str | None,
     config: str | Path | PartiesConfig | None,
     connect: Callable[[Program, str, PartiesConfig, Tables, Channel | None], Session],
+    tables: Tables | None = None,
     *,
     ledger: str | Path | bool,
     insecure_plain: bool,
@@ -151,4 +152,4 @@ def remote(
         return session
 
     secret = b"insecure" if own is None else read_secret(own.key_path, "a private key")
-    return Remote(opened(program, Tables(), None), secret, opened)
+    return Remote(opened(program, tables or Tables(), None), secret, opened)

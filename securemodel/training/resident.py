@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from protocols.errors import explain
 from protocols.gates import numel
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import FloatCall
@@ -20,7 +21,7 @@ from securemodel.compiler.positions import TABLE
 from securemodel.compiler.rows import made_up_inputs
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.compiling import renamed
-from securemodel.errors import InputError
+from securemodel.errors import CompileError, InputError
 from securemodel.program import Program
 from securemodel.training.datasets import Batches
 
@@ -50,23 +51,43 @@ class Table:
 def tables_of(program: Program, batches: Batches) -> tuple[Table, ...]:
     """What a program that takes each batch as input can read from rows that are shared once; () where nothing, or too much.
 
-    `batches.resident` decides; where it is None, they are shared once unless they take more than MOST_BYTES.
+    `batches.resident` decides; where it is None, they are shared once unless they take more than MOST_BYTES. Those of
+    contributors always are: CompileError where a step cannot read them so.
     """
-    if batches.resident is False:
+    gone = program.contributors
+    if batches.resident is False and not gone:
         return ()
     places = [part for _, part, _ in batches.parts()]
     found: list[Table] = []
     for node in program.graph.nodes:
         part = _part(program.graph, node, places) if node.op == "input" and node.phase == "run" else None
         if part is None:
+            if node.op == "input" and node.phase == "run" and node.owner in gone:
+                raise _mixed(program, node, batches)
             continue
         where = _where_rows_are(program, node, batches, part)
+        if where is None and node.owner in gone:
+            raise _mixed(program, node, batches)
         if where is not None:
             view, dim = where
             shape = (*view[:dim], len(batches.data.positions[part]), *view[dim + 1 :])
             found.append(Table(node.id, f"{TABLE}:{len(found)}", str(node.owner), part, dim, view, shape))
     size = sum(8 * numel(table.shape) for table in found)
-    return tuple(found) if batches.resident or size <= MOST_BYTES else ()
+    if batches.resident or (batches.resident is None and size <= MOST_BYTES):
+        return tuple(found)
+    return tuple(table for table in found if table.owner in gone)
+
+
+def _mixed(program: Program, node: Node, batches: Batches) -> CompileError:
+    columns = sorted({name for name, _, piece in batches.parts() if piece.party == node.owner})
+    return CompileError(
+        explain(
+            f"{node.owner!r} cannot share its rows before the training and leave",
+            where=program.graph[node.args[0]].source or node.source,
+            why=f"of its {', '.join(columns)}, this computes in the clear what depends on which rows are in a batch",
+            fix=f"name {node.owner!r} among the parties, or compute from each row alone what it has in the clear",
+        )
+    )
 
 
 def reading(program: Program, batches: Batches, found: tuple[Table, ...]) -> tuple[Graph, dict[int, FloatCall]]:

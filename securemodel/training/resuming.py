@@ -21,10 +21,10 @@ _STEPS_BYTES = 256
 _SCHEDULED = ("lr", "initial_lr", "momentum", "betas", "weight_decay", "eps")
 
 
-def last_common_step(job: Job, where: Place, folder: Path) -> int | None:
-    """The last step of which all parties have a checkpoint, each in its own folder inside. Raises Mismatch."""
+def last_common_step(job: Job, where: Place, folder: Path, shared: str = "") -> int | None:
+    """The last step of which all parties have a checkpoint, each in its own folder inside; `shared` as of `greet`. Raises Mismatch."""
     mine = {me: checkpoints.steps_of(folder / me) for me in where.parties}
-    told = greet(job, where, STEPS, {me: _packed(steps) for me, steps in mine.items()})
+    told = greet(job, where, STEPS, {me: _packed(steps) for me, steps in mine.items()}, shared)
     common = set.intersection(*(set(steps) for steps in mine.values()))
     for parts in told.values():
         for data in parts.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from protocols.channel import Channel
-from protocols.errors import InputError, Mismatch, PreprocessingUsedUp, explain
+from protocols.errors import ConfigError, InputError, Mismatch, PreprocessingUsedUp, explain
 from protocols.files import file_errors, write_atomically
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Examples, tensors_in
@@ -27,13 +28,16 @@ from securemodel.engines.masked.walk import MaskedWalk
 from securemodel.errors import TrainingDiverged
 from securemodel.invocation import Progress as Report
 from securemodel.invocation import current
+from securemodel.ledger import book_of, record_for
 from securemodel.program import Program, StepProgram
 from securemodel.sessions.masked import open_connection, open_local
+from securemodel.sessions.remote import contributor, place
 from securemodel.sessions.session import Session
-from securemodel.training import checkpoints
+from securemodel.training import checkpoints, contributing
 from securemodel.training.agreeing import toss
 from securemodel.training.checkpoints import Progress
 from securemodel.training.compiling import TrainingProgram
+from securemodel.training.contributing import contributed_here, tables_with
 from securemodel.training.evaluating import BEFORE, NOW, Evaluation, together
 from securemodel.training.exporting import Exported
 from securemodel.training.job import Job
@@ -42,7 +46,7 @@ from securemodel.training.places import Local, Place, remote
 from securemodel.training.privacy import Privacy, TakenPart
 from securemodel.training.publishing import publish
 from securemodel.training.resuming import groups_of, last_common_step, put_groups, read_all
-from securemodel.training.stores import store_of
+from securemodel.training.stores import check_no_contributors, store_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +64,7 @@ class Run:
     `step_number` counts the steps made; `resume` goes on where checkpoints end.
     """
 
-    def __init__(self, job: Job, where: Place) -> None:
+    def __init__(self, job: Job, where: Place, tables: Mapping[int, dict[str, Tables]] | None = None) -> None:
         self.job, self._where = job, where
         self.step_number, self._times = 0, 0
         self._public = job.captured.public_inputs()
@@ -76,7 +80,7 @@ class Run:
         self._resident = bool(table_nodes(job.program.graph))
         self._noise = {me: NoiseSource() for me in where.parties} if job.captured.noise else {}
         self._taken = TakenPart()
-        self._tables: dict[int, dict[str, Tables]] = {}
+        self._tables = dict(tables or {})
         """By program, what each party here has of the rows that were shared for it, in this session or an earlier one. Its
         id, as two evaluations may be alike but for their data."""
 
@@ -125,8 +129,14 @@ class Run:
 
     def _toss(self) -> None:
         """The name of this training and the seed of its public random numbers."""
-        tossed = toss(self.job, self._where)
+        tossed = toss(self.job, self._where, self._shared())
         self._name, self._seed = tossed.hex()[:32], int.from_bytes(tossed[16:24], "little") >> 1
+
+    def _shared(self) -> str:
+        """Which rows owners who left have given: the same at every party."""
+        for own in self._tables.get(id(self.job.program), {}).values():
+            return " ".join(f"{owner}:{given.sharing}" for owner, given in sorted(own.contributed.items()))
+        return ""
 
     def step(self, *batch: torch.Tensor | None) -> Any:
         """One step on the next batch (or this one: tensors of the parts of all columns); what the step returns.
@@ -415,7 +425,7 @@ class Run:
         """
         if self._started:
             raise InputError(explain("resume() comes too late", fix="call it before the first step"))
-        step = last_common_step(self.job, self._where, Path(folder))
+        step = last_common_step(self.job, self._where, Path(folder), self._shared())
         if step is None:
             self._start()
             return 0
@@ -451,7 +461,20 @@ class Run:
 
 def local_run(job: Job) -> Run:
     """A run with all parties in this process."""
-    return Run(job, Local.of(open_local(job.program)))
+    tables = contributed_here(job) if job.program.contributors else {}
+    return Run(job, Local.of(open_local(job.program, tables.get(id(job.program)))), tables)
+
+
+def share_rows(
+    job: Job, folder: Path, me: str | None, config: str | Path | PartiesConfig | None, ledger: str | Path | bool
+) -> dict[str, Path]:
+    """Writes what a contributor gives each party, and a line of its ledger."""
+    parties, own = contributor(me, config)
+    book = book_of(ledger)
+    paths = contributing.write(job, folder, own, parties)
+    if book:
+        record_for(book, job.program, own.name, os.urandom(16)).shared(len(job.batches.data))
+    return paths
 
 
 def remote_run(
@@ -460,12 +483,14 @@ def remote_run(
     config: str | Path | PartiesConfig | None = None,
     *,
     store: str | Path | None = None,
+    rows: str | Path | None = None,
     ledger: str | Path | bool = True,
     insecure_plain: bool = False,
     **options: Any,
 ) -> Run:
-    """This party's end of a run between processes."""
-    store = store or current().store
+    """This party's end of a run between processes. `rows`: the folder of what owners gave who left."""
+    store, rows = store or current().store, rows or current().rows
+    tables = _tables_given(job, me, config, rows, store, insecure_plain) if job.program.contributors else {}
 
     def connect(program: Program, me: str, parties: PartiesConfig, tables: Tables, channel: Channel | None) -> Session:
         prepared = store_of(Path(store), program) if store else None
@@ -480,4 +505,24 @@ def remote_run(
             **options,
         )
 
-    return Run(job, remote(job.program, me, config, connect, ledger=ledger, insecure_plain=insecure_plain))
+    (first,) = tables[id(job.program)].values() if tables else (Tables(),)
+    where = remote(job.program, me, config, connect, first, ledger=ledger, insecure_plain=insecure_plain)
+    return Run(job, where, tables)
+
+
+def _tables_given(
+    job: Job,
+    me: str | None,
+    config: str | Path | PartiesConfig | None,
+    rows: str | Path | None,
+    store: str | Path | None,
+    insecure_plain: bool,
+) -> dict[int, dict[str, Tables]]:
+    """What this party has of the rows of owners who left. Raises ConfigError, InputError."""
+    if store:
+        check_no_contributors(job)
+    name, parties, own = place(job.program, me, config, insecure_plain)
+    if own is None:
+        what = "rows of an owner who left are sealed to identities, and insecure_plain has none"
+        raise ConfigError(explain(what, fix="connect with a parties file that has certificates"))
+    return tables_with(job, {name: contributing.read(job, Path(rows) if rows else None, own, parties)})

@@ -77,7 +77,7 @@ def simulate(
 ) -> Simulation:
     """Runs steps in fixed point and in float from the same start, on the same batches: these, or all of `rows`."""
     program = program.with_inputs or program
-    sides = {name: ClearSide(program, name) for name in program.parties}
+    sides = {name: ClearSide(program, name) for name in (*program.parties, *program.contributors)}
     for side in sides.values():
         side.set_model(program.model)
     fixed, states, public = FixedPoint(program, sides), start_states(captured), captured.public_inputs()

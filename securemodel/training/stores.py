@@ -20,6 +20,7 @@ def prepare_training(
     Returns each party's folder under `directory`. The folders appear whole or not at all. `progress` is told of steps.
     Raises PreprocessingError when the directory already holds something, InputError for a protocol that needs none.
     """
+    check_no_contributors(job)
     with appearing(directory) as temporary:
         for name in job.program.parties:
             (temporary / name).mkdir(mode=0o700)
@@ -29,6 +30,14 @@ def prepare_training(
                 folder.rename(temporary / name / _name(program))
             (temporary / "made").rmdir()
     return {name: directory / name for name in job.program.parties}
+
+
+def check_no_contributors(job: Job) -> None:
+    """Raises PreprocessingError for a training that reads rows of owners who left."""
+    if names := job.program.contributors:
+        what = f"this training reads rows of {', '.join(names)}, and no preprocessing for them can be made beforehand"
+        why, fix = "the keys of their masks come with the rows", "train with a dealer: leave --store out"
+        raise PreprocessingError(explain(what, why=why, fix=fix))
 
 
 def _counts(job: Job, steps: int) -> list[tuple[Program, int]]:

@@ -27,7 +27,7 @@ from securemodel.training.datasets import Batches, Dataset
 from securemodel.training.job import Job, compile_job
 from securemodel.training.paillier import LinearTraining, compile_linear
 from securemodel.training.privacy import DP
-from securemodel.training.run import Run, local_run, remote_run
+from securemodel.training.run import Run, local_run, remote_run, share_rows
 from securemodel.training.simulation import Simulation, simulate
 
 
@@ -90,13 +90,29 @@ class Training(Job):
         `batches(step)` gives made-up data; by default the data of this process are read, which must be all of them.
         """
         if batches is None:
-            for me in self.program.parties:
+            for me in (*self.program.parties, *self.program.contributors):
                 self.check_rows(me)
         return simulate(self.program, self.captured, self.batches, steps, batches)
 
     def local(self) -> Run:
         """A run with all parties in this process: for notebooks and tests."""
         return local_run(self)
+
+    def share_rows(
+        self,
+        folder: str | Path,
+        me: str | None = None,
+        config: str | Path | PartiesConfig | None = None,
+        *,
+        ledger: str | Path | bool = True,
+    ) -> dict[str, Path]:
+        """Writes the rows of a contributor for the parties, and is all that it does: a file for each, by its name.
+
+        Only the party that a file is for can read it, and it learns nothing of the rows. Each call draws new keys, so all
+        parties need the files of one call. `config` is a parties file with [contributors.NAME], and the identity of
+        `me` in [me]. Raises InputError for rows that the training cannot use, ConfigError, FileError.
+        """
+        return share_rows(self, Path(folder), me, config, ledger)
 
     def connect(self, me: str | None = None, config: str | Path | PartiesConfig | None = None, **options: Any) -> Run:
         """This party's end of a run between processes; arguments as those of securemodel.connect."""
@@ -110,6 +126,7 @@ def compile_training(
     *,
     batch: Batches,
     parties: Sequence[str],
+    contributors: Sequence[str] = (),
     reveal: Mapping[str, str] | str | None = None,
     evaluate: Mapping[str, tuple[Callable[..., Any], Dataset, str]] | None = None,
     weights: str | Mapping[str, str] = PUBLIC,
@@ -126,7 +143,8 @@ def compile_training(
 
     `step` is a plain function of the batch's columns that also runs in the clear: it computes a loss of `models`, calls
     `backward()`, and steps the `optimizers` (one of each, a sequence, or a mapping by name). `batch` says whose the
-    columns are, and in which order rows come (`dataset(...).batches(...)`). `reveal` maps what the step returns, by name,
+    columns are, and in which order rows come (`dataset(...).batches(...)`). `contributors` are owners of data who are no
+    parties: each shares its rows beforehand (`Training.share_rows`) and may leave then. `reveal` maps what the step returns, by name,
     to who learns it (a party, "all"), or names one for everything; what it does not name is not revealed. `evaluate` maps
     names to (function of the columns, data set, receiver): what it returns is summed over batches, or put one below the
     other where it has rows. `weights` owns the starting values: "public" where everybody has them (from a seed), one
@@ -139,13 +157,16 @@ def compile_training(
     `protocol="paillier"`: linear models by two parties and no dealer; `options` are those of
     `securemodel.training.paillier.compile_linear`. Raises UnsupportedOperator, CompileError.
     """
-    check_arguments(step, batch, parties, reveal, evaluate, guard_every)
+    check_arguments(step, batch, parties, reveal, evaluate, guard_every, contributors)
     if protocol == "paillier":
         if (frac_bits, width, rounding) != (16, 64, "exact"):
             raise CompileError("frac_bits, width and rounding are not for protocol 'paillier': leave them out")
         if dp is not None:
             what = "dp is not for protocol 'paillier': its gradients are neither clipped nor given noise"
             raise CompileError(explain(what, fix="leave protocol out; a dealer is needed then"))
+        if contributors:
+            what = "contributors is not for protocol 'paillier', whose two parties both take part"
+            raise CompileError(explain(what, fix="leave it out, or leave protocol out; a dealer is needed then"))
         if dropout != "public":
             raise CompileError("dropout is not for protocol 'paillier', whose models have none: leave it out")
         return compile_linear(
@@ -163,6 +184,6 @@ def compile_training(
     terms = Terms(tuple(parties), given, frac_bits, width, rounding)
     job = compile_job(
         step, models, optimizers, batch, terms, reveal=reveal, evaluate=evaluate, guard_every=guard_every, dp=dp,
-        secret_dropout=dropout == "secret",
+        secret_dropout=dropout == "secret", contributors=contributors,
     )  # fmt: skip
     return Training(**vars(job))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from protocols.channel.testing import loopback_parties
 
 SCRIPT = """
 import torch
@@ -120,3 +124,63 @@ job = securemodel.compile_training(
     step, model, optimizer, batch=data.batches(16), parties=["bank", "shop"], protocol="paillier", insecure_key_bits=512
 )
 """
+
+
+STAY = """PARTIES = ("bank", "notary")
+CONTRIBUTORS = ("shop",)
+"""
+OF_SHOP = STAY + SCRIPT.replace('["bank", "shop"], OPTIONS', 'PARTIES, contributors=CONTRIBUTORS, reveal="all"')
+DATA = {"shape=(300, 5)": "torch.ones(300, 5)", "shape=(300,)": "read_shop, shape=(300,)"}
+READ = """
+
+def read_shop():
+    print("the shop's rows are read")
+    return torch.ones(300)
+"""
+MAIN = """
+
+if __name__ == "__main__":
+    with make_job().connect() as run:
+        print("trained", [round(returned["loss"].item(), 3) for returned in run.steps(2)])
+"""
+
+
+def of_shop(write) -> Path:
+    text = OF_SHOP + READ + MAIN
+    for said, given in DATA.items():
+        text = text.replace(said, given)
+    return write("leaves.py", text)
+
+
+def test_a_contributor_shares_its_rows_and_is_gone(write):
+    command = [sys.executable, "-m", "securemodel.cli", "train", str(of_shop(write)), "--local", "--ledger", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.partition("|")[::2] for line in done.stdout.splitlines()]
+    said = [(name.strip(), text.strip()) for name, text in lines]
+    gone = said.index(("shop", "Give each party its file. This party is not needed for the training."))
+    assert {name for name, _ in said[: gone + 1]} == {"shop"} and "shop" not in {name for name, _ in said[gone + 1 :]}
+    trained = {name: text for name, text in said if text.startswith("trained")}
+    assert set(trained) == {"bank", "notary"} and len(set(trained.values())) == 1
+    assert [name for name, text in said if text == "the shop's rows are read"] == ["shop"]
+
+
+def test_share_wants_a_contributor_of_a_training(call, write, network, tmp_path):
+    config, _ = loopback_parties(["bank", "notary"], tmp_path, contributors=["shop"])
+    mine = write("mine.toml", config.path.read_text() + '[me]\nidentity = "shop"\n')
+    words = ["--me", "shop", "--config", mine, "--to", tmp_path / "rows", "--ledger", "none"]
+    made = call("share", of_shop(write), *words)
+    assert made.exit_code == 0 and "for bank: " in made.output and "for notary: " in made.output, made.output
+    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["shop-for-bank.rows", "shop-for-notary.rows"]
+    refused = call("share", of_shop(write), "--me", "bank", *words[2:])
+    assert refused.exit_code == 1 and "no contributor 'bank'" in refused.output
+    refused = call("share", write("network.py", network), *words)
+    assert refused.exit_code == 1 and "program" in refused.output
+    both = call("train", of_shop(write), "--local", "--rows", tmp_path / "rows")
+    assert both.exit_code == 2 and "leave out options that go with --me" in both.output
+
+
+def test_contributors_of_a_script_are_a_plain_list(call, write):
+    script = write("odd.py", "PARTIES = ('a', 'b')\nCONTRIBUTORS = (1,)\n")
+    made = call("train", script, "--local", "--ledger", "none")
+    assert made.exit_code == 1 and "CONTRIBUTORS is not a plain list of names" in made.output

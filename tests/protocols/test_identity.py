@@ -204,3 +204,39 @@ def test_a_key_in_a_folder_that_others_can_change_is_refused(tmp_path: Path) -> 
     (tmp_path / "bank").chmod(0o777)
     with pytest.raises(ConfigError, match="folder that other users of this machine can change"):
         identity.load(tmp_path / "bank")
+
+
+CONTRIBUTOR = """[parties.bank]
+address = "127.0.0.1:7001"
+certificate = "bank/identity.crt"
+[parties.dealt]
+address = "[::1]:7002"
+certificate_pem = '''{pem}'''
+[contributors.hospital]
+certificate = "hospital/identity.crt"
+"""
+
+
+def test_contributors_have_certificates_and_no_address(keys: Path, tmp_path: Path) -> None:
+    text = CONTRIBUTOR.format(pem=identity.create("dealt", tmp_path / "dealt").certificate_path.read_text())
+    config = identity.load_config(party_file(keys, text))
+    assert config.contributor("hospital").fingerprint == identity.load(keys / "hospital").fingerprint
+    assert list(config.parties) == ["bank", "dealt"]
+    without = identity.load_config(party_file(keys, text[: text.index("[contributors")]))
+    assert without.roster_digest() != config.roster_digest()
+    for name, kind in {"bank": "contributor", "hospital": "entry"}.items():
+        with pytest.raises(ConfigError, match=f"no {'contributor' if kind == 'contributor' else 'party'} '{name}'"):
+            getattr(config, "contributor" if kind == "contributor" else "entry")(name)
+    wrong = {
+        'certificate = "hospital/identity.crt"\naddress = "127.0.0.1:1"': "'address' is not a known key",
+        'certificate = "bank/identity.crt"': "is of another party",
+        "": "no certificate is given for 'hospital'",
+    }
+    for line, said in wrong.items():
+        changed = text.replace('certificate = "hospital/identity.crt"', line)
+        with pytest.raises(ConfigError, match=said) as error:
+            identity.load_config(party_file(keys, changed))
+        assert "[contributors.hospital]" in str(error.value)
+    twice = text.replace("contributors.hospital", "contributors.bank").replace("hospital/", "bank/")
+    with pytest.raises(ConfigError, match="same certificate"):
+        identity.load_config(party_file(keys, twice))

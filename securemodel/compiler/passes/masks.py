@@ -9,7 +9,7 @@ Each value is masked at most once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,10 +34,14 @@ def _selected(graph: Graph, node: Node) -> Node:
     return graph[x.args[0]] if x.op == "truncate" else x
 
 
-def choose_masked(graph: Graph) -> tuple[set[int], set[int]]:
-    """(values that need a masked form, those of them that get it for free from masked operands)."""
+def choose_masked(graph: Graph, contributors: Sequence[str] = ()) -> tuple[set[int], set[int]]:
+    """(values that need a masked form, those of them that get it for free from masked operands).
+
+    `contributors` are owners who are no parties: nobody has what they give but in a masked form.
+    """
     live = _live(graph)
     needed = {a for node in graph.nodes if node.id in live for a in RULES[node.op].reads_masked(graph, node)}
+    needed |= {node.id for node in graph.nodes if node.id in live and node.op == "share" and node.owner in contributors}
     needed |= _operands_of_many_sums(graph, needed)
     free: set[int] = set()
     apart = _put_together(graph)
@@ -391,9 +395,11 @@ RULES = {
 """The operators of a graph whose truncations are placed. The three last ones make bits, the others additive values."""
 
 
-def place_masks(graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int) -> Graph:
+def place_masks(
+    graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int, contributors: Sequence[str] = ()
+) -> Graph:
     """The runnable graph: `floats` (already in place) followed by nodes of known form."""
-    needed, free = choose_masked(graph)
+    needed, free = choose_masked(graph, contributors)
     live = _live(graph)
     masks = _Pass(graph, floats, float_ids, needed, free, parties, *_roundings(graph, live))
     for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion

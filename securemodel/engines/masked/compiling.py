@@ -49,7 +49,7 @@ class Draft:
 
     def place_masks(self) -> None:
         floats, ids = _copy_floats(self.builder.graph)
-        self.graph = place_masks(self.graph, floats, ids, len(self.header.parties))
+        self.graph = place_masks(self.graph, floats, ids, len(self.header.parties), self.header.contributors)
         self._rename(ids)
 
     def compare_together(self) -> None:

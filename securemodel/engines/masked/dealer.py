@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -16,12 +15,12 @@ from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import EPOCHS, KEY_BYTES, Stream, new_key
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
-from securemodel.compiler.positions import table_nodes
 from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_program
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.pipeline import pipelined
 from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
+from securemodel.engines.masked.tables import keys_to_hand, table_streams
 from securemodel.errors import ProgramError
 
 _AHEAD_BYTES = 64 << 20  # made while earlier shares are being sent
@@ -72,10 +71,10 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: 
     keys = {name: new_key() for name in header.parties}
     for name, link in links.items():
         link.send(STREAM_KEY, [keys[name]])
-    owners = {cast(str, node.owner) for node in table_nodes(graph)}
-    masks = {name: Stream(links[name].receive(TABLE_KEY, KEY_BYTES).numpy().tobytes()) for name in sorted(owners)}
+    masks = {name: _table_keys(link, graph, header.parties) for name, link in links.items()}
+    tables = table_streams(graph, header.parties, lambda name, owner: Stream(masks[name][owner]))
     say(f"session of {', '.join(header.parties)}: {len(graph.nodes)} nodes")
-    dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()}, masks)
+    dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()}, tables)
     pump = Pump(list(links.values()))
     try:
         _deal_on_request(dealing, links[header.parties[-1]], pump)
@@ -83,6 +82,13 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: 
         pump.close()
     for link in links.values():
         link.close()
+
+
+def _table_keys(link: Link, graph: Graph, parties: Sequence[str]) -> dict[str, bytes]:
+    """The keys of a party's shares of the masks of rows that are shared once, by owner."""
+    owners = keys_to_hand(graph, parties, link.peer)
+    keys = link.receive(TABLE_KEY, KEY_BYTES * len(owners)).numpy().tobytes() if owners else b""
+    return {owner: keys[at * KEY_BYTES : (at + 1) * KEY_BYTES] for at, owner in enumerate(owners)}
 
 
 def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:

@@ -11,7 +11,7 @@ from protocols.gates import GATES, SIGNED, Part
 from protocols.prg import Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.engines.masked.masks import Masks, has_mask, mask_of
-from securemodel.engines.masked.tables import TableMasks
+from securemodel.engines.masked.tables import TableMasks, table_streams
 
 
 def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
@@ -36,7 +36,8 @@ def dealt_parts(graph: Graph) -> dict[int, tuple[Part, ...]]:
 class Dealing:
     """Makes the correlations of a program for parties whose streams it shares, in the program's order.
 
-    `tables`: the streams of the masks of rows that are shared once, by owner; by default those of the parties.
+    `tables`: the streams of the masks of rows that are shared once, by owner; by default the owner's, and of an owner who
+    left those of all parties.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class Dealing:
         graph: Graph,
         parties: Sequence[str],
         streams: dict[str, Stream],
-        tables: Mapping[str, Stream] | None = None,
+        tables: Mapping[str, Sequence[Stream]] | None = None,
     ) -> None:
         self._graph = graph
         self._streams = {name: streams[name] for name in parties}
         self._ranks = list(self._streams.values())
-        self._tables = self._streams if tables is None else tables
+        self._tables = tables or table_streams(graph, parties, lambda name, owner: self._streams[name])
         self._step_of_epoch = 0
         self._loaded: Masks = {}
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}

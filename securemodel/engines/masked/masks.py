@@ -33,11 +33,11 @@ def mask_of(
 ) -> torch.Tensor | None:
     """The mask of a masked value. None: zero.
 
-    `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares. So are those of
-    `tables`.
+    `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares. Masks of `tables`
+    are whole.
     """
     if is_table(graph, node):
-        streams, epoch = tables.streams, TABLE_EPOCH
+        return full_mask(tables.streams[str(node.owner)], TABLE_EPOCH, node.id, node.shape)
     if node.op in DERIVED:
         return DERIVED[node.op](graph, node, [masks[a] for a in node.args], tables)
     mine, fresh = FRESH[node.op]

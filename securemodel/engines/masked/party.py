@@ -82,6 +82,7 @@ class OnlineParty:
     def load(self, epoch: int, take: TakePrepared) -> Steps[None]:
         """Shares the weights; what it leaves is used by every later run."""
         self._loaded = {}
+        self.tables.shared |= self._contributed()
         env = yield from self._phase("load", epoch, take, Rows(), lambda values: None)
         self.tables.shared = {node.id: env[node.id] for node in table_nodes(self._graph)}
         self._loaded = {i: v for i, v in env.items() if v is not None or self._graph[i].form != "float"}
@@ -92,6 +93,16 @@ class OnlineParty:
         }
         bits = {i: LoadedOperand(v.hat, v.beta, None) for i, v in env.items() if isinstance(v, MaskedBits)}
         self.loaded_operands.update(bits)
+
+    def _contributed(self) -> dict[int, Masked]:
+        """The rows of owners who left, by node, where they are not there yet."""
+        device, found = self._stream.device, {}
+        for given in self.tables.contributed.values():
+            stream = Stream(given.key, device)
+            for node, rows in given.rows.items():
+                if node not in self.tables.shared:
+                    found[node] = Masked(rows.to(device), mask_share(stream, TABLE_EPOCH, node, rows.shape))
+        return found
 
     def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Steps[tuple[list, Rows]]:
         """One run; returns (this party's outputs, None where it may not learn; the rows that count)."""
@@ -138,11 +149,12 @@ class OnlineParty:
 
     def _agreed(self, phase: Phase) -> dict[str, torch.Tensor]:
         """What is public about tables: all parties are at the same step, and have shared them or not."""
-        if phase == "run" or not table_nodes(self._graph):
+        tables = table_nodes(self._graph)
+        if phase == "run" or not tables:
             return {}
         return {
             "rows: the first step": torch.tensor(self.tables.first),
-            "rows: shared": torch.tensor(bool(self.tables.shared)),
+            "rows: shared": torch.tensor(all(node.id in self.tables.shared for node in tables)),
         }
 
     def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:

@@ -21,7 +21,7 @@ from securemodel.engines.masked.party import OnlineParty, TakePrepared
 from securemodel.engines.masked.preparing import Item, Prepared, Preparing, Source, StreamSource
 from securemodel.engines.masked.sources import DealtHere, NoSource
 from securemodel.engines.masked.store import Store
-from securemodel.engines.masked.tables import Tables
+from securemodel.engines.masked.tables import Tables, table_streams
 from securemodel.engines.masked.zero import local_pairs
 from securemodel.engines.walk import Inputs, Rows, Steps, Walk
 from securemodel.program import Program
@@ -186,7 +186,9 @@ def local_walks(
     device: what the parties and the dealer compute on. tables: what the parties shared in earlier sessions.
     """
     tables = tables or {name: Tables() for name in program.parties}
-    masks = {name: Stream(own.key, device) for name, own in tables.items()}
+    masks = table_streams(
+        program.graph, program.parties, lambda name, owner: Stream(tables[name].key_of(owner), device)
+    )
     keys = keys or {name: new_key() for name in program.parties}
     streams = {name: Stream(key, device) for name, key in keys.items()}
     walks = {}
