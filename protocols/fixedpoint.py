@@ -12,9 +12,11 @@ def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Te
     """Ring tensor (int64, the shape of `x`) of a float or integer tensor.
 
     `limit` is the largest magnitude allowed; `what` names the value in errors.
-    Raises InputError when a value is NaN, infinite or outside [-limit, limit].
+    Raises InputError when a value is NaN, infinite, complex or outside [-limit, limit].
     """
     x = x.detach()
+    if x.is_complex():
+        raise InputError(f"{what} has complex numbers where real ones are read. Give its real part, or both parts.")
     if x.dtype not in (torch.float32, torch.float64):
         x = x.to(torch.float64)
     if x.numel():

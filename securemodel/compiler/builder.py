@@ -54,6 +54,19 @@ class Value:
         return len(self.shape)
 
 
+@dataclass(frozen=True)
+class Complex:
+    """A complex tensor that is nobody's alone, as its real and imaginary part."""
+
+    re: Any
+    im: Any
+
+
+def is_whole(dtype: torch.dtype) -> bool:
+    """Whether a type has whole numbers alone, booleans among them."""
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
 @dataclass
 class FloatCall:
     """A computation in the clear: a torch callable on earlier float nodes (Values in args and kwargs)."""
@@ -116,6 +129,8 @@ _MANY = 4096
 def _leaves(arg: Any) -> Iterator[Any]:
     if isinstance(arg, dict):
         arg = list(arg.values())
+    if isinstance(arg, Complex):
+        arg = [arg.re, arg.im]
     if isinstance(arg, (list, tuple)):
         for part in arg:
             yield from _leaves(part)
@@ -129,7 +144,7 @@ def _whole(integer: bool) -> dict[str, bool]:
 
 
 def values_in(arg: Any) -> list[Value]:
-    """All Values in a nest of lists, tuples and dicts."""
+    """All Values in a nest of lists, tuples and dicts, those of complex numbers among them."""
     return [leaf for leaf in _leaves(arg) if isinstance(leaf, Value)]
 
 
@@ -247,7 +262,7 @@ class Builder:
 
     def constant(self, value: torch.Tensor) -> Value:
         """A public constant of the program; whole numbers have no fractional bits."""
-        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=not value.is_floating_point())
+        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=is_whole(value.dtype))
 
     def known(self, arg: Any) -> Any:
         """The tensors of public values in a nest of lists, tuples and dicts, from constants of the program alone.

@@ -6,14 +6,25 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 
-from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner, mapped, values_in
+from securemodel.compiler.builder import (
+    Builder,
+    CannotLower,
+    Complex,
+    Value,
+    common_owner,
+    is_whole,
+    mapped,
+    values_in,
+)
 from securemodel.compiler.capture import Captured, of_torch, operand, outputs_of, source_line
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
+from securemodel.compiler.lower.complexes import Real, complex_version
 from securemodel.compiler.lower.layers import shaped
 from securemodel.compiler.owners import Weights, owner_of
 from securemodel.compiler.report import Problem
@@ -162,6 +173,10 @@ def lower_model(
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
                 value = _placeholder(g, captured, node, weights, owners)
                 part = kept.get(node.name)
+                if part and _is_complex(node):
+                    reason, remedy = "a complex number that is kept between runs", "keep torch.view_as_real of it"
+                    problems.append(Problem("state", part.name, reason, remedy))
+                    part = None
                 value = g.state(part.name, value, frac_bits + part.more_bits, part.large) if part else value
                 env[node] = _marked(value, node.meta.get("val"))
             else:
@@ -189,7 +204,7 @@ def lower_model(
             if secure is None and node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
                 approximated[page(node.target)] = None
     returned = outputs_of(captured.graph)
-    outputs = tuple(_lookup(n, env) for n in returned)
+    outputs = tuple(_returned(g, n, env, secure or secure_version) for n in returned)
     problems += _keep(g, captured, env, outputs)
     shown = [at for at in range(len(outputs)) if at not in {part.output for part in captured.kept}]
     returned, outputs = [returned[at] for at in shown], tuple(outputs[at] for at in shown)
@@ -279,13 +294,39 @@ def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners:
     if node.name in captured.constants or start is not None:
         return g.constant(captured.constants[node.name] if start is None else start)
     value = node.meta["val"]
-    integer = not value.is_floating_point()
+    integer = is_whole(value.dtype)
     if node.name in captured.states:
         name = captured.states[node.name]
         return g.placeholder(f"state:{name}", value.shape, cast(str, owner_of(weights, name)), integer)
     kept = {part.placeholder for part in captured.kept}
     index = [name for name in captured.inputs if name not in kept].index(node.name)
     return g.placeholder(f"input:{index}", value.shape, owners[index], integer, small=node.name in captured.small)
+
+
+def _returned(g: Builder, node: Any, env: dict, secure: Secure) -> Any:
+    """What the model returns of an operator; complex numbers with their parts on a new last axis."""
+    value = _lookup(node, env)
+    if value is None or not _is_complex(node):
+        return value
+    if isinstance(value, Complex):
+        return _on_parts(g, secure, aten.stack.default, ([value.re, value.im], -1), {})
+    return g.float(_pairs, value, shape=(*value.shape, 2))
+
+
+def _pairs(x: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(x.to(torch.promote_types(x.dtype, torch.complex64)).resolve_conj())
+
+
+def _part(x: torch.Tensor, at: int) -> torch.Tensor:
+    return _pairs(x)[..., at]
+
+
+def _is_complex(node: torch.fx.Node) -> bool:
+    """Whether an operator makes complex numbers."""
+    made = node.meta.get("val")
+    return any(
+        isinstance(t, torch.Tensor) and t.is_complex() for t in (made if isinstance(made, tuple | list) else [made])
+    )
 
 
 def _lookup(arg: Any, env: dict) -> Any:
@@ -316,7 +357,7 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
     operands, example = values_in([args, kwargs]), node.meta.get("val")
     if node.target in UNSET:
         return _filled(g, node, 0)
-    if node.target in FILLS and len(operands) == 1 and not _sizes_depend_on_values(example):
+    if node.target in FILLS and len(node.all_input_nodes) == 1 and not _sizes_depend_on_values(example):
         number = FILLS[node.target]
         return _filled(g, node, args[-1] if number is None else number)
     if node.target is aten.sym_size.int and args[0].sized:
@@ -351,6 +392,8 @@ def _secure(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any],
         raise CannotLower("a number of Python, made of secret values", remedy)
     if any(not v.sized for v in operands):
         raise CannotLower(_SIZE, _FIXED_SIZE)
+    if any(map(_is_complex, (node, *node.all_input_nodes))):
+        return _of_complex(g, node, secure, env)
     if not _sizes_depend_on_values(example) and not any(
         isinstance(n.meta.get("val"), _SYMBOLS) for n in node.all_input_nodes
     ):
@@ -369,6 +412,38 @@ def _is_position(node: torch.fx.Node) -> bool:
     reads = lambda user: user.target is aten.select.int or user.target in CHECKS or user.meta.get("val") is None
     symbols = lambda user: isinstance(user.meta.get("val"), _SYMBOLS)
     return node.target is aten._local_scalar_dense.default and all(reads(user) or symbols(user) for user in node.users)
+
+
+def _of_complex(g: Builder, node: torch.fx.Node, secure: Secure, env: dict) -> Any:
+    """The secure version of an operator on complex numbers, made of those on their parts."""
+
+    def in_parts(operand: torch.fx.Node) -> Any:
+        value = env[operand]
+        if not _is_complex(operand) or not isinstance(value, Value):
+            return value
+        return Complex(*(g.float(_part, value, at, shape=value.shape) for at in (0, 1)))
+
+    known = {operand: in_parts(operand) for operand in node.all_input_nodes}
+    args, kwargs = [_lookup(a, known) for a in node.args], {k: _lookup(v, known) for k, v in node.kwargs.items()}
+    example = node.meta["val"]
+    shape = tuple(example.shape) if isinstance(example, torch.Tensor) else ()
+    return complex_version(Real(g, shape, partial(_on_parts, g, secure)), node.target, args, kwargs)
+
+
+def _on_parts(g: Builder, secure: Secure, target: Any, args: Any, kwargs: Any) -> Any:
+    """An operator on parts of complex numbers, by their owner where one has all of them."""
+    part, operands = torch.fx.Graph().call_function(target), values_in([args, kwargs])
+    part.meta = {"val": _example(target, args, kwargs)}
+    if all(not v.secret for v in operands) and common_owner(operands):
+        return in_the_clear(g, part, args, kwargs)
+    return secure(g, part, args, kwargs)
+
+
+def _example(target: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator makes of tensors without values."""
+    like = lambda v: torch.empty(v.shape, dtype=torch.int64 if v.integer else torch.float32, device="meta")
+    args, kwargs = mapped((args, kwargs), Value, lambda v: like(v).bool() if v.boolean else like(v))
+    return target(*args, **kwargs)
 
 
 def secure_version(g: Builder, node: torch.fx.Node, args: list, kwargs: dict[str, Any]) -> Any:
@@ -444,7 +519,7 @@ def _filled(g: Builder, node: torch.fx.Node, number: float) -> Value:
     example = node.meta["val"]
     if _sizes_depend_on_values(example):
         raise CannotLower(_SIZE, _FIXED_SIZE)
-    integer = not example.is_floating_point()
+    integer = is_whole(example.dtype)
     return g.float(torch.full, list(example.shape), number, dtype=example.dtype, shape=example.shape, integer=integer)
 
 
@@ -455,7 +530,7 @@ def _empty(g: Builder, example: Any) -> Any:
         return parts if parts and all(part is not None for part in parts) else None
     if not isinstance(example, torch.Tensor) or _sizes_depend_on_values(example) or example.numel():
         return None
-    return g.float(torch.zeros, list(example.shape), shape=example.shape, integer=not example.is_floating_point())
+    return g.float(torch.zeros, list(example.shape), shape=example.shape, integer=is_whole(example.dtype))
 
 
 def _marked(value: Any, example: Any) -> Any:
@@ -473,7 +548,9 @@ def _stand_in(g: Builder, example: Any) -> Any:
         return tuple(_stand_in(g, part) for part in example)
     if not isinstance(example, torch.Tensor) or _sizes_depend_on_values(example):
         return None
-    return g.unknown(example.shape, not example.is_floating_point())
+    if example.is_complex():
+        return Complex(g.unknown(example.shape), g.unknown(example.shape))
+    return g.unknown(example.shape, is_whole(example.dtype))
 
 
 def _no_result(node: torch.fx.Node) -> str:
@@ -506,6 +583,6 @@ def _owned(g: Builder, target: Callable, args: Sequence, kwargs: dict, example: 
     """A call by the owner of all operands. `example` stands for its result: a tensor, a number, or neither."""
     if not isinstance(example, torch.Tensor):
         return g.float(target, *args, shape=(), integer=isinstance(example, (torch.SymInt, torch.SymBool)), **kwargs)
-    known, integer = not _sizes_depend_on_values(example), not example.is_floating_point()
+    known, integer = not _sizes_depend_on_values(example), is_whole(example.dtype)
     value = g.float(target, *args, shape=example.shape if known else (), integer=integer, **kwargs)
     return value if known else replace(value, sized=False)

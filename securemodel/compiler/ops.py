@@ -37,7 +37,10 @@ _MAX_NUMEL = ((1 << 63) - 1) // ELEMENT_BYTES
 _MAX_STEP = (1 << 31) - 1
 _MAX_AXES = 16
 _MAX_FRAC = 128
-_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+_DTYPES = (
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64",
+    "complex64", "complex128",
+)  # fmt: skip
 
 Shape = tuple[int, ...]
 

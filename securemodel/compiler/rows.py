@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from securemodel.compiler.builder import is_whole
 from securemodel.compiler.capture import (
     ONE_AT_A_TIME,
     Examples,
@@ -26,11 +27,11 @@ def made_up_state(model: torch.nn.Module, generator: torch.Generator) -> dict[st
     """Positive weights of small sums, so that no activation goes dead and no variance is negative."""
     state = {}
     for name, tensor in model_state(model).items():
-        if not tensor.is_floating_point():
+        if is_whole(tensor.dtype):
             state[name] = torch.zeros_like(tensor, device="cpu")
             continue
         fan_in = max(1, tensor.numel() // max(1, tensor.shape[0]) if tensor.ndim > 1 else 1)
-        state[name] = (torch.rand(tensor.shape, generator=generator) + 0.5) / fan_in
+        state[name] = (_drawn(tensor, tensor.shape, generator) + 0.5) / fan_in
     return state
 
 
@@ -46,12 +47,18 @@ def _row(examples: Sequence[torch.Tensor], generator: torch.Generator) -> Row:
     row = []
     for example in examples:
         shape = (1, *example.shape[1:])
-        if example.is_floating_point():
-            row.append(torch.rand(shape, generator=generator) + 0.1)
+        if not is_whole(example.dtype):
+            row.append(_drawn(example, shape, generator) + 0.1)
         else:
             low, high = _bounds(example)
             row.append(torch.randint(low, high + 1, shape, generator=generator).to(example.dtype))
     return row
+
+
+def _drawn(example: torch.Tensor, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Numbers in [0, 1), or pairs of them where the example is complex."""
+    kind = torch.complex64 if example.is_complex() else torch.float32
+    return torch.rand(tuple(shape), generator=generator, dtype=kind)
 
 
 def _bounds(example: torch.Tensor) -> tuple[int, int]:
@@ -65,18 +72,21 @@ def _bounds(example: torch.Tensor) -> tuple[int, int]:
 def _extreme(examples: Sequence[torch.Tensor], row: Row, place: int) -> Row:
     """The row with large numbers throughout, below or above all others: what comparisons tell apart."""
     return [
-        torch.full_like(x, (2 * place - 1) * _EXTREME if x.is_floating_point() else _bounds(example)[place])
+        torch.full_like(x, _bounds(example)[place] if is_whole(x.dtype) else (2 * place - 1) * _EXTREME)
         for example, x in zip(examples, row, strict=True)
     ]
 
 
 def _unknown(row: Row) -> Row:
     """The row with NaN for every real number: whatever is computed from it is NaN too, for any weights."""
-    return [torch.full_like(x, float("nan")) if x.is_floating_point() else x for x in row]
+    return [x if is_whole(x.dtype) else torch.full_like(x, float("nan")) for x in row]
 
 
 def _same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    return all(torch.allclose(x.double(), y.double(), rtol=1e-4, atol=1e-6) for x, y in zip(a, b, strict=True))
+    return all(
+        torch.allclose(x.to(torch.complex128), y.to(torch.complex128), rtol=1e-4, atol=1e-6)
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def rows_are_independent(model: torch.nn.Module, given: Examples) -> bool:
@@ -115,7 +125,7 @@ def _rows_agree(model: torch.nn.Module, given: Examples, also_alone: bool) -> bo
                 mine, other, third = (_row(examples, generator) for _ in range(3))
                 if trial < 2:  # whole numbers that are the smallest, and the largest, of all
                     edge = _extreme(examples, mine, trial)
-                    mine = [m if m.is_floating_point() else e for m, e in zip(mine, edge, strict=True)]
+                    mine = [e if is_whole(m.dtype) else m for m, e in zip(mine, edge, strict=True)]
                 usual = at(0, (mine, other))
                 beside = [
                     (mine, third),

@@ -75,8 +75,13 @@ def encoding_limit(header: Header, frac: int = 0) -> float:
 
 def revealed(node: Node, ring: torch.Tensor) -> torch.Tensor:
     """A revealed value as its receiver decodes it."""
-    dtype = getattr(torch, node.attrs["dtype"])
-    return decode(ring, node.frac).to(dtype) if node.frac else ring.to(dtype)
+    return typed(decode(ring, node.frac) if node.frac else ring, node.attrs["dtype"])
+
+
+def typed(x: torch.Tensor, name: str) -> torch.Tensor:
+    """Numbers as the model returns them, of the type of this name: complex ones from their parts on the last axis."""
+    dtype = getattr(torch, name)
+    return torch.view_as_complex(x.double().contiguous()).to(dtype) if dtype.is_complex else x.to(dtype)
 
 
 class ClearSide:

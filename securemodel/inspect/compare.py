@@ -156,7 +156,7 @@ class _Layer:
 
     def differ(self, right: torch.Tensor, fixed: torch.Tensor, secure: torch.Tensor) -> None:
         """Notes the drift of a value."""
-        right, fixed, secure = (x.detach().double().reshape(-1) for x in (right, fixed, secure))
+        right, fixed, secure = (_flat(x) for x in (right, fixed, secure))
         known = right.abs() < _INFINITY
         self.largest = _larger(self.largest, right[known].abs())
         self.fixed = _larger(self.fixed, (fixed - right)[known].abs())
@@ -230,6 +230,12 @@ class _Findings:
 def _layers_of(captured: Captured) -> list[str]:
     names = (source_line(node) for node in captured.graph.nodes if node.op == "call_function")
     return list(dict.fromkeys(layer_of(name) for name in names))
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """All numbers of a tensor in float64; of complex ones, both parts."""
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    return x.detach().double().reshape(-1)
 
 
 def _real(ring: torch.Tensor, frac: int) -> torch.Tensor:

@@ -45,11 +45,11 @@ class _Walk(torch.fx.Interpreter):
 
 
 def _wide(value: Any) -> Any:
-    """The same with float64 in place of every other type of reals, in tensors and as arguments."""
+    """The same with float64 and complex128 in place of every other such type, in tensors and as arguments."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
+        return value.detach().to(_wide(value.dtype))
     if isinstance(value, torch.dtype):
-        return torch.float64 if value.is_floating_point else value
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     if isinstance(value, dict):
         return {key: _wide(part) for key, part in value.items()}
     return type(value)(_wide(part) for part in value) if type(value) in (list, tuple) else value

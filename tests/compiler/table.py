@@ -322,6 +322,8 @@ row(
 row(aten.masked_fill.Tensor, lambda x: x.masked_fill(x > 0, torch.tensor(2.0)), MATRIX)
 row((aten.where.self, aten.masked_fill.Scalar), lambda x: (torch.where(x > 0, x, -x), x.masked_fill(x > 0, 2)), MATRIX)
 
+row(aten._neg_view.default, lambda x: torch.complex(x, x).conj().imag, MATRIX)
+
 # --- order and secret positions ---
 row(aten.sort.default, lambda x: (*x.sort(), *x.sort(0, descending=True)), MATRIX)
 row(aten.sort.default, lambda x: (*x.sort(1), *x.sort(2)[:1]), IMAGE)

@@ -55,7 +55,7 @@ def rsub(g: Builder, x, y, alpha=1):
     return g.offset(g.linear("neg", x), y) if not isinstance(y, Value) else g.sub(finite(g, y), finite(g, x, True))
 
 
-@lowers(aten.neg.default)
+@lowers(aten.neg.default, aten._neg_view.default)
 def neg(g: Builder, x):
     """-x."""
     return g.linear("neg", x)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from protocols.names import PUBLIC
-from securemodel.compiler.builder import Builder, CannotLower, Value, describe, mapped, values_in
+from securemodel.compiler.builder import Builder, CannotLower, Value, describe, is_whole, mapped, values_in
 from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Header, Rounding
 from securemodel.compiler.lowering import Lowered, check_arguments, lower_model
@@ -53,7 +53,7 @@ class Calls:
         several = isinstance(example, (list, tuple))
         whole = g.graph.add("call", operands, () if several else example.shape, attrs=attrs, source=g.source)
         if not several:
-            return Value(whole.id, whole.shape, None, not example.is_floating_point())
+            return Value(whole.id, whole.shape, None, is_whole(example.dtype))
         return tuple(_item(g, whole.id, index, part) for index, part in enumerate(example))
 
     def share(self, g: Builder, x: Value) -> Value:
@@ -68,7 +68,7 @@ class Calls:
 
 def _item(g: Builder, whole: int, index: int, example: torch.Tensor) -> Value:
     node = g.graph.add("item", [whole], example.shape, attrs={"index": index}, source=g.source)
-    return Value(node.id, node.shape, None, not example.is_floating_point())
+    return Value(node.id, node.shape, None, is_whole(example.dtype))
 
 
 def _batch_norm(call: Callable, g: Builder, example, x, weight, bias, mean, var, momentum, eps):

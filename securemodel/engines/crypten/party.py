@@ -20,8 +20,9 @@ import safetensors.torch
 import torch
 
 from protocols.errors import SecureModelError, summary
-from securemodel.compiler.builder import mapped
+from securemodel.compiler.builder import is_whole, mapped
 from securemodel.compiler.ir import Node
+from securemodel.engines.clear import typed
 from securemodel.engines.crypten.adapter import load as load_crypten
 from securemodel.engines.crypten.operators import OPERATORS
 from securemodel.engines.crypten.program import parse
@@ -99,9 +100,8 @@ class Party:
             shares = communicator.gather(fresh.contiguous(), self.header.parties.index(name))
             if name == self.me:
                 real = sum(shares).double() / x.encoder.scale
-                kind = getattr(torch, node.attrs["dtype"])
-                real = real if kind.is_floating_point else real.round()
-                outputs[str(node.attrs["index"])] = real.to(kind).contiguous()
+                real = real.round() if is_whole(getattr(torch, node.attrs["dtype"])) else real
+                outputs[str(node.attrs["index"])] = typed(real, node.attrs["dtype"]).contiguous()
 
 
 def pack(words: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:

@@ -15,7 +15,7 @@ from protocols.paillier import BlindingPool, PrivateKey, PublicKey, keyfile
 from protocols.paillier.affine import AffineClient, AffineServer
 from securemodel.compiler.capture import ModelState
 from securemodel.compiler.wire import START
-from securemodel.engines.clear import ClearSide
+from securemodel.engines.clear import ClearSide, typed
 from securemodel.engines.masked.party import check_runnable
 from securemodel.engines.paillier.folding import fold
 from securemodel.engines.paillier.program import PaillierProgram
@@ -131,7 +131,7 @@ class Client(Party):
                 whole = node.attrs.get("integer")
                 self.clear.give(node.id, value.round().to(torch.int64) if whole else value.to(torch.float32))
                 at += size
-            made.append([self.clear.value(n.args[0]).to(getattr(torch, n.attrs["dtype"])) for n in self._revealed])
+            made.append([typed(self.clear.value(n.args[0]), n.attrs["dtype"]) for n in self._revealed])
         columns = [list(column) for column in zip(*made, strict=True)]
         return [column[0] if len(column) == 1 else torch.cat(column) for column in columns]
 
