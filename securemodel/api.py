@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from protocols.errors import explain
 from protocols.identity import PartiesConfig
-from securemodel.compiler.capture import Examples
-from securemodel.compiler.ir import Rounding
+from securemodel.compiler.capture import Captured, Examples, model_state
+from securemodel.compiler.ir import Graph, Rounding
 from securemodel.compiler.postprocess import Reveal
-from securemodel.compiler.report import Report
+from securemodel.compiler.report import Magnitudes, Report
 from securemodel.engines.compiling import Compiling, check_for, compile_for
 from securemodel.engines.compiling import compile_again as compile_again_for
 from securemodel.engines.crypten import compiling as crypten_compiling
@@ -24,7 +25,8 @@ from securemodel.engines.masked import compiling as masked_compiling
 from securemodel.engines.paillier import compiling as paillier_compiling
 from securemodel.engines.paillier import deep, reading
 from securemodel.engines.paillier import program as paillier_program
-from securemodel.errors import InputError
+from securemodel.errors import InputError, RangeWarning
+from securemodel.inspect.magnitudes import Ranges, magnitudes
 from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
 from securemodel.planning import crypten as crypten_planning
@@ -94,6 +96,7 @@ def compile(
     rounding: Rounding | None = None,
     truncate_outputs: bool = False,
     protocol: str | None = None,
+    ranges: Ranges = None,
     **options: Any,
 ) -> Program:
     """Compiles a model into a program that parties run together without showing each other their data.
@@ -119,16 +122,30 @@ def compile(
     start again with each load. `inputs` and `outputs` then leave them out.
     `protocol` is what runs the program: "masked", this project's engine and the default, "paillier"
     (docs/encrypted-graphs.md), or "crypten" (docs/crypten.md). Further options are those of the protocol.
+    `ranges` says what the inputs lie in, as for `check`: a RangeWarning then lists the layers whose values are not shown
+    to fit the ring. The program is the same.
 
     Raises UnsupportedOperator (with the report of `check`), CompileError, InputError.
     """
     protocol = protocol or current().protocol or "masked"
     _check_options(protocol, options)
-    return compile_for(
+    program = compile_for(
         engine_of(protocol).compiling, model, example_inputs, weights=weights, inputs=inputs, outputs=outputs,
         parties=parties, reveal=reveal, frac_bits=frac_bits, width=width,
         rounding=rounding or _default_rounding(protocol), truncate_outputs=truncate_outputs, **options,
     )  # fmt: skip
+    if ranges is not None and program.captured:
+        _warn_of_ranges(program, ranges)
+    return program
+
+
+def _warn_of_ranges(program: Program, ranges: Ranges) -> None:
+    """Lists the layers of a program whose values are not shown to fit, once. Raises InputError for wrong ranges."""
+    header, captured = program.header, cast(Captured, program.captured)
+    state = model_state(cast(torch.nn.Module, program.model))
+    found = magnitudes(captured, program.graph, state, program.examples, ranges, header.frac_bits, header.width)
+    if found:
+        warnings.warn(str(found), RangeWarning, stacklevel=3)
 
 
 def _default_rounding(protocol: str) -> Rounding:
@@ -150,12 +167,26 @@ def compile_again(program: Program, protocol: str) -> Program:
     return compile_again_for(program, engine_of(protocol).compiling, rounding)
 
 
-def check(model: torch.nn.Module, example_inputs: Examples, *, protocol: str = "masked") -> Report:
+def check(
+    model: torch.nn.Module, example_inputs: Examples, *, protocol: str = "masked", ranges: Ranges = None
+) -> Report:
     """Every operator of a model that has no secure version, with source line, reason and remedy.
 
-    Assumes the usual case: one party owns the weights, another the inputs.
+    Assumes the usual case: one party owns the weights, another the inputs. For the masked engine, and a model with its
+    weights, the report also lists the first layers whose values are not shown to fit the ring. `ranges`: (least, largest)
+    of the inputs, numbers or tensors that broadcast to them, or such a pair for each by name or in order; without one,
+    real numbers are taken within ±1 or as far as the example's go. Raises InputError for ranges that fit no input.
     """
-    return check_for(engine_of(protocol).compiling, model, example_inputs)
+
+    def look(captured: Captured, graph: Graph, examples: Examples) -> Magnitudes | None:
+        return magnitudes(captured, graph, model_state(model), examples, ranges)
+
+    engine = engine_of(protocol).compiling
+    return (
+        check_for(engine, model, example_inputs, look)
+        if protocol == "masked"
+        else check_for(engine, model, example_inputs)
+    )
 
 
 def local(program: Program, *, ledger: str | Path | None = None) -> Session:

@@ -50,6 +50,10 @@ class SmallWeightsWarning(UserWarning):
     """Weights are so small that fixed point keeps few of their digits; shown to their owner alone."""
 
 
+class RangeWarning(UserWarning):
+    """Values of a compiled model are not shown to fit the ring, or to keep half of their digits."""
+
+
 class InsecureBackendWarning(UserWarning):
     """A program was compiled for a protocol that protects less than this project's own."""
 
@@ -65,6 +69,7 @@ __all__ = [
     "PeerError",
     "PreprocessingError",
     "ProgramError",
+    "RangeWarning",
     "SecureModelError",
     "SmallWeightsWarning",
     "TrainingDiverged",

@@ -124,10 +124,18 @@ def plan(program: Path, network: str, protocol: str | None) -> None:
     show_default=True,
     help="What is to run the model.",
 )
-def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> None:
+@click.option(
+    "--range",
+    "ranges",
+    type=(float, float),
+    default=None,
+    metavar="LEAST LARGEST",
+    help="What all inputs lie in, for the layers whose values may leave the ring.",
+)
+def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str, ranges: tuple[float, float] | None) -> None:
     """Say which operators of a model have no secure version, where they are and what to do.
 
-    NAME is a model or a class of models in the file, with `example_inputs` beside it or --shape; or a function that
+    Also lists the first layers whose values are not shown to fit the ring. NAME is a model or a class of models in the file, with `example_inputs` beside it or --shape; or a function that
     returns a model and its example inputs. Without NAME, `model` is taken, or else make_model(), or the step of a
     training's `job` or make_job(). The file is imported, which runs what is outside `if __name__ == "__main__"`. Ends
     with 1 if something is not supported.
@@ -137,6 +145,7 @@ def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> N
       securemodel check my_model.py
       securemodel check model.py:LeNet5 --shape 1,1,28,28
       securemodel check my_model.py --protocol crypten
+      securemodel check my_model.py --range -3 3
     """
     given = tuple(torch.zeros(sizes(shape)) for shape in shapes)
     reports = []
@@ -146,7 +155,7 @@ def check(targets: tuple[str, ...], shapes: tuple[str, ...], protocol: str) -> N
         if not name and (job := job_of(module, path)):
             reports.append(job.check())
         else:
-            reports.append(check_model(*model_of(module, name, path, given), protocol=protocol))
+            reports.append(check_model(*model_of(module, name, path, given), protocol=protocol, ranges=ranges))
     for report in reports:
         click.echo(str(report))
     if not all(reports):

@@ -12,12 +12,12 @@ from protocols.errors import explain
 from protocols.names import NAME_RULE, PUBLIC, is_name
 from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors, usable
 from securemodel.compiler.explaining import NeedsValues
-from securemodel.compiler.ir import ROUNDINGS, Header, Rounding
+from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
 from securemodel.compiler.postprocess import Reveal, Source, capture_revealing
-from securemodel.compiler.report import Report
+from securemodel.compiler.report import Magnitudes, Report
 from securemodel.errors import CompileError, InputError, UnsupportedOperator
 from securemodel.program import Program, receivers
 
@@ -132,15 +132,24 @@ def _as_given(weights: Weights) -> str | dict[str, str]:
     return weights if isinstance(weights, str) else dict(weights)
 
 
-def check_for(compiler: Compiling, model: torch.nn.Module, example_inputs: Examples) -> Report:
-    """What `securemodel.check` does once it knows the engine."""
+Look = Callable[[Captured, Graph, Examples], Magnitudes | None]
+
+
+def check_for(
+    compiler: Compiling,
+    model: torch.nn.Module,
+    example_inputs: Examples,
+    look: Look = lambda captured, graph, examples: None,
+) -> Report:
+    """What `securemodel.check` does once it knows the engine; `look` judges a model that has no problems."""
     examples = _as_examples(example_inputs)
     try:
         captured = capture(model, examples)
     except NeedsValues as error:
         return Report(type(model).__name__, (error.problem,), ())
     lowered = compiler.lower(captured, "model owner", ["data owner"] * len(examples))
-    return _report(model, lowered)
+    report = _report(model, lowered)
+    return replace(report, magnitudes=look(captured, lowered.builder.graph, examples)) if report else report
 
 
 def _as_examples(given: Any) -> Examples:
