@@ -114,13 +114,17 @@ class _Walk:
         return self._unknown(node) if made is None else made
 
     def _unknown(self, node: torch.fx.Node) -> Any:
-        example = node.meta.get("val")
         self.without[str(node.target)] = None
-        if isinstance(example, (tuple, list)):
-            return tuple(unbounded(part.shape) if isinstance(part, torch.Tensor) else None for part in example)
-        if isinstance(example, torch.Tensor) and all(isinstance(size, int) for size in example.shape):
-            return unbounded(example.shape)
-        return None
+        return _anything(node.meta.get("val"))
+
+
+def _anything(example: Any) -> Any:
+    """Unbounded numbers of a shape, or of several; None for what is no tensor or has a size that depends on values."""
+    if isinstance(example, (tuple, list)):
+        return tuple(map(_anything, example))
+    if isinstance(example, torch.Tensor) and all(isinstance(size, int) for size in example.shape):
+        return unbounded(example.shape)
+    return None
 
 
 def _has_interval(x: Any) -> bool:
