@@ -22,6 +22,7 @@ from securemodel.errors import InputError, SmallWeightsWarning
 from securemodel.program import Program
 
 _FEW_UNITS = 8
+_LEFT_OUT = -100  # of labels: what losses of torch ignore by default
 _TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
 
 
@@ -178,8 +179,11 @@ class ClearSide:
         except (RuntimeError, IndexError) as problem:
             what, fix = f"the model cannot use it: {type(problem).__name__}", "give values that the model takes"
             if found := self._outside(source):
-                what = f"the id or position at {found[0]} is outside of its table"
-                fix = f"give whole numbers from {found[1]} to {found[2] - 1}"
+                place, least, size, number = found
+                what = f"the id or position at {place} is outside of its table"
+                fix = f"give whole numbers from {least} to {size - 1}"
+                if number == _LEFT_OUT:
+                    fix += f"; if losses are to leave rows out, mark them otherwise and say so: ignore_index={size}"
             elif isinstance(problem, IndexError) or str(problem).startswith("Class values must"):
                 what = "an id or a position is outside of its table"
             where = self._program.graph[source].source
@@ -189,8 +193,8 @@ class ClearSide:
             self._warn_of_small(value, node)
         return ring.reshape(node.shape).contiguous()
 
-    def _outside(self, node_id: int) -> tuple[list[int], int, int] | None:
-        """(where the first position stands that is outside of its table, the least that it may be, the table's size)."""
+    def _outside(self, node_id: int) -> tuple[list[int], int, int, int] | None:
+        """(where the first position stands that is outside of its table, the least that it may be, the table's size, it)."""
         seen, queue = set(), [node_id]
         while queue:
             at = queue.pop()
@@ -208,7 +212,8 @@ class ClearSide:
                 for index, low, size in reads:
                     outside = ((index < low) | (index >= size)).nonzero()
                     if len(outside):
-                        return outside[0].tolist(), low, size
+                        place = outside[0].tolist()
+                        return place, low, size, int(index[tuple(place)])
         return None
 
     def _warn_of_small(self, value: torch.Tensor, node: Node) -> None:

@@ -239,6 +239,13 @@ for options in (
     bound = 40 if options.get("reduction") == "sum" else 10
     row(classes, lambda x, t, o=options: F.cross_entropy(x, t, **like(x, o)), ((6, 5), LABELS), bound, told(options))
 row(classes, lambda x, t: F.cross_entropy(x, t), ((5,), torch.tensor(3)), 10, "one row")
+for options in ({}, {"reduction": "sum"}, {"reduction": "none"}, {"label_smoothing": 0.1}, {"weight": WEIGHTS}):
+    for ignored in (-1, 255) if options else (-1,):
+        marked = torch.where(LABELS == 2, ignored, LABELS)
+        row(
+            classes, lambda x, t, o=options, i=ignored: F.cross_entropy(x, t, ignore_index=i, **like(x, o)),
+            ((6, 5), marked), 40 if options.get("reduction") == "sum" else 10, f"left out {ignored} {told(options)}".strip(),
+        )  # fmt: skip
 row(
     (aten.nll_loss2d_forward.default, aten.nll_loss2d_backward.default),
     lambda x, t: F.cross_entropy(x, t),

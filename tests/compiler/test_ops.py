@@ -127,7 +127,7 @@ def test_a_line_that_states_something_else_is_named(text, part, old, new, says):
         ("frac_bits", 16.0, "outside 4..24"),
         ("width", 65, "outside 24..64"),
         ("weights", "c", "among the weights is no party"),
-        ("inputs", ["c"], "among the inputs is no party"),
+        ("inputs", ["c"], "owner 'c', not 'b'"),
         ("inputs", ["b", "b"], "2 inputs have 1 shapes"),
         ("input_shapes", [[1 << 62, 4]], "no size of a tensor"),
         ("input_shapes", [[-1]], "no size of a tensor"),

@@ -132,7 +132,10 @@ def sent(case: str, seed: int = 2024) -> dict[str, str]:
         channel.begin = _recording(channel.begin, hashes[name])
     with session:
         session.run(*inputs)
-    streams, masks = ({name: Stream(key) for name, key in keys.items()}, {n: [Stream(t.key)] for n, t in tables.items()})
+    streams, masks = (
+        {name: Stream(key) for name, key in keys.items()},
+        {n: [Stream(t.key)] for n, t in tables.items()},
+    )
     dealing = Dealing(program.graph, program.parties, streams, masks)
     for epoch, phase in enumerate(PHASES):
         for node, shares in dealing.deal(epoch, phase):

@@ -58,7 +58,12 @@ MISTAKES: dict[str, tuple[str, str, Any, tuple[str, ...]]] = {
     "infinite": ("bank", "x", changed(X, float("inf")), ("'x', row 16", "NaN or infinite", "within")),
     "out of range": ("bank", "x", changed(X, 2.0**40), ("'x', row 16", "out of range", "within [-1.07374e+09")),
     "label too large": ("registry", "y", changed(Y, 3), ("'y', row 16", "from 0 to 2")),
-    "label below 0": ("registry", "y", changed(Y, -100), ("'y', row 16", "from 0 to 2")),
+    "label below 0": (
+        "registry",
+        "y",
+        changed(Y, -100),
+        ("'y', row 16", "from 0 to 2; if losses are", "ignore_index=3"),
+    ),
     "id too large": ("shop", "ids", changed(IDS, 5), ("'ids', row 16", "from 0 to 4")),
     "fewer rows": ("bank", "x", lambda: X[:-1], ("column 'x'", "[23, 4] in place of", "[24, 4]")),
     "more columns": ("bank", "x", lambda: torch.randn(ROWS, 5), ("column 'x'", "[24, 5] in place of")),

@@ -11,6 +11,7 @@ from securemodel.compiler.builder import Builder, CannotLower, Value, common_own
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.arithmetic import mul, sub, uniform
 from securemodel.compiler.lower.choosing import unit_vectors
+from securemodel.compiler.lower.logic import both, ne
 from securemodel.compiler.lower.normalization import softmax
 from securemodel.compiler.lower.positive import reciprocal
 from securemodel.compiler.lower.registry import lowers
@@ -46,6 +47,7 @@ def log_softmax_backward(g: Builder, dy, out, dim, dtype):
 
 
 # ---- classes
+_BY_DEFAULT = -100  # what losses ignore unless they are told something else
 _RELATIVE = 3  # in the place of a reduction: weights over the largest
 
 
@@ -73,35 +75,55 @@ def _along(weight: torch.Tensor, ignored: int, relative: bool, shape: Sequence[i
 
 
 def _targets(g: Builder, target: Value, weight: Value | None, classes: int, ignored: int, reduction: int):
-    """(vectors of classes as `_weighted` has them, their sums along that axis or None where these are one)."""
+    """(vectors of classes as `_weighted` has them, their sums along that axis or None where these are one).
+
+    Sums are one where there are no weights and nothing is ignored. That is taken for granted of labels that their owner
+    has in the clear and `ignored` as PyTorch has it by default: the owner refuses others.
+    """
     known = [] if weight is None else [weight]
-    if common_owner([target, *known]) is not None and (known or ignored >= 0):
+    parts = g.notes.get(("parts", target.id), ())
+    in_the_clear = not target.secret or bool(parts) and not any(part.secret for part in parts)
+    weighted = bool(known) or ignored != _BY_DEFAULT or not in_the_clear
+    if common_owner([target, *known]) is not None and weighted:
         return _in_the_clear(g, target, weight, classes, ignored, reduction)
-    if reduction == _MEAN and (known or ignored >= 0):
+    if reduction == _MEAN and weighted:
         vectors, rows = _targets(g, target, weight, classes, ignored, _RELATIVE)
         whole = g.linear("sum", rows, dims=list(range(rows.ndim)), keepdim=False)
         factor = reciprocal(g, g.scale(whole, 1.0 / math.prod(target.shape)))
         return tuple(g.rescale(mul(g, x, g.expand(g.reshape(factor, [1] * x.ndim), x.shape))) for x in (vectors, rows))
-    parts = g.notes.get(("parts", target.id), ())
-    if parts and (known or ignored >= 0) and all(common_owner([part, *known]) is not None for part in parts):
+    if parts and weighted and all(common_owner([part, *known]) is not None for part in parts):
         made = [_in_the_clear(g, part, weight, classes, ignored, reduction) for part in parts]
         return tuple(g.linear("cat", *pieces, dim=0) for pieces in zip(*made, strict=True))
     axis = 1 if target.ndim else 0
-    vectors = unit_vectors(g, target, classes)
+    if not target.secret and weighted:  # of another owner than its weights
+        vectors = g.float(_of_classes, target, classes, ignored, shape=(*target.shape, classes), integer=True)
+    else:
+        vectors = _units(g, target, classes, ignored if weighted else _BY_DEFAULT, in_the_clear)
     if axis < target.ndim:
         vectors = g.linear("permute", vectors, dims=[*range(axis), target.ndim, *range(axis, target.ndim)])
-    if weight is None and ignored < 0:
+    if not weighted:
         return vectors, None
-    if ignored >= classes:
-        raise CannotLower(
-            f"a secret class {ignored} that is ignored and has no score", "give such rows weights of zero"
-        )
     along = (classes,) + (1,) * (target.ndim - axis)
     public = g.constant(torch.ones(classes)) if weight is None or weight.secret else weight
     vectors = g.mul(vectors, g.float(_along, public, ignored, reduction == _RELATIVE, along, shape=along))
     if weight is not None and weight.secret:
         vectors = mul(g, vectors, g.reshape(weight, along))
     return vectors, g.linear("sum", vectors, dims=[axis], keepdim=True)
+
+
+def _of_classes(target: torch.Tensor, classes: int, ignored: int) -> torch.Tensor:
+    """Unit vectors of classes, with zeros for an ignored one."""
+    kept = target != ignored
+    return torch.nn.functional.one_hot(torch.where(kept, target, 0), classes) * kept.unsqueeze(-1)
+
+
+def _units(g: Builder, target: Value, classes: int, ignored: int, in_the_clear: bool) -> Value:
+    """The same of secret classes; one among these that is ignored has its vector, as weights take it away."""
+    if in_the_clear or 0 <= ignored < classes:
+        return unit_vectors(g, target, classes)
+    kept = ne(g, target, ignored)
+    vectors = unit_vectors(g, both(g, target, kept), classes)
+    return g.mul(vectors, g.expand(g.reshape(kept, [*target.shape, 1]), vectors.shape))
 
 
 def _in_the_clear(g: Builder, target: Value, weight: Value | None, classes: int, ignored: int, reduction: int):
