@@ -30,6 +30,21 @@ row(
     lambda x: (x % torch.tensor(0.75), x.fmod(torch.tensor([2.0])), aten.floor_divide(9 * x, torch.tensor(2.5))),
     MATRIX,
 )
+row(
+    (aten.remainder.Tensor, aten.fmod.Tensor, aten.div.Tensor_mode),
+    lambda x, y: (
+        (40 * x).round() // (5 * y).round().add(0.5),
+        (40 * x).round() % (5 * y).round().add(0.5),
+        torch.fmod((40 * x).round(), (5 * y).round().add(0.5)),
+        torch.div((40 * x).round(), (5 * y).round().add(0.5), rounding_mode="trunc"),
+    ),
+    PAIR,
+)
+row(
+    aten.remainder.Scalar_Tensor,
+    lambda x: (7.5 % x.round().add(0.5), (20 * x).long() % ((3 * x).long().abs() + 1), 8 // x.round().add(0.25)),
+    MATRIX,
+)
 row(aten.floor_divide.Scalar, lambda x: aten.floor_divide.Scalar(40 * x, 3), MATRIX)
 row(aten.div.Scalar_mode, lambda x: aten.div.Scalar_mode(40 * x, 3, rounding_mode="floor"), MATRIX)
 row(aten._to_copy.default, lambda x: ((4 * x).long(), x.int() + 1, x.round().bool(), (x > 0).double()), MATRIX)
@@ -104,6 +119,33 @@ row(
 )
 row((aten.sin.default, aten.cos.default), lambda x: (x.sin(), (100 * x).cos()), MATRIX)
 row(aten.atan.default, lambda x: ((4 * x).atan(), (0.1 * x).atan()), MATRIX)
+row((aten.asin.default, aten.acos.default), lambda x: (x.tanh().asin(), x.tanh().acos()), MATRIX)
+row(
+    (aten.tan.default, aten.atan2.default), lambda x, y: (x.tanh().tan(), torch.atan2(x, y), torch.atan2(x, MASK)), PAIR
+)
+row(aten.angle.default, lambda x: (x.angle(), torch.complex(x, x.flip(0)).angle()), MATRIX)
+row((aten.asinh.default, aten.acosh.default), lambda x: (x.asinh(), (x.abs() + 1).acosh()), MATRIX)
+row((aten.atanh.default, aten.erfinv.default), lambda x: ((x / 4).atanh(), (x / 4).erfinv()), MATRIX)
+row((aten.lgamma.default, aten.digamma.default), lambda x: ((x.abs() + 1).lgamma(), (x.abs() + 1).digamma()), MATRIX)
+row((), lambda x: (torch.ldexp(x, PLACES[:1]), torch.special.ndtri(x.sigmoid())), MATRIX)
+row((aten.signbit.default, aten.copysign.Scalar), lambda x: (x.signbit(), x.copysign(-2.0), x.copysign(0.5)), MATRIX)
+row(aten.copysign.Tensor, lambda x, y: (x.copysign(y), x.copysign(GRID[:, :1] - 1.5)), PAIR)
+row(aten.copysign.Tensor, Weighted(lambda x, w: (x.copysign(w), torch.copysign(w, x)), (5,)), MATRIX)
+row(
+    (aten.bitwise_and.Scalar, aten.__lshift__.Scalar, aten.__rshift__.Scalar),
+    lambda x: ((9 * x).long() & 3, (9 * x).long() << 2, (9 * x).long() >> 1, ~(9 * x).long(), (x > 0) & True),
+    MATRIX,
+)
+row(
+    (aten.bitwise_left_shift.Tensor_Scalar, aten.bitwise_right_shift.Tensor_Scalar),
+    lambda x: (torch.bitwise_left_shift((9 * x).long(), 1), torch.bitwise_right_shift((9 * x).long(), 2)),
+    MATRIX,
+)
+row(
+    (aten.bitwise_or.Scalar, aten.bitwise_xor.Scalar),
+    lambda x: ((x > 0) | True, (x > 0) | False, (x > 0) ^ True, (x > 0) ^ False),
+    MATRIX,
+)
 
 # --- extremes ---
 row(

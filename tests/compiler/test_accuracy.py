@@ -29,6 +29,11 @@ def grid(x: torch.Tensor) -> torch.Tensor:
 LINE = grid(torch.linspace(-40, 40, 4097))
 TO_20 = grid(torch.linspace(-30, 20.79, 4097))
 POSITIVE = grid(torch.exp2(torch.linspace(-16, 29.999, 4097).double()))
+BOTH_SIGNS = torch.cat([POSITIVE, -POSITIVE])
+NEAR_ONE = 1 - grid(torch.exp2(torch.linspace(-16, -1, 257).double()))
+UNIT_INTERVAL = torch.cat([grid(torch.linspace(-1, 1, 1025)), NEAR_ONE, -NEAR_ONE])
+TURNS = torch.cat([grid(torch.linspace(-30, 30, 2049)), grid(torch.linspace(-(2.0**14), 2.0**14, 2049))])
+GAMMA = grid(torch.linspace(0.01, 40, 2049))
 ROWS = grid(torch.randn(16, 64, generator=torch.Generator().manual_seed(7)) * 3)
 
 CASES = {
@@ -52,6 +57,16 @@ CASES = {
     aten.log.default: (torch.log, POSITIVE),
     aten.log1p.default: (torch.log1p, POSITIVE[POSITIVE < 2.0**30 - 1]),
     aten.log2.default: (torch.log2, POSITIVE),
+    aten.asin.default: (torch.asin, UNIT_INTERVAL),
+    aten.acos.default: (torch.acos, UNIT_INTERVAL),
+    aten.atan2.default: (lambda x: torch.atan2(x, x.roll(5)), torch.cat([BOTH_SIGNS, torch.zeros(7)])),
+    aten.tan.default: (torch.tan, TURNS[torch.tan(TURNS.double()).abs() <= 32]),
+    aten.asinh.default: (torch.asinh, BOTH_SIGNS[BOTH_SIGNS.abs() < 2.0**29]),
+    aten.acosh.default: (torch.acosh, grid(1 + POSITIVE[POSITIVE < 2.0**29 - 1])),
+    aten.atanh.default: (torch.atanh, UNIT_INTERVAL[UNIT_INTERVAL.abs() < 1]),
+    aten.erfinv.default: (torch.erfinv, UNIT_INTERVAL[UNIT_INTERVAL.abs() < 1]),
+    aten.lgamma.default: (torch.lgamma, torch.cat([POSITIVE[POSITIVE < 2.0**24], GAMMA])),
+    aten.digamma.default: (torch.digamma, torch.cat([POSITIVE, GAMMA])),
     aten.softmax.int: (lambda x: torch.softmax(x, -1), ROWS),
     aten.log_softmax.int: (lambda x: torch.log_softmax(x, -1), ROWS / 2),
     aten.logsumexp.default: (lambda x: torch.logsumexp(x, -1), ROWS),
@@ -112,10 +127,10 @@ def test_a_lowering_can_state_its_accuracy(monkeypatch):
     for name, table in (("LOWERINGS", LOWERINGS), ("ACCURACY", ACCURACY)):
         monkeypatch.setattr(registry, name, dict(table))
     stated = Accuracy(2.0**-9)
-    lowers(aten.lgamma.default, accuracy=stated)(lambda g, x: x)
-    assert registry.ACCURACY[aten.lgamma.default] is stated
+    lowers(aten.i0.default, accuracy=stated)(lambda g, x: x)
+    assert registry.ACCURACY[aten.i0.default] is stated
     with pytest.raises(ValueError, match="already states"):
-        promises(stated, aten.lgamma.default)
+        promises(stated, aten.i0.default)
 
 
 # ---- docs/operators.md and links into it

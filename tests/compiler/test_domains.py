@@ -189,7 +189,6 @@ class Buffered(nn.Module):
 
 
 REFUSED = {
-    "division with remainder": lambda x, w: x % w,
     "bitwise operations": lambda x, w: (x * w).argmax(1) & torch.tensor(1),
     "the power 65": lambda x, w: (x * w) ** 65,
     "powers of -2": lambda x, w: (-2.0) ** (x * w),

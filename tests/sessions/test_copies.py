@@ -78,7 +78,7 @@ def test_the_report_of_an_error_survives_pickling(tools) -> None:
 
 class Unsupported(torch.nn.Module):
     def forward(self, x):
-        return torch.lgamma(x)
+        return torch.i0(x)
 
 
 def test_notebooks_and_prompts_show_tables(program: Program, tools) -> None:

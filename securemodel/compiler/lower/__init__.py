@@ -31,6 +31,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     rounding,
     smooth,
     sorting,
+    special,
     trig,
     updates,
     windows,

@@ -1,4 +1,4 @@
-"""Equality, and logic on secret booleans, which are the whole numbers 0 and 1."""
+"""Equality, logic on secret booleans, which are the whole numbers 0 and 1, and bits of whole numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.arithmetic import axes
 from securemodel.compiler.lower.comparison import difference
 from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.rounding import quotient, remainder
 
 aten = torch.ops.aten
 
@@ -91,9 +92,44 @@ def bitwise_xor(g: Builder, x, y):
 
 @lowers(aten.bitwise_not.default)
 def bitwise_not(g: Builder, x):
-    """~x of booleans."""
+    """~x: the opposite of a boolean, and -1 - x of a whole number."""
+    return not_(g, x) if x.boolean else g.offset(g.linear("neg", x), -1)
+
+
+@lowers(aten.bitwise_and.Scalar)
+def bitwise_and_number(g: Builder, x, number):
+    """x & number: of booleans, and the last bits of whole numbers, for a number 2^n - 1."""
+    if x.boolean:
+        return x if number & 1 else g.scale(x, 0)
+    if number < 1 or number & (number + 1):
+        raise CannotLower(f"whole numbers & {number}", "use a number 2^n - 1, or compare")
+    return remainder(g, x, number + 1)
+
+
+@lowers(aten.bitwise_or.Scalar)
+def bitwise_or_number(g: Builder, x, number):
+    """x | number of booleans."""
     _booleans(g, x)
-    return not_(g, x)
+    return g.offset(g.scale(x, 0), 1) if number else x
+
+
+@lowers(aten.bitwise_xor.Scalar)
+def bitwise_xor_number(g: Builder, x, number):
+    """x ^ number of booleans."""
+    _booleans(g, x)
+    return not_(g, x) if number else x
+
+
+@lowers(aten.__lshift__.Scalar, aten.bitwise_left_shift.Tensor_Scalar)
+def left_shift(g: Builder, x, bits):
+    """x 2^bits of whole numbers, for a public number of bits."""
+    return g.scale(x, 2**bits)
+
+
+@lowers(aten.__rshift__.Scalar, aten.bitwise_right_shift.Tensor_Scalar)
+def right_shift(g: Builder, x, bits):
+    """floor(x / 2^bits) of whole numbers, for a public number of bits."""
+    return quotient(g, x, 2.0**bits)[0]
 
 
 @lowers(aten.logical_and.default)

@@ -371,8 +371,11 @@ def reciprocal(g: Builder, x):
     return reciprocal_positive(g, x, positive=False)
 
 
-def divide(g: Builder, x, y: Value) -> Value:
-    """x / y for a secret y with |y| < 2^30, not 0: x times the power of two in 1 / y, then times the rest of it."""
+def divide(g: Builder, x, y: Value, positive: bool = False) -> Value:
+    """x / y for a secret y with |y| < 2^30, not 0: x times the power of two in 1 / y, then times the rest of it.
+
+    `positive`: y is known to be.
+    """
     if not isinstance(x, Value):
         return g.scale(reciprocal(g, y), x)
     shape = torch.broadcast_shapes(x.shape, y.shape)
@@ -384,7 +387,7 @@ def divide(g: Builder, x, y: Value) -> Value:
     if ("root of", y.id) in g.notes:
         inverse = rsqrt(g, g.notes["root of", y.id])
     else:
-        value, parts, bits = _inverse(g, y, positive=False)
+        value, parts, bits = _inverse(g, y, positive)
         coarse, last = None, 0
         if parts.windows:
             small, last = g.bit_to_ring(parts.windows[0][0]), _COARSE

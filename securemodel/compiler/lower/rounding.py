@@ -1,4 +1,4 @@
-"""Rounding to whole numbers and division by public numbers with remainder, exactly.
+"""Rounding to whole numbers and division with remainder, exactly.
 
 A truncation gives the nearest whole number, or the floor or one more at random. What is then left over lies between two
 public bounds, so that comparisons of few bits say by how much to correct. Values with more than frac_bits fractional bits are brought to
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.arithmetic import div
+from securemodel.compiler.lower.positive import divide, signed
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -113,34 +115,76 @@ def trunc(g: Builder, x):
     return g.add(g.sub(near, below), g.select(g.is_negative(x), g.add(below, above)))
 
 
-def _number(g: Builder, y) -> float:
+def quotient_by_secret(g: Builder, x: Value, y: Value) -> tuple[Value, Value, Value, Value]:
+    """(floor(s x / |y|), the rest in [0, |y|), s x, the sign s of y) for |x / y| < 2^18 and y not 0.
+
+    The rest of an estimate is divided once more, which leaves one of four numbers: comparisons of the rest with
+    multiples of |y| tell which one.
+    """
+    shape = list(torch.broadcast_shapes(x.shape, y.shape))
+    x, y = (g.rescale(g.linear("expand", v, shape=shape)) for v in (x, y))
+    size, _ = signed(g, y)
+    sign = g.offset(g.scale(g.bit_to_ring(g.is_negative(y)), -2), 1)
+    rest = x = g.mul(x, sign)
+    whole: Value | None = None
+    for _ in range(2):
+        near = g.floor_or_above(divide(g, rest, size, positive=True))
+        whole = near if whole is None else g.add(whole, near)
+        rest = g.sub(rest, g.mul(near, size))
+    sides = [g.is_negative(v) for v in (g.add(rest, size), rest, g.sub(rest, size))]
+    correction = g.offset(total(g, [g.bit_to_ring(bit, invert=True) for bit in sides]), -2)
+    return g.add(cast(Value, whole), correction), g.sub(rest, g.mul(correction, size)), x, sign
+
+
+def _number(g: Builder, y) -> float | None:
+    """A divisor that is one number of the program; None for another."""
     if isinstance(y, Value) and (y.secret or math.prod(y.shape) != 1):
-        raise CannotLower("division with remainder by something else than a number", "round or compare the quotient")
-    return float(g.known(y))
+        return None
+    try:
+        return float(g.known(y))
+    except CannotLower:
+        return None
 
 
-@lowers(aten.remainder.Scalar, aten.remainder.Tensor)
+def _tensor(g: Builder, x) -> Value:
+    """A number as a public value without axes."""
+    return x if isinstance(x, Value) else g.constant(torch.tensor(x))
+
+
+@lowers(aten.remainder.Scalar, aten.remainder.Tensor, aten.remainder.Scalar_Tensor)
 def remainder(g: Builder, x, y):
     """x - y floor(x / y), with the sign of y; exact as `quotient` is."""
-    y = _number(g, y)
-    if y < 0:
-        return g.linear("neg", remainder(g, g.linear("neg", x), -y))
-    return quotient(g, x, y)[1]
+    number = _number(g, y)
+    if number is None or not isinstance(x, Value):
+        _, rest, _, sign = quotient_by_secret(g, _tensor(g, x), y)
+        return g.mul(rest, sign)
+    if number < 0:
+        return g.linear("neg", remainder(g, g.linear("neg", x), -number))
+    return quotient(g, x, number)[1]
 
 
 @lowers(aten.fmod.Scalar, aten.fmod.Tensor)
 def fmod(g: Builder, x, y):
     """x - y trunc(x / y), with the sign of x; exact as `quotient` is."""
-    x, y = g.rescale(x), abs(_number(g, y))
-    return toward_zero(g, x, *quotient(g, x, y), y)[1]
+    number = _number(g, y)
+    if number is None:
+        return g.sub(g.rescale(x) if x.secret else x, g.mul(divide_rounded(g, x, y, "trunc"), g.rescale(y)))
+    x, number = g.rescale(x), abs(number)
+    return toward_zero(g, x, *quotient(g, x, number), number)[1]
 
 
 @lowers(aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default, aten.floor_divide.Scalar)
 def divide_rounded(g: Builder, x, y, rounding_mode="floor"):
-    """floor(x / y) or trunc(x / y) for a public number; exact as `quotient` is."""
+    """floor(x / y) or trunc(x / y); exact as `quotient` is."""
     if rounding_mode is None:
         return div(g, x, y)
-    y = _number(g, y)
-    x = g.rescale(x if y > 0 else g.linear("neg", x))
-    whole, rest = quotient(g, x, abs(y))
-    return whole if rounding_mode == "floor" else toward_zero(g, x, whole, rest, abs(y))[0]
+    number = _number(g, y)
+    if number is None:
+        whole, rest, turned, _ = quotient_by_secret(g, _tensor(g, x), y)
+        if rounding_mode == "floor":
+            return whole
+        left = g.bit_to_ring(g.is_negative(g.linear("neg", rest)))
+        return g.add(whole, g.select(g.is_negative(turned), left))
+    x = g.rescale(x if number > 0 else g.linear("neg", x))
+    whole, rest = quotient(g, x, abs(number))
+    return whole if rounding_mode == "floor" else toward_zero(g, x, whole, rest, abs(number))[0]
