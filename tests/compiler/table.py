@@ -332,6 +332,23 @@ row(aten.topk.default, lambda x: (*x.topk(1), *x.topk(2), *x.topk(3, 0), *x.topk
 row((aten.max.dim, aten.min.dim), lambda x: (*x.max(1), *x.min(0, keepdim=True)), MATRIX)
 row(aten.argmin.default, lambda x: (x.argmin(), x.argmin(1), x.argmin(0, keepdim=True)), MATRIX)
 row((aten.kthvalue.default, aten.median.dim), lambda x: (*x.kthvalue(2), *x.median(0, keepdim=True)), MATRIX)
+row((aten.median.default, aten.nanmedian.default), lambda x: (x.median(), x.nanmedian()), MATRIX)
+row(aten.nanmedian.dim, lambda x: x.nanmedian(1), MATRIX)
+row(aten.sort.stable, lambda x: (*x.sort(stable=True), *x.sort(dim=0, descending=True, stable=True)), MATRIX)
+row(aten.mode.default, lambda x: ((2 * x).round().mode(1), (2 * x).round().mode(0, keepdim=True)), MATRIX)
+row(
+    (aten.bucketize.Tensor, aten.bucketize.Scalar),
+    lambda x: (torch.bucketize(x, torch.tensor([-0.7, 0.1, 0.9])), torch.bucketize(0.2, x[0].sort()[0])),
+    MATRIX,
+)
+row(aten.searchsorted.Tensor, lambda x, y: torch.searchsorted(x.sort()[0], y, right=True), (*MATRIX, *MATRIX))
+row(aten.searchsorted.Scalar, lambda x: torch.searchsorted(x[0], 0.2, sorter=x[0].argsort()), MATRIX)
+row(
+    (aten.histc.default, aten.bincount.default),
+    lambda x: (x.histc(4, -1, 1), x.argmax(1).bincount(minlength=5)),
+    MATRIX,
+)
+row(aten.bincount.default, lambda x: x.argmax(0).bincount(x[0], minlength=3), MATRIX)
 row(aten.one_hot.default, lambda x: F.one_hot(x.argmax(1), 5), MATRIX)
 row(aten.embedding.default, Weighted(lambda x, w: F.embedding(x.argmax(1), w), (5, 4)), MATRIX)
 row(aten.index_select.default, lambda x: (x.index_select(1, x.argmax(1)), x.index_select(0, x.argmin(0))), MATRIX)

@@ -156,7 +156,7 @@ row(
 row((aten.fmax.default, aten.fmin.default), lambda x, y: (x.fmax(y), x.fmin(y), torch.max(x, y)), PAIR)
 row(aten.maximum.default, lambda x: (torch.maximum(x, torch.tensor(0.3)), *torch.aminmax(x, dim=1)), MATRIX)
 row(aten.clamp.Tensor, lambda x, y: (x.clamp(y, y + 1), x.clamp(min=y), x.clamp(max=y)), PAIR)
-row((aten.cummax.default, aten.cummin.default), lambda x: (x.cummax(1)[0], x.cummin(0)[0]), MATRIX)
+row((aten.cummax.default, aten.cummin.default), lambda x: (*x.cummax(1), *x.cummin(0)), MATRIX)
 
 
 def along_no_axis(x):

@@ -15,6 +15,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     choosing,
     comparison,
     complexes,
+    counting,
     extremes,
     fourier,
     indexing,

@@ -14,7 +14,7 @@ from securemodel.compiler.lower.choosing import unit_vectors
 from securemodel.compiler.lower.logic import both, ne
 from securemodel.compiler.lower.normalization import softmax
 from securemodel.compiler.lower.positive import reciprocal
-from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.registry import decomposes, lowers
 from securemodel.compiler.lower.smooth import smooth
 
 aten = torch.ops.aten
@@ -230,3 +230,19 @@ def smooth_l1_loss_backward(g: Builder, dy, x, y, reduction, beta):
 def _positive(beta: float) -> None:
     if beta <= 0:
         raise CannotLower(f"a beta of {beta}", "use l1_loss")
+
+
+@decomposes(aten.multilabel_margin_loss_forward.default)
+def multilabel_margin_loss(x, target, reduction):
+    """max(0, 1 - (x of a target - x of another class)) / classes, summed over both; targets end at the first -1.
+
+    PyTorch's own decomposition counts what stands after that, too.
+    """
+    counts = (target >= 0).long().cumprod(-1).bool()
+    places = torch.where(counts, target, 0)
+    units = torch.nn.functional.one_hot(places, x.shape[-1]).bool() & counts.unsqueeze(-1)
+    is_target = units.any(-2)
+    short = (1 - x.gather(-1, places).unsqueeze(-1) + x.unsqueeze(-2)).relu()
+    each = (short * (counts.unsqueeze(-1) & ~is_target.unsqueeze(-2))).sum((-2, -1)) / x.shape[-1]
+    made = {0: each, 1: each.mean(), 2: each.sum()}[reduction]
+    return made, is_target.to(x.dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from securemodel.compiler.builder import Builder
-from securemodel.compiler.lower.arithmetic import running
 from securemodel.compiler.lower.normalization import amax
 from securemodel.compiler.lower.positive import maximum, minimum
 from securemodel.compiler.lower.registry import lowers
@@ -52,11 +51,23 @@ def clamp_between(g: Builder, x, low=None, high=None):
 
 @lowers(aten.cummax.default)
 def cummax(g: Builder, x, dim):
-    """Largest value so far; its index has no secure version."""
-    return (running(g, g.maximum, x, dim),)
+    """Largest value so far and its place, the last of equals: after step k, of the last 2^k values."""
+    x, dim = g.rescale(x), dim % x.ndim
+    along = [size if d == dim else 1 for d, size in enumerate(x.shape)]
+    rows, done = [x, g.integers(torch.arange(x.shape[dim]).reshape(along).expand(x.shape))], 1
+    while done < (size := x.shape[dim]):
+        later, earlier = ([g.slice(row, dim, start, start + size - done) for row in rows] for start in (done, 0))
+        behind = g.is_negative(g.sub(later[0], earlier[0]))
+        better = [g.add(a, g.select(behind, g.sub(b, a))) for a, b in zip(later, earlier, strict=True)]
+        rows = [
+            g.linear("cat", g.slice(row, dim, 0, done), new, dim=dim) for row, new in zip(rows, better, strict=True)
+        ]
+        done *= 2
+    return tuple(rows)
 
 
 @lowers(aten.cummin.default)
 def cummin(g: Builder, x, dim):
-    """Smallest value so far; its index has no secure version."""
-    return (g.linear("neg", running(g, g.maximum, g.linear("neg", x), dim)),)
+    """Smallest value so far and its place, the last of equals."""
+    value, place = cummax(g, g.linear("neg", x), dim)
+    return g.linear("neg", value), place

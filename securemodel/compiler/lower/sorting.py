@@ -7,9 +7,12 @@ travels with them are exchanged by the same bits.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import torch
 
-from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import argmax_with_value
 from securemodel.compiler.lower.positions import distinct
 from securemodel.compiler.lower.registry import lowers
@@ -135,6 +138,25 @@ def sort(g: Builder, x, dim=-1, descending=False):
     return _put_back(g, ordered(g, rows, descending), back)
 
 
+@lowers(aten.sort.stable)
+def sort_stable(g: Builder, x, *, stable=False, dim=-1, descending=False):
+    """Values in order along an axis, and where they were; equal ones in the order that they had.
+
+    Places are compared, too, as further digits of the values.
+    """
+    if not stable or x.ndim == 0 or x.shape[dim] == 1:
+        return sort(g, x, dim, descending)
+    if not g.exact or g.width < 64:
+        raise CannotLower("a stable sort, where comparisons do not see all digits", "sort without stable=True")
+    (keys, places), back = _keys_and_places(g, x, dim % x.ndim)
+    bits, whole = (keys.shape[0] - 1).bit_length(), 0 if x.integer else g.frac_bits
+    both = (g.sub if descending else g.add)(g.linear("scale", g.ldexp(keys, whole), factor=2**bits), places)
+    both, places = ordered(g, [both, places], descending)
+    keys = (g.add if descending else g.sub)(both, places)
+    values = replace(g.ldexp(keys, -bits - whole), integer=x.integer)
+    return _put_back(g, [values, places], back)
+
+
 @lowers(aten.argsort.default)
 def argsort(g: Builder, x, dim=-1, descending=False):
     """Where the values in order were; equal ones in any order."""
@@ -199,7 +221,13 @@ def kthvalue(g: Builder, x, k, dim=-1, keepdim=False):
     return tuple(g.reshape(g.slice(v, dim, k - 1, k), shape) for v in both)
 
 
-@lowers(aten.median.dim)
+@lowers(aten.median.default, aten.nanmedian.default)
+def median_of_all(g: Builder, x):
+    """The lower median of all elements; there is no NaN among secrets."""
+    return median(g, g.reshape(x, (math.prod(x.shape),)), 0)[0]
+
+
+@lowers(aten.median.dim, aten.nanmedian.dim)
 def median(g: Builder, x, dim=-1, keepdim=False):
     """The lower median along an axis and its place."""
     return kthvalue(g, x, (x.shape[dim] + 1) // 2, dim, keepdim)
