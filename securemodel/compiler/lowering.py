@@ -534,9 +534,11 @@ def _empty(g: Builder, example: Any) -> Any:
 
 
 def _marked(value: Any, example: Any) -> Any:
-    """Values of the type bool are marked as such."""
-    is_bool = isinstance(example, torch.Tensor) and example.dtype == torch.bool
-    return replace(value, boolean=True) if is_bool and isinstance(value, Value) else value
+    """Values of the type bool are marked as such, and no others: the numbers of a mask are positions."""
+    if not isinstance(value, Value) or not isinstance(example, torch.Tensor):
+        return value
+    is_bool = example.dtype == torch.bool
+    return value if value.boolean == is_bool else replace(value, boolean=is_bool)
 
 
 def _stand_in(g: Builder, example: Any) -> Any:

@@ -129,6 +129,9 @@ SECRET = {
     "read with a smaller index": lambda x: x.gather(1, first(x)[:1, :, :2]),
     "a mask of lines": lambda x: assigned(x, x[..., 0] > 0),
     "as many as a mask has": lambda x: x.masked_scatter(x > 0, x * 0.5),
+    "read at a mask's numbers": lambda x: x[(x[:, 0, 0] > 0).long()],
+    "written at a mask's numbers": lambda x: assigned(x, (x[:, 0, 0] > 0).long()),
+    "written in lines at a mask's numbers": lambda x: assigned(x, (LINES, (x[:, 0, 0] > 0).int()), x[:, 2]),
     "where a mask is set": lambda x: torch.nonzero_static(x > 0.5, size=4),
     "fewer than asked for": lambda x: torch.nonzero_static(x[0] > 0.5, size=20, fill_value=-7),
     **{
