@@ -181,9 +181,16 @@ def usable(model: Any) -> None:
         fix = "give the nn.Module that it was made from"
     elif any(torch.nn.parameter.is_lazy(t) for t in (*model.parameters(), *model.buffers())):
         what, fix = "has lazy parameters without a shape", "call it once on example inputs before, at every party"
+    elif any(map(is_quantized, model.parameters())):
+        what, fix = "has quantized parameters", "give securemodel.models.dequantized(model), the numbers they mean"
     else:
         return
     raise CompileError(explain(f"{type(model).__name__} {what}", fix=fix))
+
+
+def is_quantized(x: torch.Tensor) -> bool:
+    """Whether a tensor is one of torchao's, made of others."""
+    return torch.utils._python_dispatch.is_traceable_wrapper_subclass(x) and hasattr(x, "qdata")
 
 
 def apart(model: torch.nn.Module) -> torch.nn.Module:

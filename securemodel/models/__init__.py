@@ -4,6 +4,16 @@ from securemodel.models.catboost import from_catboost
 from securemodel.models.lightgbm import from_lightgbm
 from securemodel.models.sklearn import from_sklearn
 from securemodel.models.structure import from_structure, structure
+from securemodel.models.weights import dequantized, read_weights
 from securemodel.models.xgboost import from_xgboost
 
-__all__ = ["from_catboost", "from_lightgbm", "from_sklearn", "from_structure", "from_xgboost", "structure"]
+__all__ = [
+    "dequantized",
+    "from_catboost",
+    "from_lightgbm",
+    "from_sklearn",
+    "from_structure",
+    "from_xgboost",
+    "read_weights",
+    "structure",
+]
