@@ -172,7 +172,14 @@ row(aten.max_pool2d.default, nn.Sequential(nn.Conv2d(4, 3, 3), nn.MaxPool2d(2)),
 row(aten.max_pool2d.default, nn.MaxPool2d(2), ((4, 6, 6),))
 row(aten.max_pool1d.default, nn.MaxPool1d(3, 2, 1), SEQUENCE)
 row(aten.max_pool1d.default, nn.MaxPool1d(2, ceil_mode=True, dilation=2), SEQUENCE)
-row(aten.max_pool2d_with_indices.default, lambda x: F.max_pool2d(x, 2, return_indices=True)[0], IMAGE)
+row(aten.max_pool2d_with_indices.default, nn.MaxPool2d((3, 2), (2, 1), 1, return_indices=True), IMAGE)
+row(aten.max_pool2d_with_indices.default, nn.MaxPool1d(3, 2, dilation=2, return_indices=True), SEQUENCE)
+row(aten.max_pool3d_with_indices.default, nn.MaxPool3d(2, ceil_mode=True, return_indices=True), VOLUME)
+row(aten.adaptive_max_pool2d.default, nn.AdaptiveMaxPool2d((3, 5), return_indices=True), IMAGE)
+row(aten.adaptive_max_pool3d.default, nn.AdaptiveMaxPool3d((2, 3, 4), return_indices=True), VOLUME)
+row(aten.max_unpool2d.default, lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), IMAGE)
+row(aten.max_unpool2d.default, lambda x: F.max_unpool1d(*F.max_pool1d(x, 3, 1, return_indices=True), 3, 1), SEQUENCE)
+row(aten.max_unpool3d.default, lambda x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2), VOLUME)
 row(aten.adaptive_max_pool2d.default, nn.AdaptiveMaxPool2d((3, 5)), IMAGE)
 row(aten.adaptive_max_pool2d.default, nn.AdaptiveMaxPool2d(1), IMAGE)
 for options in (
@@ -195,6 +202,7 @@ row(aten.adaptive_avg_pool2d.default, nn.AdaptiveAvgPool2d((None, 4)), IMAGE)
 row(aten.adaptive_avg_pool2d.default, nn.Sequential(nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d((2, 4))), IMAGE)
 row(aten._adaptive_avg_pool2d.default, lambda x: aten._adaptive_avg_pool2d(x, [3, 3]), IMAGE)
 row(aten.adaptive_avg_pool1d.default, nn.AdaptiveAvgPool1d(4), SEQUENCE)
+row(aten._adaptive_avg_pool3d.default, nn.AdaptiveAvgPool3d((2, 3, None)), VOLUME)
 
 # --- arithmetic ---
 row(aten.add.Tensor, lambda x: (x + 1.5, 2 + x, x + x, torch.add(x, x * x, alpha=-0.3)), MATRIX)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from securemodel.compiler.builder import Builder, Value
-from securemodel.compiler.lower.layers import each_axis
+from securemodel.compiler.lower.layers import each_axis, shaped
+from securemodel.compiler.lower.positions import distinct, inside, writers_of
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -54,6 +55,30 @@ def max_along(g: Builder, x: Value, dim: int, taps: list[list[int]]) -> tuple[Va
     return players[0], levels
 
 
+def _with_place(g: Builder, x: Value, axes: list[list[list[int]]], apart: bool) -> tuple[Value, Value]:
+    """(maxima over the taps of windows along the last axes, where in these axes, counted row by row, they stand).
+
+    `apart`: no two windows share an element, so that places are distinct.
+    """
+    first = x.ndim - len(axes)
+    count = math.prod(x.shape[first:])
+    rows = [x, g.integers(torch.arange(count).reshape(x.shape[first:]).expand(x.shape))]
+    for i in reversed(range(len(axes))):
+        players = [[_take(g, row, first + i, tap) for row in rows] for tap in different(axes[i])]
+        while len(players) > 1:
+            left = players[-1:] if len(players) % 2 else []
+            players = [_winner(g, *pair) for pair in zip(players[::2], players[1::2], strict=False)] + left
+        rows = players[0]
+    values, places = rows
+    return values, distinct(g, places) if apart else places
+
+
+def _winner(g: Builder, first: list[Value], second: list[Value]) -> list[Value]:
+    """The larger value with its place, the first of equals."""
+    loses = g.is_negative(g.sub(first[0], second[0]))
+    return [g.add(b, g.select(loses, g.sub(a, b), invert=True)) for a, b in zip(first, second, strict=True)]
+
+
 def different(taps: list[list[int]]) -> list[list[int]]:
     """Each tap once."""
     return [list(tap) for tap in dict.fromkeys(map(tuple, taps))]
@@ -91,21 +116,48 @@ def max_pool3d(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_m
     return _max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 3)
 
 
-@lowers(aten.max_pool2d_with_indices.default)
-def max_pool2d_with_indices(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
-    """Max pooling; the indices have no secure version, and only the gradient may use them."""
-    return (_max_pool(g, x, kernel, stride, padding, dilation, ceil_mode, 2),)
+@lowers(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
+def max_pool_with_indices(g: Builder, x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Max pooling, and where in the input the values stand, the first of equals."""
+    dims = len(kernel)
+    steps = zip(each_axis(stride or kernel, dims), each_axis(kernel, dims), each_axis(dilation, dims), strict=True)
+    apart = all(step > gap * (taps - 1) for step, taps, gap in steps)
+    taps = window_taps(x.shape[x.ndim - dims :], kernel, stride, padding, dilation, ceil_mode)
+    return _with_place(g, x, taps, apart)
+
+
+def _adaptive_max_pool(g: Builder, x: Value, size: list[int]) -> tuple[Value, Value]:
+    axes = []
+    for bins, length in zip(size, x.shape[x.ndim - len(size) :], strict=True):
+        spans = axis_bins(length, bins)
+        width = max(stop - start for start, stop in spans)
+        axes.append([[min(start + k, stop - 1) for start, stop in spans] for k in range(width)])
+    apart = all(length % bins == 0 for bins, length in zip(size, x.shape[x.ndim - len(size) :], strict=True))
+    return _with_place(g, x, axes, apart)
 
 
 @lowers(aten.adaptive_max_pool2d.default)
 def adaptive_max_pool2d(g: Builder, x, size):
-    """Largest value of each bin; the indices have no secure version."""
-    for i, bins in enumerate(each_axis(size, 2)):
-        dim = x.ndim - 2 + i
-        spans = axis_bins(x.shape[dim], bins)
-        width = max(stop - start for start, stop in spans)
-        x = max_along(g, x, dim, [[min(start + k, stop - 1) for start, stop in spans] for k in range(width)])[0]
-    return (x,)
+    """Largest value of each bin, and where it stands."""
+    return _adaptive_max_pool(g, x, each_axis(size, 2))
+
+
+@lowers(aten.adaptive_max_pool3d.default)
+def adaptive_max_pool3d(g: Builder, x, size):
+    """Largest value of each bin of a volume, and where it stands."""
+    return _adaptive_max_pool(g, x, each_axis(size, 3))
+
+
+@lowers(aten.max_unpool2d.default, aten.max_unpool3d.default)
+def max_unpool(g: Builder, x, index, size, *rest):
+    """The values at their places of a larger image of zeros, the last one where two meet."""
+    kept = x.shape[: x.ndim - len(size)]
+    count, lines = math.prod(size), (*kept, math.prod(x.shape[len(kept) :]))
+    places = shaped(g, index, lines)
+    if ("distinct", index.id) in g.notes:
+        distinct(g, places)
+    writers = writers_of(g, inside(g, places, count), count)[0]
+    return g.reshape(g.bilinear("matmul", writers, shaped(g, x, (*lines, 1))), (*kept, *size))
 
 
 def window_sum(g: Builder, x: Value, dim: int, spans: list[tuple[int, int]]) -> Value:
@@ -194,3 +246,9 @@ def adaptive_avg_pool2d(g: Builder, x, size):
 def adaptive_avg_pool1d(g: Builder, x, size):
     """Mean of each of a given number of bins of a sequence."""
     return _adaptive(g, x, each_axis(size, 1))
+
+
+@lowers(aten._adaptive_avg_pool3d.default)
+def adaptive_avg_pool3d(g: Builder, x, size):
+    """Mean of each of a given number of bins of a volume."""
+    return _adaptive(g, x, each_axis(size, 3))

@@ -155,7 +155,7 @@ def distinct(g: Builder, index: Value) -> Value:
     return index
 
 
-def _writers(g: Builder, index: Value, count: int) -> tuple[Value, Value]:
+def writers_of(g: Builder, index: Value, count: int) -> tuple[Value, Value]:
     """([..., count, n] as `_last_written`, [..., count]: 1 for the positions that nothing is written to)."""
     n = index.shape[-1]
     if not index.secret:
@@ -170,7 +170,7 @@ def _writers(g: Builder, index: Value, count: int) -> tuple[Value, Value]:
 
 def _written(g: Builder, x: Value, index: Value, values: Value) -> Value:
     """x [..., count, r] with rows of values [..., n, r] written at positions index [..., n], the last one where two meet."""
-    writers, left = _writers(g, index, x.shape[-2])
+    writers, left = writers_of(g, index, x.shape[-2])
     kept = g.mul(x, spread(g, _shaped(g, left, (*left.shape, 1)), x.shape))
     return g.add(kept, g.bilinear("matmul", writers, values))
 
