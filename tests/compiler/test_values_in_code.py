@@ -265,6 +265,76 @@ def test_an_owner_may_invert_its_matrix() -> None:
     both_of_mixed(lambda n, t, y: y @ torch.linalg.inv(torch.eye(3) * t))
 
 
+# ---- values that follow from the code alone
+def shared_memory(y):
+    mask = torch.zeros(4)
+    mask[:2].add_(1)
+    return y * int(mask.sum())
+
+
+def like_a_secret(y):
+    mask = torch.ones_like(y)
+    mask[0, 0] = 0
+    return y if mask.sum() == y.numel() else y * 3
+
+
+def counted_positions(y):
+    places = torch.arange(3)
+    return y[:, torch.arange(places[2] - places[0])]
+
+
+KNOWN = {
+    "if": lambda y: y if torch.arange(4)[0] > 0 else y * 2,
+    "loop": lambda y: sum(y * n for n in torch.arange(3).tolist()),
+    "in": lambda y: y if 2 in torch.arange(3) else y * 2,
+    "shared memory": shared_memory,
+    "like a secret": like_a_secret,
+    "a size": counted_positions,
+}
+
+
+@pytest.mark.parametrize("code", KNOWN.values(), ids=KNOWN)
+def test_code_may_ask_for_values_that_it_makes_itself(code) -> None:
+    torch.manual_seed(6)
+    model, x = Scored(code), torch.randn(2, 4)
+    program = securemodel.compile(model, x, **TWO)
+    with torch.no_grad(), securemodel.local(program) as session:
+        assert (session.run(x) - model(x)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("shape", [(3, 3), (7, 3), (3, 7), (2, 2, 2)], ids=str)
+def test_diagonals_are_filled_as_torch_fills_them(shape, wrap) -> None:
+    code = lambda y: (y.sum() + torch.zeros(shape)).fill_diagonal_(2, wrap=wrap)
+    torch.manual_seed(7)
+    model, x = Scored(code), torch.randn(2, 4)
+    program = securemodel.compile(model, x, **TWO)
+    with torch.no_grad(), securemodel.local(program) as session:
+        assert (session.run(x) - model(x)).abs().max() < 1e-3
+
+
+def overwritten(y, part):
+    mask = torch.zeros(3)
+    part(mask)[:2] = y[0, :2]
+    return y * int(mask.sum())
+
+
+SPOILED = {
+    "itself": lambda y: overwritten(y, lambda mask: mask),
+    "a view": lambda y: overwritten(y, lambda mask: mask.view(3)),
+    "copied": lambda y: y * int(torch.zeros(3).copy_(y[0]).sum()),
+    "given as out": lambda y: y * int(torch.add(y[0], 1, out=torch.zeros(3)).sum()),
+    "random": lambda y: y * int(torch.zeros(3).uniform_().sum()),
+    "memory as it was": lambda y: y * int(torch.empty(3).sum()),
+}
+
+
+@pytest.mark.parametrize("code", SPOILED.values(), ids=SPOILED)
+def test_what_is_overwritten_is_not_taken_for_what_it_was(code) -> None:
+    with pytest.raises(CompileError, match="`int` takes values"):
+        securemodel.compile(Scored(code), torch.zeros(2, 4), **TWO)
+
+
 # ---- assertions
 def all_positive(n, rows):
     torch._check_tensor_all(n > 0, lambda: "every n is positive")
