@@ -9,6 +9,7 @@ import torch
 
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import SMALLER, Builder, CannotLower, Value
+from securemodel.compiler.lower.masks import note_masked_rows
 from securemodel.compiler.lower.positive import divide, times
 from securemodel.compiler.lower.registry import lowers
 
@@ -32,7 +33,12 @@ def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
         return g.offset(g.linear("neg", y) if kind == "sub" else y, x)
     if alpha != 1:
         y = g.scale(y, alpha) if y.secret else g.pointwise(torch.mul, y, alpha)
-    return g.linear(kind, finite(g, x), finite(g, y, kind == "sub"))
+    made = g.linear(kind, finite(g, x), finite(g, y, kind == "sub"))
+    for mask in (x, y) if g.scores else ():
+        if not mask.secret:
+            flipped = kind == "sub" and mask is y
+            note_masked_rows(g, made, g.pointwise(torch.neg, mask) if flipped else mask)
+    return made
 
 
 @lowers(aten.add.Tensor, aten.add.Scalar)

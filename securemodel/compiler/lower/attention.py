@@ -8,6 +8,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.arithmetic import finite, uniform
+from securemodel.compiler.lower.masks import note_masked_rows
 from securemodel.compiler.lower.normalization import softmax
 from securemodel.compiler.lower.registry import lowers
 
@@ -21,6 +22,13 @@ def _bias(g: Builder, mask: Value) -> Value:
     if mask.integer:
         return g.float(torch.where, mask, 0.0, g.forbidden, shape=mask.shape)
     return g.float(torch.clamp, mask, g.forbidden, -g.forbidden, shape=mask.shape)
+
+
+def _additive(g: Builder, mask: Value) -> Value:
+    """A mask of booleans as numbers to add."""
+    if mask.secret or not mask.integer:
+        return mask
+    return g.float(torch.where, mask, 0.0, -torch.inf, shape=mask.shape)
 
 
 def _repeated(g: Builder, x: Value, times: int) -> Value:
@@ -45,6 +53,7 @@ def scaled_dot_product_attention(
         scores = g.add(scores, g.constant(torch.where(allowed, 0.0, g.forbidden)))
     if attn_mask is not None:
         scores = g.add(scores, _bias(g, attn_mask))
+        note_masked_rows(g, scores, _additive(g, attn_mask))
     return g.bilinear("matmul", g.rescale(softmax(g, scores, -1)), v)
 
 

@@ -24,8 +24,14 @@ def _shifted(g: Builder, x: Value, dim: int) -> Value:
 
 @lowers(aten._softmax.default, aten.softmax.int)
 def softmax(g: Builder, x, dim, half_to_float=False):
-    """exp(x - max) / sum of them."""
+    """exp(x - max) / sum of them; where a mask forbids a whole row, what PyTorch gives there, and 0 for its NaN."""
     dim %= x.ndim
+    if dim == x.ndim - 1 and (rows := g.notes.get(("masked rows", x.id))):
+        sink, fill = rows
+        wide = softmax(g, g.linear("cat", x, sink, dim=dim), dim)
+        out = g.add(g.slice(wide, dim, 0, x.shape[dim]), fill)
+        g.notes["softmax of", out.id] = x, dim
+        return out
     count = x.shape[dim]
     powers = smooth(g, "exp_below_zero", _shifted(g, x, dim))
     total = g.linear("sum", powers, dims=[dim], keepdim=True)

@@ -1,0 +1,33 @@
+"""Masks that are added to scores: what a softmax is where they forbid a whole row."""
+
+from __future__ import annotations
+
+import torch
+
+from securemodel.compiler.builder import Builder, Value
+
+
+def _sink(mask: torch.Tensor, least: float, forbidden: float) -> torch.Tensor:
+    most = mask.amax(-1, keepdim=True)
+    return torch.where(most <= least, 0.0, most + forbidden)
+
+
+def _fill(mask: torch.Tensor, least: float) -> torch.Tensor:
+    """What is left of a softmax where a mask is so large that nothing else counts; 0 where it is infinite."""
+    return torch.where(mask.amax(-1, keepdim=True) <= least, mask.softmax(-1).nan_to_num(0.0), 0.0)
+
+
+def note_masked_rows(g: Builder, scores: Value, mask: Value) -> None:
+    """Tells a softmax of scores that a mask was added which may forbid whole rows.
+
+    There, a further score, the sink, takes all that would be shared among the forbidden ones. It costs no product.
+    """
+    known = g.public(mask)
+    if mask.secret or mask.integer or not mask.shape or mask.shape[-1] != scores.shape[-1]:
+        return
+    if g.graph[mask.id].phase != "run" if known is None else not bool((known.amax(-1) <= g.least).any()):
+        return  # of weights, or without such a row
+    shape = (*scores.shape[:-1], 1)
+    sink = g.float(_sink, mask, g.least, g.forbidden, shape=(*mask.shape[:-1], 1))
+    sink = g.float(torch.broadcast_to, sink, shape, shape=shape)
+    g.notes["masked rows", scores.id] = sink, g.float(_fill, mask, g.least, shape=mask.shape)
