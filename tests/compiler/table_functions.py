@@ -248,6 +248,49 @@ row((), lambda x, y: (torch.lerp(x, y, 0.3), torch.lerp(x, y, x)), PAIR)
 row(aten.bilinear.default, nn.Bilinear(5, 4, 3), ((3, 5), (3, 4)))
 row(aten.bilinear.default, lambda x, y: F.bilinear(x, x, y), ((3, 5), (2, 5, 5)))
 
+# --- matrices ---
+EYE = torch.eye(5)
+
+
+def definite(x):
+    """A well conditioned symmetric matrix."""
+    return x @ x.T / 8 + EYE
+
+
+row(
+    (aten.linalg_inv_ex.default, aten._linalg_solve_ex.default),
+    lambda x: (torch.inverse(x / 4 + EYE), torch.linalg.solve(x / 4 + EYE, x), torch.linalg.solve(EYE, x)),
+    SQUARE,
+)
+row(
+    aten._linalg_solve_ex.default,
+    lambda x: (torch.linalg.solve(x / 4 + EYE, x[0]), torch.linalg.solve(x / 4 + EYE, x[:2], left=False)),
+    SQUARE,
+)
+row(
+    aten.linalg_solve_triangular.default,
+    lambda x: (
+        torch.linalg.solve_triangular(x.tril() / 4 + EYE, x, upper=False),
+        torch.linalg.solve_triangular(x / 4, x, upper=True, left=False, unitriangular=True),
+    ),
+    SQUARE,
+)
+row(aten.linalg_cholesky_ex.default, lambda x: torch.linalg.cholesky(definite(x)), SQUARE)
+row(aten.cholesky.default, lambda x: torch.cholesky(definite(x), upper=True), SQUARE)
+row(
+    (aten.cholesky_solve.default, aten.cholesky_inverse.default),
+    lambda x: (
+        torch.cholesky_solve(x[:, :2], x.tril() / 4 + 2 * EYE),
+        torch.cholesky_inverse(x / 4 + 2 * EYE, upper=True),
+        torch.cholesky_solve(x, 2 * EYE),
+    ),
+    SQUARE,
+)
+row(aten.linalg_matrix_exp.default, lambda x: torch.matrix_exp(x / 4), SQUARE)
+row((aten._linalg_det.default, aten._linalg_slogdet.default), lambda x: (x[:4, :4].det(), *(x + EYE).slogdet()), SQUARE)
+row(aten._linalg_slogdet.default, lambda x: definite(x)[:3, :3].logdet(), SQUARE)
+row(aten.logcumsumexp.default, lambda x: (x.logcumsumexp(0), x.logcumsumexp(-1)), MATRIX)
+
 # --- positions ---
 row(
     aten.index.Tensor,

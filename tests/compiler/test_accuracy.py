@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import runpy
@@ -34,6 +35,20 @@ NEAR_ONE = 1 - grid(torch.exp2(torch.linspace(-16, -1, 257).double()))
 UNIT_INTERVAL = torch.cat([grid(torch.linspace(-1, 1, 1025)), NEAR_ONE, -NEAR_ONE])
 TURNS = torch.cat([grid(torch.linspace(-30, 30, 2049)), grid(torch.linspace(-(2.0**14), 2.0**14, 2049))])
 GAMMA = grid(torch.linspace(0.01, 40, 2049))
+
+
+def conditioned(batch: int, rows: int, condition: float, symmetric: bool = False) -> torch.Tensor:
+    """Matrices of norm 4 whose singular values fall evenly, in octaves, down to 1 / condition of the largest."""
+    generator = torch.Generator().manual_seed(rows)
+    left, right = torch.linalg.qr(torch.randn(2, batch, rows, rows, dtype=torch.float64, generator=generator))[0]
+    values = torch.logspace(0, -math.log10(condition), rows, dtype=torch.float64)
+    made = left @ torch.diag(values) @ (left if symmetric else right).mT
+    return grid(4 * made / made.norm(dim=(1, 2), keepdim=True))
+
+
+GENERAL = torch.cat([conditioned(7, 6, 2.0**8), torch.eye(6).flip(0)[None]])  # of the last one, the first pivot is 0
+DEFINITE = conditioned(8, 6, 2.0**6, symmetric=True)
+TRIANGLES = conditioned(8, 6, 16).tril() + 2 * torch.eye(6)
 ROWS = grid(torch.randn(16, 64, generator=torch.Generator().manual_seed(7)) * 3)
 
 CASES = {
@@ -67,6 +82,17 @@ CASES = {
     aten.erfinv.default: (torch.erfinv, UNIT_INTERVAL[UNIT_INTERVAL.abs() < 1]),
     aten.lgamma.default: (torch.lgamma, torch.cat([POSITIVE[POSITIVE < 2.0**24], GAMMA])),
     aten.digamma.default: (torch.digamma, torch.cat([POSITIVE, GAMMA])),
+    aten.linalg_inv_ex.default: (torch.linalg.inv, GENERAL),
+    aten._linalg_solve_ex.default: (lambda x: torch.linalg.solve(x, x.flip(0)[..., :2]), GENERAL),
+    aten.linalg_solve_triangular.default: (
+        lambda x: torch.linalg.solve_triangular(x, x.flip(0), upper=False),
+        TRIANGLES,
+    ),
+    aten.cholesky_solve.default: (lambda x: torch.cholesky_solve(x.flip(0)[..., :2], x), TRIANGLES),
+    aten.cholesky_inverse.default: (torch.cholesky_inverse, TRIANGLES),
+    aten.cholesky.default: (torch.cholesky, DEFINITE),
+    aten.linalg_cholesky_ex.default: (torch.linalg.cholesky, DEFINITE),
+    aten.linalg_matrix_exp.default: (torch.matrix_exp, conditioned(8, 6, 16.0) * 2),
     aten.softmax.int: (lambda x: torch.softmax(x, -1), ROWS),
     aten.log_softmax.int: (lambda x: torch.log_softmax(x, -1), ROWS / 2),
     aten.logsumexp.default: (lambda x: torch.logsumexp(x, -1), ROWS),
@@ -152,7 +178,7 @@ def test_reports_lead_to_the_page():
 
     class Wrong(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.cholesky_inverse(super().forward(x)) ** -77.5
+            return torch.i0(super().forward(x)) ** -77.5
 
     report = securemodel.check(Model(3, 3), torch.zeros(3, 3))
     assert report.approximated == ("docs/operators.md#aten-gelu", "docs/operators.md#aten-softmax")

@@ -22,6 +22,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     layers,
     layout,
     logic,
+    matrices,
     normalization,
     norms,
     pooling,

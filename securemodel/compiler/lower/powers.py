@@ -27,7 +27,7 @@ from securemodel.compiler.lower.positive import (
     sqrt,
 )
 from securemodel.compiler.lower.registry import lowers
-from securemodel.compiler.lower.smooth import exp, spline
+from securemodel.compiler.lower.smooth import exp, logaddexp, spline
 
 aten = torch.ops.aten
 
@@ -172,6 +172,12 @@ def prod(g: Builder, x, dim=None, keepdim=False, dtype=None):
         x = g.mul(g.slice(x, dim, 0, half), g.slice(x, dim, half, 2 * half))
         x = g.linear("cat", x, rest, dim=dim) if rest else x
     return g.reshape(x, shape)
+
+
+@lowers(aten.logcumsumexp.default)
+def logcumsumexp(g: Builder, x, dim):
+    """Running log(sum(exp(x)))."""
+    return running(g, functools.partial(logaddexp, g), g.rescale(x), dim)
 
 
 @lowers(aten.cumprod.default)
