@@ -24,7 +24,7 @@ from securemodel.planning.work import gate_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTIES = ("alice", "bob")
-FLAT, SQUARE, IMAGE, SEQUENCE = (1024,), (32, 32), (1, 4, 16, 16), (1, 16, 64)
+FLAT, SQUARE, IMAGE, SEQUENCE, VOLUME = (1024,), (32, 32), (1, 4, 16, 16), (1, 16, 64), (1, 2, 8, 8, 8)
 
 aten = torch.ops.aten
 
@@ -119,6 +119,15 @@ CASES: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "scatter_add": (lambda x: x.scatter_add(1, PLACES.expand(32, 4), x), SQUARE),
     "scatter_reduce": (lambda x: x.scatter_reduce(1, PLACES.expand(32, 4), x, "sum"), SQUARE),
     "masked_scatter": (lambda x: x.masked_scatter(MASK, x), SQUARE),
+    "index_reduce": (lambda x: x.index_reduce(1, x[0].argsort()[:4], x[:, :4], "amax"), SQUARE),
+    "take": (_taken("take", PLACES), SQUARE),
+    "put": (_taken("put", PLACES, torch.ones(4)), SQUARE),
+    "nonzero_static": (lambda x: torch.nonzero_static(x > 0, size=8), (32,)),
+    "bucketize": (lambda x: torch.bucketize(x, torch.arange(8.0)), FLAT),
+    "searchsorted": (lambda x: torch.searchsorted(torch.arange(8.0), x), FLAT),
+    "histc": (_taken("histc", 8, -1, 1), FLAT),
+    "bincount": (lambda x: x.argmax(1).bincount(minlength=32), SQUARE),
+    "mode": (lambda x: x.mode(-1)[0], SQUARE),
     "index_put": (lambda x: x.index_put((PLACES,), x[:4]), SQUARE),
     "addmv": (lambda x: torch.addmv(x[0], x, x[1]), SQUARE),
     "addbmm": (lambda x: torch.addbmm(x, x[None], x[None]), SQUARE),
@@ -154,6 +163,17 @@ CASES: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "max_pool2d": (nn.MaxPool2d(2), IMAGE),
     "max_pool2d_with_indices": (nn.MaxPool2d(2), IMAGE),
     "adaptive_max_pool2d": (nn.AdaptiveMaxPool2d(8), IMAGE),
+    "max_pool3d_with_indices": (nn.MaxPool3d(2, return_indices=True), VOLUME),
+    "adaptive_max_pool3d": (nn.AdaptiveMaxPool3d(2), VOLUME),
+    "_adaptive_avg_pool3d": (nn.AdaptiveAvgPool3d(2), VOLUME),
+    "max_unpool2d": (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), IMAGE),
+    "max_unpool3d": (lambda x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2), VOLUME),
+    "_embedding_bag_forward_only": (lambda x: F.embedding_bag(x[:, :4].argsort(1), x), SQUARE),
+    "grid_sampler_2d": (lambda x: F.grid_sample(x, x[:, :1].reshape(1, 8, 16, 2), align_corners=False), IMAGE),
+    "grid_sampler_3d": (
+        lambda x: F.grid_sample(x, torch.zeros(1, 2, 2, 2, 3), align_corners=False),
+        VOLUME,
+    ),
     "avg_pool1d": (nn.AvgPool1d(2), SEQUENCE),
     "avg_pool2d": (nn.AvgPool2d(2), IMAGE),
     "adaptive_avg_pool1d": (nn.AdaptiveAvgPool1d(32), SEQUENCE),

@@ -242,6 +242,23 @@ row((aten.gt.Tensor, aten.lt.Tensor), lambda x, y: (x > y, x < y, x.flip(1) > x)
 row((aten.ge.Tensor, aten.le.Tensor), lambda x, y: (x >= y, x <= y), ((3, 4), (3, 1)))
 row(aten.gt.Tensor, Weighted(lambda x, w: (x > w, w > x), (5,)), MATRIX)
 
+row(
+    aten.grid_sampler_2d.default,
+    lambda x, at: [
+        F.grid_sample(x, at, mode, padding, align)
+        for mode, padding, align in (
+            *(("bilinear", "zeros", False), ("bilinear", "border", True)),
+            *(("nearest", "zeros", True), ("nearest", "border", False)),
+        )
+    ],
+    ((2, 3, 4, 5), (2, 3, 2, 2)),
+)
+row(
+    aten.grid_sampler_3d.default,
+    lambda x: F.grid_sample(x, torch.linspace(-1.2, 1.2, 36).view(2, 1, 2, 3, 3), align_corners=False),
+    VOLUME,
+)
+
 # --- moving elements ---
 row(aten.view.default, lambda x: (x.view(2, -1), x.flatten(1), x.unflatten(1, (2, 2)), x.reshape(-1)), IMAGE)
 row(aten._unsafe_view.default, lambda x: aten._unsafe_view(x, [8, -1]), IMAGE)
@@ -359,6 +376,12 @@ row(
 row(aten.bincount.default, lambda x: x.argmax(0).bincount(x[0], minlength=3), MATRIX)
 row(aten.one_hot.default, lambda x: F.one_hot(x.argmax(1), 5), MATRIX)
 row(aten.embedding.default, Weighted(lambda x, w: F.embedding(x.argmax(1), w), (5, 4)), MATRIX)
+row(
+    aten._embedding_bag_forward_only.default,
+    lambda x: [F.embedding_bag(x.argsort(1) % 3, x, mode=mode) for mode in ("sum", "mean", "max")],
+    MATRIX,
+)
+row(aten._embedding_bag.default, Weighted(lambda x, w: F.embedding_bag(x.argsort(1), w), (5, 4)), MATRIX)
 row(aten.index_select.default, lambda x: (x.index_select(1, x.argmax(1)), x.index_select(0, x.argmin(0))), MATRIX)
 row((aten.gather.default, aten.topk.default), lambda x: x.gather(1, x.topk(2).indices), MATRIX)
 row(aten.gather.default, lambda x: (x.take_along_dim(x.argsort(1), 1), x.take_along_dim(x.argmax())), MATRIX)
