@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ _TENSOR = (
 )
 _PLACE = "stack the choices into one tensor and read it with torch.index_select, or choose with torch.where"
 _WHOLE = "write it with operators on whole tensors, such as torch.where"
+_EXPERTS = re.compile("expert|moe", re.IGNORECASE)
+ROUTING = "which experts compute a token depends on values"
+ALL_EXPERTS = (
+    "compute every expert and add up with secret weights: securemodel.models.dense_moe(model) makes this of models of "
+    "transformers"
+)
 
 _NUMBERS = ("item", "tolist", "int", "float", "bool", "complex", "range", "numpy")
 
@@ -51,13 +58,18 @@ def not_captured(
     """The error for a model on which `tool` failed: `runs` says what to try, `moved` what else helps against values."""
     where, statements = _line_of_model(problem)
     if any(type(error).__name__ in _OF_VALUES or _reads_values(error) for error in _chain(problem)):
-        what, fix = _needs_values(statements)
+        what, fix = (ROUTING, ALL_EXPERTS) if chooses_experts(where) else _needs_values(statements)
         why = "the program is made before there are values, and must be the same for all of them"
         message = explain(f"{model} cannot be compiled: {what}", where=where, why=why, fix=fix + moved)
         return NeedsValues(message, Problem("Python", where, what, fix + moved))
     first = (str(problem).strip().splitlines() or [""])[0]
     what = f"{tool} could not capture {model}: {type(problem).__name__}: {first}"
     return CompileError(explain(what, where=where, fix=runs))
+
+
+def chooses_experts(source: str) -> bool:
+    """Whether a line that needs values is one of a mixture of experts."""
+    return _EXPERTS.search(source) is not None
 
 
 def file_name(path: str) -> str:

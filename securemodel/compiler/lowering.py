@@ -22,6 +22,7 @@ from securemodel.compiler.builder import (
     values_in,
 )
 from securemodel.compiler.capture import Captured, of_torch, operand, outputs_of, source_line
+from securemodel.compiler.explaining import ALL_EXPERTS, ROUTING, chooses_experts
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
 from securemodel.compiler.lower.complexes import Real, complex_version
@@ -197,7 +198,12 @@ def lower_model(
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:
                 name, supported = str(node.target), page(node.target) if secure is None else ""
-                problems.append(Problem(name, g.source, problem.reason, problem.remedy, supported))
+                reason, remedy = problem.reason, problem.remedy
+                if chooses_experts(g.source) and any(
+                    word in reason for word in ("size", "positions", "number of Python")
+                ):
+                    reason, remedy = f"{ROUTING}: {reason}", ALL_EXPERTS
+                problems.append(Problem(name, g.source, reason, remedy, supported))
                 env[node] = _stand_in(g, node.meta.get("val"))
             if isinstance(env[node], Value) and env[node].secret:
                 g.computes(env[node], node.name)
