@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def dense_moe(model: nn.Module) -> nn.Module:
     return dense
 
 
-def _known(module: nn.Module) -> tuple[str, Callable] | None:
+def _known(module: Any) -> tuple[str, Callable] | None:
     """The method of a mixture of experts that chooses, and what computes it densely; None for other modules."""
     parts = {name for name, _ in (*module.named_children(), *module.named_parameters(recurse=False))}
     if "down_proj" in parts and hasattr(module, "_apply_gate") and not module.has_post_expert_norm:
@@ -57,7 +58,7 @@ def chosen(places: torch.Tensor, weights: torch.Tensor, experts: int) -> torch.T
 
 
 def _packed(
-    module: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
     """Experts of transformers 5, whose weights are one tensor for each layer of all of them."""
     first, down = module.gate_up_proj if module.has_gate else module.up_proj, module.down_proj
@@ -77,7 +78,7 @@ def _added_up(inner: torch.Tensor, weights: torch.Tensor, down: torch.Tensor) ->
 
 
 def _listed(
-    module: nn.Module, hidden_states: torch.Tensor, topk_indices: torch.Tensor, topk_weights: torch.Tensor
+    module: Any, hidden_states: torch.Tensor, topk_indices: torch.Tensor, topk_weights: torch.Tensor
 ) -> torch.Tensor:
     """A list of experts, for tokens [tokens, width]."""
     weights = chosen(topk_indices, topk_weights, len(module.experts))
@@ -86,7 +87,7 @@ def _listed(
     ).sum(0)
 
 
-def _block(module: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _block(module: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A router and a list of experts, in some models with one that all tokens share."""
     tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
     logits = module.gate(tokens)
@@ -99,7 +100,7 @@ def _block(module: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor
     return made.reshape(hidden_states.shape), logits
 
 
-def _parallel(module: nn.Module, layer_input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _parallel(module: Any, layer_input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Granite's block of transformers 4: both layers of all experts as one tensor each."""
     tokens = layer_input.reshape(-1, layer_input.shape[-1])
     logits = module.router.layer(tokens)
