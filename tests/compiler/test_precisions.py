@@ -45,6 +45,14 @@ OF_POSITIVE = {
     "pow": lambda x: (x / 4) ** 1.7,
     "root": lambda x: x**0.3,
     "atan": torch.atan,
+    "atan2": lambda x: torch.atan2(x, 4 - x.flip(0)),
+    "asin": lambda x: torch.asin(x / 32),
+    "asinh": torch.asinh,
+    "acosh": lambda x: torch.acosh(x + 1),
+    "atanh": lambda x: torch.atanh(x / 64),
+    "erfinv": lambda x: torch.erfinv(x / 64),
+    "lgamma": torch.lgamma,
+    "digamma": torch.digamma,
 }
 EXACT = {
     "floor": torch.floor,

@@ -14,7 +14,7 @@ from securemodel.compiler.lower.smooth import spline
 
 aten = torch.ops.aten
 
-_LARGE = 2.0**14  # from here on, the root of x^2 + 1 is x: the difference is less than half a unit
+_LARGE = 14  # bits of a number from which on the root of x^2 + 1 is x, where the width has room for its square
 _ABOVE = 15.75
 
 
@@ -30,8 +30,9 @@ DIGAMMA = Smooth("digamma", lambda x: torch.digamma(x + 1), 0.0, _ABOVE, 4, 2**-
 
 
 def _split(g: Builder, size: Value) -> tuple[Value, Value]:
-    """(the part of a magnitude that is at most 2^14, what is more)."""
-    more = g.relu(g.offset(size, -_LARGE))
+    """(the part of a magnitude whose square has room, what is more)."""
+    large = min(_LARGE, (g.width - 2 - g.frac_bits) // 2)
+    more = g.relu(g.offset(size, 1 - 2.0**large))
     return g.sub(size, more), more
 
 
