@@ -41,7 +41,7 @@ class Suspect:
 
 @dataclass(frozen=True, repr=False)
 class Magnitudes(Shown):
-    """Where a model's values first leave what is shown to be right, by layer, in order. False where nowhere.
+    """Where a model's values first leave what is shown to be right, by layer, in order. False where all is shown to fit.
 
     `without`: operators whose results nothing is known of. `assumed`: how far inputs were taken to go, None where their
     ranges were given.
@@ -52,16 +52,16 @@ class Magnitudes(Shown):
     assumed: float | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.suspects)
+        return bool(self.suspects or self.without)
 
     def __str__(self) -> str:
-        if not self.suspects:
+        if not self:
             return ""
         inputs = "" if self.assumed is None else f" (for inputs within ±{self.assumed:.3g}; give others as ranges=)"
         shown = [f"\n    {s.source or s.operator}: {s}" for s in self.suspects[:_SHOWN]]
         more = len(self.suspects) - _SHOWN
         lines = "".join(shown) + (f"\n    and {more} more" if more > 0 else "")
-        unknown = f"\n    nothing is known of {', '.join(self.without)}" if self.without else ""
+        unknown = f"\n    nothing is known of what {', '.join(self.without)} gives" if self.without else ""
         return f"not shown to fit{inputs}:{lines}{unknown}\n    → measure it on data: securemodel.compare"
 
 

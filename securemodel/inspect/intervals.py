@@ -379,8 +379,10 @@ def _spread(x: Interval, example: Any) -> Interval:
 
 def _put(call: Call, example: Any) -> Any:
     """Elements put or added at positions: where these are not known, each may be anywhere, and all in one place."""
-    target, (x, *rest), _ = call
-    added = "add" in str(target) or (len(rest) > 2 and rest[2] is True)
+    target, (x, *rest), kwargs = call
+    if kwargs.get("reduce", "add") != "add":
+        return None
+    added = "add" in str(target) or "reduce" in kwargs or (len(rest) > 2 and rest[2] is True)
     if "index_put" in str(target):
         places, value = rest[0], as_interval(rest[1])
     else:
@@ -392,6 +394,47 @@ def _put(call: Call, example: Any) -> Any:
         return _either(x, _hull(value))
     total = (value.low.clamp_max(0).sum(), value.high.clamp_min(0).sum())
     return between(x.low + total[0], x.high + total[1])
+
+
+def _any_of(call: Call, example: Any) -> Any:
+    """Elements of the operand, wherever they come from."""
+    x = as_interval(call[1][0])
+    if isinstance(example, (tuple, list)):
+        return _hull(x, shape=example[0].shape), *(within(part.shape, 0, x.low.numel()) for part in example[1:])
+    return _hull(x, shape=example.shape)
+
+
+def _among(call: Call, example: Any) -> Interval:
+    """Those of the first operand, some of which are replaced by those of the last."""
+    _, (x, *_, other), _ = call
+    return _either(as_interval(x), _hull(as_interval(other)))
+
+
+def _reduced(call: Call, example: Any) -> Interval | None:
+    """What is at a position with what comes to it: an element of either or a mean of some, or their sum."""
+    _, (x, _, _, source, how, *_), _ = call
+    x, source = as_interval(x), as_interval(source)
+    if how in ("amax", "amin", "mean"):
+        return _either(x, _hull(source))
+    if how != "sum":
+        return None
+    least = x.low.clamp_max(0) + source.low.clamp_max(0).sum()
+    return between(least, x.high.clamp_min(0) + source.high.clamp_min(0).sum())
+
+
+def _unpooled(call: Call, example: Any) -> Interval:
+    x = _hull(as_interval(call[1][0]), shape=example.shape)
+    return Interval(x.low.clamp_max(0), x.high.clamp_min(0))
+
+
+def _counted(call: Call, example: Any) -> Interval | None:
+    """How many there are, or the place among the boundaries."""
+    if len(call[1]) > 1 and "bincount" in str(call[0]) and call[1][1] is not None:
+        return None
+    return within(example.shape, 0, max(as_interval(x).low.numel() for x in call[1][:2] if isinstance(x, _TENSORS)))
+
+
+_TENSORS = (Interval, torch.Tensor)
 
 
 def _flat(nest: Any) -> list[Any]:
@@ -565,6 +608,34 @@ def _of_batch(call: Call, example: Any) -> Any:
     return (made, *(unbounded(part.shape) for part in example[1:]))
 
 
+def _between_poles(call: Call, example: Any) -> Any:
+    """The tangent, where its argument meets no pole."""
+    x = as_interval(call[1][0])
+    return _rising(call) if float(x.magnitudes.max()) < math.pi / 2 else None
+
+
+def _in_domain(low: float, high: float, rule: Rule) -> Rule:
+    """A function that means nothing outside of [low, high]."""
+
+    def inside(call: Call, example: Any) -> Any:
+        target, (x, *rest), kwargs = call
+        x = as_interval(x)
+        kept = Interval(x.low.clamp(low, high), x.high.clamp(low, high))
+        return rule((target, [kept, *rest], kwargs), example)
+
+    return inside
+
+
+def _with_sign(call: Call, example: Any) -> Interval:
+    most = as_interval(call[1][0]).magnitudes.expand(example.shape)
+    return between(-most, most)
+
+
+def _x_log_y(call: Call, example: Any) -> Interval:
+    x, y = (as_interval(a) for a in call[1])
+    return _either(_times(x, between(y.low.log(), y.high.log())), as_interval(0))
+
+
 def _hypot(call: Call, example: Any) -> Interval:
     x, y = (as_interval(a) for a in call[1])
     least = [a.low.clamp_min(0).maximum(-a.high) for a in (x, y)]
@@ -597,6 +668,12 @@ def _steep(rule_of: Callable[[Sequence[Any]], float]) -> Rule:
 
 
 _RISING = [
+    "logcumsumexp",
+    "feature_dropout",
+    "erfinv",
+    "dropout",
+    "atanh",
+    "_adaptive_avg_pool3d",
     "_adaptive_avg_pool2d",
     "_unsafe_view",
     "adaptive_avg_pool1d",
@@ -711,7 +788,7 @@ _RISING = [
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_RISING, _rising),
-    **dict.fromkeys(("neg", "erfc"), _falling),
+    **dict.fromkeys(("neg", "erfc", "_neg_view"), _falling),
     "getitem": lambda call, example: call[1][0][call[1][1]],
     "add": _sum_of_two(1),
     "sub": _sum_of_two(-1),
@@ -753,12 +830,18 @@ RULES: dict[str, Rule] = {
     "masked_fill": _masked_fill,
     "lerp": _lerp,
     "_to_copy": _to_copy,
-    **dict.fromkeys(("max", "min", "median"), _one_or_more),
+    **dict.fromkeys(("max", "min", "median", "nanmedian"), _one_or_more),
     **dict.fromkeys(
         ("sort", "topk", "kthvalue", "cummax", "cummin", "max_pool2d_with_indices", "adaptive_max_pool2d"),
         _values_and_places,
     ),
+    **dict.fromkeys(("max_pool3d_with_indices", "adaptive_max_pool3d"), _values_and_places),
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), _unpooled),
     **dict.fromkeys(("argmax", "argmin", "argsort"), _places),
+    **dict.fromkeys(("take", "mode"), _any_of),
+    "masked_scatter": _among,
+    **dict.fromkeys(("scatter_reduce", "index_reduce"), _reduced),
+    **dict.fromkeys(("bucketize", "searchsorted", "histc", "bincount"), _counted),
     **dict.fromkeys(("gather", "index", "index_select", "embedding"), _taken),
     **dict.fromkeys(("scatter", "scatter_add", "index_put"), _put),
     **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),
@@ -778,6 +861,14 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("prelu", "_prelu_kernel"), _sloped),
     **dict.fromkeys(("_native_batch_norm_legit", "_native_batch_norm_legit_functional"), _of_batch),
     "hypot": _hypot,
+    "tan": _between_poles,
+    "asin": _in_domain(-1, 1, _rising),
+    "acos": _in_domain(-1, 1, _falling),
+    "acosh": _in_domain(1, math.inf, _rising),
+    **dict.fromkeys(("atan2", "angle"), _always(-math.pi, math.pi)),
+    "signbit": _always(0, 1),
+    "copysign": _with_sign,
+    "xlogy": _x_log_y,
     "binary_cross_entropy_with_logits": _entropy_of_logits,
     **dict.fromkeys(("smooth_l1_loss", "huber_loss", "mse_loss"), _difference),
     "leaky_relu": _steep(lambda args: args[1] if len(args) > 1 else 0.01),

@@ -54,6 +54,8 @@ def magnitudes(
         if node.name not in secret or not isinstance(made, Interval) or not made.low.numel():
             continue
         operands = [x for x in map(walk.env.get, node.all_input_nodes) if isinstance(x, Interval)]
+        if str(node.target) in walk.without:
+            continue
         if made.largest > most and all(x.largest <= most for x in operands):
             suspects.append(_suspect(node, made, most))
         elif 0 < made.largest < few and not any(0 < x.largest < few for x in operands):
@@ -114,8 +116,10 @@ class _Walk:
         return self._unknown(node) if made is None else made
 
     def _unknown(self, node: torch.fx.Node) -> Any:
-        self.without[str(node.target)] = None
-        return _anything(node.meta.get("val"))
+        example = node.meta.get("val")
+        if isinstance(example, (torch.Tensor, tuple, list)):
+            self.without[str(node.target)] = None
+        return _anything(example)
 
 
 def _anything(example: Any) -> Any:
