@@ -228,6 +228,8 @@ def _keep(g: Builder, captured: Captured, env: dict, outputs: Sequence[Any]) -> 
     for part in captured.kept:
         old = env[nodes[part.placeholder]]
         new = None if part.output is None else outputs[part.output]
+        if not old.secret:  # refused before
+            continue
         try:
             if isinstance(new, Value):
                 g.keep(part.name, old, new)

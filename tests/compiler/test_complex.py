@@ -8,6 +8,7 @@ from running import IDLE_THIRD, TWO, run, tensors
 from torch import nn
 
 import securemodel
+from securemodel import training
 from securemodel.compiler.lower.fourier import MOST_POINTS, fourier_matrix
 from securemodel.errors import InputError, UnsupportedOperator
 
@@ -204,3 +205,18 @@ def test_what_cannot_be_is_refused_with_its_line():
     long = torch.ones(1, MOST_POINTS + 1)
     with pytest.raises(UnsupportedOperator, match="4097 points"):
         securemodel.compile(OfWeight(lambda x, w: torch.fft.rfft(x).real), long, **TWO)
+
+
+def test_a_training_keeps_no_complex_numbers():
+    model = Complex()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        loss = model(x + 0j).abs().square().mean()
+        loss.backward()
+        optimizer.step()
+
+    data = training.dataset(x=training.datasets.owned("a", torch.ones(8, 4)))
+    with pytest.raises(UnsupportedOperator, match="a complex number that is kept between runs") as caught:
+        training.compile_training(step, model, optimizer, batch=data.batches(4, seed=1), parties=("a", "b"))
+    assert "would change" not in str(caught.value)
