@@ -62,7 +62,7 @@ def _averaged(average: torch.Tensor, g: torch.Tensor, root: Any) -> torch.Tensor
     return average + (small * small - root * (root * average))
 
 
-SQUARES = ("exp_avg_sq", "square_avg", "sum")
+SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 """Slots of squares: they are kept with the digits of products."""
 
 # SGD: [SMDH13], as torch.optim.SGD writes it: the first buffer is the gradient itself, without dampening.
@@ -91,12 +91,13 @@ def _sgd(p, g, state: Vectors, n: Vectors, group: Group, roots: Roots):
     return p - n["lr"] * direction, {"momentum_buffer": buffer}
 
 
-# Adam [KB15], AdamW [LH19]. The states are the corrected moments: an average weighted by what the steps so far weigh,
+# Adam [KB15], AdamW [LH19], AMSGrad [RKK18] as torch.optim.Adam writes it: the largest of the moments that are not
+# corrected is divided by what corrects the newest one. The states are the corrected moments: an average weighted by what the steps so far weigh,
 # m += gain (g - m), gain = (1 - beta) / weight, weight = beta weight + 1 - beta. So no number is ever divided by 1 - beta^t.
 
 
 def _adam_slots(group: Group) -> tuple[str, ...]:
-    return "exp_avg", "exp_avg_sq"
+    return "exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])
 
 
 def _adam_numbers(group: Group, memory: Numbers) -> tuple[Numbers, Numbers]:
@@ -107,6 +108,8 @@ def _adam_numbers(group: Group, memory: Numbers) -> tuple[Numbers, Numbers]:
     # torch corrects by 1 - beta^t, which is the weight only while beta stays the same
     rate = lr * (weight1 / (1 - beta1**steps)) * math.sqrt((1 - beta2**steps) / weight2)
     numbers = {"lr": rate, "exp_avg_gain": (1 - beta1) / weight1, "exp_avg_sq_root": math.sqrt((1 - beta2) / weight2)}
+    if group["amsgrad"]:
+        numbers["max_exp_avg_sq_gain"] = memory["weight2"] / weight2
     if group["weight_decay"] and _decoupled(group):
         numbers["decay"] = lr * float(group["weight_decay"])
     return numbers, {"steps": steps, "weight1": weight1, "weight2": weight2}
@@ -123,15 +126,19 @@ def _adam(p, g, state: Vectors, n: Vectors, group: Group, roots: Roots):
         g = g * roots.scale
     first = state["exp_avg"] + n["exp_avg_gain"] * (g - state["exp_avg"])
     second = _averaged(state["exp_avg_sq"], g, n["exp_avg_sq_root"])
+    kept = {"exp_avg": first, "exp_avg_sq": second}
+    if group["amsgrad"]:
+        second = kept["max_exp_avg_sq"] = torch.maximum(n["max_exp_avg_sq_gain"] * state["max_exp_avg_sq"], second)
     new = p - n["lr"] * (first * roots.inverse(second, group["eps"]))
     if "decay" in n:
         new = new - n["decay"] * p
-    return new, {"exp_avg": first, "exp_avg_sq": second}
+    return new, kept
 
 
 def _adam_factors(group: Group, memory: Numbers, roots: Roots) -> Numbers:
     first, second = memory["weight1"] or 1.0, memory["weight2"] or 1.0
-    return {"exp_avg": roots.scale / first, "exp_avg_sq": roots.scale**2 / second}
+    square = roots.scale**2 / second
+    return {"exp_avg": roots.scale / first, "exp_avg_sq": square, "max_exp_avg_sq": square}
 
 
 _LEAST_VARIANCE = 2.0**-10  # a difference of squares has fewer digits than they have
@@ -220,8 +227,6 @@ def rule_of(optimizer: torch.optim.Optimizer, name: str) -> Rule:
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         _refuse(name, kind, "has hooks on its `step`, which would not be run", "write into the step what they do")
     for group in optimizer.param_groups:
-        if group.get("amsgrad"):
-            _refuse(name, kind, "with amsgrad=True has no secure form", "leave amsgrad out")
         if group.get("differentiable"):
             _refuse(name, kind, "with differentiable=True has no secure form", "leave differentiable out")
     return rule

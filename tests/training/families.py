@@ -264,6 +264,7 @@ ROOTS: dict[str, Callable[[], Family]] = {
     "adam": of_optimizer(Adam, lr=1e-2, eps=1e-12),
     "adam weight decay": of_optimizer(Adam, lr=1e-2, eps=1e-12, weight_decay=0.1),
     "adamw": of_optimizer(AdamW, lr=1e-2, eps=1e-12, weight_decay=0.1),
+    "amsgrad": of_optimizer(Adam, lr=1e-2, eps=1e-12, amsgrad=True),
     "rmsprop": of_optimizer(RMSprop, lr=1e-2, eps=1e-12),
     "rmsprop centered momentum": of_optimizer(RMSprop, lr=1e-2, eps=1e-12, centered=True, momentum=0.5),
     "adagrad": of_optimizer(Adagrad, lr=1e-2, eps=1e-12, lr_decay=0.1, initial_accumulator_value=0.1),

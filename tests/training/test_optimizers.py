@@ -17,6 +17,8 @@ SAME = [
     (Adam, {"weight_decay": 0.1}),
     (Adam, {"betas": (0.5, 0.9), "decoupled_weight_decay": True, "weight_decay": 0.1}),
     (AdamW, {}),
+    (AdamW, {"amsgrad": True, "betas": (0.5, 0.6)}),
+    (Adam, {"amsgrad": True, "weight_decay": 0.1}),
     (RMSprop, {"weight_decay": 0.1}),
     (RMSprop, {"centered": True, "momentum": 0.9, "alpha": 0.9}),
     (Adagrad, {"lr_decay": 0.1, "weight_decay": 0.1}),

@@ -168,7 +168,6 @@ def test_optimizers_with_a_step_of_their_own():
     optimizer = sgd(model)
     optimizer.register_step_post_hook(lambda *given: None)
     refusal(lambda *given: None, "hooks", model=model, optimizer=optimizer)
-    refusal(lambda *given: None, "amsgrad", model=model, optimizer=torch.optim.Adam(model.parameters(), amsgrad=True))
 
 
 def test_hooks_on_gradients():
