@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -211,6 +212,63 @@ for options in ({"scale_factor": 2}, {"size": (5, 10), "align_corners": True}, {
     )  # fmt: skip
 
 # --- softmax and losses ---
+VOLUME = (2, 2, 4, 5, 4)
+for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}):
+    row(aten.avg_pool3d_backward.default, lambda x, o=options: F.avg_pool3d(x, **o), (VOLUME,), 4, told(options))
+    options.pop("count_include_pad", None)
+    row(
+        (aten.max_pool3d_with_indices.default, aten.max_pool3d_with_indices_backward.default),
+        lambda x, o=options: F.max_pool3d(x, **o), (VOLUME,), 2, told(options),
+    )  # fmt: skip
+row(
+    (aten._adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d_backward.default),
+    lambda x: F.adaptive_avg_pool3d(x, (2, 3, 1)), (VOLUME,), 4,
+)  # fmt: skip
+for x, options in (
+    (SEQUENCE, {"size": 7}), (VOLUME, {"scale_factor": 1.7}), (VOLUME, {"size": (2, 7, 4)}),
+):  # fmt: skip
+    dims = len(x) - 2
+    row(
+        getattr(aten, f"upsample_nearest{dims}d_backward").default, lambda x, o=options: F.interpolate(x, **o), (x,), 2,
+        told(options),
+    )  # fmt: skip
+    mode, kind = ("linear", "linear1d") if dims == 1 else ("trilinear", "trilinear3d")
+    for align in (False, True):
+        row(
+            getattr(aten, f"upsample_{kind}_backward").default,
+            lambda x, o=options, a=align, m=mode: F.interpolate(x, **o, mode=m, align_corners=a), (x,), 4,
+            told({**options, "align_corners": align}),
+        )  # fmt: skip
+for options in ({"size": (7, 3)}, {"scale_factor": 2.0, "align_corners": True}):
+    row(
+        aten.upsample_bicubic2d_backward.default, lambda x, o=options: F.interpolate(x, **o, mode="bicubic"), (IMAGE,), 6,
+        told(options),
+    )  # fmt: skip
+for x, padding in ((SEQUENCE, (1, 2)), (IMAGE, (2, 0, 1, 3)), (IMAGE, (-1, 2, 1, -2)), (VOLUME, (1, 2, 0, 1, 3, 0))):
+    row(
+        getattr(aten, f"replication_pad{len(x) - 2}d_backward").default,
+        lambda x, p=padding: F.pad(x, p, mode="replicate"), (x,), 3, str(padding),
+    )  # fmt: skip
+for options in (
+    {}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (2, 1, 0)}, {"groups": 2, "stride": (1, 2, 1)},
+):  # fmt: skip
+    weight = (4, 2 // options.get("groups", 1), 2, 3, 2)
+    row(
+        backward,
+        lambda x, w, b, o=options: F.conv3d(x, w, b, **o),
+        (VOLUME, weight, (4,)),
+        8,
+        f"3d {told(options)}",
+    )
+for options in ({}, {"stride": 2, "padding": 1, "output_padding": 1}, {"groups": 2, "dilation": (2, 1, 1)}):
+    row(
+        backward, lambda x, w, o=options: F.conv_transpose3d(x, w, None, **o), (VOLUME, (2, 2, 2, 3, 2)), 8,
+        f"3d transposed {told(options)}".strip(),
+    )  # fmt: skip
+for shrink in (F.softshrink, F.hardshrink):
+    edges = torch.tensor([[0.5, -0.5, 0.25, -0.25, 0.0], [0.5 + UNIT, -0.5 - UNIT, 3.0, -3.0, 0.75]])
+    row(getattr(aten, f"{shrink.__name__}_backward").default, shrink, (edges,), 2)
+    row(getattr(aten, f"{shrink.__name__}_backward").default, lambda x, f=shrink: f(x, 0.25), (edges,), 2, "0.25")
 LABELS, PIXELS = torch.tensor([4, 0, 2, 2, 1, 4]), torch.arange(24).reshape(2, 3, 4) % 5
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 0.25, 1.5])
 row(aten._softmax_backward_data.default, lambda x: F.softmax(x, -1), ((4, 6),), 16)
@@ -273,6 +331,23 @@ row(
     16,
     "binary_cross_entropy_with_logits two values",
 )
+for options in ({}, {"p": 2, "margin": 0.5}, {"weight": WEIGHTS, "reduction": "sum"}, {"reduction": "none"}):
+    row(
+        (),
+        lambda x, t, o=options: F.multi_margin_loss(x, t, **like(x, o)),
+        ((6, 5), LABELS),
+        16,
+        f"multi_margin_loss {told(options)}".strip(),
+    )
+row((), F.multi_margin_loss, ((5,), torch.tensor(3)), 16, "multi_margin_loss one row")
+for order, bound in ((1.0, 4), (2.0, 24), (math.inf, 4)):
+    row(
+        aten._cdist_forward.default,
+        lambda x, y, p=order: torch.cdist(x, y, p),
+        ((2, 4, 5), (2, 3, 5)),
+        bound,
+        f"p={order}",
+    )
 row((), F.mse_loss, (MATRIX, MATRIX), 3, "mse")
 row((), F.l1_loss, (MATRIX, MATRIX), 2, "l1")
 row(

@@ -71,7 +71,8 @@ def test_gradients_agree_with_autograd(entry, rounding, lowered):  # noqa: F811
 
 KINDS = (
     "convolution_backward 2d stride", "convolution_backward 2d transposed dilation", "threshold_backward of",
-    "hardtanh_backward", "_prelu_kernel_backward", "elu_backward", "gelu_backward", "max_pool2d_with_indices_backward of",
+    "hardtanh_backward", "convolution_backward 3d groups=2, stride", "convolution_backward 3d transposed groups",
+    "max_pool3d_with_indices_backward kernel_size=2 ", "softshrink_backward 0.25", "_prelu_kernel_backward", "elu_backward", "gelu_backward", "max_pool2d_with_indices_backward of",
     "avg_pool2d_backward kernel_size=3", "_log_softmax_backward_data weight", "nll_loss2d_backward weights",
     "binary_cross_entropy_with_logits pos_weight", "native_layer_norm_backward", "native_batch_norm_backward without",
     "embedding_dense_backward", "index_put",

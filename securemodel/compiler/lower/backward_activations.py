@@ -32,6 +32,14 @@ def hardtanh_backward(g: Builder, dy, x, low, high):
     return g.select(_between(g, g.offset(x, -low), g.offset(x, -high)), g.rescale(dy))
 
 
+@lowers(aten.softshrink_backward.default, aten.hardshrink_backward.default)
+def shrink_backward(g: Builder, dy, x, lambd):
+    """dy where x > lambda or x < -lambda."""
+    dy = g.rescale(dy)
+    above = g.select(g.sign(g.offset(x, -lambd), True), dy, invert=True)
+    return g.add(above, g.select(g.sign(g.offset(x, lambd)), dy))
+
+
 @lowers(aten.hardsigmoid_backward.default)
 def hardsigmoid_backward(g: Builder, dy, x):
     """dy / 6 where -3 < x < 3."""

@@ -15,8 +15,8 @@ aten = torch.ops.aten
 
 
 def _axes(x: Value) -> int:
-    if x.ndim not in (3, 4):
-        raise CannotLower(f"the gradient of a convolution over {x.ndim - 2} axes", "use one over 1 or 2 axes")
+    if x.ndim not in (3, 4, 5):
+        raise CannotLower(f"a convolution over {x.ndim - 2} axes", "use one over 1, 2 or 3 axes")
     return x.ndim - 2
 
 
@@ -87,20 +87,31 @@ def convolution_backward(
     axes = {"stride": stride, "padding": padding, "dilation": dilation}
     dx = dw = db = None
     if wanted[0] and transposed:
-        dx = convolved(g, f"conv{dims}d", dy, w, None, dims, groups, axes)
+        dx = _without_bias(g, dy, w, groups, axes)
     elif wanted[0]:
         reached = [
             (dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (w.shape[2 + i] - 1) + 1
             for i in range(dims)
         ]
         rest = [size - least for size, least in zip(x.shape[2:], reached, strict=True)]
-        dx = convolved(g, f"conv_transpose{dims}d", dy, w, None, dims, groups, {**axes, "output_padding": rest})
+        dx = _without_bias(g, dy, w, groups, axes, rest)
     if wanted[1]:
         image, out = (dy, x) if transposed else (x, dy)
         dw = _by_weight(g, image, out, w.shape, groups, axes)
     if wanted[2]:
         db = g.linear("sum", dy, dims=[0, *range(2, dy.ndim)], keepdim=False)
     return dx, dw, db
+
+
+def _without_bias(
+    g: Builder, x: Value, w: Value, groups: int, axes: dict[str, list[int]], output_padding: list[int] | None = None
+) -> Value:
+    """A convolution, with `output_padding` a transposed one."""
+    stride, padding, dilation = (axes[name] for name in ("stride", "padding", "dilation"))
+    transposed = output_padding is not None
+    return convolution(
+        g, x, w, None, stride, padding, dilation, transposed, output_padding or [0] * len(stride), groups
+    )
 
 
 def _by_weight(g: Builder, x: Value, dy: Value, shape: Sequence[int], groups: int, axes: dict[str, list[int]]) -> Value:
@@ -115,7 +126,7 @@ def _by_weight(g: Builder, x: Value, dy: Value, shape: Sequence[int], groups: in
     image = g.reshape(turned, [turned.shape[0], groups * count, *x.shape[2:]])
     kernel = g.linear("permute", dy, dims=[1, 0, *spatial])
     exchanged = {**axes, "stride": axes["dilation"], "dilation": axes["stride"]}
-    made = convolved(g, f"conv{len(spatial)}d", image, kernel, None, len(spatial), groups, exchanged)
+    made = _without_bias(g, image, kernel, groups, exchanged)
     for dim in spatial:
         if made.shape[dim] != shape[dim]:
             made = g.slice(made, dim, 0, shape[dim])

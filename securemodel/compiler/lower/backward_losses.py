@@ -246,3 +246,17 @@ def multilabel_margin_loss(x, target, reduction):
     each = (short * (counts.unsqueeze(-1) & ~is_target.unsqueeze(-2))).sum((-2, -1)) / x.shape[-1]
     made = {0: each, 1: each.mean(), 2: each.sum()}[reduction]
     return made, is_target.to(x.dtype)
+
+
+@decomposes(aten.multi_margin_loss_backward.default)
+def multi_margin_loss_backward(dy, x, target, p, margin, weight=None, reduction=_MEAN):
+    """Of each row, p max(0, margin - x[class] + x[j])^(p - 1) by every other class j, and minus their sum by the class."""
+    rows = x if x.ndim == 2 else x.unsqueeze(0)
+    count, classes = rows.shape
+    units = (target.reshape(-1, 1) == torch.arange(classes)).to(x.dtype)
+    room = margin - (rows * units).sum(1, keepdim=True) + rows
+    slope = ((room > 0).to(x.dtype) if p == 1 else 2 * room.clamp(min=0)) * (1 - units)
+    if weight is not None:
+        slope = slope * (units * weight).sum(1, keepdim=True)
+    made = (slope - units * slope.sum(1, keepdim=True)) * (_per_row(reduction, count) / classes)
+    return (made * dy.reshape(-1, 1)).reshape(x.shape)

@@ -143,3 +143,16 @@ def weight_norm_backward(grad, v, g, norms, dim):
     unit = v * inverse
     along = (grad * unit).sum(axes, keepdim=True)
     return g * inverse * (grad - unit * along), along
+
+
+@decomposes(aten._cdist_backward.default)
+def cdist_backward(dy, x, y, p, distance):
+    """Of a distance of order p by x: sign(x - y) |x - y|^(p - 1) over its power p - 1; zero where it is zero."""
+    pairs = x.unsqueeze(-2) - y.unsqueeze(-3)
+    if p == 1:
+        return (dy.unsqueeze(-1) * pairs.sign()).sum(-2)
+    if p == math.inf:
+        return (dy.unsqueeze(-1) * pairs.sign() * (pairs.abs() == distance.unsqueeze(-1))).sum(-2)
+    share = dy / torch.where(distance > 0, distance, 1.0) ** (p - 1)
+    powers = pairs if p == 2 else pairs.sign() * pairs.abs() ** (p - 1)
+    return (share.unsqueeze(-1) * powers).sum(-2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,7 +18,14 @@ from securemodel.compiler.lower.pooling import (
     window_taps,
 )
 from securemodel.compiler.lower.registry import RECOMPUTING, lowers
-from securemodel.compiler.lower.windows import axis_matrix, linear_axis, resize_linear, times_matrix
+from securemodel.compiler.lower.windows import (
+    axis_matrix,
+    cubic_axis,
+    linear_axis,
+    resize_cubic,
+    resize_linear,
+    times_matrix,
+)
 
 aten = torch.ops.aten
 
@@ -38,63 +45,104 @@ def _spread(g: Builder, dy: Value, spans: list[Spans], counts: list[list[int]], 
     return dy
 
 
-@lowers(aten.avg_pool2d_backward.default)
-def avg_pool2d_backward(g: Builder, dy, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override):
+@lowers(aten.avg_pool2d_backward.default, aten.avg_pool3d_backward.default)
+def avg_pool_backward(g: Builder, dy, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override):
     """Each window's gradient to all that it is the mean of."""
-    spans, counts = axis_windows(x.shape[-2:], kernel, stride, padding, ceil_mode, count_include_pad)
+    dims = len(kernel)
+    spans, counts = axis_windows(x.shape[-dims:], kernel, stride, padding, ceil_mode, count_include_pad)
     if divisor_override:
         counts = [[1] * len(axis) for axis in counts]
         dy = g.scale(dy, 1.0 / divisor_override)
-    return _spread(g, dy, spans, counts, x.shape[-2:])
+    return _spread(g, dy, spans, counts, x.shape[-dims:])
 
 
 @lowers(aten._adaptive_avg_pool2d_backward.default)
 def adaptive_avg_pool2d_backward(g: Builder, dy, x):
     """Each bin's gradient to all that it is the mean of."""
-    spans = [axis_bins(size, bins) for size, bins in zip(x.shape[-2:], dy.shape[-2:], strict=True)]
-    return _spread(g, dy, spans, [[e - s for s, e in axis] for axis in spans], x.shape[-2:])
+    return _of_bins(g, dy, x, 2)
 
 
-@lowers(aten.upsample_nearest2d_backward.default)
-def upsample_nearest2d_backward(g: Builder, dy, size, input_size, scale_h=None, scale_w=None):
+@lowers(aten._adaptive_avg_pool3d_backward.default)
+def adaptive_avg_pool3d_backward(g: Builder, dy, x):
+    """The same of a volume."""
+    return _of_bins(g, dy, x, 3)
+
+
+def _of_bins(g: Builder, dy: Value, x: Value, dims: int) -> Value:
+    spans = [axis_bins(size, bins) for size, bins in zip(x.shape[-dims:], dy.shape[-dims:], strict=True)]
+    return _spread(g, dy, spans, [[e - s for s, e in axis] for axis in spans], x.shape[-dims:])
+
+
+@lowers(*(getattr(aten, f"upsample_nearest{dims}d_backward").default for dims in (1, 2, 3)))
+def upsample_nearest_backward(g: Builder, dy, size, input_size, *scales):
     """Sums over the copies of each element."""
-    copies = aten.upsample_nearest2d(_numbered(input_size), size, scale_h, scale_w)
-    for dim, places in ((2, copies[0, 0, :, 0]), (3, copies[0, 1, 0, :])):
-        bounds = torch.searchsorted(places.contiguous(), torch.arange(input_size[dim] + 1.0)).tolist()
-        dy = window_sum(g, dy, dim, list(itertools.pairwise(bounds)))
+    for dim, new, scale in zip(range(2, dy.ndim), size, scales or [None] * len(size), strict=True):
+        numbers = torch.arange(float(input_size[dim])).view(1, 1, -1)
+        dy = _added_up(g, dy, dim, aten.upsample_nearest1d(numbers, [new], scale).flatten(), input_size[dim])
     return dy
 
 
-def _numbered(size: Sequence[int]) -> torch.Tensor:
-    """An image with the numbers of rows and columns as its two channels."""
-    rows, columns = torch.arange(float(size[2])), torch.arange(float(size[3]))
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).unsqueeze(0)
+def _added_up(g: Builder, dy: Value, dim: int, places: torch.Tensor, size: int) -> Value:
+    """Sums of what came from each position of an axis; `places` says from where, and never falls."""
+    bounds = torch.searchsorted(places.contiguous(), torch.arange(size + 1, dtype=places.dtype)).tolist()
+    return window_sum(g, dy, dim, list(itertools.pairwise(bounds)))
 
 
-@lowers(aten.upsample_bilinear2d.default)
-def upsample_bilinear2d(g: Builder, x, size, align_corners, scale_h=None, scale_w=None):
+@lowers(*(getattr(aten, f"replication_pad{dims}d_backward").default for dims in (1, 2, 3)))
+def replication_pad_backward(g: Builder, dy, x, padding):
+    """The gradients of all copies of an element at an edge, added up."""
+    for i in range(len(padding) // 2):
+        dim, (before, after) = x.ndim - 1 - i, padding[2 * i : 2 * i + 2]
+        size = x.shape[dim]
+        places = torch.arange(-before, size + after).clamp(0, size - 1)
+        dy = _added_up(g, dy, dim, places, size)
+    return dy
+
+
+_LINEAR = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
+
+
+@lowers(*(getattr(aten, name).default for name in _LINEAR))
+def upsample_linear(g: Builder, x, size, align_corners, *scales):
     """Linear interpolation along each axis."""
-    return resize_linear(g, x, list(size), align_corners, [scale_h, scale_w])
+    return resize_linear(g, x, list(size), align_corners, scales or None)
 
 
-@lowers(aten.upsample_bilinear2d_backward.default)
-def upsample_bilinear2d_backward(g: Builder, dy, size, input_size, align_corners, scale_h=None, scale_w=None):
+@lowers(*(getattr(aten, f"{name}_backward").default for name in _LINEAR))
+def upsample_linear_backward(g: Builder, dy, size, input_size, align_corners, *scales):
     """The transposed of linear interpolation along each axis."""
-    for dim, new, scale in zip((2, 3), size, (scale_h, scale_w), strict=True):
-        matrix = axis_matrix(linear_axis(align_corners), input_size[dim], new, scale)
+    return _resized_back(g, dy, linear_axis(align_corners), size, input_size, scales)
+
+
+@lowers(aten.upsample_bicubic2d.default)
+def upsample_cubic(g: Builder, x, size, align_corners, *scales):
+    """Cubic interpolation along each axis."""
+    return resize_cubic(g, x, list(size), align_corners, scales or None)
+
+
+@lowers(aten.upsample_bicubic2d_backward.default)
+def upsample_cubic_backward(g: Builder, dy, size, input_size, align_corners, *scales):
+    """The transposed of cubic interpolation along each axis."""
+    return _resized_back(g, dy, cubic_axis(align_corners), size, input_size, scales)
+
+
+def _resized_back(g: Builder, dy: Value, one_axis: Callable, size, input_size, scales) -> Value:
+    for dim, new, scale in zip(range(2, dy.ndim), size, scales or [None] * len(size), strict=True):
+        matrix = axis_matrix(one_axis, input_size[dim], new, scale)
         dy = times_matrix(g, dy, dim, matrix.T.contiguous())
     return dy
 
 
 # ---- the largest of each window
-RECOMPUTING.add(aten.max_pool2d_with_indices_backward.default)
+_OF_LARGEST = (aten.max_pool2d_with_indices_backward.default, aten.max_pool3d_with_indices_backward.default)
+RECOMPUTING.update(_OF_LARGEST)
 
 
-@lowers(aten.max_pool2d_with_indices_backward.default)
-def max_pool2d_backward(g: Builder, dy, x, kernel, stride, padding, dilation, ceil_mode, indices):
+@lowers(*_OF_LARGEST)
+def max_pool_backward(g: Builder, dy, x, kernel, stride, padding, dilation, ceil_mode, indices):
     """Each window's gradient to the first of its largest values, by the forward's comparisons."""
-    taps = window_taps(x.shape[-2:], kernel, stride, padding, dilation, ceil_mode)
-    dims, values = (x.ndim - 1, x.ndim - 2), [x]
+    taps = window_taps(x.shape[-len(kernel) :], kernel, stride, padding, dilation, ceil_mode)
+    dims, values = [x.ndim - 1 - i for i in range(len(kernel))], [x]
     for dim, axis in zip(dims, reversed(taps), strict=True):
         values.append(max_along(g, values[-1], dim, axis)[0])
     for dim, axis, before in zip(reversed(dims), taps, reversed(values[:-1]), strict=True):

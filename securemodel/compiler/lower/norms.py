@@ -119,7 +119,7 @@ def _product(g: Builder, x: Value, y: Value) -> Value:
     return g.mul(x, y) if x.secret else g.mul(y, x)
 
 
-@lowers(aten.cdist.default)
+@lowers(aten.cdist.default, aten._cdist_forward.default)
 def cdist(g: Builder, x, y, p=2.0, compute_mode=None):
     """Distances between all pairs of rows, on the domain of the norm of order p.
 

@@ -59,11 +59,16 @@ def linear_axis(align_corners: bool) -> Callable:
 @lowers(aten.upsample_bicubic2d.vec)
 def resize_cubic(g: Builder, x, size, align_corners, scales):
     """Cubic interpolation along each axis."""
+    return _resize(g, x, cubic_axis(align_corners), size, scales)
+
+
+def cubic_axis(align_corners: bool) -> Callable:
+    """Cubic interpolation of rows to a new size."""
 
     def one_axis(rows, new, scale):
         return aten.upsample_bicubic2d(_as_images(rows), [new, 2], align_corners, scale, None)[0, :, :, 0]
 
-    return _resize(g, x, one_axis, size, scales)
+    return one_axis
 
 
 @lowers(aten._upsample_bilinear2d_aa.vec)
