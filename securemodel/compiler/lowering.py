@@ -200,7 +200,7 @@ def lower_model(
                 name, supported = str(node.target), page(node.target) if secure is None else ""
                 reason, remedy = problem.reason, problem.remedy
                 if chooses_experts(g.source) and any(
-                    word in reason for word in ("size", "positions", "number of Python")
+                    word in reason for word in ("size", "positions", "number of Python", "library")
                 ):
                     reason, remedy = f"{ROUTING}: {reason}", ALL_EXPERTS
                 problems.append(Problem(name, g.source, reason, remedy, supported))

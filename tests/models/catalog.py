@@ -448,11 +448,11 @@ PEFT: dict[str, Mapping[str, Any]] = {
 
 # ---- making them
 def noisy(model: nn.Module, largest: int = 2) -> nn.Module:
-    """Adds noise to all weights with at most this many dimensions."""
+    """Adds noise to all weights with at most this many dimensions, but those of a backbone of usual size."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.ndim <= largest:
+            if weight.ndim <= largest and weight.numel() <= 4096:
                 weight += NOISE * torch.randn(weight.shape, generator=generator)
     return model.eval()
 
