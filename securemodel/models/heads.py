@@ -57,3 +57,14 @@ class Times(nn.Module):
 
     def forward(self, *columns: torch.Tensor) -> torch.Tensor:
         return self.body(*columns) * self.factor
+
+
+class Best(nn.Module):
+    """The index of the largest."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        return self.body(*columns).argmax(1)

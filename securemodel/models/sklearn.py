@@ -14,7 +14,8 @@ from torch import nn
 from protocols.errors import explain
 from securemodel.errors import InputError
 from securemodel.models.columns import groups_of, settled
-from securemodel.models.heads import Head, Link, Output
+from securemodel.models.heads import Best, Head, Link, Output
+from securemodel.models.sklearn_ensembles import Joined, Pairs, Stacked, is_ensemble, read_ensemble
 from securemodel.models.sklearn_steps import Features
 from securemodel.models.sklearn_trees import is_tree_model, read_trees
 
@@ -59,12 +60,16 @@ def _read(estimator: Any, x: Features, columns: Columns, output: Output | None) 
         for step in steps:
             x = x.after(step)
         return _read(last, x, columns, output)
+    if name in _CHOSEN:
+        return _read(getattr(estimator, _CHOSEN[name]), x, columns, output)
     classifier = hasattr(estimator, "classes_")
     wanted: Output = output or (_usual(estimator) if classifier else "value")
     if classifier == (wanted == "value") or wanted not in ("probabilities", "scores", "class", "value"):
         raise InputError(explain(f"output={wanted!r} of {name}", fix="see the documentation of from_sklearn"))
     if is_tree_model(estimator):
         return read_trees(estimator, columns, wanted, x if x.steps else None)
+    if is_ensemble(estimator):
+        return read_ensemble(estimator, x, wanted, lambda member, mine, give: _read(member, mine, columns, give))
     if name == "CalibratedClassifierCV":
         return _calibrated(estimator, x, columns, wanted)
     if name not in _READERS:
@@ -72,10 +77,32 @@ def _read(estimator: Any, x: Features, columns: Columns, output: Output | None) 
             explain(f"no reader for {name}", where="securemodel.models.from_sklearn",
                     fix=f"models that are read: {', '.join(sorted(_READERS))}, CalibratedClassifierCV, trees and forests")
         )  # fmt: skip
+    _refuse_several_labels(estimator)
     body, link = _READERS[name](estimator, x, columns)
+    if name in ("SVC", "NuSVC") and isinstance(body, Pairs):
+        body = _of_pairs(estimator, body, wanted)
     if wanted == "probabilities" and link == "none":
         raise InputError(explain(f"{name} has no probabilities", fix="output='scores' or 'class'; or calibrate it"))
     return Head(body, wanted, link, float(estimator.n_neighbors) if link == "counts" else 1.0)
+
+
+_CHOSEN = {
+    "GridSearchCV": "best_estimator_",
+    "RandomizedSearchCV": "best_estimator_",
+    "HalvingGridSearchCV": "best_estimator_",
+    "HalvingRandomSearchCV": "best_estimator_",
+    "RANSACRegressor": "estimator_",
+}
+"""Models that are one of their members."""
+
+
+def _refuse_several_labels(estimator: Any) -> None:
+    """Several labels, or targets of neighbors; linear models of several targets are read."""
+    binarizer = getattr(estimator, "_label_binarizer", None)
+    several = getattr(binarizer, "y_type_", "").startswith("multilabel") or getattr(estimator, "outputs_2d_", False)
+    several = several or (type(estimator).__name__ == "KNeighborsRegressor" and np.ndim(estimator._y) > 1)
+    if several or isinstance(getattr(estimator, "classes_", None), list):
+        raise InputError(explain(f"{type(estimator).__name__} predicts several targets", fix="fit one model for each"))
 
 
 def _usual(estimator: Any) -> Output:
@@ -244,23 +271,6 @@ class Kernel(nn.Module):
         return values @ self.coefficients + self.start
 
 
-class Pairs(nn.Module):
-    """Scores of classes from those of all pairs of them (scikit-learn's `decision_function_shape="ovr"`)."""
-
-    def __init__(self, body: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.body, self.classes = body, classes
-
-    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
-        dec = self.body(*columns)
-        pairs = [(i, j) for i in range(self.classes) for j in range(i + 1, self.classes)]
-        first = torch.tensor([[float(i == c) for c in range(self.classes)] for i, _ in pairs], dtype=torch.float64)
-        second = torch.tensor([[float(j == c) for c in range(self.classes)] for _, j in pairs], dtype=torch.float64)
-        lost = (dec < 0).double()
-        votes, sums = first.sum(0) + lost @ (second - first), dec @ (first - second)
-        return votes + sums / (3 * (sums.abs() + 1))
-
-
 def _support(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module, Link]:
     """Support vector machines with the kernels of the library."""
     kind = estimator.kernel
@@ -281,6 +291,13 @@ def _support(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module, 
             gamma = estimator._gamma
         body = Kernel(x.module(columns), kind, vectors, coefficients, start, gamma, estimator.coef0, estimator.degree)
     return (body if classes == 2 else Pairs(body, classes)), "none"
+
+
+def _of_pairs(estimator: Any, pairs: Pairs, output: Output) -> nn.Module:
+    """Classes are those with most pairs, the first of several, unless ties are broken; scores may be those of pairs."""
+    if output == "class":
+        return Pairs(pairs.body, pairs.count, sums=estimator.break_ties)
+    return pairs if estimator.decision_function_shape == "ovr" else pairs.body
 
 
 def _pairs(dual: np.ndarray, bounds: np.ndarray, classes: int) -> np.ndarray:
@@ -358,17 +375,6 @@ class Calibrated(nn.Module):
         return torch.stack(made).mean(0)
 
 
-class Best(nn.Module):
-    """The index of the largest."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
-        return self.body(*columns).argmax(1)
-
-
 def _calibrated(estimator: Any, x: Features, columns: Columns, output: Output) -> nn.Module:
     members, slopes, starts = [], [], []
     if estimator.method != "sigmoid":
@@ -385,12 +391,32 @@ def _calibrated(estimator: Any, x: Features, columns: Columns, output: Output) -
     return body if output == "probabilities" else Best(body)
 
 
+def _stacking(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module, Link]:
+    """A linear model on what the members give; another would need its columns in the clear."""
+    name, final, classifier = type(estimator).__name__, estimator.final_estimator_, hasattr(estimator, "classes_")
+    if type(final).__name__ not in _LINEAR:
+        raise InputError(explain(f"{name} that ends with {type(final).__name__}", fix="end it with a linear model"))
+    if classifier and "predict" in estimator.stack_method_:
+        raise InputError(explain(f"{name} on predicted classes", fix="stack_method='predict_proba'"))
+    outputs: dict[str, Output] = {"predict_proba": "probabilities", "decision_function": "scores", "predict": "value"}
+    members = zip(estimator.estimators_, estimator.stack_method_, strict=True)
+    body = Joined([_read(member, x, columns, outputs[method]) for member, method in members], second=classifier)
+    weights = np.atleast_2d(final.coef_).T.astype(float)
+    bias = np.broadcast_to(np.asarray(final.intercept_, float).reshape(-1), weights.shape[1])
+    passed = x.count if estimator.passthrough else 0
+    stacked, rest = weights[: len(weights) - passed], np.zeros((x.count, weights.shape[1]))
+    rest[:passed] = weights[len(weights) - passed :]
+    return Stacked(body, stacked, x.times(rest, bias).module(columns)), _link_of_linear(final, weights.shape[1])
+
+
 _LINEAR = (
     "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "Lars", "LassoLars",
     "BayesianRidge", "ARDRegression", "HuberRegressor", "TheilSenRegressor", "QuantileRegressor", "SGDRegressor",
     "LinearSVR", "PoissonRegressor", "GammaRegressor", "TweedieRegressor",
     "LogisticRegression", "LogisticRegressionCV", "LinearDiscriminantAnalysis", "RidgeClassifier", "RidgeClassifierCV",
-    "SGDClassifier", "Perceptron", "LinearSVC",
+    "SGDClassifier", "Perceptron", "LinearSVC", "OrthogonalMatchingPursuit", "OrthogonalMatchingPursuitCV", "LarsCV",
+    "LassoLarsCV", "LassoLarsIC", "MultiTaskLasso", "MultiTaskLassoCV", "MultiTaskElasticNet", "MultiTaskElasticNetCV",
+    "PassiveAggressiveClassifier", "PassiveAggressiveRegressor",
 )  # fmt: skip
 _READERS = {
     **dict.fromkeys(_LINEAR, _linear),
@@ -404,6 +430,8 @@ _READERS = {
     "NuSVC": _support,
     "SVR": _support,
     "NuSVR": _support,
+    "StackingClassifier": _stacking,
+    "StackingRegressor": _stacking,
     "KNeighborsClassifier": _neighbors,
     "KNeighborsRegressor": _neighbors,
 }

@@ -24,6 +24,16 @@ _MORE_BITS = 4
 """Numbers and weights have so many bits more each, so that what rounding them loses is small beside the result's."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A step that keeps the features at some places."""
+
+    at: list[int]
+
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        return rows[:, self.at]
+
+
 @dataclass
 class Features:
     """The features after some steps, of `width` columns. `rows`: what the steps make of rows, for trees' thresholds.
@@ -69,6 +79,12 @@ class Features:
         return Features(
             self.width, self.sources, self.center, self.a @ weights, self.b @ weights + bias, self.steps
         )  # fmt: skip
+
+    def taken(self, at: Sequence[int]) -> Features:
+        """Only the features at these places, in their order."""
+        made = self.times(np.eye(self.count)[:, at])
+        made.steps = [*self.steps, Taken(list(at))]
+        return made
 
     def module(self, columns: Sequence[Sequence[int]]) -> Linear:
         """float[rows, features] of the columns of all owners."""
@@ -354,10 +370,14 @@ _STEPS = {
     "OrdinalEncoder": _ordinal,
     "PCA": _projection,
     "TruncatedSVD": _projection,
+    "IncrementalPCA": _projection,
+    "GaussianRandomProjection": _projection,
     "SelectKBest": _chosen,
     "SelectPercentile": _chosen,
     "SelectFromModel": _chosen,
     "VarianceThreshold": _chosen,
+    "RFE": _chosen,
+    "RFECV": _chosen,
     "FunctionTransformer": _identity,
     "ColumnTransformer": _joined,
 }

@@ -22,7 +22,19 @@ Condition = Callable[[int, np.ndarray, np.ndarray], list]
 
 def is_tree_model(estimator: Any) -> bool:
     """Whether `read_trees` reads it."""
-    return type(estimator).__name__ in _READERS
+    return type(estimator).__name__ in _READERS or _is_bagged(estimator)
+
+
+def _is_bagged(estimator: Any) -> bool:
+    """Whether a bagging model is a forest: of trees on all columns that know all classes."""
+    if type(estimator).__name__ not in _BAGGED:
+        return False
+    classes = np.size(getattr(estimator, "classes_", ()))
+    whole = list(range(estimator.n_features_in_))
+    return all(
+        hasattr(member, "tree_") and np.size(getattr(member, "classes_", ())) == classes and list(taken) == whole
+        for member, taken in zip(estimator.estimators_, estimator.estimators_features_, strict=True)
+    )
 
 
 def read_trees(estimator: Any, columns: Columns, output: Output, inputs: Any = None) -> nn.Module:
@@ -30,9 +42,10 @@ def read_trees(estimator: Any, columns: Columns, output: Output, inputs: Any = N
 
     `inputs`: how features are made of columns (`securemodel.models.sklearn_steps.Features`); None: they are the columns.
     """
-    if getattr(estimator, "n_outputs_", 1) != 1:
-        raise InputError(explain(f"{type(estimator).__name__} predicts several targets", fix="fit one model for each"))
-    return _READERS[type(estimator).__name__](estimator, columns, output, inputs)
+    name = type(estimator).__name__
+    if isinstance(getattr(estimator, "classes_", None), list):
+        raise InputError(explain(f"{name} predicts several targets", fix="fit one model for each"))
+    return {**_READERS, **_BAGGED}[name](estimator, columns, output, inputs)
 
 
 def _add(trees: Trees, tree: Any, values: np.ndarray, inputs: Any, allowed: bool = True) -> None:
@@ -85,9 +98,9 @@ def _classifier(estimator: Any, columns: Columns, output: Output, inputs: Any) -
 
 def _regressor(estimator: Any, columns: Columns, output: Output, inputs: Any) -> nn.Module:
     members = _members(estimator)
-    trees = Trees(1, single=True)
+    trees = Trees(members[0].tree_.value.shape[1], single=True)
     for member in members:
-        _add(trees, member.tree_, member.tree_.value[:, 0, :] / len(members), inputs)
+        _add(trees, member.tree_, member.tree_.value[:, :, 0] / len(members), inputs)
     return Head(trees.module(columns), "value")
 
 
@@ -203,3 +216,5 @@ _READERS = {
     "HistGradientBoostingClassifier": _histogram,
     "HistGradientBoostingRegressor": _histogram,
 }
+_BAGGED = {"BaggingClassifier": _classifier, "BaggingRegressor": _regressor}
+"""Those that are read as forests where they are."""

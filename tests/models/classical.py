@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn import discriminant_analysis, ensemble, linear_model, naive_bayes, neighbors, neural_network, svm, tree
+from sklearn import (
+    compose,
+    discriminant_analysis,
+    ensemble,
+    linear_model,
+    model_selection,
+    multiclass,
+    multioutput,
+    naive_bayes,
+    neighbors,
+    neural_network,
+    svm,
+    tree,
+)  # fmt: skip
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -92,4 +105,41 @@ MIXED = {
         categorical_features=[2, 3], max_iter=5, max_leaf_nodes=8, random_state=0
     ),
     "missing": ensemble.RandomForestClassifier(**FOREST),
+}
+
+LOGISTIC = make_pipeline(StandardScaler(), linear_model.LogisticRegression())
+MACHINE = make_pipeline(StandardScaler(), svm.LinearSVC())
+RIDGE = make_pipeline(StandardScaler(), linear_model.Ridge())
+SMALL_TREE = tree.DecisionTreeClassifier(max_depth=3, random_state=0)
+FEW = {"n_estimators": 3, "random_state": 0}
+OF_CLASSES = {
+    "bagged trees": ensemble.BaggingClassifier(SMALL_TREE, **FEW),
+    "bagged trees of some columns": ensemble.BaggingClassifier(SMALL_TREE, max_features=0.5, **FEW),
+    "bagged lines": ensemble.BaggingClassifier(LOGISTIC, max_features=0.5, **FEW),
+    "bagged votes": ensemble.BaggingClassifier(MACHINE, **FEW),
+    "votes": ensemble.VotingClassifier([("a", LOGISTIC), ("b", SMALL_TREE), ("c", MACHINE)], weights=[2, 1, 1]),
+    "mean": ensemble.VotingClassifier([("a", LOGISTIC), ("b", SMALL_TREE)], voting="soft", weights=[1, 2]),
+    "stack": ensemble.StackingClassifier([("a", MACHINE), ("b", SMALL_TREE)], cv=2),
+    "rest": multiclass.OneVsRestClassifier(LOGISTIC),
+    "rest of trees": multiclass.OneVsRestClassifier(SMALL_TREE),
+    "pairs": multiclass.OneVsOneClassifier(MACHINE),
+    "pairs of trees": multiclass.OneVsOneClassifier(SMALL_TREE),
+    "svm of pairs": make_pipeline(StandardScaler(), svm.SVC(kernel="linear", decision_function_shape="ovo")),
+    "searched": model_selection.GridSearchCV(LOGISTIC, {"logisticregression__C": [1, 2]}, cv=2),
+}
+_MEMBERS = [("a", RIDGE), ("b", tree.DecisionTreeRegressor(max_depth=3))]
+OF_NUMBERS = {
+    "bagged trees": ensemble.BaggingRegressor(tree.DecisionTreeRegressor(max_depth=3), **FEW),
+    "bagged lines": ensemble.BaggingRegressor(RIDGE, max_features=0.5, **FEW),
+    "mean": ensemble.VotingRegressor(_MEMBERS, weights=[1, 2]),
+    "stack": make_pipeline(StandardScaler(), ensemble.StackingRegressor(_MEMBERS, cv=2, passthrough=True)),
+    "scaled target": compose.TransformedTargetRegressor(RIDGE, transformer=MinMaxScaler()),
+    "logarithm": compose.TransformedTargetRegressor(RIDGE, func=np.log1p, inverse_func=np.expm1),
+    "inliers": make_pipeline(StandardScaler(), linear_model.RANSACRegressor(random_state=0)),
+}
+OF_TARGETS = {
+    "lines": RIDGE,
+    "trees": ensemble.RandomForestRegressor(max_depth=3, **FEW),
+    "one each": multioutput.MultiOutputRegressor(ensemble.GradientBoostingRegressor(**FEW)),
+    "scaled": compose.TransformedTargetRegressor(RIDGE, transformer=StandardScaler()),
 }
