@@ -349,45 +349,102 @@ def _neighbors(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module
     return Nearest(x.module(columns), rows, k, np.asarray(estimator._y, float).reshape(-1, 1) / k), "none"
 
 
-class Calibrated(nn.Module):
-    """Means of calibrated probabilities: float[rows, classes]."""
+class Logistic(nn.Module):
+    """sigmoid(slope * score + start) of each column of scores."""
 
     slopes: torch.Tensor
     starts: torch.Tensor
 
-    def __init__(self, members: list[nn.Module], slopes: list, starts: list) -> None:
+    def __init__(self, calibrators: Sequence[Any]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
-        self.register_buffer("slopes", torch.tensor(np.array(slopes)))
-        self.register_buffer("starts", torch.tensor(np.array(starts)))
+        self.register_buffer("slopes", torch.tensor([-float(c.a_) for c in calibrators], dtype=torch.float64))
+        self.register_buffer("starts", torch.tensor([-float(c.b_) for c in calibrators], dtype=torch.float64))
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(scores * self.slopes + self.starts)
+
+
+class Curve(nn.Module):
+    """A line between each two knots, and constants beyond the outer ones, of float[rows]: a comparison for each knot."""
+
+    knots: torch.Tensor
+    steps: torch.Tensor
+    first: torch.Tensor
+
+    def __init__(self, knots: np.ndarray, heights: np.ndarray) -> None:
+        """`knots` rise. Two that are nearer than 2^-12, which scores hardly tell apart, are one step halfway."""
+        super().__init__()
+        gaps = np.append(np.diff(knots), np.inf)
+        narrow = gaps < 2.0**-12
+        slopes = np.where(narrow, 0.0, np.diff(heights, append=heights[-1]) / gaps)
+        starts = np.where(np.append(False, narrow[:-1]), knots - np.append(0.0, gaps[:-1]) / 2, knots)
+        table = np.stack([heights, slopes, starts], 1)
+        self.register_buffer("knots", torch.tensor(starts))
+        self.register_buffer("steps", torch.tensor(np.diff(table, axis=0, prepend=[[heights[0], 0.0, 0.0]])))
+        self.register_buffer("first", torch.tensor(float(heights[0]), dtype=torch.float64))
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        passed = (scores.unsqueeze(1) >= self.knots).double() @ self.steps
+        height, slope, start = passed.unbind(1)
+        return self.first + height + slope * (scores - start)
+
+
+class Curves(nn.Module):
+    """A curve of each column of scores."""
+
+    def __init__(self, calibrators: Sequence[Any]) -> None:
+        super().__init__()
+        self.curves = nn.ModuleList([Curve(c.X_thresholds_, c.y_thresholds_) for c in calibrators])
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return torch.stack([curve(scores[:, at]) for at, curve in enumerate(self.curves)], 1)
+
+
+class Calibrated(nn.Module):
+    """Means of calibrated probabilities: float[rows, classes]. Of more than two classes none may be likely: then all are."""
+
+    def __init__(self, members: list[nn.Module], calibrations: list[nn.Module]) -> None:
+        super().__init__()
+        self.members, self.calibrations = nn.ModuleList(members), nn.ModuleList(calibrations)
 
     def forward(self, *columns: torch.Tensor) -> torch.Tensor:
         made = []
-        for at, member in enumerate(self.members):
+        for member, calibration in zip(self.members, self.calibrations, strict=True):
             scores = member(*columns)
             scores = scores.unsqueeze(1) if scores.ndim == 1 else scores
-            if scores.shape[1] == 2:
-                scores = scores[:, 1:]
-            chance = torch.sigmoid(scores * self.slopes[at] + self.starts[at])
-            made.append(
-                torch.cat([1 - chance, chance], 1) if chance.shape[1] == 1 else chance / chance.sum(1, keepdim=True)
-            )
+            chance = calibration(scores[:, 1:] if scores.shape[1] == 2 else scores)
+            made.append(torch.cat([1 - chance, chance], 1) if chance.shape[1] == 1 else _over_their_sum(chance))
         return torch.stack(made).mean(0)
 
 
+_LEAST = 2.0**-12
+_MOST_KNOTS = 2048
+
+
+def _over_their_sum(chances: torch.Tensor) -> torch.Tensor:
+    total = chances.sum(1, keepdim=True)
+    return torch.where(total > _LEAST, chances / total.clamp(min=_LEAST), 1 / chances.shape[1])
+
+
 def _calibrated(estimator: Any, x: Features, columns: Columns, output: Output) -> nn.Module:
-    members, slopes, starts = [], [], []
-    if estimator.method != "sigmoid":
-        raise InputError(explain(f"calibration with method={estimator.method!r}", fix="use method='sigmoid'"))
+    members, calibrations = [], []
+    kinds = {"sigmoid": Logistic, "isotonic": Curves}
+    if estimator.method not in kinds:
+        raise InputError(
+            explain(f"calibration with method={estimator.method!r}", fix="use method='sigmoid' or 'isotonic'")
+        )
     if output == "scores":
         raise InputError(explain("CalibratedClassifierCV has no decision_function", fix="output='probabilities'"))
     for member in estimator.calibrated_classifiers_:
         inner = member.estimator
         has = "scores" if hasattr(inner, "decision_function") else "probabilities"
+        knots = max(np.size(getattr(c, "X_thresholds_", 0)) for c in member.calibrators)
+        if knots > _MOST_KNOTS:
+            raise InputError(explain(f"isotonic calibration with {knots} knots", why="a score is compared with each",
+                                     fix=f"calibrate with fewer rows (at most {_MOST_KNOTS} knots), or method='sigmoid'"))  # fmt: skip
         members.append(_read(inner, x, columns, has))  # type: ignore[arg-type]
-        slopes.append([-c.a_ for c in member.calibrators])
-        starts.append([-c.b_ for c in member.calibrators])
-    body = Calibrated(members, slopes, starts)
+        calibrations.append(kinds[estimator.method](member.calibrators))
+    body = Calibrated(members, calibrations)
     return body if output == "probabilities" else Best(body)
 
 

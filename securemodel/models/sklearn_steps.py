@@ -241,7 +241,7 @@ def _plain(step: Any, x: Features) -> list[int]:
     if x.steps or not np.array_equal(x.a, np.eye(len(x.sources), x.count)[:, : x.count]) or x.b.any():
         chosen = [np.flatnonzero(x.a[:, f]) for f in range(x.count)]
         if any(len(c) != 1 or x.a[c[0], f] != 1 or x.b[f] for f, c in enumerate(chosen)):
-            name = type(step).__name__
+            name = step if isinstance(step, str) else type(step).__name__
             raise InputError(explain(f"{name} after other steps", why="it looks at values", fix=f"put {name} first"))
         return [x.sources[c[0]].column for c in chosen]
     return [source.column for source in x.sources]

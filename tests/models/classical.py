@@ -69,6 +69,12 @@ CLASSIFIERS = {
     "neighbors": make_pipeline(StandardScaler(), neighbors.KNeighborsClassifier(5)),
     "lda": make_pipeline(StandardScaler(), PCA(4), discriminant_analysis.LinearDiscriminantAnalysis()),
     "calibrated": CalibratedClassifierCV(make_pipeline(StandardScaler(), svm.LinearSVC()), cv=3),
+    "isotonic": CalibratedClassifierCV(
+        make_pipeline(StandardScaler(), linear_model.LogisticRegression()), method="isotonic", cv=2
+    ),
+    "isotonic tree": CalibratedClassifierCV(
+        tree.DecisionTreeClassifier(max_depth=3, random_state=0), method="isotonic", cv=2
+    ),
     "tree": tree.DecisionTreeClassifier(max_depth=4, random_state=0),
     "stump": tree.DecisionTreeClassifier(max_depth=1, random_state=0),
     "forest": ensemble.RandomForestClassifier(**FOREST),

@@ -14,6 +14,7 @@ import torch
 from sklearn import ensemble, linear_model, neighbors, preprocessing, tree
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.isotonic import IsotonicRegression
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -21,6 +22,7 @@ from torch import nn
 import securemodel
 from securemodel.errors import InputError
 from securemodel.models import from_sklearn, from_structure, structure
+from securemodel.models.sklearn import Calibrated, Curves
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +84,20 @@ def outputs_of(estimator):
     return ["class", *(name for name in ("probabilities", "scores") if hasattr(estimator, SCORES[name]))]
 
 
-THREE = ("logistic", "sgd", "svm", "perceptron", "bayes", "calibrated", "forest", "boosted", "ada", "histogram")
+THREE = (
+    "logistic",
+    "sgd",
+    "svm",
+    "perceptron",
+    "bayes",
+    "calibrated",
+    "isotonic",
+    "isotonic tree",
+    "forest",
+    "boosted",
+    "ada",
+    "histogram",
+)
 CASES = [(name, 2) for name in classical.CLASSIFIERS] + [(name, 3) for name in THREE]
 
 
@@ -264,6 +279,33 @@ def test_what_is_refused_says_why(estimator, word):
         estimator.fit(x, y)
     with pytest.raises(InputError, match=word):
         from_sklearn(estimator)
+
+
+class Same(nn.Module):
+    def forward(self, scores):
+        return scores
+
+
+def test_isotonic_curves_with_steps_and_rows_that_no_class_is_likely_for():
+    scores = np.array([-2.0, -1, -1 + 1e-6, 0, 1, 3])
+    curves = [
+        IsotonicRegression(out_of_bounds="clip").fit(scores, [0, 0, 0.5, 0.5, high, high]) for high in (0.6, 1, 0.8)
+    ]
+    module = Calibrated([Same()], [Curves(curves)]).eval()
+    rows = np.array([[-3.0, -2, -1.5], [-1, -1 + 1e-6, -1 + 2e-6], [0.25, 0.5, 0.75], [9, -9, 1], [0, 1, 3]])
+    chances = np.stack([curve.predict(rows[:, at]) for at, curve in enumerate(curves)], 1)
+    total = chances.sum(1, keepdims=True)
+    expected = np.where(total > 0, chances / np.where(total > 0, total, 1), 1 / 3)
+    made = securely(module, torch.tensor(rows)).numpy()
+    beside = np.array([0, 2, 3, 4])  # the second row stands in a step that is too steep for its scores
+    assert np.abs(made - expected)[beside].max() < BOUND and expected[0].tolist() == [1 / 3] * 3
+
+
+def test_isotonic_calibration_of_many_knots_is_refused(monkeypatch):
+    monkeypatch.setattr(securemodel.models.sklearn, "_MOST_KNOTS", 5)
+    x, y = classical.table()
+    with pytest.raises(InputError, match="knots"):
+        from_sklearn(fitted(classical.CLASSIFIERS["isotonic"], x, y))
 
 
 def test_the_package_is_loaded_only_when_asked_for():
