@@ -189,8 +189,8 @@ this page.
 
 - **Error**: the largest difference from the model in the clear, divided by the largest number of that result; the
   largest of all classes of the line. A class agrees where it is at most 0.01.
-- **Seconds, rounds, sent, dealt**: of a run of the line's first class, on one core; what both parties send, and what the
-  dealer does.
+- **Seconds, rounds, sent, dealt**: of a run of the line's first class, on one core; what both parties send, and what
+  the dealer does.
 - **dense_moe(...)**: mixtures of experts send each token to the experts that its values choose, and are refused;
   `securemodel.models.dense_moe(model)` makes a model with the same parameters and results that computes every expert
   and adds up with secret weights.

@@ -21,6 +21,7 @@ from securemodel.program import Program
 COMMANDS = [
     ["run"],
     ["train"],
+    ["share"],
     ["predict"],
     ["dealer"],
     ["keys", "new"],
