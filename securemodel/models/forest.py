@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,10 +186,10 @@ class Trees:
         return "category", tuple(sorted(set(found)))
 
     def add(
-        self, split: Callable[[int], tuple[tuple, int, int] | None], leaf: Callable[[int], np.ndarray], root: int = 0
+        self, split: Callable[[Any], tuple[tuple, Any, Any] | None], leaf: Callable[[Any], np.ndarray], root: Any = 0
     ) -> None:
         """A tree: `split` gives a node's condition, where to go if it holds and if not, or None for a leaf."""
-        todo: list[tuple[int, list]] = [(root, [])]
+        todo: list[tuple[Any, list]] = [(root, [])]
         while todo:
             node, path = todo.pop()
             made = split(node)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from protocols.errors import InputError, explain
 from securemodel.models.columns import groups_of, reading, settled
 from securemodel.models.forest import Trees
 from securemodel.models.heads import Head, Link, Output, Times
-from securemodel.models.sources import Missing, code_at_most
+from securemodel.models.sources import Missing, Number, Sources, code_at_most
 
 _LINKS: dict[str, Link] = {
     "binary": "sigmoid", "cross_entropy": "sigmoid", "multiclass": "softmax", "multiclassova": "each",
@@ -50,17 +52,22 @@ def from_lightgbm(
     if blocks and "\nend of trees" not in text:
         raise InputError(explain("the text of the model is cut off", fix="save it again"))
     outputs, names = int(about["num_tree_per_iteration"]), about["feature_names"].split()
-    trees = Trees(outputs, single=False, flat=True)
+    described = [_pairs(block.split("\n\n")[0]) for block in blocks]
+    slopes = _slopes(described, about)
+    trees = Trees(outputs * (1 + len(slopes)), single=False, flat=True)
     values = _categories(text, about)
-    for number, block in enumerate(blocks):
-        _add(trees, _pairs(block.split("\n\n")[0]), number % outputs, values)
+    for number, tree in enumerate(described):
+        _add(trees, tree, number % outputs, values, slopes)
     classifier = objective in _CLASSIFIERS
     wanted: Output = output or ("probabilities" if classifier else "value")
     if classifier == (wanted == "value"):
         raise InputError(explain(f"output={wanted!r} of {objective}", fix="see the documentation of from_sklearn"))
     mean = outputs / len(blocks) if "average_output" in head.split("\n") and wanted != "scores" else 1.0
     trees.start = trees.start * mean
-    body: nn.Module = trees.module(groups_of(columns, int(about["max_feature_idx"]) + 1, names), mean)
+    groups = groups_of(columns, int(about["max_feature_idx"]) + 1, names)
+    body: nn.Module = trees.module(groups, mean)
+    if slopes:
+        body = LinearLeaves(body, Sources([Number(c, e - _MORE_BITS, 0.0) for c, e in slopes.items()], groups), outputs)
     steep = next((float(option[8:]) for option in options if option.startswith("sigmoid:")), 1.0)
     if steep != 1 and wanted == "probabilities":
         body = Times(body, steep)
@@ -85,9 +92,34 @@ def _categories(text: str, about: dict[str, str]) -> dict[int, list[float]]:
     return {column: numbers(values) for column, values in zip(marked, lists, strict=False)}
 
 
-def _add(trees: Trees, tree: dict[str, str], group: int, values: dict[int, list[float]]) -> None:
-    if tree.get("is_linear", "0") != "0":
-        raise InputError(explain("trees with linear leaves", fix="fit with linear_tree=False"))
+_MORE_BITS = 4
+"""Columns have so many bits more in linear leaves."""
+
+
+class LinearLeaves(nn.Module):
+    """float[rows, outputs]: of leaves that are a number and a slope for each of some columns, the sums over trees."""
+
+    def __init__(self, trees: nn.Module, numbers: Sources, outputs: int) -> None:
+        super().__init__()
+        self.trees, self.numbers, self.outputs = trees, numbers, outputs
+
+    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        x = self.numbers(*columns)
+        found = self.trees(*columns).reshape(len(x), self.outputs, -1)
+        return found[:, :, 0] + (found[:, :, 1:] * x.unsqueeze(1)).sum(2) * 2.0**-_MORE_BITS
+
+
+def _slopes(trees: Sequence[dict[str, str]], about: dict[str, str]) -> dict[int, int]:
+    """The columns that linear leaves multiply, and for each the power of two that its training values are below."""
+    found = sorted({int(column) for tree in trees for column in tree.get("leaf_features", "").split()})
+    infos = about["feature_infos"].split()
+    ends = {column: [abs(float(end)) for end in infos[column].strip("[]").split(":")] for column in found}
+    return {column: math.ceil(math.log2(max(*ends[column], 2.0**-30))) for column in found}
+
+
+def _add(
+    trees: Trees, tree: dict[str, str], group: int, values: dict[int, list[float]], slopes: dict[int, int]
+) -> None:
     floats = lambda name: [float(number) for number in tree.get(name, "").split()]
     whole = lambda name: [int(number) for number in tree.get(name, "").split()]
     leaves, columns, kinds = floats("leaf_value"), whole("split_feature"), whole("decision_type")
@@ -95,26 +127,40 @@ def _add(trees: Trees, tree: dict[str, str], group: int, values: dict[int, list[
     codes = code_at_most(np.array(thresholds), single=False)
     bounds, words = whole("cat_boundaries"), whole("cat_threshold")
 
-    def split(node: int):
-        if node < 0 or not columns:
-            return None
+    linear, places = tree.get("is_linear", "0") != "0", {column: at for at, column in enumerate(slopes)}
+    ends = np.cumsum([0, *whole("num_features")])
+    reads, coefficients = whole("leaf_features"), floats("leaf_coeff")
+
+    def split(node: Any):
+        if isinstance(node, tuple):  # a leaf, and how many of the columns that it multiplies are known to be there
+            number, present = node
+            if present is None or ends[number] + present == ends[number + 1]:
+                return None
+            missing = trees.category(reads[ends[number] + present], [math.nan])
+            return missing, (number, None), (number, present + 1)
         column, kind = columns[node], kinds[node]
+        yes, no = (at if at >= 0 else (-1 - at, 0 if linear else None) for at in (lefts[node], rights[node]))
         if kind & 1:
             at = int(thresholds[node])
             bits = words[bounds[at] : bounds[at + 1]]
             chosen = [c for c in range(32 * len(bits)) if bits[c // 32] >> (c % 32) & 1]
             known = values.get(column)
             members = [float(c) if known is None else known[c] for c in chosen]
-            return trees.category(column, members), lefts[node], rights[node]
+            return trees.category(column, members), yes, no
         side: Missing = "low" if kind & 2 else "high"
         mode = kind >> 2 & 3  # of missing values: none, zeros, NaN
         if mode == 0:
             side = "zero"
-        return trees.number(column, codes[node], side, 0.0 if mode == 1 else None), lefts[node], rights[node]
+        return trees.number(column, codes[node], side, 0.0 if mode == 1 else None), yes, no
 
-    def leaf(node: int) -> np.ndarray:
-        made = np.zeros(trees.outputs)
-        made[group] = leaves[-1 - node] if node < 0 else leaves[0]
-        return made
+    def leaf(node: Any) -> np.ndarray:
+        """One number for each output, each followed by the slopes."""
+        number, present = node
+        made = np.zeros((trees.outputs // (1 + len(slopes)), 1 + len(slopes)))
+        made[group, 0] = leaves[number] if present is None else floats("leaf_const")[number]
+        for at in range(ends[number], ends[number + 1]) if present is not None else ():
+            column = reads[at]
+            made[group, 1 + places[column]] += coefficients[at] * 2.0 ** slopes[column]
+        return made.reshape(-1)
 
-    trees.add(split, leaf)
+    trees.add(split, leaf, 0 if columns else (0, 0 if linear else None))

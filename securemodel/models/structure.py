@@ -14,12 +14,21 @@ import torch
 from torch import nn
 
 from protocols.errors import InputError, explain
-from securemodel.models import forest, heads, sklearn, sklearn_ensembles, sklearn_steps, sklearn_trees, sources
+from securemodel.models import (
+    forest,
+    heads,
+    lightgbm,
+    sklearn,
+    sklearn_ensembles,
+    sklearn_steps,
+    sklearn_trees,
+    sources,
+)
 
 _FORMAT = "securemodel-structure 1"
 _MODULES = {
     name: kind
-    for file in (forest, heads, sklearn, sklearn_ensembles, sklearn_steps, sklearn_trees, sources)
+    for file in (forest, heads, lightgbm, sklearn, sklearn_ensembles, sklearn_steps, sklearn_trees, sources)
     for name, kind in vars(file).items()
     if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == file.__name__
 }

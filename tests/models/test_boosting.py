@@ -245,11 +245,21 @@ def test_lightgbm_forests_are_means_but_raw_scores_are_sums(tmp_path):
     assert from_lightgbm(tmp_path / "m.txt")(rows).tolist() == pytest.approx(model.predict(rows.numpy()).tolist())
 
 
-def test_lightgbm_linear_leaves_are_refused():
-    x, _, target = data()
-    model = lightgbm.LGBMRegressor(linear_tree=True, **LIGHT).fit(x, target)
-    with pytest.raises(InputError, match="linear leaves"):
-        from_lightgbm(model)
+@pytest.mark.parametrize("classes", [0, 2, 3])
+def test_lightgbm_linear_leaves_are_plain_where_one_of_their_columns_is_missing(classes):
+    x, y, target = data(max(classes, 2))
+    kind = lightgbm.LGBMClassifier if classes else lightgbm.LGBMRegressor
+    model = kind(linear_tree=True, linear_lambda=0.1, **LIGHT)
+    model.fit(x, y if classes else target, categorical_feature=[4])
+    trees = model.booster_.model_to_string().split("\nTree=")[1:]
+    assert "leaf_features= \n" not in trees[-1] and "\nleaf_coeff=" in trees[-1]
+    rows = x[:150]
+    assert np.isnan(rows).any(1).sum() > 20
+    module = from_lightgbm(model)
+    agree([(module, model.predict_proba(rows) if classes else model.predict(rows))], rows)
+    other = from_structure(structure(module))
+    programs = [securemodel.compile(m, torch.tensor(rows[:5]), **TWO) for m in (module, other)]
+    assert programs[0].digest == programs[1].digest
 
 
 CAT = {"iterations": 6, "depth": 4, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
