@@ -23,12 +23,13 @@ from securemodel.models import (
     sklearn_steps,
     sklearn_trees,
     sources,
+    xgboost,
 )
 
 _FORMAT = "securemodel-structure 1"
 _MODULES = {
     name: kind
-    for file in (forest, heads, lightgbm, sklearn, sklearn_ensembles, sklearn_steps, sklearn_trees, sources)
+    for file in (forest, heads, lightgbm, sklearn, sklearn_ensembles, sklearn_steps, sklearn_trees, sources, xgboost)
     for name, kind in vars(file).items()
     if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == file.__name__
 }

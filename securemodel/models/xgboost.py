@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from protocols.errors import InputError, explain
@@ -26,6 +28,33 @@ _LINKS: dict[str, Link] = {
     "rank:ndcg": "none", "rank:map": "none", "rank:pairwise": "none",
 }  # fmt: skip
 _CLASSIFIERS = ("binary:logistic", "multi:softprob", "multi:softmax")
+
+
+_SORTING = (3, 4)
+"""The version of XGBoost that first sorts the quantiles of a row; the one that wrote a model decides."""
+
+
+class Sorted(nn.Module):
+    """The results of each row in rising order."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        return self.body(*columns).sort(1).values
+
+
+class Rising(nn.Module):
+    """The first result of each row, and for each other what it adds, as softplus."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        made = self.body(*columns)
+        return torch.cat([made[:, :1], F.softplus(made[:, 1:])], 1).cumsum(1)
 
 
 @reading("XGBoost")
@@ -66,9 +95,6 @@ def from_xgboost(
     params, names = learner["learner_model_param"], learner.get("feature_names", [])
     width, classes = int(params["num_feature"]), int(params["num_class"])
     outputs = max(1, classes, int(params.get("num_target", 1)))
-    if outputs > 1 and objective in ("reg:quantileerror", "reg:expectileerror"):
-        raise InputError(explain(f"{objective} of several levels", why="newer versions sort or add up what trees give",
-                                 fix="fit one model for each level"))  # fmt: skip
     classifier = objective in _CLASSIFIERS
     wanted: Output = output or ("probabilities" if classifier else "value")
     if classifier == (wanted == "value"):
@@ -82,6 +108,10 @@ def from_xgboost(
         body: nn.Module = x.times(weights[:-1], weights[-1] + start).module(groups)
     else:
         body = _trees(booster, learner, outputs, start, limit, missing).module(groups)
+    if outputs > 1 and objective == "reg:expectileerror":
+        body = Rising(body)
+    if outputs > 1 and objective == "reg:quantileerror" and tuple(whole["version"]) >= _SORTING:
+        body = Sorted(body)
     module = Head(body, wanted, _LINKS[objective])
     return settled(module, list(range(max(2, classes))) if classifier else None, names)
 

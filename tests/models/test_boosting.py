@@ -138,19 +138,58 @@ def test_xgboost_weights_of_dart_where_newer_versions_have_them():
         model_part = {**booster["gbtree"]["model"], "weight_drop": booster["weight_drop"]}
         whole["learner"]["gradient_booster"] = {"name": "gbtree", "model": model_part}
 
-    class Newer:
-        def save_raw(self, _):
-            return bytearray(json.dumps(whole), "utf8")
-
     rows = torch.tensor(x[:50])
-    assert torch.equal(from_xgboost(Newer())(rows), from_xgboost(model)(rows))
-    assert np.abs(from_xgboost(Newer())(rows).numpy() - model.predict(x[:50])).max() < 1e-5
+    assert torch.equal(from_xgboost(Written(whole))(rows), from_xgboost(model)(rows))
+    assert np.abs(from_xgboost(Written(whole))(rows).numpy() - model.predict(x[:50])).max() < 1e-5
+
+
+class Written:
+    """A booster that wrote this JSON."""
+
+    def __init__(self, whole: dict) -> None:
+        self.whole = whole
+
+    def save_raw(self, _):
+        return bytearray(json.dumps(self.whole), "utf8")
+
+
+@pytest.mark.parametrize("version, rising", [([3, 2, 0], False), ([3, 3, 0], False), ([3, 4, 1], True)])
+def test_xgboost_quantiles_are_sorted_where_the_version_that_wrote_them_does_it(version, rising):
+    x, _, target = data()
+    model = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=[0.5, 0.5001, 0.52], **SMALL)
+    margins = model.fit(x, target).predict(x[:80], output_margin=True)
+    assert (np.diff(margins, axis=1) < 0).any()
+    whole = {**json.loads(bytes(model.get_booster().save_raw("json"))), "version": version}
+    module = from_xgboost(Written(whole))
+    agree([(module, np.sort(margins, 1) if rising else margins)], x[:80])
+    assert structure(from_structure(structure(module))) == structure(module)
+
+
+def test_xgboost_expectiles_add_up():
+    x, _, target = data()
+    options = {"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.5, 0.9], "n_estimators": 1}
+    model = xgboost.XGBRegressor(**{**SMALL, **options}).fit(x, target)
+    whole = json.loads(bytes(model.get_booster().save_raw("json")))
+    whole["learner"]["objective"] = {"name": "reg:expectileerror"}
+    margins = model.predict(x[:80], output_margin=True).astype(float)
+    expected = np.cumsum(np.concatenate([margins[:, :1], np.logaddexp(0, margins[:, 1:])], 1), 1)
+    agree([(from_xgboost(Written(whole)), expected)], x[:80])
+    whole["learner"]["learner_model_param"]["base_score"] = "[2.992E-1,2.7576E0,-5.1009E0]"
+    whole["learner"]["gradient_booster"]["model"].update(trees=[], tree_info=[])
+    made = from_xgboost(Written(whole))(torch.zeros(1, 5))[0].tolist()
+    assert made == pytest.approx([0.2992, 3.1183, 3.1244], abs=1e-4)
 
 
 def test_xgboost_base_scores():
     x = np.arange(10.0).reshape(-1, 1)
     model = xgboost.XGBRegressor(n_estimators=1).fit(x, np.stack([x[:, 0], x[:, 0] + 100], 1))
-    assert from_xgboost(model)(torch.full((1, 1), torch.nan)).shape == (1, 2)
+    whole = json.loads(bytes(model.get_booster().save_raw("json")))
+    assert whole["learner"]["learner_model_param"]["base_score"] == "[4.5E0,1.045E2]"
+    assert from_xgboost(model)(torch.tensor([[3.0]]))[0].tolist() == pytest.approx(model.predict([[3.0]])[0].tolist())
+    whole["learner"]["gradient_booster"]["model"].update(trees=[], tree_info=[])
+    assert from_xgboost(Written(whole))(torch.zeros(1, 1)).tolist() == [[4.5, 104.5]]
+    whole["learner"]["learner_model_param"]["base_score"] = "2.5E0"  # of older files
+    assert from_xgboost(Written(whole))(torch.zeros(1, 1)).tolist() == [[2.5, 2.5]]
     labels = [0] * 5 + [1] * 3 + [2] * 2
     model = xgboost.XGBClassifier(n_estimators=1).fit(np.zeros((10, 1)), labels)
     margins = from_xgboost(model, output="scores")(torch.zeros(1, 1))[0].tolist()
