@@ -10,13 +10,14 @@ import torch
 
 from protocols.errors import explain
 from protocols.names import NAME_RULE, PUBLIC, is_name
-from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors, usable
+from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors, model_state, usable
 from securemodel.compiler.explaining import NeedsValues
+from securemodel.compiler.faithful import unlike
 from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Rounding
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
-from securemodel.compiler.postprocess import Reveal, Source, capture_revealing
+from securemodel.compiler.postprocess import Reveal, Source, capture_revealing, revealing
 from securemodel.compiler.report import Magnitudes, Report
 from securemodel.errors import CompileError, InputError, UnsupportedOperator
 from securemodel.program import Program, receivers
@@ -69,7 +70,10 @@ def compile_for(
     check_owners(owner, [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     names = party_names(owner, owners, outputs, parties)
     _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
-    captured = _with_state(capture_revealing(model, examples, reveal), places, example_inputs)
+    captured = capture_revealing(model, examples, reveal)
+    if problem := unlike(revealing(model, reveal), captured, examples, model_state(model)):
+        raise UnsupportedOperator(Report(type(model).__name__, (problem,), ()))
+    captured = _with_state(captured, places, example_inputs)
     lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
@@ -147,6 +151,8 @@ def check_for(
         captured = capture(model, examples)
     except NeedsValues as error:
         return Report(type(model).__name__, (error.problem,), ())
+    if problem := unlike(model, captured, examples, model_state(model)):
+        return Report(type(model).__name__, (problem,), ())
     lowered = compiler.lower(captured, "model owner", ["data owner"] * len(examples))
     report = _report(model, lowered)
     return replace(report, magnitudes=look(captured, lowered.builder.graph, examples)) if report else report
