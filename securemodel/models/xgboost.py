@@ -32,6 +32,8 @@ _CLASSIFIERS = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 _SORTING = (3, 4)
 """The version of XGBoost that first sorts the quantiles of a row; the one that wrote a model decides."""
+_LEAST_RISE = 1e-6
+"""From one expectile's base score to the next, as XGBoost takes it."""
 
 
 class Sorted(nn.Module):
@@ -117,14 +119,17 @@ def from_xgboost(
 
 
 def _start(text: Any, objective: str, outputs: int) -> np.ndarray:
-    """Margins before any tree: a number or a list; of one output on the scale of the result."""
+    """Margins before any tree: a number or a list; of one output, and expectiles, on the scale of the result."""
     found = json.loads(str(text))
     start = np.array(found if isinstance(found, list) else [found], float)
     if _LINKS[objective] == "sigmoid":
         start = np.log(start / (1 - start))
     elif _LINKS[objective] == "exp":
         start = np.log(start)
-    return np.broadcast_to(start, outputs).copy()
+    start = np.broadcast_to(start, outputs).copy()
+    if objective == "reg:expectileerror":
+        start[1:] = np.log(np.expm1(np.maximum(np.diff(start), _LEAST_RISE)))
+    return start
 
 
 def _trees(booster: dict, learner: dict, outputs: int, start, limit: int | None, missing: float | None) -> Trees:
