@@ -63,9 +63,15 @@ def _read(estimator: Any, x: Features, columns: Columns, output: Output | None) 
     if name in _CHOSEN:
         return _read(getattr(estimator, _CHOSEN[name]), x, columns, output)
     classifier = hasattr(estimator, "classes_")
-    wanted: Output = output or (_usual(estimator) if classifier else "value")
-    if classifier == (wanted == "value") or wanted not in ("probabilities", "scores", "class", "value"):
-        raise InputError(explain(f"output={wanted!r} of {name}", fix="see the documentation of from_sklearn"))
+    wanted: Output = output or _ONLY.get(name, _usual(estimator) if classifier else "value")
+    if (_ONLY[name] != wanted if name in _ONLY else classifier == (wanted == "value")) or wanted not in (
+        "probabilities",
+        "scores",
+        "class",
+        "value",
+    ):
+        fix = f"output={_ONLY[name]!r}" if name in _ONLY else "see the documentation of from_sklearn"
+        raise InputError(explain(f"output={wanted!r} of {name}", fix=fix))
     if is_tree_model(estimator):
         return read_trees(estimator, columns, wanted, x if x.steps else None)
     if is_ensemble(estimator):
@@ -79,6 +85,12 @@ def _read(estimator: Any, x: Features, columns: Columns, output: Output | None) 
         )  # fmt: skip
     _refuse_several_labels(estimator)
     body, link = _READERS[name](estimator, x, columns)
+    if (
+        name == "NearestCentroid"
+        and wanted == "class"
+        and np.isclose(estimator.class_prior_, 1 / len(estimator.classes_)).all()
+    ):
+        return Best(_nearest(np.asarray(estimator.centroids_, float), x, columns))  # not by the scores
     if name in ("SVC", "NuSVC") and isinstance(body, Pairs):
         body = _of_pairs(estimator, body, wanted)
     if wanted == "probabilities" and link == "none":
@@ -86,6 +98,13 @@ def _read(estimator: Any, x: Features, columns: Columns, output: Output | None) 
     return Head(body, wanted, link, float(estimator.n_neighbors) if link == "counts" else 1.0)
 
 
+_ONLY: dict[str, Output] = {
+    "KMeans": "class",
+    "MiniBatchKMeans": "class",
+    "IsolationForest": "scores",
+    "OneClassSVM": "scores",
+}
+"""What is read of models without classes and targets."""
 _CHOSEN = {
     "GridSearchCV": "best_estimator_",
     "RandomizedSearchCV": "best_estimator_",
@@ -210,6 +229,63 @@ def _gaussian(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module,
     )
     body = Quadratic(x.module(columns), (-0.5 / var).T, (theta / var).T, start)
     return _difference(body, estimator), "sigmoid" if len(estimator.classes_) == 2 else "softmax"
+
+
+class Ellipses(nn.Module):
+    """float[rows, classes]: -0.5 times the squared length of each class's features, of which there are `each`, plus `start`."""
+
+    start: torch.Tensor
+
+    def __init__(self, x: nn.Module, each: int, start: np.ndarray) -> None:
+        super().__init__()
+        self.x, self.each = x, each
+        self.register_buffer("start", torch.tensor(start))
+
+    def forward(self, *columns: torch.Tensor) -> torch.Tensor:
+        x = self.x(*columns)
+        return (x * x).reshape(len(x), -1, self.each).sum(2) * -0.5 + self.start
+
+
+def _ellipses(
+    x: Features, columns: Columns, means: np.ndarray, axes: Sequence[np.ndarray], start: np.ndarray
+) -> nn.Module:
+    """`axes`: for each class float[features, each], by which rows less the class's mean are multiplied."""
+    each = max(axis.shape[1] for axis in axes)
+    axes = [np.pad(axis, ((0, 0), (0, each - axis.shape[1]))) for axis in axes]
+    spread = 1 / np.sqrt(np.mean([(axis**2).sum(1) for axis in axes], 0) + 1e-30)
+    x, center, power = _spread(x, means.mean(0), spread)
+    axes = [axis * power[:, None] for axis in axes]
+    bias = [-(mean - center) / power @ axis for mean, axis in zip(means, axes, strict=True)]
+    return Ellipses(x.times(np.hstack(axes), np.hstack(bias)).module(columns), each, start)
+
+
+def _quadratic(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module, Link]:
+    """Quadratic discriminant analysis."""
+    axes = [r * s**-0.5 for r, s in zip(estimator.rotations_, estimator.scalings_, strict=True)]
+    start = np.log(estimator.priors_) - 0.5 * np.array([np.log(s).sum() for s in estimator.scalings_])
+    body = _ellipses(x, columns, np.asarray(estimator.means_), axes, start)
+    return _difference(body, estimator), "sigmoid" if len(estimator.classes_) == 2 else "softmax"
+
+
+def _centroids(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module, Link]:
+    """NearestCentroid as discriminant analysis with one diagonal of variances."""
+    if estimator.metric != "euclidean":
+        raise InputError(explain(f"NearestCentroid with the distance {estimator.metric!r}", fix="use 'euclidean'"))
+    deviation, centroids = estimator.within_class_std_dev_, np.asarray(estimator.centroids_, float)
+    axis = np.diag(math.sqrt(2) / np.where(deviation == 0, 1, deviation))
+    body = _ellipses(x, columns, centroids, [axis] * len(centroids), 2 * np.log(estimator.class_prior_))
+    return _difference(body, estimator), "sigmoid" if len(centroids) == 2 else "softmax"
+
+
+def _nearest(centroids: np.ndarray, x: Features, columns: Columns) -> nn.Module:
+    """float[rows, centroids]: largest for the nearest one."""
+    x, center, power = _spread(x, centroids.mean(0), np.full(x.count, centroids.std()))
+    centroids = (centroids - center) / power
+    return x.times(2 * centroids.T, -(centroids**2).sum(1)).module(columns)
+
+
+def _clusters(estimator: Any, x: Features, columns: Columns) -> tuple[nn.Module, Link]:
+    return _nearest(np.asarray(estimator.cluster_centers_, float), x, columns), "none"
 
 
 class Second(nn.Module):
@@ -487,6 +563,11 @@ _READERS = {
     "NuSVC": _support,
     "SVR": _support,
     "NuSVR": _support,
+    "OneClassSVM": _support,
+    "QuadraticDiscriminantAnalysis": _quadratic,
+    "NearestCentroid": _centroids,
+    "KMeans": _clusters,
+    "MiniBatchKMeans": _clusters,
     "StackingClassifier": _stacking,
     "StackingRegressor": _stacking,
     "KNeighborsClassifier": _neighbors,

@@ -13,6 +13,7 @@ from protocols.errors import explain
 from securemodel.errors import InputError
 from securemodel.models.forest import Trees
 from securemodel.models.heads import Head, Output, Times
+from securemodel.models.sklearn_ensembles import Negative, Powers, Scaled
 from securemodel.models.sources import code_at_most
 
 Columns = Sequence[Sequence[int]]
@@ -143,6 +144,24 @@ def _ada(estimator: Any, columns: Columns, output: Output, inputs: Any) -> nn.Mo
     )
 
 
+def _isolation(estimator: Any, columns: Columns, output: Output, inputs: Any) -> nn.Module:
+    """decision_function of IsolationForest: the offset is taken from -2^-(depth over what is expected of random rows)."""
+    members, per_member = estimator.estimators_, []
+    if any(len(taken) != estimator.n_features_in_ for taken in estimator.estimators_features_):
+        raise InputError(explain("IsolationForest of trees on some columns", fix="fit it with max_features=1.0"))
+    for known, beyond in zip(estimator._decision_path_lengths, estimator._average_path_length_per_tree, strict=True):
+        per_member.append(np.asarray(known, float) + beyond - 1)
+    rows = float(estimator._max_samples)
+    if rows <= 2:
+        raise InputError(explain("IsolationForest of trees of two rows or less", fix="fit it with max_samples > 2"))
+    expected = 2 * (math.log(rows - 1) + np.euler_gamma) - 2 * (rows - 1) / rows
+    trees = Trees(1, single=True)
+    for member, depths in zip(members, per_member, strict=True):
+        _add(trees, member.tree_, depths[:, None] * (math.log(2) / (len(members) * expected)), inputs)
+    chance = Powers(Negative(trees.module(columns)), less_one=False)
+    return Head(Scaled(chance, np.array([-1.0]), np.array([-float(estimator.offset_)])), "scores")
+
+
 def _histogram(estimator: Any, columns: Columns, output: Output, inputs: Any) -> nn.Module:
     """HistGradientBoosting: float64 columns, categories by value, which its encoder turns into ordinals in front."""
     if inputs is not None and estimator._preprocessor is not None:
@@ -213,6 +232,7 @@ _READERS = {
     "GradientBoostingClassifier": _boosted,
     "GradientBoostingRegressor": _boosted,
     "AdaBoostClassifier": _ada,
+    "IsolationForest": _isolation,
     "HistGradientBoostingClassifier": _histogram,
     "HistGradientBoostingRegressor": _histogram,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn import (
+    cluster,
     compose,
     discriminant_analysis,
     ensemble,
@@ -68,6 +69,10 @@ CLASSIFIERS = {
     "bits": make_pipeline(naive_bayes.BernoulliNB(binarize=3.0)),
     "neighbors": make_pipeline(StandardScaler(), neighbors.KNeighborsClassifier(5)),
     "lda": make_pipeline(StandardScaler(), PCA(4), discriminant_analysis.LinearDiscriminantAnalysis()),
+    "qda": make_pipeline(StandardScaler(), discriminant_analysis.QuadraticDiscriminantAnalysis()),
+    "centroids": make_pipeline(StandardScaler(), neighbors.NearestCentroid()),
+    "centroids of columns": neighbors.NearestCentroid(shrink_threshold=0.1),
+    "frequent centroids": make_pipeline(StandardScaler(), neighbors.NearestCentroid(priors="empirical")),
     "calibrated": CalibratedClassifierCV(make_pipeline(StandardScaler(), svm.LinearSVC()), cv=3),
     "isotonic": CalibratedClassifierCV(
         make_pipeline(StandardScaler(), linear_model.LogisticRegression()), method="isotonic", cv=2
@@ -99,6 +104,16 @@ REGRESSORS = {
     "boosted": ensemble.GradientBoostingRegressor(n_estimators=6, random_state=0),
     "histogram": ensemble.HistGradientBoostingRegressor(max_iter=5, random_state=0),
     "histogram poisson": ensemble.HistGradientBoostingRegressor(loss="poisson", max_iter=5, random_state=0),
+}
+OF_ROWS = {
+    "means": (make_pipeline(StandardScaler(), cluster.KMeans(3, n_init=1, random_state=0)), "class"),
+    "means of columns": (cluster.MiniBatchKMeans(4, n_init=1, random_state=0), "class"),
+    "isolation": (ensemble.IsolationForest(n_estimators=5, max_samples=32, random_state=0), "scores"),
+    "isolation of some": (
+        ensemble.IsolationForest(n_estimators=5, max_samples=32, contamination=0.1, random_state=0),
+        "scores",
+    ),
+    "one class": (make_pipeline(StandardScaler(), svm.OneClassSVM(nu=0.2)), "scores"),
 }
 MIXED = {
     "logistic": make_pipeline(preparing(), linear_model.LogisticRegression()),

@@ -115,6 +115,21 @@ def test_regressors(name):
     agrees(fitted(classical.REGRESSORS[name], x, target), x[:100], ["value"], KERNELS if name == "svr" else BOUND)
 
 
+@pytest.mark.parametrize("name", classical.OF_ROWS)
+def test_models_without_classes_and_targets(name):
+    x, _ = classical.table(200)
+    model, output = classical.OF_ROWS[name]
+    estimator = fitted(model, x, None)
+    expected = getattr(estimator, SCORES[output])(x[:60])
+    assert expected.std() > 0.01
+    module = from_sklearn(estimator)
+    made = securely(module, torch.tensor(x[:60])).numpy()
+    assert made.shape == expected.shape and np.abs(made - expected).max() < (1e-9 if output == "class" else BOUND)
+    for other in {"class", "scores", "value", "probabilities"} - {output}:
+        with pytest.raises(InputError, match=f"output='{output}'"):
+            from_sklearn(estimator, output=other)
+
+
 @pytest.mark.parametrize("name", classical.MIXED)
 def test_categories_and_missing_values(name):
     x, y = classical.mixed()
@@ -200,10 +215,12 @@ def test_missing_against_the_rest_has_an_infinite_threshold():
 
 def test_missing_values_are_refused_where_the_library_refuses_them():
     x, y = classical.table()
-    estimator = fitted(TREES["boosted"], x, y)
-    x[0] = np.nan
-    with pytest.raises(InputError, match="out of range"):
-        securely(from_sklearn(estimator), torch.tensor(x[:5]))
+    rows = x[:5].copy()
+    rows[0] = np.nan
+    for name in ("boosted", "ada"):
+        estimator = fitted(classical.CLASSIFIERS[name], x, y)
+        with pytest.raises(InputError, match="out of range"):
+            securely(from_sklearn(estimator), torch.tensor(rows))
 
 
 def test_first_scores_of_several_classes_are_centered():
