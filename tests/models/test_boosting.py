@@ -333,12 +333,39 @@ def test_catboost_values_and_missing_ones(loss, mode, tmp_path):
     assert structure(from_catboost(tmp_path / "m.json")) == structure(from_catboost(model))
 
 
-def test_catboost_categories_are_refused():
-    x, y, _ = data()
-    rows = [[float(a), str(int(b))] for a, b in zip(x[:, 0], x[:, 4], strict=True)]
-    model = catboost.CatBoostClassifier(**CAT).fit(rows, y, cat_features=[1])
-    with pytest.raises(InputError, match="encode them"):
+def categories(texts=()):
+    """Rows for CatBoost: a number, a column of 0 to 5, and one of -3 and 3, or of texts."""
+    x, y, _ = data(rows=400)
+    signs = np.where(x[:, 0] > 0, 3, -3)
+    third = [texts[int(s > 0)] if texts else int(s) for s in signs]
+    rows = [[float(a), int(b), c] for a, b, c in zip(x[:, 2], x[:, 4], third, strict=True)]
+    return catboost.Pool(rows, y, cat_features=[1, 2]), np.column_stack([x[:, 2], x[:, 4], signs])
+
+
+@pytest.mark.parametrize("policy", ["SymmetricTree", "Lossguide"])
+def test_catboost_categories_one_at_a_time(policy, tmp_path):
+    pool, rows = categories()
+    model = catboost.CatBoostClassifier(grow_policy=policy, one_hot_max_size=10, **{**CAT, "iterations": 12}).fit(pool)
+    module = from_catboost(model, pool=pool)
+    rows[:40, 1], rows[40:80, 2] = 7, 0  # unknown ones are none of those that are known
+    given = [[float(a), int(b), int(c)] for a, b, c in rows[:150]]
+    agree([(module, model.predict_proba(given))], rows[:150])
+    assert len(module.body.categories.parts[0]) > 3
+    model.save_model(str(tmp_path / "m.json"), format="json", pool=pool)
+    assert structure(from_catboost(tmp_path / "m.json")) == structure(module)
+    with pytest.raises(InputError, match="pool="):
         from_catboost(model)
+
+
+def test_catboost_categories_as_statistics_or_texts_are_refused():
+    pool, _ = categories()
+    model = catboost.CatBoostClassifier(one_hot_max_size=2, **{**CAT, "iterations": 40}).fit(pool)
+    with pytest.raises(InputError, match="one_hot_max_size"):
+        from_catboost(model, pool=pool)
+    pool, _ = categories(["low", "high"])
+    model = catboost.CatBoostClassifier(one_hot_max_size=10, **CAT).fit(pool)
+    with pytest.raises(InputError, match="whole numbers"):
+        from_catboost(model, pool=pool)
 
 
 def test_public_structures_of_boosted_trees_and_columns_of_two_parties():
