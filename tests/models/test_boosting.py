@@ -143,6 +143,15 @@ def test_xgboost_weights_of_dart_where_newer_versions_have_them():
     assert np.abs(from_xgboost(Written(whole))(rows).numpy() - model.predict(x[:50])).max() < 1e-5
 
 
+def test_xgboost_stops_at_the_best_iteration():
+    x, y, _ = data()
+    noise = np.random.default_rng(0).integers(0, 2, 400)
+    model = xgboost.XGBClassifier(early_stopping_rounds=2, **{**SMALL, "n_estimators": 20})
+    model.fit(x[:800], y[:800], eval_set=[(x[800:], noise)], verbose=False)
+    assert len(trees_of(model)) > model.best_iteration + 1
+    agree([(from_xgboost(model), model.predict_proba(x[:80]))], x[:80])
+
+
 class Written:
     """A booster that wrote this JSON."""
 
@@ -264,6 +273,29 @@ def test_lightgbm_objectives(objective):
     agree([(from_lightgbm(model), model.predict(x[:100]))], x[:100])
 
 
+@pytest.mark.parametrize(
+    "options, classes",
+    [({"objective": "multiclassova"}, 3), ({"sigmoid": 2.0}, 2), ({"objective": "multiclassova", "sigmoid": 0.5}, 3)],
+    ids=str,
+)
+def test_lightgbm_links(options, classes):
+    x, y, _ = data(classes)
+    model = lightgbm.LGBMClassifier(**LIGHT, **options).fit(x, y)
+    rows = x[:80]
+    agree([(from_lightgbm(model), model.booster_.predict(rows) if classes > 2 else model.predict_proba(rows)),
+           (from_lightgbm(model, output="scores"), model.predict(rows, raw_score=True)),
+           (from_lightgbm(model, output="class"), model.predict(rows))], rows)  # fmt: skip
+
+
+def test_lightgbm_stops_at_the_best_iteration():
+    x, _, target = data()
+    booster = lightgbm.train({"verbose": -1, "num_threads": 1, "num_leaves": 8}, lightgbm.Dataset(x, target), 6)
+    every = booster.predict(x[:80])
+    booster.best_iteration = 2
+    assert np.abs(booster.predict(x[:80]) - every).max() > 0.1
+    agree([(from_lightgbm(booster), booster.predict(x[:80]))], x[:80])
+
+
 def test_lightgbm_zero_is_between_its_thresholds():
     x = np.repeat([-1.0, 0.0, 1.0], 40).reshape(-1, 1)
     model = lightgbm.LGBMRegressor(**LIGHT, min_child_samples=1).fit(x, x[:, 0] ** 2 + x[:, 0])
@@ -285,6 +317,13 @@ def test_lightgbm_forests_are_means_but_raw_scores_are_sums(tmp_path):
     ).fit(x, 10 + 10 * x[:, 0])
     rows = torch.tensor([[0.0], [1.0]])
     assert from_lightgbm(model)(rows).tolist() == pytest.approx([10, 20])
+    assert model.predict(rows.numpy(), raw_score=True).tolist() == pytest.approx([40, 80])
+    classes = lightgbm.LGBMClassifier(
+        boosting_type="rf", bagging_freq=1, bagging_fraction=0.9, **{**LIGHT, "n_estimators": 4}
+    ).fit(x, x[:, 0] + (np.arange(200) % 7 == 0) > 0)
+    for output, raw in (("scores", {"raw_score": True}), ("probabilities", {})):
+        expected = (classes.predict if raw else classes.predict_proba)(rows.numpy(), **raw)
+        assert np.abs(from_lightgbm(classes, output=output)(rows).numpy() - expected).max() < 1e-6
     model.booster_.save_model(tmp_path / "m.txt")
     assert from_lightgbm(tmp_path / "m.txt")(rows).tolist() == pytest.approx(model.predict(rows.numpy()).tolist())
 
@@ -320,6 +359,12 @@ def test_catboost_classes(classes, policy):
     agree([(from_catboost(model), model.predict_proba(rows)),
            (from_catboost(model, output="scores"), model.predict(rows, prediction_type="RawFormulaVal")),
            (from_catboost(model, output="class"), expected)], rows)  # fmt: skip
+
+
+def test_catboost_classes_one_against_all():
+    x, y, _ = data(3)
+    model = catboost.CatBoostClassifier(loss_function="MultiClassOneVsAll", **CAT).fit(x, y)
+    agree([(from_catboost(model), model.predict_proba(x[:80]))], x[:80])
 
 
 @pytest.mark.parametrize("mode", ["Min", "Max"])
