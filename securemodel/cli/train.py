@@ -19,6 +19,7 @@ from securemodel.cli.programs import load_target
 from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
 from securemodel.errors import InputError
 from securemodel.invocation import Progress
+from securemodel.planning.units import bytes_text
 from securemodel.training.training import Training
 
 _EVERY_S = 2.0  # between lines where no terminal shows a bar
@@ -96,7 +97,7 @@ def share(script: Path, me: str, config: Path, folder: Path, ledger: str | None)
         raise InputError(explain("rows are shared for a training", where=str(script), fix=fix))
     book = True if ledger is None else ledger != "none" and Path(ledger)
     for name, path in made.share_rows(folder, me, config, ledger=book).items():
-        click.echo(f"for {name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        click.echo(f"for {name}: {path} ({bytes_text(path.stat().st_size)})")
     click.echo("Give each party its file. This party is not needed for the training.")
 
 

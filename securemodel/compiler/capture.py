@@ -24,6 +24,7 @@ from securemodel.compiler.explaining import caught_by_the_model, file_name, not_
 from securemodel.compiler.flat import flatten
 from securemodel.compiler.known import KnownValues
 from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
+from securemodel.compiler.plain import WrittenPlainly
 from securemodel.errors import CompileError
 
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
@@ -134,7 +135,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             _plain_forward(model, examples), _asked_for_values() as asked,
         ):  # fmt: skip
             inputs = _distinct(example_tensors(examples))
-            with KnownValues(), _replaced(torch.Tensor, "fill_diagonal_", _fill_diagonal):
+            with KnownValues(), WrittenPlainly():
                 exported = torch.export.export(model, inputs, strict=False)
             made = _assertions(exported.graph)
             exported = exported.run_decompositions(decompositions())
@@ -326,17 +327,6 @@ def masks_as_given() -> Iterator[None]:
     """Transformers of torch compare a mask with the causal one, to find a faster kernel; export cannot follow that."""
     with _replaced(transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True):
         yield
-
-
-def _fill_diagonal(tensor: torch.Tensor, number: float, wrap: bool = False) -> torch.Tensor:
-    """What torch does through as_strided, which export cannot follow."""
-    columns = tensor.shape[-1]
-    rows = range(tensor.shape[0] if wrap and tensor.ndim == 2 else min(tensor.shape))
-    at = [row for row in rows if row % (columns + 1) < columns]
-    across = [row % (columns + 1) for row in at]
-    places = [at, *[across] * (tensor.ndim - 1)]
-    tensor[tuple(places)] = number
-    return tensor
 
 
 @contextmanager

@@ -18,15 +18,19 @@ from securemodel.program import Program
 
 
 def place(
-    program: Program, me: str | None, config: str | Path | PartiesConfig | None, insecure_plain: bool
+    program: Program,
+    me: str | None,
+    config: str | Path | PartiesConfig | None,
+    insecure_plain: bool,
+    command: str = "run",
 ) -> tuple[str, PartiesConfig, Identity | None]:
-    """Who this process is, where the others are, and its identity. Raises ConfigError."""
+    """Who this process is, where the others are, and its identity. Raises ConfigError, which names `command`."""
     me = me or current().me
     config = config or current().config
     if not me or not config:
         raise ConfigError(
             "connect() does not know who this process is. Start the script with "
-            "`securemodel run SCRIPT --local` or `securemodel run SCRIPT --me NAME --config parties.toml`, "
+            f"`securemodel {command} SCRIPT --local` or `securemodel {command} SCRIPT --me NAME --config parties.toml`, "
             "or pass me= and config=."
         )
     if not isinstance(config, PartiesConfig):

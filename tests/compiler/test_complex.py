@@ -48,6 +48,12 @@ FUNCTIONS = {
     "square": lambda x, w: ((x * w) ** 2, (x * w).square(), (x * w).abs(), 1 / (x * w + 4)),
     "sum": lambda x, w: ((x * w).sum(), (x * w).mean(0), (x * w).cumsum(1), torch.vdot((x * w)[0], w[0])),
     "real and complex": lambda x, w: (x * w + x, x - w, 1 - x * w, x * w + 2j, torch.cat([x * w, x + 0j])),
+    "factors": lambda x, w: (
+        torch.add(x * w, w, alpha=2j),
+        torch.add(w, x, alpha=2j),
+        torch.sub(x * w, x * w, alpha=0.5 - 1j),
+        torch.rsub(x * w, w, alpha=1 + 2j),
+    ),
     "parts": lambda x, w: ((x * w).real, (x * w).imag, (x * w).conj().imag, ((x * w).conj() * 2j).abs()),
     "made": lambda x, w: (torch.complex(x, x * 2), torch.complex(x, _ONES), torch.view_as_complex(x.view(4, 2, 2))),
     "polar": lambda x, w: (torch.polar(x, x * 3), torch.exp(1j * x), torch.exp(x * w / 4)),

@@ -32,6 +32,8 @@ MASKS = {
     "numbers that leave something": (added, HUGE / 1e26),
     "infinities added": (lambda x, m: added(x, m).nan_to_num(0.0), INFINITE),
     "for all rows": (added, HUGE[:, None]),
+    "booleans of one column": (attention, ALLOWED[:, :1]),
+    "one column added": (added, 1e30 * (ALLOWED[:, :1].float() - 1)),
 }
 
 
@@ -48,6 +50,17 @@ def test_a_row_that_is_forbidden_is_that_of_torch(name, owner):
     with securemodel.local(program) as session:
         made = session.run(*given)
     assert expected.isfinite().all() and torch.allclose(made, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("mask", [ALLOWED, ALLOWED[:, None], ALLOWED[:, :1]], ids=["each", "for all rows", "columns"])
+def test_booleans_that_nobody_knows_forbid_as_others_do(mask):
+    x = X.repeat(2, 1, 1)[:3]
+    veiled = lambda x, mine, other: attention(x, mine ^ other)
+    other = torch.rand(mask.shape, generator=torch.Generator().manual_seed(2)) > 0.5
+    given = (x, mask ^ other, other)
+    program = securemodel.compile(Owned(veiled), given, weights="b", inputs=("h", "h", "b"), outputs="h")
+    with securemodel.local(program) as session:
+        assert torch.allclose(session.run(*given), attention(x, mask), atol=1e-3)
 
 
 def test_masks_without_such_rows_cost_nothing():

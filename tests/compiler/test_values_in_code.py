@@ -313,6 +313,20 @@ def test_diagonals_are_filled_as_torch_fills_them(shape, wrap) -> None:
         assert (session.run(x) - model(x)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("name", ["cov", "corrcoef"])
+@pytest.mark.parametrize("shape", [(2, 3), (6,), (1, 6)], ids=str)
+def test_covariances_are_those_of_torch(shape, name) -> None:
+    """torch asks on the way whether there are enough observations."""
+    torch.manual_seed(7)
+    for code in (getattr(torch, name), lambda y: getattr(y, name)()):
+        model, x = Scored(lambda y, code=code: code(y.reshape(shape))), torch.randn(2, 4)
+        program = securemodel.compile(model, x, **TWO)
+        with torch.no_grad(), securemodel.local(program) as session:
+            made, expected = session.run(x), model(x)
+        assert made.shape == expected.shape
+        assert (made - expected).abs().max() < 2.0**-10
+
+
 def overwritten(y, part):
     mask = torch.zeros(3)
     part(mask)[:2] = y[0, :2]

@@ -18,7 +18,7 @@ aten = torch.ops.aten
 def _bias(g: Builder, mask: Value) -> Value:
     """A mask as something to add to the scores: booleans forbid, minus infinity becomes a number."""
     if mask.secret:
-        return mask
+        return g.scale(g.offset(mask, -1.0), -g.forbidden) if mask.integer else mask
     if mask.integer:
         return g.float(torch.where, mask, 0.0, g.forbidden, shape=mask.shape)
     return g.float(torch.clamp, mask, g.forbidden, -g.forbidden, shape=mask.shape)
@@ -54,7 +54,10 @@ def scaled_dot_product_attention(
     if attn_mask is not None:
         scores = g.add(scores, _bias(g, attn_mask))
         note_masked_rows(g, scores, _additive(g, attn_mask))
-    return g.bilinear("matmul", g.rescale(softmax(g, scores, -1)), v)
+    shares = g.rescale(softmax(g, scores, -1))
+    if attn_mask is not None and attn_mask.secret and attn_mask.integer:
+        shares = g.mul(shares, attn_mask)  # nobody knows which rows it forbids altogether: they are 0
+    return g.bilinear("matmul", shares, v)
 
 
 @lowers(aten.masked_fill.Scalar)

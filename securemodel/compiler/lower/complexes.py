@@ -95,6 +95,8 @@ def rule(*targets: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 def complex_version(real: Real, target: object, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """What an operator on complex numbers makes. Raises CannotLower for one without a rule."""
     if target in MOVES:
+        if isinstance(kwargs.get("alpha"), complex):
+            args, kwargs = _with_alpha(real, target, args, **kwargs)
         return _moved(real, target, args, kwargs)
     if target not in RULES:
         raise CannotLower(
@@ -102,6 +104,12 @@ def complex_version(real: Real, target: object, args: Sequence[Any], kwargs: dic
             "compute with the real and the imaginary part (torch.view_as_real), or where one party owns its inputs",
         )
     return RULES[target](real, *args, **kwargs)
+
+
+def _with_alpha(real: Real, target: object, args: Sequence[Any], alpha: complex) -> tuple[list[Any], dict[str, Any]]:
+    """The operands of a sum or difference with the factor multiplied into the one that it is for."""
+    scaled = 0 if target in (aten.rsub.Scalar, aten.rsub.Tensor) else 1
+    return [_mul(real, a, alpha) if at == scaled else a for at, a in enumerate(args)], {}
 
 
 def part(value: Any, which: str) -> Any:

@@ -23,11 +23,14 @@ def note_masked_rows(g: Builder, scores: Value, mask: Value) -> None:
     There, a further score, the sink, takes all that would be shared among the forbidden ones. It costs no product.
     """
     known = g.public(mask)
-    if mask.secret or mask.integer or not mask.shape or mask.shape[-1] != scores.shape[-1]:
+    if mask.secret or mask.integer or not mask.shape:
         return
     if g.graph[mask.id].phase != "run" if known is None else not bool((known.amax(-1) <= g.least).any()):
         return  # of weights, or without such a row
     shape = (*scores.shape[:-1], 1)
+    if mask.shape[-1] != scores.shape[-1]:
+        whole = (*mask.shape[:-1], scores.shape[-1])
+        mask = g.float(torch.broadcast_to, mask, whole, shape=whole)
     sink = g.float(_sink, mask, g.least, g.forbidden, shape=(*mask.shape[:-1], 1))
     sink = g.float(torch.broadcast_to, sink, shape, shape=shape)
     g.notes["masked rows", scores.id] = sink, g.float(_fill, mask, g.least, shape=mask.shape)
