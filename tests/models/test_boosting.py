@@ -11,12 +11,14 @@ import pandas
 import pytest
 import torch
 import xgboost
+from sklearn import ensemble
+from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 from torch import nn
 
 import securemodel
 from securemodel.errors import InputError
-from securemodel.models import from_catboost, from_lightgbm, from_structure, from_xgboost, structure
+from securemodel.models import from_catboost, from_lightgbm, from_sklearn, from_structure, from_xgboost, structure
 
 TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 BOUND = 2.0**-12
@@ -411,6 +413,33 @@ def test_catboost_categories_as_statistics_or_texts_are_refused():
     model = catboost.CatBoostClassifier(one_hot_max_size=10, **CAT).fit(pool)
     with pytest.raises(InputError, match="whole numbers"):
         from_catboost(model, pool=pool)
+
+
+READ = {
+    "xgboost": (xgboost.XGBClassifier(**SMALL), from_xgboost),
+    "xgboost exact": (xgboost.XGBClassifier(tree_method="exact", **SMALL), from_xgboost),
+    "lightgbm": (lightgbm.LGBMClassifier(**LIGHT), from_lightgbm),
+    "catboost": (catboost.CatBoostClassifier(**CAT), from_catboost),
+    "forest": (ensemble.RandomForestClassifier(n_estimators=8, max_depth=6, random_state=0), from_sklearn),
+    "boosted": (ensemble.GradientBoostingClassifier(n_estimators=8, random_state=0), from_sklearn),
+    "histogram": (ensemble.HistGradientBoostingClassifier(max_iter=8, random_state=0), from_sklearn),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", READ)
+def test_decimals_like_those_of_training_go_where_the_library_sends_them(name, seed):
+    """Values of few digits, of which most are thresholds, or are next to some as float32 or float64."""
+    random = np.random.default_rng(seed)
+    x = np.round(random.normal(size=(2500, 4)) * [1, 3, 10, 0.3], 1) * [1, 1, 1e-3, 1e5]
+    y = (x[:, 0] + x[:, 1] / 2 + x[:, 2] * 50 + random.normal(size=2500) > 0).astype(int)
+    model, read = READ[name]
+    model = clone(model).fit(x[:500], y[:500])
+    rows = np.concatenate([x, np.nextafter(x[:250], np.inf), np.nextafter(x[:250], -np.inf)])
+    if name in ("lightgbm", "histogram"):
+        rows = x  # numbers of float64 that differ by less than 2^-40 of themselves are one
+    made = read(model)(torch.tensor(rows)).detach().numpy()
+    assert np.abs(made - model.predict_proba(rows)).max() < 1e-5
 
 
 def test_public_structures_of_boosted_trees_and_columns_of_two_parties():
