@@ -88,6 +88,9 @@ class Features:
 
     def module(self, columns: Sequence[Sequence[int]]) -> Linear:
         """float[rows, features] of the columns of all owners."""
+        if np.isnan(self.a).any():
+            raise InputError(explain("an OrdinalEncoder that keeps missing values, before a model that has no place for them",
+                                     fix="use its encoded_missing_value"))  # fmt: skip
         return Linear(self, columns)
 
     def bits(self, above: float | None) -> Features:
@@ -160,8 +163,8 @@ class Features:
         values = [s.value for s in self.sources if isinstance(s, Equals) and s.column == column]
         made = [self._rows(column, np.array([v]), feature)[0] for v in values]
         found = []
-        for threshold in thresholds:
-            left = [v for v, m in zip(values, made, strict=True) if m <= threshold]
+        for threshold, gone in zip(thresholds, missing_left, strict=True):
+            left = [v for v, m in zip(values, made, strict=True) if (gone if math.isnan(m) else m <= threshold)]
             rest_left = self.b[feature] <= threshold
             right = [v for v in values if v not in left]
             found.append((trees.category(column, right), True) if rest_left else (trees.category(column, left), False))
@@ -290,7 +293,8 @@ def _ordinal(step: Any, x: Features) -> Features:
     for column, known in zip(columns, step.categories_, strict=True):
         values = category_numbers(known)
         sources += [Equals(column, value) for value in values]
-        blocks.append(np.arange(len(values), dtype=float)[:, None] - unknown)
+        codes = np.where(np.isnan(values), float(step.encoded_missing_value), np.arange(len(values)))
+        blocks.append(codes[:, None] - unknown)
     made = _blocks(x, sources, blocks)
     made.b = made.b + unknown
     return made

@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn import ensemble, linear_model, neighbors, preprocessing, tree
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.isotonic import IsotonicRegression
 from sklearn.pipeline import make_pipeline
@@ -135,6 +136,24 @@ def test_categories_and_missing_values(name):
     x, y = classical.mixed()
     estimator = fitted(classical.MIXED[name], x, y)
     agrees(estimator, x[:150], outputs_of(estimator))
+
+
+@pytest.mark.parametrize("code", [-2, np.nan])
+def test_missing_categories_of_ordinal_encoders(code):
+    x, y = classical.mixed()
+    x[::5, 2] = np.nan
+    y = np.where(np.isnan(x[:, 2]), x[:, 3] > 10, y)
+    encoder = ColumnTransformer([("codes", preprocessing.OrdinalEncoder(encoded_missing_value=code), [2, 3])])
+    forest = fitted(make_pipeline(encoder, ensemble.RandomForestClassifier(n_estimators=5, random_state=0)), x, y)
+    agrees(forest, x[:100], ["class", "probabilities"])
+    lines = make_pipeline(encoder, preprocessing.StandardScaler(), linear_model.LogisticRegression())
+    if code == -2:
+        agrees(fitted(lines, x, y), x[:100], ["class", "probabilities"])
+        return
+    lines = fitted(lines, np.nan_to_num(x), y)
+    lines[0].transformers_[0][1].categories_[0][0] = np.nan  # such a model cannot be fitted
+    with pytest.raises(InputError, match="encoded_missing_value"):
+        from_sklearn(lines)
 
 
 def thresholds_of(estimator) -> dict[int, set[float]]:
