@@ -369,6 +369,15 @@ def test_catboost_classes_one_against_all():
     agree([(from_catboost(model), model.predict_proba(x[:80]))], x[:80])
 
 
+@pytest.mark.parametrize("policy", ["SymmetricTree", "Lossguide"])
+def test_catboost_scale_and_bias(policy):
+    x, _, target = data()
+    model = catboost.CatBoostRegressor(grow_policy=policy, **CAT).fit(x, target)
+    model.set_scale_and_bias(2.5, -1.0)
+    module, rows = from_catboost(model), x[:80]
+    assert np.abs(module(torch.tensor(rows)).numpy() - model.predict(rows)).max() < 1e-5
+
+
 @pytest.mark.parametrize("mode", ["Min", "Max"])
 @pytest.mark.parametrize("loss", ["RMSE", "Poisson"])
 def test_catboost_values_and_missing_ones(loss, mode, tmp_path):
