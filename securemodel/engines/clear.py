@@ -15,6 +15,7 @@ from protocols.names import PUBLIC
 from securemodel.compiler.builder import Value, mapped
 from securemodel.compiler.capture import NO_MESSAGE, ModelState, model_state
 from securemodel.compiler.ir import Header, Node, Phase, is_check
+from securemodel.compiler.lower.choosing import one_hot_of
 from securemodel.compiler.lower.positions import from_the_front, within
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
@@ -44,7 +45,7 @@ aten = torch.ops.aten
 _READS: dict[Any, Callable[..., list[_Read]]] = {
     within: lambda index, count, low=0: [(index, low, count)],
     from_the_front: lambda index, count: [(index, -count, count)],
-    torch.nn.functional.one_hot: lambda index, count, *rest: [(index, 0, count)],
+    one_hot_of: lambda index, count: [(index, 0, count)],
     aten.one_hot.default: lambda index, count: [(index, 0, count)],
     aten.embedding.default: lambda table, index, *rest: [(index, 0, table.shape[0])],
     aten.index.Tensor: _at,

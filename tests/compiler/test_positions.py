@@ -46,6 +46,8 @@ ROWS = {
     "the same from the end": (lambda x, n: x[LINES, -n.abs()], N),
     "two of them": (lambda x, n: x[n[0], n[1]], torch.tensor([[0, 1, 1], [2, -2, 0]])),
     "axes apart": (lambda x, n: x[n[0], :, n[1]], torch.tensor([[0, 1, 1], [2, -2, 0]])),
+    "of 32 bits": (lambda x, n: x[0, n] + nn.functional.embedding(n % 2, x[:, 0]), torch.tensor([[0, 4]]).int()),
+    "written to, of 32 bits": (lambda x, n: x.index_put((n,), X.new_tensor(1.0)), N.int()),
     "broadcast": (lambda x, n: x[n[:, None], LINES[None]], torch.tensor([0, 1, 1])),
     "last axes": (lambda x, n: x[:, n, n % 3], torch.tensor([[0, 4], [2, 1]])),
     "written": (lambda x, n: x.index_put((LINES, n), torch.tensor(0.25)), N),

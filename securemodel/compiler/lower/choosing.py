@@ -14,13 +14,18 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
+def one_hot_of(index: torch.Tensor, count: int) -> torch.Tensor:
+    """`one_hot` of whole numbers of any type; torch takes int64 alone."""
+    return torch.nn.functional.one_hot(index.long(), count)
+
+
 def unit_vectors(g: Builder, index: Value, count: int) -> Value:
     """[index = v] for v = 0 .. count - 1 in a new last axis.
 
     The index must be in that range: nobody can see whether a secret one is, and what is read elsewhere is meaningless.
     """
     if not index.secret:
-        return g.float(torch.nn.functional.one_hot, index, count, shape=(*index.shape, count), integer=True)
+        return g.float(one_hot_of, index, count, shape=(*index.shape, count), integer=True)
     parts = g.notes.get(("parts", index.id), ())
     if parts and not any(part.secret for part in parts):
         return g.linear("cat", *[unit_vectors(g, part, count) for part in parts], dim=0)

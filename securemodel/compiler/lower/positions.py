@@ -14,7 +14,7 @@ from typing import cast
 import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value, common_owner
-from securemodel.compiler.lower.choosing import unit_vectors
+from securemodel.compiler.lower.choosing import one_hot_of, unit_vectors
 from securemodel.compiler.lower.powers import prod
 from securemodel.compiler.lower.tournament import largest
 
@@ -122,7 +122,7 @@ def read_at(g: Builder, x: Value, indices: Sequence[Value | None], known: Sequen
 
 def _last_written(index: torch.Tensor, count: int) -> torch.Tensor:
     """[..., count, n]: 1 where position p is written by element e of index [..., n] and by no later one."""
-    units = torch.nn.functional.one_hot(index, count).mT
+    units = one_hot_of(index, count).mT
     later = units.flip(-1).cumsum(-1).flip(-1) - units
     return units * (later == 0)
 

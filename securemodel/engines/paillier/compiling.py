@@ -19,6 +19,7 @@ from protocols.names import PUBLIC
 from securemodel.compiler.builder import Builder, CannotLower, Value, mapped, values_in
 from securemodel.compiler.capture import Captured
 from securemodel.compiler.ir import Graph, Header, Rounding
+from securemodel.compiler.lower.choosing import one_hot_of
 from securemodel.compiler.lowering import Lowered, in_the_clear, lower_model, secure_version
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.postprocess import Source, capture_revealing, revealing
@@ -83,8 +84,7 @@ class Split:
         if weight.owner not in (PUBLIC, self.server) or index.secret:
             raise CannotLower("a table or a position that nobody knows")
         count = weight.shape[0]
-        one_hot = torch.nn.functional.one_hot
-        unit = g.float(one_hot, index, count, shape=(*index.shape, count), integer=True)
+        unit = g.float(one_hot_of, index, count, shape=(*index.shape, count), integer=True)
         return g.bilinear("matmul", self._encrypt(g, unit), weight)
 
     def _encrypt(self, g: Builder, x: Value) -> Value:
