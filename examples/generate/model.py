@@ -58,7 +58,7 @@ class Remembered(Cache):
         self.layers: list = []  # transformers 5 looks for them
         self.keys, self.values, self.here = list(keys), list(values), here.unsqueeze(-1)
 
-    def update(self, key_states, value_states, layer_idx, cache_kwargs=None):
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):  # the rest differs between versions
         self.keys[layer_idx] = torch.where(self.here, key_states, self.keys[layer_idx])
         self.values[layer_idx] = torch.where(self.here, value_states, self.values[layer_idx])
         return self.keys[layer_idx], self.values[layer_idx]
