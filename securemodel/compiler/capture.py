@@ -30,6 +30,7 @@ from securemodel.errors import CompileError
 Examples = Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
 ONE_AT_A_TIME = threading.RLock()
 """Held while functions of torch or of a model stand for others: two threads would not put back what was there."""
+aten = torch.ops.aten
 _NESTS = (torch.Tensor, list, tuple, Mapping)
 
 
@@ -58,6 +59,7 @@ class Captured:
     `states` maps placeholder names to parameter or buffer names, `constants` to tensors written in the
     model's code, `inputs` lists the placeholders of the user's inputs in order, `kept` what stays
     between runs, `small` those of public numbers such as learning rates, whose products with secrets stay below 2^6.
+    `writes`: the model writes into its parameters or buffers, in every run the same.
     """
 
     graph: torch.fx.Graph
@@ -67,6 +69,7 @@ class Captured:
     outputs: list[Any]
     kept: tuple[Kept, ...] = ()
     small: frozenset[str] = frozenset()
+    writes: bool = False
 
 
 def operand(node: torch.fx.Node, at: int = 0) -> torch.fx.Node:
@@ -156,21 +159,48 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             constants[spec.arg.name] = exported.constants[spec.target]
         elif kind == "USER_INPUT":
             placeholders.append(spec.arg.name)
-    mutated = [s.target for s in signature.output_specs if s.kind.name not in _NO_STATE]
-    if mutated:
-        raise CompileError(
-            f"the model changes its own state in forward ({', '.join(map(str, mutated))}): use eval mode"
-        )
-    made_of = zip(outputs_of(exported.graph), signature.output_specs, strict=True)
+    made_of = list(zip(outputs_of(exported.graph), signature.output_specs, strict=True))
+    written = {str(spec.target): made for made, spec in made_of if spec.kind.name not in _NO_STATE}
+    changed = {name: made for name, made in written.items() if not _settles(made, name, states)}
+    if changed:
+        raise CompileError(_changes(type(model).__name__, changed))
     flatten(exported.graph_module, [made for made, spec in made_of if spec.kind.name == "USER_OUTPUT"])
     outputs = outputs_of(exported.graph)
     if not outputs:
         raise CompileError("the model returns no tensor: there is nothing to compute")
-    return Captured(exported.graph, states, constants, placeholders, outputs)
+    return Captured(exported.graph, states, constants, placeholders, outputs, writes=bool(written))
 
 
 _NO_STATE = ("USER_OUTPUT", "USER_INPUT_MUTATION", "TOKEN")
 """Outputs of a captured graph that no later run reads; a model that changes its input works on a copy."""
+_SAME_TWICE = {aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, aten.relu.default, aten.abs.default}
+"""What changes nothing when it is done again to its own result."""
+_COPIES = {aten.alias.default, aten.clone.default, aten.detach.default}
+
+
+def _settles(made: Any, name: str, states: Mapping[str, str]) -> bool:
+    """Whether what a model writes into its state is the same in all runs, whether they start from it or from before."""
+    written = _copied(made)
+    if written.target not in _SAME_TWICE or len(written.all_input_nodes) > 1:
+        return False
+    return states.get(_copied(operand(written)).name) == name
+
+
+def _copied(node: torch.fx.Node) -> torch.fx.Node:
+    """What a copy is one of."""
+    return _copied(operand(node)) if node.target in _COPIES else node
+
+
+def _changes(model: str, changed: Mapping[str, torch.fx.Node]) -> str:
+    """The error for a model that writes into parameters or buffers, by name."""
+    names = ", ".join(list(changed)[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return explain(
+        f"{model} changes its own state in forward, also in evaluation mode: {names}",
+        where=source_line(next(iter(changed.values()))),
+        why="each run starts from the same parameters and buffers, and would not know of what earlier ones wrote",
+        fix="where only the first call does so, call the model once in evaluation mode before, at every party; what runs "
+        "have to remember is a matter of inputs and outputs: compile(state=...)",
+    )
 
 
 def usable(model: Any) -> None:

@@ -6,6 +6,7 @@ of PyTorch's may be wrong. Nobody would notice: what is captured is what runs in
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -43,7 +44,7 @@ def unlike(
     generator, least = torch.Generator().manual_seed(1), float("inf")  # example data: nothing here hides anything
     try:
         with ONE_AT_A_TIME, torch.no_grad(), unchecked():
-            model = apart(model)
+            model = copy.deepcopy(model) if captured.writes else apart(model)
             for _ in range(_TRIALS):
                 inputs = made_up_inputs(examples, generator)
                 wanted, again = (_results(model, examples, inputs) for _ in range(2))
@@ -65,9 +66,7 @@ def _results(model: torch.nn.Module, examples: Examples, inputs: list[torch.Tens
     return tensors_in(call(model, examples, [x.clone() for x in inputs]))
 
 
-def _ran(
-    captured: Captured, state: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]
-) -> list[torch.Tensor]:
+def _ran(captured: Captured, state: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """What the captured operators give, one after the other."""
     given = {name: state[of] for name, of in captured.states.items()} | captured.constants
     given |= dict(zip(captured.inputs, [x.clone() for x in inputs], strict=True))

@@ -23,7 +23,8 @@ def dense_moe(model: nn.Module) -> nn.Module:
     Parameters and buffers are those of the original, under the same names.
 
     Raises InputError where no mixture of experts is known: those with one tensor of weights for all experts
-    (transformers 5), and in 4.57 the blocks of Mixtral, Qwen-MoE, OLMoE and Granite-MoE and what is built like them.
+    (transformers 5), and in 4.57 the blocks of Mixtral, Qwen-MoE, OLMoE, Granite-MoE, GPT-OSS and DeepSeek and what is
+    built like them.
     """
     kept = {id(t): t for t in (*model.parameters(), *model.buffers())}
     dense, found = copy.deepcopy(model, kept), 0
@@ -43,6 +44,8 @@ def _known(module: Any) -> tuple[str, Callable] | None:
     parts = {name for name, _ in (*module.named_children(), *module.named_parameters(recurse=False))}
     if "down_proj" in parts and hasattr(module, "_apply_gate") and not module.has_post_expert_norm:
         return "forward", _packed
+    if "gate_up_proj_bias" in parts and hasattr(module, "limit") and not hasattr(module, "_apply_gate"):
+        return "forward", _clamped
     if "experts" in parts and isinstance(module.experts, nn.ModuleList):
         if hasattr(module, "moe"):
             return "moe", _listed
@@ -69,6 +72,17 @@ def _packed(
         inner = inner + (module.gate_up_proj_bias if module.has_gate else module.up_proj_bias).unsqueeze(1)
     made = _added_up(module._apply_gate(inner) if module.has_gate else module.act_fn(inner), weights, down)
     return made + weights @ module.down_proj_bias if module.has_bias else made
+
+
+def _clamped(
+    module: Any, hidden_states: torch.Tensor, router_indices: Any, routing_weights: torch.Tensor
+) -> torch.Tensor:
+    """GPT-OSS's experts of transformers 4, for weights [tokens, experts] that are zero where an expert is not chosen."""
+    tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+    inner = tokens @ module.gate_up_proj + module.gate_up_proj_bias.unsqueeze(1)
+    gate, up = inner[..., ::2].clamp(max=module.limit), inner[..., 1::2].clamp(-module.limit, module.limit)
+    made = _added_up((up + 1) * gate * torch.sigmoid(gate * module.alpha), routing_weights, module.down_proj)
+    return (made + routing_weights @ module.down_proj_bias).reshape(hidden_states.shape)
 
 
 def _added_up(inner: torch.Tensor, weights: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -187,8 +187,35 @@ def test_models_that_change_their_state():
             self.count += 1
             return x * self.count
 
-    with pytest.raises(CompileError, match="changes its own state.*count"):
+    with pytest.raises(CompileError, match="(?s)changes its own state.*count.*self.count .= 1.*call the model once"):
         securemodel.compile(Counts(), torch.randn(3), **TWO)
+
+
+@pytest.mark.parametrize("way", ["data", "no_grad"])
+def test_models_that_write_the_same_in_every_run(way):
+    class Bounded(nn.Linear):
+        def forward(self, x):
+            if way == "data":
+                self.weight.data.clamp_(-0.1, 0.1)
+            else:
+                with torch.no_grad():
+                    self.weight.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    model, x = Bounded(3, 2), torch.randn(2, 3)
+    before = model.weight.detach().clone()
+    program = securemodel.compile(model, x, **TWO)
+    with securemodel.local(program) as session:
+        made = [session.run(x) for _ in range(2)]
+    assert torch.equal(model.weight, before)
+    torch.testing.assert_close(torch.stack(made), model(x).detach().expand(2, 2, 2), atol=1e-3, rtol=0)
+
+
+def test_models_that_read_the_data_of_a_parameter():
+    model, x = Fn(lambda x: x @ weight.data), torch.randn(2, 3)
+    model.weight = weight = nn.Parameter(torch.randn(3, 2))
+    with securemodel.local(securemodel.compile(model, x, **TWO)) as session:
+        torch.testing.assert_close(session.run(x), (x @ weight).detach(), atol=1e-3, rtol=0)
 
 
 # --- operators without a secure version ---

@@ -32,7 +32,7 @@ Inputs = Mapping[str, torch.Tensor]
 class Family:
     """Classes of one architecture with the same sizes: `config` is a class of transformers, `made` gives the inputs.
 
-    `inputs` replaces those of single classes.
+    `inputs` replaces those of single classes. `called`: the model sets itself up in its first call, which is made.
     """
 
     config: str
@@ -40,6 +40,7 @@ class Family:
     classes: tuple[str, ...]
     made: Callable[[], Inputs]
     inputs: Mapping[str, Callable[[], Inputs]] = field(default_factory=dict)
+    called: bool = False
 
 
 # ---- what models are given
@@ -308,8 +309,8 @@ TRANSFORMERS: dict[str, Family] = {
                                        "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 4},
                       _heads("Mamba2", *_CAUSAL), tokens),
     "RWKV": Family("RwkvConfig", {**_ENDS, "hidden_size": WIDTH, "num_hidden_layers": 2, "attention_hidden_size": WIDTH,
-                                  "intermediate_size": 32, "context_length": 32}, ("RwkvForCausalLM",),
-                   tokens),
+                                  "intermediate_size": 32, "context_length": 32, "rescale_every": 1},
+                   ("RwkvForCausalLM",), tokens, called=True),
     "RecurrentGemma": _decoder("RecurrentGemma", lru_width=WIDTH, attention_window_size=4, head_dim=8,
                                block_types=["recurrent", "attention"]),
     "EmbeddingGemma 2": _encoder("EmbeddingGemma2", "Model"),
@@ -457,7 +458,7 @@ def noisy(model: nn.Module, largest: int = 2) -> nn.Module:
     return model.eval()
 
 
-DENSE = ("Mixtral", "Qwen2-MoE", "Qwen3-MoE", "OLMoE", "Granite-MoE", "DeepSeek-V3")
+DENSE = ("Mixtral", "Qwen2-MoE", "Qwen3-MoE", "OLMoE", "Granite-MoE", "GPT-OSS", "DeepSeek-V3")
 """Architectures that compute a token with some of their experts."""
 
 Make = Callable[[], tuple[nn.Module, Inputs]]
@@ -468,7 +469,11 @@ def of_transformers(architecture: str, name: str) -> tuple[nn.Module, Inputs]:
     library, family = _library("transformers"), TRANSFORMERS[architecture]
     torch.manual_seed(10)
     model = getattr(library, name)(getattr(library, family.config)(**family.sizes))
-    return noisy(model, 4), family.inputs.get(name, family.made)()
+    model, given = noisy(model, 4), family.inputs.get(name, family.made)()
+    if family.called:
+        with torch.no_grad():
+            model(**given)
+    return model, given
 
 
 def of_experts(architecture: str, name: str) -> tuple[nn.Module, Inputs]:

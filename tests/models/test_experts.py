@@ -16,6 +16,7 @@ CLASSES = {
     "Qwen3-MoE": "Qwen3MoeForCausalLM",
     "OLMoE": "OlmoeForCausalLM",
     "Granite-MoE": "GraniteMoeForCausalLM",
+    "GPT-OSS": "GptOssForCausalLM",
     "DeepSeek-V3": "DeepseekV3ForCausalLM",
 }
 
