@@ -194,8 +194,8 @@ this page.
 - **dense_moe(...)**: mixtures of experts send each token to the experts that its values choose, and are refused;
   `securemodel.models.dense_moe(model)` makes a model with the same parameters and results that computes every expert
   and adds up with secret weights.
-- RecurrentGemma computes something else while torch captures it (it leaves the factor of its inputs out where
-  `torch.compiler.is_compiling()` says so), and what the parties compute is that.
+- RecurrentGemma of transformers 4 computes something else while torch captures it (it leaves the factor of its inputs
+  out where `torch.compiler.is_compiling()` says so), and is refused.
 - Classes that do not agree are listed below their section with what `check` says first.
 """
 

@@ -54,7 +54,7 @@ def _fill_diagonal(tensor: torch.Tensor, number: float, wrap: bool = False) -> t
 
 
 _PLAIN: dict[Callable, Callable] = {
-    torch.Tensor.data.__get__: torch.Tensor.detach,
+    torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]  # a getter written in C
     torch.Tensor.fill_diagonal_: _fill_diagonal,
     **dict.fromkeys((torch.cov, torch.Tensor.cov), _covariance),
     **dict.fromkeys((torch.corrcoef, torch.Tensor.corrcoef), _correlation),
