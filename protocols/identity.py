@@ -112,14 +112,20 @@ class PartiesConfig:
 
     def _found(self, name: str, found: Entry | None, kind: str) -> Entry:
         if found is None:
-            listed = self.contributors if kind == "contributors" else self.parties
+            listed, others = self.parties, self.contributors
+            if kind == "contributors":
+                listed, others = others, listed
             known = [*listed, *([DEALER] if self.dealer and listed is self.parties else [])]
+            fix = f"add [{DEALER if name == DEALER else f'{kind}.{name}'}] or use one of these names"
+            if name in others:
+                is_one = f"{name!r} is a {'party' if kind == 'contributors' else 'contributor'}"
+                fix = f"use one of these names: {is_one}; parties take part, contributors share their rows and leave"
             raise ConfigError(
                 explain(
                     f"there is no {'contributor' if kind == 'contributors' else 'party'} {name!r}",
                     where=str(self.path or "the parties' configuration"),
                     why=f"it lists {', '.join(known) or 'none'}",
-                    fix=f"add [{DEALER if name == DEALER else f'{kind}.{name}'}] or use one of these names",
+                    fix=fix,
                 )
             )
         return found

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocols.channel.testing import loopback_parties
+from protocols.errors import ConfigError
 
 SCRIPT = """
 import torch
@@ -174,6 +175,9 @@ def test_share_wants_a_contributor_of_a_training(call, write, network, tmp_path)
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["shop-for-bank.rows", "shop-for-notary.rows"]
     refused = call("share", of_shop(write), "--me", "bank", *words[2:])
     assert refused.exit_code == 1 and "no contributor 'bank'" in refused.output
+    assert "'bank' is a party" in refused.output and "add [contributors.bank]" not in refused.output
+    with pytest.raises(ConfigError, match=r"(?s)no party 'shop'.*'shop' is a contributor"):
+        config.entry("shop")
     refused = call("share", write("network.py", network), *words)
     assert refused.exit_code == 1 and "program" in refused.output
     both = call("train", of_shop(write), "--local", "--rows", tmp_path / "rows")
