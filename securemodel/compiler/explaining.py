@@ -28,6 +28,10 @@ _TENSOR = (
 )
 _PLACE = "stack the choices into one tensor and read it with torch.index_select, or choose with torch.where"
 _WHOLE = "write it with operators on whole tensors, such as torch.where"
+_CHECK = (
+    "check the data before the model, or write torch._assert_async(condition, message): it is checked by the owner of the "
+    "data, and left out where the data is secret"
+)
 _EXPERTS = re.compile("expert|moe", re.IGNORECASE)
 ROUTING = "which experts compute a token depends on values"
 ALL_EXPERTS = (
@@ -130,14 +134,15 @@ def _statements(filename: str, line: int) -> list[ast.stmt]:
 def _needs_values(statements: list[ast.stmt]) -> tuple[str, str]:
     """(what a line does with values, what to write instead)."""
     kinds = {type(statement) for statement in statements}
+    if any(isinstance(s, ast.If) and isinstance(s.body[0], ast.Raise) and not s.orelse for s in statements):
+        return "its check of values needs them", _CHECK
     if ast.If in kinds:
         return "which way its `if` goes depends on values", _WHERE
     if kinds & {ast.While, ast.For}:
         fix = "run a fixed number of steps, and choose with torch.where(condition, new, old) what is kept"
         return "how often its loop runs depends on values", fix
     if ast.Assert in kinds:
-        fix = "check the data before the model, or write torch._assert_async(condition, message): it is checked by the "
-        return "its `assert` needs values", fix + "owner of the data, and left out where the data is secret"
+        return "its `assert` needs values", _CHECK
     parts = [part for statement in statements for part in ast.walk(statement)]
     called = {getattr(p.func, "attr", getattr(p.func, "id", "")) for p in parts if isinstance(p, ast.Call)}
     if number := next((name for name in _NUMBERS if name in called), ""):

@@ -62,6 +62,12 @@ def asserted(y):
     return y
 
 
+def checked(y):
+    if y.min() < -100:
+        raise ValueError("too small")
+    return y
+
+
 def contains(y):
     return y if 3 in y else -y
 
@@ -76,6 +82,7 @@ NEEDS_VALUES = {
     loop: ("loop", "while y.sum() > 1:", "torch.where"),
     counted: ("loop", "for _ in range(int(y.max())):", "fixed number of steps"),
     asserted: ("`assert`", "assert (y > -100).all()", "torch._assert_async"),
+    checked: ("check", "if y.min() < -100:", "torch._assert_async"),
     contains: ("`in`", "if 3 in y", "any()"),
     text: ("text", 'f"{y.sum():.3f}"', "leave tensors out"),
     (lambda y: y * bool(y.max() > 0)): ("`bool`", "bool(y.max() > 0)", "torch.where"),
