@@ -329,7 +329,7 @@ class Shifted(nn.Module):
         return self.function(x + self.shift)
 
 
-@pytest.mark.parametrize("rounding, most", [("fast", (27, 7, 13)), ("exact", (40, 14, 28))])
+@pytest.mark.parametrize("rounding, most", [("fast", (27, 7, 13)), ("exact", (41, 14, 28))])
 def test_rounds_stay_few(rounding, most):
     softmax = rounds_of(Shifted(lambda x: torch.softmax(x, 1)), torch.zeros(2, 128), rounding)
     gelu = rounds_of(Shifted(nn.functional.gelu), torch.zeros(4), rounding)
