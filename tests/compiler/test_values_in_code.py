@@ -261,10 +261,9 @@ def test_loops_of_torch_are_reported_with_their_line() -> None:
     assert "test_values_in_code.py:" in report.problems[0].source
 
 
-@pytest.mark.parametrize("name", ["inv", "cholesky", "solve", "eigh", "svd", "det"])
-def test_matrix_functions_are_named_and_an_owner_may_compute_them(name) -> None:
-    arguments = (torch.eye(3),) if name == "solve" else ()
-    report = securemodel.check(Scored(lambda y: getattr(torch.linalg, name)(y.T @ y, *arguments)), torch.zeros(2, 4))
+@pytest.mark.parametrize("name", ["eigh", "svd"])
+def test_decompositions_of_secret_matrices_are_named(name) -> None:
+    report = securemodel.check(Scored(lambda y: getattr(torch.linalg, name)(y.T @ y)), torch.zeros(2, 4))
     assert not report and "linalg" in report.problems[0].operator
 
 
