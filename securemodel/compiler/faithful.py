@@ -22,6 +22,7 @@ from securemodel.compiler.capture import (
     tensors_in,
     unchecked,
 )
+from securemodel.compiler.lowering import UNSET
 from securemodel.compiler.report import Problem
 from securemodel.compiler.rows import made_up_inputs
 
@@ -37,9 +38,9 @@ def unlike(
 
     `state` has its weights, by the names in `captured`. None where the two agree on one of two trials, where the model
     gives other results each time, or where either cannot be tried: weights on the meta device, inputs that its code
-    refuses, results that are not finite.
+    refuses, results that are not finite, memory that is read before it is written.
     """
-    if any(tensor.is_meta for tensor in state.values()):
+    if any(tensor.is_meta for tensor in state.values()) or any(node.target in UNSET for node in captured.graph.nodes):
         return None
     generator, least = torch.Generator().manual_seed(1), float("inf")  # example data: nothing here hides anything
     try:

@@ -71,12 +71,12 @@ def compile_for(
     names = party_names(owner, owners, outputs, parties)
     _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
     captured = capture_revealing(model, examples, reveal)
-    if problem := unlike(revealing(model, reveal), captured, examples, model_state(model)):
-        raise UnsupportedOperator(Report(type(model).__name__, (problem,), ()))
     captured = _with_state(captured, places, example_inputs)
     lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
+    if problem := unlike(revealing(model, reveal), captured, examples, model_state(model)):
+        raise UnsupportedOperator(Report(type(model).__name__, (problem,), ()))
     to = receivers(outputs, len(lowered.outputs))
     if len(to) != len(lowered.outputs):
         raise CompileError(f"outputs names {len(to)} receivers, but the model returns {len(lowered.outputs)} values")
@@ -151,11 +151,13 @@ def check_for(
         captured = capture(model, examples)
     except NeedsValues as error:
         return Report(type(model).__name__, (error.problem,), ())
-    if problem := unlike(model, captured, examples, model_state(model)):
-        return Report(type(model).__name__, (problem,), ())
     lowered = compiler.lower(captured, "model owner", ["data owner"] * len(examples))
     report = _report(model, lowered)
-    return replace(report, magnitudes=look(captured, lowered.builder.graph, examples)) if report else report
+    if not report:
+        return report
+    if problem := unlike(model, captured, examples, model_state(model)):
+        return replace(report, problems=(problem,))
+    return replace(report, magnitudes=look(captured, lowered.builder.graph, examples))
 
 
 def _as_examples(given: Any) -> Examples:

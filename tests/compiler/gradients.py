@@ -235,14 +235,14 @@ for x, options in (
     mode, kind = ("linear", "linear1d") if dims == 1 else ("trilinear", "trilinear3d")
     for align in (False, True):
         row(
-            getattr(aten, f"upsample_{kind}_backward").default,
+            (getattr(aten, f"upsample_{kind}").default, getattr(aten, f"upsample_{kind}_backward").default),
             lambda x, o=options, a=align, m=mode: F.interpolate(x, **o, mode=m, align_corners=a), (x,), 4,
             told({**options, "align_corners": align}),
         )  # fmt: skip
 for options in ({"size": (7, 3)}, {"scale_factor": 2.0, "align_corners": True}):
     row(
-        aten.upsample_bicubic2d_backward.default, lambda x, o=options: F.interpolate(x, **o, mode="bicubic"), (IMAGE,), 6,
-        told(options),
+        (aten.upsample_bicubic2d.default, aten.upsample_bicubic2d_backward.default),
+        lambda x, o=options: F.interpolate(x, **o, mode="bicubic"), (IMAGE,), 6, told(options),
     )  # fmt: skip
 for x, padding in ((SEQUENCE, (1, 2)), (IMAGE, (2, 0, 1, 3)), (IMAGE, (-1, 2, 1, -2)), (VOLUME, (1, 2, 0, 1, 3, 0))):
     row(

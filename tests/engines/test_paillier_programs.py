@@ -252,7 +252,7 @@ def test_a_model_that_only_paillier_runs_is_planned_without_a_comparison():
             self.layer = nn.Linear(5, 2)
 
         def forward(self, x):
-            return torch.special.gammaln(self.layer(x))
+            return torch.special.i0e(self.layer(x))
 
     plan = compiled(Odd()).plan()
     assert plan.masked is None and plan.recommended == "paillier"

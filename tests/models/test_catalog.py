@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "models.md"
 DOZEN = (
     "BertForSequenceClassification", "DebertaV2Model", "XLNetModel", "T5Model", "GPT2ForSequenceClassification",
-    "LlamaForCausalLM", "Qwen3Model", "Gemma2Model", "Mamba2Model", "ViTForImageClassification", "CLIPTextModel",
+    "LlamaForCausalLM", "Qwen3Model", "Gemma2ForCausalLM", "Mamba2ForCausalLM", "ViTForImageClassification", "CLIPTextModel",
     "Wav2Vec2Model",
 )  # fmt: skip
 MODELS = {
