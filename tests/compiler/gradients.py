@@ -241,7 +241,7 @@ for x, options in (
         )  # fmt: skip
 for options in ({"size": (7, 3)}, {"scale_factor": 2.0, "align_corners": True}):
     row(
-        (aten.upsample_bicubic2d.default, aten.upsample_bicubic2d_backward.default),
+        aten.upsample_bicubic2d_backward.default,
         lambda x, o=options: F.interpolate(x, **o, mode="bicubic"), (IMAGE,), 6, told(options),
     )  # fmt: skip
 for x, padding in ((SEQUENCE, (1, 2)), (IMAGE, (2, 0, 1, 3)), (IMAGE, (-1, 2, 1, -2)), (VOLUME, (1, 2, 0, 1, 3, 0))):

@@ -22,7 +22,6 @@ from securemodel.compiler.lower.windows import (
     axis_matrix,
     cubic_axis,
     linear_axis,
-    resize_cubic,
     resize_linear,
     times_matrix,
 )
@@ -112,12 +111,6 @@ def upsample_linear(g: Builder, x, size, align_corners, *scales):
 def upsample_linear_backward(g: Builder, dy, size, input_size, align_corners, *scales):
     """The transposed of linear interpolation along each axis."""
     return _resized_back(g, dy, linear_axis(align_corners), size, input_size, scales)
-
-
-@lowers(aten.upsample_bicubic2d.default)
-def upsample_cubic(g: Builder, x, size, align_corners, *scales):
-    """Cubic interpolation along each axis."""
-    return resize_cubic(g, x, list(size), align_corners, scales or None)
 
 
 @lowers(aten.upsample_bicubic2d_backward.default)
