@@ -18,7 +18,8 @@ from securemodel.compiler.capture import Captured, Examples, example_tensors, so
 from securemodel.compiler.ir import Graph
 from securemodel.compiler.report import Magnitudes, Suspect
 from securemodel.errors import InputError
-from securemodel.inspect.intervals import Interval, as_interval, between, of_operator, unbounded
+from securemodel.inspect.bounds import of_operator
+from securemodel.inspect.intervals import Interval, as_interval, between, unbounded
 
 Range = tuple[float | torch.Tensor, float | torch.Tensor]
 Ranges = Range | Mapping[str, Range] | Sequence[Range | None] | None

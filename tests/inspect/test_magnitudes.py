@@ -16,7 +16,8 @@ from torch import nn
 import securemodel
 from securemodel.compiler.capture import capture, model_state
 from securemodel.errors import InputError, RangeWarning
-from securemodel.inspect.intervals import UNBOUNDED, Interval, as_interval, of_operator
+from securemodel.inspect.bounds import of_operator
+from securemodel.inspect.intervals import UNBOUNDED, Interval, as_interval
 from securemodel.inspect.magnitudes import _given, _Walk
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "compiler"))
