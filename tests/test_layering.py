@@ -18,7 +18,7 @@ ORDER = (
         "securemodel.invocation",
         "securemodel.sequences",
     ),
-    ("securemodel.data",),
+    ("securemodel.files",),
     ("securemodel.compiler",),
     ("securemodel.models",),
     ("securemodel.program",),
@@ -29,11 +29,12 @@ ORDER = (
     ("securemodel.inspect",),
     ("securemodel.training",),
     ("securemodel.api",),
+    ("securemodel.data",),
     ("securemodel",),
     ("securemodel.cli",),
     ("benchmarks", "examples", "tests"),
 )
-"""From the bottom up: what each may import of the others lies below it. Data, compiler and command are apart, too."""
+"""From the bottom up: what each may import of the others lies below it. Files, compiler and command are apart, too."""
 
 FORBIDDEN = {
     "protocols.kernels": (
@@ -43,7 +44,7 @@ FORBIDDEN = {
     "protocols.gates": ("protocols.channel", "protocols.prg", "protocols.correlations", "protocols.identity"),
     "protocols.channel": ("protocols.gates", "protocols.correlations", "protocols.shares"),
     "securemodel.compiler": (
-        "socket", "ssl", "asyncio", "securemodel.data",
+        "socket", "ssl", "asyncio", "securemodel.files",
         "protocols.channel.base", "protocols.channel.connect", "protocols.channel.link", "protocols.channel.local",
         "protocols.channel.tcp", "protocols.channel.tls", "protocols.identity", "protocols.prg",
     ),

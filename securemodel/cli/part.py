@@ -19,9 +19,9 @@ from securemodel.cli.locks import locked
 from securemodel.cli.results import FORMATS, Record, Result, check_space
 from securemodel.compiler.capture import example_tensors
 from securemodel.compiler.postprocess import result_names
-from securemodel.data.reader import Format
-from securemodel.data.rows import Choice, Rows, Wanted, open_rows
 from securemodel.errors import InputError
+from securemodel.files.reader import Format
+from securemodel.files.rows import Choice, Rows, Wanted, open_rows
 from securemodel.ledger import state_folder
 from securemodel.program import Program
 from securemodel.sessions.own_inputs import input_check, reads_own_weights, rows_of_graph

@@ -36,7 +36,7 @@ from protocols.files import (
     write_secret,
 )
 from protocols.strict import strict_fields
-from securemodel.data.rows import DIGEST_BYTES, Rows
+from securemodel.files.rows import DIGEST_BYTES, Rows
 from securemodel.sessions.resume import Batches, Kept, Start
 
 FORMATS = (".csv", ".npz")

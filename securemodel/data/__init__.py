@@ -1,1 +1,1 @@
-"""Rows of a party's own data out of files."""
+"""Tables of several parties as one: alignment, statistics, preparation and evaluation, without anybody seeing another's rows."""

@@ -13,8 +13,8 @@ import torch
 
 from securemodel.cli import results
 from securemodel.cli.results import Record, Result, check_space
-from securemodel.data.rows import Rows
 from securemodel.errors import ConfigError, FileError, InputError
+from securemodel.files.rows import Rows
 from securemodel.sessions.resume import Kept, Start
 
 RESULTS = (Result("class", (), "int64"), Result("probability", (2,), "float32"))

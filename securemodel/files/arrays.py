@@ -12,7 +12,7 @@ import numpy as np
 
 from protocols.errors import InputError, SecureModelError, explain
 from protocols.files import file_errors
-from securemodel.data.batches import Batch, Choice, Problems, Wanted, as_input, check_division
+from securemodel.files.batches import Batch, Choice, Problems, Wanted, as_input, check_division
 
 
 def open_arrays(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Arrays:

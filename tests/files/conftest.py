@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from securemodel.data.reader import Format
-from securemodel.data.rows import Choice, Rows, Wanted, open_rows
+from securemodel.files.reader import Format
+from securemodel.files.rows import Choice, Rows, Wanted, open_rows
 
 
 @pytest.fixture

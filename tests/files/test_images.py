@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from securemodel.data.rows import Choice, Rows, Wanted, open_rows
 from securemodel.errors import InputError
+from securemodel.files.rows import Choice, Rows, Wanted, open_rows
 
 Image = pytest.importorskip("PIL.Image")
 GRADIENT = np.arange(0, 60, dtype=np.uint8).reshape(4, 5, 3)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data import arrays, images, tables
-from securemodel.data.batches import Batch, Choice, Problems, Source, Wanted
-from securemodel.data.reader import SUFFIXES
+from securemodel.files import arrays, images, tables
+from securemodel.files.batches import Batch, Choice, Problems, Source, Wanted
+from securemodel.files.reader import SUFFIXES
 
 DIGEST_BYTES = 16
 

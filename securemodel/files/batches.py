@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data.reader import Format
+from securemodel.files.reader import Format
 
 MOST_PROBLEMS = 5
 _WHOLE_FLOATS = 2**53  # beyond, float64 does not tell whole numbers apart

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from securemodel.data.reader import Format, open_table
-from securemodel.data.rows import Choice, Wanted, open_rows
 from securemodel.errors import FileError, InputError
+from securemodel.files.reader import Format, open_table
+from securemodel.files.rows import Choice, Wanted, open_rows
 
 SECRET = "98765.25"
 NUMBERS = torch.tensor([[1.0, 2.5, -3.0, 4e-3], [5, 6, 7, 8], [0, 0, 0, 1]])
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_says_what_was_seen_and_what_to_write(write, opened,
 
 
 def test_a_line_without_an_end_is_not_read_whole(write, opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("securemodel.data.reader._LINE_CHARACTERS", 1000)
+    monkeypatch.setattr("securemodel.files.reader._LINE_CHARACTERS", 1000)
     refused(lambda: opened(write("x.csv", "a,b\n" + "1" * 5000), 2), "more than 1000 characters\n.*line 2")
 
 

@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 
 from protocols.errors import InputError, explain
-from securemodel.data.batches import Batch, Choice, Problems, Wanted, as_input, check_division
-from securemodel.data.reader import Table, counted, numbers, open_table, other_delimiters
+from securemodel.files.batches import Batch, Choice, Problems, Wanted, as_input, check_division
+from securemodel.files.reader import Table, counted, numbers, open_table, other_delimiters
 
 
 def open_columns(path: Path, wanted: Sequence[Wanted], choice: Choice) -> Columns:

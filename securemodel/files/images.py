@@ -17,7 +17,7 @@ import torch
 
 from protocols.errors import FileError, InputError, explain
 from protocols.files import file_errors
-from securemodel.data.batches import Batch, Choice, Problems, Wanted
+from securemodel.files.batches import Batch, Choice, Problems, Wanted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FILE_NAME = "file_name"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from securemodel.data.rows import Choice, Wanted, open_rows
 from securemodel.errors import InputError
+from securemodel.files.rows import Choice, Wanted, open_rows
 
 FOUR = [Wanted((4,), torch.float32)]
 SECRET = "98765.25"

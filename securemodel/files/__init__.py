@@ -1,0 +1,1 @@
+"""Rows of a party's own data out of files."""
