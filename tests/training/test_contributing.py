@@ -173,10 +173,11 @@ def place_in(folder: Path, made: Any, contributors: list[str] = LEFT) -> Place:
     return where
 
 
-def elsewhere(where: Place, task: Callable[[str], Any]) -> dict[str, Any]:
+def elsewhere(where: Place, task: Callable[[str, Any], Any]) -> dict[str, Any]:
     """What the parties return, in threads over TLS, with the dealer beside them."""
     config = load_config(where.config("dealer"))
-    tasks: dict[str, Callable[[], Any]] = {name: lambda name=name: task(name) for name in STAY}
+    jobs = {name: linear().job for name in STAY}  # here: torch's seed and its capture belong to all threads
+    tasks: dict[str, Callable[[], Any]] = {name: lambda name=name: task(name, jobs[name]) for name in STAY}
     deal = lambda: serve(config, identity.load(where.folder / "dealer"), say=lambda text: None)
     threading.Thread(target=deal, daemon=True).start()
     return run_together(tasks, LIMIT_S)
@@ -216,14 +217,14 @@ def test_over_tls_after_the_owner_ended(tmp_path):
     assert done.returncode == 0 and "is not needed for the training" in done.stdout, done.stderr
     (where.folder / "registry" / "identity.key").unlink()  # whoever has it is gone
 
-    def party(me: str, folder: Path = tmp_path / "checkpoints") -> Any:
+    def party(me: str, made: Any, folder: Path = tmp_path / "checkpoints") -> Any:
         options = {"rows": where.rows, "ledger": False}
-        with linear().job.connect(me, where.config(me), **options) as run:
+        with made.connect(me, where.config(me), **options) as run:
             run.steps(3)
             losses = [returned["loss"].item() for returned in run.steps(3)]
             found = run.evaluate()
             run.checkpoint(folder)
-        with linear().job.connect(me, where.config(me), **options) as run:
+        with made.connect(me, where.config(me), **options) as run:
             assert run.resume(folder) == 3
             losses += [returned["loss"].item() for returned in run.steps(2)]
             return losses, found, run.export(to="bank")
@@ -311,10 +312,8 @@ def test_files_of_two_sharings(shared, tmp_path):
     again = tmp_path / "again"
     linear().job.share_rows(again, "registry", shared.config("registry"), ledger=False)
 
-    def party(me: str) -> Any:
-        with linear().job.connect(
-            me, shared.config(me), rows=again if me == "bank" else shared.rows, ledger=False
-        ) as run:
+    def party(me: str, made: Any) -> Any:
+        with made.connect(me, shared.config(me), rows=again if me == "bank" else shared.rows, ledger=False) as run:
             run.step()
 
     got = elsewhere(shared, party)
