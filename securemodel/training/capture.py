@@ -162,7 +162,8 @@ class _Trace:
         self.ends = list(ends)
         leaves, self.result_nest = tree_flatten(result)
         self.result_leaves = [TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        returned = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        inside = {id(self.tensors[name]): tensor for name, tensor in traced.items()}  # a state may be returned as it is
+        returned = [inside.get(id(leaf), leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
         return [tensor.detach() for tensor in (*ends.values(), *returned)]
 
     def _placeholders(self, graph: torch.fx.Graph) -> dict[str, torch.fx.Node]:

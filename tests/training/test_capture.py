@@ -223,6 +223,21 @@ def test_weights_written_through_their_data():
     check_family(family_of(step, model, sgd(model)), 1e-6)
 
 
+def test_weights_returned_as_they_are():
+    model = families.mlp()
+    optimizer = sgd(model)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        return [parameter for parameter in model.parameters()]
+
+    check_family(family_of(step, model, optimizer), 1e-6)
+    captured = capture_step(lambda: {"bias": model[0].bias}, model, None, ())
+    assert captured.captured.states[captured.captured.outputs[0].name] == "model.0.bias"
+
+
 def test_a_moving_average_of_weights():
     model = families.mlp()
     average, optimizer = copy.deepcopy(model).requires_grad_(False), sgd(model)
