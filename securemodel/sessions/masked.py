@@ -56,7 +56,7 @@ def open_connection(
                 fix='leave out paillier_key, or compile with protocol="paillier"',
             )
         )
-    me, config, own = place(program, me, config, insecure_plain)
+    me, config, own = place(program.parties, me, config, insecure_plain)
     with ExitStack() as opened:
         held = Store.open(Path(store), program, me) if store else None
         if held:

@@ -70,7 +70,7 @@ def open_connection(
     """What `connect` opens for encrypted graphs; a dealer is asked for deep models only."""
     if store:
         raise ConfigError(explain("protocol 'paillier' uses no store", why="nothing is dealt", fix="leave out store"))
-    me, config, own = place(program, me, config, insecure_plain)
+    me, config, own = place(program.parties, me, config, insecure_plain)
     key = None
     if me == program.client:
         key = key_in(paillier_key, program) if paillier_key else new_key(program)

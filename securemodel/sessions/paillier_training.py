@@ -57,7 +57,7 @@ def open_connection(
     program: LinearProgram, me: str | None, config: str | Path | PartiesConfig | None, *, insecure_plain: bool = False
 ) -> TrainingSession:
     """This party's end: connects, compares programs, exchanges public keys. Raises ConfigError, Mismatch, PeerError."""
-    me, config, own = place(program, me, config, insecure_plain, "train")
+    me, config, own = place(program.parties, me, config, insecure_plain, "train")
     key = new_key(program)
     channel = join(me, config, own, insecure_plain)
     with aborting(channel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,16 @@ from protocols.errors import explain, public_reason
 from protocols.identity import Identity, PartiesConfig
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
-from securemodel.program import Program
 
 
 def place(
-    program: Program,
+    parties: Sequence[str],
     me: str | None,
     config: str | Path | PartiesConfig | None,
     insecure_plain: bool,
     command: str = "run",
 ) -> tuple[str, PartiesConfig, Identity | None]:
-    """Who this process is, where the others are, and its identity. Raises ConfigError, which names `command`."""
+    """Who of a program's parties this process is, where the others are, and its identity. Raises ConfigError, which names `command`."""
     me = me or current().me
     config = config or current().config
     if not me or not config:
@@ -35,7 +34,7 @@ def place(
         )
     if not isinstance(config, PartiesConfig):
         config = identity.load_config(config)
-    _check_parties(program, me, config)
+    _check_parties(parties, me, config)
     return me, config, _own_identity(config, insecure_plain)
 
 
@@ -75,12 +74,12 @@ def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Identity | Non
     return identity.load(config.identity)
 
 
-def _check_parties(program: Program, me: str, config: PartiesConfig) -> None:
-    if me not in program.parties:
-        raise ConfigError(f"{me!r} is not a party of this program: its parties are {', '.join(program.parties)}")
-    if set(config.parties) != set(program.parties):
+def _check_parties(parties: Sequence[str], me: str, config: PartiesConfig) -> None:
+    if me not in parties:
+        raise ConfigError(f"{me!r} is not a party of this program: its parties are {', '.join(parties)}")
+    if set(config.parties) != set(parties):
         raise ConfigError(
-            f"the program's parties are {', '.join(program.parties)}, but {config.path or 'the configuration'} lists "
+            f"the program's parties are {', '.join(parties)}, but {config.path or 'the configuration'} lists "
             f"{', '.join(config.parties)}. Use the same names in both."
         )
 

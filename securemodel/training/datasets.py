@@ -118,6 +118,20 @@ class Dataset:
             warnings.warn(made.what_is_left_out(), stacklevel=2)
         return made
 
+    def blocks(self, size: int, resident: bool | None = None) -> Iterator[Batches]:
+        """All rows in order, in batches of `size` rows, then those left over: at most two groups of batches."""
+        full = Batches(self, self.shares(min(len(self), size)), 0, False, resident)
+        ends = [full.steps_per_epoch * part for part in full.sizes]
+        left = [len(at) - end for at, end in zip(self.positions, ends, strict=True)]
+        if any(left) and not all(left):  # a batch has rows of every party: the last full one waits for the rest
+            ends = [end - part for end, part in zip(ends, full.sizes, strict=True)]
+        if any(ends):
+            first = tuple(at[:end] for at, end in zip(self.positions, ends, strict=True))
+            yield replace(full, data=replace(self, positions=first))
+        rest = tuple(at[end:] for at, end in zip(self.positions, ends, strict=True))
+        if any(map(len, rest)):
+            yield Batches(replace(self, positions=rest), tuple(map(len, rest)), 0, False, resident)
+
     def shares(self, size: int) -> tuple[int, ...]:
         """How many rows of each part are in a batch of `size` rows. Raises InputError."""
         if not isinstance(size, int):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def compile_evaluation(
     try:
         for module, _ in modes:
             module.training = False
-        for batches in _in_order(data, batch.resident):
+        for batches in data.blocks(_MOST_ROWS, batch.resident):
             captured = capture_step(batches.flat(function), models, None, batches.examples())
             receivers = [to] * len(captured.returned.names)
             program = terms.compile(captured, name, batches.owners(), receivers, reads=kept)
@@ -61,22 +61,6 @@ def compile_evaluation(
         for module, mode in modes:
             module.training = mode
     return Evaluation(name, tuple(pieces), tuple(receivers))
-
-
-def _in_order(data: Dataset, resident: bool | None) -> Iterator[Batches]:
-    """All rows, in batches of one size, then those left over."""
-    full = Batches(data, data.shares(min(len(data), _MOST_ROWS)), 0, False, resident)
-    ends = [full.steps_per_epoch * size for size in full.sizes]
-    left = [len(at) - end for at, end in zip(data.positions, ends, strict=True)]
-    if any(left) and not all(left):  # a batch has rows of every party: the last full one waits for the rest
-        ends = [end - size for end, size in zip(ends, full.sizes, strict=True)]
-        first = tuple(at[:end] for at, end in zip(data.positions, ends, strict=True))
-        full = replace(full, data=replace(data, positions=first))
-    if any(ends):
-        yield full
-    rest = [at[end:] for at, end in zip(data.positions, ends, strict=True)]
-    if any(map(len, rest)):
-        yield Batches(replace(data, positions=tuple(rest)), tuple(map(len, rest)), 0, False, resident)
 
 
 def together(results: Sequence[Any]) -> Any:

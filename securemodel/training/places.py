@@ -139,7 +139,7 @@ def remote(
 ) -> Remote:
     """This party's end between processes, whose sessions are written into its ledger. `connect` opens each of them."""
     counted = count()
-    name, parties, own = place(program, me, config, insecure_plain, "train")
+    name, parties, own = place(program.parties, me, config, insecure_plain, "train")
     book = book_of(ledger)
 
     def opened(program: Program, tables: Tables, channel: Channel | None) -> Session:

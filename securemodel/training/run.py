@@ -521,7 +521,7 @@ def _tables_given(
     """What this party has of the rows of owners who left. Raises ConfigError, InputError."""
     if store:
         check_no_contributors(job)
-    name, parties, own = place(job.program, me, config, insecure_plain, "train")
+    name, parties, own = place(job.program.parties, me, config, insecure_plain, "train")
     if own is None:
         what = "rows of an owner who left are sealed to identities, and insecure_plain has none"
         raise ConfigError(explain(what, fix="connect with a parties file that has certificates"))
