@@ -1,0 +1,198 @@
+"""Where the parties of this process are, and how programs run among all parties: one after the other, over one connection."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from protocols.channel import Channel, Label
+from protocols.errors import ConfigError, ProtocolError, explain
+from protocols.identity import Identity, PartiesConfig
+from securemodel.data.query import CompiledQuery, Piece
+from securemodel.invocation import current
+from securemodel.ledger import Ledger, book_of, record_for
+from securemodel.program import Program
+from securemodel.sessions.masked import open_connection, open_local
+from securemodel.sessions.remote import aborting, join
+from securemodel.sessions.session import Session
+
+States = dict[str, dict[str, Any]]
+
+
+class Place(ABC):
+    """The parties of this process, and their way to the others. A context manager."""
+
+    parties: tuple[str, ...]
+    here: tuple[str, ...]
+    """The parties of this process."""
+
+    def ask(self, compiled: CompiledQuery) -> dict[str, torch.Tensor | None]:
+        """Runs a query's programs; its results by name, None for what nobody here may learn. Every party asks the same."""
+        states: States = {me: {} for me in self.here}
+        for piece in compiled.pieces:
+            found = self._run(piece, states)
+        names = compiled.pieces[-1].program.result_names
+        values = found if isinstance(found, tuple) else (found,)
+        return dict(zip(names, values, strict=True))
+
+    def _run(self, piece: Piece, states: States) -> Any:
+        """The runs of one program, which goes on with the shares that the one before it kept; what the last one returns."""
+        session = self.opened(piece)
+        session.load(piece.program, piece.program.model)
+        for me, walk in session.walks.items():
+            party = cast(Any, walk).party
+            party.kept = {name: states[me].get(name, share) for name, share in party.kept.items()}
+        found = None
+        for run in range(piece.runs):
+            found = session.run(*piece.inputs(run, lambda name: name in self.here))
+        for me, walk in session.walks.items():
+            states[me].update(cast(Any, walk).party.kept)
+        self.left(session)
+        return found
+
+    @abstractmethod
+    def opened(self, piece: Piece) -> Session:
+        """A session of a program."""
+
+    @abstractmethod
+    def left(self, session: Session) -> None:
+        """The end of such a session."""
+
+    @abstractmethod
+    def swap(self, label: Label, sends: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
+        """Each party here sends the same bytes to all others; what each party here got, by sender. `sizes`: of each party's."""
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """Tells the peers why this party stops."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the connection. Harmless when it has ended."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.fail(error)
+        self.close()
+
+
+@dataclass
+class Here(Place):
+    """All parties in this process."""
+
+    parties: tuple[str, ...]
+    ledger: Ledger | None = None
+
+    def __post_init__(self) -> None:
+        if me := current().me:
+            what = f"this process is party {me!r}, and its script calls local()"
+            why = "it would read the files of all parties"
+            raise ConfigError(
+                explain(what, why=why, fix="call data.connect(); data.local() is for scripts that python runs")
+            )
+        self.here = self.parties
+
+    def opened(self, piece: Piece) -> Session:
+        session = open_local(piece.program)
+        if self.ledger:
+            session.record = record_for(self.ledger, piece.program, "all", os.urandom(16))
+        return session
+
+    def left(self, session: Session) -> None:
+        session.close()
+
+    def swap(self, label: Label, sends: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
+        return {me: {peer: data for peer, data in sends.items() if peer != me} for me in sends}
+
+    def fail(self, error: BaseException) -> None:
+        """Nobody waits for the parties of this process."""
+
+    def close(self) -> None:
+        """Nothing is open between two queries."""
+
+
+@dataclass
+class There(Place):
+    """One party, linked with the others."""
+
+    parties: tuple[str, ...]
+    me: str
+    channel: Channel
+    connect: Callable[[Program, Channel, bool], Session]
+    ledger: Ledger | None = None
+    numbers: Any = field(default_factory=count)
+    session: Session | None = None
+
+    def __post_init__(self) -> None:
+        self.here = (self.me,)
+
+    def opened(self, piece: Piece) -> Session:
+        self._check_open()
+        with aborting(self.channel):
+            self.session = session = self.connect(piece.program, self.channel, piece.runs > 1)
+        number = next(self.numbers).to_bytes(
+            8, "little"
+        )  # the same at all parties, and no two sessions of a channel are one
+        if self.ledger:
+            session.record = record_for(self.ledger, piece.program, self.me, self.channel.session + number)
+        return session
+
+    def left(self, session: Session) -> None:
+        session.leave()
+        self.session = None
+
+    def swap(self, label: Label, sends: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
+        self._check_open()
+        peers = [name for name in self.parties if name != self.me]
+        data = torch.frombuffer(bytearray(sends[self.me]), dtype=torch.uint8)
+        with aborting(self.channel):
+            got = self.channel.exchange(label, {peer: [data] for peer in peers}, {peer: sizes[peer] for peer in peers})
+        return {self.me: {peer: part.numpy().tobytes() for peer, part in got.items()}}
+
+    def _check_open(self) -> None:
+        if self.channel.closed:
+            raise ProtocolError(explain("the connection has ended", fix="connect again; every party has to"))
+
+    def fail(self, error: BaseException) -> None:
+        if self.session:
+            self.session._fail(error)
+        elif not self.channel.closed:
+            with aborting(self.channel):
+                raise error
+
+    def close(self) -> None:
+        if self.session:
+            self.session.close()
+        elif not self.channel.closed:
+            self.channel.close()
+
+
+def here(parties: tuple[str, ...], ledger: str | Path | None = None) -> Here:
+    """All parties in this process. Raises ConfigError where a command started it as one party."""
+    return Here(parties, book_of(ledger or False))
+
+
+def there(
+    parties: tuple[str, ...],
+    me: str,
+    config: PartiesConfig,
+    own: Identity | None,
+    ledger: str | Path | bool = True,
+) -> There:
+    """Connects one party with the others; without an identity, not encrypted. Raises LedgerError, PeerAbsent, IdentityError."""
+    book, plain = book_of(ledger), own is None
+
+    def connect(program: Program, channel: Channel, ahead: bool) -> Session:
+        return open_connection(program, me, config, channel=channel, insecure_plain=plain, ahead=ahead)
+
+    return There(parties, me, join(me, config, own, plain), connect, book)
