@@ -44,6 +44,24 @@ def full_bit_mask(streams: Sequence[Stream], epoch: int, node: int, shape: Seque
     return out
 
 
+def hidden_order(stream: Stream, epoch: int, node: int, size: int) -> torch.Tensor:
+    """The order of positions 0 .. size-1 that a party and the dealer know of a node: each is as likely as the others.
+
+    It sorts random numbers of 128 bits. Two of them are equal with a chance below size^2 / 2^129, and no more than that
+    does the order differ from a uniform one.
+    """
+    high, low = stream.draw((2, size), epoch, node, Use.MASK)
+    first = low.argsort(stable=True)
+    return first.index_select(0, high.index_select(0, first).argsort(stable=True))
+
+
+def hidden_positions(positions: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Where positions stand in an order: at, with order[at] = positions."""
+    where = torch.empty_like(order)
+    where[order] = torch.arange(order.numel(), device=order.device)
+    return where.index_select(0, positions)
+
+
 def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
     """The shares of dealt values at any rank but the last, from its stream alone."""
     return {

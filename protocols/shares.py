@@ -4,6 +4,7 @@ additive      x = sum of the parties' shares; a share of `None` stands for zero 
 masked        every party knows m = x + lam; lam is the sum of the parties' `lam` shares
 bits          packed planes of bits, the exclusive or of the parties' planes
 masked bits   every party knows hat = b ^ beta; beta is the exclusive or of the parties' `beta`
+order         positions s of one party: every party knows at = p^-1(s); their owner alone, and whoever deals, the order p
 
 Ring tensors are int64 and wrap modulo 2^64. Bit tensors are int64 planes [P, W] with
 W = ceil(N / 64): bit e of plane p is bit e % 64 of word [p, e // 64].
@@ -39,6 +40,17 @@ class MaskedBits:
 
     def __repr__(self) -> str:
         return f"MaskedBits(planes={list(self.hat.shape)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Order:
+    """Positions that one party gives: the public `at`, and at that party the order p, in which they are p[at] (else None)."""
+
+    at: torch.Tensor
+    order: torch.Tensor | None
+
+    def __repr__(self) -> str:
+        return f"Order(positions={list(self.at.shape)})"
 
 
 @dataclass(frozen=True)

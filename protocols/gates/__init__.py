@@ -6,6 +6,7 @@ from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
 from protocols.gates.bilinear import Bilinear, Square
 from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
+from protocols.gates.permute import Permute
 from protocols.gates.select import BitToRing, Select, SelectTruncated
 from protocols.gates.sign import Combine, Digits, TopBit
 from protocols.gates.truncate import Truncate
@@ -31,6 +32,7 @@ GATES: dict[str, Gate] = {
     "lookup_shared": LookupShared(),
     "spline": Spline(),
     "unit": Unit(),
+    "permute": Permute(),
 }
 
 __all__ = ["GATES", "HALVED", "SIGNED", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]

@@ -18,7 +18,7 @@ from protocols.bilinear import BILINEAR
 from protocols.gates import GATES, dealt_bytes
 from protocols.gates.sign import digit_count, groups, leaf_planes
 from protocols.prg import Stream, insecure_test_key
-from protocols.shares import Masked, MaskedBits, Role, add_shares, public_share, to_additive, words
+from protocols.shares import Masked, MaskedBits, Order, Role, add_shares, public_share, to_additive, words
 
 EDGES = (0, 1, -1, 2, -2, 0xFFFF, 1 << 16, -(1 << 16), (1 << 31) - 1, 1 << 32, (1 << 62) - 1, 1 << 62, -(1 << 62))
 WILD_EDGES = (*EDGES, (1 << 63) - 1, -(1 << 63), -(1 << 63) + 1)
@@ -61,6 +61,12 @@ class Table:
         betas = [correlations.bit_mask_share(s, 1, node, planes.shape) for s in self.streams]
         full = correlations.full_bit_mask(self.streams, 1, node, planes.shape)
         return [MaskedBits(planes ^ full, beta) for beta in betas], full
+
+    def hide(self, positions: torch.Tensor, size: int, by: int) -> tuple[list[Order], torch.Tensor]:
+        """Every party's form of positions that a party gives, and the order that it and the dealer know."""
+        order = correlations.hidden_order(self.streams[by], 1, self.node(), size)
+        at = correlations.hidden_positions(positions, order)
+        return [Order(at, order if rank == by else None) for rank in range(self.parties)], order
 
     def gate(self, name: str, attrs: dict, operands, shape) -> list[torch.Tensor]:
         """Every party's result of a gate on what `mask` or `mask_bits` returned."""
@@ -419,6 +425,74 @@ def test_sign(parties, width):
         assert torch.equal(made[certain], (x < 0).long()[certain]), f"shift {shift}"
 
 
+# --- rows in an order that one party knows ----------------------------------------------------------------------
+
+
+@st.composite
+def choices(draw, most: int = 40) -> tuple[int, list[int]]:
+    """(how many rows there are, different ones of them in any order)."""
+    rows = draw(st.integers(1, most))
+    order = draw(st.permutations(range(rows)))
+    return rows, list(order[: draw(st.integers(1, rows))])
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, party_counts, choices(), st.sampled_from([(), (3,), (2, 5)]), st.data())
+def test_permute(seed, parties, choice, rest, data):
+    (rows, chosen), table = choice, Table(parties, seed)
+    by = data.draw(st.integers(0, parties - 1))
+    x_by = data.draw(st.sampled_from([EVERYBODY, *range(parties)]))
+    x, positions = ring(np.random.default_rng(seed), rows, *rest), torch.tensor(chosen)
+    shares = table.gate("permute", {}, [table.hide(positions, rows, by), table.mask(x, x_by)], (len(chosen), *rest))
+    assert torch.equal(total(shares), x[positions])
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, party_counts, st.integers(1, 40), st.data())
+def test_two_permutations_by_two_parties_are_a_shuffle(seed, parties, rows, data):
+    """Each knows its own order alone; what comes between is in shares, and is masked anew."""
+    orders = [torch.tensor(data.draw(st.permutations(range(rows)))) for _ in range(2)]
+    table, x = Table(parties, seed), ring(np.random.default_rng(seed), rows, 2)
+    between = table.gate("permute", {}, [table.hide(orders[0], rows, 0), table.mask(x)], (rows, 2))
+    made = table.gate("permute", {}, [table.hide(orders[1], rows, 1), table.mask(total(between))], (rows, 2))
+    assert torch.equal(total(made), x[orders[0]][orders[1]])
+
+
+@settings(deadline=None, max_examples=50)
+@given(seeds, choices())
+def test_hidden_positions_are_found_in_their_order(seed, choice):
+    rows, chosen = choice
+    order = correlations.hidden_order(Stream(insecure_test_key(seed, "order")), 1, 2, rows)
+    assert torch.equal(order.sort()[0], torch.arange(rows))
+    assert torch.equal(order[correlations.hidden_positions(torch.tensor(chosen), order)], torch.tensor(chosen))
+
+
+@pytest.mark.parametrize("chosen", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3]])
+def test_what_is_sent_of_positions_does_not_depend_on_them(chosen):
+    """Every choice of different positions is sent equally often, whatever the positions are."""
+    trials, rows, positions = 12_000, 4, torch.tensor(chosen)
+    sent: dict[tuple[int, ...], int] = {}
+    for seed in range(trials):
+        order = correlations.hidden_order(Stream(insecure_test_key(seed, "order")), 1, 2, rows)
+        at = tuple(correlations.hidden_positions(positions, order).tolist())
+        sent[at] = sent.get(at, 0) + 1
+    count = 24 if len(chosen) == 4 else 12
+    assert len(sent) == count
+    wanted = trials / count
+    assert max(abs(found - wanted) for found in sent.values()) < SIGMAS * wanted**0.5
+
+
+def test_an_order_sorts_by_both_words():
+    """Numbers that agree in one word are told apart by the other one."""
+
+    class Fixed(Stream):
+        def draw(self, *args, **rest):
+            return torch.tensor([[5, 5, -1, 5], [3, -2, 0, 3]])
+
+    order = correlations.hidden_order(Fixed(insecure_test_key(1, "order")), 1, 2, 4)
+    assert order.tolist() == [2, 1, 0, 3]
+
+
 # --- what a single party sees -----------------------------------------------------------------------------------
 
 COUNT = 1 << 12
@@ -458,6 +532,8 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
         return [share[0] for share in table.gate(name, {"table": entries.tolist()}, [table.mask(x)], (1, COUNT))]
     if name == "unit":
         return [share.reshape(-1) for share in table.gate(name, {"size": 8}, [table.mask(x)], (COUNT, 8))]
+    if name == "permute":
+        return table.gate(name, {}, [table.hide(torch.arange(COUNT).flip(0), COUNT, by=0), table.mask(x)], n)
     if name == "spline":
         return table.gate(name, {"signed": False}, [table.mask(torch.stack([x, x, x])), table.mask(x)], n)
     if name == "conjunction":
@@ -509,5 +585,5 @@ def test_inputs_are_hidden_by_their_owner_alone():
 def test_no_form_shows_its_contents(parties):
     table = Table(parties, 1)
     (masked, _), (hidden, _) = table.mask(torch.arange(3)), table.mask_bits(torch.ones(1, 2).long())
-    for form in (masked[0], hidden[0]):
+    for form in (masked[0], hidden[0], table.hide(torch.arange(3), 3, by=0)[0][0]):
         assert "tensor" not in repr(form) and "[" in repr(form)
