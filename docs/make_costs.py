@@ -118,6 +118,7 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
     ("select_truncated", "bit times value / 2^16, fast rounding", _SELECTED, [(1, ELEMENTS // 64), (ELEMENTS,)]),
     ("select_truncated", "the same, exact", _SELECTED, [(1, ELEMENTS // 64), (ELEMENTS,), (1, ELEMENTS // 64)]),
     ("unit", "unit vector of an index into 256", {"size": 256}, [(ELEMENTS,)]),
+    ("permute", "rows in another party's order: per element", {}, [(ELEMENTS // 2,), (ELEMENTS,)]),
     ("bit_to_ring", "bit as a number", {"invert": False, "shape": [ELEMENTS]}, [(1, ELEMENTS // 64)]),
 )
 

@@ -2,6 +2,7 @@
 
 from securemodel.api import check, compile, connect, local
 from securemodel.compiler.lower import decomposes, lowers
+from securemodel.compiler.lower.orders import permute
 from securemodel.errors import SecureModelError, UnsupportedOperator
 from securemodel.inspect.compare import compare
 from securemodel.inspect.differences import Comparison
@@ -11,4 +12,4 @@ from securemodel.sessions.session import Session
 from securemodel.training import DP, compile_training, dataset, owned, rows
 from securemodel.version import __version__ as __version__
 
-__all__ = ["DP", "Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "rows"]  # fmt: skip
+__all__ = ["DP", "Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows"]  # fmt: skip

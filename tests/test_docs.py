@@ -241,11 +241,12 @@ def test_costs_of_a_sign_are_as_the_protocol_page_says(bits):
         ("selection", "select", {}),
         ("selection with truncation, fast", "select_truncated", {"bits": 16}),
         ("bit to ring", "bit_to_ring", {}),
+        ("rows at such positions, per element of what they are rows of", "permute", {}),
     ],
 )
 def test_costs_of_gates_are_as_the_protocol_page_says(row, gate, attrs):
     found = re.search(rf"^\| {row} \|.*\| ([\d.]+) \|$", (DOCS / "protocol.md").read_text(), re.MULTILINE)
-    assert float(found[1]) == dealt_bytes(GATES[gate], attrs, [(1,)], (1,))
+    assert float(found[1]) == dealt_bytes(GATES[gate], attrs, [(1,)] * (1 + (gate == "permute")), (1,))
 
 
 class Scaled(torch.nn.Module):

@@ -347,6 +347,11 @@ class Builder:
     def _mark(self, x: Value, mark: Mark) -> None:
         self.graph[x.id].marks += (mark,)
 
+    def permute(self, x: Value, positions: Value) -> Value:
+        """Rows of x at different positions that one other party gives."""
+        node = self._secret("permute", [positions, x], (*positions.shape, *x.shape[1:]))
+        return self._value(node, x.integer)
+
     # ---- from one run to the next
     def state(self, name: str, start: Value, frac: int, large: bool = False) -> Value:
         """What the last run kept under a name, with `frac` fractional bits; in the first run, `start` (a float).

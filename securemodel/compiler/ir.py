@@ -7,7 +7,7 @@ Forms of a node's value
   public        a ring constant everybody knows
   secret        before masks are placed: some shared form, not yet chosen
   bit           before masks are placed: a secret bit per element
-  additive, masked, bits, masked_bits       the forms of protocols.shares
+  additive, masked, bits, masked_bits, order       the forms of protocols.shares
 
 The operators of a program are the rows of securemodel.compiler.ops (docs/architecture.md, "The secure graph", says what
 each computes); before masks are placed, those of the rules of securemodel.compiler.passes.scales and .masks.

@@ -439,6 +439,29 @@ def _unit(case: Case) -> Made:
     return Made(sized((*case.xs[0].shape, size)), 0)
 
 
+def position_width(size: int) -> int:
+    """How many bits of each of the positions 0 .. size-1 are sent: whole bytes."""
+    return -(-max(1, (size - 1).bit_length()) // 8) * 8
+
+
+def _positions(case: Case) -> Made:
+    """Different positions of one axis, of a party that takes part."""
+    (positions,), size = case.xs, case.attrs["size"]
+    if len(positions.shape) != 1 or positions.shape[0] > size:
+        raise Wrong(f"{list(positions.shape)} are no different positions of {size} rows")
+    if case.attrs["width"] != position_width(size):
+        raise Wrong(f"positions of {size} rows are sent as {position_width(size)} bits, not {case.attrs['width']}")
+    return Made(positions.shape, None, ELEMENT_BYTES * 2 * size)
+
+
+def _permute(case: Case) -> Made:
+    """Rows of the second operand, at the positions that the first one hides."""
+    order, x = case.xs
+    if order.op != "positions" or not x.shape or order.attrs["size"] != x.shape[0]:
+        raise Wrong(f"the positions are not of the rows of {list(x.shape)}")
+    return Made((*order.shape, *x.shape[1:]), frac_of(x))
+
+
 def _spline(case: Case) -> Made:
     coefficients, t, *signed = case.xs
     if case.attrs["signed"] != bool(signed) or case.attrs["signed"] != (len(case.header.parties) == 2):
@@ -540,6 +563,12 @@ def _common(case: Case) -> str:
 def _party(case: Case) -> str:
     if (owner := cast(str, case.xs[-1].owner)) == PUBLIC:
         raise Wrong("what everybody knows is not given by a party")
+    return owner
+
+
+def _online_party(case: Case) -> str:
+    if (owner := _party(case)) not in case.header.parties:
+        raise Wrong(f"{owner} has left, and its positions are not shared before")
     return owner
 
 
@@ -649,6 +678,10 @@ ROWS: dict[str, Row] = {
     "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True, held="operands"),
     "own": Row("float -> additive", _encoded, owner=_party, held="owner"),
     "input": Row("float -> masked", _encoded, owner=_party, held="owner", opens="owner to all"),
+    "positions": Row(
+        "float -> order", _positions, {"size": STEP, "width": one_of(*range(8, 65, 8))}, owner=_online_party, held="owner",
+        opens="owner to all",
+    ),
     "reveal": Row(
         "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
         phase=in_a_run, may_be_empty=True, opens="all to owner", final=True,
@@ -703,6 +736,7 @@ ROWS: dict[str, Row] = {
         "masked -> additive", _unit, {"size": whole(2, 1 << MAX_BITS)},
         reads=lambda node, index: node.attrs["size"].bit_length() - 1,
     ),
+    "permute": Row("order masked -> additive", _permute),
     "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag}),
 }  # fmt: skip
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""

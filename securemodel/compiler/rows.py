@@ -37,9 +37,15 @@ def made_up_state(model: torch.nn.Module, generator: torch.Generator) -> dict[st
 
 def made_up_inputs(given: Examples, generator: torch.Generator) -> Row:
     """Inputs of the shapes of the examples."""
-    examples = example_tensors(given)
-    rows = [[_row([x], generator)[0] for _ in range(x.shape[0] if x.ndim else 1)] for x in examples]
-    return [torch.cat(parts).reshape(x.shape) for parts, x in zip(rows, examples, strict=True)]
+    return [_made_up(x, generator) for x in example_tensors(given)]
+
+
+def _made_up(example: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Whole numbers that are all different, as positions are, change their places and stay different."""
+    if is_whole(example.dtype) and example.ndim == 1 and 1 < len(example) == len(example.unique()):
+        return example[torch.randperm(len(example), generator=generator)]
+    rows = [_row([example], generator)[0] for _ in range(example.shape[0] if example.ndim else 1)]
+    return torch.cat(rows).reshape(example.shape)
 
 
 def _row(examples: Sequence[torch.Tensor], generator: torch.Generator) -> Row:

@@ -28,9 +28,14 @@ class Step:
 def steps(graph: Graph, phase: Phase) -> tuple[Step, ...]:
     """The rounds of one phase. The first carries START and the inputs, and goes out even if there are none."""
     made = [Step(tuple(local), tuple(talk)) for local, talk in rounds(graph, phase)]
-    inputs = tuple(node for step in made for node in step.talk if node.op == "input")
-    rest = [Step(step.local, tuple(n for n in step.talk if n.op != "input")) for step in made]
+    inputs = tuple(node for step in made for node in step.talk if is_given(node))
+    rest = [Step(step.local, tuple(n for n in step.talk if not is_given(n))) for step in made]
     return (Step((), inputs), *(step for step in rest if step.local or step.talk))
+
+
+def is_given(node: Node) -> bool:
+    """Whether an owner alone opens a value, which it has before the first round."""
+    return ROWS[node.op].opens == "owner to all"
 
 
 def sent_bits(node: Node) -> int:

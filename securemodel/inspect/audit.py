@@ -173,6 +173,7 @@ def _trust(program: Program, me: str) -> tuple[str, ...]:
 
 _MASKED = {
     "input": ("{} of {}", "a mask of the owner alone"),
+    "positions": ("positions of {1}", "an order that their owner and the dealer alone know"),
     "mask": ("values in between", "a mask that the parties share"),
     "mask_bits": ("bits of comparisons", "a mask that the parties share"),
 }

@@ -18,7 +18,7 @@ from protocols.fixedpoint import encode
 from protocols.gates import GATES, SIGNED
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
-from protocols.shares import Masked, MaskedBits, Role, part_of_bits
+from protocols.shares import Masked, MaskedBits, Order, Role, part_of_bits
 from securemodel.compiler.ir import PHASES, WRAPS, Node, Phase
 from securemodel.compiler.positions import take_rows
 from securemodel.engines.clear import ClearSide, revealed
@@ -129,15 +129,23 @@ class FixedPoint:
 
     def _gate(self, node: Node, operands: list[Both]) -> torch.Tensor:
         gate = GATES[node.op]
-        masks = [self._signs.get(a, torch.zeros_like(x.ring)) for a, x in zip(node.args, operands, strict=True)]
+        masks = [self._mask(a, x.ring) for a, x in zip(node.args, operands, strict=True)]
         dealt = gate.deal(node.attrs, masks)
         if signed := SIGNED.get(node.op):
             self._signs[node.id] = signed.sign(node.attrs, masks, dealt)
         given = [self._form(a, x.ring) for a, x in zip(node.args, operands, strict=True)]
         return gate.evaluate(_ALONE, node.attrs, given, dealt).view(node.shape)
 
-    def _form(self, node_id: int, ring: torch.Tensor) -> Masked | MaskedBits | torch.Tensor:
+    def _mask(self, node_id: int, ring: torch.Tensor) -> torch.Tensor:
+        """The mask that hides nothing, or the sign that a lookup gave its value."""
+        if self._graph[node_id].form == "order":
+            return torch.arange(self._graph[node_id].attrs["size"])
+        return self._signs.get(node_id, torch.zeros_like(ring))
+
+    def _form(self, node_id: int, ring: torch.Tensor) -> Masked | MaskedBits | Order | torch.Tensor:
         form = self._graph[node_id].form
+        if form == "order":
+            return Order(ring, self._mask(node_id, ring))
         if form == "masked":
             return Masked(ring, torch.zeros_like(ring))
         return MaskedBits(ring, torch.zeros_like(ring)) if form == "masked_bits" else ring
@@ -145,7 +153,7 @@ class FixedPoint:
 
 Compute = Callable[[FixedPoint, Node, list[Both]], Both]
 VALUES: dict[str, Compute] = {
-    **dict.fromkeys(("input", "own", "encode"), FixedPoint._encoded),
+    **dict.fromkeys(("input", "own", "encode", "positions"), FixedPoint._encoded),
     **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask", "mask_bits"), lambda at, n, xs: xs[0]),
     **dict.fromkeys(("keep", "reveal"), lambda at, n, xs: xs[0]),
     "state": lambda at, n, xs: at.kept[n.attrs["name"]],
@@ -220,6 +228,7 @@ WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
     "lookup": _lookup,
     "lookup_shared": _lookup,
     "unit": _unit,
+    "permute": lambda n, xs: xs[1].number.index_select(0, xs[0].ring),
     "spline": _spline,
     "top_bit": _top_bit,
     **dict.fromkeys(("digits", "combine", "conjunction"), None),

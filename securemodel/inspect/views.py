@@ -77,8 +77,11 @@ class _Watched(OnlineParty):
         if node.op != "reveal" or len(self.peers) > 1:
             bits = sent_bits(node)
             for sender, part in parts.items():
-                self.keep(node.op, self._epoch, node.id, sender, _words(part, bits, int(np.prod(node.shape))), bits)
-            if parts and node.op != "reveal":
+                words = _words(part, bits, int(np.prod(node.shape)))
+                if node.op == "positions":
+                    words, bits = _which_is_first(words), 8
+                self.keep(node.op, self._epoch, node.id, sender, words, bits)
+            if parts and node.op not in ("reveal", "positions"):
                 share = bit_mask_share if node.op == "mask_bits" else mask_share
                 own = share(self._stream, self._epoch, node.id, node.shape)
                 self.keep(OWN, self._epoch, node.id, self.me, _words(own, 64, own.numel()), 64)
@@ -96,6 +99,15 @@ def _words(part: torch.Tensor, bits: int, count: int) -> np.ndarray:
     out = np.zeros((count, 8), np.uint8)
     out[:, : bits // 8] = raw
     return out.reshape(-1).view(np.uint64)
+
+
+def _which_is_first(positions: np.ndarray) -> np.ndarray:
+    """Of pairs of positions side by side, which one is the larger, as words of 8 bits.
+
+    These bits are coins where the positions are different and drawn at random, as single bits of positions are not.
+    """
+    pairs = positions[: len(positions) // 16 * 16].reshape(-1, 2)
+    return np.packbits(pairs[:, 0] > pairs[:, 1]).astype(np.uint64)
 
 
 def _sample(words: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ def layer_names(graph: Graph) -> list[str]:
 def _name(graph: Graph, node: Node, names: list[str]) -> str:
     if node.op == "reveal":
         return OUTPUTS
-    if node.op == "rows" or (node.op == "input" and node.phase == "run"):
+    if node.op == "rows" or (node.op in ("input", "positions") and node.phase == "run"):
         return INPUTS
     if only_moves(node) and node.phase == "run":
         return names[node.args[0]]  # elements that only move stay where they were computed

@@ -103,6 +103,8 @@ def value_bytes(node: Node, have: Sequence[bool]) -> int:
         return size * (1 + have[node.id])
     if node.form == "additive":
         return size * have[node.id]
+    if node.form == "order":
+        return size + ELEMENT_BYTES * node.attrs["size"] * have[node.id]
     return {"public": size, "bits": size, "masked_bits": 2 * size}.get(node.form, 0)
 
 

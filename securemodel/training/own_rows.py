@@ -34,7 +34,7 @@ def encoder(program: StepProgram, me: str) -> Encode:
         kind, _, name = node.attrs["name"].partition(":") if node.op == "placeholder" else ("", "", "")
         return (kind != "input" or int(name) < count) and all(of_rows(at, seen) for at in node.args)
 
-    entering = [n for n in graph.nodes if n.op in ("input", "own", "encode") and n.phase == "run"]
+    entering = [n for n in graph.nodes if n.op in ("input", "own", "encode", "positions") and n.phase == "run"]
     mine = [n for n in entering if graph[n.args[0]].form == "float" and graph[n.args[0]].owner == me]
     nodes = [node for node in mine if of_rows(node.args[0], set())]
 

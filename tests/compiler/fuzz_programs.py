@@ -30,7 +30,7 @@ from protocols.errors import SecureModelError
 from protocols.gates import GATES
 from protocols.linear import LINEAR
 from protocols.prg import Stream, insecure_test_key
-from protocols.shares import Masked, MaskedBits, Role
+from protocols.shares import Masked, MaskedBits, Order, Role
 from securemodel.compiler.ir import PHASES, TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, opened_widths
 from securemodel.engines.masked.dealing import Dealing
@@ -65,7 +65,16 @@ class _Mixed(nn.Module):
         padded = nn.functional.pad(torch.cat([z, z[:, 1:]], 1).flip(1), (1, 2)).cumsum(1)
         moved = -padded.t() * 0.3, z.roll(1, 1) * 0.25, (z @ torch.ones(3, 2)).unsqueeze(1).expand(2, 4, 2).sum(1)
         chosen = nn.functional.one_hot((x * y).argmax(1), 3), z.max(1).values, z.sort(1).values
-        return *moved, *chosen, torch.tanh(z), z.square() * torch.relu(z), (z - 1).floor(), torch.where(z > 0, x, y)
+        ordered = securemodel.permute(y, x[:, 0].argsort(stable=True))
+        return (
+            *moved,
+            *chosen,
+            torch.tanh(z),
+            z.square() * torch.relu(z),
+            (z - 1).floor(),
+            torch.where(z > 0, x, y),
+            ordered,
+        )
 
 
 class _Running(nn.Module):
@@ -354,7 +363,7 @@ def _evaluate(graph: Graph, node: Node, stream: Stream) -> torch.Tensor | None:
     if node.op not in GATES:
         return None
     dealt = expand_share(stream, 2, node.id, GATES[node.op].parts(node.attrs, [x.shape for x in xs], node.shape))
-    forms = {"masked": Masked, "masked_bits": MaskedBits}
+    forms = {"masked": Masked, "masked_bits": MaskedBits, "order": lambda at, order: Order(at, None)}
     operands = [forms[x.form](zero, zero) if x.form in forms else zero for x, zero in zip(xs, zeros, strict=True)]
     made = GATES[node.op].evaluate(Role(0, 2), node.attrs, operands, dealt)
     return made.view(node.shape)

@@ -118,7 +118,7 @@ def addresses_read_once() -> Iterator[Counter]:
 
     with ExitStack() as patches:
         patches.enter_context(patch.object(preparing, "mask_of", noted_mask))
-        for module, name in ((party, "mask_share"), (preparing, "expand_share")):
+        for module, name in ((party, "mask_share"), (party, "hidden_order"), (preparing, "expand_share")):
             what = f"{name} of {module.__name__}"
             patches.enter_context(patch.object(module, name, noted(getattr(module, name), what)))
         yield read

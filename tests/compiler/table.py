@@ -411,6 +411,7 @@ row(
 
 NOT_FROM_TORCH = {
     PRIVATE: "steps of training have it: tests/training/test_privacy.py",
+    torch.ops.securemodel.permute.default: "an operator of our own: tests/compiler/test_orders.py",
     aten.alias.default: "torch.export removes aliases",
     aten.contiguous.default: "torch.export removes it where it changes nothing and writes clone where it does",
     aten.dropout.default: "torch.export writes dropout at evaluation as clone",

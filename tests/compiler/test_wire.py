@@ -61,6 +61,7 @@ PROGRAMS = {
     "public factors": (lambda x, y: (x + y) * torch.tensor([0.5, -0.75, 3.0, 1.25, 2.0, 0.0]), {}),
     "largest": (lambda x, y: (x + y).amax(1), {}),
     "secret positions": (lambda x, y: nn.functional.one_hot((x + y).argmax(1), 6), {}),
+    "rows in another's order": (lambda x, y: securemodel.permute(y, x[:, 0].argsort(stable=True)), {}),
     "smooth function": (lambda x, y: torch.tanh(x + y), {}),
     "to two receivers": (lambda x, y: (x + y, x * y), {"outputs": ("a", "all")}),
     "linear layer": (with_exact_weights(nn.Linear(6, 3)), {"inputs": "b"}),

@@ -26,6 +26,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     matrices,
     normalization,
     norms,
+    orders,
     pooling,
     positive,
     powers,

@@ -19,7 +19,7 @@ from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Node, Phase, phase_of
-from securemodel.compiler.ops import FINAL, opened_widths
+from securemodel.compiler.ops import FINAL, opened_widths, position_width
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
@@ -336,6 +336,15 @@ class _Pass:
         op = "lookup" if self.parties == 2 else "lookup_shared"
         return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
 
+    def positions(self, node: Node) -> int:
+        at = self.floats[node.attrs["float"]]
+        attrs = {"size": node.attrs["size"], "width": position_width(node.attrs["size"])}
+        return self._add(node, "positions", [at], "order", attrs=attrs, owner=node.owner, phase=node.phase)
+
+    def permute(self, node: Node) -> int:
+        positions, x = node.args
+        return self._add(node, "permute", [self.additive(positions), self.masked(x)], "additive")
+
     def spline(self, node: Node) -> int:
         coefficients, t = node.args
         signed = self.parties == 2
@@ -385,6 +394,8 @@ RULES = {
     "truncate": _Rule(_Pass.truncate, _ALL),
     "lookup": _Rule(_Pass.lookup, _ALL),
     "unit": _Rule(_Pass.of_masked, _ALL),
+    "positions": _Rule(_Pass.positions),
+    "permute": _Rule(_Pass.permute, lambda graph, node: node.args[1:]),
     "spline": _Rule(_Pass.spline, _ALL),
     "select": _Rule(_Pass.select, lambda graph, node: (_selected(graph, node).id,)),
     "bit_to_ring": _Rule(_Pass.bit_to_ring),

@@ -48,6 +48,7 @@ class _Pass:
     new: Graph = field(default_factory=Graph)
     env: dict[int, _Scaled] = field(default_factory=dict)
     shares: dict[tuple[int, int], int] = field(default_factory=dict)
+    hidden: dict[tuple[int, int], int] = field(default_factory=dict)
     truncated: dict[tuple[int, int, int], int] = field(default_factory=dict)
     read: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -238,6 +239,19 @@ class _Pass:
     def unit(self, node: Node) -> _Scaled:
         return _Scaled(self._add(node, "unit", [self.at(node.args[0], 0)], node.shape, frac=0, **node.attrs), 0)
 
+    def permute(self, node: Node) -> _Scaled:
+        x, frac = node.args[1], self.natural(node.args[1])
+        args = [self._positions(self.old[node.args[0]], self.old[x].shape[0]), self.at(x, frac)]
+        return _Scaled(self._add(node, "permute", args, node.shape, frac=frac), frac)
+
+    def _positions(self, node: Node, size: int) -> int:
+        """An owner's positions among `size` rows, which are hidden once."""
+        if (node.id, size) not in self.hidden:
+            new_id = self._add(node, "positions", (), node.shape, float=node.id, size=size)
+            self.new[new_id].owner, self.new[new_id].phase = node.owner, node.phase
+            self.hidden[node.id, size] = new_id
+        return self.hidden[node.id, size]
+
     def spline(self, node: Node) -> _Scaled:
         terms = self.old[node.args[0]].shape[0]
         args = [self.env[node.args[0]].id, self.at(node.args[1], self.frac_bits)]
@@ -286,6 +300,7 @@ RULES: dict[str, Callable[[_Pass, Node], _Scaled]] = {
     "index": _Pass.index,
     "lookup": _Pass.lookup,
     "unit": _Pass.unit,
+    "permute": _Pass.permute,
     "spline": _Pass.spline,
     "is_negative": _Pass.is_negative,
     "either": _Pass.of_bits,

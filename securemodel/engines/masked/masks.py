@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from protocols import linear
-from protocols.correlations import full_bit_mask, full_mask
+from protocols.correlations import full_bit_mask, full_mask, hidden_order
 from protocols.prg import Stream
 from protocols.shares import part_of_bits
 from securemodel.compiler.ir import Graph, Node
@@ -20,7 +20,7 @@ Masks = dict[int, torch.Tensor | None]
 
 def has_mask(node: Node) -> bool:
     """Whether a node's value is masked."""
-    return node.form in ("masked", "masked_bits")
+    return node.form in ("masked", "masked_bits", "order")
 
 
 def mask_of(
@@ -42,7 +42,7 @@ def mask_of(
         return DERIVED[node.op](graph, node, [masks[a] for a in node.args], tables)
     mine, fresh = FRESH[node.op]
     known = [stream for name, stream in streams.items() if mine(node, name)]
-    return fresh(known, epoch, node.id, node.shape) if known else None
+    return fresh(known, epoch, node) if known else None
 
 
 def _rows(graph: Graph, node: Node, operands: list[torch.Tensor | None], tables: TableMasks) -> torch.Tensor | None:
@@ -54,11 +54,17 @@ def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None], table
     return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
 
 
-FRESH: dict[str, tuple[Callable[[Node, str], bool], Callable[..., torch.Tensor]]] = {
-    "input": (lambda node, name: name == node.owner, full_mask),
-    "mask": (lambda node, name: True, full_mask),
-    "mask_bits": (lambda node, name: True, full_bit_mask),
-    "public_masked": (lambda node, name: False, full_mask),
+_Fresh = Callable[[Sequence[Stream], int, Node], torch.Tensor]
+_ring: _Fresh = lambda streams, epoch, node: full_mask(streams, epoch, node.id, node.shape)
+_bits: _Fresh = lambda streams, epoch, node: full_bit_mask(streams, epoch, node.id, node.shape)
+_order: _Fresh = lambda streams, epoch, node: hidden_order(streams[0], epoch, node.id, node.attrs["size"])
+
+FRESH: dict[str, tuple[Callable[[Node, str], bool], _Fresh]] = {
+    "input": (lambda node, name: name == node.owner, _ring),
+    "positions": (lambda node, name: name == node.owner, _order),
+    "mask": (lambda node, name: True, _ring),
+    "mask_bits": (lambda node, name: True, _bits),
+    "public_masked": (lambda node, name: False, _ring),
 }
 """Operators that need no masks to make one: whose streams add up to it, and how."""
 DERIVED: dict[str, Callable[..., torch.Tensor | None]] = {

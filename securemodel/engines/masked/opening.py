@@ -1,6 +1,7 @@
 """Openings: for each operator that talks, what a party sends, and how the parts of all parties make the value.
 
 input      its owner sends m = x + lam; lam is its own
+positions  their owner sends where they stand in an order that it and the dealer alone know
 mask       all send their share of x plus their share of lam, and the sum is m. Where comparisons alone read the value,
            they send the low bytes of each element, and the sum is right in these
 mask_bits  all send their share of the bits, exclusive or their share of beta; the exclusive or is hat
@@ -18,7 +19,10 @@ from typing import cast
 
 import torch
 
-from protocols.shares import Masked, MaskedBits
+from protocols.correlations import hidden_positions
+from protocols.errors import BadFrame, explain
+from protocols.gates import numel
+from protocols.shares import Masked, MaskedBits, Order
 from securemodel.compiler.ir import Node
 from securemodel.compiler.wire import item_bytes, sent_bits
 
@@ -37,6 +41,8 @@ def part_of(node: Node, share: torch.Tensor | None, lam: torch.Tensor | None) ->
         return Part(cast(torch.Tensor, share).contiguous(), None)
     if node.form == "masked_bits":
         return Part(cast(torch.Tensor, share) ^ lam, lam)
+    if node.form == "order":
+        return Part(hidden_positions(cast(torch.Tensor, share), lam), lam)
     return Part(lam.clone() if share is None else (share + lam).contiguous(), lam)
 
 
@@ -47,12 +53,14 @@ def outgoing(node: Node, part: Part) -> torch.Tensor:
 
 def opened(
     node: Node, mine: Part | None, received: Iterable[torch.Tensor], device: torch.device
-) -> Masked | MaskedBits | torch.Tensor:
+) -> Masked | MaskedBits | Order | torch.Tensor:
     """The value, from this party's part (None: it has none) and the bytes of the others'.
 
     A masked value takes the place of this party's part in memory. What is revealed is in main memory.
     """
     others = [_widen(part.to(device), node) for part in received]
+    if node.form == "order":
+        return Order(others[0], None) if mine is None else Order(mine.share, mine.lam)
     if mine is None:  # an input of another party, which alone has a share of its mask
         (m,) = others
         return Masked(m, None)
@@ -64,6 +72,19 @@ def opened(
     for share in others:
         total += share
     return total.cpu() if mine.lam is None else Masked(total, mine.lam)
+
+
+def check(node: Node, part: torch.Tensor, sender: str) -> None:
+    """Looks at what a party sent before it is used. Raises BadFrame for positions outside of their rows, or twice the same."""
+    if node.form != "order":
+        return
+    numbers, width = torch.zeros(numel(node.shape), 8, dtype=torch.uint8), sent_bits(node) // 8
+    numbers[:, :width] = part[: numel(node.shape) * width].view(-1, width)
+    positions, size = numbers.view(torch.int64).view(-1), node.attrs["size"]
+    if bool((positions >= size).any()) or int(positions.bincount().max()) > 1:
+        what = f"party {sender!r} sent positions outside of {size} rows, or one of them twice"
+        fix = "start again; if it happens again, that party runs other software"
+        raise BadFrame(sender, explain(what, where=f"%{node.id} = positions", fix=fix))
 
 
 def without_filling(share: torch.Tensor, rows: int) -> torch.Tensor:

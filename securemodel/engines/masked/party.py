@@ -11,14 +11,14 @@ import torch
 from protocols import linear
 from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
-from protocols.correlations import mask_share
+from protocols.correlations import hidden_order, mask_share
 from protocols.errors import explain
 from protocols.gates import GATES, HALVED, Dealt
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.positions import is_table, table_nodes, take_rows
-from securemodel.compiler.wire import START, item_bytes, message_bytes, sends, steps
+from securemodel.compiler.wire import START, is_given, item_bytes, message_bytes, sends, steps
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
@@ -185,7 +185,7 @@ class OnlineParty:
         self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
     ) -> tuple[torch.Tensor | None, opening.Part | None]:
         """(what goes on the wire, this party's part of the opening)."""
-        if node.op == "input" and node.owner != self.me:
+        if is_given(node) and node.owner != self.me:
             return None, None
         part = opening.part_of(node, *self._shares(node, env, take, epoch, rows))
         return opening.outgoing(node, part), part
@@ -199,6 +199,8 @@ class OnlineParty:
             return self._encoded(node), mask_share(stream, TABLE_EPOCH, node.id, node.shape)
         if node.op == "input":
             return self._encoded(node), mask_share(self._stream, epoch, node.id, node.shape)
+        if node.op == "positions":
+            return self._encoded(node), hidden_order(self._stream, epoch, node.id, node.attrs["size"])
         share = env[node.args[0]]
         if node.op != "reveal":
             return share, take(node.id)["lam"]
@@ -215,6 +217,7 @@ class OnlineParty:
             for peer in self.peers:
                 if sends(node, peer, self.me):
                     parts[peer] = received.get(peer, _NOTHING)[at[peer] : at[peer] + item_bytes(node)]
+                    opening.check(node, parts[peer], peer)
                     at[peer] += item_bytes(node)
             env[node.id] = self._opened(node, kept, parts, outputs)
 

@@ -60,7 +60,7 @@ class Preparing:
     ) -> Iterator[tuple[int, Prepared]]:
         """(node id, what was prepared for it), for each node that has something to prepare. `step` says which rows are read.
 
-        Inputs are left out: their masks are made when they are shared, so that sharing waits for nothing.
+        Inputs and positions are left out: their masks are made when they are shared, so that sharing waits for nothing.
         """
         lams: Masks = {i: value.lam for i, value in loaded.items()}
         for node in self._graph.nodes:
@@ -68,7 +68,7 @@ class Preparing:
                 continue
             if node.op in GATES:
                 yield node.id, self._gate(node, lams, epoch, loaded)
-            elif has_mask(node) and not is_table(self._graph, node):
+            elif node.form != "order" and has_mask(node) and not is_table(self._graph, node):
                 lams[node.id] = mask_of(self._graph, node, lams, {self._me: self._stream}, epoch, TableMasks(step=step))
                 if node.op != "input":
                     yield node.id, {"lam": lams[node.id]}
