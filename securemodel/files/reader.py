@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import math
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from protocols.errors import InputError, explain
 from protocols.files import file_errors
 
 SUFFIXES = (".csv", ".tsv", ".txt")
+_GZIP = ".gz"
 _WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "space": " ", "pipe": "|"}
 _SAID = {",": "a comma", ";": "a semicolon", "\t": "a tab", " ": "a space", "|": "a vertical bar"}
 _LINE_CHARACTERS = 1 << 26
@@ -32,7 +35,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 _NO_TEXT = (
-    (b"\x1f\x8b", "compressed by gzip", "unpack it first: gunzip"),
+    (b"\x1f\x8b", "compressed by gzip", "name it .csv.gz, or unpack it first: gunzip"),
     (b"PK\x03\x04", "a ZIP archive or a sheet of Excel", "unpack it, or save the sheet as CSV"),
     (b"\xd0\xcf\x11\xe0", "a file of an old Excel", "save the sheet as CSV"),
     (b"PAR1", "a file of Parquet", "write it as CSV or NPZ"),
@@ -70,12 +73,15 @@ class Table:
     columns: tuple[int, ...]
     id_column: int | None
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The line of the file at which a row begins, and its cells. Raises InputError, FileError."""
+    def rows(self, empty: bool = False) -> Iterator[tuple[int, list[str]]]:
+        """The line of the file at which a row begins, and its cells. Raises InputError, FileError.
+
+        empty: whether an empty line is a row without cells, for who tells rows by their ids; else it is an error.
+        """
         for line, cells in _records(self.path, self.delimiter, self.encoding):
             if self.names and line == 1:
                 continue
-            if len(cells) != len(self.first):
+            if len(cells) != len(self.first) and (cells or not empty):
                 self._refuse_width(line, cells)
             yield line, cells
 
@@ -96,6 +102,11 @@ class Table:
         elif len(cells) > len(self.first) and self.delimiter == ",":
             fix += '; numbers have decimal points and no thousands separators, and text with commas is "in quotes"'
         raise InputError(explain(what, where=f"{self.path}, line {line}", why=self.seen(), fix=fix))
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a text table by its name; it may be compressed: x.csv.gz."""
+    return _plain(path).suffix.lower() in SUFFIXES
 
 
 def open_table(path: Path, form: Format = Format(), columns: Sequence[str] = (), id_column: str = "") -> Table:
@@ -165,6 +176,10 @@ def _option(delimiter: str) -> str:
     return next((word for word, mark in _WORDS.items() if mark == delimiter), delimiter)
 
 
+def _in_python(encoding: str) -> str:
+    return f" (in Python encoding={encoding!r})"
+
+
 def _refused(what: str, path: Path, where: str = "", why: str = "", fix: str = "") -> InputError:
     return InputError(explain(what, where=f"{path}{where}", why=why, fix=fix))
 
@@ -172,7 +187,7 @@ def _refused(what: str, path: Path, where: str = "", why: str = "", fix: str = "
 # ---- what the user says, and what the first line is
 def _delimiter(path: Path, given: str | None) -> str:
     if given is None:
-        return "\t" if path.suffix.lower() == ".tsv" else ","
+        return "\t" if _plain(path).suffix.lower() == ".tsv" else ","
     mark = _WORDS.get(given, given)
     if len(mark) != 1 or mark.isalnum() or mark in '"\r\n.+-_\0':
         fix = f"give one character, or a word: {', '.join(word for word in _WORDS if word.isalpha())}"
@@ -190,7 +205,7 @@ def _encoding(path: Path, given: str) -> str:
         raise InputError(
             explain(f"there is no encoding of text called {given!r}", where="--encoding", fix=fix)
         ) from None
-    with file_errors(path), path.open("rb") as file:
+    with file_errors(path), _unpacking(path), _open(path, "rb") as file:
         start = file.read(8)
     for mark, what, fix in _NO_TEXT:
         if start.startswith(mark):
@@ -199,7 +214,7 @@ def _encoding(path: Path, given: str) -> str:
         if start.startswith(mark):
             if not name.startswith(marked):
                 raise _refused(f"the file begins with the mark of {marked}, and is to be read as {name}", path,
-                               fix=f"--encoding {marked}")  # fmt: skip
+                               fix=f"--encoding {marked}{_in_python(marked)}")  # fmt: skip
             break
     return name
 
@@ -245,10 +260,32 @@ def _column(path: Path, names: Sequence[str], name: str, header: bool, described
 
 
 # ---- lines
+def _open(path: Path, mode: str, **how: Any) -> IO[Any]:
+    """A file, or what is compressed in it where its name says so."""
+    return cast(IO[Any], gzip.open(path, mode, **how) if path.suffix.lower() == _GZIP else path.open(mode, **how))
+
+
+def _plain(path: Path) -> Path:
+    """What a file would be called if it were not compressed."""
+    return path.with_suffix("") if path.suffix.lower() == _GZIP else path
+
+
+@contextmanager
+def _unpacking(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        fix = "copy it again, or unpack it with a program that says more"
+        raise _refused("the file is not compressed by gzip as its name says, is damaged, or ends too early", path, fix=fix) from None  # fmt: skip
+
+
 def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Where a row begins in the file, counting its lines from 1, and its cells."""
     line, ends = 1, set()
-    with file_errors(path), path.open(newline="", encoding=encoding) as file, _decoding(path, encoding):
+    with (
+        file_errors(path), _unpacking(path), _open(path, "rt", newline="", encoding=encoding) as file,
+        _decoding(path, encoding),
+    ):  # fmt: skip
         source = _Lines(file, path)
         reader = csv.reader(source, delimiter=delimiter, strict=True)
         while True:
@@ -285,7 +322,7 @@ class _Lines:
         self._number += 1
         where = f", line {self._number}"
         if "\0" in text:
-            raise _refused("there are NUL bytes in the text", self._path, where, fix="if the file is in UTF-16, --encoding utf-16-le or utf-16-be; else correct it")  # fmt: skip
+            raise _refused("there are NUL bytes in the text", self._path, where, fix="if the file is in UTF-16, --encoding utf-16-le or utf-16-be (in Python encoding=); else correct it")  # fmt: skip
         self.end = text[len(text.rstrip("\r\n")) :][-2:]
         if not self.end and len(text) == _LINE_CHARACTERS:
             raise _refused(
@@ -301,14 +338,14 @@ def _decoding(path: Path, encoding: str) -> Iterator[None]:
         yield
     except UnicodeError:
         line = _undecodable_line(path, encoding)
-        fix = "say how it is written: --encoding cp1252 for files of Excel on Windows, latin-1, utf-16, ..."
+        fix = f"say how it is written: --encoding cp1252{_in_python('cp1252')} for files of Excel on Windows, latin-1, utf-16, ..."
         raise _refused(f"the file is not text in {encoding}", path, f", line {line}" if line else "", fix=fix) from None
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:
     """The first line with bytes that are no text; 0 if unknown."""
     try:
-        with path.open(newline="", encoding=encoding, errors="surrogateescape") as file:
+        with _open(path, "rt", newline="", encoding=encoding, errors="surrogateescape") as file:
             return next((n for n, text in enumerate(file, 1) if any("\udc80" <= c <= "\udcff" for c in text)), 0)
     except UnicodeError:
         return 0

@@ -18,7 +18,7 @@ import torch
 from protocols.errors import InputError, explain
 from securemodel.files import arrays, images, tables
 from securemodel.files.batches import Batch, Choice, Problems, Source, Wanted
-from securemodel.files.reader import SUFFIXES
+from securemodel.files.reader import is_table
 
 DIGEST_BYTES = 16
 
@@ -93,12 +93,12 @@ def open_rows(
     elif not path.is_file():
         raise InputError(explain("this is no ordinary file", where=str(path), why="files are read more than once",
                                  fix="write the rows to a file"))  # fmt: skip
-    elif suffix in SUFFIXES:
+    elif is_table(path):
         source = tables.open_columns(path, wanted, choice)
     elif suffix in (".npy", ".npz"):
         source = arrays.open_arrays(path, wanted, choice)
     else:
-        fix = "give a table (.csv, .tsv, .txt), arrays of NumPy (.npy, .npz), or a folder of images; unpack or export others"
+        fix = "give a table (.csv, .tsv, .txt, .csv.gz), arrays of NumPy (.npy, .npz), or a folder of images; unpack or export others"
         raise InputError(explain("not a kind of file that rows can be read from", where=str(path), fix=fix))
     made = _look_through(source, size, check, bool(choice.id))
     if not made.count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def test_a_table_is_read_whole(write, opened, joined, kind: str) -> None:
     assert rows.count == 3 and torch.equal(joined(rows), NUMBERS)
     assert [len(batch[0]) for batch in rows.read([0, 1])] == [2, 1]
     assert torch.equal(joined(rows, 1), NUMBERS[2:]), "from a batch on"
+
+
+def test_a_compressed_table_is_the_table(write, opened, joined) -> None:
+    rows = opened(write("x.csv.gz", gzip.compress(NAMED.encode())))
+    assert rows.count == 3 and torch.equal(joined(rows), NUMBERS) and torch.equal(joined(rows, 1), NUMBERS[2:])
+    assert opened(write("x.TSV.GZ", gzip.compress(NAMED.replace(",", "\t").encode()))).count == 3
+    marked = gzip.compress(NAMED.encode("utf-16"))
+    assert opened(write("x.csv.gz", marked), encoding="utf-16").count == 3
+    refused(lambda: opened(write("x.csv.gz", marked)), "mark of utf-16")
+    refused(lambda: opened(write("x.csv.gz", gzip.compress(NAMED.encode())[:-12])), "ends too early")
+    refused(lambda: opened(write("x.csv.gz", NAMED)), "not compressed by gzip as its name says")
+    refused(lambda: opened(write("x.csv", gzip.compress(b"1"))), "name it .csv.gz")
 
 
 def test_tabs_by_name_and_other_spellings_of_names(write, opened) -> None:
