@@ -1,1 +1,8 @@
 """Tables of several parties as one: alignment, statistics, preparation and evaluation, without anybody seeing another's rows."""
+
+from securemodel.data.column import Column
+from securemodel.data.problems import TableErrors
+from securemodel.data.schema import Schema
+from securemodel.data.table import Source, Table, read, table
+
+__all__ = ["Column", "Schema", "Source", "Table", "TableErrors", "read", "table"]

@@ -1,0 +1,162 @@
+"""Columns of Parquet files and of frames in memory (pandas, polars, Arrow, DuckDB and others), by their types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from protocols.errors import InputError, explain
+from protocols.files import file_errors
+from securemodel.data.cells import ROWS, Bad, Block, Form, Opened, missing_package, renamed
+
+TIME_OF_DAY = Bad("a time of day where a date is due")
+
+
+def open_parquet(path: Path, form: Form) -> Opened:
+    """Opens a Parquet file. Raises InputError, FileError."""
+    pyarrow = _pyarrow("a Parquet file")
+    from pyarrow import parquet
+
+    with file_errors(path), _unreadable(path):
+        file = parquet.ParquetFile(path)
+        raw = list(file.schema_arrow.names)
+    names = renamed(raw, form, str(path))
+
+    def blocks(columns: Sequence[str]) -> Iterator[Block]:
+        at = [names.index(column) for column in columns]
+        start = 1
+        with file_errors(path), _unreadable(path):
+            for batch in file.iter_batches(ROWS, columns=[raw[index] for index in at] or raw[:1]):
+                arrays = {column: batch.column(raw[index]) for column, index in zip(columns, at, strict=True)}
+                yield _block(start, batch.num_rows, arrays, pyarrow)
+                start += batch.num_rows
+
+    return Opened(str(path), "row", names, blocks)
+
+
+def open_frame(frame: Any, form: Form) -> Opened:
+    """Opens a frame of pandas, or any object with `__arrow_c_stream__` or `to_pandas`. Raises InputError."""
+    where = f"a {type(frame).__module__.split('.')[0]} {type(frame).__name__}"
+    pyarrow = _pyarrow(where)
+    if not _is_pandas(frame) and not hasattr(frame, "__arrow_c_stream__"):
+        if not hasattr(frame, "to_pandas"):
+            fix = "give a path, or a frame: of pandas, or anything with __arrow_c_stream__ or to_pandas (polars, Arrow, DuckDB)"
+            raise InputError(explain(f"a table is not read from a {type(frame).__name__}", fix=fix))
+        frame = frame.to_pandas()
+    if _is_pandas(frame):
+        return _open_pandas(frame, form, where, pyarrow)
+    table = frame if isinstance(frame, pyarrow.Table) else pyarrow.table(frame)
+    names = renamed(table.column_names, form, where)
+
+    def blocks(columns: Sequence[str]) -> Iterator[Block]:
+        at = [names.index(column) for column in columns]
+        for start in range(0, table.num_rows, ROWS):
+            part = table.slice(start, ROWS)
+            arrays = {c: part.column(index).combine_chunks() for c, index in zip(columns, at, strict=True)}
+            yield _block(start + 1, part.num_rows, arrays, pyarrow)
+
+    return Opened(where, "row", names, blocks)
+
+
+def _open_pandas(frame: Any, form: Form, where: str, pyarrow: Any) -> Opened:
+    names = renamed([str(name) for name in frame.columns], form, where)
+
+    def blocks(columns: Sequence[str]) -> Iterator[Block]:
+        at = [names.index(column) for column in columns]
+        for start in range(0, len(frame), ROWS):
+            part = frame.iloc[start : start + ROWS]
+            cells = {c: _of_pandas(part.iloc[:, index], pyarrow) for c, index in zip(columns, at, strict=True)}
+            yield _block(start + 1, len(part), cells, pyarrow)
+
+    return Opened(where, "row", names, blocks)
+
+
+def _of_pandas(series: Any, pyarrow: Any) -> Any:
+    """A column of pandas as an array of Arrow; one of objects of several kinds as these objects."""
+    import pandas
+
+    if series.dtype == object or isinstance(series.dtype, pandas.CategoricalDtype):
+        return [None if _is_missing(value, pandas) else _plain(value) for value in series]
+    return pyarrow.Array.from_pandas(series)
+
+
+def _is_missing(value: Any, pandas: Any) -> bool:
+    return (
+        value is None or value is pandas.NA or value is pandas.NaT or (isinstance(value, float) and math.isnan(value))
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy or pandas as one of Python."""
+    if hasattr(value, "to_pydatetime"):
+        return TIME_OF_DAY if getattr(value, "nanosecond", 0) else value.to_pydatetime()
+    return value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value
+
+
+def _block(start: int, count: int, columns: dict[str, Any], pyarrow: Any) -> Block:
+    made = {n: _simple(c, pyarrow) if isinstance(c, (pyarrow.Array, pyarrow.ChunkedArray)) else c for n, c in columns.items()}  # fmt: skip
+    return Block(range(start, start + count), made)
+
+
+def _simple(array: Any, pyarrow: Any) -> Any:
+    """Numbers stay an array of Arrow; all else becomes objects of Python."""
+    types = pyarrow.types
+    if isinstance(array, pyarrow.ChunkedArray):
+        array = array.combine_chunks()
+    if types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if isinstance(array, pyarrow.ExtensionArray):
+        array = array.storage
+    if types.is_integer(array.type) or types.is_float32(array.type) or types.is_float64(array.type):
+        return array
+    if types.is_float16(array.type):
+        return array.cast(pyarrow.float32())
+    if types.is_timestamp(array.type):
+        return _days(array, pyarrow)
+    if types.is_time(array.type) or types.is_duration(array.type) or types.is_nested(array.type) or _is_bytes(array.type, types):  # fmt: skip
+        bad = Bad(f"a value of the type {array.type}, which no column of a schema has")
+        return [None if value is None else bad for value in array.is_valid().to_pylist()]
+    return array.to_pylist()
+
+
+def _is_bytes(kind: Any, types: Any) -> bool:
+    return any(check(kind) for check in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary))
+
+
+def _days(array: Any, pyarrow: Any) -> list[Any]:
+    """Points in time as dates, where they are midnights of their own time zone."""
+    from pyarrow import compute
+
+    local = compute.local_timestamp(array) if array.type.tz else array
+    dates = local.cast(pyarrow.date32(), safe=False)
+    midnight = compute.equal(dates.cast(local.type, safe=False), local).to_pylist()
+    return [TIME_OF_DAY if whole is False else day for day, whole in zip(dates.to_pylist(), midnight, strict=True)]
+
+
+def _is_pandas(frame: Any) -> bool:
+    return any(f"{kind.__module__.split('.')[0]}.{kind.__name__}" == "pandas.DataFrame" for kind in type(frame).__mro__)
+
+
+def _pyarrow(what: str) -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise missing_package("pyarrow", what) from None
+    return pyarrow
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """What Arrow says of a file that it cannot read becomes an InputError without contents."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InputError(explain("this is no Parquet file, or it is damaged", where=str(path),
+                                 fix="write it again; its name says what kind of file it is")) from None  # fmt: skip
