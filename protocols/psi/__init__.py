@@ -1,0 +1,20 @@
+"""Which ids several parties have in common, found without showing them; Diffie-Hellman on Curve25519. Bottom to top:
+
+curve     hashes of ids as points of the curve, and points times keys
+worker    a process that does nothing else
+workers   several of them
+sets      a party's own ids: checked, shuffled, committed to
+tags      what is compared in the place of ids
+terms     what the parties agree on before anything of an id is sent
+flows     lists that several parties send at once, in pieces
+lists     a party's own list as it is sent, and lists that are multiplied as they come
+same      whether all have the same ids at the same joint rows
+outcome   what an alignment gives one party
+direct    lists that go to a peer and come back: two parties, or one that learns
+ring      lists that pass all parties: what three and more have in common, or only how many
+union     names for the ids of all parties, so that nobody learns which are common
+costs     rounds, bytes and multiplications of all of these
+aligning  the one function that callers use
+
+Workers import this package: it must stay without imports of its own.
+"""
