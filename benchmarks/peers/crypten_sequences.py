@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import ENCODER, FUNCTION_ELEMENTS, FUNCTIONS, LSTM
+from common import ENCODER, FOREST, FUNCTION_ELEMENTS, FUNCTIONS, LSTM
 
 Program = tuple[Callable[..., Any], list[Any]]
 
@@ -39,7 +39,42 @@ def program(case: str) -> Program | None:
         return _lstm(normal)
     if case in ("encoder_layer", "minilm6"):
         return _encoder(normal, 1 if case == "encoder_layer" else 6)
+    if case == "forest":
+        return _forest(data)
     return None
+
+
+def _forest(data: Any) -> Program:
+    """As in spu_sequences.py."""
+    import torch
+
+    rows, columns, trees, depth = FOREST
+    inner = 2**depth - 1
+    reads = torch.randint(columns, (trees * inner,), generator=data)
+
+    def run(x: Any, thresholds: Any, leaves: Any) -> Any:
+        below = x[:, reads] < thresholds
+        below = (below.long() if _plain(below) else below).reshape(rows, trees, inner)
+        left = below[:, :, :1]
+        reached = [left, 1 - left]
+        for level in range(1, depth):
+            holds = below[:, :, 2**level - 1 : 2 ** (level + 1) - 1]
+            before = _cat(x, reached)
+            left = before * holds
+            reached = [left, before - left]
+            # each level's nodes are those to the left of all the last ones, then those to their right
+        return (_cat(x, reached) * leaves).sum(2).sum(1) / trees
+
+    x = (torch.randn(rows, columns, generator=data) * 1024).round() / 1024
+    thresholds = ((torch.randn(trees * inner, generator=data) * 1024).round() + 0.5) / 1024
+    return run, [x, thresholds, torch.randn(trees, inner + 1, generator=data)]
+
+
+def _cat(like: Any, parts: list[Any]) -> Any:
+    import crypten
+    import torch
+
+    return torch.cat(parts, 2) if _plain(like) else crypten.cat(parts, 2)
 
 
 def _plain(x: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import ENCODER, FUNCTION_ELEMENTS, FUNCTIONS, LSTM
+from common import ENCODER, FOREST, FUNCTION_ELEMENTS, FUNCTIONS, LSTM
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -44,7 +44,34 @@ def program(case: str) -> Program | None:
         return _lstm(normal)
     if case in ("encoder_layer", "minilm6"):
         return _encoder(normal, 1 if case == "encoder_layer" else 6)
+    if case == "forest":
+        return _forest(data)
     return None
+
+
+def _forest(data: Any) -> Program:
+    """Conditions on public columns with secret thresholds, then products along the paths, a level at a time.
+
+    Numbers and thresholds are never equal, nor nearer than fixed point can tell.
+    """
+    import jax.numpy as jnp
+    import numpy as np
+
+    rows, columns, trees, depth = FOREST
+    inner = 2**depth - 1
+    reads = data.integers(0, columns, trees * inner)
+
+    def run(x: Any, thresholds: Any, leaves: Any) -> Any:
+        below = (x[:, reads] < thresholds).astype(jnp.int32).reshape(rows, trees, inner)
+        reached = jnp.ones((rows, trees, 1), jnp.int32)
+        for level in range(depth):
+            left = reached * below[:, :, 2**level - 1 : 2 ** (level + 1) - 1]
+            reached = jnp.stack([left, reached - left], -1).reshape(rows, trees, -1)
+        return (reached * leaves).sum((1, 2)) / trees
+
+    x = np.round(data.standard_normal((rows, columns)) * 1024) / 1024
+    thresholds = (np.round(data.standard_normal(trees * inner) * 1024) + 0.5) / 1024
+    return run, tuple(part.astype(np.float32) for part in (x, thresholds, data.standard_normal((trees, inner + 1))))
 
 
 def _lstm(normal: Callable[..., Any]) -> Program:

@@ -8,7 +8,7 @@ block of rows after the other, its totals stay shares that nobody sees, and anot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 from protocols.errors import explain
 from protocols.names import EVERYBODY
 from securemodel.compiler.ir import Rounding
+from securemodel.compiler.lower.orders import permute
 from securemodel.errors import CompileError, InputError
 from securemodel.planning.costs import Network
 from securemodel.planning.plan import make_plan
@@ -138,6 +139,7 @@ class QueryPlan(Shown):
 
 def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
     """The programs of a query. Raises UnsupportedOperator, CompileError, InputError."""
+    query = _in_one_order(query)
     terms = Terms(parties, frac_bits=query.frac_bits, width=query.width, rounding=query.rounding)
     once = tuple(query.once.values())
     if not query.rows:
@@ -154,6 +156,35 @@ def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
         batches = Batches(data, tuple(map(len, data.positions)), 0, False, resident=False)
         return CompiledQuery(query, (_piece(terms, _named(query, all_at_once), query, batches, once),))
     return CompiledQuery(query, tuple(_in_blocks(query, terms, data, most, once)))
+
+
+def _in_one_order(query: Query) -> Query:
+    """The same query, where rows that are in an order of their own are brought into that of the others: all at once."""
+    parts = {name: column[0] for name, column in query.rows.items()}
+    ways = {id(part.way): part.way for part in parts.values() if part.way}
+    if not ways:
+        return query
+    row, way = "row of {}".format, "order {}".format
+    positions = {way(at): each.positions for at, each in enumerate(ways.values())}
+
+    def finish(**given: torch.Tensor) -> Tensors:
+        columns = {name: given[row(name)] for name in parts}
+        for at, (key, each) in enumerate(ways.items()):
+            for dtype in {part.dtype for part in parts.values()}:
+                apart = {n: columns[n] for n, part in parts.items() if id(part.way) == key and part.dtype == dtype}
+                columns |= _brought(apart, given[way(at)], each.missing) if apart else {}
+        return query.finish(**query.sums(**columns), **{name: given[name] for name in query.once})
+
+    once = {**query.once, **{row(name): part for name, part in parts.items()}, **positions}
+    return replace(query, rows={}, once=once, finish=finish)
+
+
+def _brought(columns: Tensors, positions: torch.Tensor, missing: bool) -> dict[str, torch.Tensor]:
+    """Rows of several tensors at these positions, all in one go."""
+    flat = {name: column.reshape(len(column), -1) for name, column in columns.items()}
+    rows = permute(torch.cat([*flat.values()], 1), positions, missing=missing)
+    parts = rows.split([part.shape[1] for part in flat.values()], 1)
+    return {name: part.reshape(-1, *columns[name].shape[1:]) for name, part in zip(columns, parts, strict=True)}
 
 
 def _in_blocks(query: Query, terms: Terms, data: Dataset, most: int, once: tuple[Owned, ...]) -> Iterator[Piece]:

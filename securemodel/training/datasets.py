@@ -23,16 +23,29 @@ Positions = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, repr=False)
+class Way:
+    """How rows of one party are brought into the order of another, which alone knows it (`securemodel.permute`).
+
+    positions: int64 [rows] of that other party, the row at each place. missing: whether -1 stands for a row of zeros.
+    """
+
+    positions: Owned
+    missing: bool
+
+
+@dataclass(frozen=True, repr=False)
 class Owned:
     """A tensor of one party. `source` is the tensor, or a function that gives it and is called by its owner alone.
 
-    `shape` is public, [rows, ...], and so is `dtype`.
+    `shape` is public, [rows, ...], and so is `dtype`. `way`: how its rows are brought into the order of others', for
+    queries to joint tables; None where they are in that order.
     """
 
     party: str
     source: Source
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
+    way: Way | None = None
 
     @cached_property
     def tensor(self) -> torch.Tensor:
@@ -52,6 +65,10 @@ class Owned:
                 )
             )  # fmt: skip
         return made
+
+    def made(self, source: Source, shape: Sequence[int], dtype: torch.dtype) -> Owned:
+        """What its owner makes of it row by row: a tensor [rows, *shape]."""
+        return replace(self, source=source, shape=(self.shape[0], *shape), dtype=dtype)
 
     def rows(self, places: np.ndarray) -> torch.Tensor:
         """Some of the rows. Raises InputError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from securemodel.data.query import Query, compile_query
 from securemodel.engines.masked.dealer import serve
 from securemodel.errors import CompileError, InputError
 from securemodel.ledger import read_ledger
-from securemodel.training.datasets import owned, rows
+from securemodel.training.datasets import Way, owned, rows
 
 PARTIES = ("bank", "shop")
 
@@ -110,6 +111,25 @@ def test_the_plan_counts_all_runs(blocks_of_16):
     assert (
         "mean, count to all" in str(plan) and plan.dealt_bytes > 0 and plan.sent_bytes["bank"] > 0 and plan.seconds > 0
     )
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("parties", [PARTIES, ("bank", "shop", "registry")])
+def test_rows_in_an_order_that_one_party_knows(parties, missing):
+    """The bank has five rows, the shop's rows are others', and the bank alone knows which belong together."""
+    order = torch.tensor([6, 0, 3, -1, 5] if missing else [6, 0, 3, 2, 5])
+    x, y = torch.randn(5, dtype=torch.float64), torch.randn(7, 2, dtype=torch.float64)
+    z = torch.arange(7)
+    way = Way(owned("bank", order), missing)
+    theirs = owned("shop", y)
+    rows = {"x": (owned("bank", x),), "y": (replace(theirs, way=way),), "z": (replace(owned("shop", z), way=way),)}
+    rows["twice"] = (rows["y"][0].made(2 * y[:, 0], (), torch.float64),)
+    asked = Query("sums", lambda total, one, z, k: {"total": total + k, "one": one, "z": z}, rows=rows,
+                  sums=lambda x, y, z, twice: {"total": x @ y, "one": (x * twice).sum(), "z": z.sum()},
+                  once={"k": owned("shop", torch.ones(2))})  # fmt: skip
+    pick = lambda t: torch.cat([t, t.new_zeros(1, *t.shape[1:])])[order]
+    right = {"total": x @ pick(y) + 1, "one": (x * 2 * pick(y)[:, 0]).sum(), "z": pick(z).sum()}
+    assert near(Here(parties).ask(compile_query(asked, parties)), right)
 
 
 def test_only_receivers_learn():
