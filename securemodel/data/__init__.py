@@ -1,8 +1,12 @@
 """Tables of several parties as one: alignment, statistics, preparation and evaluation, without anybody seeing another's rows."""
 
 from securemodel.data.column import Column
+from securemodel.data.joint import Joint, connect, local
 from securemodel.data.problems import TableErrors
+from securemodel.data.query import Query
 from securemodel.data.schema import Schema
 from securemodel.data.table import Source, Table, read, table
 
-__all__ = ["Column", "Schema", "Source", "Table", "TableErrors", "read", "table"]
+__all__ = [
+    "Column", "Joint", "Query", "Schema", "Source", "Table", "TableErrors", "connect", "local", "read", "table"
+]  # fmt: skip

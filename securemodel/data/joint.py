@@ -1,0 +1,329 @@
+"""A table of several parties as if it were one: its columns stay with their owners, and queries run under encryption.
+
+What is public: the schema, which party has how many rows, the number of joint rows, and which of them a query reads. Ids
+and values never leave their owner but as shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from protocols.errors import ConfigError, InputError, Mismatch, explain
+from protocols.identity import PartiesConfig
+from securemodel.data.place import Place, here, there
+from securemodel.data.query import CompiledQuery, Query, compile_query
+from securemodel.data.schema import Column, Schema
+from securemodel.data.table import Source, Table, read
+from securemodel.engines.labels import QUERY, TABLE, TABLE_TEXT
+from securemodel.sessions.remote import place
+from securemodel.training.datasets import Owned, Positions, Way
+
+_COUNT_BYTES, _DIGEST_BYTES = 8, 32
+
+
+@dataclass(frozen=True, repr=False)
+class Joint:
+    """Rows of a joint table; made by `local` and `connect`. A context manager: leaving it ends the connection.
+
+    `counts`: how many rows each party's table has. `order`: for parties of this process, which row of its table each joint
+    row is, -1 for none. `positions`: the joint rows that this view is about, of each part: a table that is split by columns
+    has one part, one that is split by rows a part for each party.
+    """
+
+    schema: Schema
+    parties: tuple[str, ...]
+    place: Place
+    tables: Mapping[str, Table]
+    counts: Mapping[str, int]
+    order: Mapping[str, np.ndarray]
+    positions: Positions
+    alignment: str = ""
+    """What says that all parties mean the same rows, in hexadecimal; empty where rows belong together by their place."""
+    presence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """For parties of this process, whether they have each joint row, where some may not."""
+    waiting: bool = False
+    """Whether the rows are not aligned yet."""
+    presence_of: tuple[str, ...] = ()
+    """The parties whose rows may be none."""
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    """How rows of parties are brought into the order of the one that alone learnt it."""
+    _made: dict[tuple[str, str, int], Owned] = field(default_factory=dict, compare=False)
+
+    # ---- what is public
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(map(len, self.positions))
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the parties have other rows of the same columns; else they have other columns of the same rows."""
+        return self.schema.split == "rows"
+
+    @property
+    def me(self) -> str | None:
+        """The party of this process; None where all are in it."""
+        return None if len(self.place.here) == len(self.parties) else self.place.here[0]
+
+    def column(self, name: str) -> Column:
+        """What the schema says of a column. Raises InputError for an unknown one."""
+        if name not in self.schema.columns:
+            known = ", ".join(self.schema.columns)
+            raise InputError(explain(f"the schema has no column {name!r}", fix=f"it has {known}"))
+        return self.schema.columns[name]
+
+    def owner(self, name: str) -> str | None:
+        """Who has a column; None where all have rows of it."""
+        return self.column(name).owner
+
+    @property
+    def hidden(self) -> bool:
+        """Whether some rows may lack a party, and not all know which: a row then counts as often as the product of `weights`."""
+        return bool(self.presence_of)
+
+    def is_mine(self, name: str) -> bool:
+        """Whether this process has values of a column, or all of them where it is one party's."""
+        owner = self.owner(name)
+        return owner in self.place.here if owner else bool(self.place.here)
+
+    # ---- rows
+    def at(self, positions: Sequence[np.ndarray]) -> Joint:
+        """The view on some of these rows: for each part their places here, which are public."""
+        chosen = tuple(mine[np.asarray(at)] for mine, at in zip(self.positions, positions, strict=True))
+        return replace(self, positions=chosen, _made={})
+
+    def parts(self, name: str) -> tuple[Owned, ...]:
+        """The values of a column, [rows] of each part: float64 of a number, int64 of the other kinds, 0 where missing.
+
+        Where one party alone knows which rows belong together, those of others are in their own order and have a `way`;
+        what owners make of them row by row is `part.made(...)`. Raises InputError before an alignment.
+        """
+        real = self.column(name).kind == "number"
+        dtype = torch.float64 if real else torch.int64
+        return self._parts(name, "values", dtype, lambda table: table.columns[name])
+
+    def missing(self, name: str) -> tuple[Owned, ...] | None:
+        """Where a column has no value: int64 of 0 and 1, [rows] of each part. None where the schema allows none."""
+        if not self.column(name).missing:
+            return None
+        return self._parts(name, "missing", torch.int64, lambda table: table.missing[name])
+
+    @property
+    def weights(self) -> dict[str, Owned]:
+        """By party, int64 of 0 and 1 [rows]: whether it has the row. Empty where all have all, so that none is `hidden`."""
+        return {party: self._weight(party) for party in self.presence_of}
+
+    def mine(self, name: str) -> np.ndarray:
+        """A column's values at its owner, float64 or int64 [rows]. Raises InputError at the others."""
+        return self._of_mine(self.parts(name), name)
+
+    def mine_missing(self, name: str) -> np.ndarray:
+        """Where a column has no value, at its owner: bool [rows]. Raises InputError at the others."""
+        parts = self.missing(name)
+        if parts is None:
+            return np.zeros(len(self.mine(name)), bool)
+        return self._of_mine(parts, name).astype(bool)
+
+    def _of_mine(self, parts: tuple[Owned, ...], name: str) -> np.ndarray:
+        found = [part.tensor.numpy() for part in parts if part.party in self.place.here]
+        if not found:
+            raise InputError(explain(f"column {name!r} is {parts[0].party!r}'s", fix="ask for it under encryption"))
+        return np.concatenate(found)
+
+    def _parts(
+        self, name: str, what: str, dtype: torch.dtype, values: Callable[[Table], np.ndarray]
+    ) -> tuple[Owned, ...]:
+        self._check_aligned()
+        owner = self.owner(name)
+        owners = self.parties if owner is None else (owner,)
+        return tuple(self._part(name, what, part, party, dtype, values) for part, party in enumerate(owners))
+
+    def _part(
+        self, name: str, what: str, part: int, party: str, dtype: torch.dtype, values: Callable[[Table], np.ndarray]
+    ) -> Owned:
+        """One part of a column, which is read where it is used, and once."""
+        key, way = (name, what, part), self.ways.get(party)
+
+        def read_now() -> torch.Tensor:
+            rows = self.order[party] if way else self.order[party][self.positions[part]]
+            found = values(self.tables[party])[rows]
+            found[rows < 0] = 0  # a row that this party does not have
+            return torch.from_numpy(found).to(dtype)
+
+        if key not in self._made:
+            rows = self.counts[party] if way else len(self.positions[part])
+            self._made[key] = Owned(party, read_now, (rows,), dtype, self._way(way) if way else None)
+        return self._made[key]
+
+    def _way(self, way: Way) -> Way:
+        """Of the rows of this view."""
+        key = (way.positions.party, "way", id(way))
+        if key not in self._made:
+            (at,) = self.positions
+            self._made[key] = Owned(way.positions.party, lambda: way.positions.rows(at), (len(at),), torch.int64)
+        return replace(way, positions=self._made[key])
+
+    def _weight(self, party: str) -> Owned:
+        def values() -> torch.Tensor:
+            return torch.from_numpy(self.presence[party][self.positions[0]].astype(np.int64))
+
+        return Owned(party, values, (self.rows,), torch.int64)
+
+    def _check_aligned(self) -> None:
+        if self.waiting:
+            what = "the rows are not aligned yet: whose row belongs to which is not known"
+            raise InputError(explain(what, fix='joint = joint.align(learns=...): "all", "nobody" or a party'))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the schema, the alignment and which rows this is, the same at all parties, in hexadecimal."""
+        places = [hashlib.sha256(at.astype("<i8").tobytes()).hexdigest() for at in self.positions]
+        said = json.dumps([self.schema.digest, list(self.parties), self.alignment, places])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    # ---- queries
+    def compiled(self, query: Query) -> CompiledQuery:
+        """The programs of a query; `plan()` of it says what it costs and reveals. Raises UnsupportedOperator, InputError."""
+        return compile_query(query, self.parties)
+
+    def ask(self, query: Query | CompiledQuery) -> dict[str, torch.Tensor | None]:
+        """The answer of a query by name; None for what nobody in this process may learn. Every party asks the same.
+
+        Raises Mismatch where a peer asks something else or about other rows; PeerError.
+        """
+        self._check_aligned()
+        compiled = self.compiled(query) if isinstance(query, Query) else query
+        said = json.dumps([compiled.query.name, self.digest, [p.program.digest for p in compiled.pieces]])
+        mine = hashlib.sha256(said.encode()).digest()
+        sizes = dict.fromkeys(self.parties, _DIGEST_BYTES)
+        for got in self.place.swap(QUERY, dict.fromkeys(self.place.here, mine), sizes).values():
+            for peer, theirs in got.items():
+                if theirs != mine:
+                    error = Mismatch(peer, explain(
+                        f"party {peer!r} asks something else than {compiled.query.name!r}, or about other rows",
+                        why="its schema, alignment, split or the arguments of the call are others",
+                        fix="make the same calls in the same order at every party",
+                    ))  # fmt: skip
+                    self.place.fail(error)
+                    raise error
+        return self.place.ask(compiled)
+
+    def close(self) -> None:
+        """Ends the connection. Harmless when it has ended."""
+        self.place.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.place.__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"Joint({self.rows} rows, {len(self.schema.columns)} columns of {', '.join(self.parties)})"
+
+
+def local(schema: Schema, tables: Sequence[Source], *, ledger: str | Path | None = None) -> Joint:
+    """A joint table with all parties in this process: for notebooks and tests. Raises InputError, FileError, ConfigError."""
+    parties = _parties(schema, tables)
+    if unknown := [name for name in parties if name not in {source.party for source in tables}]:
+        fix = f'add data.table("{unknown[0]}", "file.csv")'
+        raise InputError(explain(f"no table of {', '.join(unknown)} is given", fix=fix))
+    made = {source.party: read(source, schema) for source in tables}
+    return _begun(schema, parties, here(parties, ledger), made)
+
+
+def connect(
+    schema: Schema,
+    tables: Sequence[Source],
+    me: str | None = None,
+    config: str | Path | PartiesConfig | None = None,
+    *,
+    ledger: str | Path | bool = True,
+    insecure_plain: bool = False,
+) -> Joint:
+    """A joint table between processes. The same script runs at every party, and each opens its own file only.
+
+    `me` and `config` (a parties file) come from the command line unless given. The file is read whole before anybody is
+    reached, so what is wrong with it is an InputError here and nothing at the others. Raises InputError, FileError,
+    ConfigError, LedgerError, PeerAbsent, IdentityError, Mismatch (another schema).
+    """
+    parties = _parties(schema, tables)
+    name, known, own = place(parties, me, config, insecure_plain, "run")
+    mine = [source for source in tables if source.party == name]
+    if not mine:
+        raise InputError(explain(f"no table of {name!r} is given", fix=f'add data.table("{name}", "file.csv")'))
+    made = {name: read(mine[0], schema)}
+    link = there(parties, name, known, own, ledger)
+    try:
+        return _begun(schema, parties, link, made)
+    except BaseException as error:
+        link.fail(error)
+        raise
+
+
+def _parties(schema: Schema, tables: Sequence[Source]) -> tuple[str, ...]:
+    named = tuple(source.party for source in tables)
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise InputError(explain(f"{twice[0]!r} has two tables", fix="give one for each party"))
+    parties = schema.parties or named
+    if strange := [name for name in named if name not in parties]:
+        fix = f"the schema's columns are of {', '.join(parties)}"
+        raise InputError(explain(f"{strange[0]!r} has a table and owns no column", fix=fix))
+    if len(parties) < 2:
+        raise ConfigError(explain("a joint table is of two parties or more", fix="name an owner for each column"))
+    return parties
+
+
+def _begun(schema: Schema, parties: tuple[str, ...], place: Place, tables: Mapping[str, Table]) -> Joint:
+    """The joint table before any alignment: rows belong together by their place, or are one party's after another's."""
+    counts = _compare(schema, parties, place, {name: table.rows for name, table in tables.items()})
+    order = {name: np.arange(table.rows) for name, table in tables.items()}
+    if schema.split == "rows":
+        positions: Positions = tuple(np.arange(counts[name]) for name in parties)
+        return Joint(schema, parties, place, tables, counts, order, positions)
+    waiting = bool(schema.keys)
+    positions = (np.empty(0, np.int64) if waiting else _same_rows(counts),)
+    return Joint(schema, parties, place, tables, counts, order, positions, waiting=waiting)
+
+
+def _same_rows(counts: Mapping[str, int]) -> np.ndarray:
+    if len(set(counts.values())) != 1:
+        raise InputError(
+            explain("the parties' tables have different numbers of rows",
+                    why=", ".join(f"{name} has {count}" for name, count in counts.items()),
+                    fix="name the columns of the id as keys in the schema, and align the tables by them")
+        )  # fmt: skip
+    return np.arange(next(iter(counts.values())))
+
+
+def _compare(schema: Schema, parties: tuple[str, ...], place: Place, rows: Mapping[str, int]) -> dict[str, int]:
+    """How many rows each party has. Raises Mismatch where one has another schema, with what differs first."""
+    text = schema.text.encode()
+    mine = lambda count: (
+        bytes.fromhex(schema.digest) + b"".join(n.to_bytes(_COUNT_BYTES, "big") for n in (len(text), count))
+    )
+    sends = {name: mine(count) for name, count in rows.items()}
+    heard = place.swap(TABLE, sends, dict.fromkeys(parties, _DIGEST_BYTES + 2 * _COUNT_BYTES))
+    ((_, got), *_) = heard.items()
+    numbers = {peer: data[_DIGEST_BYTES:] for peer, data in got.items()}
+    if other := [peer for peer, data in got.items() if data[:_DIGEST_BYTES].hex() != schema.digest]:
+        sizes = {peer: min(int.from_bytes(n[:_COUNT_BYTES], "big"), _MOST_TEXT) for peer, n in numbers.items()}
+        ((_, texts), *_) = place.swap(TABLE_TEXT, dict.fromkeys(rows, text), sizes).items()
+        said = schema.first_difference(texts[other[0]].decode(errors="replace"))
+        raise Mismatch(
+            other[0],
+            explain(f"party {other[0]!r} has another schema", where=said or "in its form",
+                    why="all parties must mean the same columns", fix="give all parties the same file"),
+        )  # fmt: skip
+    return {**{peer: int.from_bytes(n[_COUNT_BYTES:], "big") for peer, n in numbers.items()}, **rows}
+
+
+_MOST_TEXT = 1 << 24  # bytes of a schema

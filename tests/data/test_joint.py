@@ -1,0 +1,179 @@
+"""Joint tables: rows of several parties as one, in one process and between several."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from protocols.channel.testing import free_addresses, run_together
+from protocols.errors import Mismatch, PeerAborted
+from protocols.identity import Timeouts, plain_config
+from securemodel import data
+from securemodel.engines.masked.dealer import serve
+from securemodel.errors import ConfigError, InputError
+from securemodel.invocation import Invocation, invoked
+
+COLUMNS = """
+[table]
+split = "columns"
+minimum = 2
+[columns.income]
+owner = "bank"
+kind = "number"
+low = 0
+high = 500000
+missing = true
+[columns.city]
+owner = "shop"
+kind = "category"
+values = ["Ghent", "Utrecht"]
+[columns.defaulted]
+owner = "registry"
+kind = "boolean"
+"""
+INCOME, CITY, DEFAULTED = [1000.5, None, 333333.25, 0.0], ["Utrecht", "Ghent", "Ghent", "Utrecht"], [1, 0, 1, 1]
+
+
+def three(text: str = COLUMNS, **ids) -> tuple[data.Schema, list[data.Source]]:
+    frames = {"bank": {"income": INCOME}, "shop": {"city": CITY}, "registry": {"defaulted": DEFAULTED}}
+    made = [data.table(name, pd.DataFrame({**columns, **ids.get(name, {})})) for name, columns in frames.items()]
+    return data.Schema.parse(text), made
+
+
+def ask(joint: data.Joint, reveal: str = "all") -> dict:
+    """How many of Utrecht have defaulted, their incomes, and how many are missing."""
+    columns = {name: joint.parts(name) for name in ("income", "city", "defaulted")}
+    columns["gone"] = joint.missing("income")
+
+    def sums(income, city, defaulted, gone, **weights):
+        w = city * defaulted
+        for weight in weights.values():
+            w = w * weight
+        return {"n": w.sum(), "income": (w * income).sum(), "gone": (w * gone).sum()}
+
+    rows = {**columns, **{f"weight of {party}": (w,) for party, w in joint.weights.items()}}
+    return joint.ask(data.Query("defaults", lambda **totals: totals, reveal, rows, sums=sums))
+
+
+RIGHT = {"n": 2.0, "income": 1000.5, "gone": 0.0}
+
+
+def read_off(found) -> dict:
+    return {name: value if value is None else round(float(value), 3) for name, value in found.items()}
+
+
+def test_rows_that_belong_together_by_their_place():
+    with data.local(*three()) as joint:
+        assert joint.rows == 4 and joint.me is None and not joint.by_rows and not joint.hidden
+        assert joint.owner("city") == "shop" and joint.parts("income")[0].dtype == torch.float64
+        assert joint.mine("city").tolist() == [1, 0, 0, 1] and joint.mine_missing("income").tolist() == [
+            False,
+            True,
+            False,
+            False,
+        ]
+        assert read_off(ask(joint)) == RIGHT
+        some = joint.at([np.array([0, 2])])
+        assert some.rows == 2 and read_off(ask(some)) == {**RIGHT, "n": 1.0} and some.digest != joint.digest
+        assert some.at([np.array([1])]).mine("income").tolist() == [333333.25]
+
+
+def test_rows_of_several_parties():
+    text = COLUMNS.replace('split = "columns"', 'split = "rows"')
+    for owner in ("bank", "shop", "registry"):
+        text = text.replace(f'owner = "{owner}"\n', "")
+    whole = pd.DataFrame({"income": INCOME, "city": CITY, "defaulted": DEFAULTED})
+    tables = [data.table("north", whole[:1]), data.table("south", whole[1:])]
+    with data.local(data.Schema.parse(text), tables) as joint:
+        assert joint.by_rows and joint.parties == ("north", "south") and joint.owner("city") is None and joint.rows == 4
+        assert [part.shape for part in joint.parts("city")] == [(1,), (3,)]
+        assert read_off(ask(joint)) == RIGHT
+        some = joint.at([np.array([], np.int64), np.array([2])])
+        assert some.rows == 1 and some.mine("defaulted").tolist() == [1]
+
+
+@pytest.mark.parametrize("wrong, says", [
+    (lambda s, t: (s, t[:2]), "no table of registry"),
+    (lambda s, t: (s, [*t, t[0]]), "two tables"),
+    (lambda s, t: (s, [*t, data.table("stranger", "x.csv")]), "'stranger' has a table and owns no column"),
+    (lambda s, t: (s, [*t[:2], data.table("registry", pd.DataFrame({"defaulted": [1, 0]}))]), "different numbers of rows"),
+])  # fmt: skip
+def test_tables_that_do_not_fit(wrong, says):
+    with pytest.raises((InputError, ConfigError), match=says):
+        data.local(*wrong(*three()))
+
+
+def test_a_column_that_is_not_there():
+    joint = data.local(*three())
+    with pytest.raises(InputError, match="no column 'age'"):
+        joint.parts("age")
+
+
+def test_a_process_of_one_party_never_opens_the_files_of_all():
+    with invoked(Invocation(me="bank")), pytest.raises(ConfigError, match="it would read the files of all"):
+        data.local(*three())
+
+
+def between(task, schemas=None, parties=("bank", "shop", "registry"), tables=None):
+    """What each party returns, over sockets of this host; each has its own table alone."""
+    dealer, *addresses = free_addresses(len(parties) + 1)
+    times = Timeouts(connect_s=20.0, receive_s=20.0)
+    config = plain_config(dict(zip(parties, addresses, strict=True)), dealer=dealer, timeouts=times)
+    threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
+    schema, made = three() if tables is None else tables
+
+    def party(me):
+        mine = [source if source.party == me else data.table(source.party, Path("of-others.csv")) for source in made]
+        own = (schemas or {}).get(me, schema)
+        with data.connect(own, mine, me, config, ledger=False, insecure_plain=True) as joint:
+            return task(me, joint)
+
+    return run_together({me: lambda me=me: party(me) for me in parties}, 60.0)
+
+
+def test_between_processes():
+    def task(me, joint):
+        assert joint.me == me
+        with pytest.raises(InputError, match="'s"):
+            joint.mine("city" if me != "shop" else "income")
+        first = ask(joint, "bank")
+        return [read_off(first), read_off(ask(joint.at([np.array([0, 2])])))]
+
+    got = between(task)
+    assert got["bank"][0] == RIGHT and set(got["shop"][0].values()) == {None}
+    assert {name: found[1]["n"] for name, found in got.items()} == dict.fromkeys(got, 1.0)
+
+
+def said_by(got, words: str) -> bool:
+    """Whoever saw it first says what it saw; the others may hear of it from them."""
+    first = [error for error in got.values() if isinstance(error, Mismatch)]
+    others = [error for error in got.values() if isinstance(error, PeerAborted)]
+    return bool(first) and len(first) + len(others) == len(got) and all(words in str(error) for error in got.values())
+
+
+def test_another_schema_is_named_by_its_first_difference():
+    other = data.Schema.parse(COLUMNS.replace("500000", "400000"))
+    got = between(lambda me, joint: ask(joint), {"shop": other})
+    assert said_by(got, "has another schema")
+    assert any("column 'income': high is 500000.0 here and 400000.0 there" in str(error) for error in got.values())
+
+
+def test_other_rows_are_noticed():
+    got = between(lambda me, joint: ask(joint.at([np.array([0, 1 if me == "bank" else 2])])))
+    assert said_by(got, "or about other rows")
+
+
+def test_a_file_that_cannot_be_used_is_said_before_anybody_is_reached(tmp_path):
+    """Nobody listens, and the error comes at once."""
+    (tmp_path / "bank.csv").write_text("income\n12\nmuch\n")
+    schema, made = three()
+    config = plain_config(dict(zip(("bank", "shop", "registry"), free_addresses(3), strict=True)))
+    with pytest.raises(InputError, match="line 3"):
+        data.connect(
+            schema, [data.table("bank", tmp_path / "bank.csv"), *made[1:]], "bank", config, insecure_plain=True
+        )
