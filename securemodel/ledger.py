@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from protocols.errors import ConfigError, DecodeError, explain
 from protocols.files import create_secret, open_secret, sync_directory
-from protocols.strict import strict_fields
+from protocols.strict import strict_json, typed
 from securemodel.errors import LedgerError
 from securemodel.invocation import current
 from securemodel.program import Program
@@ -30,6 +30,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "reveals": dict, "rows": int, "previous": str,
 }  # fmt: skip
 """What a line holds; docs/audit.md says what each field means."""
+SETS = "sets"
+"""A further field, of alignments: by party, how many rows its set of ids has, and a commitment to it."""
 
 _WHAT = "the ledger"
 _START = "0" * 64
@@ -190,7 +192,7 @@ def read_ledger(path: str | Path) -> Contents:
         try:
             if not raw.endswith(b"\n"):
                 raise DecodeError("the line is cut off")
-            fields = strict_fields(raw, "a line of the ledger", FIELDS, _MOST_BYTES)
+            fields = _fields(raw)
             if fields["previous"] != previous:
                 breaks.append(Break(number, "does not follow the line before it"))
             lines.append(Line(number, fields))
@@ -198,6 +200,14 @@ def read_ledger(path: str | Path) -> Contents:
             breaks.append(Break(number, "cannot be read"))
         previous = _digest(raw)
     return Contents(path, tuple(lines), tuple(breaks), previous)
+
+
+def _fields(raw: bytes) -> dict[str, Any]:
+    """The fields of a line. Raises DecodeError."""
+    what = "a line of the ledger"
+    value = strict_json(raw, what, _MOST_BYTES)
+    more = {SETS: dict} if isinstance(value, dict) and SETS in value else {}
+    return typed(value, what, {**FIELDS, **more})
 
 
 def _digest(line: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from protocols.channel import Channel
@@ -22,16 +22,26 @@ class Alignment:
     outcome: Outcome
 
 
-def align(channel: Channel, own: OwnSet, terms: Terms, commitment: str, workers: int | None = None) -> Alignment:
+def align(
+    channel: Channel,
+    own: OwnSet,
+    terms: Terms,
+    commitment: str,
+    workers: int | None = None,
+    agreed: Callable[[Mapping[str, Peer]], None] | None = None,
+) -> Alignment:
     """Finds out which ids the parties of a channel have in common, and tells those who may learn it.
 
     own: this party's ids, from `own_set`; commitment: what `OwnSet.commitment` made, told to all. workers: processes that
-    multiply, as many as torch has threads by default. Every wait ends. Raises InputError before anything is sent,
-    Mismatch where parties disagree, and other PeerErrors, which name the party; the peers are told.
+    multiply, as many as torch has threads by default. agreed: called with what all said of their sets, before anything
+    that follows from an id is sent; what it raises ends the alignment. Every wait ends. Raises InputError before anything
+    is sent, Mismatch where parties disagree, and other PeerErrors, which name the party; the peers are told.
     """
     terms.check((channel.me, *channel.peers))
     try:
         parties = agree(channel, terms, Peer(len(own.ids), commitment))
+        if agreed is not None:
+            agreed(parties)
         rows = {name: said.rows for name, said in parties.items()}
         with Workers.for_work(costs.multiplications(rows, terms, channel.me), workers) as helpers:
             return Alignment(parties, _run(channel, own, terms, rows, helpers))
