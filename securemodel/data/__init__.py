@@ -1,5 +1,6 @@
 """Tables of several parties as one: alignment, statistics, preparation and evaluation, without anybody seeing another's rows."""
 
+from securemodel.data.align import Aligned, ChangedSetWarning
 from securemodel.data.column import Column
 from securemodel.data.joint import Joint, connect, local
 from securemodel.data.problems import TableErrors
@@ -8,5 +9,6 @@ from securemodel.data.schema import Schema
 from securemodel.data.table import Source, Table, read, table
 
 __all__ = [
-    "Column", "Joint", "Query", "Schema", "Source", "Table", "TableErrors", "connect", "local", "read", "table"
+    "Aligned", "ChangedSetWarning", "Column", "Joint", "Query", "Schema", "Source", "Table", "TableErrors", "connect",
+    "local", "read", "table",
 ]  # fmt: skip
