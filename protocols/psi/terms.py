@@ -14,6 +14,8 @@ ALL, NOBODY, COUNT = "all", "nobody", "count"
 EPOCH = 1 << 41
 """Epochs of programs are below 2^40: from here on they are the steps of an alignment."""
 MOST_ROWS = 1 << 31
+MOST_IDS = 10_000_000
+"""Of one party, unless the parties agree on another number."""
 _VERSION = 1
 TEXT_BYTES = 1024
 _AGREE = Label(EPOCH, 0, Purpose.CONTROL)
@@ -42,7 +44,7 @@ class Terms:
 
     learns: str
     rules: str = ""
-    largest: int = 10_000_000
+    largest: int = MOST_IDS
     unmatched: str = "keep"
 
     def check(self, parties: tuple[str, ...]) -> None:

@@ -2,7 +2,8 @@
 
 from securemodel.data.align import Aligned, ChangedSetWarning
 from securemodel.data.column import Column
-from securemodel.data.joint import Joint, connect, local
+from securemodel.data.connecting import connect, local
+from securemodel.data.joint import Joint
 from securemodel.data.problems import TableErrors
 from securemodel.data.query import Query
 from securemodel.data.schema import Schema

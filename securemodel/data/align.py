@@ -42,6 +42,7 @@ class Aligned:
     rows: joint rows, known to all. common: how many ids all parties have, where this party learns it.
     parties: by party, rows and commitment of its set. terms: what was agreed on.
     outcome: positions, links, order or places, depending on who learns (see protocols.psi.outcome).
+    id: 32 hexadecimal digits, the same at all parties and of this alignment alone.
     table: the digest of the table whose rows these are, where one was named.
     """
 
@@ -49,6 +50,7 @@ class Aligned:
     terms: Terms
     parties: Mapping[str, Peer]
     outcome: Outcome
+    id: str
     table: str = ""
 
     def __repr__(self) -> str:
@@ -128,12 +130,13 @@ def align(
     table: str = "",
     book: Book | None = None,
     workers: int | None = None,
+    number: int = 0,
 ) -> Aligned:
     """Aligns this party's rows with those of all peers of a channel.
 
     ids: canonical bytes, one for each row (`Table.ids`). minimum: fewer common ids are an error at all who may learn it.
     table: the digest of the table. book: where the sets are written down and compared with earlier ones, which may give a
-    ChangedSetWarning. Raises InputError before anything is sent for missing or equal ids; TooFewRows; LedgerError;
+    ChangedSetWarning. number: of the alignments of this channel, from 0. Raises InputError before anything is sent for missing or equal ids; TooFewRows; LedgerError;
     Mismatch and other PeerErrors.
     """
     own = own_set(ids)
@@ -148,7 +151,14 @@ def align(
         book.write(channel.me, parties, session, terms.rules, revealed(tuple(parties), terms))
 
     made = align_ids(channel, own, terms, own.commitment(channel.me, salt), workers, agreed)
-    aligned = Aligned(channel.me, terms, made.parties, made.outcome, table)
+    aligned = Aligned(
+        channel.me,
+        terms,
+        made.parties,
+        made.outcome,
+        _id_of(channel.session + number.to_bytes(8, "little"), made.parties),
+        table,
+    )
     try:
         check_minimum(aligned, minimum)
     except TooFewRows as error:
@@ -157,7 +167,9 @@ def align(
     return aligned
 
 
-def align_here(ids: Mapping[str, IDS], terms: Terms, *, minimum: int = 0) -> dict[str, Aligned]:
+def align_here(
+    ids: Mapping[str, IDS], terms: Terms, *, minimum: int = 0, tables: Mapping[str, str] | None = None
+) -> dict[str, Aligned]:
     """The same for parties who are all in this process, by name: a plain join, as nothing has to be hidden from anybody.
 
     Joint rows are in a random order, and each party gets what it would get from the protocol.
@@ -172,10 +184,20 @@ def align_here(ids: Mapping[str, IDS], terms: Terms, *, minimum: int = 0) -> dic
     salt = os.urandom(SALT_BYTES)
     parties = {name: Peer(len(own.ids), own.commitment(name, salt)) for name, own in owns.items()}
     rows = {name: {item: row for row, item in enumerate(own.ids)} for name, own in owns.items()}
-    made = {name: Aligned(name, terms, parties, each) for name, each in _joined(owns, rows, terms).items()}
+    tables, number = tables or {}, _id_of(salt, parties)
+    made = {
+        name: Aligned(name, terms, parties, each, number, tables.get(name, ""))
+        for name, each in _joined(owns, rows, terms).items()
+    }
     for aligned in made.values():
         check_minimum(aligned, minimum)
     return made
+
+
+def _id_of(session: bytes, parties: Mapping[str, Peer]) -> str:
+    """No two alignments of a session have the same: sets that did not change are aligned in another order each time."""
+    said = "".join(f" {name}:{each.rows}:{each.commitment}" for name, each in sorted(parties.items()))
+    return hashlib.sha256(b"alignment " + session + said.encode()).hexdigest()[:32]
 
 
 def check_minimum(aligned: Aligned, minimum: int) -> None:

@@ -27,7 +27,7 @@ _WHAT = "an alignment"
 _FORMAT = "securemodel alignment 1"
 _DIGEST_BYTES, _LENGTH_BYTES = 32, 4
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "format": str, "me": str, "terms": dict, "parties": dict, "rows": int, "common": (int, type(None)), "table": str,
+    "format": str, "me": str, "id": str, "terms": dict, "parties": dict, "rows": int, "common": (int, type(None)), "table": str,
     "arrays": dict,
 }  # fmt: skip
 _TERMS: dict[str, type | tuple[type, ...]] = {"learns": str, "rules": str, "largest": int, "unmatched": str}
@@ -49,6 +49,7 @@ def save(aligned: Aligned, folder: str | Path) -> Path:
     about = {
         "format": _FORMAT,
         "me": aligned.me,
+        "id": aligned.id,
         "terms": asdict(aligned.terms),
         "parties": {name: asdict(said) for name, said in aligned.parties.items()},
         "rows": outcome.rows,
@@ -112,7 +113,7 @@ def _read(data: bytes) -> Aligned:
     _check(outcome.places, own, rows)
     for name, each in links.items():
         _check(each, rows, parties[name].rows, -1)
-    return Aligned(about["me"], terms, parties, outcome, about["table"])
+    return Aligned(about["me"], terms, parties, outcome, about["id"], about["table"])
 
 
 def _arrays(sizes: Mapping[str, Any], data: bytes) -> dict[str, np.ndarray]:

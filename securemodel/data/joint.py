@@ -11,27 +11,25 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
-from protocols.errors import ConfigError, InputError, Mismatch, explain
-from protocols.identity import PartiesConfig
-from securemodel.data.place import Place, here, there
+from protocols.errors import InputError, Mismatch, explain
+from protocols.psi.terms import ALL, COUNT, MOST_IDS, NOBODY, Terms
+from securemodel.data.align import Aligned
+from securemodel.data.place import Place
 from securemodel.data.query import CompiledQuery, Query, compile_query
 from securemodel.data.schema import Column, Schema
-from securemodel.data.table import Source, Table, read
-from securemodel.engines.labels import QUERY, TABLE, TABLE_TEXT
-from securemodel.sessions.remote import place
+from securemodel.data.table import Table
+from securemodel.engines.labels import QUERY
 from securemodel.training.datasets import Owned, Positions, Way
-
-_COUNT_BYTES, _DIGEST_BYTES = 8, 32
 
 
 @dataclass(frozen=True, repr=False)
 class Joint:
-    """Rows of a joint table; made by `local` and `connect`. A context manager: leaving it ends the connection.
+    """Rows of a joint table; made by `securemodel.data.connecting`. A context manager: leaving it ends the connection.
 
     `counts`: how many rows each party's table has. `order`: for parties of this process, which row of its table each joint
     row is, -1 for none. `positions`: the joint rows that this view is about, of each part: a table that is split by columns
@@ -189,6 +187,52 @@ class Joint:
         said = json.dumps([self.schema.digest, list(self.parties), self.alignment, places])
         return hashlib.sha256(said.encode()).hexdigest()
 
+    # ---- alignment
+    def align(self, learns: str, *, unmatched: str = "keep", largest: int = MOST_IDS) -> Joint:
+        """The joint table of the rows whose ids belong together; this one is left as it is.
+
+        learns, which has no default, as that somebody is in a file is personal data: "all" parties learn which of their ids
+        are common, and these are the joint rows; "nobody": the joint rows are those of all ids of all parties, and their
+        `weights` say in secret which are common; the name of a party: it alone learns. unmatched, where one party learns:
+        "keep": all its rows are joint rows, with secret weights; "drop": those that all have. largest: no party may bring
+        more rows. Every party makes the same call. Raises InputError, TooFewRows, Mismatch, PeerError; warns where a set has
+        changed since an earlier alignment.
+        """
+        self._check_keys()
+        return self._aligned(self._found(Terms(learns, self.schema.digest, largest, unmatched)))
+
+    def count_common(self, *, largest: int = MOST_IDS) -> int:
+        """How many ids all parties have, and nothing else; all learn it. Raises as `align` does."""
+        self._check_keys()
+        found = self._found(Terms(COUNT, self.schema.digest, largest))
+        return cast(int, next(iter(found.values())).common)
+
+    def _check_keys(self) -> None:
+        if not self.schema.keys:
+            what = "the schema names no keys, so rows have no ids to align by"
+            raise InputError(explain(what, fix='name the columns of the id: keys = ["email"] under [table]'))
+
+    def _found(self, terms: Terms) -> dict[str, Aligned]:
+        ids = {name: cast(tuple[bytes, ...], table.ids) for name, table in self.tables.items()}
+        tables = {name: table.digest for name, table in self.tables.items()}
+        return self.place.aligned(ids, terms, self.schema.minimum, tables)
+
+    def _aligned(self, found: Mapping[str, Aligned]) -> Joint:
+        some = next(iter(found.values()))
+        learns, every = some.terms.learns, np.arange(some.rows)
+        made = replace(self, positions=(every,), alignment=some.id, waiting=False, _made={})
+        if learns in (ALL, NOBODY):
+            order = {name: cast(np.ndarray, aligned.positions) for name, aligned in found.items()}
+            presence = {name: cast(np.ndarray, each.presence) for name, each in found.items() if some.hidden}
+            return replace(made, order=order, presence=presence, presence_of=self.parties if some.hidden else ())
+        order = {
+            name: cast(np.ndarray, aligned.positions if name == learns else aligned.outcome.order)
+            for name, aligned in found.items()
+        }
+        presence = {learns: cast(np.ndarray, found[learns].presence)} if some.hidden and learns in found else {}
+        ways = {name: _way(learns, found, name, some) for name in self.parties if name != learns}
+        return replace(made, order=order, presence=presence, presence_of=(learns,) if some.hidden else (), ways=ways)
+
     # ---- queries
     def compiled(self, query: Query) -> CompiledQuery:
         """The programs of a query; `plan()` of it says what it costs and reveals. Raises UnsupportedOperator, InputError."""
@@ -203,7 +247,7 @@ class Joint:
         compiled = self.compiled(query) if isinstance(query, Query) else query
         said = json.dumps([compiled.query.name, self.digest, [p.program.digest for p in compiled.pieces]])
         mine = hashlib.sha256(said.encode()).digest()
-        sizes = dict.fromkeys(self.parties, _DIGEST_BYTES)
+        sizes = dict.fromkeys(self.parties, 32)
         for got in self.place.swap(QUERY, dict.fromkeys(self.place.here, mine), sizes).values():
             for peer, theirs in got.items():
                 if theirs != mine:
@@ -230,100 +274,10 @@ class Joint:
         return f"Joint({self.rows} rows, {len(self.schema.columns)} columns of {', '.join(self.parties)})"
 
 
-def local(schema: Schema, tables: Sequence[Source], *, ledger: str | Path | None = None) -> Joint:
-    """A joint table with all parties in this process: for notebooks and tests. Raises InputError, FileError, ConfigError."""
-    parties = _parties(schema, tables)
-    if unknown := [name for name in parties if name not in {source.party for source in tables}]:
-        fix = f'add data.table("{unknown[0]}", "file.csv")'
-        raise InputError(explain(f"no table of {', '.join(unknown)} is given", fix=fix))
-    made = {source.party: read(source, schema) for source in tables}
-    return _begun(schema, parties, here(parties, ledger), made)
+def _way(learns: str, found: Mapping[str, Aligned], party: str, some: Aligned) -> Way:
+    """How rows of a party are brought into the order of the one that learns."""
 
+    def links() -> torch.Tensor:
+        return torch.from_numpy(found[learns].outcome.links[party])
 
-def connect(
-    schema: Schema,
-    tables: Sequence[Source],
-    me: str | None = None,
-    config: str | Path | PartiesConfig | None = None,
-    *,
-    ledger: str | Path | bool = True,
-    insecure_plain: bool = False,
-) -> Joint:
-    """A joint table between processes. The same script runs at every party, and each opens its own file only.
-
-    `me` and `config` (a parties file) come from the command line unless given. The file is read whole before anybody is
-    reached, so what is wrong with it is an InputError here and nothing at the others. Raises InputError, FileError,
-    ConfigError, LedgerError, PeerAbsent, IdentityError, Mismatch (another schema).
-    """
-    parties = _parties(schema, tables)
-    name, known, own = place(parties, me, config, insecure_plain, "run")
-    mine = [source for source in tables if source.party == name]
-    if not mine:
-        raise InputError(explain(f"no table of {name!r} is given", fix=f'add data.table("{name}", "file.csv")'))
-    made = {name: read(mine[0], schema)}
-    link = there(parties, name, known, own, ledger)
-    try:
-        return _begun(schema, parties, link, made)
-    except BaseException as error:
-        link.fail(error)
-        raise
-
-
-def _parties(schema: Schema, tables: Sequence[Source]) -> tuple[str, ...]:
-    named = tuple(source.party for source in tables)
-    if twice := [name for name in named if named.count(name) > 1]:
-        raise InputError(explain(f"{twice[0]!r} has two tables", fix="give one for each party"))
-    parties = schema.parties or named
-    if strange := [name for name in named if name not in parties]:
-        fix = f"the schema's columns are of {', '.join(parties)}"
-        raise InputError(explain(f"{strange[0]!r} has a table and owns no column", fix=fix))
-    if len(parties) < 2:
-        raise ConfigError(explain("a joint table is of two parties or more", fix="name an owner for each column"))
-    return parties
-
-
-def _begun(schema: Schema, parties: tuple[str, ...], place: Place, tables: Mapping[str, Table]) -> Joint:
-    """The joint table before any alignment: rows belong together by their place, or are one party's after another's."""
-    counts = _compare(schema, parties, place, {name: table.rows for name, table in tables.items()})
-    order = {name: np.arange(table.rows) for name, table in tables.items()}
-    if schema.split == "rows":
-        positions: Positions = tuple(np.arange(counts[name]) for name in parties)
-        return Joint(schema, parties, place, tables, counts, order, positions)
-    waiting = bool(schema.keys)
-    positions = (np.empty(0, np.int64) if waiting else _same_rows(counts),)
-    return Joint(schema, parties, place, tables, counts, order, positions, waiting=waiting)
-
-
-def _same_rows(counts: Mapping[str, int]) -> np.ndarray:
-    if len(set(counts.values())) != 1:
-        raise InputError(
-            explain("the parties' tables have different numbers of rows",
-                    why=", ".join(f"{name} has {count}" for name, count in counts.items()),
-                    fix="name the columns of the id as keys in the schema, and align the tables by them")
-        )  # fmt: skip
-    return np.arange(next(iter(counts.values())))
-
-
-def _compare(schema: Schema, parties: tuple[str, ...], place: Place, rows: Mapping[str, int]) -> dict[str, int]:
-    """How many rows each party has. Raises Mismatch where one has another schema, with what differs first."""
-    text = schema.text.encode()
-    mine = lambda count: (
-        bytes.fromhex(schema.digest) + b"".join(n.to_bytes(_COUNT_BYTES, "big") for n in (len(text), count))
-    )
-    sends = {name: mine(count) for name, count in rows.items()}
-    heard = place.swap(TABLE, sends, dict.fromkeys(parties, _DIGEST_BYTES + 2 * _COUNT_BYTES))
-    ((_, got), *_) = heard.items()
-    numbers = {peer: data[_DIGEST_BYTES:] for peer, data in got.items()}
-    if other := [peer for peer, data in got.items() if data[:_DIGEST_BYTES].hex() != schema.digest]:
-        sizes = {peer: min(int.from_bytes(n[:_COUNT_BYTES], "big"), _MOST_TEXT) for peer, n in numbers.items()}
-        ((_, texts), *_) = place.swap(TABLE_TEXT, dict.fromkeys(rows, text), sizes).items()
-        said = schema.first_difference(texts[other[0]].decode(errors="replace"))
-        raise Mismatch(
-            other[0],
-            explain(f"party {other[0]!r} has another schema", where=said or "in its form",
-                    why="all parties must mean the same columns", fix="give all parties the same file"),
-        )  # fmt: skip
-    return {**{peer: int.from_bytes(n[_COUNT_BYTES:], "big") for peer, n in numbers.items()}, **rows}
-
-
-_MOST_TEXT = 1 << 24  # bytes of a schema
+    return Way(Owned(learns, links, (some.rows,), torch.int64), some.hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,10 @@ import torch
 from protocols.channel import Channel, Label
 from protocols.errors import ConfigError, ProtocolError, explain
 from protocols.identity import Identity, PartiesConfig
+from protocols.psi.terms import Terms
+from securemodel.data.align import Aligned, align, align_here
 from securemodel.data.query import CompiledQuery, Piece
+from securemodel.data.remembered import Book
 from securemodel.invocation import current
 from securemodel.ledger import Ledger, book_of, record_for
 from securemodel.program import Program
@@ -70,6 +73,12 @@ class Place(ABC):
         """Each party here sends the same bytes to all others; what each party here got, by sender. `sizes`: of each party's."""
 
     @abstractmethod
+    def aligned(
+        self, ids: Mapping[str, Sequence[bytes]], terms: Terms, minimum: int, tables: Mapping[str, str]
+    ) -> dict[str, Aligned]:
+        """What the parties here learn of whose rows belong together. `ids` of their rows, `tables`: digests of their tables."""
+
+    @abstractmethod
     def fail(self, error: BaseException) -> None:
         """Tells the peers why this party stops."""
 
@@ -113,6 +122,11 @@ class Here(Place):
 
     def swap(self, label: Label, sends: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
         return {me: {peer: data for peer, data in sends.items() if peer != me} for me in sends}
+
+    def aligned(
+        self, ids: Mapping[str, Sequence[bytes]], terms: Terms, minimum: int, tables: Mapping[str, str]
+    ) -> dict[str, Aligned]:
+        return align_here(ids, terms, minimum=minimum, tables=tables)
 
     def fail(self, error: BaseException) -> None:
         """Nobody waits for the parties of this process."""
@@ -158,6 +172,17 @@ class There(Place):
         with aborting(self.channel):
             got = self.channel.exchange(label, {peer: [data] for peer in peers}, {peer: sizes[peer] for peer in peers})
         return {self.me: {peer: part.numpy().tobytes() for peer, part in got.items()}}
+
+    def aligned(
+        self, ids: Mapping[str, Sequence[bytes]], terms: Terms, minimum: int, tables: Mapping[str, str]
+    ) -> dict[str, Aligned]:
+        self._check_open()
+        book, number = Book(self.ledger) if self.ledger else None, next(self.numbers)
+        return {
+            self.me: align(
+                ids[self.me], self.channel, terms, minimum=minimum, table=tables[self.me], book=book, number=number
+            )
+        }
 
     def _check_open(self) -> None:
         if self.channel.closed:

@@ -13,7 +13,9 @@ import torch
 from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import Mismatch, PeerAborted
 from protocols.identity import Timeouts, plain_config
+from protocols.psi.terms import Terms
 from securemodel import data
+from securemodel.data.aligned_files import save
 from securemodel.engines.masked.dealer import serve
 from securemodel.errors import ConfigError, InputError
 from securemodel.invocation import Invocation, invoked
@@ -119,7 +121,7 @@ def test_a_process_of_one_party_never_opens_the_files_of_all():
         data.local(*three())
 
 
-def between(task, schemas=None, parties=("bank", "shop", "registry"), tables=None):
+def between(task, schemas=None, parties=("bank", "shop", "registry"), tables=None, aligned=lambda me: None):
     """What each party returns, over sockets of this host; each has its own table alone."""
     dealer, *addresses = free_addresses(len(parties) + 1)
     times = Timeouts(connect_s=20.0, receive_s=20.0)
@@ -130,7 +132,7 @@ def between(task, schemas=None, parties=("bank", "shop", "registry"), tables=Non
     def party(me):
         mine = [source if source.party == me else data.table(source.party, Path("of-others.csv")) for source in made]
         own = (schemas or {}).get(me, schema)
-        with data.connect(own, mine, me, config, ledger=False, insecure_plain=True) as joint:
+        with data.connect(own, mine, me, config, aligned=aligned(me), ledger=False, insecure_plain=True) as joint:
             return task(me, joint)
 
     return run_together({me: lambda me=me: party(me) for me in parties}, 60.0)
@@ -177,3 +179,71 @@ def test_a_file_that_cannot_be_used_is_said_before_anybody_is_reached(tmp_path):
         data.connect(
             schema, [data.table("bank", tmp_path / "bank.csv"), *made[1:]], "bank", config, insecure_plain=True
         )
+
+
+# ---- alignment
+WITH_IDS = COLUMNS.replace("[table]", '[table]\nkeys = ["who"]')
+IDS = {"bank": {"who": ["ann", "bob", "eve", "joe"]}, "shop": {"who": ["Eve ", "tim", "ANN", "bob"]},
+       "registry": {"who": ["bob", "eve", "ann", "sue"]}}  # fmt: skip
+# common: ann (1000.5, Ghent, 1), bob (missing, Utrecht, 1), eve (333333.25, Utrecht, 0)
+COMMON = {"n": 1.0, "income": 0.0, "gone": 1.0}
+
+
+@pytest.mark.parametrize("learns, unmatched, rows", [
+    ("all", "keep", 3), ("nobody", "keep", 6), ("bank", "keep", 4), ("bank", "drop", 3), ("registry", "keep", 4),
+])  # fmt: skip
+def test_questions_to_aligned_rows(learns, unmatched, rows):
+    with data.local(*three(WITH_IDS, **IDS)) as joint:
+        aligned = joint.align(learns, unmatched=unmatched)
+        assert aligned.rows == rows and aligned.hidden == (learns not in ("all",) and unmatched == "keep")
+        assert read_off(ask(aligned)) == COMMON
+        some = [aligned.at([np.arange(start, rows, 2)]) for start in (0, 1)]
+        halves = [read_off(ask(each)) for each in some]
+        assert {name: sum(half[name] for half in halves) for name in COMMON} == COMMON
+
+
+def test_alignment_between_processes():
+    def task(me, joint):
+        counted, made = joint.count_common(), joint.align("nobody")
+        return counted, read_off(ask(made)), read_off(ask(joint.align("shop", unmatched="drop"))), made.digest
+
+    got = between(task, tables=three(WITH_IDS, **IDS))
+    assert {found[:3] for found in [(c, tuple(a.values()), tuple(b.values())) for c, a, b, _ in got.values()]} == {
+        (3, tuple(COMMON.values()), tuple(COMMON.values()))
+    }
+    assert len({found[3] for found in got.values()}) == 1
+
+
+def test_nothing_can_be_asked_before_an_alignment():
+    joint = data.local(*three(WITH_IDS, **IDS))
+    with pytest.raises(InputError, match="not aligned yet"):
+        ask(joint)
+
+
+def test_without_keys_there_is_nothing_to_align():
+    with pytest.raises(InputError, match="names no keys"):
+        data.local(*three()).align("all")
+
+
+def test_an_alignment_of_earlier(tmp_path):
+    schema, made = three(WITH_IDS, **IDS)
+    with data.local(schema, made) as joint:
+        for aligned in joint.place.aligned({n: t.ids for n, t in joint.tables.items()}, Terms("all", schema.digest), 2,
+                                           {n: t.digest for n, t in joint.tables.items()}).values():  # fmt: skip
+            save(aligned, tmp_path)
+    with data.local(schema, made, aligned=tmp_path) as joint:
+        assert joint.rows == 3 and read_off(ask(joint)) == COMMON
+    changed = [made[0], data.table("shop", pd.DataFrame({"city": ["Ghent"] * 4, **IDS["shop"]})), made[2]]
+    with pytest.raises(InputError, match="the table is another one"):
+        data.local(schema, changed, aligned=tmp_path)
+
+
+def test_alignments_of_different_times_do_not_go_together(tmp_path):
+    schema, made = three(WITH_IDS, **IDS)
+    for name in ("first", "second"):
+        joint = data.local(schema, made)
+        for aligned in joint.place.aligned({n: t.ids for n, t in joint.tables.items()}, Terms("all", schema.digest), 2,
+                                           {n: t.digest for n, t in joint.tables.items()}).values():  # fmt: skip
+            save(aligned, tmp_path / name)
+    got = between(lambda me, joint: joint.rows, tables=(schema, made), aligned=lambda me: tmp_path / ("first" if me == "bank" else "second"))  # fmt: skip
+    assert said_by(got, "has another alignment")
