@@ -3,13 +3,23 @@
 from securemodel.data.align import Aligned, ChangedSetWarning
 from securemodel.data.column import Column
 from securemodel.data.connecting import connect, local
+from securemodel.data.discretizing import Clip, KBinsDiscretizer
+from securemodel.data.encoders import TargetEncoder, WoEEncoder
+from securemodel.data.encoding import OneHotEncoder, OrdinalEncoder
+from securemodel.data.imputing import SimpleImputer
 from securemodel.data.joint import Joint
+from securemodel.data.pipeline import Label, Pipeline
+from securemodel.data.power import PowerTransformer
+from securemodel.data.prepared import Prepared
 from securemodel.data.problems import TableErrors
 from securemodel.data.query import Query
+from securemodel.data.scaling import MinMaxScaler, RobustScaler, StandardScaler
 from securemodel.data.schema import Schema
 from securemodel.data.table import Source, Table, read, table
 
 __all__ = [
-    "Aligned", "ChangedSetWarning", "Column", "Joint", "Query", "Schema", "Source", "Table", "TableErrors", "connect",
+    "Aligned", "ChangedSetWarning", "Clip", "Column", "Joint", "KBinsDiscretizer", "Label", "MinMaxScaler",
+    "OneHotEncoder", "OrdinalEncoder", "Pipeline", "PowerTransformer", "Prepared", "Query", "RobustScaler", "Schema",
+    "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder", "WoEEncoder", "connect",
     "local", "read", "table",
 ]  # fmt: skip

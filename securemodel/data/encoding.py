@@ -22,7 +22,8 @@ def categories_of(field: Field) -> tuple[str, ...]:
 
 
 def category_codes(x: torch.Tensor, field: Field) -> torch.Tensor:
-    """One feature as codes 0, 1, ...; missing values have the last one. What is no code stays what it is."""
+    """One feature as codes 0, 1, ..., the nearest of other numbers; missing values have the last one."""
+    x = x.round()
     return torch.where(x.isnan(), float(len(categories_of(field)) - 1), x) if field.missing else x
 
 
@@ -120,7 +121,7 @@ class OrdinalEncoder(Step):
         for field, column in zip(fields, x.unbind(1), strict=True):
             unknown = REFUSED if self.unknown_value is None else float(self.unknown_value)
             strange = (one_hot(column, field).sum(1) == 0) & ~column.isnan()
-            codes = torch.where(strange, unknown, column)
+            codes = torch.where(strange, unknown, column.round())
             if self.encoded_missing_value is not None:
                 codes = torch.where(column.isnan(), float(self.encoded_missing_value), codes)
             made.append(codes)

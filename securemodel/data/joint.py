@@ -19,9 +19,11 @@ import torch
 from protocols.errors import InputError, Mismatch, explain
 from protocols.psi.terms import ALL, COUNT, MOST_IDS, NOBODY, Terms
 from securemodel.data.align import Aligned
+from securemodel.data.dividing import fold_parts, split_parts
 from securemodel.data.place import Place
 from securemodel.data.query import CompiledQuery, Query, compile_query
 from securemodel.data.schema import Column, Schema
+from securemodel.data.splits import Fold
 from securemodel.data.table import Table
 from securemodel.engines.labels import QUERY
 from securemodel.training.datasets import Owned, Positions, Way
@@ -53,6 +55,8 @@ class Joint:
     """The parties whose rows may be none."""
     ways: Mapping[str, Way] = field(default_factory=dict)
     """How rows of parties are brought into the order of the one that alone learnt it."""
+    held_out: bool = False
+    """Whether these rows were split off for tests: nothing is fitted on them."""
     _made: dict[tuple[str, str, int], Owned] = field(default_factory=dict, compare=False)
 
     # ---- what is public
@@ -97,6 +101,34 @@ class Joint:
         """The view on some of these rows: for each part their places here, which are public."""
         chosen = tuple(mine[np.asarray(at)] for mine, at in zip(self.positions, positions, strict=True))
         return replace(self, positions=chosen, _made={})
+
+    def split(
+        self,
+        fraction: float,
+        seed: int = 0,
+        *,
+        stratify: str | None = None,
+        by: str | None = None,
+        groups: str | None = None,
+    ) -> tuple[Joint, Joint]:
+        """Two views, the first with this fraction of the rows (of each party's, where rows are split), the second held out.
+
+        By a public seed; or the owner of a column finds the rows and publishes them: `stratify` keeps the shares of a label's
+        classes, `by` puts rows of small values first, `groups` keeps rows of one value together. Raises InputError.
+        """
+        self._check_aligned()
+        return self._views(split_parts(self, fraction, seed, stratify, by, groups))
+
+    def folds(
+        self, count: int, seed: int = 0, *, stratify: str | None = None, groups: str | None = None
+    ) -> list[tuple[Joint, Joint]]:
+        """As many pairs of views; each row is held out in one of them. The arguments are those of `split`. Raises InputError."""
+        self._check_aligned()
+        return [self._views(fold) for fold in fold_parts(self, count, seed, stratify, groups)]
+
+    def _views(self, folds: Sequence[Fold]) -> tuple[Joint, Joint]:
+        train, test = self.at([train for train, _ in folds]), self.at([test for _, test in folds])
+        return train, replace(test, held_out=True)
 
     def parts(self, name: str) -> tuple[Owned, ...]:
         """The values of a column, [rows] of each part: float64 of a number, int64 of the other kinds, 0 where missing.

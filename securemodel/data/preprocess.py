@@ -8,6 +8,7 @@ applies in float. Where rows are split, or a label is another party's, `securemo
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from securemodel.data.fields import Field
 
 Parameters = Mapping[str, torch.Tensor]
 Fields = tuple[Field, ...]
-REFUSED = float(1 << 60)
-"""In place of a value that a step refuses: no program has room for it, so its owner is told before anything is sent."""
+REFUSED = math.inf
+"""In place of a value that a step refuses. `Columns` makes NaN of it, which no program takes: its owner is told before anything
+is sent."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Step(ABC):
     @abstractmethod
     def apply(self, x: torch.Tensor, p: Parameters, fields: Fields) -> torch.Tensor:
         """The features of rows, of operations that torch.export can follow; each row by itself."""
+
+    def apply_training(self, x: torch.Tensor, p: Parameters, fields: Fields, first: int, of: int) -> torch.Tensor:
+        """`apply` to rows of the fit, from the row `first` of these `of` rows on."""
+        return self.apply(x, p, fields)
 
     def known(self, fields: Fields, p: Parameters) -> Fields:
         """`out`, with the bounds that follow where the parameters are known to all."""

@@ -144,18 +144,6 @@ def folds_of(numbers: np.ndarray, count: int) -> list[Fold]:
     return [(np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold)) for fold in range(count)]
 
 
-def check_positions(positions: np.ndarray, rows: int) -> np.ndarray:
-    """Positions that another party drew, if they are ascending, distinct and of these rows. Raises InputError."""
-    made = np.asarray(positions)
-    ok = made.ndim == 1 and made.dtype.kind in "iu" and 0 < len(made) < rows
-    if not ok or made[0] < 0 or made[-1] >= rows or (np.diff(made) <= 0).any():
-        raise InputError(
-            explain("positions of a split that are none", why=f"they are not ascending, or not within {rows} rows",
-                    fix="the owner of the label runs another version: install the same at all parties")
-        )  # fmt: skip
-    return made.astype(np.int64)
-
-
 def check_count(count: int, rows: int, of: str = "rows") -> None:
     """Raises InputError unless there can be so many folds of so many rows."""
     if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= rows:

@@ -20,6 +20,8 @@ STEPS, EXPORT = Label(0, 10, Purpose.CONTROL), Label(0, 11, Purpose.CONTROL)
 """Between parties that train: the checkpoints they have; shares of weights, to who may learn them."""
 TABLE, TABLE_TEXT, QUERY = (Label(0, number, Purpose.CONTROL) for number in (14, 15, 16))
 """Between parties of a joint table: its schema and rows, the schema's text where it differs, and what is asked."""
+POSITIONS = Label(0, 17, Purpose.CONTROL)
+"""... and in which part of a split each row is, from the owner of the column that it follows."""
 LOAD, RUN = Label(0, 12, Purpose.CONTROL), Label(0, 13, Purpose.CONTROL)
 """A party's process with CrypTen is told what to do."""
 PROGRAM = Label(0, 3, Purpose.CONTROL)

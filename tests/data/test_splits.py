@@ -134,10 +134,3 @@ def test_no_fraction(fraction):
 def test_no_folds(count):
     with pytest.raises(InputError, match="folds of 10 rows"):
         splits.fold_rows(Public(10), count)
-
-
-@pytest.mark.parametrize("positions", [[], [0, 0], [2, 1], [-1, 1], [3, 10], [[0, 1]], [0.0, 1.0], list(range(10))])
-def test_positions_of_another_party_are_checked(positions):
-    with pytest.raises(InputError, match="positions of a split"):
-        splits.check_positions(np.array(positions), 10)
-    assert splits.check_positions(np.array([0, 4, 9], np.int32), 10).tolist() == [0, 4, 9]
