@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import auditing, compare, doctor, keys, predict, programs, run, train
+from securemodel.cli import align, auditing, compare, doctor, keys, predict, programs, run, train
 from securemodel.cli.base import print_anywhere
 
 
@@ -24,6 +24,7 @@ def main() -> None:
       securemodel run infer.py --me bank --config parties.toml
       securemodel train train.py --local      joint training, all parties on this machine
       securemodel share train.py --me NAME    share rows for a training, and leave
+      securemodel align joint.toml --local    which rows of several files belong together
       securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
     print_anywhere()
@@ -33,6 +34,7 @@ for command in (
     run.run,
     train.train,
     train.share,
+    align.align_command,
     predict.predict,
     run.dealer,
     keys.keys,

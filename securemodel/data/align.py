@@ -136,8 +136,8 @@ def align(
 
     ids: canonical bytes, one for each row (`Table.ids`). minimum: fewer common ids are an error at all who may learn it.
     table: the digest of the table. book: where the sets are written down and compared with earlier ones, which may give a
-    ChangedSetWarning. number: of the alignments of this channel, from 0. Raises InputError before anything is sent for missing or equal ids; TooFewRows; LedgerError;
-    Mismatch and other PeerErrors.
+    ChangedSetWarning. number: of the alignments of this channel, from 0. Raises InputError before anything is sent for
+    missing or equal ids; TooFewRows; LedgerError; Mismatch and other PeerErrors.
     """
     own = own_set(ids)
     salt = book.salt() if book else os.urandom(SALT_BYTES)

@@ -22,6 +22,7 @@ COMMANDS = [
     ["run"],
     ["train"],
     ["share"],
+    ["align"],
     ["predict"],
     ["dealer"],
     ["keys", "new"],

@@ -114,6 +114,13 @@ def test_plain_joins_of_any_sets(terms: Terms, count: int) -> None:
     run()
 
 
+def test_the_id_is_that_of_one_alignment() -> None:
+    for made in (aligned, align_here):
+        first, again = made(THREE, Terms("all")), made(THREE, Terms("all"))
+        assert len({each.id for each in first.values()}) == 1
+        assert first["bank"].id != again["bank"].id
+
+
 def test_nothing_is_shown() -> None:
     found = align_here(PAIR, Terms("all"))["bank"]
     assert repr(found) == "Aligned('bank', learns='all', 2 joint rows of bank 4, shop 3)"
@@ -248,12 +255,8 @@ def test_which_ledger(tmp_path: Path) -> None:
 
 
 def same(first: Aligned, second: Aligned) -> bool:
-    if (first.me, first.terms, dict(first.parties), first.table) != (
-        second.me,
-        second.terms,
-        dict(second.parties),
-        second.table,
-    ):
+    mine, theirs = ((each.me, each.id, each.table, each.terms, dict(each.parties)) for each in (first, second))
+    if mine != theirs:
         return False
     a, b = first.outcome, second.outcome
     arrays = [(getattr(a, name), getattr(b, name)) for name in ("positions", "order", "places")]

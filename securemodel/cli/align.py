@@ -1,0 +1,218 @@
+"""securemodel align: which rows of the parties' files are about the same id."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import torch
+
+from protocols.channel import arrive, connect
+from protocols.errors import InputError, explain
+from protocols.identity import Identity, PartiesConfig
+from protocols.names import is_name
+from protocols.psi.costs import MULTIPLICATION_S, cost
+from protocols.psi.terms import ALL, COUNT, NOBODY, Terms
+from securemodel.cli.base import Command, wants_traceback
+from securemodel.cli.launch import run_local
+from securemodel.cli.run import FILE, end_as, prefixed
+from securemodel.data.align import Aligned, ChangedSetWarning, align, revealed
+from securemodel.data.aligned_files import save
+from securemodel.data.remembered import alignments_of
+from securemodel.data.schema import Schema
+from securemodel.data.table import Table, read, table
+from securemodel.planning.units import bytes_text, seconds_text
+from securemodel.sessions.remote import place
+
+_DEFAULT = Terms("")
+
+
+@click.command("align", cls=Command, no_args_is_help=True)
+@click.argument("schema", type=FILE)
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    required=True,
+    metavar="[NAME=]FILE",
+    help="A party's file (.csv, .csv.gz, .parquet, .xlsx); with --me only this party's is opened.",
+)
+@click.option(
+    "--learns",
+    required=True,
+    metavar=f"{ALL}|{NOBODY}|{COUNT}|NAME",
+    help="Who learns which ids are common: that somebody is in a file is personal data.",
+)
+@click.option(
+    "--unmatched",
+    type=click.Choice(["keep", "drop"]),
+    default=_DEFAULT.unmatched,
+    show_default=True,
+    help="Where one party learns: whether its rows that others lack stay, with a secret weight; else all learn how many match.",
+)
+@click.option(
+    "--largest",
+    type=click.IntRange(min=1),
+    default=_DEFAULT.largest,
+    show_default=True,
+    help="No party may bring more rows; the same at all.",
+)
+@click.option("--local", is_flag=True, help="All parties on this machine, each a process with an identity of its own.")
+@click.option("--me", metavar="NAME", help="Be this party of a parties file.")
+@click.option("--config", type=FILE, help="With --me: the parties file (see `securemodel keys`).")
+@click.option(
+    "--ledger",
+    metavar="FILE|none",
+    help="Where it is written down (see `securemodel audit`), instead of the user's own ledger; with --local, none.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("aligned"),
+    show_default=True,
+    help="The folder for a file with this party's rows in the joint order.",
+)
+def align_command(
+    schema: Path,
+    tables: tuple[str, ...],
+    learns: str,
+    unmatched: str,
+    largest: int,
+    local: bool,
+    me: str | None,
+    config: Path | None,
+    ledger: str | None,
+    out: Path,
+) -> None:
+    """Find out which rows of the parties' files are about the same id, without showing ids.
+
+    The SCHEMA is the same at all parties and names the columns that ids are made of. Before anybody connects, this says
+    what is revealed to whom, and what it costs; afterwards what it took. A file in the folder --out says which row of
+    its own a party has at each joint row. It is its owner's alone, and holds for the table as it is now: a changed one
+    is refused later.
+
+    \b
+    Examples:
+      securemodel align joint.toml --table bank=clients.csv --table shop=orders.parquet --learns all --local
+      securemodel align joint.toml --table clients.csv --learns bank --me bank --config parties.toml
+    """
+    known = Schema.load(schema)
+    _check_schema(known, schema)
+    if local:
+        if me or config:
+            raise click.UsageError("--local is for all parties: leave out --me and --config.")
+        files = _files(tables, known.parties, None)
+        Terms(learns, largest=largest).check(known.parties)
+        words = ["align", "--learns", learns, "--unmatched", unmatched, "--largest", str(largest), "--out", str(out)]
+        words += [word for name, file in files.items() for word in ("--table", f"{name}={file}")]
+        words += ["--ledger", ledger or "none"]
+        say, shown = prefixed(known.parties), wants_traceback()
+        return end_as(run_local(schema, (), known.parties, say, traceback=shown, command=words, dealer=False))
+    if not me or not config:
+        raise click.UsageError("give --local, or both --me NAME and --config FILE.")
+    me, parties, own = place(known.parties, me, config, False, "align")
+    terms = Terms(learns, known.digest, largest, unmatched)
+    terms.check(known.parties)
+    file = _files(tables, known.parties, me)[me]
+    book = alignments_of(True if ledger is None else ledger != "none" and Path(ledger))
+    _say_what_is_revealed(known.parties, terms)
+    aligned = _aligned(known, me, file, terms, parties, own, book)
+    click.echo(f"{save(aligned, out)}: {_found(aligned)}")
+
+
+def _aligned(known, me: str, file: Path, terms: Terms, parties: PartiesConfig, own: Identity | None, book) -> Aligned:
+    """This party's part, from its file to the result; the others hear meanwhile that it is there."""
+    arrival = arrive(me, parties, own) if own else None
+    try:
+        mine = read(table(me, file), known)
+        _say_what_it_costs(me, mine, terms, known.parties)
+    except BaseException:
+        if arrival:
+            arrival.close()
+        raise
+    with connect(me, parties, own, arrival=arrival) as channel, _warnings_said():
+        start = time.perf_counter()
+        aligned = align(mine.ids or (), channel, terms, minimum=known.minimum, table=mine.digest, book=book)
+        seconds = time.perf_counter() - start
+        stats = channel.stats
+    click.echo(
+        f"took {stats.rounds} rounds, {bytes_text(stats.sent_bytes)} sent, {bytes_text(stats.received_bytes)} received, "
+        f"{seconds_text(seconds)}"
+    )
+    return aligned
+
+
+def _check_schema(known: Schema, path: Path) -> None:
+    if not known.keys:
+        fix = 'name the columns of the id: keys = ["email"] under [table]'
+        raise InputError(explain("rows without ids cannot be aligned", where=str(path), fix=fix))
+    if known.split != "columns":
+        why = "the parties have different rows of the same columns: their table is all of them, one after the other"
+        raise InputError(explain("a table that is split by rows is not aligned", where=str(path), why=why))
+
+
+def _files(tables: Sequence[str], parties: Sequence[str], me: str | None) -> dict[str, Path]:
+    """By party its file; with `me` at least that party's, which may stand there without a name."""
+    found: dict[str, Path] = {}
+    for each in tables:
+        name, equals, file = each.partition("=")
+        if not equals or not is_name(name):
+            if me is None:
+                raise click.UsageError(f"--table {each}: with --local a file has a party's name before it, NAME=FILE.")
+            name, file = me, each
+        if name not in parties:
+            raise click.UsageError(f"--table {each}: the schema has no columns of {name!r}.")
+        if name in found:
+            raise click.UsageError(f"--table {each}: {name!r} has two files.")
+        found[name] = Path(file)
+    lacking = [name for name in ([me] if me else parties) if name not in found]
+    if lacking:
+        raise click.UsageError(f"no --table is given for {', '.join(lacking)}.")
+    return found
+
+
+def _say_what_is_revealed(parties: Sequence[str], terms: Terms) -> None:
+    click.echo("revealed to all: each party's number of rows")
+    for receiver, what in revealed(parties, terms).items():
+        click.echo(f"revealed to {receiver}: {'; '.join(what)}")
+
+
+def _say_what_it_costs(me: str, mine: Table, terms: Terms, parties: Sequence[str]) -> None:
+    for note in mine.notes:
+        click.echo(f"note: {note}")
+    workers = torch.get_num_threads()
+    counted = cost(dict.fromkeys(parties, mine.rows), terms, me)
+    seconds = counted.multiplications * MULTIPLICATION_S / workers
+    click.echo(
+        f"{mine.rows} rows of {me}; if others have as many: at most {counted.rounds} rounds, "
+        f"{bytes_text(counted.sent_bytes)} sent, about {seconds_text(seconds)} on {workers} "
+        f"core{'s' if workers > 1 else ''}"
+    )
+
+
+def _found(aligned: Aligned) -> str:
+    if aligned.terms.learns == COUNT:
+        return f"{aligned.common} common ids"
+    known = "" if aligned.common in (None, aligned.rows) else f", {aligned.common} of them common to all"
+    return f"{aligned.rows} joint rows{known}"
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Warnings of changed sets as lines of this command, as they come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ChangedSetWarning)
+        shown = warnings.showwarning
+
+        def say(message, category, *place, **rest) -> None:
+            if issubclass(category, ChangedSetWarning):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                shown(message, category, *place, **rest)
+
+        warnings.showwarning = say
+        yield
