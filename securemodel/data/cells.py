@@ -17,7 +17,8 @@ from securemodel.files.reader import counted
 if TYPE_CHECKING:
     import pyarrow
 
-ROWS = 1 << 16  # of a block
+ROWS = 1 << 16  # of a block of arrays
+LINES = 1 << 11  # of a block of lists, which Python's collector of garbage looks through again and again
 
 
 @dataclass(frozen=True)

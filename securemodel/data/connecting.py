@@ -15,7 +15,7 @@ from securemodel.data.aligned_files import load
 from securemodel.data.joint import Joint
 from securemodel.data.place import Place, here, there
 from securemodel.data.schema import Schema
-from securemodel.data.table import Source, Table, read
+from securemodel.data.table import Source, Table, read, read_all
 from securemodel.engines.labels import TABLE, TABLE_TEXT
 from securemodel.sessions.remote import place
 from securemodel.training.datasets import Positions
@@ -36,7 +36,7 @@ def local(
     if unknown := [name for name in parties if name not in {source.party for source in tables}]:
         fix = f'add data.table("{unknown[0]}", "file.csv")'
         raise InputError(explain(f"no table of {', '.join(unknown)} is given", fix=fix))
-    made = {source.party: read(source, schema) for source in tables}
+    made = read_all(tables, schema)
     return _begun(schema, parties, here(parties, ledger), made, _loaded(aligned, schema, made))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from protocols.errors import InputError, explain
 from protocols.files import file_errors
-from securemodel.data.cells import ROWS, Bad, Block, Form, Opened, block_of, missing_package, renamed
+from securemodel.data.cells import LINES, Bad, Block, Form, Opened, block_of, missing_package, renamed
 from securemodel.files.reader import counted
 
 ERROR_CELL = Bad("an error of Excel in a cell, such as #N/A")
@@ -79,7 +79,7 @@ def _blocks(
                     notes[column].look(cells[index])
             places.append(row)
             rows.append(made)
-            if len(rows) == ROWS:
+            if len(rows) == LINES:
                 yield block_of(places, rows, columns, range(len(columns)))
                 places, rows = [], []
         if rows:

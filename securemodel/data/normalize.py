@@ -59,10 +59,15 @@ def normal(text: str, rule: str) -> str:
     return made
 
 
+def framed(part: str) -> bytes:
+    """A part of an id in UTF-8 behind its length."""
+    encoded = part.encode()
+    return len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+
+
 def joined(parts: Sequence[str]) -> bytes:
-    """The parts of an id as bytes: each in UTF-8 behind its length."""
-    encoded = [part.encode() for part in parts]
-    return b"".join(len(part).to_bytes(_LENGTH_BYTES, "big") + part for part in encoded)
+    """The parts of an id as bytes, each behind its length."""
+    return b"".join(map(framed, parts))
 
 
 def _folded(text: str) -> str:

@@ -62,3 +62,14 @@ class Problems:
         fix = "correct the file, or say in the schema what is allowed; the other parties are told the kinds alone"
         kinds = tuple(dict.fromkeys(kind for _, kind in self._found))
         raise TableErrors(explain(what, where=where, why="\n".join(([seen] if seen else []) + lines), fix=fix), kinds)
+
+
+def together(errors: Iterable[InputError]) -> InputError:
+    """Errors of several tables of this process as one."""
+    found = list(errors)
+    if len(found) == 1:
+        return found[0]
+    kinds = dict.fromkeys(kind for error in found if isinstance(error, TableErrors) for kind in error.kinds)
+    if not all(isinstance(error, TableErrors) for error in found):
+        kinds.setdefault("no form that can be read")
+    return TableErrors("\n\n".join(map(str, found)), tuple(kinds))

@@ -36,19 +36,16 @@ def merged(
     Rows keep the order of their first ones. `rule` is that of a table without columns. Adds a problem where a column
     allows no merging; rows without a usable id (b"") are left alone, as they are a problem already.
     """
+    if len(set(ids)) + max(ids.count(b"") - 1, 0) == len(ids):
+        return None
     groups: dict[bytes, int] = {}
     group = np.empty(len(ids), np.int64)
     count = 0
     for row, name in enumerate(ids):
-        if name and (known := groups.get(name)) is not None:
-            group[row] = known
-            continue
+        group[row] = groups.get(name, count) if name else count
         if name:
-            groups[name] = count
-        group[row] = count
-        count += 1
-    if count == len(ids):
-        return None
+            groups.setdefault(name, count)
+        count = max(count, int(group[row]) + 1)
     first = np.full(count, -1, np.int64)
     first[group[::-1]] = np.arange(len(ids))[::-1]
     sizes = np.bincount(group, minlength=count)

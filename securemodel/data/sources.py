@@ -8,7 +8,7 @@ from typing import Any
 
 from protocols.errors import InputError, explain
 from securemodel.data.arrow import open_frame, open_parquet
-from securemodel.data.cells import ROWS, Block, Form, Opened, block_of, renamed
+from securemodel.data.cells import LINES, Block, Form, Opened, block_of, renamed
 from securemodel.data.excel import open_sheet
 from securemodel.files.reader import Format, Table, is_table, open_table, other_delimiters
 
@@ -61,13 +61,13 @@ def _text_blocks(table: Table, names: Sequence[str], columns: Sequence[str], ope
             line, cells = next(lines, (0, None))
         except InputError as error:  # what was read before is looked at, too
             unreadable, cells = error, None
-        if cells is None or len(rows) == ROWS:
+        if cells is None or len(rows) == LINES:
             if rows:
                 yield block_of(places, rows, columns, at)
             places, rows = [], []
         if cells is None:
             break
-        if not any(cell.strip() for cell in cells):
+        if not "".join(cells).strip():
             blank.append(line)
             continue
         opened.blank.extend(blank)

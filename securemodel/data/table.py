@@ -16,10 +16,10 @@ import numpy as np
 from protocols.errors import InputError, explain
 from protocols.names import NAME_RULE, is_name
 from securemodel.data import values
-from securemodel.data.cells import Bad, Block, Form, Opened, absent
+from securemodel.data.cells import ROWS, Bad, Block, Form, Opened, absent
 from securemodel.data.column import ID_MISSING, Column
-from securemodel.data.normalize import joined
-from securemodel.data.problems import Problems
+from securemodel.data.ids import SCIENTIFIC, KeyReader
+from securemodel.data.problems import Problems, together
 from securemodel.data.repeats import merged
 from securemodel.data.schema import Schema
 from securemodel.data.sources import open_source
@@ -36,7 +36,7 @@ _FIXES = {
     values.NOT_THERE: "fill them in, or allow missing = true in the schema",
     values.NO_CATEGORY: "case and blanks count; other = true makes a class for the rest",
     values.OUT_OF_BOUNDS: 'correct them, widen the bounds, or say outside = "clip" in the schema',
-    values.SCIENTIFIC: "write ids as text, with all their digits",
+    SCIENTIFIC: "write ids as text, with all their digits",
     values.ROUNDED: "write them as text, with all their digits",
     values.DATE_ID: 'Excel may have made dates of ids: write them as text; of a date of birth say normalize = "date"',
     NO_ID: 'fill in the ids, or leave such rows out: missing = "drop"',
@@ -141,6 +141,19 @@ def read(source: Source, schema: Schema, *, missing: str | None = None, duplicat
     return made.table(keep=duplicates == "keep")
 
 
+def read_all(sources: Sequence[Source], schema: Schema) -> dict[str, Table]:
+    """Reads the tables of several parties in one process, by party. Raises what `read` does, of all tables at once."""
+    made, wrong = {}, []
+    for source in sources:
+        try:
+            made[source.party] = read(source, schema)
+        except InputError as error:
+            wrong.append(error)
+    if wrong:
+        raise together(wrong)
+    return made
+
+
 class _Reading:
     """One table under way: what was read of it, and what is wrong with it."""
 
@@ -149,6 +162,7 @@ class _Reading:
         self._columns = schema.of(source.party)
         self._wanted = tuple(dict.fromkeys((*schema.keys, *(column.name for column in self._columns))))
         self._readers = {column.name: values.Reader(column, source.form) for column in self._columns}
+        self._keys = {key: KeyReader(schema.normalize[key], source.form) for key in schema.keys}
         self._values: dict[str, list[np.ndarray]] = {name: [] for name in self._readers}
         self._missing: dict[str, list[np.ndarray]] = {name: [] for name in self._readers}
         self._faulty: dict[str, list[np.ndarray]] = {name: [] for name in self._readers}
@@ -185,28 +199,28 @@ class _Reading:
 
     def _read_ids(self, block: Block, places: np.ndarray) -> np.ndarray | None:
         """Adds the ids of a block; which of its rows stay, None if all do."""
-        schema, form = self._schema, self._source.form
-        if not schema.keys:
+        keys = self._schema.keys
+        if not keys:
             return None
-        columns = [_objects(block.columns[key]) for key in schema.keys]
-        rules = [schema.normalize[key] for key in schema.keys]
+        columns = [reader.read(block.columns[key]) for key, reader in self._keys.items()]
+        if all(type(part) is bytes for column in columns for part in column):
+            self._ids.extend(map(b"".join, zip(*columns, strict=True)))
+            return None
         kept = np.ones(len(places), bool)
-        lacking: list[int] = []
-        for row, cells in enumerate(zip(*columns, strict=True)):
-            parts = [values.id_part(cell, rule, form) for cell, rule in zip(cells, rules, strict=True)]
-            if bad := [(key, part.kind) for key, part in zip(schema.keys, parts, strict=True) if isinstance(part, Bad)]:
-                for key, kind in bad:
-                    self._add(key, kind, (int(places[row]),))
+        for row, parts in enumerate(zip(*columns, strict=True)):
+            for key, part in zip(keys, parts, strict=True):
+                if isinstance(part, Bad):
+                    self._add(key, part.kind, (int(places[row]),))
+            if any(isinstance(part, Bad) for part in parts):
                 self._ids.append(b"")
             elif None in parts:
                 kept[row] = False
-                lacking.append(int(places[row]))
             else:
-                self._ids.append(joined(parts))  # type: ignore[arg-type]
-        if lacking and not self._drop:
-            self._add("", NO_ID, lacking)
-        self.dropped += len(lacking)
-        return kept if lacking else None
+                self._ids.append(b"".join(parts))
+        if not kept.all() and not self._drop:
+            self._add("", NO_ID, places[~kept].tolist())
+        self.dropped += int((~kept).sum())
+        return kept
 
     def _add(self, column: str, kind: str, places: Sequence[int]) -> None:
         self._problems.add(column, kind, places, _FIXES.get(kind, ""))
@@ -279,10 +293,6 @@ class _Reading:
         return notes
 
 
-def _objects(cells: Any) -> Sequence[Any]:
-    return cells if isinstance(cells, list) else cells.to_pylist()
-
-
 def _kind(column: Column) -> Any:
     return np.float64 if column.kind == "number" else np.int64
 
@@ -296,8 +306,9 @@ def _digest(
     ids: Sequence[bytes] | None, columns: Mapping[str, np.ndarray], missing: Mapping[str, np.ndarray], rows: int
 ) -> str:
     digest = hashlib.sha256(f"securemodel table {rows} {ids is not None}\n".encode())
-    for each in ids or ():
-        digest.update(len(each).to_bytes(4, "big") + each)
+    for start in range(0, len(ids or ()), ROWS):
+        some = (ids or ())[start : start + ROWS]
+        digest.update(b"".join(len(each).to_bytes(4, "big") + each for each in some))
     for what, arrays in (("values", columns), ("missing", missing)):
         for name, array in arrays.items():
             digest.update(f"{what} {len(name.encode())} {name} {array.dtype}\n".encode())

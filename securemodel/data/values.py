@@ -17,7 +17,6 @@ import numpy as np
 
 from securemodel.data.cells import Bad, Form, whole_digits
 from securemodel.data.column import Column, days
-from securemodel.data.normalize import BadId, normal
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,7 +32,6 @@ NO_DATE = "something else than a date"
 TIME_OF_DAY = "a time of day where a date is due"
 NO_CATEGORY = "a category that the schema does not have"
 NO_TEXT = "something else than text or a whole number where a category or an id is due"
-SCIENTIFIC = "an id in scientific notation, as Excel writes long numbers"
 DATE_ID = "a date where an id is due"
 NOT_THERE = "no value, where the schema allows none to be missing"
 OUT_OF_BOUNDS = "a value out of bounds"
@@ -43,7 +41,6 @@ _NUMERIC = re.compile(r"[0-9eE+\-.]*")  # with these characters alone, float() r
 _WHOLE = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 _ISO = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]00:00(?::00(?:\.0+)?)?)?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,. ][0-9]{3})+(?:[.,][0-9]+)?|[+-]?[0-9]+,[0-9]+")
-_EXCEL_SCIENTIFIC = re.compile(r"[+-]?[0-9](?:[.,][0-9]+)?E[+-][0-9]{2,3}")
 _TRUE, _FALSE = ("1", "true"), ("0", "false")
 _MOST_KNOWN = 1 << 16  # texts of a column whose meaning is remembered
 
@@ -246,26 +243,6 @@ def text_of(cell: Any) -> str | Bad | None:
     if type(cell) is Decimal and cell.is_finite() and cell == cell.to_integral_value():
         return str(int(cell))
     return Bad(DATE_ID if isinstance(cell, date) else NO_TEXT)
-
-
-def id_part(cell: Any, rule: str, form: Form) -> str | Bad | None:
-    """A cell of a key in the form of its rule; None where there is nothing."""
-    if rule == "date":
-        if cell is None or (type(cell) is str and (not cell.strip() or cell in form.na_values)):
-            return None
-        day = day_of(cell, form)
-        return day.isoformat() if isinstance(day, date) else day
-    text = text_of(cell)
-    if text is None or isinstance(text, Bad):
-        return text
-    if text in form.na_values:
-        return None
-    if rule != "exact" and type(cell) is str and _EXCEL_SCIENTIFIC.fullmatch(text.strip()):
-        return Bad(SCIENTIFIC)
-    try:
-        return normal(text, rule) or None
-    except BadId as error:
-        return Bad(error.kind)
 
 
 def _within_64_bits(value: int) -> int | Bad:

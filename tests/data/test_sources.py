@@ -328,8 +328,8 @@ def test_what_is_no_workbook(tmp_path: Path) -> None:
 
 
 def test_long_sources_come_in_blocks(monkeypatch, tmp_path: Path) -> None:
-    for module in ("sources", "arrow", "excel"):
-        monkeypatch.setattr(f"securemodel.data.{module}.ROWS", 2)
+    for size in ("sources.LINES", "arrow.ROWS", "excel.LINES"):
+        monkeypatch.setattr(f"securemodel.data.{size}", 2)
     made = sources(tmp_path)
     digests = {kind: data.read(data.table("bank", source), SCHEMA).digest for kind, source in made.items()}
     assert set(digests.values()) == {data.read(data.table("bank", ARROW), SCHEMA).digest}

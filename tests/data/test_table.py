@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from protocols.errors import public_reason
 from securemodel import data
 from securemodel.data.normalize import joined
+from securemodel.data.table import read_all
 from securemodel.errors import InputError
 
 SCHEMA = """
@@ -405,3 +406,17 @@ def test_the_digest_is_of_what_was_read(read) -> None:
     assert read("x,id,more\n2.0,1 ,a\nnan,2,b\n").digest == table.digest and len(table.digest) == 64
     for other in ("id,x\n1,2\n2,0\n", "id,x\n1,3\n2,\n", "id,x\n1,2\n3,\n", "id,x\n2,\n1,2\n", "id,x\n1,2\n"):
         assert read(other).digest != table.digest
+
+
+def test_what_is_wrong_with_several_tables_comes_at_once(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text(f"id,x\n1,{SECRET}x\n")
+    (tmp_path / "shop.csv").write_text("id,theirs\n1,2\n2,1\n")
+    good, bad = (data.table(party, tmp_path / name) for party, name in (("shop", "shop.csv"), ("bank", "own.csv")))
+    error = refused(lambda: read_all([bad, good], schema()), "the table of 'bank' has 1 problem", "the table of 'shop'")
+    assert error.kinds == ("something else than a number", "something else than 0 or 1, or the words that the schema has for them")  # fmt: skip
+    refused(lambda: read_all([bad], schema()), "the table of 'bank' has 1 problem")
+    missing = data.table("shop", tmp_path / "absent.csv")
+    assert "no form that can be read" in refused(lambda: read_all([bad, missing], schema()), "no such file").kinds
+    (tmp_path / "shop.csv").write_text("id,theirs\n1,0\n2,1\n")
+    (tmp_path / "own.csv").write_text("id,x\n1,5\n")
+    assert {party: table.rows for party, table in read_all([bad, good], schema()).items()} == {"bank": 1, "shop": 2}
