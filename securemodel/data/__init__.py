@@ -12,6 +12,7 @@ from securemodel.data.pipeline import Label, Pipeline
 from securemodel.data.power import PowerTransformer
 from securemodel.data.prepared import Prepared
 from securemodel.data.problems import TableErrors
+from securemodel.data.propose import propose
 from securemodel.data.query import Query
 from securemodel.data.scaling import MinMaxScaler, RobustScaler, StandardScaler
 from securemodel.data.schema import Schema
@@ -21,5 +22,5 @@ __all__ = [
     "Aligned", "ChangedSetWarning", "Clip", "Column", "Joint", "KBinsDiscretizer", "Label", "MinMaxScaler",
     "OneHotEncoder", "OrdinalEncoder", "Pipeline", "PowerTransformer", "Prepared", "Query", "RobustScaler", "Schema",
     "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder", "WoEEncoder", "connect",
-    "local", "read", "table",
+    "local", "propose", "read", "table",
 ]  # fmt: skip
