@@ -26,6 +26,7 @@ from securemodel.cli.launch import run_local
 from securemodel.cli.script import declared_parties
 from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.compiler.ops import ROWS
+from securemodel.data import Schema
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -142,9 +143,12 @@ def test_commands_of_a_page_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_parties_files_of_a_page_can_be_read(page):
+def test_parties_files_and_schemas_of_a_page_can_be_read(page):
     for block in blocks(page, "toml"):
         tables = tomllib.loads(block.code)
+        if "columns" in tables:
+            Schema.parse(block.code)
+            continue
         assert set(tables) <= {"parties", "dealer", "me", "timeouts"}, block
         addresses = {name: entry["address"] for name, entry in tables.get("parties", {}).items()}
         plain_config(addresses)
