@@ -115,7 +115,8 @@ class Whole(nn.Module):
     def weights(self, model: str | Mapping[str, str]) -> dict[str, str]:
         """For `securemodel.compile`: whose the parameters are; those of the model are `model`'s, a party or a mapping."""
         own = {"": model} if isinstance(model, str) else model
-        owners = {f"owners.{at}": PUBLIC if name == ROWS else name for at, name in enumerate(self.inputs)}
+        fitted = [at for at, owner in enumerate(self.owners) if list(owner.buffers())]
+        owners = {f"owners.{at}": PUBLIC if self.inputs[at] == ROWS else self.inputs[at] for at in fitted}
         return {**{f"model.{prefix}".rstrip("."): owner for prefix, owner in own.items()}, **owners}
 
 
@@ -180,13 +181,22 @@ class Prepared:
         """One module of rows as their owners have them, for `securemodel.compile`: owners prepare theirs in float first."""
         return Whole(self, model)
 
-    def raw(self, joint: Any) -> dict[str, Owned]:
-        """What `then(model)` takes, by owner: float64[rows, columns], NaN where missing. Of rows that are split, raises InputError."""
+    def raw(self, joint: Any) -> dict[str, tuple[Owned, ...]]:
+        """What `then(model)` takes, by owner: float64[rows, columns], NaN where missing, in parts of the same party."""
         self._check(joint)
-        if self.split == "rows":
-            raise InputError(explain("rows that are split have no one owner", where="raw()",
-                                     fix="give the program the rows of one party, as columns of float64"))  # fmt: skip
-        return {owner: self._raw(joint, owner, columns)[0] for owner, columns in self.packed.items()}
+        return {owner: self._raw(joint, owner, columns) for owner, columns in self.packed.items()}
+
+    def parts(self, joint: Any, training: bool = False) -> dict[str, tuple[Owned, ...]]:
+        """The columns of `transform` (of `fit_transform` where `training`) in parts of the same party, for queries."""
+        self._check(joint)
+        columns = {o: self._made(self._raw(joint, o, ready), ready, training) for o, ready in self.packed.items()}
+        for column in self.columns:
+            if column.beside:
+                made = self._made(self._raw(joint, column.owner, (column,)), (column,), training)
+                columns[column.name] = tuple(_label(part, column) for part in made)
+        if getattr(joint, "hidden", False):
+            columns.update({f"weight_{party}": (owned,) for party, owned in joint.weights.items()})
+        return columns
 
     # ---- on disk
     def save(self, folder: str | Path, me: str | None = None) -> None:
@@ -244,16 +254,13 @@ class Prepared:
 
     # ---- data sets
     def _dataset(self, joint: Any, training: bool) -> Dataset:
-        self._check(joint)
-        columns: dict[str, tuple[Owned, ...]] = {}
-        for owner, ready in self.packed.items():
-            columns[owner] = self._made(self._raw(joint, owner, ready), ready, training)
-        for ready_one in self.columns:
-            if ready_one.beside:
-                made = self._made(self._raw(joint, ready_one.owner, (ready_one,)), (ready_one,), training)
-                columns[ready_one.name] = tuple(_label(part, ready_one) for part in made)
-        if getattr(joint, "hidden", False):
-            columns.update({f"weight_{party}": (owned,) for party, owned in joint.weights.items()})
+        columns = self.parts(joint, training)
+        if any(part.way for parts in columns.values() for part in parts):
+            raise InputError(
+                explain("a training reads rows that lie in one order at all parties", where="transform()",
+                        why="here one party alone knows which rows belong together",
+                        fix='align with learns="all" or learns="nobody"')
+            )  # fmt: skip
         counts = [part.shape[0] for part in next(iter(columns.values()))]
         return Dataset(columns, tuple(np.arange(count) for count in counts))
 

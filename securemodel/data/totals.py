@@ -90,8 +90,10 @@ class Rows:
         rows.update({f"weight{at}": (owned,) for at, owned in enumerate(self.weights)})
 
         def sums(features: torch.Tensor, **weights: torch.Tensor) -> dict[str, torch.Tensor]:
-            product = torch.ones(())
-            for weight in weights.values():
+            if not weights:
+                return {"total": features.sum(0)}
+            (product, *more) = weights.values()
+            for weight in more:
                 product = product * weight
             return {"total": (features * product.unsqueeze(1)).sum(0)}
 

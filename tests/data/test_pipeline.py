@@ -202,7 +202,7 @@ def test_a_pipeline_and_a_model_are_one_program():
     raw = prepared.raw(test)
     assert list(raw) == ["bank", "shop"] and whole.columns == {"bank": ("income", "age"), "shop": ("city", "orders")}
     with securemodel.local(program) as session:
-        found = session.run(*(part.tensor for part in raw.values()))
+        found = session.run(*(part.tensor for (part,) in raw.values()))
     data = prepared(test)
     alone = securemodel.compile(
         Joined(whole.model), (torch.zeros(5, 3), torch.zeros(5, 5)), weights="registry", inputs=("bank", "shop"),
@@ -211,7 +211,7 @@ def test_a_pipeline_and_a_model_are_one_program():
     with securemodel.local(alone) as session:
         wanted = session.run(data.columns["bank"][0].tensor, data.columns["shop"][0].tensor)
     assert torch.equal(found, wanted)
-    torch.testing.assert_close(found, whole(*(part.tensor for part in raw.values())), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found, whole(*(part.tensor for (part,) in raw.values())), atol=1e-3, rtol=0)
 
 
 class Joined(nn.Module):
