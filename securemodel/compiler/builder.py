@@ -428,7 +428,7 @@ class Builder:
             raise CannotLower(f"the factor {factor}", SMALLER)
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
-        made = self._value(self._secret("factor", [x], x.shape, factor=factor))
+        made = self._value(self._secret("factor", [x], x.shape, factor=factor), x.integer and factor.is_integer())
         if factor > 0 and not x.integer:
             self.notes["affine", made.id] = x, factor, 0.0
         return made

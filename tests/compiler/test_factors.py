@@ -100,3 +100,21 @@ def test_a_factor_after_a_layer_is_its_owners_unless_it_is_small():
 def test_a_factor_that_is_no_number_is_refused(factor):
     with pytest.raises(securemodel.UnsupportedOperator, match="use a smaller number"):
         securemodel.compile(Veiled(lambda x: x * factor).eval(), torch.ones(2), **TWO)
+
+
+@SETTINGS
+@pytest.mark.parametrize("factor", [2**15, 2**28, 100_003])
+def test_whole_numbers_times_a_large_one_stay_whole(settings, factor):
+    """They have all of the ring: as real numbers, there would be no room beside their fractional bits."""
+    x = torch.tensor([0, 1, -1, 2**20, -(2**20) + 1])
+
+    class Large(nn.Module):
+        def forward(self, x, y):
+            large = (x + y) * factor
+            return large >= factor, torch.maximum(large, -large) > 2**29
+
+    program = securemodel.compile(Large(), (x, x), **{**settings, "inputs": ("a", "b")})
+    with securemodel.local(program) as session:
+        made = session.run(x, torch.ones_like(x))
+    for mine, right in zip(made, Large()(x, torch.ones_like(x)), strict=True):
+        assert torch.equal(mine, right)

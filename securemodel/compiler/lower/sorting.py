@@ -22,9 +22,9 @@ Rows = list[Value]
 """Keys, then what travels with them: tensors of one shape, ordered along the first axis."""
 
 
-def exchange(g: Builder, left: Rows, right: Rows, descending: bool) -> tuple[Rows, Rows]:
-    """Each pair in order: one comparison of the keys, one selection for each tensor."""
-    smaller = g.is_negative(g.sub(left[0], right[0]))
+def exchange(g: Builder, left: Rows, right: Rows, descending: bool, below: int | None = None) -> tuple[Rows, Rows]:
+    """Each pair in order: one comparison of the keys, of differences below 2^`below`; one selection for each tensor."""
+    smaller = g.is_negative(g.sub(left[0], right[0]), below)
     first, second = [], []
     for a, b in zip(left, right, strict=True):
         moved = g.select(smaller, g.sub(a, b))
@@ -70,7 +70,7 @@ def _joined(g: Builder, first: Rows, second: Rows, block: int, mirrored: bool) -
     return out
 
 
-def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool) -> Rows:
+def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool, below: int | None = None) -> Rows:
     """Compares the halves of each block, position by position; the last block may be cut off."""
     count, half = rows[0].shape[0], block // 2
     whole = count - count % block
@@ -85,7 +85,7 @@ def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool)
         left, right = firsts, seconds
     elif not pairs:
         return rows
-    left, right = exchange(g, left, right, descending)
+    left, right = exchange(g, left, right, descending, below)
     done = _joined(g, _slice(g, left, 0, whole // 2), _slice(g, right, 0, whole // 2), block, mirrored) if whole else []
     if not pairs:
         return _cat(g, done, _slice(g, rows, whole, count)) if count > whole else done
@@ -100,19 +100,19 @@ def _stage(g: Builder, rows: Rows, block: int, mirrored: bool, descending: bool)
     return _cat(g, done, tail) if whole else tail
 
 
-def merged(g: Builder, rows: Rows, block: int, descending: bool) -> Rows:
+def merged(g: Builder, rows: Rows, block: int, descending: bool, below: int | None = None) -> Rows:
     """Each block in order, where its halves are each descending (or ascending) to begin with."""
-    rows, mirrored = _stage(g, rows, block, True, descending), block // 2
+    rows, mirrored = _stage(g, rows, block, True, descending, below), block // 2
     while mirrored > 1:
-        rows, mirrored = _stage(g, rows, mirrored, False, descending), mirrored // 2
+        rows, mirrored = _stage(g, rows, mirrored, False, descending, below), mirrored // 2
     return rows
 
 
-def ordered(g: Builder, rows: Rows, descending: bool) -> Rows:
-    """All rows in order of their keys."""
+def ordered(g: Builder, rows: Rows, descending: bool, below: int | None = None) -> Rows:
+    """All rows in order of their keys, of which two differ by less than 2^`below`."""
     block = 2
     while block < 2 * rows[0].shape[0]:
-        rows, block = merged(g, rows, block, descending), 2 * block
+        rows, block = merged(g, rows, block, descending, below), 2 * block
     return rows
 
 
@@ -135,7 +135,10 @@ def sort(g: Builder, x, dim=-1, descending=False):
     if x.ndim == 0 or x.shape[dim] == 1:
         return x, g.integers(torch.zeros(x.shape))
     rows, back = _keys_and_places(g, x, dim % x.ndim)
-    return _put_back(g, ordered(g, rows, descending), back)
+    bits = g.notes.get(("bits", x.id))
+    if bits is not None:
+        g.domain(x, -(2.0**bits), 2.0**bits, "sorting whole numbers of a narrow type")
+    return _put_back(g, ordered(g, rows, descending, bits and bits + 1), back)
 
 
 @lowers(aten.sort.stable)
