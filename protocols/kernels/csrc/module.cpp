@@ -18,6 +18,7 @@
 #include "planes.hpp"
 #include "pointwise.hpp"
 #if defined(__SIZEOF_INT128__)
+#include "bins.hpp"
 #include "residues.hpp"
 #endif
 
@@ -219,6 +220,25 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   }, free_running);
 
 #if defined(__SIZEOF_INT128__)
+  m.def("three_bins", [](Address out, Address random, i64 n, i64 bins) {
+    three_bins(at<i64>(out), words(random), n, bins);
+  }, free_running);
+  m.def("place_in_bins", [](Address seats, Address choices, i64 n, i64 bins) {
+    return place_in_bins(at<i64>(seats), at<i64>(choices), n, bins);
+  }, free_running);
+  m.def("line_offsets", [](Address out, Address a, Address r, Address c, i64 n, int threads) {
+    line_offsets(words(out), words(a), words(r), words(c), n, threads);
+  }, free_running);
+  m.def("line_shifts", [](Address out, Address x, Address r, i64 n) {
+    line_shifts(words(out), words(x), words(r), n);
+  }, free_running);
+  m.def("line_values", [](Address out, Address y, Address choices, Address known, i64 n, int threads) {
+    line_values(words(out), words(y), at<i64>(choices), words(known), n, threads);
+  }, free_running);
+  m.def("line_tags", [](Address out, Address values, Address bins, Address numbers, const std::string& session, int size,
+                        i64 n, int threads) {
+    line_tags(at<u8>(out), words(values), at<i64>(bins), at<i64>(numbers), session.data(), size, n, threads);
+  }, free_running);
   m.def("residue_lanes", &residue_lanes);
   m.def("residue_products", [](Address out, Address table, Address index, i64 count, i64 levels, i64 terms,
                                int squarings, Address digits, Address square, u64 factor, i64 width, int threads) {
