@@ -1,4 +1,6 @@
-"""Which ids several parties have in common, found without showing them; Diffie-Hellman on Curve25519. Bottom to top:
+"""Which ids several parties have in common, found without showing them: Diffie-Hellman on Curve25519, or lines of a dealer.
+
+Bottom to top:
 
 curve     hashes of ids as points of the curve, and points times keys
 worker    a process that does nothing else
@@ -15,6 +17,10 @@ ring      lists that pass all parties: what three and more have in common, or on
 union     names for the ids of all parties, so that nobody learns which are common
 costs     rounds, bytes and multiplications of all of these
 aligning  the one function that callers use
+cuckoo    a party's ids in bins, at most one to a bin
+dealing   the dealer's part: a line for each bin
+evaluating two parties who compare points of these lines
+with_dealer the one function that callers use who have a dealer
 
 Workers import this package: it must stay without imports of its own.
 """

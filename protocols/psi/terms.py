@@ -20,10 +20,11 @@ _VERSION = 1
 TEXT_BYTES = 1024
 _AGREE = Label(EPOCH, 0, Purpose.CONTROL)
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "version": int, "learns": str, "unmatched": str, "rules": str, "largest": int, "rows": int, "commitment": str,
+    "version": int, "dealer": bool, "learns": str, "unmatched": str, "rules": str, "largest": int, "rows": int, "commitment": str,
 }  # fmt: skip
 _WORDS = {
     "version": "version of securemodel",
+    "dealer": "answers to whether there is a dealer",
     "learns": "learns",
     "unmatched": "unmatched",
     "rules": "rules for ids",
@@ -39,13 +40,14 @@ class Terms:
     the places of its rows in the union of all ids, and none learns which are common; "count": how many are, and nothing
     else. rules: a digest of how ids are made of columns. largest: no party may bring more rows. unmatched, where one
     party learns: "keep": all its rows are joint rows, and the others do not learn how many are matched; "drop": the
-    matched ones are, and the others learn their number.
+    matched ones are, and the others learn their number. dealer: whether one helps; `align_with_dealer` says so itself.
     """
 
     learns: str
     rules: str = ""
     largest: int = MOST_IDS
     unmatched: str = "keep"
+    dealer: bool = False
 
     def check(self, parties: tuple[str, ...]) -> None:
         """Raises InputError, with all that is wrong, unless these parties can align under these terms."""

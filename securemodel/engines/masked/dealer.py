@@ -13,6 +13,8 @@ from protocols.channel.link import Pump
 from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, public_reason, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import EPOCHS, KEY_BYTES, Stream, new_key
+from protocols.psi.dealing import deal as deal_alignment
+from protocols.psi.dealing import is_request
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_program
@@ -66,8 +68,14 @@ def serve(
 
 
 def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: int = MAX_PROGRAM_BYTES) -> None:
-    """One session over open links: compares the programs, hands out keys, deals on request."""
-    header, graph = _agreed_program(links, max_bytes)
+    """One session over open links: compares the programs, hands out keys, deals on request; or an alignment of ids."""
+    texts = {n: link.receive(PROGRAM, max_bytes=MAX_TEXT_BYTES).numpy().tobytes() for n, link in links.items()}
+    if any(map(is_request, texts.values())):
+        asked = deal_alignment(links, texts)
+        say(f"alignment of {asked.asker} and {asked.answerer}: {asked.bins} bins")
+        _close(links)
+        return
+    header, graph = _agreed_program(texts, max_bytes)
     keys = {name: new_key() for name in header.parties}
     for name, link in links.items():
         link.send(STREAM_KEY, [keys[name]])
@@ -80,6 +88,10 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: 
         _deal_on_request(dealing, links[header.parties[-1]], pump)
     finally:
         pump.close()
+    _close(links)
+
+
+def _close(links: dict[str, Link]) -> None:
     for link in links.values():
         link.close()
 
@@ -148,11 +160,7 @@ def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int, int]:
     raise BadFrame(peer, explain(f"party {peer!r} sent a damaged request", fix="use the same version at all parties"))
 
 
-def _agreed_program(links: dict[str, Link], max_bytes: int) -> tuple[Header, Graph]:
-    texts = {}
-    for name, link in links.items():
-        received = link.receive(PROGRAM, max_bytes=MAX_TEXT_BYTES)
-        texts[name] = received.numpy().tobytes()
+def _agreed_program(texts: dict[str, bytes], max_bytes: int) -> tuple[Header, Graph]:
     first = next(iter(texts))
     for name, text in texts.items():
         if text != texts[first]:
@@ -172,11 +180,11 @@ def _agreed_program(links: dict[str, Link], max_bytes: int) -> tuple[Header, Gra
         told = "; ".join(line.strip() for line in str(error).splitlines())
         raise ProtocolError(f"the parties' program is refused: {told}") from None
     parties = [str(name) for name in header.parties]
-    if sorted(parties) != sorted(links):
+    if sorted(parties) != sorted(texts):
         raise Mismatch(
             first,
             explain(
-                f"the program's parties are {', '.join(parties)}, the dealer serves {', '.join(links)}",
+                f"the program's parties are {', '.join(parties)}, the dealer serves {', '.join(texts)}",
                 fix="use the same names in the program and in the dealer's parties file",
             ),
         )

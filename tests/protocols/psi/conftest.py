@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from protocols.channel import Label, local_channels
-from protocols.channel.local import LocalChannel
+from protocols.channel import local_channels
 from protocols.channel.testing import run_together
 from protocols.psi import flows
 from protocols.psi.aligning import Alignment, align
 from protocols.psi.sets import own_set
-from protocols.psi.terms import EPOCH, Terms
+from protocols.psi.terms import Terms
 
-COMMITMENT = "0" * 64
-Change = Callable[[int, int, bytes, str], "bytes | None"]
-
-
-class Tampered:
-    """A channel whose party does not keep to the protocol: `change` is given step, turn, message and receiver."""
-
-    def __init__(self, channel: LocalChannel, change: Change) -> None:
-        self._channel, self._change = channel, change
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._channel, name)
-
-    def exchange(self, label: Label, sends: Mapping[str, Sequence[Any]], receives: Mapping[str, int]) -> Any:
-        changed = {}
-        for peer, parts in sends.items():
-            data = self._change(label.epoch - EPOCH, label.node, b"".join(bytes(memoryview(p)) for p in parts), peer)
-            if data is not None:
-                changed[peer] = [data]
-        return self._channel.exchange(label, changed, receives)
+sys.path.insert(0, str(Path(__file__).parent))
+from tampered import COMMITMENT, Change, Tampered
 
 
 class Parties:
