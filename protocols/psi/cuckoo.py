@@ -10,7 +10,6 @@ three places: Fotakis, Pagh, Sanders, Spirakis 2003.]
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,17 +60,17 @@ class Placed:
 
 def placed(ids: Sequence[bytes], session: bytes, bins: int) -> Placed:
     """Puts ids into bins, by the hashes of the first attempt that has a way."""
-    for attempt in itertools.count():
+    for attempt in range(_MOST_ATTEMPTS):
         made = hashed(ids, session, attempt, bins)
         seats = place_in_bins(made.choices, bins)
         if seats is not None:
-            break
-        if attempt == _MOST_ATTEMPTS:
-            raise ProtocolError(
-                explain(f"{len(ids)} ids do not fit into {bins} bins", why="two of them are equal, or a fault")
-            )
+            return _placed(attempt, made, seats)
+    raise ProtocolError(explain(f"{len(ids)} ids do not fit into {bins} bins", why="two of them are equal, or a fault"))
+
+
+def _placed(attempt: int, made: Hashed, seats: np.ndarray) -> Placed:
     used = np.nonzero(seats >= 0)[0]
     rows = np.where(seats >= 0, seats // CHOICES, -1)
-    numbers, own = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    numbers, own = np.empty((2, len(made.choices)), np.int64)
     numbers[rows[used]], own[rows[used]] = seats[used] % CHOICES, used
     return Placed(attempt, made, rows, numbers, own)

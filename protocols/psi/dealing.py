@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -168,12 +168,8 @@ def deal(lines: Mapping[str, Line], texts: Mapping[str, bytes]) -> Request:
     for piece, at in pieces(request.bins):
         size = at.stop - at.start
         made = line_offsets(drawn(answerer, piece, size, 0), *(drawn(asker, piece, size, index) for index in (0, 1)))
-        lines[request.answerer].send(Label(EPOCH, piece, Purpose.DEAL), [_bytes(made)])
+        lines[request.answerer].send(Label(EPOCH, piece, Purpose.DEAL), [made.data.cast("B")])
     return request
-
-
-def _bytes(array: np.ndarray) -> Any:
-    return memoryview(array).cast("B")
 
 
 def serve(lines: Mapping[str, Line]) -> Request:

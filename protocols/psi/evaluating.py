@@ -110,7 +110,7 @@ def _places(listed: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array).cast("B")
+    return array.data.cast("B")
 
 
 def _lie(peer: str, why: str) -> BadFrame:

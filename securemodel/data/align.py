@@ -9,18 +9,23 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from protocols.channel import Channel
 from protocols.errors import InputError, explain, public_reason
+from protocols.names import DEALER
 from protocols.psi.aligning import align as align_ids
+from protocols.psi.dealing import Line
 from protocols.psi.outcome import Outcome
 from protocols.psi.sets import SALT_BYTES, OwnSet, own_set, shuffled
 from protocols.psi.terms import ALL, COUNT, NOBODY, Peer, Terms
+from protocols.psi.with_dealer import align_with_dealer
+from protocols.psi.with_dealer import check as check_with_dealer
 from securemodel.data.remembered import Book
+from securemodel.sessions.remote import aborting
 
 IDS = Sequence[bytes]
 
@@ -116,6 +121,8 @@ def revealed(parties: Sequence[str], terms: Terms) -> dict[str, list[str]]:
         said[terms.learns] = ["which of its ids each other party has"]
         if terms.unmatched == "drop":
             said["all"] = ["how many ids all parties have"]
+    if terms.dealer:
+        said[DEALER] = ["about how many rows the party has whose ids are put into bins"]
     if several and terms.learns in (ALL, COUNT, NOBODY):
         said[min(parties)] = ["how many ids each set of parties has in common"]
     return said
@@ -131,13 +138,15 @@ def align(
     book: Book | None = None,
     workers: int | None = None,
     number: int = 0,
+    dealer: Callable[[], Line] | None = None,
 ) -> Aligned:
     """Aligns this party's rows with those of all peers of a channel.
 
     ids: canonical bytes, one for each row (`Table.ids`). minimum: fewer common ids are an error at all who may learn it.
     table: the digest of the table. book: where the sets are written down and compared with earlier ones, which may give a
-    ChangedSetWarning. number: of the alignments of this channel, from 0. Raises InputError before anything is sent for
-    missing or equal ids; TooFewRows; LedgerError; Mismatch and other PeerErrors.
+    ChangedSetWarning. number: of the alignments of this channel, from 0. dealer: opens a link to the dealer, where the
+    terms say that one helps. Raises InputError before anything is sent for missing or equal ids, and for terms that need
+    no dealer; TooFewRows; LedgerError; Mismatch and other PeerErrors.
     """
     own = own_set(ids)
     salt = book.salt() if book else os.urandom(SALT_BYTES)
@@ -150,7 +159,14 @@ def align(
         session = hashlib.sha256(b"ledger" + channel.session).hexdigest()[:16]
         book.write(channel.me, parties, session, terms.rules, revealed(tuple(parties), terms))
 
-    made = align_ids(channel, own, terms, own.commitment(channel.me, salt), workers, agreed)
+    commitment = own.commitment(channel.me, salt)
+    if terms.dealer and dealer is not None:
+        check_with_dealer(terms, (channel.me, *channel.peers))
+        with aborting(channel):
+            line = dealer()
+        made = align_with_dealer(channel, line, own, terms, commitment, agreed)
+    else:
+        made = align_ids(channel, own, terms, commitment, workers, agreed)
     aligned = Aligned(
         channel.me,
         terms,
@@ -175,7 +191,7 @@ def align_here(
     Joint rows are in a random order, and each party gets what it would get from the protocol.
     """
     names = tuple(sorted(ids))
-    terms.check(names)
+    (check_with_dealer if terms.dealer else Terms.check)(terms, names)
     owns = {name: own_set(ids[name]) for name in names}
     for name, own in owns.items():
         if not 0 < len(own.ids) <= terms.largest:

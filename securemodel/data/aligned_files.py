@@ -30,7 +30,13 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "format": str, "me": str, "id": str, "terms": dict, "parties": dict, "rows": int, "common": (int, type(None)), "table": str,
     "arrays": dict,
 }  # fmt: skip
-_TERMS: dict[str, type | tuple[type, ...]] = {"learns": str, "rules": str, "largest": int, "unmatched": str}
+_TERMS: dict[str, type | tuple[type, ...]] = {
+    "learns": str,
+    "rules": str,
+    "largest": int,
+    "unmatched": str,
+    "dealer": bool,
+}
 _PEER: dict[str, type | tuple[type, ...]] = {"rows": int, "commitment": str}
 _ARRAYS = ("positions", "order", "places")
 _LINK = "link "

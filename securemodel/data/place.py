@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import torch
 
-from protocols.channel import Channel, Label
+from protocols.channel import Channel, Label, Link, dial
 from protocols.errors import ConfigError, ProtocolError, explain
-from protocols.identity import Identity, PartiesConfig
+from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.psi.terms import Terms
 from securemodel.data.align import Aligned, align, align_here
 from securemodel.data.query import CompiledQuery, Piece
@@ -143,6 +143,8 @@ class There(Place):
     me: str
     channel: Channel
     connect: Callable[[Program, Channel, bool], Session]
+    dealer: Callable[[], Link]
+    """Opens a link to the dealer."""
     ledger: Ledger | None = None
     numbers: Any = field(default_factory=count)
     session: Session | None = None
@@ -180,7 +182,14 @@ class There(Place):
         book, number = Book(self.ledger) if self.ledger else None, next(self.numbers)
         return {
             self.me: align(
-                ids[self.me], self.channel, terms, minimum=minimum, table=tables[self.me], book=book, number=number
+                ids[self.me],
+                self.channel,
+                terms,
+                minimum=minimum,
+                table=tables[self.me],
+                book=book,
+                number=number,
+                dealer=self.dealer,
             )
         }
 
@@ -220,4 +229,7 @@ def there(
     def connect(program: Program, channel: Channel, ahead: bool) -> Session:
         return open_connection(program, me, config, channel=channel, insecure_plain=plain, ahead=ahead)
 
-    return There(parties, me, join(me, config, own, plain), connect, book)
+    def dealer() -> Link:
+        return dial(me, DEALER, config, own, insecure_plain=plain)
+
+    return There(parties, me, join(me, config, own, plain), connect, dealer, book)

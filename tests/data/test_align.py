@@ -126,6 +126,12 @@ def test_nothing_is_shown() -> None:
     assert repr(found) == "Aligned('bank', learns='all', 2 joint rows of bank 4, shop 3)"
 
 
+def test_the_dealer_is_told_how_many_bins() -> None:
+    said = revealed(("bank", "shop"), Terms("bank", dealer=True))
+    assert said["dealer"] == ["about how many rows the party has whose ids are put into bins"]
+    assert "dealer" not in revealed(("bank", "shop"), Terms("bank"))
+
+
 @pytest.mark.parametrize("sets, minimum", [({"bank": [b"a"], "shop": [b"b"]}, 0), (PAIR, 3)], ids=["none", "too few"])
 def test_too_few_common_ids_are_an_error_at_all(sets: Sets, minimum: int) -> None:
     for terms in (Terms("all"), Terms("nobody")):

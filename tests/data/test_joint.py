@@ -214,6 +214,34 @@ def test_alignment_between_processes():
     assert len({found[3] for found in got.values()}) == 1
 
 
+def two() -> tuple[data.Schema, list[data.Source]]:
+    """The same persons, where the shop has the labels too."""
+    shop = {"city": CITY, "defaulted": [1, 0, 1, 1], **IDS["shop"]}  # eve, tim, ann, bob
+    made = [data.table("bank", pd.DataFrame({"income": INCOME, **IDS["bank"]})), data.table("shop", pd.DataFrame(shop))]
+    return data.Schema.parse(WITH_IDS.replace('"registry"', '"shop"')), made
+
+
+def test_alignment_with_a_dealer_between_processes():
+    """The dealer of the programs helps; programs run over the same connection before and after."""
+
+    def task(me, joint):
+        all_learn, one_learns = joint.align("all", dealer=True), joint.align("shop", dealer=True)
+        return all_learn.rows, one_learns.rows, read_off(ask(all_learn)), read_off(ask(one_learns)), all_learn.digest
+
+    got = between(task, parties=("bank", "shop"), tables=two())
+    plain = [read_off(ask(data.local(*two()).align(learns))) for learns in ("all", "shop")]
+    assert got["bank"] == got["shop"] == (3, 4, plain[0], plain[1], got["bank"][-1])
+    assert plain[0] == plain[1] == {"n": 2.0, "income": 333333.25, "gone": 1.0}
+
+
+def test_a_dealer_helps_two_of_whom_one_learns():
+    with pytest.raises(InputError, match=r"between two parties.*learns='nobody' says that none does"):
+        data.local(*three(WITH_IDS, **IDS)).align("nobody", dealer=True)
+    got = between(lambda me, joint: joint.align("all", dealer=True), tables=three(WITH_IDS, **IDS))
+    assert any("cannot be made with a dealer" in str(error) for error in got.values())
+    assert all(isinstance(error, (InputError, PeerAborted)) for error in got.values())
+
+
 def test_nothing_can_be_asked_before_an_alignment():
     joint = data.local(*three(WITH_IDS, **IDS))
     with pytest.raises(InputError, match="not aligned yet"):
