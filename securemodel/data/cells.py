@@ -56,7 +56,8 @@ class Block:
 class Opened:
     """A source whose names were read. `blocks(columns)` reads these columns, `where` and `unit` are for errors.
 
-    `blank` collects the places of blank rows that other rows follow, `notes` what the owner should know.
+    `blank` collects the places of blank rows that other rows follow, `notes` what the owner should know. `index`: what to
+    do about columns that are no columns there.
     """
 
     where: str
@@ -66,6 +67,7 @@ class Opened:
     seen: str = ""
     blank: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    index: str = ""
 
 
 def renamed(names: Sequence[str], form: Form, where: str) -> tuple[str, ...]:
@@ -103,7 +105,9 @@ def absent(names: Sequence[str], wanted: Sequence[str], opened: Opened) -> Input
     shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
     what = f"there is no column {', '.join(map(repr, lacking))}"
     fix = "correct the names in the file or in the schema, or say rename={name in the file: name in the schema}"
-    why = f"{counted(len(names), 'column')}: {shown}"
-    if opened.seen and len(names) == 1:
-        why = opened.seen
-    return InputError(explain(what, where=opened.where, why=why, fix=fix))
+    why = [f"{counted(len(names), 'column')}: {shown}"] if any(names) else ["the first line is empty"]
+    if len(names) <= 1 and opened.seen:
+        why.append(opened.seen)
+    if opened.index:
+        why.append(opened.index)
+    return InputError(explain(what, where=opened.where, why="\n".join(why), fix=fix))

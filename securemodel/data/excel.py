@@ -20,11 +20,15 @@ from securemodel.files.reader import counted
 ERROR_CELL = Bad("an error of Excel in a cell, such as #N/A")
 NO_RESULT = Bad("a formula whose result is not in the file")
 NO_DATE = Bad("a time, or a duration")
+MERGED = Bad("a cell that is merged with the one above or before it, where alone the value is")
 _LARGEST = 2**53  # from here on, Excel itself does not tell whole numbers apart
 _DIGITS = 10**15  # Excel keeps 15 digits
 _AT_ONCE = 1024
+_MOST_ROWS = 1 << 20  # of a sheet
+_LONGEST_TAG = 4096
 _ZEROS = re.compile(r"0{2,}")  # a format of numbers that shows zeros in front
-_FORMULA = re.compile(rb"<f[ />]")
+_FORMULA = re.compile(rb"<(?:\w+:)?f[ />]")
+_MERGE = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})"')
 
 
 def open_sheet(path: Path, form: Form) -> Opened:
@@ -56,7 +60,8 @@ def _blocks(
     path: Path, name: str, header_at: int, names: Sequence[str], columns: Sequence[str], opened: Opened
 ) -> Iterator[Block]:
     book = _workbook(path, values=True)
-    formulas = _workbook(path, values=False) if _has_formulas(path) else None
+    formulas = _workbook(path, values=False) if _found(path, _FORMULA) else None
+    merged = _merged(path, book, name)
     written = _rows(path, formulas, name) if formulas else repeat((0, ()))
     at = [names.index(column) for column in columns]
     notes = {column: _Notes(column) for column in columns}
@@ -68,6 +73,8 @@ def _blocks(
             if row <= header_at:
                 continue
             made = [_value(cells[i], texts[i] if i < len(texts) else None) if i < len(cells) else None for i in at]
+            if row in merged:
+                made = [MERGED if i in merged[row] and made[n] is None else made[n] for n, i in enumerate(at)]
             others = any(cell.value is not None for cell in cells)
             if not others and all(value is None for value in made):
                 blank.append(row)
@@ -117,7 +124,8 @@ def _value(cell: Any, formula: Any) -> Any:
     """A cell's value: text, number, bool, date, None or Bad."""
     value = cell.value
     if value is None:
-        return NO_RESULT if formula is not None and formula.data_type == "f" else None
+        calculated = cell.data_type == "str"  # of a formula, whose result is an empty text
+        return NO_RESULT if formula is not None and formula.data_type == "f" and not calculated else None
     if cell.data_type == "e":
         return ERROR_CELL
     if isinstance(value, (time, timedelta)) and not isinstance(value, date):
@@ -167,17 +175,34 @@ def _name(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _has_formulas(path: Path) -> bool:
+def _found(path: Path, pattern: re.Pattern[bytes], sheet: str = "") -> list[Any]:
+    """What a pattern finds in one sheet, or the first that it finds in any of them."""
+    made: list[Any] = []
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
-            if entry.startswith("xl/worksheets/") and entry.endswith(".xml"):
-                with archive.open(entry) as sheet:
-                    last = b""
-                    while part := sheet.read(1 << 20):
-                        if _FORMULA.search(last + part):
-                            return True
-                        last = part[-2:]
-    return False
+        for entry in [sheet] if sheet else archive.namelist():
+            if not entry.startswith("xl/worksheets/") or not entry.endswith(".xml"):
+                continue
+            with archive.open(entry) as file:
+                last = b""
+                while part := file.read(1 << 20):
+                    text = last + part
+                    made += pattern.findall(text)
+                    if made and not sheet:
+                        return made
+                    last = text[text.rfind(b"<") :][-_LONGEST_TAG:]
+    return made
+
+
+def _merged(path: Path, book: Any, name: str) -> dict[int, set[int]]:
+    """By row, from 1, the columns, from 0, of cells that belong to another one: they are empty, and shown with its value."""
+    from openpyxl.utils import column_index_from_string
+
+    made: dict[int, set[int]] = {}
+    for left, top, right, bottom in _found(path, _MERGE, book[name]._worksheet_path):
+        first, last = (column_index_from_string(text.decode()) - 1 for text in (left, right))
+        for row in range(int(top), min(int(bottom), _MOST_ROWS) + 1):
+            made.setdefault(row, set()).update(range(first + (row == int(top)), last + 1))
+    return made
 
 
 @contextmanager

@@ -109,6 +109,12 @@ def table(
         raise InputError(explain(f"decimal={decimal!r}", where=f"table({party!r})", fix='decimal is "." or ","'))
     if isinstance(na_values, str) or not all(isinstance(value, str) for value in na_values):
         raise InputError(explain("na_values are a list of texts", where=f"table({party!r})", fix='na_values=["NA"]'))
+    for name, value in (("sep", sep), ("encoding", encoding), ("date_format", date_format), ("sheet_name", sheet_name)):
+        if not isinstance(value, str) and (value is not None or name == "encoding"):
+            raise InputError(explain(f"{name}={value!r}", where=f"table({party!r})", fix=f"{name} is a text"))
+    if rename is not None and not (isinstance(rename, Mapping) and all(isinstance(n, str) for n in [*rename, *rename.values()])):  # fmt: skip
+        fix = "rename={name in the file: name in the schema}"
+        raise InputError(explain("rename is no mapping of names", where=f"table({party!r})", fix=fix))
     if source is None:
         raise InputError(explain("a table needs a source", where=f"table({party!r})", fix="give a path or a frame"))
     form = Form(sep, encoding, decimal, date_format, tuple(na_values), sheet_name, dict(rename or {}))

@@ -32,7 +32,7 @@ NO_DATE = "something else than a date"
 TIME_OF_DAY = "a time of day where a date is due"
 NO_CATEGORY = "a category that the schema does not have"
 NO_TEXT = "something else than text or a whole number where a category or an id is due"
-DATE_ID = "a date where an id is due"
+DATE_ID = "a date where a category or an id is due"
 NOT_THERE = "no value, where the schema allows none to be missing"
 OUT_OF_BOUNDS = "a value out of bounds"
 
@@ -185,7 +185,7 @@ class Reader:
             return Bad(NO_BOOLEAN) if code is None else code
         if type(cell) is float and math.isnan(cell):
             return None
-        if self.column.values or (type(cell) is not bool and cell not in (0, 1)):
+        if self.column.values or type(cell) not in (bool, int, float, Decimal) or cell not in (0, 1):
             return Bad(NO_BOOLEAN)
         return int(cell)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+import zipfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -161,6 +163,9 @@ SCHEMA_OF = {
 SCHEMA_OF["id"] = HEAD + '[columns.more]\nowner = "bank"\nkind = "category"\nvalues = ["x"]\n'
 
 
+MORE = '[columns.more]\nowner = "bank"\nkind = "number"\nlow = 0\nhigh = 9\nmissing = true\n'
+
+
 def refused(read: Callable[[], Any], *says: str) -> None:
     with pytest.raises(data.TableErrors) as caught:
         read()
@@ -198,7 +203,7 @@ def test_what_a_typed_column_may_not_hold(column) -> None:
     refused(lambda: column("day", [7]), "something else than a date")
     refused(lambda: column("number", [[1.0]]), "a value of the type list<")
     refused(lambda: column("id", [b"x"]), "a value of the type binary")
-    refused(lambda: column("id", [dt.date(2024, 1, 1)]), "a date where an id is due")
+    refused(lambda: column("id", [dt.date(2024, 1, 1)]), "a date where a category or an id is due")
     assert column("id", [dt.date(2024, 1, 2)], rule="date").ids == (joined(["2024-01-02"]),)
     assert column("id", pa.array([Decimal(7), Decimal(9007199254740993)])).ids[1] == joined(["9007199254740993"])
     refused(lambda: column("id", pa.array([Decimal("7.5")])), "something else than text or a whole number")
@@ -226,9 +231,56 @@ def test_columns_of_objects(tmp_path: Path) -> None:
     assert [table.columns[name].tolist() for name in SCHEMA.columns] == [[1, 2.5, 0], [5, 0, 6], [1, 0, 0], [2, 0, 1], [19723, 0, 19724]]  # fmt: skip
 
 
+@pytest.mark.parametrize("series, says", [
+    (pandas.Series([1 + 2j]), "a value of the type complex128"),
+    (pandas.Series(pandas.period_range("2024-01", periods=1, freq="M")), "a value of the type extension<pandas.period"),
+    (pandas.Series([Decimal("Infinity")]), "an infinite number"),
+])  # fmt: skip
+def test_columns_of_pandas_that_no_schema_has(series: Any, says: str) -> None:
+    """A period is stored as a count of months, which would pass for a number."""
+    schema = data.Schema.parse('[columns.number]\nowner = "bank"\nkind = "number"\nlow = 0\nhigh = 9e9\n')
+    refused(lambda: data.read(data.table("bank", pandas.DataFrame({"number": series})), schema), says)
+
+
+def test_columns_of_pandas_of_unusual_kinds() -> None:
+    frame = pandas.DataFrame({"id": pandas.Series([np.str_("7"), np.str_("b")], dtype=object), "number": [Decimal("1.5"), Decimal("NaN")],
+                              "whole": pandas.arrays.SparseArray([0, 5]), "flag": pandas.arrays.SparseArray([True, False]),
+                              "city": pandas.Categorical(["7", None]), "day": pandas.to_datetime(["2024-01-01", None])})  # fmt: skip
+    table = data.read(data.table("bank", frame), SCHEMA)
+    assert table.ids == (joined(["7"]), joined(["b"]))
+    assert [table.columns[name].tolist() for name in SCHEMA.columns] == [[1.5, 0], [0, 5], [1, 0], [2, 0], [19723, 0]]
+    assert [table.missing[name][1] for name in ("number", "whole", "city", "day")] == [True, False, True, True]
+
+
+def test_cells_that_hold_several_values() -> None:
+    for cell in (np.array([1, 2]), [1, 2], {"a": 1}, object()):
+        frame = pandas.DataFrame({name: [cell] for name in ("id", *SCHEMA.columns)})
+        refused(
+            lambda frame=frame: data.read(data.table("bank", frame), SCHEMA), "something else than 0 or 1", "6 problems"
+        )
+
+
+def test_categories_as_polars_has_them(column) -> None:
+    words = pa.DictionaryArray.from_arrays(
+        pa.array([0, None, 1], pa.uint32()), pa.array(["9007199254740993", "7"]).cast(pa.string_view())
+    )
+    assert column("city", words).columns["city"].tolist() == [2, 0, 1]
+    assert column("city", words).missing["city"].tolist() == [False, True, False]
+
+
+def test_dates_that_no_calendar_has(column) -> None:
+    days = pa.array([0, 2**31 - 1, -(2**31), None], pa.int32()).cast(pa.date32())
+    refused(lambda: column("day", days), "a date that no calendar has: the years are 1 to 9999: 2 cells, row 2, 3")
+    refused(lambda: column("day", days.cast(pa.date64())), "a date that no calendar has", "2 cells")
+    far = pa.array([2**62, None], pa.timestamp("us"))
+    refused(lambda: column("day", far), "1 cell, row 1")
+    nowhere = pa.array([0], pa.timestamp("s", "Mars/Olympus"))
+    refused(lambda: column("day", nowhere), "a value of the type timestamp[s, tz=Mars/Olympus]")
+
+
 def test_an_index_is_no_column_and_names_may_be_numbers() -> None:
     frame = FRAME.set_index("id")
-    with pytest.raises(InputError, match="there is no column 'id'"):
+    with pytest.raises(InputError, match=r"there is no column 'id'(.|\n)*say frame.reset_index\(\)"):
         data.read(data.table("bank", frame), SCHEMA)
     twice = pandas.concat([FRAME, FRAME[["city"]]], axis=1)
     with pytest.raises(InputError, match="a column stands there twice: 'city'"):
@@ -239,6 +291,16 @@ def test_an_index_is_no_column_and_names_may_be_numbers() -> None:
 def test_what_is_no_frame() -> None:
     with pytest.raises(InputError, match="a table is not read from a list"):
         data.read(data.table("bank", [1, 2]), SCHEMA)
+    for one in (pa.array([1]), pandas.Series([1]), pa.chunked_array([[1]])):
+        with pytest.raises(InputError, match="Arrow cannot read this as a table"):
+            data.read(data.table("bank", one), SCHEMA)
+
+
+@pytest.mark.parametrize("setting", [{"sep": 5}, {"encoding": None}, {"date_format": 5}, {"sheet_name": 0}, {"rename": ["id"]},
+                                     {"rename": {"id": 5}}])  # fmt: skip
+def test_settings_of_another_type(setting) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        data.table("bank", "own.csv", **setting)
 
 
 def test_what_is_no_parquet(tmp_path: Path) -> None:
@@ -267,7 +329,7 @@ def test_ids_that_are_numbers_in_a_sheet(column) -> None:
     assert "16 digits" in column("id", [1234567890123450], sheet=True).notes[0]
     refused(
         lambda: column("id", [dt.date(2024, 3, 1)], sheet=True),
-        "a date where an id is due",
+        "a date where a category or an id is due",
         "Excel may have made dates",
     )
     refused(lambda: column("id", [True], sheet=True), "something else than text")
@@ -286,6 +348,31 @@ def test_cells_of_a_sheet(column) -> None:
     refused(lambda: column("day", [dt.time(10)], sheet=True), "a time, or a duration")
     refused(lambda: column("day", [dt.datetime(2024, 1, 1, 10)], sheet=True), "a time of day")
     assert column("day", [dt.date(2024, 1, 1), "2024-01-02"], sheet=True).columns["day"].tolist() == [19723, 19724]
+
+
+@pytest.mark.parametrize("cells, at", [("A2:A3", "row 3"), ("B2:B4", "row 3, 4"), ("A2:B2", "row 2")])
+def test_cells_that_are_merged(tmp_path: Path, cells: str, at: str) -> None:
+    """Excel shows one value over all of them, and stores it in the first: the others would pass for missing."""
+    schema = data.Schema.parse(f'[table]\nkeys = ["id"]\nminimum = 1\n{MORE}')
+    path = tmp_path / "own.xlsx"
+    excel(path, [("id", "more"), ("a", 1), ("b", 2), ("c", 3)])
+    book = openpyxl.load_workbook(path)
+    book.active.merge_cells(cells)
+    book.save(path)
+    refused(
+        lambda: data.read(data.table("bank", path), schema), "a cell that is merged with the one above or before it", at
+    )
+
+
+def test_a_formula_may_give_an_empty_text(tmp_path: Path) -> None:
+    """As =IF(A2="", "", 1) does: that is no value, and not one which is not in the file."""
+    path = excel(tmp_path / "plain.xlsx", [("id", "more"), ("a", 1)])
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "own.xlsx", "w") as new:
+        for name in old.namelist():
+            text = old.read(name)
+            new.writestr(name, re.sub(rb'<c r="B2"[^>]*>.*?</c>', b'<c r="B2" t="str"><f>""</f><v></v></c>', text))
+    schema = data.Schema.parse(f'[table]\nkeys = ["id"]\nminimum = 1\n{MORE}')
+    assert data.read(data.table("bank", tmp_path / "own.xlsx"), schema).missing["more"].tolist() == [True]
 
 
 def test_sheets_are_named_where_there_are_several(tmp_path: Path) -> None:
