@@ -1,8 +1,9 @@
 """The largest value along an axis, and its place, by a tournament.
 
-Matches of up to eight need the fewest rounds: all pairs of a match are compared at once, and one conjunction says who
-loses to none. Comparisons must be exact then. Matches of two need the fewest
-comparisons, and are for large tensors. Who meets stands side by side, so that of equal values the first wins.
+In a match all pairs are compared at once, and one conjunction says who loses to none. Comparisons must be exact then.
+Larger matches need fewer rounds and more comparisons: small tensors have matches of up to eight, or of up to seventeen
+where that saves a level, and large ones matches of two. Who meets stands side by side, so that of equal values the
+first wins.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 
 from securemodel.compiler.builder import Builder, Value
 
-_MATCH = 8
-_FEW = 2**18
+_MATCH, _FEW = 8, 2**18
+"""Players of a match, for tensors of up to so many elements; one conjunction of up to seven says whether one has won."""
+_WIDE_MATCH, _FEWER = 17, 2**12
 
 
 def largest(g: Builder, x: Value, dim: int) -> Value:
@@ -29,8 +31,7 @@ def tournament(g: Builder, x: Value, dim: int, with_place: bool) -> tuple[Value,
     if size == 1 and with_place:
         place = g.integers(torch.zeros(x.shape))
     while size > 1:
-        levels = math.ceil(math.log(size, _MATCH) - 1e-9)
-        match = 2 if math.prod(x.shape) > _FEW else math.ceil(size / _MATCH ** (levels - 1))
+        match = _players(size, math.prod(x.shape))
         if match > 2 and not g.exact:
             x = g.rescale(x)  # signs of finer differences are no order, and then nobody, or who is small, could win
         whole = size - size % match
@@ -45,10 +46,30 @@ def tournament(g: Builder, x: Value, dim: int, with_place: bool) -> tuple[Value,
     return x, replace(place, integer=True) if place else None
 
 
+def _players(size: int, elements: int) -> int:
+    """How many meet in the first matches of so many players, in a tensor of so many elements."""
+    if elements > _FEW:
+        return 2
+    levels = {most: math.ceil(math.log(size, most) - 1e-9) for most in (_MATCH, _WIDE_MATCH)}
+    most = _WIDE_MATCH if elements <= _FEWER and levels[_WIDE_MATCH] < levels[_MATCH] else _MATCH
+    return math.ceil(size / most ** (levels[most] - 1))
+
+
 def _together(g: Builder, x: Value, dim: int, start: int, stop: int, match: int) -> Value:
     """The players of all matches within [start, stop): first players, second players and so on, in a new first axis."""
     players = [g.slice(x, dim, start + i, stop, match) for i in range(match)]
     return g.linear("cat", *[g.reshape(p, (1, *p.shape)) for p in players], dim=0)
+
+
+def _all_of(g: Builder, bits: Value, terms: list[list[tuple[int, bool]]]) -> Value:
+    """Conjunctions of bits along the first axis, each given by (place, whether its opposite is meant): many in two steps."""
+    length = len(terms[0])
+    if length < _MATCH:
+        return g.all_of(bits, terms)
+    size = math.ceil(math.sqrt(length))
+    starts = [min(start, length - size) for start in range(0, length, size)]  # what is there twice changes nothing
+    pieces = g.all_of(bits, [term[start : start + size] for term in terms for start in starts])
+    return g.all_of(pieces, [[(i * len(starts) + j, False) for j in range(len(starts))] for i in range(len(terms))])
 
 
 def _won(g: Builder, x: Value, dim: int, start: int, stop: int, match: int) -> tuple[Value, Value | None, bool]:
@@ -64,7 +85,7 @@ def _won(g: Builder, x: Value, dim: int, start: int, stop: int, match: int) -> t
         plus, minus = [i for i, _ in pairs], [j for _, j in pairs]
         loses = g.is_negative(g.linear("index_sub", together, dim=0, plus=plus, minus=minus))
         terms = [[(pairs.index((min(i, j), max(i, j))), i < j) for j in range(match) if j != i] for i in range(last)]
-        bits, invert = g.all_of(loses, terms), False
+        bits, invert = _all_of(g, loses, terms), False
     gained = g.linear("sum", g.select(bits, above_last, invert=invert), dims=[0], keepdim=False)
     return g.add(g.slice(x, dim, start + last, stop, match), gained), bits, invert
 
