@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 import torch
 
-from protocols.channel import arrive, connect
+from protocols.channel import arrive, connect, dial
 from protocols.errors import InputError, explain
 from protocols.identity import Identity, PartiesConfig
-from protocols.names import is_name
+from protocols.names import DEALER, is_name
+from protocols.psi import with_dealer
 from protocols.psi.costs import MULTIPLICATION_S, cost
 from protocols.psi.terms import ALL, COUNT, NOBODY, Terms
 from securemodel.cli.base import Command, wants_traceback
@@ -61,6 +62,11 @@ _DEFAULT = Terms("")
     show_default=True,
     help="No party may bring more rows; the same at all.",
 )
+@click.option(
+    "--dealer",
+    is_flag=True,
+    help="By numbers of a dealer's, many times as fast: two parties, of whom all or one learn.",
+)
 @click.option("--local", is_flag=True, help="All parties on this machine, each a process with an identity of its own.")
 @click.option("--me", metavar="NAME", help="Be this party of a parties file.")
 @click.option("--config", type=FILE, help="With --me: the parties file (see `securemodel keys`).")
@@ -82,6 +88,7 @@ def align_command(
     learns: str,
     unmatched: str,
     largest: int,
+    dealer: bool,
     local: bool,
     me: str | None,
     config: Path | None,
@@ -106,17 +113,17 @@ def align_command(
         if me or config:
             raise click.UsageError("--local is for all parties: leave out --me and --config.")
         files = _files(tables, known.parties, None)
-        Terms(learns, largest=largest).check(known.parties)
+        _check_terms(Terms(learns, largest=largest, dealer=dealer), known.parties)
         words = ["align", "--learns", learns, "--unmatched", unmatched, "--largest", str(largest), "--out", str(out)]
         words += [word for name, file in files.items() for word in ("--table", f"{name}={file}")]
-        words += ["--ledger", ledger or "none"]
+        words += ["--ledger", ledger or "none", *(["--dealer"] if dealer else [])]
         say, shown = prefixed(known.parties), wants_traceback()
-        return end_as(run_local(schema, (), known.parties, say, traceback=shown, command=words, dealer=False))
+        return end_as(run_local(schema, (), known.parties, say, traceback=shown, command=words, dealer=dealer))
     if not me or not config:
         raise click.UsageError("give --local, or both --me NAME and --config FILE.")
     me, parties, own = place(known.parties, me, config, False, "align")
-    terms = Terms(learns, known.digest, largest, unmatched)
-    terms.check(known.parties)
+    terms = Terms(learns, known.digest, largest, unmatched, dealer)
+    _check_terms(terms, known.parties)
     file = _files(tables, known.parties, me)[me]
     book = alignments_of(True if ledger is None else ledger != "none" and Path(ledger))
     _say_what_is_revealed(known.parties, terms)
@@ -136,7 +143,10 @@ def _aligned(known, me: str, file: Path, terms: Terms, parties: PartiesConfig, o
         raise
     with connect(me, parties, own, arrival=arrival) as channel, _warnings_said():
         start = time.perf_counter()
-        aligned = align(mine.ids or (), channel, terms, minimum=known.minimum, table=mine.digest, book=book)
+        aligned = align(
+            mine.ids or (), channel, terms, minimum=known.minimum, table=mine.digest, book=book,
+            dealer=lambda: dial(me, DEALER, parties, own),
+        )  # fmt: skip
         seconds = time.perf_counter() - start
         stats = channel.stats
     click.echo(
@@ -144,6 +154,10 @@ def _aligned(known, me: str, file: Path, terms: Terms, parties: PartiesConfig, o
         f"{seconds_text(seconds)}"
     )
     return aligned
+
+
+def _check_terms(terms: Terms, parties: tuple[str, ...]) -> None:
+    (with_dealer.check if terms.dealer else Terms.check)(terms, parties)
 
 
 def _check_schema(known: Schema, path: Path) -> None:
@@ -185,8 +199,12 @@ def _say_what_it_costs(me: str, mine: Table, terms: Terms, parties: Sequence[str
     for note in mine.notes:
         click.echo(f"note: {note}")
     workers = torch.get_num_threads()
-    counted = cost(dict.fromkeys(parties, mine.rows), terms, me)
-    seconds = counted.multiplications * MULTIPLICATION_S / workers
+    rows = dict.fromkeys(parties, mine.rows)
+    if terms.dealer:
+        counted, seconds, workers = with_dealer.cost_with_dealer(rows, terms, me), mine.rows * with_dealer.ROW_S, 1
+    else:
+        counted = cost(rows, terms, me)
+        seconds = counted.multiplications * MULTIPLICATION_S / workers
     click.echo(
         f"{mine.rows} rows of {me}; if others have as many: at most {counted.rounds} rounds, "
         f"{bytes_text(counted.sent_bytes)} sent, about {seconds_text(seconds)} on {workers} "

@@ -111,6 +111,21 @@ def test_all_parties_on_this_machine(words, tmp_path: Path) -> None:
     assert pairs == {(0, 3), (1, 1), (2, 0)}
 
 
+def test_all_parties_and_a_dealer_on_this_machine(words, tmp_path: Path) -> None:
+    done = ended([*words, "--learns", "shop", "--dealer", "--local", "--out", tmp_path / "out"])
+    said = done.communicate(timeout=100)[0]
+    assert done.returncode == 0, said
+    assert "revealed to dealer: about how many rows" in said and said.count("4 joint rows") == 2
+    bank, shop = (load(tmp_path / "out", name) for name in ("bank", "shop"))
+    assert bank.terms.dealer and [bank.outcome.order[at] if at >= 0 else -1 for at in shop.outcome.links["bank"]] == [2, 1, -1, 0]  # fmt: skip
+
+
+@pytest.mark.parametrize("learns", ["nobody", "count"])
+def test_a_dealer_cannot_help_where_none_learns(call, words, learns: str) -> None:
+    result = call(*words, "--learns", learns, "--dealer", "--local")
+    assert result.exit_code == 1 and "cannot be made with a dealer" in result.output
+
+
 @pytest.mark.parametrize(
     "extra, text",
     [
