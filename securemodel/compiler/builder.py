@@ -262,7 +262,8 @@ class Builder:
 
     def constant(self, value: torch.Tensor) -> Value:
         """A public constant of the program; whole numbers have no fractional bits."""
-        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=is_whole(value.dtype))
+        kept = {"dtype": value.dtype} if value.dtype == torch.float64 else {}
+        return self.float(torch.tensor, value.tolist(), shape=value.shape, integer=is_whole(value.dtype), **kept)
 
     def known(self, arg: Any) -> Any:
         """The tensors of public values in a nest of lists, tuples and dicts, from constants of the program alone.

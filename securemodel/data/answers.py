@@ -1,0 +1,41 @@
+"""What comes back of a query, at a party that learns it and at one that does not; warnings of what looks like the label."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+
+from protocols.errors import InputError, explain
+from securemodel.data.query import Query
+from securemodel.data.sides import Rows
+
+
+class LeakWarning(UserWarning):
+    """A column tells so much of the label that it may have been made from it."""
+
+
+def answered(joint: Rows, query: Query) -> Mapping[str, torch.Tensor] | None:
+    """What this party learns of a query; None where it is not told."""
+    answers = joint.ask(query)
+    told = {name: answer for name, answer in answers.items() if answer is not None}
+    return told if len(told) == len(answers) else None
+
+
+def numeric(joint: Rows) -> list[str]:
+    """The columns that have numbers."""
+    return [name for name, column in joint.schema.columns.items() if column.kind != "category"]
+
+
+def check_rows(joint: Rows) -> None:
+    """Raises InputError where all rows together are too few for anything to be told."""
+    if joint.rows < joint.schema.minimum:
+        what = f"the table has {joint.rows} rows, and nothing is told of fewer than {joint.schema.minimum}"
+        raise InputError(explain(what, fix="ask of a larger table, or agree on another minimum in the schema"))
+
+
+def warn_of_leak(column: str, label: str, why: str) -> None:
+    """Says that a column may have been made from the label."""
+    fix = "look where the column comes from, and leave it out if it is known only after the label"
+    warnings.warn(explain(f"the column {column!r} nearly tells {label!r}", why=why, fix=fix), LeakWarning, stacklevel=3)
