@@ -44,21 +44,20 @@ def _made_up(example: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Whole numbers that are all different, as positions are, change their places and stay different."""
     if is_whole(example.dtype) and example.ndim == 1 and 1 < len(example) == len(example.unique()):
         return example[torch.randperm(len(example), generator=generator)]
-    rows = [_row([example], generator)[0] for _ in range(example.shape[0] if example.ndim else 1)]
-    return torch.cat(rows).reshape(example.shape)
+    return _filled(example, example.shape, generator)
 
 
 def _row(examples: Sequence[torch.Tensor], generator: torch.Generator) -> Row:
     """One made-up row of each input."""
-    row = []
-    for example in examples:
-        shape = (1, *example.shape[1:])
-        if not is_whole(example.dtype):
-            row.append(_drawn(example, shape, generator) + 0.1)
-        else:
-            low, high = _bounds(example)
-            row.append(torch.randint(low, high + 1, shape, generator=generator).to(example.dtype))
-    return row
+    return [_filled(example, (1, *example.shape[1:]), generator) for example in examples]
+
+
+def _filled(example: torch.Tensor, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Numbers of the example's kind, and whole ones within its bounds."""
+    if not is_whole(example.dtype):
+        return _drawn(example, shape, generator) + 0.1
+    low, high = _bounds(example)
+    return torch.randint(low, high + 1, tuple(shape), generator=generator).to(example.dtype)
 
 
 def _drawn(example: torch.Tensor, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
