@@ -41,8 +41,8 @@ class Query:
     `rows`: by argument name, tensors [rows, ...] in parts by owner, all with as many rows in each part. `once`: tensors of
     one owner that are about no row. Owners compute both in the clear. `sums(**rows)` gives totals by name, which add up
     over blocks of rows; `finish(**totals, **once)` what is revealed, by name. Both are plain torch functions. `reveal`: who
-    learns each result, a party or "all". `whole`: `sums` needs all rows at once, for instance to sort them. Without rows,
-    `sums` is not called. The other fields are those of `securemodel.compile`.
+    learns each result, a party or "all". `whole`: `sums` needs all rows at once, for instance to sort them. `row_elements`:
+    how many numbers of a row are shared, where owners make more of it than it has. Without rows, `sums` is not called. The other fields are those of `securemodel.compile`.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Query:
     once: Mapping[str, Owned] = field(default_factory=dict)
     sums: Callable[..., Tensors] = dict
     whole: bool = False
+    row_elements: int = 0
     frac_bits: int = 16
     width: int = 64
     rounding: Rounding = "exact"
@@ -214,11 +215,16 @@ class _Totals(nn.Module):
     def __init__(self, like: Tensors) -> None:
         super().__init__()
         for name, total in like.items():
-            self.register_buffer(name, torch.zeros(total.shape))
+            self.register_buffer(name, torch.zeros(total.shape, dtype=_kept(total.dtype)))
 
     def add(self, more: Tensors) -> None:
         for name, total in self.named_buffers():
             total.add_(more[name].to(total.dtype))
+
+
+def _kept(dtype: torch.dtype) -> torch.dtype:
+    """Whole numbers stay whole, with all the room that the ring has."""
+    return torch.float32 if dtype.is_floating_point else torch.int64
 
 
 def _piece(
@@ -276,7 +282,7 @@ def _dataset(query: Query) -> Dataset:
 
 def _rows_of_a_block(query: Query) -> int:
     elements = sum(int(np.prod(parts[0].shape[1:])) for parts in query.rows.values())
-    return min(_MOST_ROWS, max(256, _BLOCK_ELEMENTS // max(1, elements)))
+    return min(_MOST_ROWS, max(256, _BLOCK_ELEMENTS // max(1, elements, query.row_elements)))
 
 
 def _zeros(query: Query, batches: Batches) -> dict[str, torch.Tensor]:
