@@ -1,13 +1,18 @@
 """Tables of several parties as one: alignment, statistics, preparation and evaluation, without anybody seeing another's rows."""
 
 from securemodel.data.align import Aligned, ChangedSetWarning
+from securemodel.data.answers import LeakWarning
+from securemodel.data.association import chi_square, population_stability
 from securemodel.data.column import Column
 from securemodel.data.connecting import connect, local
+from securemodel.data.counting import group_by, histogram, value_counts
 from securemodel.data.discretizing import Clip, KBinsDiscretizer
 from securemodel.data.encoders import TargetEncoder, WoEEncoder
 from securemodel.data.encoding import OneHotEncoder, OrdinalEncoder
+from securemodel.data.evidence import information_value, woe
 from securemodel.data.imputing import SimpleImputer
 from securemodel.data.joint import Joint
+from securemodel.data.moments import correlation, covariance, vif
 from securemodel.data.pipeline import Label, Pipeline
 from securemodel.data.power import PowerTransformer
 from securemodel.data.prepared import Prepared
@@ -16,11 +21,14 @@ from securemodel.data.propose import propose
 from securemodel.data.query import Query
 from securemodel.data.scaling import MinMaxScaler, RobustScaler, StandardScaler
 from securemodel.data.schema import Schema
+from securemodel.data.statistics import describe, quantiles
 from securemodel.data.table import Source, Table, read, table
 
 __all__ = [
-    "Aligned", "ChangedSetWarning", "Clip", "Column", "Joint", "KBinsDiscretizer", "Label", "MinMaxScaler",
-    "OneHotEncoder", "OrdinalEncoder", "Pipeline", "PowerTransformer", "Prepared", "Query", "RobustScaler", "Schema",
-    "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder", "WoEEncoder", "connect",
-    "local", "propose", "read", "table",
+    "Aligned", "ChangedSetWarning", "Clip", "Column", "Joint", "KBinsDiscretizer", "Label", "LeakWarning",
+    "MinMaxScaler", "OneHotEncoder", "OrdinalEncoder", "Pipeline", "PowerTransformer", "Prepared", "Query",
+    "RobustScaler", "Schema", "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder",
+    "WoEEncoder", "chi_square", "connect", "correlation", "covariance", "describe", "group_by", "histogram",
+    "information_value", "local", "population_stability", "propose", "quantiles", "read", "table", "value_counts",
+    "vif", "woe",
 ]  # fmt: skip

@@ -29,7 +29,9 @@ def numeric(joint: Rows) -> list[str]:
 
 
 def check_rows(joint: Rows) -> None:
-    """Raises InputError where all rows together are too few for anything to be told."""
+    """Raises InputError where all rows together are too few for anything to be told, or not aligned yet."""
+    for name in list(joint.schema.columns)[:1]:
+        joint.parts(name)
     if joint.rows < joint.schema.minimum:
         what = f"the table has {joint.rows} rows, and nothing is told of fewer than {joint.schema.minimum}"
         raise InputError(explain(what, fix="ask of a larger table, or agree on another minimum in the schema"))

@@ -18,7 +18,7 @@ from securemodel.data.query import Query
 from securemodel.data.schema import Schema
 from securemodel.data.sides import Given, Own, Rows, Side, Sums, Total, one_hot
 from securemodel.shown import Shown
-from securemodel.training.datasets import Owned
+from securemodel.training.datasets import Owned, Way
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,8 +165,14 @@ class _Both:
 
 
 def _stacked(one: Owned, other: Owned) -> Owned:
+    """Rows of one tensor and then of another, in the order of the two tables."""
     shape = (one.shape[0] + other.shape[0], *one.shape[1:])
-    return Owned(one.party, lambda: torch.cat([one.tensor, other.tensor]), shape, one.dtype)
+    way = None
+    if one.way and other.way:
+        first, second, count = one.way.positions, other.way.positions, one.shape[0]
+        at = lambda: torch.cat([first.tensor, torch.where(second.tensor < 0, -1, second.tensor + count)])
+        way = Way(Owned(first.party, at, (first.shape[0] + second.shape[0],), torch.int64), one.way.missing)
+    return Owned(one.party, lambda: torch.cat([one.tensor, other.tensor]), shape, one.dtype, way)
 
 
 def _codes_of_both(first: Rows, bins: Bins, own: Own) -> np.ndarray:

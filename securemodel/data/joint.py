@@ -19,11 +19,16 @@ import torch
 from protocols.errors import InputError, Mismatch, explain
 from protocols.psi.terms import ALL, COUNT, MOST_IDS, NOBODY, Terms
 from securemodel.data.align import Aligned
+from securemodel.data.association import chi_square, population_stability
+from securemodel.data.counting import group_by, histogram, value_counts
 from securemodel.data.dividing import fold_parts, split_parts
+from securemodel.data.evidence import information_value, woe
+from securemodel.data.moments import correlation, covariance, vif
 from securemodel.data.place import Place
 from securemodel.data.query import CompiledQuery, Query, compile_query
 from securemodel.data.schema import Column, Schema
 from securemodel.data.splits import Fold
+from securemodel.data.statistics import describe, quantiles
 from securemodel.data.table import Table
 from securemodel.engines.labels import QUERY
 from securemodel.training.datasets import Owned, Positions, Way
@@ -293,6 +298,12 @@ class Joint:
                     self.place.fail(error)
                     raise error
         return self.place.ask(compiled)
+
+    # ---- statistics
+    describe, quantiles = describe, quantiles
+    value_counts, histogram, group_by = value_counts, histogram, group_by
+    correlation, covariance, vif = correlation, covariance, vif
+    woe, information_value, chi_square, population_stability = woe, information_value, chi_square, population_stability
 
     def close(self) -> None:
         """Ends the connection. Harmless when it has ended."""

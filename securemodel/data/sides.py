@@ -26,7 +26,7 @@ from securemodel.data.noise import Noise
 from securemodel.data.query import Query
 from securemodel.data.schema import Schema
 from securemodel.data.whole import FEW_FRAC_BITS, in_two, together
-from securemodel.training.datasets import Owned
+from securemodel.training.datasets import Owned, Way
 
 _CHUNK = 1 << 16
 _EXACT = 2.0**53
@@ -69,6 +69,11 @@ class Own:
     missing: tuple[Owned | None, ...]
     present: Owned | None
 
+    @property
+    def way(self) -> Way | None:
+        """How these rows come into the order of the joint ones, where another party alone knows it."""
+        return self.columns[0].way
+
     @cached_property
     def values(self) -> np.ndarray:
         """[rows, columns] float64; 0 where not valid."""
@@ -104,7 +109,7 @@ def owners(joint: Rows, names: Sequence[str]) -> tuple[Own, ...]:
         mine = tuple(column[at] for column in parts)
         if len({part.party for part in mine}) != 1:
             raise InputError(explain(f"the columns {', '.join(names)} are of several owners"))
-        present = joint.weights[mine[0].party] if joint.weights else None
+        present = (joint.weights or {}).get(mine[0].party)
         made.append(
             Own(mine[0].party, mine[0].shape[0], mine, tuple(None if m is None else m[at] for m in missing), present)
         )
@@ -155,6 +160,7 @@ class Sums:
     once: dict[str, Owned] = field(default_factory=dict)
     results: dict[str, Total] = field(default_factory=dict)
     whole: bool = False
+    row_elements: int = 0
     _totals: dict[str, Total] = field(default_factory=dict)
     _names: dict[tuple, str] = field(default_factory=dict)
     _owners: dict[tuple[str, ...], tuple[Own, ...]] = field(default_factory=dict)
@@ -220,13 +226,15 @@ class Sums:
 
         return Query(
             name, sums=sums, finish=finish, reveal=reveal, rows=self.rows, once=self.once, whole=self.whole,
-            frac_bits=frac_bits,
+            frac_bits=frac_bits, row_elements=self.row_elements,
         )  # fmt: skip
 
     def alone(self, *names: tuple[str, ...]) -> bool:
         """Whether owners add these columns up by themselves."""
-        parties = {self.owners(some)[0].party for some in names}
-        return self.joint.schema.split == "rows" or (len(parties) == 1 and not self._others(parties))
+        first = [self.owners(some)[0] for some in names]
+        parties = {own.party for own in first}
+        known = not any(own.way for own in first)
+        return self.joint.schema.split == "rows" or (known and len(parties) == 1 and not self._others(parties))
 
     def owners(self, names: tuple[str, ...]) -> tuple[Own, ...]:
         """`owners`, whose arrays are made once."""
@@ -267,7 +275,10 @@ class Sums:
         factors = self._factors({self.owners(side.names)[0].party for side in (left, right) if side})
 
         def total(rows: Given) -> torch.Tensor:
-            made = first(rows).T @ _product([*([second(rows)] if second else []), *factors(rows)])
+            others = [*([second(rows)] if second else []), *factors(rows)]
+            if not others:
+                return first(rows).sum(0)
+            made = first(rows).T @ _product(others)
             return made if second else made[:, 0]
 
         return total
@@ -282,17 +293,22 @@ class Sums:
         if side in self._features_of:
             return self._features_of[side]
         (own,) = self.owners(side.names)
+        self.row_elements += side.size
+        if own.way:  # what comes in another order is secret there: its owner makes the features of it before
+            made = own.columns[0].made(lambda: torch.cat(list(_chunks(own, side))), (side.size,), torch.int64)
+            self._features_of[side] = partial(_taken, self._row(("features", side), made))
+            return self._features_of[side]
         values = self._row(("values", side.names, side.prepare), _prepared(own, side))
         all_valid = own.present is None and all(missing is None for missing in own.missing)
         valid = None if all_valid else self._row(("valid", side.names), _valid(own, side.names))
-        made = f"features {len(self._features_of)}"
+        name = f"features {len(self._features_of)}"
 
         def features(rows: Given) -> torch.Tensor:
-            if made not in rows:
+            if name not in rows:
                 x = rows[values]
                 there = torch.ones(x.shape[0], len(side.names), dtype=torch.int64) if valid is None else rows[valid]
-                cast(dict, rows)[made] = side.features(x, there.to(torch.int64))
-            return rows[made]
+                cast(dict, rows)[name] = side.features(x, there.to(torch.int64))
+            return rows[name]
 
         self._features_of[side] = features
         return features
