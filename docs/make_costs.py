@@ -101,6 +101,8 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
         {"bits": 16},
         [(ELEMENTS,), (1, ELEMENTS // 64)],
     ),
+    ("multiply_truncated", "product with value / 2^16, fast rounding", {"bits": 16}, [(ELEMENTS,), (ELEMENTS,)]),
+    ("multiply_truncated", "the same, exact", {"bits": 16}, [(ELEMENTS,), (ELEMENTS,), (1, ELEMENTS // 64)]),
     ("digits", "digits of a comparison, width 64", _window(63), [(ELEMENTS,)]),
     ("digits", "digits of a comparison, width 32", _window(31), [(ELEMENTS,)]),
     ("digits", "digits of the carry of a division by 2^16", _window(16), [(ELEMENTS,)]),

@@ -6,6 +6,7 @@ from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
 from protocols.gates.bilinear import Bilinear, Square
 from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
+from protocols.gates.multiply import MultiplyTruncated
 from protocols.gates.permute import Permute
 from protocols.gates.select import BitToRing, Select, SelectTruncated
 from protocols.gates.sign import Combine, Digits, TopBit
@@ -22,6 +23,7 @@ GATES: dict[str, Gate] = {
     **SIGNED,
     "square": Square(),
     "truncate": Truncate(),
+    "multiply_truncated": MultiplyTruncated(),
     "digits": Digits(),
     "top_bit": TopBit(),
     "combine": Combine(),

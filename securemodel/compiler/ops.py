@@ -409,6 +409,13 @@ def _select(case: Case) -> Made:
     return _truncate(case, bits) if "bits" in case.attrs else _same_as(x)
 
 
+def _multiply_truncated(case: Case) -> Made:
+    y, x = case.xs[:2]
+    if broadcast(y.shape, x.shape) != x.shape:
+        raise Wrong(f"the result has the shape of the truncated operand, and {list(y.shape)} does not go with it")
+    return Made(x.shape, frac_of(y) + cast(int, _truncate(case, y).frac))
+
+
 def _same_as(x: Node) -> Made:
     return Made(x.shape, x.frac)
 
@@ -717,6 +724,7 @@ ROWS: dict[str, Row] = {
         "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), products=(_OF_X, _FIRSTS),
     ),
     "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
+    "multiply_truncated": Row("masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, _EXACT),
     "digits": Row(
         "(masked )+-> bits", _digits, _WINDOW,
         reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],

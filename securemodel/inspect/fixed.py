@@ -222,6 +222,7 @@ WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
     "bilinear": lambda n, xs: _real_product(n, *xs),
     "square": lambda n, xs: xs[0].number.square(),
     "truncate": lambda n, xs: _truncated(n, xs[0]),
+    "multiply_truncated": lambda n, xs: xs[0].number * _truncated(n, xs[1]),
     "select": lambda n, xs: _bit(n, xs[0]) * xs[1].number,
     "select_truncated": lambda n, xs: _bit(n, xs[0]) * _truncated(n, xs[1]),
     "bit_to_ring": lambda n, xs: _bit(n, xs[0]),

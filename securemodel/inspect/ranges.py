@@ -36,8 +36,8 @@ def ranges(graph: Graph, node: Node, value: Both, operands: Sequence[Both]) -> I
     if node.op == "top_bit":
         for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
             yield _within(graph, node.id, "comparison", bit, arg, operand)
-    elif node.op in ("truncate", "select_truncated"):
-        at = int(node.op == "select_truncated")
+    elif node.op in ("truncate", "select_truncated", "multiply_truncated"):
+        at = int(node.op != "truncate")
         yield _within(graph, node.args[at], "truncation", TRUNCATION_BITS, node.args[at], operands[at])
     if node.form in ("additive", "masked") and value.wide is not None:
         yield _within(graph, node.id, "ring", RING_BITS, node.id, value)

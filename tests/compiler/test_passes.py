@@ -45,7 +45,8 @@ class Scaled(nn.Module):
 
 
 def products(program) -> list[str]:
-    return [node.attrs["kind"] for node in ops(program, "bilinear", "bilinear_public")]
+    made = ops(program, "bilinear", "bilinear_public", "multiply_truncated")
+    return [node.attrs.get("kind", "mul") for node in made]
 
 
 def test_batch_norm_is_folded_into_the_convolution_before():
@@ -103,6 +104,24 @@ def test_truncation_shares_the_opening_of_the_sign():
     select = ops(program, "select_truncated")[0]
     assert {n.op for n in program.graph.nodes if select.args[1] in n.args} == {"digits", "top_bit", "select_truncated"}
     assert [n.frac for n in ops(program, "reveal")] == [32], "a result is revealed as it is"
+
+
+def test_a_product_reads_a_truncated_value_from_the_opening_of_what_is_truncated():
+    def chain(x, y):
+        return x * y * x.flip(0) * y.flip(0)
+
+    for rounding in ("exact", "fast"):
+        program = two_inputs(chain, rounding=rounding)
+        assert len(ops(program, "multiply_truncated")) == 2 and not ops(program, "truncate")
+        assert len(ops(program, "mask")) == 2, "x y and what is made of it, each once"
+    for function in (
+        lambda x, y: (x * y * x, (x * y) @ x.mT),  # also read by a matrix product
+        lambda x, y: (x * y * x, x * y * y),  # by another product
+        lambda x, y: (x[:1] * y[:1]) * x,  # smaller than the result
+        lambda x, y: (x * y).square(),
+        lambda x, y: (x * y) @ x.mT,
+    ):
+        assert not ops(two_inputs(function), "multiply_truncated")
 
 
 def test_products_of_products_are_truncated_once():

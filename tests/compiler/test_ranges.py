@@ -203,3 +203,29 @@ def test_the_owner_of_small_weights_is_warned_when_they_are_loaded():
     with securemodel.local(program) as session, warnings.catch_warnings():
         warnings.simplefilter("error")
         session.load(program, model)
+
+
+# ---- what the width of the range costs
+NARROW = {
+    "reciprocal": (torch.reciprocal, 8, 19, 145.8),
+    "rsqrt": (torch.rsqrt, 8, 14, 117.8),
+    "sqrt": (torch.sqrt, 8, 16, 133.9),
+    "log": (torch.log, 8, 13, 101.8),
+    "quotient": (lambda x: x / (2 * x + 1), 8, 20, 169.8),
+    "shares of rows": (lambda x: x / x.sum(-1, keepdim=True), 8, 20, 43.4),
+    "shares of long rows": (lambda x: x / x.sum(-1, keepdim=True), 64, 20, 26.4),
+}
+"""Functions, the length of a row, and what they cost for [2^-10, 2^14) alone, with fast rounding: rounds, and the bytes
+for an element that the party sends which sends most."""
+
+
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+@pytest.mark.parametrize("name", NARROW)
+def test_the_whole_range_costs_at_most_half_as_much_again(name, rounding):
+    function, size, rounds, sent = NARROW[name]
+    x = torch.ones(64, size)
+    program = securemodel.compile(AfterLayer(function, size).eval(), x, **TWO, rounding=rounding)
+    made = program.plan("wan")
+    assert max(made.sent_bytes.values()) / x.numel() <= (1.5 if rounding == "fast" else 1.52) * sent
+    if rounding == "fast":
+        assert made.rounds <= 1.5 * rounds

@@ -51,7 +51,8 @@ def with_exact_weights(model: nn.Module) -> nn.Module:
 PROGRAMS = {
     "product": (lambda x, y: x * y, {}),
     "square": (lambda x, y: torch.square(x - y), {}),
-    "truncation": (lambda x, y: x * y * x, {}),
+    "truncation": (lambda x, y: torch.square(x * y), {}),
+    "product with a truncated value": (lambda x, y: x * y * x, {}),
     "relu of a product": (lambda x, y: torch.relu(x * y), {}),
     "relu of a sum": (lambda x, y: torch.relu(x + y), {}),
     "relu, 24 bits": (lambda x, y: torch.relu(x + y), {"width": 24}),

@@ -272,6 +272,35 @@ def test_truncate_with_a_carry_is_exact(seed, parties, f, nearest, by):
     assert torch.equal(total(table.gate("truncate", attrs, operands, (4, 50))), floor(x + offset, f))
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    seeds,
+    party_counts,
+    st.integers(1, 61),
+    st.sampled_from([EVERYBODY, 0, 1]),
+    st.sampled_from([(4, 50), (4, 1), (1,)]),
+)
+def test_multiply_truncated(seed, parties, f, by, shape):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    x, y = ring(rng, 4, 50, **IN_RANGE), ring(rng, *shape)
+    made = total(table.gate("multiply_truncated", {"bits": f}, [table.mask(y, by), table.mask(x)], (4, 50)))
+    error = made - y * floor(x, f)
+    assert bool(((error == 0) | (error == y)).all()), "y times floor, or floor + 1"
+    exact = (x & ((1 << f) - 1)) == 0
+    assert not error[exact].any()
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, party_counts, st.integers(1, 61), st.booleans(), st.sampled_from([EVERYBODY, 0]))
+def test_multiply_truncated_with_a_carry_is_exact(seed, parties, f, nearest, by):
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    offset = 1 << (f - 1) if nearest else 0
+    x, y = ring(rng, 4, 50, **IN_RANGE).clamp(max=(1 << 62) - 1 - offset), ring(rng, 50)
+    (forms, lam), attrs = table.mask(x, by), {"bits": f, "offset": offset}
+    operands = [table.mask(y), (forms, lam), table.mask_bits(carry(table, x, lam, f, offset))]
+    assert torch.equal(total(table.gate("multiply_truncated", attrs, operands, (4, 50))), y * floor(x + offset, f))
+
+
 # --- bits times values ------------------------------------------------------------------------------------------
 
 
@@ -496,7 +525,7 @@ def test_an_order_sorts_by_both_words():
 # --- what a single party sees -----------------------------------------------------------------------------------
 
 COUNT = 1 << 12
-FORMS = (*sorted(GATES), "truncate, exact", "select_truncated, exact")
+FORMS = (*sorted(GATES), "truncate, exact", "select_truncated, exact", "multiply_truncated, exact")
 SIGMAS = 6.0
 
 
@@ -520,6 +549,11 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     if name == "truncate, exact":
         carried = table.mask_bits(torch.full((1, words(COUNT)), -bit))
         return table.gate("truncate", {"bits": 16, "offset": 1 << 15}, [table.mask(x), carried], n)
+    if name.startswith("multiply_truncated"):
+        exact = name.endswith("exact")
+        carried = [table.mask_bits(torch.full((1, words(COUNT)), -bit))] if exact else []
+        attrs = {"bits": 16, **({"offset": 1 << 15} if exact else {})}
+        return table.gate("multiply_truncated", attrs, [table.mask(x), table.mask(x), *carried], n)
     if name == "digits":
         attrs = {"shift": [0], "low_bits": 31, "offset": [0]}
         return table.gate(name, attrs, [table.mask(x)], (leaf_planes(8), words(COUNT)))

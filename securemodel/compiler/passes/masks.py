@@ -3,15 +3,18 @@
 Gates read masked operands. A mask is opened on the value a gate reads, except
 - where it follows locally from values that are masked anyway (sums, differences, moved elements), and
 - where several gates read parts of one tensor that together are no smaller than the tensor: then the
-  tensor is masked once and the parts are taken from it.
+  tensor is masked once and the parts are taken from it, and
+- where it is a truncated value that is selected by a bit, or that one product of elements reads: these work from the
+  opening of what is truncated.
 Each value is masked at most once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 from protocols.gates import numel
 from protocols.gates.sign import DIGIT_BITS, digit_count, groups, leaf_planes
@@ -34,13 +37,33 @@ def _selected(graph: Graph, node: Node) -> Node:
     return graph[x.args[0]] if x.op == "truncate" else x
 
 
-def choose_masked(graph: Graph, contributors: Sequence[str] = ()) -> tuple[set[int], set[int]]:
+def _truncated_factors(graph: Graph) -> dict[int, int]:
+    """Products of elements that nobody else reads a truncated operand of, and these: they need no opening of it."""
+    live = _live(graph, {})
+    readers: dict[int, int] = {}
+    for node in graph.nodes:
+        for a in node.args if node.id in live and node.op != "select" else ():
+            readers[a] = readers.get(a, 0) + 1
+    found = {}
+    for node in graph.nodes:
+        if node.id not in live or node.op != "bilinear" or node.attrs["kind"] != "mul" or not _factors(graph, node):
+            continue
+        alone = [a for a in node.args if graph[a].op == "truncate" and readers[a] == 1 and graph[a].shape == node.shape]
+        if alone and not any(_is_public(graph, a) for a in graph[max(alone)].args):
+            found[node.id] = max(alone)
+    return found
+
+
+def choose_masked(
+    graph: Graph, contributors: Sequence[str] = (), fused: Mapping[int, int] = MappingProxyType({})
+) -> tuple[set[int], set[int]]:
     """(values that need a masked form, those of them that get it for free from masked operands).
 
-    `contributors` are owners who are no parties: nobody has what they give but in a masked form.
+    `contributors` are owners who are no parties: nobody has what they give but in a masked form. `fused`: products with
+    the operand whose truncation they make themselves.
     """
-    live = _live(graph)
-    needed = {a for node in graph.nodes if node.id in live for a in RULES[node.op].reads_masked(graph, node)}
+    live = _live(graph, fused)
+    needed = {a for node in graph.nodes if node.id in live for a in _read_masked(graph, node, fused)}
     needed |= {node.id for node in graph.nodes if node.id in live and node.op == "share" and node.owner in contributors}
     needed |= _operands_of_many_sums(graph, needed)
     free: set[int] = set()
@@ -113,19 +136,34 @@ def _moved(graph: Graph, a: int) -> int:
     return a
 
 
-def _live(graph: Graph) -> set[int]:
+def _live(graph: Graph, fused: Mapping[int, int]) -> set[int]:
     live = {node.id for node in graph.nodes if node.op in FINAL}
     for node in reversed(graph.nodes):
         if node.id not in live:
             continue
         if node.op == "select" and graph[node.args[1]].op == "truncate":
             live.update((node.args[0], _selected(graph, node).id))
+        elif node.id in fused:
+            live.update(_read_masked(graph, node, fused))
         else:
             live.update(node.args)
     return live
 
 
-def _roundings(graph: Graph, live: set[int]) -> tuple[dict[int, int], dict[int, list[tuple[int, int]]]]:
+def _read_masked(graph: Graph, node: Node, fused: Mapping[int, int]) -> tuple[int, ...]:
+    """What a node reads in masked form."""
+    if node.id not in fused:
+        return RULES[node.op].reads_masked(graph, node)
+    return (*_others(node, fused), graph[fused[node.id]].args[0])
+
+
+def _others(node: Node, fused: Mapping[int, int]) -> list[int]:
+    return [a for a in node.args if a != fused[node.id]]
+
+
+def _roundings(
+    graph: Graph, live: set[int], fused: Mapping[int, int]
+) -> tuple[dict[int, int], dict[int, list[tuple[int, int]]]]:
     """(comparisons that may see a value as it is rounded: the truncation; bits and offsets of exact truncations by value).
 
     Such a comparison is one of the rounded value, or it has no other use than to select what the truncation of the same
@@ -135,7 +173,7 @@ def _roundings(graph: Graph, live: set[int]) -> tuple[dict[int, int], dict[int, 
     signs: dict[int, int | None] = {}
     truncations: dict[tuple[int, int], int] = {}
     for node in graph.nodes:
-        truncation = graph[node.args[1]] if node.op == "select" else node
+        truncation = graph[node.args[1]] if node.op == "select" else graph[fused.get(node.id, node.id)]
         exact = truncation.op == "truncate" and "offset" in truncation.attrs
         if exact and node.id in live:
             rounded.setdefault(truncation.args[0], set()).add((truncation.attrs["bits"], truncation.attrs["offset"]))
@@ -159,6 +197,7 @@ class _Pass:
     needed: set[int]
     free: set[int]
     parties: int
+    fused: Mapping[int, int]
     signs: dict[int, int]
     rounded: dict[int, list[tuple[int, int]]]
     additive_of: dict[int, int] = field(default_factory=dict)
@@ -176,11 +215,13 @@ class _Pass:
         return out
 
     def keep_marks(self) -> None:
-        """Marks the values that were made as they were before."""
+        """Marks the values that were made as they were before, and what is truncated in place of what a product reads."""
+        fused = set(self.fused.values())
         for node in self.old.nodes:
-            new_id = self.additive_of.get(node.id, self.masked_of.get(node.id))
+            at, cut = (node.args[0], node.attrs["bits"]) if node.id in fused else (node.id, 0)
+            new_id = self.additive_of.get(at, self.masked_of.get(at))
             if node.marks and new_id is not None:
-                self.new[new_id].marks += node.marks
+                self.new[new_id].marks += tuple(replace(mark, frac=mark.frac + cut) for mark in node.marks)
 
     def _add(
         self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, phase: Phase | None = None
@@ -300,11 +341,18 @@ class _Pass:
 
     def bilinear(self, node: Node) -> int:
         x, y = node.args
+        if node.id in self.fused:
+            return self._multiply_truncated(node, self.old[self.fused[node.id]])
         if _is_public(self.old, y):
             return self._public_product(node, self.additive(x), self._encode(self.old[y]), False)
         if _is_public(self.old, x):
             return self._public_product(node, self.additive(y), self._encode(self.old[x]), True)
         return self.of_masked(node)
+
+    def _multiply_truncated(self, node: Node, truncation: Node) -> int:
+        (other,) = _others(node, self.fused)
+        args = [self.masked(other), self.masked(truncation.args[0]), *self._rounding(truncation)]
+        return self._add(node, "multiply_truncated", args, "additive", attrs=truncation.attrs)
 
     def owned_layer(self, node: Node) -> int:
         x, y = node.args
@@ -410,9 +458,10 @@ def place_masks(
     graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int, contributors: Sequence[str] = ()
 ) -> Graph:
     """The runnable graph: `floats` (already in place) followed by nodes of known form."""
-    needed, free = choose_masked(graph, contributors)
-    live = _live(graph)
-    masks = _Pass(graph, floats, float_ids, needed, free, parties, *_roundings(graph, live))
+    fused = _truncated_factors(graph)
+    needed, free = choose_masked(graph, contributors, fused)
+    live = _live(graph, fused)
+    masks = _Pass(graph, floats, float_ids, needed, free, parties, fused, *_roundings(graph, live, fused))
     for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
         form = masks.bit if node.form == "bit" else masks.masked if node.id in needed else masks.additive
         form(node.id)
