@@ -154,6 +154,7 @@ CASES: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "cholesky_solve": (lambda x, y: torch.cholesky_solve(x, y), SQUARE),
     "cholesky_inverse": (torch.cholesky_inverse, SQUARE),
     "linalg_cholesky_ex": (lambda x: torch.linalg.cholesky_ex(x)[0], SQUARE),
+    "linalg_qr": (lambda x: torch.cat(torch.linalg.qr(x), 1), (128, 8)),
     "linalg_matrix_exp": (torch.matrix_exp, SQUARE),
     "logcumsumexp": (_taken("logcumsumexp", -1), SQUARE),
     "scaled_dot_product_attention": (lambda x: F.scaled_dot_product_attention(x, x, x), SEQUENCE),

@@ -286,6 +286,12 @@ row(
     ),
     SQUARE,
 )
+row(
+    aten.linalg_qr.default,
+    lambda x: (*torch.linalg.qr(x[:, :3] + EYE[:, :3]), *torch.linalg.qr(x[:, :2] + EYE[:, :2], mode="complete"),
+               *torch.linalg.qr(x[:3] + EYE[:3]), torch.linalg.qr(x[:, :1], mode="r")[1], *torch.linalg.qr(EYE.triu() * x[:1])),
+    SQUARE,
+)  # fmt: skip
 row(aten.linalg_matrix_exp.default, lambda x: torch.matrix_exp(x / 4), SQUARE)
 row((aten._linalg_det.default, aten._linalg_slogdet.default), lambda x: (x[:4, :4].det(), *(x + EYE).slogdet()), SQUARE)
 row(aten._linalg_slogdet.default, lambda x: definite(x)[:3, :3].logdet(), SQUARE)

@@ -93,6 +93,7 @@ CASES = {
     aten.cholesky.default: (torch.cholesky, DEFINITE),
     aten.linalg_cholesky_ex.default: (torch.linalg.cholesky, DEFINITE),
     aten.linalg_matrix_exp.default: (torch.matrix_exp, conditioned(8, 6, 16.0) * 2),
+    aten.linalg_qr.default: (lambda x: torch.cat(torch.linalg.qr(x)), conditioned(8, 6, 2.0**5) * 4),
     aten.softmax.int: (lambda x: torch.softmax(x, -1), ROWS),
     aten.log_softmax.int: (lambda x: torch.log_softmax(x, -1), ROWS / 2),
     aten.logsumexp.default: (lambda x: torch.logsumexp(x, -1), ROWS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from running import IDLE_THIRD, TWO, run
+from running import IDLE_THIRD, TWO, run, tensors
 from test_accuracy import Veiled, conditioned, grid
 
 import securemodel
@@ -44,11 +44,11 @@ REFUSED = {
     "linalg_svd": lambda x: torch.linalg.svdvals(x),
     "linalg_eigh": lambda x: torch.linalg.eigvalsh(x),
     "linalg_eig": lambda x: torch.linalg.eigvals(x).real,
-    "linalg_qr": lambda x: torch.linalg.qr(x)[1],
+    "reflections of 17 columns": lambda x: torch.linalg.qr(x.repeat(3, 3)[:, :17])[1],
     "linalg_pinv": torch.linalg.pinv,
     "linalg_lu": lambda x: torch.linalg.lu(x)[2],
     f"{MOST_ROWS + 2} rows": lambda x: torch.linalg.inv(x.repeat(11, 11)),
-    "determinant of a secret matrix of 6 rows": torch.linalg.det,
+    "determinant of a secret matrix of 18 rows": lambda x: torch.linalg.det(x.repeat(3, 3)),
 }
 
 
@@ -57,3 +57,33 @@ def test_what_cannot_be_is_refused(reason):
     with pytest.raises(UnsupportedOperator) as caught:
         securemodel.compile(Veiled(REFUSED[reason]).eval(), torch.eye(6), **TWO)
     assert reason in str(caught.value) and "return self.function" in str(caught.value)
+
+
+QR = {
+    "reduced": torch.linalg.qr,
+    "complete": lambda x: torch.linalg.qr(x[..., :3], mode="complete"),
+    "tall": lambda x: torch.linalg.qr(x[..., :3]),
+    "wide": lambda x: torch.linalg.qr(x[..., :3, :]),
+    "r alone": lambda x: torch.linalg.qr(x, mode="r")[1],
+}
+
+
+@pytest.mark.parametrize("name", QR)
+def test_orthogonal_factors_have_the_signs_of_lapack(name):
+    x = conditioned(3, 5, 16.0)
+    x[1] = x[1].triu()  # nothing to reflect: R keeps the signs of the diagonal
+    for scale in (0.25, 64.0):
+        model = Veiled(QR[name]).eval()
+        with torch.no_grad():
+            right = tensors(model(grid(x * scale).double()))
+        made = run(securemodel.compile(model, grid(x * scale), **TWO), grid(x * scale))
+        for m, r in zip(made, right, strict=True):
+            assert m.shape == r.shape and (m - r).abs().max() <= 2.0**-9 * max(1.0, r.abs().max())
+
+
+def test_determinants_of_larger_matrices():
+    x = torch.cat([conditioned(3, 7, 8.0), conditioned(1, 7, 8.0).flip(1)])
+    det, sign, logarithm = torch.linalg.det(x.double()), *torch.linalg.slogdet(x.double())
+    made = run(securemodel.compile(Veiled(lambda x: (x.det(), *x.slogdet())).eval(), x, **TWO), x)
+    assert (made[0] - det).abs().max() <= 2.0**-8 * det.abs().max()
+    assert torch.equal(made[1].double(), sign) and (made[2] - logarithm).abs().max() <= 2.0**-7

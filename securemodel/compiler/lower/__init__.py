@@ -32,6 +32,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     powers,
     private,
     recurrent,
+    reflections,
     rounding,
     sampling,
     smooth,

@@ -21,6 +21,7 @@ from securemodel.compiler.lower.arithmetic import square
 from securemodel.compiler.lower.layers import matmul, shaped
 from securemodel.compiler.lower.layout import constant_pad, transpose
 from securemodel.compiler.lower.positive import absolute, log, rsqrt, sign, times
+from securemodel.compiler.lower.reflections import GUARD, MOST_REFLECTIONS, diagonal, reflections
 from securemodel.compiler.lower.registry import Accuracy, decomposes, lowers
 
 aten = torch.ops.aten
@@ -193,11 +194,14 @@ def matrix_exp(g: Builder, a):
 
 @lowers(aten._linalg_det.default)
 def determinant(g: Builder, a):
-    """The determinant of small matrices: minors of the last rows, by expansion of one row after the other."""
+    """The determinant: minors of the last rows, by expansion of one row after the other; of more than 5 rows, the
+    diagonal of what reflections make of the matrix, off by 2^-10 |A|^n or less.
+    """
     size = a.shape[-1]
     if size > _MOST_OF_MINORS:
-        reason = f"the determinant of a secret matrix of {size} rows"
-        raise CannotLower(reason, f"use at most {_MOST_OF_MINORS} rows, or the diagonal of torch.linalg.cholesky")
+        entries, turned = _reflected(g, a)
+        made = functools.reduce(lambda x, y: g.rescale(g.mul(x, y)), entries)
+        return g.reshape(g.mul(made, turned), a.shape[:-2]), "not computed", "not computed"
     entry = lambda row, column: g.slice(g.slice(a, a.ndim - 2, row, row + 1), a.ndim - 1, column, column + 1)
     minors: dict[tuple[int, ...], Value] = {(column,): entry(size - 1, column) for column in range(size)}
     for row in reversed(range(size - 1)):
@@ -212,9 +216,27 @@ def determinant(g: Builder, a):
     return g.reshape(minors[tuple(range(size))], a.shape[:-2]), "not computed", "not computed"
 
 
+def _reflected(g: Builder, a: Value) -> tuple[list[Value], Value]:
+    """(Numbers [..., 1, 1] whose product is the determinant but for a sign, and that: -1 or 1)."""
+    try:
+        of = reflections(g, a)
+    except CannotLower as refused:
+        reason = f"the determinant of a secret matrix of {a.shape[-1]} rows"
+        raise CannotLower(reason, f"use at most {MOST_REFLECTIONS + 1} rows, or torch.linalg.cholesky") from refused
+    entries, turned = diagonal(g, of)
+    norm = g.rescale(of.norm)
+    return [g.rescale(g.ldexp(g.mul(g.rescale(entry), norm), -GUARD)) for entry in entries], turned
+
+
 @lowers(aten._linalg_slogdet.default)
 def sign_and_logarithm(g: Builder, a):
-    """The sign of the determinant and the logarithm of its magnitude, for small matrices."""
+    """The sign of the determinant and the logarithm of its magnitude, for matrices as above."""
+    if a.shape[-1] > _MOST_OF_MINORS:
+        entries, turned = _reflected(g, a)
+        every = g.linear("cat", *entries, dim=a.ndim - 1)
+        signs = functools.reduce(g.mul, [sign(g, entry) for entry in entries], turned)
+        total = g.linear("sum", log(g, absolute(g, every)), dims=[a.ndim - 2, a.ndim - 1], keepdim=False)
+        return g.reshape(signs, a.shape[:-2]), total, "not computed", "not computed"
     made = determinant(g, a)[0]
     return sign(g, made), log(g, absolute(g, made)), "not computed", "not computed"
 
