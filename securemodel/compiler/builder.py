@@ -122,6 +122,7 @@ def _is_repeatable(target: Callable, args: tuple, kwargs: dict[str, Any]) -> boo
     return len(leaves) < _MANY and all(isinstance(leaf, _PLAIN) for leaf in leaves)
 
 
+_KEEPING = ("linear", "bilinear", "select", "rescale", "factor", "ldexp")
 _PLAIN = (Value, bool, int, float, str, type(None), torch.dtype)
 _MANY = 4096
 
@@ -213,8 +214,10 @@ class Builder:
 
     @property
     def forbidden(self) -> float:
-        """What stands for minus infinity in masks: a score that no other can make up for, and that can be compared."""
-        return max(-1024.0, self.least / 2)
+        """What stands for minus infinity in masks: a number that no other goes below, that can be compared, and that leaves
+        room for sums and products of it.
+        """
+        return max(-(2.0**24), self.least / 2)
 
     @property
     def most(self) -> Real:
@@ -313,7 +316,24 @@ class Builder:
         known = self.public(x)
         if known is not None and bool(((known > low) & (known < high)).all()):
             return x
-        return self.float(_finite, x, low, high, -self.forbidden, shape=x.shape)
+        return self.infinite(self.float(_finite, x, low, high, -self.forbidden, shape=x.shape))
+
+    def infinite(self, x: Value) -> Value:
+        """Notes that numbers of x, and of what is made of it, may stand for infinity: forbidden, or its opposite."""
+        self.notes["infinite", x.id] = True
+        return x
+
+    def may_be_infinite(self, x: Value) -> bool:
+        """Whether x is made of numbers that `infinite` noted."""
+        open_, seen = [x.id], {x.id}
+        while open_:
+            node = self.graph[open_.pop()]
+            if ("infinite", node.id) in self.notes:
+                return True
+            args = [a for a in node.args if node.op in _KEEPING and a not in seen]
+            open_ += args
+            seen.update(args)
+        return False
 
     def bound(self, x: Value) -> Value:
         """A float to compare with: infinite and huge numbers become `edge`, which no value reaches."""

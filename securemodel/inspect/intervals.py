@@ -15,7 +15,7 @@ import torch
 UNBOUNDED = 2.0**300
 """Bounds from here on are none. Products of two are finite, and with any number of fixed point too large for it."""
 _SLACK = 2.0**-40
-_FORBIDDEN, _INFINITE = 1024.0, 2.0**29
+_FORBIDDEN, _INFINITE = 2.0**24, 2.0**29
 
 
 @dataclass(frozen=True, repr=False)

@@ -166,3 +166,33 @@ def test_infinite_data_is_still_a_mistake_of_its_owner(bad) -> None:
     program = securemodel.compile(model, (X, X), weights="bank", inputs="hospital", outputs="hospital")
     with securemodel.local(program) as session, pytest.raises(InputError, match="'hospital': input 1 has"):
         session.run(X, X.clone().fill_(bad))
+
+
+# ---- what masks leave of large numbers
+LARGE = 5000 + 10 * X
+OF_LARGE = {
+    "extremes": lambda y: (
+        y.masked_fill(~KEPT, INF).amin(-1), (-y).masked_fill(~KEPT, -INF).amax(-1), torch.where(KEPT, y, INF).argmin(-1),
+        F.pad(-y, (1, 1), value=-INF).amax(-1), (-y).masked_fill(~KEPT, -INF).topk(2)[0],
+        (-y).masked_fill(~KEPT, -INF).cummax(-1)[0][:, :1],
+    ),
+    "softmax": lambda y: (
+        (-y).masked_fill(~KEPT, -INF).softmax(-1), ((y - 5000) * 300 + torch.where(KEPT, 0.0, -INF)).softmax(-1),
+        (-y).masked_fill(y > 5000, -INF).softmax(-1), (-y).masked_fill(~KEPT, -INF).logsumexp(-1) / 4096,
+    ),
+    "asked for": lambda y: (
+        torch.isinf(y.masked_fill(y > 5000, INF)), torch.isfinite(torch.where(y > 5000, y, -INF)),
+        y.masked_fill(y > 5000, INF) == INF, y.masked_fill(y > 5000, INF) != INF, torch.where(y > 5000, y, -INF) > -INF,
+        torch.where(y > 5000, y, -INF) <= torch.tensor(-INF), torch.where(y > 5000, -y, INF) < INF,
+        torch.isinf(y), y == INF, torch.where(y > 5000, y, -INF).nan_to_num(neginf=7.0),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_LARGE)
+def test_masks_forbid_beside_large_numbers(name):
+    check(OF_LARGE[name], x=LARGE)
+
+
+def test_a_lower_bound_above_the_upper_one_gives_the_upper_one():
+    check(lambda y: (y.clamp(1.0, -1.0), F.hardtanh(y, 0.0, 2.0), y.clamp(torch.tensor(1.0), torch.tensor(-1.0))))

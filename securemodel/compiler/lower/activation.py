@@ -30,7 +30,9 @@ def _bound(g: Builder, number: float | None, no_bound: float) -> float | None:
 
 
 def clipped(g: Builder, x: Value, low, high) -> Value:
-    """min(max(x, low), high) = low + relu(x - low) - relu(x - high); an infinite or huge number is no bound."""
+    """min(max(x, low), high) = low + relu(x - low) - relu(x - high), or high where low is above it; an infinite or huge
+    number is no bound.
+    """
     if isinstance(low, Value) or isinstance(high, Value):
         for bound, pick in ((low, g.maximum), (high, g.minimum)):
             if bound is not None:
@@ -43,6 +45,8 @@ def clipped(g: Builder, x: Value, low, high) -> Value:
         return x
     low = _bound(g, low, -1)
     high = _bound(g, high, 1)
+    if low is not None and high is not None and low > high:
+        return g.offset(g.linear("scale", x, factor=0), high)
     if low is None and high is None:
         return x
     above = None if high is None else g.relu(g.offset(x, -high), or_zero=False)

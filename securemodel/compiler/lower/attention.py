@@ -66,9 +66,11 @@ def masked_fill(g: Builder, x, mask, value):
     if isinstance(value, Value):
         return where(g, mask, value, x)
     keep = g.offset(g.linear("neg", mask), 1.0) if mask.secret else _whole(g, torch.logical_not, mask)
-    value = math.copysign(g.forbidden, value) if abs(value) >= -g.least else float(value)
+    infinite = abs(value) >= -g.least
+    value = math.copysign(g.forbidden, value) if infinite else float(value)
     there = mask if mask.secret else _whole(g, torch.clone, mask)
-    return g.add(g.mul(x, keep), g.scale(there, value))
+    made = g.add(g.mul(x, keep), g.scale(there, value))
+    return g.infinite(made) if infinite else made
 
 
 def _whole(g: Builder, target, x: Value) -> Value:

@@ -175,10 +175,12 @@ def roll(g: Builder, x, shifts, dims=()):
 @lowers(aten.constant_pad_nd.default)
 def constant_pad(g: Builder, x, pads, value=0):
     """Padding with a public number."""
-    value = value if abs(value) <= g.most else math.copysign(g.forbidden, value)
+    infinite = not abs(value) <= g.most
+    value = math.copysign(g.forbidden, value) if infinite else value
     if value == 0:
         return g.linear("pad", x, pads=list(pads))
-    return g.offset(g.linear("pad", g.offset(x, -value), pads=list(pads)), value)
+    made = g.offset(g.linear("pad", g.offset(x, -value), pads=list(pads)), value)
+    return g.infinite(made) if infinite else made
 
 
 @lowers(aten.pad.default)

@@ -8,7 +8,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.arithmetic import axes
-from securemodel.compiler.lower.comparison import difference
+from securemodel.compiler.lower.comparison import difference, ge, gt, infinity, le, lt
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.rounding import quotient, remainder
 
@@ -53,7 +53,9 @@ def ne(g: Builder, x, y):
     """x != y, on the grid of the ring."""
     if all(isinstance(v, Value) and v.boolean for v in (x, y)):
         return differ(g, x, y)
-    if isinstance(y, float) and math.isinf(y):
+    if side := infinity(g, y):
+        if isinstance(x, Value) and x.secret and g.may_be_infinite(x):
+            return (lt if side > 0 else gt)(g, x, y)
         return g.float(torch.ones, x.shape, dtype=torch.bool, shape=x.shape, integer=True)
     return nonzero(g, difference(g, x, y))
 
@@ -171,7 +173,13 @@ def all_(g: Builder, x, dim=None, keepdim=False):
     return not_(g, any_(g, not_(g, truth(g, x)), dim, keepdim))
 
 
-@lowers(aten.isnan.default, aten.isinf.default)
+@lowers(aten.isinf.default)
+def isinf(g: Builder, x):
+    """Whether a number stands for infinity, as in what a mask was filled with."""
+    return g.add(ge(g, x, math.inf), le(g, x, -math.inf)) if g.may_be_infinite(x) else never(g, x)
+
+
+@lowers(aten.isnan.default)
 def never(g: Builder, x):
-    """Fixed-point numbers are all finite: false everywhere."""
+    """Fixed-point numbers are no NaN: false everywhere."""
     return g.float(torch.zeros, x.shape, dtype=torch.bool, shape=x.shape, integer=True)

@@ -55,9 +55,17 @@ def safe_softmax(g: Builder, x, dim, dtype=None):
 
 @lowers(aten.nan_to_num.default)
 def nan_to_num(g: Builder, x, nan=None, posinf=None, neginf=None):
-    """The value itself, as there is no NaN; of a softmax, 0 where all its scores are minus infinity."""
+    """The value itself, as there is no NaN, with other numbers for what stands for infinity; of a softmax, 0 where all its
+    scores are minus infinity.
+    """
     scores = g.notes.get(("softmax of", x.id))
-    return safe_softmax(g, *scores) if scores and not nan else x
+    if scores and not nan:
+        return safe_softmax(g, *scores)
+    for number, side in ((posinf, 1), (neginf, -1)):
+        if number is not None and g.may_be_infinite(x):
+            there = g.is_negative(g.scale(g.offset(x, side * g.forbidden / 2), -side))
+            x = g.add(x, g.select(there, g.offset(g.linear("neg", x), number)))
+    return x
 
 
 def _log_of_sum(g: Builder, total: Value, count: int) -> Value:

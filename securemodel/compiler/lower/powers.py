@@ -98,6 +98,9 @@ def power_of_tensor(g: Builder, x, y):
     return exp(g, g.mul(*((logarithm, y) if x.secret else (y, logarithm))))
 
 
+_LOG_OF_0 = -1024.0  # below all others, and with room for products
+
+
 def _log(x: torch.Tensor, least: float) -> torch.Tensor:
     return torch.log(x).clamp(min=least)
 
@@ -106,8 +109,8 @@ def _log(x: torch.Tensor, least: float) -> torch.Tensor:
 def xlogy(g: Builder, x, y):
     """x log(y), and 0 for x = 0, whatever y is; where one party owns y, it takes the logarithm in the clear."""
     if not isinstance(y, Value):
-        return g.scale(x, math.log(y) if y > 0 else g.forbidden)
-    logarithm = log(g, y) if y.secret else g.float(_log, y, g.forbidden, shape=y.shape)
+        return g.scale(x, math.log(y) if y > 0 else _LOG_OF_0)
+    logarithm = log(g, y) if y.secret else g.float(_log, y, _LOG_OF_0, shape=y.shape)
     if not isinstance(x, Value):
         return g.scale(logarithm, x)
     return g.mul(*((x, logarithm) if x.secret else (logarithm, x)))
