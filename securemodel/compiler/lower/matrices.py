@@ -200,8 +200,8 @@ def determinant(g: Builder, a):
     size = a.shape[-1]
     if size > _MOST_OF_MINORS:
         entries, turned = _reflected(g, a)
-        made = functools.reduce(lambda x, y: g.rescale(g.mul(x, y)), entries)
-        return g.reshape(g.mul(made, turned), a.shape[:-2]), "not computed", "not computed"
+        product = functools.reduce(lambda x, y: g.rescale(g.mul(x, y)), entries)
+        return g.reshape(g.mul(product, turned), a.shape[:-2]), "not computed", "not computed"
     entry = lambda row, column: g.slice(g.slice(a, a.ndim - 2, row, row + 1), a.ndim - 1, column, column + 1)
     minors: dict[tuple[int, ...], Value] = {(column,): entry(size - 1, column) for column in range(size)}
     for row in reversed(range(size - 1)):
