@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from protocols.errors import InputError, Mismatch, explain
 from protocols.psi.terms import ALL, COUNT, MOST_IDS, NOBODY, Terms
 from securemodel.data.align import Aligned
+from securemodel.data.aligned_files import save
 from securemodel.data.association import chi_square, population_stability
 from securemodel.data.counting import group_by, histogram, value_counts
 from securemodel.data.dividing import fold_parts, split_parts
@@ -225,7 +227,15 @@ class Joint:
         return hashlib.sha256(said.encode()).hexdigest()
 
     # ---- alignment
-    def align(self, learns: str, *, unmatched: str = "keep", largest: int = MOST_IDS, dealer: bool = False) -> Joint:
+    def align(
+        self,
+        learns: str,
+        *,
+        unmatched: str = "keep",
+        largest: int = MOST_IDS,
+        dealer: bool = False,
+        out: str | Path | None = None,
+    ) -> Joint:
         """The joint table of the rows whose ids belong together; this one is left as it is.
 
         learns, which has no default, as that somebody is in a file is personal data: "all" parties learn which of their ids
@@ -233,12 +243,15 @@ class Joint:
         `weights` say in secret which are common; the name of a party: it alone learns. unmatched, where one party learns:
         "keep": all its rows are joint rows, with secret weights; "drop": those that all have. largest: no party may bring
         more rows. dealer: by numbers of the dealer's, many times as fast, where two parties align and all or one of them
-        learn; that the dealer works together with neither of them is then trusted for the ids, too. Every party makes the
-        same call. Raises InputError, TooFewRows, Mismatch, PeerError; warns where a set has
-        changed since an earlier alignment.
+        learn; that the dealer works together with neither of them is then trusted for the ids, too. out: a folder for what
+        `connect(aligned=)` reads later. Every party makes the same call. Raises InputError, TooFewRows, Mismatch, PeerError,
+        FileError; warns where a set has changed since an earlier alignment.
         """
         self._check_keys()
-        return self._aligned(self._found(Terms(learns, self.schema.digest, largest, unmatched, dealer)))
+        found = self._found(Terms(learns, self.schema.digest, largest, unmatched, dealer))
+        for aligned in found.values() if out is not None else ():
+            save(aligned, cast(Path, out))
+        return self._aligned(found)
 
     def count_common(self, *, largest: int = MOST_IDS) -> int:
         """How many ids all parties have, and nothing else; all learn it. Raises as `align` does."""

@@ -15,9 +15,12 @@ import torch
 
 from protocols.errors import InputError, explain
 from securemodel.data.asks import Fit, run_fits, told
+from securemodel.data.encoding import OneHotEncoder, OrdinalEncoder
 from securemodel.data.fields import field_of
 from securemodel.data.prepared import Fitted, Prepared, Ready
 from securemodel.data.preprocess import Fields, Step
+from securemodel.data.secret import fitted as secrets_of
+from securemodel.data.secret import problem_of
 from securemodel.data.targets import Labels, LabelStep
 from securemodel.data.totals import Part, Rows, fit_together
 from securemodel.training.datasets import Owned
@@ -100,25 +103,27 @@ class Pipeline:
         """The pipeline with its parameters, fitted on the rows of a joint table: the training rows. Every party calls it.
 
         `reveal`: None, the owner of a column keeps its parameters, and all learn those of rows that several parties have;
-        "all": all learn those of owners, too. `force` allows rows that were split off for tests. Raises InputError with all
+        "all": all learn those of owners, too; "nobody": those of rows that several parties have stay secret, too, and programs
+        make them of what each party keeps (`Prepared.head`). `force` allows rows that were split off for tests. Raises InputError with all
         that does not fit the schema, before any row is read.
         """
-        if reveal not in (None, "all"):
-            raise InputError(explain(f"reveal={reveal!r} of parameters", fix='None (owners keep theirs) or "all"'))
+        if reveal not in (None, "all", "nobody"):
+            fix = 'None (owners keep theirs), "all" or "nobody"'
+            raise InputError(explain(f"reveal={reveal!r} of parameters", fix=fix))
         if getattr(joint, "held_out", False) and not force:
             raise InputError(
                 explain("a pipeline is fitted on rows that were split off for tests", where="fit()",
                         why="a test on them would then say too much good of the model",
                         fix="fit on the training rows; fit(..., force=True) if you mean it")
             )  # fmt: skip
-        chains = self._chains_for(joint)
+        chains = self._chains_for(joint, reveal == "nobody")
         fits = [_fit_column(joint, name, chain, reveal) for name, chain in chains.items()]
         found: list[Any] = run_fits(fits, joint.ask)
         order = {party: at for at, party in enumerate(joint.parties)}
         ready = sorted((one["ready"] for one in found), key=lambda one: order.get(one.owner, -1))
         return Prepared(joint.schema.digest, joint.schema.split, tuple(ready), joint)
 
-    def _chains_for(self, joint: Table) -> dict[str, Chain]:
+    def _chains_for(self, joint: Table, hush: bool) -> dict[str, Chain]:
         """The chains of all columns that the data set has. Raises InputError with all problems."""
         columns, problems = joint.schema.columns, []
         chains = {name: chain for name, chain in self.chains.items() if name in columns}
@@ -130,7 +135,7 @@ class Pipeline:
                 problems.append(f'{name!r} is in no step: give it one, "passthrough", "drop" or Label()')
         for name, chain in chains.items():
             if not chain.dropped:
-                problems += _problems_of(name, chain, columns)
+                problems += _problems_of(name, chain, columns) or (_not_secret(name, chain, columns) if hush else [])
         if problems:
             raise InputError(
                 explain(f"this pipeline does not fit the schema ({len(problems)})", where="fit()", why="\n".join(problems),
@@ -176,6 +181,26 @@ def _problems_of(name: str, chain: Chain, columns: Mapping[str, Any]) -> list[st
     return gone + odd + many
 
 
+def _not_secret(name: str, chain: Chain, columns: Mapping[str, Any]) -> list[str]:
+    """Why parameters of rows that several parties have cannot stay secret."""
+    fields: Fields = (field_of(name, columns[name]),)
+    fitting = (
+        [at for at, step in enumerate(chain.steps) if _has_parameters(step)] if columns[name].owner is None else []
+    )
+    if not fitting:
+        return []
+    if chain.beside or fitting != [len(chain.steps) - 1]:
+        return [f"{name!r} has parameters that cannot stay secret: only those of its last step can"]
+    for step in chain.steps[:-1]:
+        fields = step.out(fields)
+    bad = problem_of(chain.steps[-1], fields[0])
+    return [bad] if bad else []
+
+
+def _has_parameters(step: Step) -> bool:
+    return not isinstance(step, (OneHotEncoder, OrdinalEncoder)) and getattr(step, "strategy", "") != "constant"
+
+
 # ---- one column
 def rows_of(joint: Table, name: str) -> tuple[Part, ...]:
     """The rows of a column as float64[rows, 1] of each party that has some, NaN where missing."""
@@ -208,6 +233,10 @@ def _fit_column(joint: Table, name: str, chain: Chain, reveal: str | None) -> Fi
     fields: Fields = (raw,)
     fitted: list[Fitted] = []
     for step in chain.steps:
+        if reveal == "nobody" and column.owner is None and not weights and _has_parameters(step):
+            given = [(part.party, part.count, part.x if mine(joint, part.party) else None) for part in parts]
+            secret = secrets_of(step, fields[0], given)
+            return {"ready": Ready(name, None, chain.beside, raw, tuple(fitted), secret.fields, secret)}  # type: ignore[dict-item]
         if isinstance(step, LabelStep):
             of = joint.schema.columns[step.label]
             labels = Labels(rows_of(joint, step.label), field_of(step.label, of))

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from protocols.errors import InputError, explain
-from protocols.names import PUBLIC
+from protocols.names import PUBLIC, is_name
 from securemodel.data import storing
 from securemodel.data.fields import Field, field_of
 from securemodel.data.preprocess import Fields, Step
+from securemodel.data.secret import Head, Secret, problem_of
 from securemodel.training.datasets import Dataset, Owned
 
 ROWS = "features"
@@ -50,6 +51,13 @@ class Ready:
     raw: Field
     fitted: tuple[Fitted, ...]
     fields: Fields
+    secret: Secret | None = None
+    """The last step, where nobody is to learn its parameters: programs take it, and owners give what it takes."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers its owners give for a row."""
+        return self.secret.width if self.secret else len(self.fields)
 
 
 class Columns(nn.Module):
@@ -80,7 +88,7 @@ class Columns(nn.Module):
             for number, fitted in enumerate(column.fitted):
                 p = {name: getattr(self, _buffer(at, number, name)) for name in fitted.parameters}
                 y = step(fitted, y, p)
-            made.append(y)
+            made.append(column.secret.given(y) if column.secret else y)
         joined = torch.cat(made, 1) if len(made) > 1 else made[0]
         return (joined + 0 * joined).float()  # what is refused is no number then
 
@@ -99,6 +107,7 @@ class Whole(nn.Module):
     def __init__(self, prepared: Prepared, model: nn.Module) -> None:
         super().__init__()
         self.owners = nn.ModuleList(Columns(columns) for columns in prepared.packed.values())
+        self.head = prepared.head
         self.model = model
         self.inputs = tuple(prepared.packed)
         self.columns = {owner: tuple(c.name for c in columns) for owner, columns in prepared.packed.items()}
@@ -106,7 +115,7 @@ class Whole(nn.Module):
 
     def forward(self, *rows: torch.Tensor) -> torch.Tensor:
         made = [owner(x) for owner, x in zip(self.owners, rows, strict=True)]
-        return self.model(torch.cat(made, 1) if len(made) > 1 else made[0])
+        return self.model(self.head(torch.cat(made, 1) if len(made) > 1 else made[0]))
 
     def examples(self, rows: int) -> tuple[torch.Tensor, ...]:
         """Inputs of the right shapes, with no data in them."""
@@ -117,7 +126,8 @@ class Whole(nn.Module):
         own = {"": model} if isinstance(model, str) else model
         fitted = [at for at, owner in enumerate(self.owners) if list(owner.buffers())]
         owners = {f"owners.{at}": PUBLIC if self.inputs[at] == ROWS else self.inputs[at] for at in fitted}
-        return {**{f"model.{prefix}".rstrip("."): owner for prefix, owner in own.items()}, **owners}
+        head = {f"head.{prefix}": owner for prefix, owner in self.head.weights().items()}
+        return {**{f"model.{prefix}".rstrip("."): owner for prefix, owner in own.items()}, **owners, **head}
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,6 +156,16 @@ class Prepared:
         return {
             owner: tuple(f.name for column in columns for f in column.fields) for owner, columns in self.packed.items()
         }
+
+    @property
+    def head(self) -> Head:
+        """What a training step calls with the features, side by side, before its model: steps whose parameters nobody learns.
+
+        Where there are none it gives what it takes. It is one of the models of `compile_training`, and `head.weights()` says
+        whose its parameters are.
+        """
+        columns = [column for owner in self.packed.values() for column in owner]
+        return Head([column.width for column in columns], [column.secret for column in columns])
 
     def __getitem__(self, name: str) -> tuple[Fitted, ...]:
         """The fitted steps of a column. Raises InputError."""
@@ -205,7 +225,9 @@ class Prepared:
         `me` is the party of this process, None for all; by default that of the table of the fit.
         """
         me = me if me is not None else getattr(self.fitted_on, "me", None)
-        owners = sorted({c.owner for c in self.columns if c.owner is not None and me in (None, c.owner)})
+        owning = {c.owner for c in self.columns if c.owner is not None}
+        owning |= {party for c in self.columns if c.secret for party in c.secret.totals}
+        owners = sorted(party for party in owning if me in (None, party))
         public = {"schema": self.schema_digest, "columns": [_described(column) for column in self.columns]}
         owned = {owner: self._tensors(owner) for owner in owners}
         storing.write(
@@ -219,6 +241,8 @@ class Prepared:
             for number, fitted in enumerate(column.fitted):
                 if fitted.known == (owner is None) and (owner is None or column.owner == owner):
                     made.update({f"{column.name}.{number}.{name}": t for name, t in fitted.parameters.items()})
+            if column.secret and owner is not None and owner in column.secret.totals:
+                made[_totals_name(column.name)] = column.secret.totals[owner]
         return made
 
     @staticmethod
@@ -235,21 +259,24 @@ class Prepared:
             )
         described = _checked(found, schema, path)
         shapes: dict[str, dict[str, tuple[int, ...]]] = {storing.PUBLIC_FILE: {}}
-        for name, _, steps in described:
+        for name, _, steps, secret in described:
+            shapes_of_secret = {_totals_name(name): (2,)}
+            for party in secret[1] if secret else ():
+                shapes.setdefault(party, {}).update(shapes_of_secret)
             fields: Fields = (field_of(name, schema.columns[name]),)
             for number, (step, known) in enumerate(steps):
                 whose = storing.PUBLIC_FILE if known else str(schema.columns[name].owner)
                 wanted = {f"{name}.{number}.{key}": shape for key, shape in step.shapes(fields).items()}
                 shapes.setdefault(whose, {}).update(wanted)
                 fields = step.out(fields)
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, dict[str, torch.Tensor]] = {}
         for whose, wanted in shapes.items():
             here = whose == storing.PUBLIC_FILE or me in (None, whose)
             if here and (wanted or whose == storing.PUBLIC_FILE):
-                tensors.update(storing.read_tensors(path, whose, wanted))
+                tensors[whose] = storing.read_tensors(path, whose, wanted)
             else:
-                tensors.update({key: torch.zeros(shape, dtype=torch.float64) for key, shape in wanted.items()})
-        columns = tuple(_ready(name, beside, steps, schema.columns[name], tensors) for name, beside, steps in described)
+                tensors[whose] = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in wanted.items()}
+        columns = tuple(_ready(one, schema.columns[one[0]], tensors) for one in described)
         return Prepared(schema.digest, schema.split, columns)
 
     # ---- data sets
@@ -281,7 +308,7 @@ class Prepared:
 
     @staticmethod
     def _made(raw: Sequence[Owned], columns: Sequence[Ready], training: bool) -> tuple[Owned, ...]:
-        module, width, first, made = Columns(columns), sum(len(c.fields) for c in columns), 0, []
+        module, width, first, made = Columns(columns), sum(c.width for c in columns), 0, []
         of = sum(part.shape[0] for part in raw)
         for part in raw:
             rows = (first, of) if training else None
@@ -321,9 +348,9 @@ def _features(module: Columns, raw: Owned, rows: tuple[int, int] | None) -> Call
 def _columns_of(columns: Sequence[Ready], bad: torch.Tensor) -> Iterator[str]:
     at = 0
     for column in columns:
-        if bad[at : at + len(column.fields)].any():
+        if bad[at : at + column.width].any():
             yield column.name
-        at += len(column.fields)
+        at += column.width
 
 
 def _label(made: Owned, column: Ready) -> Owned:
@@ -333,12 +360,19 @@ def _label(made: Owned, column: Ready) -> Owned:
 
 
 # ---- what is public, as JSON
-_Described = tuple[str, bool, list[tuple[Step, bool]]]
+_SecretStep = tuple[Step, tuple[str, ...]]
+_Described = tuple[str, bool, list[tuple[Step, bool]], _SecretStep | None]
+_KEYS = {"name", "beside", "steps", "secret"}
+
+
+def _totals_name(column: str) -> str:
+    return f"{column}.secret.totals"
 
 
 def _described(column: Ready) -> dict[str, Any]:
     steps = [{**storing.step_text(fitted.step), "known": fitted.known} for fitted in column.fitted]
-    return {"name": column.name, "beside": column.beside, "steps": steps}
+    secret = column.secret and {"step": storing.step_text(column.secret.step), "parties": list(column.secret.totals)}
+    return {"name": column.name, "beside": column.beside, "steps": steps, "secret": secret}
 
 
 def _checked(found: Mapping[str, Any], schema: Any, path: Path) -> list[_Described]:
@@ -346,42 +380,67 @@ def _checked(found: Mapping[str, Any], schema: Any, path: Path) -> list[_Describ
     columns = found.get("columns")
     if set(found) != {"schema", "columns"} or not isinstance(columns, list) or not columns:
         raise storing.strange("no columns", path)
-    made: list[_Described] = []
-    for one in columns:
-        if not isinstance(one, dict) or set(one) != {"name", "beside", "steps"} or not isinstance(one["steps"], list):
-            raise storing.strange("a column that is none", path)
-        name = one["name"]
-        if not isinstance(name, str) or name not in schema.columns or not isinstance(one["beside"], bool):
-            raise storing.strange("a column that the schema does not have", path)
-        fields: Fields = (field_of(name, schema.columns[name]),)
-        steps: list[tuple[Step, bool]] = []
-        for given in one["steps"]:
-            known = given.pop("known", None) if isinstance(given, dict) else None
-            step = storing.step_of(given)
-            if not isinstance(known, bool) or (not known and schema.columns[name].owner is None):
-                raise storing.strange("a step of which nobody has the parameters", path)
-            try:
-                problems = step.problems(fields)
-            except (TypeError, ValueError):
-                problems = ["settings of other types"]
-            if problems:
-                raise storing.strange(f"a step that does not fit its column: {problems[0]}", path)
-            steps.append((step, known))
-            fields = step.out(fields)
-        made.append((name, one["beside"], steps))
-    if len({name for name, _, _ in made}) < len(made):
+    made = [_checked_column(one, schema, path) for one in columns]
+    if len({name for name, *_ in made}) < len(made):
         raise storing.strange("a column twice", path)
     return made
 
 
-def _ready(
-    name: str, beside: bool, steps: Sequence[tuple[Step, bool]], column: Any, tensors: Mapping[str, torch.Tensor]
-) -> Ready:
+def _checked_column(one: Any, schema: Any, path: Path) -> _Described:
+    if not isinstance(one, dict) or set(one) != _KEYS or not isinstance(one["steps"], list):
+        raise storing.strange("a column that is none", path)
+    name = one["name"]
+    if not isinstance(name, str) or name not in schema.columns or not isinstance(one["beside"], bool):
+        raise storing.strange("a column that the schema does not have", path)
+    fields: Fields = (field_of(name, schema.columns[name]),)
+    steps: list[tuple[Step, bool]] = []
+    for given in one["steps"]:
+        known = given.pop("known", None) if isinstance(given, dict) else None
+        step = storing.step_of(given)
+        if not isinstance(known, bool) or (not known and schema.columns[name].owner is None):
+            raise storing.strange("a step of which nobody has the parameters", path)
+        _check_fits(step, fields, path)
+        steps.append((step, known))
+        fields = step.out(fields)
+    return name, one["beside"], steps, _checked_secret(one["secret"], fields, path)
+
+
+def _checked_secret(given: Any, fields: Fields, path: Path) -> _SecretStep | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or set(given) != {"step", "parties"} or not isinstance(given["parties"], list):
+        raise storing.strange("a secret step that is none", path)
+    names = given["parties"]
+    if not names or not all(isinstance(name, str) and is_name(name) for name in names) or len(set(names)) < len(names):
+        raise storing.strange("a secret step of parties that are none", path)
+    step = storing.step_of(given["step"])
+    _check_fits(step, fields, path)
+    if len(fields) != 1 or problem_of(step, fields[0]):
+        raise storing.strange("a step that cannot stay secret", path)
+    return step, tuple(names)
+
+
+def _check_fits(step: Step, fields: Fields, path: Path) -> None:
+    try:
+        problems = step.problems(fields)
+    except (TypeError, ValueError):
+        problems = ["settings of other types"]
+    if problems:
+        raise storing.strange(f"a step that does not fit its column: {problems[0]}", path)
+
+
+def _ready(described: _Described, column: Any, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Ready:
+    name, beside, steps, secret_step = described
     raw = field_of(name, column)
     fields: Fields = (raw,)
     fitted: list[Fitted] = []
     for number, (step, known) in enumerate(steps):
-        p = {key: tensors[f"{name}.{number}.{key}"] for key in step.shapes(fields)}
+        own = tensors[storing.PUBLIC_FILE if known else str(column.owner)]
+        p = {key: own[f"{name}.{number}.{key}"] for key in step.shapes(fields)}
         fitted.append(Fitted(step, fields, p, known))
         fields = step.known(fields, p) if known else step.out(fields)
-    return Ready(name, column.owner, beside, raw, tuple(fitted), fields)
+    if secret_step is None:
+        return Ready(name, column.owner, beside, raw, tuple(fitted), fields)
+    step, parties = secret_step
+    secret = Secret(step, fields[0], {party: tensors[party][_totals_name(name)] for party in parties})
+    return Ready(name, column.owner, beside, raw, tuple(fitted), secret.fields, secret)

@@ -340,6 +340,77 @@ def test_weights_of_evidence(kind):
         np.testing.assert_allclose(made[:, at], woe.loc[codes].to_numpy(), atol=1e-5)
 
 
+# ---- parameters that nobody learns
+def quiet() -> Pipeline:
+    return Pipeline(income=SimpleImputer(add_indicator=True), age=StandardScaler(), city=OneHotEncoder(), orders="drop")
+
+
+def test_secret_parameters_as_scikit_learn(tmp_path):
+    train, test = horizontal(), horizontal(40, seed=1)
+    prepared = quiet().fit(train, reveal="nobody")
+    assert train.asked == []
+    prepared.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "east.safetensors", "pipeline.json", "public.safetensors", "west.safetensors",
+    ]  # fmt: skip
+    again = Prepared.load(tmp_path, train.schema)
+    whole = again.then(nn.Identity())
+    program = securemodel.compile(
+        whole, whole.examples(8), weights=whole.weights({}), inputs="east", outputs="east", parties=("east", "west")
+    )
+    rows = torch.cat([part.tensor for part in prepared.raw(test)["features"]])
+    with securemodel.local(program) as session:
+        found = session.run(rows).numpy()
+    values, others = table(200), table(40, seed=1)
+    income = impute.SimpleImputer(add_indicator=True).fit(values["income"][:, None])
+    income = income.transform(others["income"][:, None])
+    age = theirs.StandardScaler().fit(values["age"][:, None]).transform(others["age"][:, None])
+    np.testing.assert_allclose(found[:, 0], income[:, 0], atol=5e5 * 2.0**-16)
+    np.testing.assert_array_equal(found[:, 1], income[:, 1])
+    np.testing.assert_allclose(found[:, 2], age[:, 0], atol=2.0**-9)
+    assert prepared.feature_names_out[:3] == ("income", "missingindicator_income", "age")
+
+
+def test_a_training_takes_secret_parameters():
+    prepared = quiet().fit(joint := horizontal(60), reveal="nobody")
+    net, head = nn.Linear(7, 1), prepared.head
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+
+    def step(features, defaulted):
+        rows = head(features) * torch.tensor([2.0**-17, 1, 1, 1, 1, 1, 1])
+        loss = nn.functional.binary_cross_entropy_with_logits(net(rows).squeeze(1), defaulted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    job = securemodel.compile_training(
+        step, {"net": net, "head": head}, optimizer, batch=prepared(joint).batches(30), parties=["east", "west"],
+        reveal={"loss": "all"}, weights={f"head.{n}": o for n, o in head.weights().items()},
+    )  # fmt: skip
+    with job.local() as run:
+        assert all(0 < float(one["loss"]) < 3 for one in run.train_epoch())
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "wanted"),
+    [
+        (
+            lambda: Pipeline({("income", "city", "orders"): "drop"}, age=MinMaxScaler()),
+            "MinMaxScaler of 'age' cannot stay secret",
+        ),
+        (
+            lambda: Pipeline({("city", "orders", "age"): "drop"}, income=[SimpleImputer(), StandardScaler()]),
+            "only those of its last",
+        ),
+        (lambda: Pipeline({("city", "orders", "age"): "drop"}, income=SimpleImputer("median")), "cannot stay secret"),
+    ],
+)
+def test_what_cannot_stay_secret(pipeline, wanted):
+    with pytest.raises(InputError, match=wanted):
+        pipeline().fit(horizontal(), reveal="nobody")
+
+
 # ---- what goes wrong
 def test_everything_that_does_not_fit_is_said_at_once():
     pipeline = Pipeline(

@@ -88,6 +88,15 @@ CHANGES = {
     "known is text": lambda f: f["columns"][0]["steps"][0].update(known="yes"),
     "known is missing": lambda f: f["columns"][0]["steps"][0].pop("known"),
     "known to others": lambda f: f["columns"][0]["steps"][0].update(known=True),
+    "no secret": lambda f: f["columns"][0].pop("secret"),
+    "secret is text": lambda f: f["columns"][0].update(secret="yes"),
+    "secret of nobody": lambda f: f["columns"][0].update(secret={"step": f["columns"][0]["steps"][0], "parties": []}),
+    "secret of a path": lambda f: f["columns"][0].update(
+        secret={"step": f["columns"][0]["steps"][0], "parties": ["../x"]}
+    ),
+    "a secret step that cannot": lambda f: f["columns"][0].update(
+        secret={"step": {"step": "Clip", "lower": 0.1, "upper": 0.9}, "parties": ["bank"]}
+    ),
     "a step that does not fit": lambda f: f["columns"][1].update(steps=[{**f["columns"][0]["steps"][0]}]),
 }
 
