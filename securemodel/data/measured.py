@@ -150,6 +150,20 @@ class Metric:
         weight = whole_weights(weight, unit)
         return self.read(self.finish(self.part.sums(label, score, weight), terms), terms)
 
+    def of_batches(self, totals: Tensors, rows: int) -> Measured:
+        """The metric of sums of batches, one below the other, as an evaluation of a training returns `part.sums`.
+
+        `rows`: how many rows all batches have. Raises InputError for a metric that needs all rows at once.
+        """
+        if self.part.whole:
+            fix = "take it from bins, without exact=True"
+            raise InputError(explain(f"{self.name} by sorting is of all rows at once, not of batches", fix=fix))
+        score = torch.zeros(2) if self.classes == 2 else torch.zeros(2, max(2, self.classes))
+        like = self.part.sums(torch.zeros(2), score, None)
+        added = {name: totals[name].reshape(-1, *x.shape).sum(0).to(x.dtype) for name, x in like.items()}
+        terms = Terms(rows)
+        return self.read(self.finish(added, terms), terms)
+
 
 def _terms_of(label: Tensor, weight: Tensor | None, minimum: int) -> Terms:
     heaviest = 1.0 if weight is None else MOST_WEIGHT / max(1, len(label))

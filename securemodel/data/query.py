@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from protocols.errors import explain
-from protocols.names import EVERYBODY
+from protocols.names import EVERYBODY, PUBLIC
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower.orders import permute
 from securemodel.errors import CompileError, InputError
@@ -40,9 +40,11 @@ class Query:
 
     `rows`: by argument name, tensors [rows, ...] in parts by owner, all with as many rows in each part. `once`: tensors of
     one owner that are about no row. Owners compute both in the clear. `sums(**rows)` gives totals by name, which add up
-    over blocks of rows; `finish(**totals, **once)` what is revealed, by name. Both are plain torch functions. `reveal`: who
-    learns each result, a party or "all". `whole`: `sums` needs all rows at once, for instance to sort them. `row_elements`:
-    how many numbers of a row are shared, where owners make more of it than it has. Without rows, `sums` is not called. The other fields are those of `securemodel.compile`.
+    over blocks of rows; `finish(**totals, **once)` what is revealed, by name. Both are plain torch functions. `beside`:
+    tensors of one owner, or public ones, that are about no row and that `sums` takes, such as the weights of a model.
+    `reveal`: who learns each result, a party or "all". `whole`: `sums` needs all rows at once, for instance to sort them.
+    `row_elements`: how many numbers of a row are shared, where owners make more of it than it has. Without rows, `sums` is
+    not called. The other fields are those of `securemodel.compile`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Query:
     reveal: str | Mapping[str, str] = EVERYBODY
     rows: Mapping[str, tuple[Owned, ...]] = field(default_factory=dict)
     once: Mapping[str, Owned] = field(default_factory=dict)
+    beside: Mapping[str, Owned] = field(default_factory=dict)
     sums: Callable[..., Tensors] = dict
     whole: bool = False
     row_elements: int = 0
@@ -74,7 +77,8 @@ class Piece:
     def inputs(self, run: int, mine: Callable[[str], bool]) -> list[torch.Tensor | None]:
         """What the parties here give to a run."""
         rows = self.batches.inputs(run, mine) if self.batches else []
-        return [*rows, *(owned.tensor if mine(owned.party) else None for owned in self.once)]
+        known = (owned.party == PUBLIC or mine(owned.party) for owned in self.once)
+        return [*rows, *(owned.tensor if here else None for owned, here in zip(self.once, known, strict=True))]
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,14 +152,16 @@ def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
         return CompiledQuery(query, (_piece(terms, finish, query, None, once),))
     data, most = _dataset(query), _rows_of_a_block(query)
     if query.whole or len(data) <= most:
+        summed = [*query.rows, *query.beside]
 
         def all_at_once(*given: torch.Tensor) -> Tensors:
-            columns, owned = given[: len(query.rows)], given[len(query.rows) :]
-            totals = query.sums(**dict(zip(query.rows, columns, strict=True)))
+            columns, owned = given[: len(summed)], given[len(summed) :]
+            totals = query.sums(**dict(zip(summed, columns, strict=True)))
             return query.finish(**totals, **dict(zip(query.once, owned, strict=True)))
 
         batches = Batches(data, tuple(map(len, data.positions)), 0, False, resident=False)
-        return CompiledQuery(query, (_piece(terms, _named(query, all_at_once), query, batches, once),))
+        given = (*query.beside.values(), *once)
+        return CompiledQuery(query, (_piece(terms, _named(query, all_at_once), query, batches, given),))
     return CompiledQuery(query, tuple(_in_blocks(query, terms, data, most, once)))
 
 
@@ -174,10 +180,11 @@ def _in_one_order(query: Query) -> Query:
             for dtype in {part.dtype for part in parts.values()}:
                 apart = {n: columns[n] for n, part in parts.items() if id(part.way) == key and part.dtype == dtype}
                 columns |= _brought(apart, given[way(at)], each.missing) if apart else {}
-        return query.finish(**query.sums(**columns), **{name: given[name] for name in query.once})
+        beside = {name: given[name] for name in query.beside}
+        return query.finish(**query.sums(**columns, **beside), **{name: given[name] for name in query.once})
 
-    once = {**query.once, **{row(name): part for name, part in parts.items()}, **positions}
-    return replace(query, rows={}, once=once, finish=finish)
+    once = {**query.once, **query.beside, **{row(name): part for name, part in parts.items()}, **positions}
+    return replace(query, rows={}, beside={}, once=once, finish=finish)
 
 
 def _brought(columns: Tensors, positions: torch.Tensor, missing: bool) -> dict[str, torch.Tensor]:
@@ -190,18 +197,22 @@ def _brought(columns: Tensors, positions: torch.Tensor, missing: bool) -> dict[s
 
 def _in_blocks(query: Query, terms: Terms, data: Dataset, most: int, once: tuple[Owned, ...]) -> Iterator[Piece]:
     blocks = list(data.blocks(most, resident=False))
-    totals = _Totals(query.sums(**_zeros(query, blocks[0])))
+    beside = tuple(query.beside.values())
+    zeros = {name: torch.zeros(owned.shape, dtype=owned.dtype) for name, owned in query.beside.items()}
+    totals = _Totals(query.sums(**_zeros(query, blocks[0]), **zeros))
     kept: set[str] = set()
     for batches in blocks:
 
         def add(*columns: torch.Tensor) -> dict[str, torch.Tensor]:
-            totals.add(query.sums(**dict(zip(query.rows, columns, strict=True))))
+            totals.add(query.sums(**dict(zip([*query.rows, *query.beside], columns, strict=True))))
             return {}
 
-        captured = capture_step(batches.flat(_named(query, add)), {_TOTALS: totals}, None, batches.examples())
-        program = terms.compile(captured, query.name, batches.owners(), [])
+        joined = _joining(batches, _named(query, add))
+        captured = capture_step(joined, {_TOTALS: totals}, None, [*batches.examples(), *zeros.values()])
+        owners = [*batches.owners(), *(owned.party for owned in beside)]
+        program = terms.compile(captured, query.name, owners, [])
         kept |= set(program.graph.keeps())
-        yield Piece(program, batches)
+        yield Piece(program, batches, beside)
 
     def finish(*owned: torch.Tensor) -> Tensors:
         return query.finish(**dict(totals.named_buffers()), **dict(zip(query.once, owned, strict=True)))
