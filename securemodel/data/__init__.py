@@ -9,8 +9,8 @@ from securemodel.data.counting import group_by, histogram, value_counts
 from securemodel.data.discretizing import Clip, KBinsDiscretizer
 from securemodel.data.encoders import TargetEncoder, WoEEncoder
 from securemodel.data.encoding import OneHotEncoder, OrdinalEncoder
-from securemodel.data.evidence import information_value, woe
 from securemodel.data.evaluate import Evaluation, evaluate
+from securemodel.data.evidence import information_value, woe
 from securemodel.data.imputing import SimpleImputer
 from securemodel.data.joint import Joint
 from securemodel.data.moments import correlation, covariance, vif

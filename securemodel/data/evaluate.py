@@ -6,7 +6,6 @@ nothing else, is revealed to whom it is for. Metrics that need the same sums ove
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,7 +214,7 @@ def _rows(
     present: list[tuple[Owned, ...]] = [(owned,) for owned in joint.weights.values()]
     missing = joint.missing(label.name)
     if missing:
-        present.append(tuple(part.made(lambda p=part: 1 - p.tensor, (), torch.int64) for part in missing))
+        present.append(tuple(map(_present, missing)))
     unit, heaviest = 1, 1.0
     if weight is not None:
         told = joint.column(weight)
@@ -234,6 +233,10 @@ def _weights_in(rows: Mapping[str, Any]) -> list[str]:
 
 def _float(part: Owned) -> Owned:
     return part.made(lambda: part.tensor.float(), (), torch.float32)
+
+
+def _present(missing: Owned) -> Owned:
+    return missing.made(lambda: 1 - missing.tensor, (), torch.int64)
 
 
 def _whole(part: Owned, unit: int) -> Owned:
@@ -333,7 +336,8 @@ def _compiled(
     beside: Mapping[str, Owned],
 ) -> Asked:
     """One query for what is summed block by block, one for what needs all rows at once; each computes a part once."""
-    queries, places = [], {}
+    queries: list[Query] = []
+    places: dict[int, tuple[int, str]] = {}
     for whole in (False, True):
         metrics = [(at, m) for at, m in enumerate(chosen) if m.part.whole == whole]
         if not metrics:

@@ -52,13 +52,13 @@ class Query:
     reveal: str | Mapping[str, str] = EVERYBODY
     rows: Mapping[str, tuple[Owned, ...]] = field(default_factory=dict)
     once: Mapping[str, Owned] = field(default_factory=dict)
-    beside: Mapping[str, Owned] = field(default_factory=dict)
     sums: Callable[..., Tensors] = dict
     whole: bool = False
     row_elements: int = 0
     frac_bits: int = 16
     width: int = 64
     rounding: Rounding = "exact"
+    beside: Mapping[str, Owned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)

@@ -135,7 +135,7 @@ def test_a_prepared_model_takes_columns_with_missing_values() -> None:
         torch.manual_seed(0)
         model = nn.Linear(len(prepare.feature_names_out), 1)
         made = evaluate(prepare.then(model), joint, label="defaulted", metrics="auc", exact=True)
-        parts = [owner(prepare.raw(joint)[who].tensor) for who, owner in
+        parts = [owner(prepare.raw(joint)[who][0].tensor) for who, owner in
                  zip(prepare.then(model).inputs, prepare.then(model).owners, strict=True)]  # fmt: skip
         with pytest.raises(InputError, match="'spent' may be missing"):
             asked(Linear(), joint, label="defaulted", columns=COLUMNS)
