@@ -16,6 +16,7 @@ SAME = {
         ["stra\u00dfe", "STRASSE", "Strasse"],
         ["\u00e9", "e\u0301", "\u00c9", "E\u0301"],
         ["\ufb01n", "fin", "FIN"],
+        ["\u3392", "MHz", "mhz"],
         ["00123", "\u2460\uff10\uff10\uff11\uff12\uff13"[1:]],
         ["\u0130", "i\u0307"],
     ],
