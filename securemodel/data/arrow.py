@@ -16,6 +16,7 @@ from securemodel.data.cells import ROWS, Bad, Block, Form, Opened, missing_packa
 
 _SHOWN = 200
 TIME_OF_DAY = Bad("a time of day where a date is due")
+NO_TEXT = Bad("text that is not in UTF-8")
 NO_DATE = Bad("a date that no calendar has: the years are 1 to 9999")
 _FIRST_DAY, _LAST_DAY = (day.toordinal() - date(1970, 1, 1).toordinal() for day in (date.min, date.max))
 _PLAIN_EXTENSIONS = ("arrow.bool8", "arrow.json")  # whose storage is what a person would write
@@ -101,6 +102,8 @@ def _of_pandas(series: Any, pyarrow: Any) -> Any:
         return [None if _is_missing(value, pandas) else _plain(value) for value in series]
     try:
         return pyarrow.Array.from_pandas(series)
+    except UnicodeError:  # half of a pair of UTF-16
+        return [None if _is_missing(value, pandas) else _plain(value) for value in series]
     except pyarrow.ArrowException:
         return _all_bad(series.notna(), series.dtype)
 
@@ -148,7 +151,17 @@ def _simple(array: Any, pyarrow: Any) -> Any:
         return _days(array.cast(pyarrow.date32(), safe=False), pyarrow)
     if types.is_time(array.type) or types.is_duration(array.type) or types.is_nested(array.type) or _is_bytes(array.type, types):  # fmt: skip
         return _all_bad(array.is_valid().to_pylist(), array.type)
-    return array.to_pylist()
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:  # Arrow does not look at the bytes before they are asked for
+        return [_decoded(text) for text in array.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()]
+
+
+def _decoded(text: bytes | None) -> str | Bad | None:
+    try:
+        return None if text is None else text.decode()
+    except UnicodeDecodeError:
+        return NO_TEXT
 
 
 def _all_bad(there: Iterable[bool], kind: Any) -> list[Any]:

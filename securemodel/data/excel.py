@@ -27,6 +27,8 @@ _AT_ONCE = 1024
 _MOST_ROWS = 1 << 20  # of a sheet
 _LONGEST_TAG = 4096
 _ZEROS = re.compile(r"0{2,}")  # a format of numbers that shows zeros in front
+_ESCAPED = re.compile(r"_x(00[01][0-9A-Fa-f])_")
+_UNDERLINE = re.compile(rb"x005F_")  # how an underline is written before what would be such a word; openpyxl drops it
 _FORMULA = re.compile(rb"<(?:\w+:)?f[ />]")
 _MERGE = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})"')
 
@@ -37,6 +39,9 @@ def open_sheet(path: Path, form: Form) -> Opened:
         if file.read(4) != b"PK\x03\x04":
             raise _unusable(path, "this is no workbook of Excel, or it is protected by a password")
     book = _workbook(path, values=True)
+    if _found(path, _UNDERLINE, folder="xl/"):
+        what = "there is text with the characters x005F_, which cannot be told from an escape"
+        raise _unusable(path, what, "save the sheet as .csv")
     name = _sheet_name(path, book, form)
     rows = _rows(path, book, name)
     header_at, header = next(((at, cells) for at, cells in rows if any(cell.value is not None for cell in cells)), (0, ()))  # fmt: skip
@@ -132,9 +137,15 @@ def _value(cell: Any, formula: Any) -> Any:
         return NO_DATE
     if type(value) is int and abs(value) >= _LARGEST:
         return float(value)  # which whoever wants its digits refuses
-    if isinstance(value, (str, bool, int, float, datetime, date)):
+    if isinstance(value, (bool, int, float, datetime, date)):
         return value
-    return str(value)
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    """Text as Excel shows it: characters that XML cannot hold are written _x000D_ (ECMA-376 part 1, 22.9.2.19), which
+    openpyxl leaves as they are."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text) if "_x" in text else text
 
 
 def _workbook(path: Path, values: bool) -> Any:
@@ -172,15 +183,15 @@ def _sheet_name(path: Path, book: Any, form: Form) -> str:
 
 
 def _name(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    return "" if value is None else _text(str(value)).strip()
 
 
-def _found(path: Path, pattern: re.Pattern[bytes], sheet: str = "") -> list[Any]:
-    """What a pattern finds in one sheet, or the first that it finds in any of them."""
+def _found(path: Path, pattern: re.Pattern[bytes], sheet: str = "", folder: str = "xl/worksheets/") -> list[Any]:
+    """What a pattern finds in one sheet, or the first that it finds in any part of this folder."""
     made: list[Any] = []
     with zipfile.ZipFile(path) as archive:
         for entry in [sheet] if sheet else archive.namelist():
-            if not entry.startswith("xl/worksheets/") or not entry.endswith(".xml"):
+            if not entry.startswith(folder) or not entry.endswith(".xml"):
                 continue
             with archive.open(entry) as file:
                 last = b""

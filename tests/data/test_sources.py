@@ -221,6 +221,15 @@ def test_points_in_time_are_dates_at_midnight(column) -> None:
     refused(lambda: column("day", pa.array([dt.datetime(2024, 1, 1)], pa.timestamp("s", "Europe/Brussels"))), "a time")
 
 
+def test_text_that_is_none(column) -> None:
+    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32))
+    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xff")])
+    refused(lambda: column("id", text), "text that is not in UTF-8: 1 cell, row 2")
+    frame = pandas.DataFrame({"id": pandas.Series(["\ud800", "b"], dtype=object), "more": ["x", "x"]})
+    schema = data.Schema.parse(SCHEMA_OF["id"].format(rule="exact"))
+    refused(lambda: data.read(data.table("bank", frame), schema), "an id with a character that Unicode does not know")
+
+
 def test_columns_of_objects(tmp_path: Path) -> None:
     frame = pandas.DataFrame({"id": np.array([7, "b", 8.0], object), "number": np.array([1, 2.5, None], object),
                               "whole": np.array([np.int64(5), pandas.NA, "6"], object), "flag": np.array([True, np.bool_(False), None], object),
@@ -373,6 +382,25 @@ def test_a_formula_may_give_an_empty_text(tmp_path: Path) -> None:
             new.writestr(name, re.sub(rb'<c r="B2"[^>]*>.*?</c>', b'<c r="B2" t="str"><f>""</f><v></v></c>', text))
     schema = data.Schema.parse(f'[table]\nkeys = ["id"]\nminimum = 1\n{MORE}')
     assert data.read(data.table("bank", tmp_path / "own.xlsx"), schema).missing["more"].tolist() == [True]
+
+
+def test_text_of_a_sheet_is_as_it_is_shown(tmp_path: Path) -> None:
+    path = excel(tmp_path / "own.xlsx", [("id", "more"), ("a_x000D_\nb", "x"), ("_x0041_", "x"), ("_x_", "x")])
+    schema = data.Schema.parse(SCHEMA_OF["id"].format(rule="exact"))
+    ids = data.read(data.table("bank", path), schema).ids
+    assert ids == tuple(joined([name]) for name in ("a\r\nb", "_x0041_", "_x_"))
+    for text in ("ax005F_b", "_x005F_x0041_"):  # openpyxl would read ab, and _x0041_
+        path = excel(tmp_path / "own.xlsx", [("id", "more"), (text, "x")])
+        with pytest.raises(InputError, match="text with the characters x005F_"):
+            data.read(data.table("bank", path), schema)
+
+
+def test_numbers_that_are_shown_as_dates(tmp_path: Path) -> None:
+    path = excel(tmp_path / "own.xlsx", [("id", "day"), ("a", 45292), ("b", 1e9), ("c", 45292.25)],
+                 B2="yyyy-mm-dd", B3="yyyy-mm-dd", B4="yyyy-mm-dd")  # fmt: skip
+    schema = data.Schema.parse(SCHEMA_OF["day"].format(rule="text"))
+    refused(lambda: data.read(data.table("bank", path), schema), "an error of Excel in a cell, such as #N/A: 1 cell, row 3",
+            "a time of day where a date is due: 1 cell, row 4")  # fmt: skip
 
 
 def test_sheets_are_named_where_there_are_several(tmp_path: Path) -> None:
