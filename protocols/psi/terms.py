@@ -63,8 +63,8 @@ class Terms:
             problems.append(f"learns={self.learns!r} is none of {', '.join((ALL, NOBODY, COUNT, *parties))}")
         if self.unmatched not in ("keep", "drop"):
             problems.append(f"unmatched={self.unmatched!r} is neither 'keep' nor 'drop'")
-        if not 0 < self.largest <= MOST_ROWS:
-            problems.append(f"largest={self.largest} is not between 1 and {MOST_ROWS}")
+        if type(self.largest) is not int or not 0 < self.largest <= MOST_ROWS:
+            problems.append(f"largest={self.largest!r} is not a whole number between 1 and {MOST_ROWS}")
         if problems:
             fix = "say who may learn which ids are common: that somebody is in a file is personal data"
             raise InputError(explain("this alignment cannot be made", why="; ".join(problems), fix=fix))

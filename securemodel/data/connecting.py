@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protocols.errors import ConfigError, InputError, Mismatch, explain
+from protocols.errors import BadFrame, ConfigError, InputError, Mismatch, explain
 from protocols.identity import PartiesConfig
 from securemodel.data.align import Aligned
 from securemodel.data.aligned_files import load
@@ -22,7 +22,7 @@ from securemodel.training.datasets import Positions
 
 _SAID = struct.Struct(">32s16sQQ")
 """What parties say first: digest of the schema, id of the alignment, bytes of the schema's text, rows."""
-_ID_BYTES, _MOST_TEXT = 16, 1 << 24
+_ID_BYTES, _MOST_TEXT, _MOST_ROWS = 16, 1 << 24, 1 << 30
 
 
 def local(
@@ -132,6 +132,11 @@ def _compare(
     heard = place.swap(TABLE, {name: said(count) for name, count in rows.items()}, dict.fromkeys(parties, _SAID.size))
     ((_, got), *_) = heard.items()
     theirs = {peer: _SAID.unpack(data) for peer, data in got.items()}
+    if strange := [peer for peer, (*_, count) in theirs.items() if not 0 < count <= _MOST_ROWS]:
+        fix = "do not trust this party, or the version that it runs"
+        raise BadFrame(
+            strange[0], explain(f"party {strange[0]!r} says how many rows it has, and no table has so many", fix=fix)
+        )
     if other := [peer for peer, (digest, *_) in theirs.items() if digest.hex() != schema.digest]:
         sizes = {peer: min(size, _MOST_TEXT) for peer, (_, _, size, _) in theirs.items()}
         ((_, texts), *_) = place.swap(TABLE_TEXT, dict.fromkeys(rows, text), sizes).items()

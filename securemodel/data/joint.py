@@ -19,7 +19,7 @@ import torch
 
 from protocols.errors import InputError, Mismatch, explain
 from protocols.psi.terms import ALL, COUNT, MOST_IDS, NOBODY, Terms
-from securemodel.data.align import Aligned
+from securemodel.data.align import Aligned, TooFewRows
 from securemodel.data.aligned_files import save
 from securemodel.data.association import chi_square, population_stability
 from securemodel.data.counting import group_by, histogram, value_counts
@@ -105,8 +105,17 @@ class Joint:
 
     # ---- rows
     def at(self, positions: Sequence[np.ndarray]) -> Joint:
-        """The view on some of these rows: for each part their places here, which are public."""
-        chosen = tuple(mine[np.asarray(at)] for mine, at in zip(self.positions, positions, strict=True))
+        """The view on some of these rows: for each part their places here, each at most once, which are public.
+
+        Raises InputError for other places.
+        """
+        if len(positions) != len(self.positions):
+            many = f"{len(self.positions)} part{'' if len(self.positions) == 1 else 's'}"
+            fix = "give a list with an array of places for each part: joint.at([np.arange(100)])"
+            raise InputError(
+                explain(f"places are given for {len(positions)} parts of the rows", why=f"there are {many}", fix=fix)
+            )
+        chosen = tuple(mine[_places(at, len(mine))] for mine, at in zip(self.positions, positions, strict=True))
         return replace(self, positions=chosen, _made={})
 
     def split(
@@ -248,6 +257,11 @@ class Joint:
         FileError; warns where a set has changed since an earlier alignment.
         """
         self._check_keys()
+        if self.by_rows:
+            what = "the parties have other rows of the same columns: there is nothing to align"
+            raise InputError(explain(what, fix="count_common() says how many ids they have in common"))
+        if learns == COUNT:
+            raise InputError(explain("an alignment that only counts gives no rows", fix="call count_common()"))
         found = self._found(Terms(learns, self.schema.digest, largest, unmatched, dealer))
         for aligned in found.values() if out is not None else ():
             save(aligned, cast(Path, out))
@@ -293,9 +307,11 @@ class Joint:
     def ask(self, query: Query | CompiledQuery) -> dict[str, torch.Tensor | None]:
         """The answer of a query by name; None for what nobody in this process may learn. Every party asks the same.
 
-        Raises Mismatch where a peer asks something else or about other rows; PeerError.
+        Raises TooFewRows where these rows are fewer than the schema's minimum; Mismatch where a peer asks something else or
+        about other rows; PeerError. Any error after the first message ends the connection.
         """
         self._check_aligned()
+        self._check_minimum()
         compiled = self.compiled(query) if isinstance(query, Query) else query
         said = json.dumps([compiled.query.name, self.digest, [p.program.digest for p in compiled.pieces]])
         mine = hashlib.sha256(said.encode()).digest()
@@ -310,7 +326,20 @@ class Joint:
                     ))  # fmt: skip
                     self.place.fail(error)
                     raise error
-        return self.place.ask(compiled)
+        try:
+            return self.place.ask(compiled)
+        except BaseException as error:  # also an interrupt: the peers must not be left waiting
+            self.place.fail(error)
+            raise
+
+    def _check_minimum(self) -> None:
+        """Of two parties each could take its own rows out of a result: then what is left is of the other's alone."""
+        fewest = min([self.rows, *(len(at) for at in self.positions if len(at) and len(self.positions) == 2)])
+        if fewest < self.schema.minimum:
+            why = f"the schema's minimum is {self.schema.minimum}"
+            fix = "ask about more rows; or agree on another minimum in the schema, at all parties"
+            whose = "of a party " if fewest < self.rows else ""
+            raise TooFewRows(explain(f"a question about {fewest} rows {whose}is not answered", why=why, fix=fix))
 
     # ---- statistics
     describe, quantiles = describe, quantiles
@@ -330,6 +359,20 @@ class Joint:
 
     def __repr__(self) -> str:
         return f"Joint({self.rows} rows, {len(self.schema.columns)} columns of {', '.join(self.parties)})"
+
+
+def _places(given: np.ndarray, count: int) -> np.ndarray:
+    """Places as numbers. Raises InputError unless they are different ones of so many, or a mask of them."""
+    at = np.asarray(given)
+    if at.dtype == bool and at.shape == (count,):
+        return np.flatnonzero(at)
+    right = at.ndim == 1 and (at.dtype.kind in "iu" or not at.size)
+    at = at.astype(np.int64) if right else at
+    if not right or (at.size and (at.min() < 0 or at.max() >= count)) or len(np.unique(at)) < len(at):
+        why = "a row that counted twice would weigh twice, and hide how few rows there are"
+        raise InputError(explain(f"places of rows are different whole numbers from 0 to {count - 1}", why=why,
+                                 fix="give int64[n], or a mask of all rows"))  # fmt: skip
+    return at
 
 
 def _way(learns: str, found: Mapping[str, Aligned], party: str, some: Aligned) -> Way:

@@ -144,7 +144,7 @@ class QueryPlan(Shown):
 
 def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
     """The programs of a query. Raises UnsupportedOperator, CompileError, InputError."""
-    query = _in_one_order(query)
+    query = _in_one_order(_of_rows(query))
     terms = Terms(parties, frac_bits=query.frac_bits, width=query.width, rounding=query.rounding)
     once = tuple(query.once.values())
     if not query.rows:
@@ -163,6 +163,26 @@ def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
         given = (*query.beside.values(), *once)
         return CompiledQuery(query, (_piece(terms, _named(query, all_at_once), query, batches, given),))
     return CompiledQuery(query, tuple(_in_blocks(query, terms, data, most, once)))
+
+
+def _of_rows(query: Query) -> Query:
+    """The same query without the parts that have no rows, as no program has inputs without elements. Raises InputError."""
+    if not query.rows:
+        return query
+    (first, *rest) = query.rows.values()
+    counts = [part.shape[0] for part in first]
+    if any([part.shape[0] for part in column] != counts for column in rest) and not _ways(query):
+        raise InputError(explain(f"the columns of {query.name!r} have different rows"))
+    if not any(counts):
+        raise InputError(explain(f"{query.name!r} is asked about no rows", fix="choose rows that are there"))
+    if all(counts):
+        return query
+    some = [part for part, count in enumerate(counts) if count]
+    return replace(query, rows={name: tuple(column[part] for part in some) for name, column in query.rows.items()})
+
+
+def _ways(query: Query) -> bool:
+    return any(part.way for column in query.rows.values() for part in column)
 
 
 def _in_one_order(query: Query) -> Query:
@@ -272,6 +292,9 @@ def _joining(batches: Batches, function: Callable[..., Tensors]) -> Callable[...
 
 
 def _receivers(query: Query, names: tuple[str, ...], parties: tuple[str, ...]) -> list[str | None]:
+    if not isinstance(query.reveal, (str, Mapping)):
+        fix = 'reveal is a party or "all", or says it of each result by its name'
+        raise InputError(explain(f"reveal={query.reveal!r} of {query.name!r}", fix=fix))
     wanted = dict.fromkeys(names, query.reveal) if isinstance(query.reveal, str) else dict(query.reveal)
     if set(wanted) != set(names):
         fix = f"name a receiver for each of {', '.join(names)}"
@@ -284,10 +307,7 @@ def _receivers(query: Query, names: tuple[str, ...], parties: tuple[str, ...]) -
 
 
 def _dataset(query: Query) -> Dataset:
-    (first, *rest) = query.rows.values()
-    counts = [part.shape[0] for part in first]
-    if any([part.shape[0] for part in column] != counts for column in rest):
-        raise InputError(explain(f"the columns of {query.name!r} have different rows"))
+    counts = [part.shape[0] for part in next(iter(query.rows.values()))]
     return Dataset(query.rows, tuple(np.arange(count) for count in counts))
 
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from protocols.channel.testing import free_addresses, run_together
-from protocols.errors import Mismatch, PeerAborted
+from protocols.errors import BadFrame, Mismatch, PeerAborted
 from protocols.identity import Timeouts, plain_config
 from protocols.psi.terms import Terms
 from securemodel import data
+from securemodel.data import connecting
+from securemodel.data.align import TooFewRows
 from securemodel.data.aligned_files import save
 from securemodel.engines.masked.dealer import serve
 from securemodel.errors import ConfigError, InputError
@@ -90,13 +92,38 @@ def test_rows_of_several_parties():
     for owner in ("bank", "shop", "registry"):
         text = text.replace(f'owner = "{owner}"\n', "")
     whole = pd.DataFrame({"income": INCOME, "city": CITY, "defaulted": DEFAULTED})
-    tables = [data.table("north", whole[:1]), data.table("south", whole[1:])]
+    tables = [data.table("north", whole[:2]), data.table("south", whole[2:])]
     with data.local(data.Schema.parse(text), tables) as joint:
         assert joint.by_rows and joint.parties == ("north", "south") and joint.owner("city") is None and joint.rows == 4
-        assert [part.shape for part in joint.parts("city")] == [(1,), (3,)]
+        assert [part.shape for part in joint.parts("city")] == [(2,), (2,)]
         assert read_off(ask(joint)) == RIGHT
-        some = joint.at([np.array([], np.int64), np.array([2])])
-        assert some.rows == 1 and some.mine("defaulted").tolist() == [1]
+        some = joint.at([np.array([], np.int64), np.array([0, 1])])
+        assert some.rows == 2 and some.mine("defaulted").tolist() == [1, 1]
+        assert read_off(ask(some)) == {"n": 1.0, "income": 0.0, "gone": 0.0}, "a party without rows takes part"
+        with pytest.raises(TooFewRows, match="a question about 1 rows of a party"):
+            ask(joint.at([np.array([0, 1]), np.array([1])]))
+
+
+def test_a_question_about_too_few_rows_is_not_answered():
+    with data.local(*three()) as joint:
+        for places in ([0], []):
+            with pytest.raises(TooFewRows, match=f"a question about {len(places)} rows is not answered"):
+                ask(joint.at([np.array(places)]))
+        assert ask(joint.at([np.array([0, 3])])), "the schema's minimum"
+
+
+@pytest.mark.parametrize("places", [[4], [-1], [0.0], [0, 0], [[0]], [True]])
+def test_places_that_are_none(places):
+    """A row that stands there several times would weigh as much, and pass for several."""
+    with data.local(*three()) as joint, pytest.raises(InputError, match="different whole numbers from 0 to 3"):
+        joint.at([np.array(places)])
+
+
+def test_places_of_each_part():
+    with data.local(*three()) as joint:
+        with pytest.raises(InputError, match="places are given for 2 parts"):
+            joint.at(np.array([0, 1]))
+        assert joint.at([np.array([True, False, False, True])]).mine("city").tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("wrong, says", [
@@ -165,6 +192,39 @@ def test_another_schema_is_named_by_its_first_difference():
     assert any("column 'income': high is 500000.0 here and 400000.0 there" in str(error) for error in got.values())
 
 
+def test_an_error_in_a_question_ends_the_connection():
+    """Who goes on after an error of its own does not make others look wrong, nor hang."""
+    seen = {}
+
+    def task(me, joint):
+        def wrong() -> torch.Tensor:
+            raise ZeroDivisionError("a secret")
+
+        (part,) = joint.parts("income")
+        query = data.Query("mean", lambda s: {"s": s}, rows={"x": (part.made(wrong, (), torch.float64),)},
+                           sums=lambda x: {"s": x.sum()})  # fmt: skip
+        try:
+            joint.ask(query)
+        except Exception as error:
+            seen[me] = error
+        ask(joint)
+
+    got = between(task)
+    assert all("the connection has ended" in str(error) for error in got.values())
+    assert isinstance(seen["bank"], ZeroDivisionError)
+    for me in ("shop", "registry"):
+        assert isinstance(seen[me], PeerAborted) and "'bank'" in str(seen[me]) and "a secret" not in str(seen[me])
+
+
+@pytest.mark.parametrize("rows", [0, 2**40])
+def test_a_party_that_claims_to_have_impossible_numbers_of_rows(monkeypatch, rows):
+    told = connecting._compare
+    lies = lambda schema, parties, place, counts, found: told(schema, parties, place, {n: rows if n == "shop" else count for n, count in counts.items()}, found)  # fmt: skip
+    monkeypatch.setattr(connecting, "_compare", lies)
+    got = between(lambda me, joint: joint.rows)
+    assert isinstance(got["bank"], (BadFrame, PeerAborted)) and "'shop'" in str(got["bank"])
+
+
 def test_other_rows_are_noticed():
     got = between(lambda me, joint: ask(joint.at([np.array([0, 1 if me == "bank" else 2])])))
     assert said_by(got, "or about other rows")
@@ -193,7 +253,7 @@ COMMON = {"n": 1.0, "income": 0.0, "gone": 1.0}
     ("all", "keep", 3), ("nobody", "keep", 6), ("bank", "keep", 4), ("bank", "drop", 3), ("registry", "keep", 4),
 ])  # fmt: skip
 def test_questions_to_aligned_rows(learns, unmatched, rows):
-    with data.local(*three(WITH_IDS, **IDS)) as joint:
+    with data.local(*three(WITH_IDS.replace("minimum = 2", "minimum = 1"), **IDS)) as joint:
         aligned = joint.align(learns, unmatched=unmatched)
         assert aligned.rows == rows and aligned.hidden == (learns not in ("all",) and unmatched == "keep")
         assert read_off(ask(aligned)) == COMMON
@@ -251,6 +311,24 @@ def test_nothing_can_be_asked_before_an_alignment():
 def test_without_keys_there_is_nothing_to_align():
     with pytest.raises(InputError, match="names no keys"):
         data.local(*three()).align("all")
+
+
+def test_what_is_no_alignment():
+    with data.local(*three(WITH_IDS, **IDS)) as joint, pytest.raises(InputError, match="count_common"):
+        joint.align("count")
+    text = WITH_IDS.replace('split = "columns"', 'split = "rows"')
+    for owner in ("bank", "shop", "registry"):
+        text = text.replace(f'owner = "{owner}"\n', "")
+    whole = pd.DataFrame({"who": IDS["bank"]["who"], "income": INCOME, "city": CITY, "defaulted": DEFAULTED})
+    with data.local(data.Schema.parse(text), [data.table("north", whole), data.table("south", whole[1:])]) as joint:
+        assert joint.count_common() == 3
+        with pytest.raises(InputError, match="there is nothing to align"):
+            joint.align("all")
+    with (
+        data.local(*three(WITH_IDS, **IDS)) as joint,
+        pytest.raises(InputError, match="largest='9' is not a whole number"),
+    ):
+        joint.align("all", largest="9")
 
 
 def test_an_alignment_of_earlier(tmp_path):
