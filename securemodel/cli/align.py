@@ -112,7 +112,7 @@ def align_command(
     if local:
         if me or config:
             raise click.UsageError("--local is for all parties: leave out --me and --config.")
-        files = _files(tables, known.parties, None)
+        files = table_files(tables, known.parties, None)
         _check_terms(Terms(learns, largest=largest, dealer=dealer), known.parties)
         words = ["align", "--learns", learns, "--unmatched", unmatched, "--largest", str(largest), "--out", str(out)]
         words += [word for name, file in files.items() for word in ("--table", f"{name}={file}")]
@@ -124,7 +124,7 @@ def align_command(
     me, parties, own = place(known.parties, me, config, False, "align")
     terms = Terms(learns, known.digest, largest, unmatched, dealer)
     _check_terms(terms, known.parties)
-    file = _files(tables, known.parties, me)[me]
+    file = table_files(tables, known.parties, me)[me]
     book = alignments_of(True if ledger is None else ledger != "none" and Path(ledger))
     _say_what_is_revealed(known.parties, terms)
     aligned = _aligned(known, me, file, terms, parties, own, book)
@@ -169,7 +169,7 @@ def _check_schema(known: Schema, path: Path) -> None:
         raise InputError(explain("a table that is split by rows is not aligned", where=str(path), why=why))
 
 
-def _files(tables: Sequence[str], parties: Sequence[str], me: str | None) -> dict[str, Path]:
+def table_files(tables: Sequence[str], parties: Sequence[str], me: str | None) -> dict[str, Path]:
     """By party its file; with `me` at least that party's, which may stand there without a name."""
     found: dict[str, Path] = {}
     for each in tables:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import align, auditing, compare, doctor, keys, predict, programs, run, train
+from securemodel.cli import align, auditing, compare, describe, doctor, keys, predict, programs, run, train
 from securemodel.cli.base import print_anywhere
 
 
@@ -25,6 +25,7 @@ def main() -> None:
       securemodel train train.py --local      joint training, all parties on this machine
       securemodel share train.py --me NAME    share rows for a training, and leave
       securemodel align joint.toml --local    which rows of several files belong together
+      securemodel describe joint.toml --local count, mean, deviation and quantiles of a joint table
       securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
     print_anywhere()
@@ -35,6 +36,7 @@ for command in (
     train.train,
     train.share,
     align.align_command,
+    describe.describe_command,
     predict.predict,
     run.dealer,
     keys.keys,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from protocols.identity import PartiesConfig
 from securemodel.data.align import Aligned
 from securemodel.data.aligned_files import load
 from securemodel.data.joint import Joint
-from securemodel.data.place import Place, here, there
+from securemodel.data.place import Nowhere, Place, here, there
 from securemodel.data.schema import Schema
 from securemodel.data.table import Source, Table, read, read_all
 from securemodel.engines.labels import TABLE, TABLE_TEXT
@@ -49,12 +49,14 @@ def connect(
     aligned: str | Path | None = None,
     ledger: str | Path | bool = True,
     insecure_plain: bool = False,
+    before: Callable[[Joint], None] | None = None,
 ) -> Joint:
     """A joint table between processes. The same script runs at every party, and each opens its own file only.
 
     `me` and `config` (a parties file) come from the command line unless given. `aligned`: the folder that `securemodel
     align` wrote, in place of `Joint.align`. The file is read whole before anybody is
-    reached, so what is wrong with it is an InputError here and nothing at the others. Raises InputError, FileError,
+    reached, so what is wrong with it is an InputError here and nothing at the others. `before` is then called with the
+    table as this party knows it, which takes the others to have as many rows: to see what queries will cost. Raises InputError, FileError,
     ConfigError, LedgerError, PeerAbsent, IdentityError, Mismatch (another schema).
     """
     parties = _parties(schema, tables)
@@ -64,6 +66,8 @@ def connect(
         raise InputError(explain(f"no table of {name!r} is given", fix=f'add data.table("{name}", "file.csv")'))
     made = {name: read(mine[0], schema)}
     found = _loaded(aligned, schema, made)
+    if before:
+        before(_begun(schema, parties, Nowhere(parties, name), made, found))
     link = there(parties, name, known, own, ledger)
     try:
         return _begun(schema, parties, link, made, found)

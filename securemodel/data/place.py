@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from protocols.channel import Channel, Label, Link, dial
-from protocols.errors import ConfigError, ProtocolError, explain
+from protocols.errors import ConfigError, InputError, ProtocolError, explain
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.psi.terms import Terms
 from securemodel.data.align import Aligned, align, align_here
@@ -209,6 +209,40 @@ class There(Place):
             self.session.close()
         elif not self.channel.closed:
             self.channel.close()
+
+
+@dataclass
+class Nowhere(Place):
+    """One party before it has reached the others, which it takes to have as many rows: for plans alone."""
+
+    parties: tuple[str, ...]
+    me: str
+
+    def __post_init__(self) -> None:
+        self.here = (self.me,)
+
+    def _refuse(self) -> Any:
+        raise InputError(explain("nobody is connected yet", fix="ask the table that data.connect returns"))
+
+    def opened(self, piece: Piece) -> Session:
+        return self._refuse()
+
+    def left(self, session: Session) -> None:
+        self._refuse()
+
+    def swap(self, label: Label, sends: Mapping[str, bytes], sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
+        return {self.me: {peer: sends[self.me] for peer in self.parties if peer != self.me}}
+
+    def aligned(
+        self, ids: Mapping[str, Sequence[bytes]], terms: Terms, minimum: int, tables: Mapping[str, str]
+    ) -> dict[str, Aligned]:
+        return self._refuse()
+
+    def fail(self, error: BaseException) -> None:
+        """Nobody waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def here(parties: tuple[str, ...], ledger: str | Path | None = None) -> Here:
