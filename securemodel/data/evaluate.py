@@ -24,6 +24,7 @@ from securemodel.data.measured import Measured, Metric, Part, Terms, weight_unit
 from securemodel.data.metrics import CLASSIFICATION, named
 from securemodel.data.prepared import Columns, Whole
 from securemodel.data.query import CompiledQuery, Query
+from securemodel.data.report import write
 from securemodel.planning.costs import Network
 from securemodel.shown import Shown
 from securemodel.training.datasets import Owned
@@ -54,14 +55,13 @@ class Evaluation(Shown):
         lines = [str(made) + "".join(f"\n  {note}" for note in made.notes) for made in self.metrics.values()]
         return "\n".join([rows, *lines] if rows else lines)
 
-    def save(self, path: str | Path, *, ledger: Sequence[Mapping[str, Any]] = ()) -> Path:
-        """Writes a report as one HTML file, and the same numbers beside it as JSON. Raises FileError.
+    def save(self, path: str | Path, *, ledger: str | Path | Sequence[Mapping[str, Any]] = ()) -> Path:
+        """Writes a report as one HTML page, and the same numbers beside it as JSON (report.html, report.json).
 
-        `ledger`: entries of a ledger that the report is to list. Needs matplotlib.
+        `ledger`: lines that the report is to list, or a ledger's file. Curves need matplotlib. Raises FileError, LedgerError,
+        ConfigError, InputError.
         """
-        from securemodel.data.report import write
-
-        return write(self, Path(path), ledger)
+        return write(self.metrics, self.facts, Path(path), ledger)
 
 
 @dataclass(frozen=True, repr=False)
