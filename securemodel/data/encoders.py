@@ -102,7 +102,7 @@ class WoEEncoder(LabelStep):
 
     e and n are the rows of the bin with the label 1 and 0, with 0.5 added to each; E and N those of all bins. Numbers have
     `bins` bins of equally many rows: the edges of pandas.qcut, an edge belonging to the bin below, the least value to the
-    first bin. Missing values have a bin of their own. `iv_` is the information value of a feature. Bins that are withheld
+    first bin. Missing values have a bin of their own. `iv_` is the information value, as `Joint.woe` has it. Bins that are withheld
     and unknown categories get 0.
     """
 
@@ -171,7 +171,8 @@ class WoEEncoder(LabelStep):
             told, first, rows = table.told[0], table.first[0], table.rows[0]
             events, others = (first + 0.5) / ones, (rows - first + 0.5) / (count - ones)
             found = torch.where(told, torch.log(events) - torch.log(others), 0.0)
-            woe[at, : len(found)], iv[at] = found, ((events - others) * found)[told].sum()
+            shares = first / ones - (rows - first) / (count - ones)
+            woe[at, : len(found)], iv[at] = found, (shares * found)[told].sum()
         return {"woe_": woe, "iv_": iv}
 
     def apply(self, x: torch.Tensor, p: Parameters, fields: Fields) -> torch.Tensor:

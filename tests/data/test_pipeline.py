@@ -328,7 +328,8 @@ def test_weights_of_evidence(kind):
     pipeline = Pipeline(
         income=WoEEncoder("defaulted", 4), age=WoEEncoder("defaulted", 3), city=WoEEncoder("defaulted"), orders="drop"
     )
-    made = features(pipeline.fit(train)(train))
+    prepared = pipeline.fit(train)
+    made = features(prepared(train))
     y = values["defaulted"]
     bins = [pd.qcut(pd.Series(values["income"]), 4).cat.codes, pd.qcut(pd.Series(values["age"]), 3).cat.codes]
     bins.append(pd.Series(values["city"]).fillna(-1).astype(int))
@@ -338,6 +339,9 @@ def test_weights_of_evidence(kind):
             (table_of["count"] - table_of["sum"] + 0.5) / (1 - y).sum()
         )
         np.testing.assert_allclose(made[:, at], woe.loc[codes].to_numpy(), atol=1e-5)
+        shares = table_of["sum"] / y.sum() - (table_of["count"] - table_of["sum"]) / (1 - y).sum()
+        found = prepared[("income", "age", "city")[at]][0].parameters["iv_"]
+        assert found.tolist() == pytest.approx([(shares * woe).sum()], abs=1e-6)
 
 
 # ---- parameters that nobody learns
