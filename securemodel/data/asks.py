@@ -66,8 +66,9 @@ def merged(asks: Sequence[Ask]) -> Query:
         return together([one.finish(**some) for one, some in zip(asks, apart(given), strict=True)])
 
     return Query(
-        ", ".join(one.what for one in asks), finish, together([one.reveal for one in asks]),
-        together([one.rows for one in asks]), together([one.once for one in asks]), sums, frac_bits=asks[0].frac_bits,
+        ", ".join(one.what for one in asks), finish, reveal=together([one.reveal for one in asks]),
+        rows=together([one.rows for one in asks]), once=together([one.once for one in asks]), sums=sums,
+        frac_bits=asks[0].frac_bits,
     )  # fmt: skip
 
 
