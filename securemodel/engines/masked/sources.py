@@ -27,10 +27,12 @@ _BEAT_S = 5.0  # longest pause between two signs of life
 
 
 def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
-    """Cuts one message into the shares it carries; they are views of it."""
+    """Cuts one message into the shares it carries; they are views of it, but for words that begin at an odd place."""
     out, at = {}, 0
     for part in parts:
-        out[part.name] = payload[at : at + part.nbytes].view(part.dtype).view(part.shape)
+        cut = payload[at : at + part.nbytes]
+        aligned = cut if not cut.storage_offset() % part.dtype.itemsize else cut.clone()
+        out[part.name] = aligned.view(part.dtype).view(part.shape)
         at += part.nbytes
     return out
 
