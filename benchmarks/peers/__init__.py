@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.peers.common import CASES
 from protocols.errors import ConfigError, InputError, explain
 
-__all__ = ["CASES", "PEERS", "Peer", "missing_peers", "run_he", "run_peers"]
+__all__ = ["CASES", "PEERS", "PSI", "Peer", "missing_peers", "run_he", "run_peers"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -42,6 +42,7 @@ class Peer:
 
 
 PEERS = {name: Peer(name, HERE / f"{name}_runner.py") for name in ("spu", "crypten")}
+PSI = Peer("psi", HERE / "psi_runner.py")  # OpenMined's PSI, which has no cases but alignments
 HE = Peer("he", HERE / "he_runner.py")  # libraries of homomorphic encryption, which have no cases but operations
 
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds the virtual environments of the peers, in the root of the repository:
 #
-#     benchmarks/peers/setup.sh            all three
+#     benchmarks/peers/setup.sh            all of them
 #     benchmarks/peers/setup.sh spu        .venv-spu (needs CPython 3.10 or 3.11; about 1 GB)
 #     benchmarks/peers/setup.sh crypten    .venv-crypten
 #     benchmarks/peers/setup.sh he         .venv-he (CPython 3.10 or 3.11), for benchmarks/paillier.py
+#     benchmarks/peers/setup.sh psi        .venv-psi, for benchmarks/alignment.py
 #
-# PYTHON_SPU, PYTHON_CRYPTEN and PYTHON_HE name an interpreter to use instead of the one found.
+# PYTHON_SPU, PYTHON_CRYPTEN, PYTHON_HE and PYTHON_PSI name an interpreter to use instead of the one found.
 # An environment that is already complete is left as it is; delete its folder to build it anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -94,10 +95,23 @@ make_he() {
     echo "$env is ready"
 }
 
+make_psi() {
+    local python env=.venv-psi
+    [ -e $env/complete ] && { echo "$env is complete"; return; }
+    python=$(find_python psi "${PYTHON_PSI:-}" python3.11 python3.12 python3.10 python3)
+    "$python" -m venv --clear $env
+    $env/bin/pip install --quiet openmined.psi==2.0.6
+    $env/bin/python -c 'import private_set_intersection.python' ||
+        fail "$env was built, but OpenMined's PSI does not import (message above)"
+    touch $env/complete
+    echo "$env is ready"
+}
+
 case "${1:-all}" in
     spu) make_spu ;;
     crypten) make_crypten ;;
     he) make_he ;;
-    all) make_spu; make_crypten; make_he ;;
-    *) fail "unknown environment '$1'; the choices are: spu, crypten, he, all" ;;
+    psi) make_psi ;;
+    all) make_spu; make_crypten; make_he; make_psi ;;
+    *) fail "unknown environment '$1'; the choices are: spu, crypten, he, psi, all" ;;
 esac
