@@ -21,6 +21,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import psutil
@@ -35,6 +36,9 @@ from protocols.channel.testing import loopback_parties
 from protocols.psi.aligning import align
 from protocols.psi.sets import own_set
 from protocols.psi.terms import Terms
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NAMES = ("alice", "bob", "carol", "dave")
 _LIMIT_S = 1800
@@ -155,7 +159,7 @@ class _Memory:
             except psutil.NoSuchProcess:
                 continue  # it ended between two looks
 
-    def __enter__(self) -> _Memory:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -178,7 +182,18 @@ def _peer(rows: int) -> Row:
 
 def _show(rows: list[Row]) -> None:
     table = Table(title=f"alignment of ids, all parties on {machine()}")
-    for name in ("system", "learns", "parties", "rows each", "seconds", "processor s", "joint", "rounds", "sent MB", "peak MB"):
+    for name in (
+        "system",
+        "learns",
+        "parties",
+        "rows each",
+        "seconds",
+        "processor s",
+        "joint",
+        "rounds",
+        "sent MB",
+        "peak MB",
+    ):
         table.add_column(name, justify="left" if name in ("system", "learns") else "right")
     for row in rows:
         table.add_row(

@@ -3,8 +3,9 @@
 Bottom to top:
 
 curve     hashes of ids as points of the curve, and points times keys
-worker    a process that does nothing else
-workers   several of them
+lanes     ... many at once, by kernels
+worker    a process that multiplies points, where there are no such kernels
+workers   what multiplies points for a party: threads or processes
 sets      a party's own ids: checked, shuffled, committed to
 tags      what is compared in the place of ids
 terms     what the parties agree on before anything of an id is sent

@@ -16,9 +16,6 @@ from protocols.psi.tags import TAG_BYTES
 from protocols.psi.terms import ALL, COUNT, NOBODY, TEXT_BYTES, Terms
 from protocols.psi.union import DIGEST_BYTES
 
-MULTIPLICATION_S = 30e-6
-"""Seconds that a core takes for a point, with hashing and Python around it, where nothing was measured."""
-
 
 @dataclass(frozen=True)
 class Cost:

@@ -63,15 +63,19 @@ def hash_to_curve(item: bytes, salt: bytes) -> bytes:
 
     u is a hash, counted up until u^3 + A u^2 + u is a square: two tries on average.
     """
-    count = 0
-    while True:
-        seed = count.to_bytes(16, "little")
-        digest = hashlib.blake2b(item, digest_size=64, key=salt, person=_PERSON, salt=seed).digest()
-        for half in (digest[:32], digest[32:]):
+    for count in range(1 << 16):
+        digest = two_tries(item, salt, count)
+        for half in (digest[:POINT_BYTES], digest[POINT_BYTES:]):
             u = int.from_bytes(half, "little") & (_HIGH - 1)
             if u < _P and is_square(((u + _A) * u + 1) * u % _P):
                 return u.to_bytes(POINT_BYTES, "little")
-        count += 1
+    raise AssertionError("half of all numbers are points")
+
+
+def two_tries(item: bytes, salt: bytes, count: int) -> bytes:
+    """The 64 bytes of the next two numbers to try for an id; of each the highest bit is not used."""
+    seed = count.to_bytes(16, "little")
+    return hashlib.blake2b(item, digest_size=2 * POINT_BYTES, key=salt, person=_PERSON, salt=seed).digest()
 
 
 def is_square(number: int) -> bool:
@@ -98,10 +102,15 @@ def multiply(points: bytes, key: bytes, size: int = POINT_BYTES) -> bytes:
 
 def check_points(points: bytes | memoryview) -> None:
     """Raises BadPoint unless each 32 bytes are a number below 2^255 - 19, so that no point has two forms."""
+    if not np.all(are_reduced(points)):
+        raise BadPoint("a number that is no coordinate")
+
+
+def are_reduced(points: bytes | memoryview | np.ndarray) -> np.ndarray:
+    """bool[n]: which numbers of 32 bytes are below 2^255 - 19."""
     words = np.frombuffer(points, "<u8").reshape(-1, 4)
     above = (words[:, 3] == _ONES >> np.uint64(1)) & (words[:, 2] == _ONES) & (words[:, 1] == _ONES)
-    if np.any(words[:, 3] >= _TOP) or np.any(above & (words[:, 0] >= _LAST)):
-        raise BadPoint("a number that is no coordinate")
+    return (words[:, 3] < _TOP) & ~(above & (words[:, 0] >= _LAST))
 
 
 def joined(items: Sequence[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""A party's processes that multiply points, and the tasks they have."""
+"""What multiplies points for a party: threads with kernels for it, or processes; and the tasks they have."""
 
 from __future__ import annotations
 
@@ -16,27 +16,36 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import torch
 
 from protocols.errors import ProtocolError, explain
-from protocols.psi import worker
+from protocols.kernels import curve25519
+from protocols.psi import lanes, worker
 from protocols.psi.curve import POINT_BYTES, BadPoint, joined
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _FEW = 2000  # multiplications that take less time than it takes to start a process
+_SECONDS, _SECONDS_IN_LANES = 30e-6, 9e-6
 _END_S = 5.0
 _CODE = "import sys; sys.path.insert(0, sys.argv.pop()); from protocols.psi.worker import main; main()"
 
 
-class Workers:
-    """Processes of this machine that blind ids and multiply points. Used by one thread; ends with its `with` block.
+def multiplication_s() -> float:
+    """Seconds that a core takes for a point, with hashing and what is around it, where nothing was measured."""
+    return _SECONDS_IN_LANES if curve25519.lanes() else _SECONDS
 
-    count: how many; none: what is asked is computed at once, by whoever asks.
+
+class Workers:
+    """What blinds ids and multiplies points for a party. Used by one thread; ends with its `with` block.
+
+    count: how many work at once; none: what is asked is computed when it is asked. They are threads where there are
+    kernels for it, and else processes.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._lanes = curve25519.lanes() > 0
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        self._all = [_Process() for _ in range(count)]
+        self._all = [] if self._lanes else [_Process() for _ in range(count)]
         for process in self._all:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(count, "psi") if count else None
@@ -49,11 +58,15 @@ class Workers:
 
     def blind(self, items: Sequence[bytes], key: bytes, salt: bytes) -> Future[bytes]:
         """The points of ids times a key."""
-        return self._submit(worker.BLIND, POINT_BYTES, lambda: b"".join([key, salt, joined(items)]))
+        if self._lanes:
+            return self._submit(lambda: lanes.blind(items, key, salt))
+        return self._submit(lambda: self._ask(worker.BLIND, POINT_BYTES, b"".join([key, salt, joined(items)])))
 
     def multiply(self, points: bytes, key: bytes, size: int = POINT_BYTES) -> Future[bytes]:
         """Points times a key, cut to `size` bytes each; the result raises BadPoint for one of small order."""
-        return self._submit(worker.MULTIPLY, size, lambda: key + points)
+        if self._lanes:
+            return self._submit(lambda: lanes.multiply(points, key, size))
+        return self._submit(lambda: self._ask(worker.MULTIPLY, size, key + points))
 
     def ahead(self, tasks: int, submit: Callable[[int], Future[bytes]]) -> Iterator[bytes]:
         """The results of tasks 0, 1, ... in order, of which as many as there are workers, and one more, are under way."""
@@ -65,20 +78,22 @@ class Workers:
         while under_way:
             yield under_way.popleft().result()
 
-    def _submit(self, task: int, size: int, data: Callable[[], bytes]) -> Future[bytes]:
-        if self._threads is None:
-            done: Future[bytes] = Future()
-            try:
-                done.set_result(worker.perform(task, size, data()))
-            except BadPoint as error:
-                done.set_exception(error)
-            return done
-        return self._threads.submit(self._ask, task, size, data)
+    def _submit(self, work: Callable[[], bytes]) -> Future[bytes]:
+        if self._threads is not None:
+            return self._threads.submit(work)
+        done: Future[bytes] = Future()
+        try:
+            done.set_result(work())
+        except BadPoint as error:
+            done.set_exception(error)
+        return done
 
-    def _ask(self, task: int, size: int, data: Callable[[], bytes]) -> bytes:
+    def _ask(self, task: int, size: int, data: bytes) -> bytes:
+        if not self._all:
+            return worker.perform(task, size, data)
         process = self._idle.get()
         try:
-            return process.ask(task, size, data())
+            return process.ask(task, size, data)
         finally:
             self._idle.put(process)
 

@@ -16,8 +16,9 @@ from protocols.errors import InputError, explain
 from protocols.identity import Identity, PartiesConfig
 from protocols.names import DEALER, is_name
 from protocols.psi import with_dealer
-from protocols.psi.costs import MULTIPLICATION_S, cost
+from protocols.psi.costs import cost
 from protocols.psi.terms import ALL, COUNT, NOBODY, Terms
+from protocols.psi.workers import multiplication_s
 from securemodel.cli.base import Command, wants_traceback
 from securemodel.cli.launch import run_local
 from securemodel.cli.run import FILE, end_as, prefixed
@@ -204,7 +205,7 @@ def _say_what_it_costs(me: str, mine: Table, terms: Terms, parties: Sequence[str
         counted, seconds, workers = with_dealer.cost_with_dealer(rows, terms, me), mine.rows * with_dealer.ROW_S, 1
     else:
         counted = cost(rows, terms, me)
-        seconds = counted.multiplications * MULTIPLICATION_S / workers
+        seconds = counted.multiplications * multiplication_s() / workers
     click.echo(
         f"{mine.rows} rows of {me}; if others have as many: at most {counted.rounds} rounds, "
         f"{bytes_text(counted.sent_bytes)} sent, about {seconds_text(seconds)} on {workers} "

@@ -20,6 +20,7 @@
 #if defined(__SIZEOF_INT128__)
 #include "bins.hpp"
 #include "residues.hpp"
+#include "curve25519.hpp"
 #endif
 
 namespace py = pybind11;
@@ -264,5 +265,13 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
           at<u8>(out), words(residues), count, bytes, {words(digits), words(square), factor, width}, threads);
     });
   }, free_running);
+#if defined(KERNELS_IFMA)
+  m.def("x25519", [](Address out, Address points, i64 count, Address key, int threads) {
+    x25519(at<u8>(out), at<u8>(points), count, at<u8>(key), threads);
+  }, free_running);
+  m.def("curve25519_points", [](Address out, Address points, i64 count, int threads) {
+    curve25519_points(at<u8>(out), at<u8>(points), count, threads);
+  }, free_running);
+#endif
 #endif
 }

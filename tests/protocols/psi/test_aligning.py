@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocols import kernels
 from protocols.errors import InputError, Mismatch
 from protocols.psi.costs import cost
 from protocols.psi.outcome import Outcome
@@ -117,12 +118,14 @@ def test_any_sets(parties, small_pieces: int, terms: Terms, count: int) -> None:
     run()
 
 
+@pytest.mark.parametrize("variant", ["twins", kernels.info()["variant"]])
 @pytest.mark.parametrize("terms", [Terms("all"), Terms("nobody")], ids=lambda terms: terms.learns)
-def test_several_messages_and_processes(parties, monkeypatch: pytest.MonkeyPatch, terms: Terms) -> None:
+def test_several_messages_and_workers(parties, monkeypatch: pytest.MonkeyPatch, terms: Terms, variant: str) -> None:
     monkeypatch.setattr("protocols.psi.workers._FEW", 100)
     monkeypatch.setattr("protocols.psi.flows.PIECE", 128)
     sets = {"bank": [b"%d" % n for n in range(500)], "shop": [b"%d" % n for n in range(1200, 300, -1)]}
-    found = parties(sets, terms, workers=1)
+    with kernels.use(variant):
+        found = parties(sets, terms, workers=1)
     check(sets, terms, found)
     rows = {name: len(ids) for name, ids in sets.items()}
     for name, stats in parties.stats.items():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocols import kernels
 from protocols.errors import ProtocolError
-from protocols.psi import curve, worker
+from protocols.kernels import curve25519
+from protocols.psi import curve, lanes, worker
 from protocols.psi.curve import BadPoint, check_points, hash_to_curve, joined, multiply, new_key, new_keys, parted
 from protocols.psi.workers import Workers
 
@@ -22,6 +25,16 @@ SMALL = {
     "order 8, the other": 39382357235489614581723060781553021112529911719440698176882885853963445705823,
     "p - 1": P - 1,
 }
+
+
+LIMB = 2**51
+EDGES = [
+    number.to_bytes(32, "little")
+    for number in (
+        *SMALL.values(), 2, 9, P - 2, P, P + 1, P + 18, 2**255 - 1, 2**255, 2**256 - 1, LIMB - 1, LIMB, LIMB + 1,
+        sum((LIMB - 1) << 51 * k for k in range(4)), (LIMB - 1) << 204, 2**254, 2**64 - 1, 2**52 - 1, 2**255 - 2**51,
+    )
+]  # fmt: skip
 
 
 def point(number: int) -> bytes:
@@ -111,10 +124,11 @@ def test_a_worker_answers_in_order(items: list[bytes], size: int) -> None:
     assert answers == [*expected, (worker.BAD_POINT, b""), (worker.WELL, b"")]
 
 
-def test_processes_compute_what_this_one_does() -> None:
+@pytest.mark.parametrize("variant", ["twins", kernels.info()["variant"]])
+def test_workers_compute_what_this_process_does(variant: str) -> None:
     key, salt = new_key(), os.urandom(32)
     items = [b"%d" % number for number in range(50)]
-    with Workers(2) as several, Workers(0) as none:
+    with kernels.use(variant), Workers(2) as several, Workers(0) as none:
         for workers in (several, none):
             made = list(workers.ahead(5, lambda at, w=workers: w.blind(items[10 * at : 10 * at + 10], key, salt)))
             assert b"".join(made) == curve.blind(items, key, salt)
@@ -123,6 +137,7 @@ def test_processes_compute_what_this_one_does() -> None:
             with pytest.raises(BadPoint):
                 workers.multiply(bytes(32), key).result()
         processes = [each._process for each in several._all]
+        assert len(processes) == (0 if curve25519.lanes() else 2)
     assert all(each.poll() is not None for each in processes)
 
 
@@ -132,8 +147,78 @@ def test_few_multiplications_start_no_process() -> None:
 
 
 def test_a_process_that_is_gone_is_a_named_error() -> None:
-    with Workers(1) as workers:
+    with kernels.use("twins"), Workers(1) as workers:
         workers._all[0]._process.kill()
         workers._all[0]._process.wait()
         with pytest.raises(ProtocolError, match="a process that multiplies points for this party has ended"):
             workers.multiply(hash_to_curve(b"x", b"s"), new_key()).result()
+
+
+needs_lanes = pytest.mark.skipif(not curve25519.lanes(), reason="this CPU, or this build, has no kernels for points")
+
+
+def rows(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8).reshape(-1, 32)
+
+
+@needs_lanes
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.one_of(st.binary(min_size=32, max_size=32), st.sampled_from(EDGES)), max_size=20), st.integers(1, 3))
+def test_kernels_multiply_as_openssl_does(points: list[bytes], threads: int) -> None:
+    key = new_key()
+    made = curve25519.x25519(rows(b"".join(points)), key, threads)
+    for point, product in zip(points, made, strict=True):
+        try:
+            expected = multiply(point, key)
+        except BadPoint:
+            expected = bytes(32)
+        assert product.tobytes() == expected
+
+
+@needs_lanes
+def test_kernels_multiply_as_the_rfc_says() -> None:
+    """RFC 7748, section 5.2: the first vector, and the iteration."""
+    scalar = bytearray.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")
+    scalar[0] &= 248
+    scalar[31] = scalar[31] & 127 | 64
+    u = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
+    expected = "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
+    assert curve25519.x25519(rows(u), bytes(scalar)).tobytes().hex() == expected
+    k = u = b"\x09" + bytes(31)
+    for _ in range(1000):
+        form = bytes([k[0] & 248, *k[1:31], k[31] & 127 | 64])
+        k, u = curve25519.x25519(rows(u), form).tobytes(), k
+    assert k.hex() == "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51"
+
+
+@needs_lanes
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.one_of(st.binary(min_size=32, max_size=32), st.sampled_from(EDGES)), max_size=20))
+def test_kernels_know_what_is_on_the_curve(points: list[bytes]) -> None:
+    found = curve25519.on_curve(rows(b"".join(points)))
+    for point, on in zip(points, found, strict=True):
+        u = (int.from_bytes(point, "little") & (2**255 - 1)) % P
+        assert on == (pow(u**3 + A * u**2 + u, (P - 1) // 2, P) == 1)
+
+
+@needs_lanes
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
+def test_kernels_hash_as_python_does(count: int) -> None:
+    items = [b"%d" % number for number in range(count)]
+    assert lanes.hash_all(items, b"s" * 32).tobytes() == b"".join(hash_to_curve(item, b"s" * 32) for item in items)
+
+
+@needs_lanes
+def test_kernels_refuse_what_they_cannot_read() -> None:
+    key = new_key()
+    for points in (np.zeros((2, 31), np.uint8), np.zeros(32, np.uint8), np.zeros((1, 32), np.int8)):
+        with pytest.raises(ValueError, match="points must be"):
+            curve25519.x25519(points, key)
+        with pytest.raises(ValueError, match="points must be"):
+            curve25519.on_curve(points)
+    for bad in (key[:31], bytes([key[0] | 1]) + key[1:], key[:31] + bytes([key[31] | 128]), bytes(32)):
+        with pytest.raises(ValueError, match="a key has 32 bytes"):
+            curve25519.x25519(rows(bytes(32)), bad)
+    with pytest.raises(BadPoint):
+        lanes.multiply(hash_to_curve(b"x", b"s") + bytes(32), key)
+    assert curve25519.x25519(rows(hash_to_curve(b"x", b"s") * 4)[::2], key).shape == (2, 32)  # not contiguous
