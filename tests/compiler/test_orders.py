@@ -18,6 +18,7 @@ from securemodel.compiler.ops import ROWS, position_width
 from securemodel.compiler.reading import parse_program
 from securemodel.engines.masked import opening, party
 from securemodel.errors import InputError, ProgramError, UnsupportedOperator
+from securemodel.inspect.audit import audit
 from securemodel.inspect.tampering import FOREIGN, HANG, tamper
 from securemodel.inspect.uniform import ALARM, examine
 from securemodel.inspect.views import views
@@ -140,6 +141,38 @@ def test_the_gradient_goes_back_to_its_row():
     assert torch.autograd.gradcheck(lambda x: permute(x, at, missing=True), (x,))
     permute(x, at, missing=True).sum().backward()
     assert torch.equal(x.grad[:, 0], torch.tensor([0.0, 0, 1, 0, 1, 0], dtype=torch.float64))
+
+
+def test_a_training_goes_through_it():
+    """A model of the shop's columns, labels in the bank's order: gradients go back to the shop's rows in secret."""
+    torch.manual_seed(3)
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def step(shop: torch.Tensor, at: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = ((permute(model(shop), at, missing=True) - label) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    shop, at, label = torch.randn(6, 3), torch.tensor([4, -1, 2, 0, 5, 1]), torch.randn(6, 1)
+    own = securemodel.owned
+    data = securemodel.dataset(shop=own("shop", shop), at=own("bank", at), label=own("bank", label))
+    batches, parties = data.batches(6, shuffle=False), ["bank", "shop"]
+    job = securemodel.compile_training(step, model, optimizer, batch=batches, parties=parties, reveal={"loss": "all"})
+    assert [node.op for node in job.program.graph.nodes].count("permute") == 2
+    with job.local() as run_:
+        losses = [run_.train_epoch()[0]["loss"] for _ in range(2)]
+        trained = run_.export(to="bank")
+    expected = [step(shop, at, label)["loss"] for _ in range(2)]
+    assert all(difference(made, wanted) < 2**-10 for made, wanted in zip(losses, expected, strict=True))
+    assert difference(trained["weight"], model.weight) < 2**-10
+
+
+def test_the_audit_names_what_hides_the_positions(programs):
+    text = str(audit(programs[2, False]))
+    assert "positions of a" in text and "an order that their owner and the dealer alone know" in text
 
 
 BAD = {

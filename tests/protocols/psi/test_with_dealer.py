@@ -367,6 +367,16 @@ def test_the_dealer_serves_who_is_named(run):
         dealing.deal({}, {"bank": request.text(), "shop": Request("bank", "shop", 500, "").text()})
 
 
+@pytest.mark.parametrize("same", [0, 3])
+def test_tags_that_begin_alike_are_told_apart(same):
+    """`same` of the list's tags share their first eight bytes, by which it is sorted."""
+    rng = np.random.default_rng(5)
+    listed = rng.integers(0, 256, (9, 12), dtype=np.uint8)
+    listed[:same, :8] = 7
+    wanted = np.concatenate([listed[[2, 8, 0]], rng.integers(0, 256, (2, 12), dtype=np.uint8)])
+    assert evaluating._places(listed, wanted).tolist() == [2, 8, 0, -1, -1]
+
+
 def test_tags_are_long_enough():
     sizes = [evaluating.tag_size(a, b) for a, b in ((1, 1), (1_000_000, 1_000_000), (1 << 30, 1 << 30))]
     assert sizes == [12, 12, 16]
