@@ -8,16 +8,18 @@ the weight of evidence is log((e_k + 1/2) / E) - log((n_k + 1/2) / N), and the i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
 from securemodel.data.answers import check_rows, warn_of_leak
 from securemodel.data.binning import Bins, bins_of, pandas
-from securemodel.data.sides import Given, Rows, Side, Sums, Total, column_of, one_hot, owner_of
+from securemodel.data.sides import Given, Own, Rows, Side, Sums, Total, column_of, one_hots, owner_of
 from securemodel.data.statistics import quantiles
 from securemodel.data.withholding import enough
 from securemodel.shown import Shown
@@ -84,14 +86,13 @@ def woe(
     positive = label_side(joint, label)
     check_rows(joint)
     chosen = {name: joint_bins(joint, name, bins[name] if isinstance(bins, Mapping) else bins) for name in names}
-    sums, minimum = Sums(joint), joint.schema.minimum
-    receivers: dict[str, str] = {}
-    for name in names:
-        table = sums.add(
-            Side((name,), chosen[name].size, partial(one_hot, chosen[name].size), chosen[name].codes), positive
-        )
-        for what, result in ((_WEIGHTS, _weights), (_VALUE, _value), (_TOLD, _told)):
-            sums.tell(f"{what} of {name}", partial(result, table, minimum))
+    sums, receivers = Sums(joint), {}
+    tables = _tables(joint, sums, chosen, positive)
+    found = sums.once_made(partial(_of_tables, list(tables.values()), joint.schema.minimum))
+    for at, name in enumerate(names):
+        for place, what in enumerate((_WEIGHTS, _VALUE, _TOLD)):
+            size = None if what == _VALUE else chosen[name].size
+            sums.tell(f"{what} of {name}", partial(_part, found, place, at, size))
             receivers[f"{what} of {name}"] = reveal or owner_of(joint, name) or "all"
     asked = f"weights of evidence of {', '.join(names)} for {label}"
     answer = joint.ask(sums.query(asked, receivers, frac_bits=FRAC_BITS))
@@ -140,35 +141,51 @@ def joint_bins(joint: Rows, name: str, bins: int | Sequence[float]) -> Bins:
     return bins_of(made.column, [made.column.low, *inner, made.column.high])
 
 
-def _of_classes(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sums of both classes, at least 1; whether both are there)."""
-    both = table.sum(0)
-    there = both >= 1
-    return torch.where(there, both, 1), there[0] & there[1]
+def _tables(joint: Rows, sums: Sums, chosen: Mapping[str, Bins], label: Side) -> dict[str, Total]:
+    """Of each column, how many rows of each class are in each bin, [bins, 2]; columns of one owner in one product."""
+    made: dict[str, Total] = {}
+    for party in dict.fromkeys(owner_of(joint, name) for name in chosen):
+        names = tuple(name for name in chosen if owner_of(joint, name) == party)
+        sizes = [chosen[name].size for name in names]
+        codes = partial(_codes, [chosen[name] for name in names])
+        products = sums.add(Side(names, sum(sizes), partial(one_hots, sizes), codes), label)
+        for at, name in enumerate(names):
+            made[name] = partial(_rows, products, sum(sizes[:at]), sizes[at])
+    return {name: made[name] for name in chosen}
 
 
-def _logs(table: torch.Tensor) -> torch.Tensor:
-    classes, _ = _of_classes(table)
-    logs = torch.log(table + 0.5)
-    totals = torch.log(classes.to(torch.float32))
-    return logs[:, 0] - logs[:, 1] - (totals[0] - totals[1])
+def _codes(bins: Sequence[Bins], own: Own) -> np.ndarray:
+    return np.concatenate([of.codes(own.alone(at)) for at, of in enumerate(bins)], 1)
 
 
-def _weights(total: Total, minimum: int, given: Given) -> torch.Tensor:
-    table = total(given)
-    return torch.where(enough(table.sum(1), minimum) & _of_classes(table)[1], _logs(table), 0.0)
+def _rows(table: Total, start: int, size: int, given: Given) -> torch.Tensor:
+    return table(given)[start : start + size]
 
 
-def _value(total: Total, minimum: int, given: Given) -> torch.Tensor:
-    table = total(given)
-    classes, both = _of_classes(table)
+def _of_tables(totals: Sequence[Total], minimum: int, given: Given) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of all columns at once: weights [columns, bins], values [columns], and [columns, bins + 1] what of it is told: bins of
+    enough rows, and whether both classes are there.
+    """
+    tables = [total(given) for total in totals]
+    most = max(table.shape[0] for table in tables)
+    table = torch.stack([torch.nn.functional.pad(table, (0, 0, 0, most - table.shape[0])) for table in tables])
+    classes = table.sum(1, keepdim=True)
+    there = classes >= 1
+    classes = torch.where(there, classes, 1)
+    both = there[:, 0, 0] & there[:, 0, 1]
+    logs, all_logs = torch.log(table + 0.5), torch.log(classes.to(torch.float32))
+    weights = logs[..., 0] - logs[..., 1] - (all_logs[..., 0] - all_logs[..., 1])
     shares = table / classes
-    return torch.where(both, ((shares[:, 0] - shares[:, 1]) * _logs(table)).sum(), 0.0)
+    values = ((shares[..., 0] - shares[..., 1]) * weights).sum(1)
+    told = enough(table.sum(2), minimum)
+    seen = torch.where(told & both.unsqueeze(1), weights, 0.0)
+    return seen, torch.where(both, values, 0.0), torch.cat([both.unsqueeze(1), told], 1)
 
 
-def _told(total: Total, minimum: int, given: Given) -> torch.Tensor:
-    table = total(given)
-    return torch.cat([enough(table.sum(1), minimum), _of_classes(table)[1].reshape(1)])
+def _part(found: Callable[[Given], Any], place: int, at: int, size: int | None, given: Given) -> torch.Tensor:
+    """What is told of one column."""
+    of = found(given)[place][at]
+    return of if size is None else of[: size + (place == 2)]
 
 
 def _evidence(
@@ -176,7 +193,7 @@ def _evidence(
 ) -> Evidence:
     (own, *_) = sums.owners((bins.column.name,))
     names = bins.names(own if joint.me in (None, own.party) else None)
-    *enough_rows, both = told.tolist()
+    both, *enough_rows = told.tolist()
     if not both:
         nothing = (math.nan,) * bins.size
         why = f"all rows have one class of {label}"

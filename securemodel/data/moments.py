@@ -225,16 +225,14 @@ def _standard(rows: int, own: Own) -> np.ndarray:
 
 def _own_matrix(own: Own, minimum: int, told: int) -> torch.Tensor:
     """An owner's correlations and, if told, covariances, [told, columns, columns, 2], as `from_floats` has them."""
-    count = len(own.columns)
-    made = np.full((2, count, count), WITHHELD)
-    for a, b in combinations_with_replacement(range(count), 2):
-        both = own.valid[:, a] & own.valid[:, b]
-        x, y = own.values[both, a], own.values[both, b]
-        if len(x) >= minimum:
-            varies = np.ptp(x) and np.ptp(y) and len(x) > 1
-            r = pandas().Series(x).corr(pandas().Series(y)) if varies else math.nan
-            made[0, a, b] = made[0, b, a] = 1.0 if varies and a == b else r
-            made[1, a, b] = made[1, b, a] = np.cov(x, y)[0, 1] if varies else 0.0 if len(x) > 1 else math.nan
+    frame = pandas().DataFrame(np.where(own.valid, own.values, math.nan))
+    made = np.stack([frame.corr().to_numpy(), frame.cov().to_numpy()])
+    constant = (frame.min() == frame.max()).to_numpy() & (own.valid.sum(0) > 1)
+    made[0, constant], made[0, :, constant] = math.nan, math.nan
+    made[1, constant], made[1, :, constant] = 0.0, 0.0
+    made[0, np.diag(made[1]) > 0, np.diag(made[1]) > 0] = 1.0
+    there = own.valid.astype(np.float64)
+    made[:, there.T @ there < minimum] = WITHHELD
     return from_floats(made[:told])
 
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -95,6 +95,10 @@ class Own:
             np.ones(self.rows, bool) if self.present is None else self.present.tensor.numpy().astype(bool).reshape(-1)
         )
 
+    def alone(self, at: int) -> Own:
+        """One of the columns."""
+        return Own(self.party, self.rows, self.columns[at : at + 1], self.missing[at : at + 1], self.present)
+
     def column(self, at: int = 0) -> np.ndarray:
         """The values that there are of one column."""
         return self.values[self.valid[:, at], at]
@@ -165,6 +169,7 @@ class Sums:
     _names: dict[tuple, str] = field(default_factory=dict)
     _owners: dict[tuple[str, ...], tuple[Own, ...]] = field(default_factory=dict)
     _features_of: dict[Side, Total] = field(default_factory=dict)
+    _made: list[str] = field(default_factory=list)
 
     def add(self, left: Side, right: Side | None = None) -> Total:
         """The sum of left's features [left.size], or of all products of left's and right's [left.size, right.size]."""
@@ -209,6 +214,18 @@ class Sums:
     def given(self, name: str) -> Total:
         """What a party computes by itself, by the name of the argument."""
         return partial(_taken, name)
+
+    def once_made(self, make: Callable[[Given], Any]) -> Callable[[Given], Any]:
+        """What several results read, made once."""
+        name = f"made {len(self._made)}"
+        self._made.append(name)
+
+        def made(given: Given) -> Any:
+            if name not in given:
+                cast(dict, given)[name] = make(given)
+            return given[name]
+
+        return made
 
     def tell(self, name: str, result: Total) -> None:
         """Has something revealed."""
@@ -328,6 +345,11 @@ class Sums:
 def one_hot(size: int, codes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Features of one column of codes: 1 at the code of a row, [rows, size]; nothing for a code that is none of them."""
     return (codes == torch.arange(size)).to(torch.int64)
+
+
+def one_hots(sizes: Sequence[int], codes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The same of several columns of codes, side by side."""
+    return torch.cat([one_hot(size, codes[:, at : at + 1], valid) for at, size in enumerate(sizes)], 1)
 
 
 def _digit(size: int, low: int, upper: bool, codes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
