@@ -39,6 +39,7 @@ def propose(source: Source, keys: Sequence[str] = (), *, minimum: int = MINIMUM,
     Columns that look like ids or free text are left out, and named in a comment. Categories with fewer than `minimum`
     rows are not named. Raises InputError, FileError where the file cannot be read or nothing is left.
     """
+    source = source.itself()
     opened = open_source(source.source, source.form)
     if error := absent(opened.names, keys, opened):
         raise error

@@ -43,7 +43,7 @@ def _open_text(path: Path, form: Form) -> Opened:
     table = open_table(path, Format(form.sep, form.encoding, True))
     seen = table.seen()
     if len(table.first) == 1 and (other := other_delimiters(table.first, table.delimiter, 0)):
-        seen += f"; {other.split(':')[0]}: say sep="
+        seen += f"; {other.split(':')[0]}: say sep=, or in a file beside it: docs/tables.md"
     names = renamed(table.names, form, str(path))
     opened = Opened(str(path), "line", names, lambda columns: _text_blocks(table, names, columns, opened), seen)
     return opened

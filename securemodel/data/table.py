@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from protocols.names import NAME_RULE, is_name
 from securemodel.data import values
 from securemodel.data.cells import ROWS, Bad, Block, Form, Opened, absent
 from securemodel.data.column import ID_MISSING, Column
+from securemodel.data.described import SUFFIX, form_of, read_description
 from securemodel.data.ids import SCIENTIFIC, KeyReader
 from securemodel.data.problems import Problems, together
 from securemodel.data.repeats import merged
@@ -51,6 +52,19 @@ class Source:
     party: str
     source: Any
     form: Form = field(default_factory=Form)
+
+    def itself(self) -> Source:
+        """The file itself, where the source is a file that describes one. Raises InputError, ConfigError, FileError."""
+        if not isinstance(self.source, (str, Path)) or Path(self.source).suffix.lower() != SUFFIX:
+            return self
+        if self.form != Form():
+            what, fix = (
+                "this file says how a table is written, and so does table()",
+                "leave out the settings of table()",
+            )
+            raise InputError(explain(what, where=str(self.source), fix=fix))
+        path, form = read_description(Path(self.source))
+        return replace(self, source=path, form=form)
 
     def __repr__(self) -> str:
         what = repr(str(self.source)) if isinstance(self.source, (str, Path)) else f"a {type(self.source).__name__}"
@@ -101,24 +115,15 @@ def table(
     Nothing is read yet, so that all parties can write the same line. The settings are those of pandas: `sep` between
     the cells of a text file, its `encoding`, the `decimal` point, how dates are written where they are not 2024-01-31,
     `na_values` for texts that mean missing (beside empty cells), the sheet, and `rename` from names in the file to
-    names in the schema. Raises InputError.
+    names in the schema. A .toml says these settings and the `file`, for commands, which take none. Raises InputError.
     """
     if not is_name(party):
         raise InputError(explain(f"table() is given {party!r} as a party", fix=NAME_RULE))
-    if decimal not in (".", ","):
-        raise InputError(explain(f"decimal={decimal!r}", where=f"table({party!r})", fix='decimal is "." or ","'))
-    if isinstance(na_values, str) or not all(isinstance(value, str) for value in na_values):
-        raise InputError(explain("na_values are a list of texts", where=f"table({party!r})", fix='na_values=["NA"]'))
-    for name, value in (("sep", sep), ("encoding", encoding), ("date_format", date_format), ("sheet_name", sheet_name)):
-        if not isinstance(value, str) and (value is not None or name == "encoding"):
-            raise InputError(explain(f"{name}={value!r}", where=f"table({party!r})", fix=f"{name} is a text"))
-    if rename is not None and not (isinstance(rename, Mapping) and all(isinstance(n, str) for n in [*rename, *rename.values()])):  # fmt: skip
-        fix = "rename={name in the file: name in the schema}"
-        raise InputError(explain("rename is no mapping of names", where=f"table({party!r})", fix=fix))
     if source is None:
         raise InputError(explain("a table needs a source", where=f"table({party!r})", fix="give a path or a frame"))
-    form = Form(sep, encoding, decimal, date_format, tuple(na_values), sheet_name, dict(rename or {}))
-    return Source(party, source, form)
+    settings = {"sep": sep, "encoding": encoding, "decimal": decimal, "date_format": date_format,
+                "na_values": na_values, "sheet_name": sheet_name, "rename": rename}  # fmt: skip
+    return Source(party, source, form_of(f"table({party!r})", settings))
 
 
 def _open(source: Source, schema: Schema) -> Opened:
@@ -142,6 +147,7 @@ def read(source: Source, schema: Schema, *, missing: str | None = None, duplicat
     if missing not in (None, *ID_MISSING) or duplicates not in (None, "keep"):
         fix = f"missing is one of {', '.join(ID_MISSING)}; duplicates is 'keep' or not said"
         raise InputError(explain(f"read(missing={missing!r}, duplicates={duplicates!r})", fix=fix))
+    source = source.itself()
     made = _Reading(source, schema, _open(source, schema), missing or schema.missing)
     made.blocks()
     return made.table(keep=duplicates == "keep")
