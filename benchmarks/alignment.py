@@ -1,6 +1,8 @@
-"""`python -m benchmarks.alignment [--rows N ...] [--learns WHO ...] [--parties K] [--json FILE]`: aligning ids.
+"""`python -m benchmarks.alignment [--rows N ...] [--learns WHO ...] [--parties K] [--dealer] [--json FILE]`:
+aligning ids.
 
-Each party is a process of its own, joined by TLS over loopback, with as many workers as its share of the cores; of each
+With --dealer, two parties align by numbers of a dealer's after that, where all or one of them learn. Each party, and the
+dealer, is a process of its own, joined by TLS over loopback, with as many workers as its share of the cores; of each
 party's ids the neighbors have half. Seconds are of the clock, from checking one's ids to the checked result, of the
 party that is last; those of the processors are of all processes together. Memory is the most that one party has with
 its workers, where pages that they share count in each of them.
@@ -31,11 +33,14 @@ from rich.table import Table
 from benchmarks.measure import machine
 from benchmarks.peers import PSI
 from protocols import identity
-from protocols.channel import connect
+from protocols.channel import connect, dial
 from protocols.channel.testing import loopback_parties
+from protocols.names import DEALER
 from protocols.psi.aligning import align
 from protocols.psi.sets import own_set
-from protocols.psi.terms import Terms
+from protocols.psi.terms import COUNT, NOBODY, Terms
+from protocols.psi.with_dealer import align_with_dealer
+from securemodel.engines.masked.dealer import serve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,15 +76,21 @@ def ids_of(party: int, rows: int) -> list[bytes]:
 @click.option("--rows", multiple=True, type=int, default=(100_000,), show_default=True, help="Rows of each party.")
 @click.option("--learns", multiple=True, default=("all",), show_default=True, help="all, nobody, count or alice.")
 @click.option("--parties", type=click.IntRange(2, len(NAMES)), default=2, show_default=True)
+@click.option("--dealer", is_flag=True, help="Also with a dealer, where two parties align.")
 @click.option("--peer/--no-peer", default=True, help="Also OpenMined's PSI, where it is installed.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
-def main(rows: tuple[int, ...], learns: tuple[str, ...], parties: int, peer: bool, json_file: Path | None) -> None:
+def main(
+    rows: tuple[int, ...], learns: tuple[str, ...], parties: int, dealer: bool, peer: bool, json_file: Path | None
+) -> None:
     """Times alignments of equally many ids at each party."""
     console, made = Console(stderr=True), []
     for count in rows:
         for who in learns:
             with console.status(f"{count} rows, {who} ..."):
                 made.append(measured(count, parties, who))
+            if dealer and parties == 2 and who not in (COUNT, NOBODY):
+                with console.status(f"{count} rows, {who}, with a dealer ..."):
+                    made.append(measured(count, parties, who, dealer=True))
         if peer and PSI.is_built:
             with console.status(f"{count} rows, OpenMined PSI ..."):
                 made.append(_peer(count))
@@ -90,23 +101,25 @@ def main(rows: tuple[int, ...], learns: tuple[str, ...], parties: int, peer: boo
         json_file.write_text(json.dumps([asdict(row) for row in made], indent=1))
 
 
-def measured(rows: int, parties: int, learns: str) -> Row:
+def measured(rows: int, parties: int, learns: str, dealer: bool = False) -> Row:
     """One alignment by processes. Raises RuntimeError where one fails."""
     names = NAMES[:parties]
     with tempfile.TemporaryDirectory() as folder:
-        loopback_parties(names, Path(folder), timeouts=identity.Timeouts(connect_s=120, receive_s=300))
+        loopback_parties(names, Path(folder), dealer=dealer, timeouts=identity.Timeouts(connect_s=120, receive_s=300))
         threads = max(1, (os.cpu_count() or 1) // parties)
-        command = [sys.executable, "-m", "benchmarks.alignment", "party", folder, str(rows), learns]
+        how = "dealer" if dealer else "curve"
+        command = [sys.executable, "-m", "benchmarks.alignment", "party", folder, str(rows), learns, how]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        everyone = [*names, *([DEALER] if dealer else [])]
         running = [
-            subprocess.Popen([*command, name], stdout=subprocess.PIPE, env=environment, text=True) for name in names
+            subprocess.Popen([*command, name], stdout=subprocess.PIPE, env=environment, text=True) for name in everyone
         ]
         said = [process.communicate(timeout=_LIMIT_S)[0] for process in running]
     if any(process.returncode for process in running):
         raise RuntimeError(f"{rows} rows, {learns}: a party failed; its output is above")
     found = [json.loads(text) for text in said]
     return Row(
-        "securemodel",
+        "securemodel, dealer" if dealer else "securemodel",
         rows,
         parties,
         learns,
@@ -120,14 +133,29 @@ def measured(rows: int, parties: int, learns: str) -> Row:
     )
 
 
-def be_party(folder: str, rows: int, learns: str, me: str) -> None:
+def be_dealer(folder: str) -> None:
+    """The dealer's process: prints what it took, from the first party's coming to its end."""
+    config, known = identity.load_config(Path(folder) / "parties.toml"), identity.load(Path(folder) / DEALER)
+    before = _processor()
+    with _Memory() as memory:
+        serve(config, known, once=True)
+    print(json.dumps({"seconds": 0.0, "processor_seconds": _processor() - before, "joint": 0, "rounds": 0, "sent_bytes": 0,
+                      "peak_memory_bytes": memory.most}))  # fmt: skip
+
+
+def be_party(folder: str, rows: int, learns: str, how: str, me: str) -> None:
     """One party's process: prints what it took."""
-    config = identity.load_config(Path(folder) / "parties.toml")
+    config, known = identity.load_config(Path(folder) / "parties.toml"), identity.load(Path(folder) / me)
     ids = ids_of(NAMES.index(me), rows)
-    with _Memory() as memory, connect(me, config, identity.load(Path(folder) / me)) as channel:
+    with _Memory() as memory, connect(me, config, known) as channel:
+        dealer = dial(me, DEALER, config, known) if how == "dealer" else None
         before, start = _processor(), time.perf_counter()
         own = own_set(ids)
-        made = align(channel, own, Terms(learns), own.commitment(me, os.urandom(32)))
+        commitment = own.commitment(me, os.urandom(32))
+        if dealer:
+            made = align_with_dealer(channel, dealer, own, Terms(learns), commitment)
+        else:
+            made = align(channel, own, Terms(learns), commitment)
         seconds = time.perf_counter() - start
         outcome, stats = made.outcome, channel.stats
     print(
@@ -206,6 +234,10 @@ def _show(rows: list[Row]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["party"]:
-        be_party(sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])
+        folder, count, learns, how, me = sys.argv[2:]
+        if me == DEALER:
+            be_dealer(folder)
+        else:
+            be_party(folder, int(count), learns, how, me)
     else:
         main()
