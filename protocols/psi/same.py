@@ -21,7 +21,7 @@ def check_same(channel: Channel, step: int, own: OwnSet, positions: np.ndarray) 
     digest = hashlib.sha256()
     for item in own.ordered(positions):
         digest.update(len(item).to_bytes(4, "little") + item)
-    sides = {peer: Equality(digest.digest(), channel.session) for peer in channel.peers}
+    sides = {peer: Equality(digest.digest(), channel.session, channel.me, peer) for peer in channel.peers}
     sizes = dict.fromkeys(sides, POINT_BYTES)
     points = whole(channel, step, {peer: side.first for peer, side in sides.items()}, sizes)
     answers = whole(channel, step + 1, {peer: _answer(peer, sides[peer], points[peer]) for peer in sides}, sizes)

@@ -117,7 +117,7 @@ def _compare_ids(channel: Channel, keeping: dict[str, Kept], rows: dict[str, int
         what = f"{_said(asking)} would compare the ids of the rows, {_said(silent)} would not"
         raise _mismatch(channel, keeping, what, "give --id at every party that has rows, or at none")
     others = [name for name in asking if name != channel.me] if channel.me in asking else []
-    sides = {peer: Equality(ids, channel.session) for peer in others}
+    sides = {peer: Equality(ids, channel.session, channel.me, peer) for peer in others}
     points = _sent(channel, POINTS, {peer: side.first for peer, side in sides.items()})
     answers = _sent(channel, ANSWERS, {peer: _answer(peer, sides[peer], point) for peer, point in points.items()})
     differ = [peer for peer, side in sides.items() if not side.is_equal(answers[peer])]

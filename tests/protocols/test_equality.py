@@ -11,7 +11,7 @@ from protocols.errors import ProtocolError
 
 
 def compared(mine: bytes, theirs: bytes, sessions: tuple[bytes, bytes] = (b"s", b"s")) -> tuple[bool, bool]:
-    a, b = Equality(mine, sessions[0]), Equality(theirs, sessions[1])
+    a, b = Equality(mine, sessions[0], "a", "b"), Equality(theirs, sessions[1], "b", "a")
     to_b, to_a = a.second(b.first), b.second(a.first)
     assert len(a.first) == len(to_a) == POINT_BYTES
     return a.is_equal(to_a), b.is_equal(to_b)
@@ -28,7 +28,7 @@ def test_other_bytes(other: bytes) -> None:
 
 
 def test_messages_are_fresh_and_belong_to_a_session() -> None:
-    assert Equality(b"x", b"s").first != Equality(b"x", b"s").first
+    assert Equality(b"x", b"s", "a", "b").first != Equality(b"x", b"s", "a", "b").first
     assert compared(b"x", b"x", (b"s", b"t")) == (False, False)
 
 
@@ -44,10 +44,23 @@ def test_hashes_are_points_of_the_curve_and_not_of_its_twist() -> None:
 )
 def test_points_of_small_order_are_refused(point: bytes) -> None:
     with pytest.raises(ProtocolError, match="no point of the curve"):
-        Equality(b"x", b"s").second(point)
+        Equality(b"x", b"s", "a", "b").second(point)
 
 
 def test_an_answer_sent_back_is_no_equality() -> None:
-    side = Equality(b"x", b"s")
-    side.second(Equality(b"y", b"s").first)
+    side = Equality(b"x", b"s", "a", "b")
+    side.second(Equality(b"y", b"s", "b", "a").first)
     assert not side.is_equal(side.first)
+
+
+def test_what_a_party_says_cannot_be_said_to_it_again() -> None:
+    """A peer that holds something else waits for the answer, and sends the same, or something that follows from it."""
+    side = Equality(b"x", b"s", "a", "b")
+    assert not side.is_equal(side.second(Equality(b"y", b"s", "b", "a").first))
+    assert not side.is_equal(side.second(side.first))
+
+
+def test_answers_of_others_do_not_count() -> None:
+    """Who holds nothing stands between two parties who hold the same, and passes on what they say."""
+    a, b = Equality(b"x", b"s", "a", "between"), Equality(b"x", b"s", "b", "between")
+    assert not a.is_equal(b.second(a.first)) and not b.is_equal(a.second(b.first))
