@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,7 +36,7 @@ class Schema:
 
     columns: Mapping[str, Column]
     keys: tuple[str, ...] = ()
-    normalize: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    normalize: Mapping[str, str] = field(default_factory=dict)
     split: str = "columns"
     minimum: int = MINIMUM
     missing: str = "error"
@@ -53,6 +53,14 @@ class Schema:
     def parse(text: str) -> Schema:
         """The schema that a TOML text describes. Raises ConfigError with all that is wrong, and its lines."""
         return Schema(**read_schema(text, "the text of the schema"))
+
+    def __post_init__(self) -> None:
+        for name in ("columns", "normalize"):  # a copy that nobody changes
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        plain = {"columns": dict(self.columns), "normalize": dict(self.normalize)}
+        return Schema, tuple(plain.get(each.name, getattr(self, each.name)) for each in fields(self))
 
     @property
     def parties(self) -> tuple[str, ...]:

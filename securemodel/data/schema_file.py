@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from types import MappingProxyType
 from typing import Any
 
 from protocols.errors import ConfigError, explain
@@ -88,7 +87,7 @@ class _Reader:
         normalize = self._normalize(self._table(given, ("keys",)), keys)
         missing = self._one_of(table, ("table",), "missing", ID_MISSING, "error")
         return {
-            "columns": MappingProxyType(columns), "keys": keys, "normalize": MappingProxyType(normalize), "split": split,
+            "columns": columns, "keys": keys, "normalize": normalize, "split": split,
             "minimum": minimum, "missing": missing, "duplicates": duplicates,
         }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 from datetime import date
@@ -104,6 +105,10 @@ def test_schemas_are_data() -> None:
         SCHEMA.minimum = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         SCHEMA.columns["x"] = SCHEMA.columns["income"]  # type: ignore[index]
+    for again in (pickle.loads(pickle.dumps(SCHEMA)), copy.deepcopy(SCHEMA)):
+        assert again == SCHEMA and again.digest == SCHEMA.digest
+        with pytest.raises(TypeError):
+            again.columns["x"] = SCHEMA.columns["income"]
     assert hash(SCHEMA.columns["city"]) == hash(dataclasses.replace(SCHEMA.columns["city"]))
 
 

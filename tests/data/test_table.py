@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,21 @@ def test_how_a_file_is_written(read) -> None:
     assert read(gzip.compress(b"id,x\n1,5\n"), name="own.csv.gz").columns["x"].tolist() == [5]
     assert read("id\tx\n1\t5\n", name="own.tsv").columns["x"].tolist() == [5]
     assert read(gzip.compress(b"id\tx\n1\t5\n"), name="own.tsv.gz").columns["x"].tolist() == [5]
+
+
+def test_a_file_is_not_in_memory_as_a_whole(tmp_path: Path) -> None:
+    rows, path = 12_000, tmp_path / "own.csv"
+    with path.open("w") as file:
+        file.write("id,x,note\n")
+        file.writelines(f"person{row}@example.org,{row},{'n' * 1000}\n" for row in range(rows))
+    source, made = data.table("bank", path), schema(bounds="low = 0\nhigh = 1e6")
+    tracemalloc.start()
+    try:
+        table = data.read(source, made)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert table.rows == rows and peak < path.stat().st_size / 2, "of 12 MB, most in a column that nobody asked for"
 
 
 def test_keys_of_several_columns(read) -> None:
