@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import align, auditing, compare, describe, doctor, keys, predict, programs, run, train
+from securemodel.cli import align, auditing, compare, describe, doctor, evaluate, keys, predict, programs, run, train
 from securemodel.cli.base import print_anywhere
 
 
@@ -26,6 +26,7 @@ def main() -> None:
       securemodel share train.py --me NAME    share rows for a training, and leave
       securemodel align joint.toml --local    which rows of several files belong together
       securemodel describe joint.toml --local count, mean, deviation and quantiles of a joint table
+      securemodel evaluate score.py --local   metrics of a model on joint rows, and a report
       securemodel predict infer.py --local --input patients.csv --output risks.csv
     """
     print_anywhere()
@@ -37,6 +38,7 @@ for command in (
     train.share,
     align.align_command,
     describe.describe_command,
+    evaluate.evaluate_command,
     predict.predict,
     run.dealer,
     keys.keys,

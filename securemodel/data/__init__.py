@@ -10,6 +10,7 @@ from securemodel.data.discretizing import Clip, KBinsDiscretizer
 from securemodel.data.encoders import TargetEncoder, WoEEncoder
 from securemodel.data.encoding import OneHotEncoder, OrdinalEncoder
 from securemodel.data.evaluate import Evaluation, evaluate
+from securemodel.data.evaluation import EvaluationSetup, evaluation
 from securemodel.data.evidence import information_value, woe
 from securemodel.data.imputing import SimpleImputer
 from securemodel.data.joint import Joint
@@ -26,10 +27,10 @@ from securemodel.data.statistics import describe, quantiles
 from securemodel.data.table import Source, Table, read, table
 
 __all__ = [
-    "Aligned", "ChangedSetWarning", "Clip", "Column", "Evaluation", "Joint", "KBinsDiscretizer", "Label", "LeakWarning",
+    "Aligned", "ChangedSetWarning", "Clip", "Column", "Evaluation", "EvaluationSetup", "Joint", "KBinsDiscretizer", "Label", "LeakWarning",
     "MinMaxScaler", "OneHotEncoder", "OrdinalEncoder", "Pipeline", "PowerTransformer", "Prepared", "Query",
     "RobustScaler", "Schema", "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder",
-    "WoEEncoder", "chi_square", "connect", "correlation", "covariance", "describe", "evaluate", "group_by", "histogram",
+    "WoEEncoder", "chi_square", "connect", "correlation", "covariance", "describe", "evaluate", "evaluation", "group_by", "histogram",
     "information_value", "local", "population_stability", "propose", "quantiles", "read", "table", "value_counts",
     "vif", "woe",
 ]  # fmt: skip
