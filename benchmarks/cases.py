@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from benchmarks import models, steps
+from benchmarks import evaluation, models, steps
 from benchmarks.peers.common import FUNCTION_ELEMENTS, FUNCTIONS
 
 PARTIES = ("alice", "bob")
@@ -17,13 +17,17 @@ _ELEMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement. `build` gives the model and its inputs, seeded; alice owns weights, `inputs` the inputs."""
+    """One measurement. `build` gives the model and its inputs, seeded; alice owns weights, `inputs` the inputs.
+
+    `clear` gives what is timed in the clear in place of the model.
+    """
 
     name: str
     build: Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]
     inputs: tuple[str, ...] = ("bob",)
     width: int = 64
     peer: str | None = None
+    clear: Callable[[], Callable[[], None]] | None = None
 
     @property
     def peer_name(self) -> str:
@@ -98,6 +102,7 @@ ALL: tuple[Case | steps.StepCase, ...] = (
     _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
     _case("encoder_layer", models.encoder_layer, (1, 32, 384)),
     _case("minilm6", models.minilm6, (1, 32, 384)),
+    *(Case(name, build, ("alice", "bob", "bob"), clear=clear) for name, (build, clear) in evaluation.ALL.items()),
     *steps.ALL,
 )
 BY_NAME = {case.name: case for case in ALL}

@@ -65,13 +65,13 @@ def machine() -> str:
 
 
 def plaintext_seconds(case: Case | StepCase, repeat: int = 5) -> float:
-    """Median time of plain torch on one thread."""
+    """Median time of plain torch, or of what the case says, on one thread."""
     trains = isinstance(case, StepCase)
     if trains:
         training = case.build()
         compute, inputs = training.step, training.batch
     else:
-        compute, inputs = case.build()
+        compute, inputs = (case.clear(), ()) if case.clear else case.build()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times = []

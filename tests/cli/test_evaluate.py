@@ -61,16 +61,17 @@ def script(tmp_path: Path) -> Path:
 def test_all_parties_on_this_machine(script: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "securemodel.cli", "evaluate", str(script), "--local", "--metrics", "f1,auc,roc",
                "--exact", "--reveal", "bank", "--ledger", str(tmp_path / "ledger"), "--out", str(tmp_path / "r.html")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
     said = done.stdout
     assert done.returncode == 0, said + done.stderr
     bank, shop = pd.read_csv(tmp_path / "bank.csv"), pd.read_csv(tmp_path / "shop.csv")
     score, label = bank["income"] - shop["spent"], shop["defaulted"]
     assert said.index("f1 num, f1 den, curve") < said.index("60 rows are evaluated")
     assert "rounds" in said and "exact auc value, exact auc shown to bank" in said
-    assert f"auc: {roc_auc_score(label, score):.4f}"[:10] in said and "revealed to bank alone" in said
+    assert "auc: 0." in said and "revealed to bank alone" in said
     numbers = json.loads((tmp_path / "r-bank.json").read_text())
     assert numbers["metrics"]["f1"]["value"] == pytest.approx(f1_score(label, score >= 0))
+    assert numbers["metrics"]["auc"]["value"] == pytest.approx(roc_auc_score(label, score), abs=1e-5)
     assert {line["program"] for line in numbers["ledger"]} == set(numbers["facts"]["programs"])
     assert "<svg" in (tmp_path / "r-bank.html").read_text()
     theirs = json.loads((tmp_path / "r-shop.json").read_text())
@@ -93,5 +94,5 @@ def test_what_is_called_wrongly(call: Callable, script: Path, extra: list[str], 
 def test_a_script_that_says_nothing_is_named(script: Path, tmp_path: Path) -> None:
     script.write_text('PARTIES = ("bank", "shop")\n')
     command = [sys.executable, "-m", "securemodel.cli", "evaluate", str(script), "--local"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "make_evaluation()" in done.stdout + done.stderr
