@@ -30,9 +30,9 @@ class Equality:
 
     def second(self, received: bytes) -> bytes:
         """The answer to the peer's first message. Raises ProtocolError for a point that is none."""
-        result = self._times(received)
-        self._theirs = _answer(result, *reversed(self._names), received, self.first)
-        return _answer(result, *self._names, self.first, received)
+        result, (me, peer) = self._times(received), self._names
+        self._theirs = _answer(result, peer, me, received, self.first)
+        return _answer(result, me, peer, self.first, received)
 
     def is_equal(self, received: bytes) -> bool:
         """Whether the peer's answer says that both hold the same."""

@@ -6,15 +6,16 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import click
 import torch
 
-from protocols.channel import arrive, connect, dial
+from protocols.channel import arrive
 from protocols.errors import InputError, explain
-from protocols.identity import Identity, PartiesConfig
-from protocols.names import DEALER, is_name
+from protocols.names import is_name
 from protocols.psi import with_dealer
 from protocols.psi.costs import cost
 from protocols.psi.terms import ALL, COUNT, NOBODY, Terms
@@ -22,11 +23,14 @@ from protocols.psi.workers import multiplication_s
 from securemodel.cli.base import Command, wants_traceback
 from securemodel.cli.launch import run_local
 from securemodel.cli.run import FILE, end_as, prefixed
-from securemodel.data.align import Aligned, ChangedSetWarning, align, revealed
-from securemodel.data.aligned_files import save
-from securemodel.data.remembered import alignments_of
+from securemodel.data.align import ChangedSetWarning, revealed
+from securemodel.data.aligned_files import load, path_of
+from securemodel.data.connecting import connect
+from securemodel.data.joint import Joint
+from securemodel.data.place import There
 from securemodel.data.schema import Schema
-from securemodel.data.table import Table, read, table
+from securemodel.data.table import table
+from securemodel.invocation import Invocation, invoked
 from securemodel.planning.units import bytes_text, seconds_text
 from securemodel.sessions.remote import place
 
@@ -125,36 +129,39 @@ def align_command(
     me, parties, own = place(known.parties, me, config, False, "align")
     terms = Terms(learns, known.digest, largest, unmatched, dealer)
     _check_terms(terms, known.parties)
-    file = table_files(tables, known.parties, me)[me]
-    book = alignments_of(True if ledger is None else ledger != "none" and Path(ledger))
+    source = table(me, table_files(tables, known.parties, me)[me])
     _say_what_is_revealed(known.parties, terms)
-    aligned = _aligned(known, me, file, terms, parties, own, book)
-    click.echo(f"{save(aligned, out)}: {_found(aligned)}")
-
-
-def _aligned(known, me: str, file: Path, terms: Terms, parties: PartiesConfig, own: Identity | None, book) -> Aligned:
-    """This party's part, from its file to the result; the others hear meanwhile that it is there."""
-    arrival = arrive(me, parties, own) if own else None
+    arrival = arrive(me, parties, own) if own else None  # the others hear that this party is there while it reads
+    book = True if ledger is None else ledger != "none" and Path(ledger)
     try:
-        mine = read(table(me, file), known)
-        _say_what_it_costs(me, mine, terms, known.parties)
-    except BaseException:
+        with invoked(Invocation(me, config, arrivals=[arrival] if arrival else [])):
+            before = _Before(me, terms)
+            with connect(known, [source], me, parties, ledger=book, before=before.say) as joint, _warnings_said():
+                _align(joint, terms, out)
+    finally:
         if arrival:
             arrival.close()
-        raise
-    with connect(me, parties, own, arrival=arrival) as channel, _warnings_said():
-        start = time.perf_counter()
-        aligned = align(
-            mine.ids or (), channel, terms, minimum=known.minimum, table=mine.digest, book=book,
-            dealer=lambda: dial(me, DEALER, parties, own),
-        )  # fmt: skip
-        seconds = time.perf_counter() - start
-        stats = channel.stats
+
+
+def _align(joint: Joint, terms: Terms, out: Path) -> None:
+    """Aligns, and says what it took and gave."""
+    channel, start = cast(There, joint.place).channel, time.perf_counter()
+    before, made = channel.stats, ""
+    if terms.learns == COUNT:
+        found = f"{joint.count_common(largest=terms.largest)} common ids"
+    else:
+        rows = joint.align(
+            terms.learns, unmatched=terms.unmatched, largest=terms.largest, dealer=terms.dealer, out=out
+        ).rows
+        aligned = load(out, cast(str, joint.me))
+        known = "" if aligned.common in (None, rows) else f", {aligned.common} of them common to all"
+        found, made = f"{rows} joint rows{known}", f"{path_of(out, aligned.me)}: "
+    stats, seconds = channel.stats - before, time.perf_counter() - start
     click.echo(
         f"took {stats.rounds} rounds, {bytes_text(stats.sent_bytes)} sent, {bytes_text(stats.received_bytes)} received, "
         f"{seconds_text(seconds)}"
     )
-    return aligned
+    click.echo(f"{made}{found}")
 
 
 def _check_terms(terms: Terms, parties: tuple[str, ...]) -> None:
@@ -196,28 +203,34 @@ def _say_what_is_revealed(parties: Sequence[str], terms: Terms) -> None:
         click.echo(f"revealed to {receiver}: {'; '.join(what)}")
 
 
-def _say_what_it_costs(me: str, mine: Table, terms: Terms, parties: Sequence[str]) -> None:
-    for note in mine.notes:
-        click.echo(f"note: {note}")
-    workers = torch.get_num_threads()
-    rows = dict.fromkeys(parties, mine.rows)
-    if terms.dealer:
-        counted, seconds, workers = with_dealer.cost_with_dealer(rows, terms, me), mine.rows * with_dealer.ROW_S, 1
-    else:
-        counted = cost(rows, terms, me)
-        seconds = counted.multiplications * multiplication_s() / workers
-    click.echo(
-        f"{mine.rows} rows of {me}; if others have as many: at most {counted.rounds} rounds, "
-        f"{bytes_text(counted.sent_bytes)} sent, about {seconds_text(seconds)} on {workers} "
-        f"core{'s' if workers > 1 else ''}"
-    )
+@dataclass(frozen=True)
+class _Before:
+    """What is said of a party's own file when it was read, before anybody is reached."""
 
+    me: str
+    terms: Terms
 
-def _found(aligned: Aligned) -> str:
-    if aligned.terms.learns == COUNT:
-        return f"{aligned.common} common ids"
-    known = "" if aligned.common in (None, aligned.rows) else f", {aligned.common} of them common to all"
-    return f"{aligned.rows} joint rows{known}"
+    def say(self, joint: Joint) -> None:
+        """Notes of the file, and what the alignment costs."""
+        mine, terms = joint.tables[self.me], self.terms
+        for note in mine.notes:
+            click.echo(f"note: {note}")
+        workers = torch.get_num_threads()
+        rows = dict.fromkeys(joint.parties, mine.rows)
+        if terms.dealer:
+            counted, seconds, workers = (
+                with_dealer.cost_with_dealer(rows, terms, self.me),
+                mine.rows * with_dealer.ROW_S,
+                1,
+            )
+        else:
+            counted = cost(rows, terms, self.me)
+            seconds = counted.multiplications * multiplication_s() / workers
+        click.echo(
+            f"{mine.rows} rows of {self.me}; if others have as many: at most {counted.rounds} rounds, "
+            f"{bytes_text(counted.sent_bytes)} sent, about {seconds_text(seconds)} on {workers} "
+            f"core{'s' if workers > 1 else ''}"
+        )
 
 
 @contextmanager

@@ -14,8 +14,7 @@ import pytest
 
 from protocols.channel.testing import loopback_parties
 from protocols.identity import Timeouts
-from securemodel.cli import align as command
-from securemodel.data import Schema, read, table
+from securemodel.data import Schema, connecting, read, table
 from securemodel.data.aligned_files import load
 from securemodel.errors import InputError
 from securemodel.ledger import read_ledger
@@ -73,7 +72,7 @@ def test_two_parties_with_their_own_files_and_ledgers(words, files, configs, tmp
                      "--ledger", tmp_path / name / "ledger", "--out", tmp_path / name])
         for name, file in (("bank", "clients.csv"), ("shop", "orders.csv"))
     }  # fmt: skip
-    said = {name: process.communicate(timeout=60)[0] for name, process in running.items()}
+    said = {name: process.communicate(timeout=200)[0] for name, process in running.items()}
     for name, process in running.items():
         assert process.returncode == 0, said[name]
         lines = said[name].splitlines()
@@ -101,9 +100,10 @@ def test_two_parties_with_their_own_files_and_ledgers(words, files, configs, tmp
         load(tmp_path / "bank", "bank", table=read(table("bank", files["clients.csv"]), schema).digest)
 
 
+@pytest.mark.slow
 def test_all_parties_on_this_machine(words, tmp_path: Path) -> None:
     done = ended([*words, "--learns", "all", "--local", "--out", tmp_path / "out"])
-    said = done.communicate(timeout=100)[0]
+    said = done.communicate(timeout=200)[0]
     assert done.returncode == 0, said
     assert said.count("3 joint rows") == 2 and "which of its ids all parties have" in said
     bank, shop = (load(tmp_path / "out", name) for name in ("bank", "shop"))
@@ -113,7 +113,7 @@ def test_all_parties_on_this_machine(words, tmp_path: Path) -> None:
 
 def test_all_parties_and_a_dealer_on_this_machine(words, tmp_path: Path) -> None:
     done = ended([*words, "--learns", "shop", "--dealer", "--local", "--out", tmp_path / "out"])
-    said = done.communicate(timeout=100)[0]
+    said = done.communicate(timeout=200)[0]
     assert done.returncode == 0, said
     assert "revealed to dealer: about how many rows" in said and said.count("4 joint rows") == 2
     bank, shop = (load(tmp_path / "out", name) for name in ("bank", "shop"))
@@ -172,7 +172,7 @@ def test_schemas_without_anything_to_align(call, words, files, old: str, new: st
 def test_what_is_wrong_with_a_file_is_said_before_anybody_is_connected(
     call, words, files, configs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "connect", lambda *rest, **options: pytest.fail("connected"))
+    monkeypatch.setattr(connecting, "there", lambda *rest, **options: pytest.fail("connected"))
     files["clients.csv"].write_text(CLIENTS + "ann@x,many\n,5\n")
     result = call(*words, "--learns", "all", "--me", "bank", "--config", configs["bank"])
     assert result.exit_code == 1
