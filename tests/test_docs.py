@@ -143,11 +143,15 @@ def test_commands_of_a_page_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_parties_files_and_schemas_of_a_page_can_be_read(page):
+def test_toml_files_of_a_page_can_be_read(page, tmp_path):
     for block in blocks(page, "toml"):
         tables = tomllib.loads(block.code)
         if "columns" in tables:
             Schema.parse(block.code)
+            continue
+        if "file" in tables:
+            (tmp_path / "described.toml").write_text(block.code)
+            assert read_description(tmp_path / "described.toml")[0] == tmp_path / tables["file"]
             continue
         assert set(tables) <= {"parties", "dealer", "me", "timeouts"}, block
         addresses = {name: entry["address"] for name, entry in tables.get("parties", {}).items()}
