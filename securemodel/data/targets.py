@@ -3,7 +3,7 @@
 The owner of a feature knows how many rows each category has. Where the label is another party's, sums of it are added up in
 secret and revealed to the owner of the feature alone, as it could work them out from the encodings; to all, where the rows
 are split. A category with fewer rows than the schema's minimum is withheld and gets what an unknown one gets: its sum would
-nearly be the labels of few people.
+nearly be the labels of few people. So is whatever would let it be worked out (`securemodel.data.withheld_cells`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from securemodel.data.asks import Ask, Fit
 from securemodel.data.fields import Field
 from securemodel.data.preprocess import Fields, Parameters, Step
 from securemodel.data.totals import Part, Rows
+from securemodel.data.withheld_cells import told_cells
 from securemodel.training.datasets import Owned
 
 
@@ -118,13 +121,13 @@ class LabelStep(Step):
         for at, field in enumerate(fields):
             cells = Cells(self, fields, at, edges, labels.field, minimum, rows.count)
             if not others and label_parts[0].party == owner.party:
-                found = cells.alone(owner, label_parts[0]) if here(owner.party) else None
-            else:
-                ask = cells.added(rows.parts, label_parts) if others else cells.joined(owner, label_parts[0])
-                results = yield ask
-                found = cells.read(results)
-            if found is not None:
-                tables.append(found)
+                if here(owner.party):
+                    tables.append(cells.alone(owner, label_parts[0]))
+                continue
+            found = yield from cells.added(rows.parts, label_parts) if others else cells.joined(owner, label_parts[0])
+            if found:
+                shown, first, second = found["table"]
+                tables.append(Table(shown, first, second, found["totals"]))
         if len(tables) < len(fields):  # they are not for this party
             return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes(fields).items()}
         return {**edges, **self.encoded(tables, fields, labels.field)}
@@ -136,7 +139,7 @@ class LabelStep(Step):
 
 @dataclass(frozen=True, repr=False)
 class Cells:
-    """How the table of one feature is made."""
+    """How the table of one feature is made. Folds count from 0 here, and there is one at least."""
 
     step: LabelStep
     fields: Fields
@@ -151,104 +154,130 @@ class Cells:
         return self.step.size(self.fields[self.at])
 
     @property
-    def _shape(self) -> tuple[int, int]:
-        return max(self.step.folds, 1), self._size
+    def _folds(self) -> int:
+        return max(self.step.folds, 1)
+
+    @cached_property
+    def _numbers(self) -> torch.Tensor:
+        """int64[rows]: the fold of each row; public."""
+        return torch.from_numpy(self.step.fold_numbers(self.rows))
 
     def alone(self, x: Part, y: Part) -> Table:
         """One party has both, and withholds nothing from itself."""
-        cells = self._hot(x, 0).T @ self._powers(y)
-        totals = self._outside(self._by_fold(self._powers(y), 0))
-        rows, first, second = self._outside(cells.T.reshape(3, *self._shape))
-        return Table(rows, first, second, totals.squeeze(2))
+        cells, totals = self._cells(x, y, 0)
+        shown, first, second = self._outside(cells)
+        return Table(shown, first, second, self._outside(totals)[:, :, 0])
 
-    def joined(self, x: Part, y: Part) -> Ask:
+    def joined(self, x: Part, y: Part) -> Fit:
         """The feature is one party's, the label another's: products of secrets, revealed to the first."""
-        hot = Owned(x.party, lambda: self._hot(x, 0), (x.count, self._shape[0] * self._size), torch.float64)
-        powers = Owned(y.party, lambda: self._powers(y)[:, 1:], (y.count, 2), torch.float64)
 
-        def counts() -> torch.Tensor:
-            inside = self._hot(x, 0).sum(0).reshape(1, *self._shape)
-            return torch.cat([self._outside(inside), self._allowed(inside).double()])
+        def hot() -> torch.Tensor:
+            return (self._codes(x).unsqueeze(1) == torch.arange(self._size)).float()
 
+        def labels() -> torch.Tensor:
+            inside = self._numbers.unsqueeze(1) == torch.arange(self._folds)
+            return (self._powers(y)[:, 1:].unsqueeze(2) * inside.unsqueeze(1)).flatten(1)
+
+        def finish(cells: torch.Tensor, told: torch.Tensor, totals: torch.Tensor) -> Mapping[str, torch.Tensor]:
+            found = self._outside(cells.T.reshape(2, self._folds, self._size))
+            return {"table": found * told, "totals": totals * 1.0}
+
+        shape = (self.step.folds + 1, self._size)
         once = {
-            "counts": Owned(x.party, counts, (2, self.step.folds + 1, self._size), torch.float64),
-            "totals": Owned(y.party, lambda: self._outside(self._by_fold(self._powers(y), 0)),
-                            (3, self.step.folds + 1, 1), torch.float64),
-        }  # fmt: skip
-
-        def finish(cells: torch.Tensor, counts: torch.Tensor, totals: torch.Tensor) -> Mapping[str, torch.Tensor]:
-            found = self._outside(cells.T.reshape(2, *self._shape))
-            table = torch.cat([counts[:1], found]) * counts[1:]
-            return {"table": table, "totals": totals * 1.0}
-
-        what = f"labels {self.label.name} of {self.fields[self.at].name}"
-        rows = {"hot": (hot,), "y": (powers,)}
-        return Ask(
-            what, finish, dict.fromkeys(("table", "totals"), x.party), rows, once, lambda hot, y: {"cells": hot.T @ y}
-        )
-
-    def added(self, x: tuple[Part, ...], y: tuple[Part, ...]) -> Ask:
-        """Parties have rows with both: their tables are added up, and revealed to all."""
-        once, first = {}, 0
-        for features, labels in zip(x, y, strict=True):
-
-            def own(features: Part = features, labels: Part = labels, first: int = first) -> torch.Tensor:
-                powers = self._powers(labels)
-                cells = (self._hot(features, first).T @ powers).T.reshape(3, *self._shape)
-                return torch.cat([cells, self._by_fold(powers, first)], 2)
-
-            shape = (3, self._shape[0], self._size + 1)
-            once[features.party] = Owned(features.party, own, shape, torch.float64)
-            first += features.count
-
-        def finish(**tables: torch.Tensor) -> Mapping[str, torch.Tensor]:
-            whole: torch.Tensor = sum(tables.values())  # type: ignore[assignment]
-            inside = whole[:, :, :-1]
-            allowed = self._allowed(inside[:1]).to(whole.dtype)
-            return {"table": self._outside(inside) * allowed, "totals": self._outside(whole[:, :, -1:])}
-
-        what = f"labels {self.label.name} of {self.fields[self.at].name}"
-        return Ask(what, finish, dict.fromkeys(("table", "totals"), "all"), once=once)
-
-    def read(self, results: Mapping[str, torch.Tensor | None]) -> Table | None:
-        """The table that was revealed, if to this party."""
+            "told": Owned(x.party, lambda: self._told(self._counts(x, 0)).double(), shape, torch.float64),
+            "totals": Owned(y.party, lambda: self._outside(self._totals(y, 0))[:, :, 0], (3, shape[0]), torch.float64),
+        }
+        rows = {
+            "hot": (Owned(x.party, hot, (x.count, self._size), torch.float32),),
+            "y": (Owned(y.party, labels, (y.count, 2 * self._folds), torch.float64),),
+        }
+        results = yield Ask(self._what, finish, dict.fromkeys(("table", "totals"), x.party), rows, once,
+                            lambda hot, y: {"cells": hot.T @ y})  # fmt: skip
         table, totals = results["table"], results["totals"]
         if table is None or totals is None:
-            return None
-        rows, first, second = table.double()
-        return Table(rows.round(), first, second, totals.double()[:, :, 0])
+            return {}
+        counts = self._counts(x, 0)
+        shown = self._outside(counts.unsqueeze(0))[0] * self._told(counts)
+        return {"table": torch.cat([shown.unsqueeze(0), table.double()]), "totals": totals.double()}
 
-    def _hot(self, x: Part, first: int) -> torch.Tensor:
-        """float64[rows, folds * categories]: the fold and category of rows of the fit, from the row `first` of all on."""
-        codes = self.step.codes(x.x(), self.edges, self.fields, self.at)
-        known = (codes >= 0) & (codes < self._size)
-        numbers = torch.from_numpy(self.step.fold_numbers(self.rows)[first : first + x.count])
-        places = torch.arange(self._shape[0] * self._size)
-        return (
-            (codes.nan_to_num(-1.0).long() + self._size * numbers).unsqueeze(1).eq(places) & known.unsqueeze(1)
-        ).double()
+    def added(self, x: tuple[Part, ...], y: tuple[Part, ...]) -> Fit:
+        """Parties have rows with both: their tables are added up, and revealed to all. Counts first, which say what may be."""
+        firsts = np.cumsum([0, *(part.count for part in x)]).tolist()
+        whose = list(zip(x, y, firsts, strict=False))
+        shape = (self._folds, self._size)
+        count = lambda part, first: lambda: self._counts(part, first).long()
+        counts = {part.party: Owned(part.party, count(part, first), shape, torch.int64) for part, _, first in whose}
+        least = self._least
+
+        def enough(**each: torch.Tensor) -> Mapping[str, torch.Tensor]:
+            inside: torch.Tensor = sum(each.values())  # type: ignore[assignment]
+            both = torch.cat([inside, inside.sum(0, keepdim=True)])
+            return {"counts": both * (both >= least)}
+
+        results = yield Ask(f"rows of {self.fields[self.at].name}", enough, {"counts": "all"}, once=counts)
+        shown = cast(torch.Tensor, results["counts"]).double()
+        told = self._told(shown[:-1], shown[-1]).double()
+        cells = lambda *given: lambda: torch.cat(self._cells(*given), 2)
+        sums = {
+            part.party: Owned(part.party, cells(part, label, first), (3, shape[0], shape[1] + 1), torch.float64)
+            for part, label, first in whose
+        }
+
+        def finish(**each: torch.Tensor) -> Mapping[str, torch.Tensor]:
+            whole: torch.Tensor = sum(each.values())  # type: ignore[assignment]
+            return {"table": self._outside(whole[:, :, :-1]) * told, "totals": self._outside(whole[:, :, -1:])[:, :, 0]}
+
+        found = yield Ask(self._what, finish, dict.fromkeys(("table", "totals"), "all"), once=sums)
+        return {name: cast(torch.Tensor, values).double() for name, values in found.items()}
+
+    @property
+    def _what(self) -> str:
+        return f"labels {self.label.name} of {self.fields[self.at].name}"
+
+    @property
+    def _least(self) -> int:
+        return max(self.minimum, 1)
+
+    def _told(self, inside: torch.Tensor, every: torch.Tensor | None = None) -> torch.Tensor:
+        """bool[folds + 1, categories]: what may be told, from rows within folds."""
+        sizes = np.bincount(self._numbers.numpy(), minlength=self._folds)
+        every = inside.sum(0) if every is None else every
+        made = told_cells(inside.numpy(), every.numpy(), sizes, self._least, bool(self.step.folds))
+        return torch.from_numpy(made)
+
+    def _codes(self, x: Part) -> torch.Tensor:
+        """int64[rows]: the category of each row; -1 for an unknown one."""
+        codes = self.step.codes(x.x(), self.edges, self.fields, self.at).nan_to_num(-1.0)
+        return torch.where((codes >= 0) & (codes < self._size), codes, -1.0).long()
+
+    def _cells(self, x: Part, y: Part, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """[3, folds, categories] and [3, folds, 1]: rows, labels and squares by fold and category, and by fold."""
+        codes, powers = self._codes(x), self._powers(y)
+        numbers = self._numbers[first : first + x.count]
+        known = codes >= 0
+        made = torch.zeros(self._folds * self._size, 3, dtype=torch.float64)
+        made.index_add_(0, (numbers * self._size + codes)[known], powers[known])
+        return made.T.reshape(3, self._folds, self._size), self._totals(y, first)
+
+    def _counts(self, x: Part, first: int) -> torch.Tensor:
+        """[folds, categories]: rows by fold and category."""
+        codes, numbers = self._codes(x), self._numbers[first : first + x.count]
+        known = codes >= 0
+        made = torch.bincount((numbers * self._size + codes)[known], minlength=self._folds * self._size)
+        return made.double().reshape(self._folds, self._size)
 
     def _powers(self, y: Part) -> torch.Tensor:
         """[rows, 3]: 1, the label as 0..1, its square."""
         units = (y.x()[:, 0] - self.label.low) / ((self.label.high - self.label.low) or 1.0)
         return torch.stack([torch.ones_like(units), units, units * units], 1)
 
-    def _by_fold(self, powers: torch.Tensor, first: int) -> torch.Tensor:
+    def _totals(self, y: Part, first: int) -> torch.Tensor:
         """[3, folds, 1]: sums of the rows of each fold."""
-        numbers = torch.from_numpy(self.step.fold_numbers(self.rows)[first : first + len(powers)])
-        made = torch.zeros(self._shape[0], 3, dtype=torch.float64).index_add_(0, numbers, powers)
+        numbers = self._numbers[first : first + y.count]
+        made = torch.zeros(self._folds, 3, dtype=torch.float64).index_add_(0, numbers, self._powers(y))
         return made.T.unsqueeze(2)
 
     def _outside(self, inside: torch.Tensor) -> torch.Tensor:
         """[k, folds + 1, n] from sums within folds, [k, folds, n]: of all rows, and of those outside of each fold."""
         whole = inside.sum(1, keepdim=True)
         return torch.cat([whole, whole - inside], 1) if self.step.folds else whole
-
-    def _allowed(self, inside: torch.Tensor) -> torch.Tensor:
-        """What has rows enough to be told: no table, and no difference of two, may be of few rows. [1, folds + 1, n]."""
-        least = max(self.minimum, 1) - 0.5
-        made = self._outside(inside) > least
-        if not self.step.folds:
-            return made
-        enough = (inside > least) | (inside < 0.5)
-        return made & torch.cat([torch.ones_like(made[:, :1]), enough], 1)
