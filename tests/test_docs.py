@@ -27,6 +27,7 @@ from securemodel.cli.script import declared_parties
 from securemodel.compiler.lower import DECOMPOSITIONS, LOWERINGS
 from securemodel.compiler.ops import ROWS
 from securemodel.data import Schema
+from securemodel.data.described import read_description
 
 if sys.version_info >= (3, 11):
     import tomllib
