@@ -161,17 +161,17 @@ def asked(
         if wrong := [m.name for m in chosen if m.classes not in (0, classes)]:
             what = f"{', '.join(wrong)} is of another number of classes than the {classes} of {label!r}"
             raise InputError(explain(what, fix=f"give it classes={classes}"))
-    if joint.rows < joint.schema.minimum:
-        raise InputError(explain(
-            f"{joint.rows} rows are fewer than the schema's minimum of {joint.schema.minimum}",
-            why="nothing is revealed of so few", fix="evaluate more rows",
-        ))  # fmt: skip
     if doubled := {m.name for m in chosen if [c.name for c in chosen].count(m.name) > 1}:
         raise InputError(
             explain(f"{', '.join(sorted(doubled))} is asked for twice", fix="evaluate again for the second")
         )
     to = _receivers(reveal, chosen)
     rows, terms = _rows(model, joint, told, columns, weight)
+    if joint.rows < joint.schema.minimum:
+        raise InputError(explain(
+            f"{joint.rows} rows are fewer than the schema's minimum of {joint.schema.minimum}",
+            why="nothing is revealed of so few", fix="evaluate more rows",
+        ))  # fmt: skip
     scored, beside = _scored(model, weights, [n for n in rows if n not in (_LABEL, *_weights_in(rows))])
     return _compiled(joint, chosen, to, rows, terms, scored, beside)
 

@@ -256,3 +256,42 @@ def test_metrics_as_evaluations_of_a_training() -> None:
     assert abs(found.value - sk.roc_auc_score(truth, score)) <= found.error + 1e-5
     with pytest.raises(InputError, match="all rows at once"):
         metrics.auc(exact=True).of_batches(totals, 270)
+
+
+def test_rows_that_only_some_parties_have() -> None:
+    """Of one party's order, which the others do not know, and of all ids, of which nobody knows which are common."""
+    frames, model = _frames(40), Linear()
+    score, label = _clear(model, frames), frames["registry"]["defaulted"]
+    ids = [f"person {at}" for at in range(40)]
+    for name, frame in frames.items():
+        frame["email"] = ids
+        frames[name] = frame.iloc[5:] if name == "shop" else frame.sample(frac=1, random_state=1)
+    schema = data.Schema.parse(
+        SCHEMA.format(missing="false", gone="false").replace("minimum = 5", 'minimum = 5\nkeys = ["email"]')
+    )
+    common = slice(5, None)
+    with data.local(schema, [data.table(name, frame) for name, frame in frames.items()]) as joint:
+        with pytest.raises(InputError, match="not aligned"):
+            asked(model, joint, label="defaulted", columns=COLUMNS)
+        for learns in ("bank", "nobody"):
+            rows = joint.align(learns=learns)
+            found = evaluate(
+                model, rows, label="defaulted", metrics=["f1", "confusion"], columns=COLUMNS, reveal="shop"
+            )
+            exact = evaluate(model, rows, label="defaulted", metrics="auc", columns=COLUMNS, exact=True, reveal="shop")
+            assert found["f1"].value == pytest.approx(sk.f1_score(label[common], score[common] >= 0), abs=1e-5)
+            matrix = sk.confusion_matrix(label[common], score[common] >= 0)
+            assert [sum(row) for row in found["confusion"].curve["matrix"] if None not in row] == [
+                int(sum(row))
+                for row, shown in zip(matrix, found["confusion"].curve["matrix"], strict=True)
+                if None not in shown
+            ]
+            assert exact["auc"].value == pytest.approx(sk.roc_auc_score(label[common], score[common]), abs=1e-5)
+
+
+def test_other_parties_have_the_model_on_the_meta_device() -> None:
+    with _joint(_frames(20)) as joint:
+        whole = asked(Linear(), joint, label="defaulted", columns=COLUMNS, metrics="f1", weights="bank")
+        empty = asked(Linear().to("meta"), joint, label="defaulted", columns=COLUMNS, metrics="f1", weights="bank")
+    digests = [[piece.program.digest for piece in made.queries[0].pieces] for made in (whole, empty)]
+    assert digests[0] == digests[1]
