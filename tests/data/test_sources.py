@@ -423,6 +423,17 @@ def test_sheets_are_named_where_there_are_several(tmp_path: Path) -> None:
     assert data.read(data.table("bank", path), SCHEMA).rows == 3
 
 
+def test_a_sheet_that_says_a_wrong_size_is_read_whole(tmp_path: Path) -> None:
+    whole = excel(tmp_path / "own.xlsx", [NAMES, *ROWS])
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(tmp_path / "small.xlsx", "w") as out:
+        for entry in archive.namelist():
+            content = archive.read(entry)
+            assert entry != "xl/worksheets/sheet1.xml" or b'<dimension ref="A1:F4"' in content
+            out.writestr(entry, content.replace(b'<dimension ref="A1:F4"', b'<dimension ref="A1:B2"'))
+    wanted = data.read(data.table("bank", whole), SCHEMA).digest
+    assert data.read(data.table("bank", tmp_path / "small.xlsx"), SCHEMA).digest == wanted
+
+
 def test_dates_that_are_counted_from_1904(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     book.epoch = CALENDAR_MAC_1904
@@ -446,5 +457,7 @@ def test_long_sources_come_in_blocks(monkeypatch, tmp_path: Path) -> None:
     for size in ("sources.LINES", "arrow.ROWS", "excel.LINES"):
         monkeypatch.setattr(f"securemodel.data.{size}", 2)
     made = sources(tmp_path)
-    digests = {kind: data.read(data.table("bank", source), SCHEMA).digest for kind, source in made.items()}
-    assert set(digests.values()) == {data.read(data.table("bank", ARROW), SCHEMA).digest}
+    tables = {kind: data.read(data.table("bank", source), SCHEMA) for kind, source in made.items()}
+    assert {table.digest for table in tables.values()} == {data.read(data.table("bank", ARROW), SCHEMA).digest}
+    for kind, table in tables.items():
+        assert table.places.tolist() == ([2, 3, 4] if kind in ("csv", "excel") else [1, 2, 3]), kind
