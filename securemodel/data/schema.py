@@ -126,7 +126,7 @@ def _place(what: str, name: str) -> str:
 
 
 def _unlike(mine: object, theirs: object) -> str:
-    if mine == theirs and type(mine) is type(theirs):
+    if json.dumps(mine, sort_keys=True) == json.dumps(theirs, sort_keys=True):  # 1 is not true
         return ""
     if not isinstance(mine, dict) or not isinstance(theirs, dict):
         return f"{_short(mine)} here and {_short(theirs)} there"

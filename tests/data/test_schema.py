@@ -159,6 +159,9 @@ def test_another_version_differs() -> None:
     said = SCHEMA.first_difference(SCHEMA.text.replace('"rules": "1"', '"rules": "2"'))
     assert said == 'key \'email\': rules is "1" here and "2" there'
     assert SCHEMA.first_difference(SCHEMA.text.replace("schema 1", "schema 9")).startswith("the format of schemas")  # type: ignore[union-attr]
+    assert SCHEMA.first_difference(SCHEMA.text.replace('"missing": true', '"missing": 1')).endswith(
+        "true here and 1 there"
+    )  # type: ignore[union-attr]
     assert SCHEMA.first_difference(SCHEMA.text.replace("500000.0", "true")).endswith("500000.0 here and true there")  # type: ignore[union-attr]
 
 
@@ -196,6 +199,7 @@ COLUMNS = {
     "low is high": (('owner = "x"', 'kind = "date"', "low = 2001-01-01", "high = 2001-01-01"), "line 4: column 'a': low is 2001-01-01"),
     "an infinite bound": (('owner = "x"', 'kind = "number"', "low = 0", "high = inf"), "line 5: column 'a': high is inf; it is a finite number"),
     "a bound that is true": (('owner = "x"', 'kind = "number"', "low = 0", "high = true"), "line 5: column 'a': high is True"),
+    "a whole number that is true": (('owner = "x"', 'kind = "integer"', "low = 0", "high = true"), "line 5: column 'a': high is True; it is a whole number"),
     "a fraction": (('owner = "x"', 'kind = "integer"', "low = 0", "high = 1.5"), "line 5: column 'a': high is 1.5; it is a whole number"),
     "a time": (('owner = "x"', 'kind = "date"', "low = 2001-01-01", "high = 2001-02-03T04:05:06"), "line 5: column 'a': high is datetime"),
     "bounds of a boolean": (('owner = "x"', 'kind = "boolean"', "low = 0"), "line 4: column 'a': a boolean has no bounds"),
