@@ -205,8 +205,9 @@ class Joint:
             return torch.from_numpy(found).to(dtype)
 
         if key not in self._made:
-            rows = self.counts[party] if way else len(self.positions[part])
-            self._made[key] = Owned(party, read_now, (rows,), dtype, self._way(way) if way else None)
+            rows, column = self.counts[party] if way else len(self.positions[part]), self.column(name)
+            bounds = (min(column.low, 0.0), max(column.high, 0.0)) if what == "values" else (0.0, 1.0)
+            self._made[key] = Owned(party, read_now, (rows,), dtype, self._way(way) if way else None, bounds)
         return self._made[key]
 
     def _way(self, way: Way) -> Way:
@@ -221,7 +222,7 @@ class Joint:
         def values() -> torch.Tensor:
             return torch.from_numpy(self.presence[party][self.positions[0]].astype(np.int64))
 
-        return Owned(party, values, (self.rows,), torch.int64)
+        return Owned(party, values, (self.rows,), torch.int64, bounds=(0.0, 1.0))
 
     def _check_aligned(self) -> None:
         if self.waiting:

@@ -7,7 +7,8 @@ block of rows after the other, its totals stay shares that nobody sees, and anot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,9 @@ from protocols.errors import explain
 from protocols.names import EVERYBODY, PUBLIC
 from securemodel.compiler.ir import Rounding
 from securemodel.compiler.lower.orders import permute
-from securemodel.errors import CompileError, InputError
+from securemodel.compiler.report import Suspect
+from securemodel.errors import CompileError, InputError, RangeWarning
+from securemodel.inspect.magnitudes import magnitudes
 from securemodel.planning.costs import Network
 from securemodel.planning.plan import make_plan
 from securemodel.planning.units import bytes_text, seconds_text
@@ -143,7 +146,19 @@ class QueryPlan(Shown):
 
 
 def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
-    """The programs of a query. Raises UnsupportedOperator, CompileError, InputError."""
+    """The programs of a query. Raises UnsupportedOperator, CompileError, InputError.
+
+    Gives a RangeWarning where values of columns whose bounds are known are not shown to fit numbers of `frac_bits`.
+    """
+    compiled = _compiled(query, parties)
+    for piece in compiled.pieces:
+        if suspects := _too_large(piece):
+            warnings.warn(RangeWarning(_said_of_ranges(query, suspects)), stacklevel=4)
+            break
+    return compiled
+
+
+def _compiled(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
     query = _in_one_order(_of_rows(query))
     terms = Terms(parties, frac_bits=query.frac_bits, width=query.width, rounding=query.rounding)
     once = tuple(query.once.values())
@@ -163,6 +178,32 @@ def compile_query(query: Query, parties: tuple[str, ...]) -> CompiledQuery:
         given = (*query.beside.values(), *once)
         return CompiledQuery(query, (_piece(terms, _named(query, all_at_once), query, batches, given),))
     return CompiledQuery(query, tuple(_in_blocks(query, terms, data, most, once)))
+
+
+def _too_large(piece: Piece) -> list[Suspect]:
+    """What may leave the ring where columns are within their bounds; inputs whose bounds are not known are within ±1."""
+    batches, header = piece.batches, piece.program.header
+    parts = [*(part for _, _, part in batches.parts()), *piece.once] if batches else [*piece.once]
+    examples = [*(batches.examples() if batches else []), *(torch.zeros(o.shape, dtype=o.dtype) for o in piece.once)]
+    most = 2.0 ** (62 - 2 * header.frac_bits)
+    largest = max((max(map(abs, part.bounds)) for part in parts if part.bounds), default=0.0)
+    if largest**2 * max((example.shape[0] for example in examples if example.ndim), default=0) <= most:
+        return []  # the usual: sums of products of two columns fit
+    step = piece.program.step
+    bounds = [part.bounds for part in parts]
+    starts = {name: state.start for name, state in step.states.items()}
+    found = magnitudes(step.captured, piece.program.graph, starts, examples, bounds, header.frac_bits, header.width)
+    return [each for each in found.suspects if each.limit >= 1] if found else []
+
+
+def _said_of_ranges(query: Query, suspects: Sequence[Suspect]) -> str:
+    where = "\n".join(f"{each.source or each.operator}: {each}" for each in suspects[:3])
+    fix = (
+        "let owners scale their columns, as in part.made(lambda: part.tensor / 1000, (), torch.float64, bounds=(0, 500)), "
+        "and multiply what is revealed; or take fewer frac_bits"
+    )
+    why = "results that do not fit are wrong, and nobody sees it"
+    return explain(f"{query.name!r} has values that are not shown to fit", where=where, why=why, fix=fix)
 
 
 def _of_rows(query: Query) -> Query:

@@ -37,8 +37,8 @@ class Way:
 class Owned:
     """A tensor of one party. `source` is the tensor, or a function that gives it and is called by its owner alone.
 
-    `shape` is public, [rows, ...], and so is `dtype`. `way`: how its rows are brought into the order of others', for
-    queries to joint tables; None where they are in that order.
+    `shape` is public, [rows, ...], and so are `dtype`, and `bounds`, which no value is beyond, where they are known. `way`:
+    how its rows are brought into the order of others', for queries to joint tables; None where they are in that order.
     """
 
     party: str
@@ -46,6 +46,7 @@ class Owned:
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     way: Way | None = None
+    bounds: tuple[float, float] | None = None
 
     @cached_property
     def tensor(self) -> torch.Tensor:
@@ -66,9 +67,11 @@ class Owned:
             )  # fmt: skip
         return made
 
-    def made(self, source: Source, shape: Sequence[int], dtype: torch.dtype) -> Owned:
-        """What its owner makes of it row by row: a tensor [rows, *shape]."""
-        return replace(self, source=source, shape=(self.shape[0], *shape), dtype=dtype)
+    def made(
+        self, source: Source, shape: Sequence[int], dtype: torch.dtype, bounds: tuple[float, float] | None = None
+    ) -> Owned:
+        """What its owner makes of it row by row: a tensor [rows, *shape], within these bounds."""
+        return replace(self, source=source, shape=(self.shape[0], *shape), dtype=dtype, bounds=bounds)
 
     def rows(self, places: np.ndarray) -> torch.Tensor:
         """Some of the rows. Raises InputError."""

@@ -16,7 +16,7 @@ from securemodel.data import query as module
 from securemodel.data.place import Here, there
 from securemodel.data.query import Query, compile_query
 from securemodel.engines.masked.dealer import serve
-from securemodel.errors import CompileError, InputError
+from securemodel.errors import CompileError, InputError, RangeWarning
 from securemodel.ledger import read_ledger
 from securemodel.training.datasets import Way, owned, rows
 
@@ -173,3 +173,30 @@ def test_each_run_is_in_the_ledger(tmp_path, blocks_of_16):
     here(PARTIES, tmp_path / "ledger").ask(compile_query(query(40, reveal={"mean": "bank", "count": "all"}), PARTIES))
     lines = [line.fields for line in read_ledger(tmp_path / "ledger").lines]
     assert [line["reveals"] for line in lines] == [{}, {}, {}, {"bank": ["mean"], "all": ["count"]}]
+
+
+def bounded(low: float, high: float, count: int = 40) -> Query:
+    """Sums of products of one party's numbers with the other's 0 and 1."""
+    x = owned("bank", torch.full((count,), high, dtype=torch.float64))
+    y = owned("shop", torch.ones(count, dtype=torch.int64))
+    one = {"x": (replace(x, bounds=(low, high)),), "y": (replace(y, bounds=(0.0, 1.0)),)}
+    return Query("sum", rows=one, sums=lambda x, y: {"s": (x * y).sum()}, finish=lambda s: {"mean": s / 40})
+
+
+@pytest.mark.parametrize("count", [16, 40])
+def test_sums_that_may_leave_the_ring_are_told(count, blocks_of_16):
+    """With 16 fractional bits numbers are below 2^30, and a larger one would be another without a word."""
+    with pytest.warns(RangeWarning, match=r"'sum' has values that are not shown to fit(.|\n)*test_query.py"):
+        compile_query(bounded(-1e8, 1e8, count), PARTIES)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("asked", [bounded(0, 1e6), replace(bounded(-1e8, 1e8), frac_bits=8), query()])
+def test_sums_that_fit_are_not(asked):
+    compile_query(asked, PARTIES)
+
+
+def test_what_is_made_of_a_column_has_bounds_of_its_own():
+    (x, *_) = bounded(0, 5).rows["x"]
+    assert x.bounds == (0, 5) and x.made(lambda: x.tensor / 10, (), torch.float64).bounds is None
+    assert x.made(lambda: x.tensor / 10, (), torch.float64, bounds=(0, 0.5)).bounds == (0, 0.5)
