@@ -7,10 +7,11 @@ block of rows after the other, its totals stay shares that nobody sees, and anot
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from securemodel.shown import Shown
 from securemodel.training.capture import capture_step
 from securemodel.training.compiling import Terms, TrainingProgram
 from securemodel.training.datasets import Batches, Dataset, Owned
+from securemodel.training.steps import CapturedStep
 
 Tensors = Mapping[str, torch.Tensor]
 _BLOCK_ELEMENTS = 1 << 21  # of all inputs of a block: 16 MB of masked numbers at each party
@@ -189,11 +191,11 @@ def _too_large(piece: Piece) -> list[Suspect]:
     largest = max((max(map(abs, part.bounds)) for part in parts if part.bounds), default=0.0)
     if largest**2 * max((example.shape[0] for example in examples if example.ndim), default=0) <= most:
         return []  # the usual: sums of products of two columns fit
-    step = piece.program.step
+    step = cast(CapturedStep, piece.program.step)
     bounds = [part.bounds for part in parts]
     starts = {name: state.start for name, state in step.states.items()}
     found = magnitudes(step.captured, piece.program.graph, starts, examples, bounds, header.frac_bits, header.width)
-    return [each for each in found.suspects if each.limit >= 1] if found else []
+    return [each for each in found.suspects if each.limit >= 1 and math.isfinite(each.high - each.low)] if found else []
 
 
 def _said_of_ranges(query: Query, suspects: Sequence[Suspect]) -> str:
