@@ -7,7 +7,6 @@ block of rows after the other, its totals stay shares that nobody sees, and anot
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +36,7 @@ Tensors = Mapping[str, torch.Tensor]
 _BLOCK_ELEMENTS = 1 << 21  # of all inputs of a block: 16 MB of masked numbers at each party
 _MOST_ROWS = 1 << 17
 _TOTALS = "totals"
+_ANY = 2.0**200  # of what no rule knows anything
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,7 +195,8 @@ def _too_large(piece: Piece) -> list[Suspect]:
     bounds = [part.bounds for part in parts]
     starts = {name: state.start for name, state in step.states.items()}
     found = magnitudes(step.captured, piece.program.graph, starts, examples, bounds, header.frac_bits, header.width)
-    return [each for each in found.suspects if each.limit >= 1 and math.isfinite(each.high - each.low)] if found else []
+    suspects = found.suspects if found else ()
+    return [each for each in suspects if each.limit >= 1 and max(-each.low, each.high) < _ANY]
 
 
 def _said_of_ranges(query: Query, suspects: Sequence[Suspect]) -> str:

@@ -353,3 +353,10 @@ def test_alignments_of_different_times_do_not_go_together(tmp_path):
             save(aligned, tmp_path / name)
     got = between(lambda me, joint: joint.rows, tables=(schema, made), aligned=lambda me: tmp_path / ("first" if me == "bank" else "second"))  # fmt: skip
     assert said_by(got, "has another alignment")
+
+
+@pytest.mark.filterwarnings("error::securemodel.errors.RangeWarning")
+@pytest.mark.parametrize("learns", ["all", "bank", "nobody"])
+def test_columns_that_fit_give_no_warning(learns):
+    with data.local(*three(WITH_IDS, **IDS)) as joint:
+        ask(joint.align(learns))
