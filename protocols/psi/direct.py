@@ -35,7 +35,7 @@ LISTS, COUNT, SAME = 1, 2, 3
 COUNT_BYTES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Crossed:
     """One's own row at each place of one's list; by peer, the tags of one's own list and of the peer's."""
 

@@ -58,7 +58,7 @@ class Ring:
         return len(self.parties) - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Passed:
     """After the hops: one's own order; how one shuffled each list, by owner; and the list of the next party.
 

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from protocols.channel import Channel, Purpose
+from protocols.channel.buffers import byte_view
 from protocols.channel.testing import free_addresses, run_together
 from protocols.errors import BadFrame, Mismatch, PeerAborted
 from protocols.identity import Timeouts, plain_config
@@ -18,6 +20,7 @@ from securemodel import data
 from securemodel.data import connecting
 from securemodel.data.align import TooFewRows
 from securemodel.data.aligned_files import save
+from securemodel.engines.labels import QUERY
 from securemodel.engines.masked.dealer import serve
 from securemodel.errors import ConfigError, InputError
 from securemodel.invocation import Invocation, invoked
@@ -360,3 +363,30 @@ def test_alignments_of_different_times_do_not_go_together(tmp_path):
 def test_columns_that_fit_give_no_warning(learns):
     with data.local(*three(WITH_IDS, **IDS)) as joint:
         ask(joint.align(learns))
+
+
+def test_nothing_that_hides_is_used_twice(monkeypatch):
+    """The same question and the same alignment twice in one session: no message of them is sent again."""
+    sent: dict[tuple[str, str, str], list[bytes]] = {}
+    begin = Channel.begin
+
+    def noted(self, label, sends, receives):
+        for peer, buffers in sends.items():
+            message = b"".join(bytes(byte_view(buffer)) for buffer in buffers)
+            if len(message) >= 32 and label != QUERY and label.purpose != Purpose.START:
+                sent.setdefault((self.me, peer, str(label)), []).append(message)
+        return begin(self, label, sends, receives)
+
+    def task(me, joint):
+        aligned = [joint.align("all") for _ in range(2)]
+        return [read_off(ask(aligned[0])), read_off(ask(aligned[0]))], aligned[0].digest != aligned[1].digest
+
+    monkeypatch.setattr(Channel, "begin", noted)
+    got = between(task, tables=three(WITH_IDS, **IDS))
+    assert all(found == ([COMMON, COMMON], True) for found in got.values()), got
+    twice = {where: messages for where, messages in sent.items() if len(messages) > 1}
+    assert len(twice) > 6 and {me for me, _, _ in twice} == {"bank", "shop", "registry"}
+    for where, messages in twice.items():
+        assert len(set(messages)) == len(messages), where
+        halves = [message[at : at + 16] for message in messages for at in range(0, min(len(message), 4096) - 15, 16)]
+        assert "CONTROL" in where[2] or len(set(halves)) == len(halves), where
