@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from securemodel.data.values import day_of, text_of
 
 _MOST_SEEN = 1 << 16  # different texts of a column, above which it is no category
 _LONGEST = 100
+_LARGEST = sys.float_info.max
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]*|(?=\.))(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
@@ -122,7 +124,9 @@ class _Seen:
             made += [f"low = {first.isoformat()}", f"high = {last.isoformat()}"]
         elif kind != "boolean":
             bounds = _outwards(self.low, self.high, 1.0 if kind == "integer" else 1e-9)
-            low, high = (str(int(bound)) if kind == "integer" else repr(float(bound)) for bound in bounds)
+            least, most = (-(2**63), 2**63 - 1) if kind == "integer" else (-_LARGEST, _LARGEST)
+            inside = [min(max(bound, least), most) for bound in bounds]
+            low, high = (str(int(bound)) if kind == "integer" else repr(float(bound)) for bound in inside)
             made += [f"low = {low}", f"high = {high}"]
         return [*made, "missing = true"] if self.missing else made
 
@@ -174,8 +178,9 @@ def _is_missing(cell: Any, form: Form) -> bool:
 
 
 def _outwards(low: float, high: float, least: float) -> tuple[float, float]:
-    """Bounds around both with one or two digits, by the size of what lies between."""
-    step = 10.0 ** math.floor(math.log10(max(high - low, abs(low) * 1e-3, abs(high) * 1e-3, least)))
+    """Bounds around both with one or two digits, by the size of what lies between; of one value alone, by its own size."""
+    size = max(abs(low), abs(high))
+    step = 10.0 ** math.floor(math.log10(max(min(high - low, _LARGEST), size if low == high else size * 1e-3, least)))
     if step >= 1:
         whole = int(step)
         below, above = math.floor(low) // whole * whole, -(-math.ceil(high) // whole) * whole

@@ -141,7 +141,7 @@ def test_a_million_categories_are_left_out(monkeypatch) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-1e15, 1e15) | st.sampled_from([0.0, -1e-12, 1e-300, 123.456]), min_size=1, max_size=5))
+@given(st.lists(st.floats(-1e15, 1e15) | st.sampled_from([0.0, -1e-12, 1e-300, 123.456, 1.7e308, -1.7e308]), min_size=1, max_size=5))  # fmt: skip
 def test_bounds_lie_outside_whatever_the_numbers(values: list[float]) -> None:
     source = data.table("bank", pandas.DataFrame({"x": [*values, 0.5]}))
     schema = data.Schema.parse(propose(source))
@@ -149,10 +149,22 @@ def test_bounds_lie_outside_whatever_the_numbers(values: list[float]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(-(2**62), 2**62) | st.sampled_from([0, 1, 2**53 + 1]), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.integers(-(2**62), 2**62) | st.sampled_from([0, 1, 2**53 + 1, 2**63 - 1, -(2**63)]), min_size=1, max_size=5
+    )
+)
 def test_bounds_of_whole_numbers(values: list[int]) -> None:
     source = data.table("bank", pandas.DataFrame({"x": [*values, 2]}))
     assert data.read(source, data.Schema.parse(propose(source))).rows == len(values) + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(48231.77, 40000.0, 50000.0), (0.123, 0.1, 0.2), (-7.25, -8.0, -7.0), (42, 40, 50)]
+)
+def test_the_only_value_of_a_column_is_not_told(value: float, low: float, high: float) -> None:
+    column = data.Schema.parse(propose(data.table("bank", pandas.DataFrame({"x": [value] * 3 + [None]})))).columns["x"]
+    assert (column.low, column.high) == (low, high)
 
 
 @settings(max_examples=40, deadline=None)
