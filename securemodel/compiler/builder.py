@@ -122,6 +122,7 @@ def _is_repeatable(target: Callable, args: tuple, kwargs: dict[str, Any]) -> boo
     return len(leaves) < _MANY and all(isinstance(leaf, _PLAIN) for leaf in leaves)
 
 
+_SMALL = 2.0**-8
 _KEEPING = ("linear", "bilinear", "select", "rescale", "factor", "ldexp")
 _PLAIN = (Value, bool, int, float, str, type(None), torch.dtype)
 _MANY = 4096
@@ -447,6 +448,9 @@ class Builder:
         factor = float(factor)
         if not math.isfinite(factor):
             raise CannotLower(f"the factor {factor}", SMALLER)
+        base, small, added = self.notes.get(("affine", x.id), (x, 1.0, 0.0))
+        if small < _SMALL and abs(factor) > 1 and not added:  # what a small factor left out is needed
+            return self.scale(base, small * factor)
         if factor == int(factor) and abs(factor) < 2**15:
             return x if factor == 1 else self.linear("scale", x, factor=int(factor))
         made = self._value(self._secret("factor", [x], x.shape, factor=factor), x.integer and factor.is_integer())

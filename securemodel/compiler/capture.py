@@ -127,6 +127,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     Raises CompileError with torch's reason when the model cannot be exported.
     """
     usable(model)
+    _has_rows(examples)
     with suppress(NotImplementedError):  # modules of exported programs are what they are
         model = model.eval()
     if any(t.is_meta for t in model_state(model).values()):
@@ -169,6 +170,16 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
     if not outputs:
         raise CompileError("the model returns no tensor: there is nothing to compute")
     return Captured(exported.graph, states, constants, placeholders, outputs, writes=bool(written))
+
+
+def _has_rows(examples: Examples) -> None:
+    """Raises CompileError for an input without rows, of which no run could be one."""
+    names = list(examples) if isinstance(examples, Mapping) else range(len(examples))
+    for name, tensor in zip(names, example_tensors(examples), strict=True):
+        if tensor.ndim and not tensor.shape[0]:
+            what = f"the example for input {name!r} has no rows: its shape is {list(tensor.shape)}"
+            why = "a program is made for batches of as many rows as the examples have"
+            raise CompileError(explain(what, why=why, fix="give an example with the rows of a batch, one or more"))
 
 
 _NO_STATE = ("USER_OUTPUT", "USER_INPUT_MUTATION", "TOKEN")

@@ -19,6 +19,7 @@ _MADE = ("arange", "zeros", "ones", "full", "eye", "linspace", "logspace", "tens
 _ALIKE = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1, "full_like": None, "new_full": None}
 """What looks at a tensor's shape alone, and the number it fills the result with (None: its argument)."""
 _DIFFERENT_EACH_TIME = ("rand", "bernoulli", "multinomial", "normal", "poisson", "exponential", "uniform", "empty")
+_AT_POSITIONS = ("__getitem__", "__setitem__")
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -45,6 +46,8 @@ class KnownValues(TorchFunctionMode):
         if torch.compiler.is_dynamo_compiling():  # the branches of a torch.cond, which nothing of here can follow
             return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
+        if name in _AT_POSITIONS and isinstance(args[1], tuple):
+            args = (args[0], self._without_masks(args[1]), *args[2:])
         if name in _ASKING:
             try:
                 return self._computed(function, args, kwargs)
@@ -91,6 +94,26 @@ class KnownValues(TorchFunctionMode):
         if value is None or value.untyped_storage().data_ptr() in self.spoiled:
             raise _Unknown
         return value
+
+    def _without_masks(self, index: tuple) -> tuple:
+        """Positions in place of known masks, which have others beside them."""
+        tensors = [part for part in index if isinstance(part, torch.Tensor)]
+        out: list[Any] = []
+        for part in index:
+            places = self._places_of(part) if len(tensors) > 1 else None
+            out += [part] if places is None else [torch.tensor(at) for at in places]
+        return tuple(out)
+
+    def _places_of(self, part: Any) -> list[list[int]] | None:
+        """Where a mask that the model's code makes, or has as a constant, is set; None for everything else."""
+        if not isinstance(part, torch.Tensor) or part.dtype != torch.bool or not part.ndim:
+            return None
+        try:  # torch.export has other types for inputs, weights and buffers
+            known = part if type(part) is torch.Tensor else self._known(part)
+        except _Unknown:
+            return None
+        with _disable_current_modes():
+            return [at.tolist() for at in known.nonzero(as_tuple=True)]
 
     def _as_number(self, tensor: torch.Tensor) -> Any:
         """A tensor that is one known number as that number, where sizes may be asked for."""

@@ -189,10 +189,26 @@ class ClearSide:
                 what = "an id or a position is outside of its table"
             where = self._program.graph[source].source
             raise InputError(explain(f"{self.describe(source)}: {what}", where=where, fix=fix)) from problem
-        ring = encode(value, node.frac or 0, limit, self.describe(source))
+        what = self.describe(source)
+        if value.is_floating_point() and not value.isfinite().all():
+            what = self._of_finite(source, what)
+        ring = encode(value, node.frac or 0, limit, what)
         if node.phase == "load" and node.owner == self._me and value.is_floating_point():
             self._warn_of_small(value, node)
         return ring.reshape(node.shape).contiguous()
+
+    def _of_finite(self, node_id: int, what: str) -> str:
+        """What has NaN or infinite values: the model's own, or what it makes of other ones."""
+        graph = self._program.graph
+        at, nan = graph[node_id], bool(torch.as_tensor(self.value(node_id)).isnan().any())
+        while at.op == "float":
+            values = {a: torch.as_tensor(self.value(a)) for a in at.args}
+            bad = [a for a, v in values.items() if v.isnan().any() or (not nan and not v.isfinite().all())]
+            if not bad:
+                where = f", at {at.source}" if at.source else ""
+                return f"{what}: what {at.attrs['target']} makes of it{where}"
+            at = graph[bad[0]]
+        return what
 
     def _outside(self, node_id: int) -> tuple[list[int], int, int, int] | None:
         """(where the first position stands that is outside of its table, the least that it may be, the table's size, it)."""

@@ -275,7 +275,7 @@ def _spread(x: Interval, example: Any) -> Interval:
 def _put(call: Call, example: Any) -> Any:
     """Elements put or added at positions: where these are not known, each may be anywhere, and all in one place."""
     target, (x, *rest), kwargs = call
-    if kwargs.get("reduce", "add") != "add":
+    if kwargs.get("reduce", "add") != "add" or kwargs.get("alpha", 1) != 1:
         return None
     added = "add" in str(target) or "reduce" in kwargs or (len(rest) > 2 and rest[2] is True)
     if "index_put" in str(target):
@@ -638,7 +638,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("scatter_reduce", "index_reduce"), _reduced),
     **dict.fromkeys(("bucketize", "searchsorted", "histc", "bincount"), _counted),
     **dict.fromkeys(("gather", "index", "index_select", "embedding"), _taken),
-    **dict.fromkeys(("scatter", "scatter_add", "index_put"), _put),
+    **dict.fromkeys(("scatter", "scatter_add", "index_put", "index_add", "index_copy"), _put),
     **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),
     "rms_norm": _rms_norm,
     **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),

@@ -12,6 +12,13 @@ MASK = torch.tensor([True, False, True, True, False])
 
 torch.manual_seed(12)
 
+
+def written_diagonal(x):
+    x = x.clone()
+    x.diagonal().mul_(2)
+    return x
+
+
 # --- rounding: inputs of halves too, as round takes them to even numbers ---
 row((aten.floor.default, aten.ceil.default, aten.trunc.default), lambda x: (x.floor(), x.ceil(), x.trunc()), MATRIX)
 row(aten.trunc.default, lambda x: (x.frac(), (9 * x).fix(), x.floor().ceil(), x.argmax(1).float().floor()), MATRIX)
@@ -56,6 +63,8 @@ row((aten.eq.Tensor, aten.ne.Tensor), lambda x, y: ((x > 0) == (y > 0), (x > 0) 
 row((aten.bitwise_and.Tensor, aten.bitwise_or.Tensor), lambda x: ((x > 0) & (x < 1), (x > 1) | (x < 0)), MATRIX)
 row((aten.bitwise_xor.Tensor, aten.bitwise_not.default), lambda x: ((x > 0) ^ (x < 1), ~(x > 0)), MATRIX)
 row(aten.bitwise_and.Tensor, lambda x: (MASK & (x > 0), (x > 0) & MASK), MATRIX)
+row(aten.add.Tensor, lambda x: ((x > 0) + (x < 1), MASK + (x > 0), (x > 0).int() + (x < 1)), MATRIX)
+row(aten.index_put.default, lambda x: (torch.diagonal_scatter(x, x[0, :3], 1), written_diagonal(x[:, :3])), MATRIX)
 row(aten.logical_and.default, lambda x, y: (torch.logical_and(x > 0, y > 0), torch.logical_and(x.round(), y > 0)), PAIR)
 row(aten.logical_or.default, lambda x, y: (torch.logical_or(x > 0, y > 0), torch.logical_or(x.round(), y > 0)), PAIR)
 row(aten.logical_xor.default, lambda x, y: torch.logical_xor(x.round(), y > 0), PAIR)
@@ -346,9 +355,21 @@ row(
     lambda x, y: (x.scatter(1, GRID, y[:, :2]), x.scatter(0, GRID % 3, 1.5)),
     PAIR,
 )
-row(aten.scatter_add.default, lambda x, y: (x.scatter_add(1, GRID, y), x.index_add(1, GRID[1], y[:, :2])), PAIR)
+row(
+    (aten.scatter_add.default, aten.index_add.default),
+    lambda x, y: (
+        x.scatter_add(1, GRID, y),
+        x.index_add(1, GRID[1], y[:, :2]),
+        x.index_add(0, GRID[1] - 2, y[:2], alpha=-2),
+    ),
+    PAIR,
+)
 row(aten.scatter_reduce.two, lambda x, y: x.scatter_reduce(1, GRID, y, "sum"), PAIR)
-row(aten.index_put.default, lambda x, y: (x.index_fill(1, GRID[2], 2.0), x.index_copy(1, PLACES[:2], y[:, :2])), PAIR)
+row(
+    (aten.index_put.default, aten.index_copy.default),
+    lambda x, y: (x.index_fill(1, GRID[2], 2.0), x.index_copy(1, PLACES[:2], y[:, :2])),
+    PAIR,
+)
 row(aten.masked_scatter.default, lambda x, y: x.masked_scatter(MASK.expand(3, 5), y), PAIR)
 row((), lambda x: (torch.full_like(x, 2) + x, torch.ones_like(x) * x, x.new_zeros(2, 2) + x[0, 0]), MATRIX)
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from running import IDLE_THIRD, TWO, check_agrees, run
 from test_functions import Veiled
+from torch import nn
 
 import securemodel
-from securemodel.errors import UnsupportedOperator
+from securemodel.errors import CompileError, UnsupportedOperator
 
 SETTINGS = pytest.mark.parametrize("settings", [TWO, IDLE_THIRD], ids=["two", "three"])
 
@@ -31,3 +32,12 @@ def test_a_program_that_returns_only_an_empty_tensor_says_nothing(settings):
 def test_divisions_by_zero_are_problems_of_the_model():
     with pytest.raises(UnsupportedOperator, match="a division by zero"):
         securemodel.compile(Veiled(lambda x: x / 0).eval(), torch.randn(3), **TWO)
+
+
+def test_inputs_have_rows():
+    for refuse in (
+        lambda x: securemodel.compile(nn.Linear(5, 2), x, **TWO),
+        lambda x: securemodel.check(nn.Linear(5, 2), x),
+    ):
+        with pytest.raises(CompileError, match=r"input 0 has no rows: its shape is \[0, 5\]"):
+            refuse(torch.zeros(0, 5))

@@ -118,3 +118,10 @@ def test_whole_numbers_times_a_large_one_stay_whole(settings, factor):
         made = session.run(x, torch.ones_like(x))
     for mine, right in zip(made, Large()(x, torch.ones_like(x)), strict=True):
         assert torch.equal(mine, right)
+
+
+def test_a_small_factor_and_a_large_one_are_multiplied_first():
+    x = torch.randn(40, generator=torch.Generator().manual_seed(1))
+    made = secure(lambda x: torch.stack([x * 1e-5 * 1e5, x * 1e-6 / 1e-4, x / 3e5 * -2e6, x * 1e-5]), x)
+    right = torch.stack([x, x * 0.01, x / 3e5 * -2e6, x * 1e-5])
+    assert (made - right).abs().max() <= 8 * UNIT

@@ -83,6 +83,20 @@ ROWS = {
     "amax": (reduced("amax"), GRID),
     "amin": (reduced("amin"), GRID),
     "amax without self": (reduced("amax", False), GRID),
+    "slices added": (lambda x, n: x.index_add(1, n, x[:, :2], alpha=2), torch.tensor([3, 3])),
+    "slices copied": (lambda x, n: x.index_copy(1, n, x[:, :2]), torch.tensor([3, 0])),
+    "beside a mask": (lambda x, n: x[0][torch.tensor([True, False, True, False, False]), n], torch.tensor([2, 0])),
+    "written beside a mask": (
+        lambda x, n: assigned(x, (LINES, torch.arange(5) == 3, n), 7.0),
+        torch.tensor([2, 0]),
+    ),
+    "repeated": (lambda x, n: x.repeat_interleave(n, 1, output_size=4), torch.tensor([0, 2, 0, 1, 1])),
+    "counted": (lambda x, n: torch.bincount(n, minlength=3) * x, torch.tensor([1, 1, 0])),
+    "counted by weight": (lambda x, n: torch.bincount(n, x[0, :, 0], minlength=3) * x, torch.tensor([1, 1, 0, 2, 2])),
+    "rows of a table of a norm": (
+        lambda x, n: nn.functional.embedding(n, x[0] * 3, max_norm=1.0),
+        torch.tensor([[1, 4]]),
+    ),
     "a graph's messages": (lambda x, e: torch.zeros(5, 3).index_add(0, e[1], x[0][e[0]]), EDGES),
 }
 
@@ -207,3 +221,35 @@ def test_a_position_outside_of_its_axis_is_refused_at_its_owner(name):
 def test_a_position_outside_of_its_axis_is_refused_in_the_code(function):
     with pytest.raises(UnsupportedOperator, match="outside of its axis"):
         securemodel.compile(Owned(function), (X,), weights="b", inputs="h", outputs="h")
+
+
+NOT_FROM_THE_END = {
+    "added": lambda x, n: x.index_add(1, n, x[:, :2]),
+    "copied": lambda x, n: x.index_copy(1, n, x[:, :2]),
+    "counted": lambda x, n: torch.bincount(n, minlength=3) * x,
+}
+
+
+@pytest.mark.parametrize("name", NOT_FROM_THE_END)
+def test_positions_that_torch_refuses_are_refused_at_their_owner(name):
+    good, bad = torch.tensor([0, 1]), torch.tensor([0, -1])
+    program = securemodel.compile(Owned(NOT_FROM_THE_END[name]), (X, good), weights="b", inputs=("h", "h"), outputs="h")
+    with (
+        securemodel.local(program) as session,
+        pytest.raises(InputError, match=r"input 1: the id or position at \[1\]"),
+    ):
+        session.run(X, bad)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_of_secret_positions_leave_padding_out(mode):
+    places = torch.tensor([[1.0, 2.0, 2.0], [0.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+
+    def bags(x, places):
+        return nn.functional.embedding_bag(places.long(), x[0], mode=mode, padding_idx=2)
+
+    class Hidden(Owned):
+        def forward(self, x, places):
+            return bags(x * self.one, places * self.one)
+
+    assert_right(Hidden(bags), (X, places), inputs=("h", "h"))

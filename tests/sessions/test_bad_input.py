@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import securemodel
 from protocols.errors import ConfigError, InputError, PeerAborted, ProtocolError
@@ -230,3 +231,24 @@ def test_an_id_outside_of_its_table_is_its_owners_mistake_not_words_of_torch(pla
         ):
             session.run(torch.tensor([[1, place]]))
         torch.testing.assert_close(session.run(ids), table(ids).detach(), atol=2**-10, rtol=0)
+
+
+class Masked(nn.Module):
+    """Shares of its own scores, of which a mask forbids a whole row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.ones(3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(3, 3).index_fill(0, torch.tensor([1]), -torch.inf)
+        return (self.scores + mask).softmax(-1) @ x
+
+
+def test_what_a_model_makes_of_good_weights_is_not_blamed_on_them():
+    program = securemodel.compile(Masked().eval(), torch.ones(3, 2), weights="a", inputs="b", outputs="b")
+    with (
+        securemodel.local(program) as session,
+        pytest.raises(InputError, match=r"what softmax.int makes of it, at"),
+    ):
+        session.run(torch.ones(3, 2))

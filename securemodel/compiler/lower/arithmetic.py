@@ -43,7 +43,12 @@ def add_scaled(g: Builder, x, y, alpha=1, kind: str = "add"):
 
 @lowers(aten.add.Tensor, aten.add.Scalar)
 def add(g: Builder, x, y, alpha=1):
-    """x + alpha y."""
+    """x + alpha y.
+
+    Of booleans, whether one of them is true.
+    """
+    if isinstance(x, Value) and isinstance(y, Value) and x.boolean and y.boolean:
+        return g.sub(g.add(x, y), g.mul(*((x, y) if x.secret else (y, x))))
     return add_scaled(g, x, y, alpha)
 
 

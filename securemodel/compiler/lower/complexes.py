@@ -7,8 +7,9 @@ secrets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,7 +75,13 @@ MOVES: dict[object, tuple[int, ...]] = {
     ),
     **dict.fromkeys((aten.cat.default, aten.stack.default), (0,)),
     **dict.fromkeys((aten.index_put.default, aten.masked_fill.Scalar, aten.masked_fill.Tensor), (0, 2)),
-    **dict.fromkeys((aten.scatter.src, aten.scatter.value, aten.scatter_add.default), (0, 3)),
+    **dict.fromkeys(
+        (
+            aten.index_add.default, aten.index_copy.default, aten.scatter.src, aten.scatter.value,
+            aten.scatter_add.default,
+        ),
+        (0, 3),
+    ),
     **dict.fromkeys((aten.where.self,), (1, 2)),
 }  # fmt: skip
 """Operators that do the same to both parts, and which of their arguments are complex numbers."""
@@ -139,12 +146,12 @@ def _parts(value: Any) -> tuple[Any, Any]:
     return (value.re, value.im) if isinstance(value, Complex) else (value, None)
 
 
-def _product(real: Real, target: object, x: Any, y: Any) -> Complex:
-    """(a + b i) (c + d i) for a bilinear operator; an operand may be real."""
+def _product(real: Real, target: object, x: Any, y: Any, *rest: Any) -> Complex:
+    """(a + b i) (c + d i) for a bilinear operator with further arguments; an operand may be real."""
     (a, b), (c, d) = _parts(x), _parts(y)
 
     def made(first: Any, second: Any) -> Any:
-        return None if first is None or second is None else real(target, first, second)
+        return None if first is None or second is None else real(target, first, second, *rest)
 
     def total(first: Any, second: Any) -> Any:
         return first if second is None else second if first is None else real(aten.add.Tensor, first, second)
@@ -181,6 +188,32 @@ def _addmm(real, bias, x, y, beta=1, alpha=1):
     return _moved(real, aten.add.Tensor, (product, _mul(real, bias, beta)), {})
 
 
+@rule(aten.baddbmm.default)
+def _baddbmm(real, bias, x, y, beta=1, alpha=1):
+    product = _mul(real, _bmm(real, x, y), alpha)
+    return _moved(real, aten.add.Tensor, (product, _mul(real, bias, beta)), {})
+
+
+@rule(aten.addcmul.default)
+def _addcmul(real, x, y, z, value=1):
+    return _moved(real, aten.add.Tensor, (x, _mul(real, _mul(real, y, z), value)), {})
+
+
+def _convolution(target: object) -> Callable[..., Any]:
+    def convolution(real: Real, x: Any, weight: Any, bias: Any = None, *rest: Any) -> Any:
+        out = _product(real, target, x, weight, None, *rest)
+        if bias is None:
+            return out
+        each = (part(bias, "re").shape[0], *[1] * (len(real.shape) - 2))
+        return _moved(real, aten.add.Tensor, (out, _moved(real, aten.reshape.default, (bias, each), {})), {})
+
+    return convolution
+
+
+for _target in (aten.conv1d.default, aten.conv2d.default):
+    rule(_target)(_convolution(_target))
+
+
 @rule(aten.linear.default)
 def _linear(real, x, weight, bias=None):
     out = _product(real, aten.linear.default, x, weight)
@@ -214,9 +247,163 @@ def _square(real, x):
 
 @rule(aten.pow.Tensor_Scalar)
 def _pow(real, x, exponent):
-    if exponent != 2:
-        raise CannotLower(f"the power {exponent} of complex numbers", "multiply, or use polar coordinates")
-    return _mul(real, x, x)
+    """Whole powers are products; others exp(p log x), with the logarithm that has its angle in (-pi, pi]."""
+    if isinstance(exponent, complex) and exponent.imag == 0:
+        exponent = exponent.real
+    if isinstance(exponent, complex) or exponent != int(exponent):
+        return _exp(real, _mul(real, _log(real, x), exponent))
+    made, square, left = None, x, abs(int(exponent))
+    while left:
+        if left % 2:
+            made = square if made is None else _mul(real, made, square)
+        left //= 2
+        square = _mul(real, square, square) if left else square
+    if made is None:
+        return real.complex(real.g.constant(torch.ones(real.shape)), None)
+    return _reciprocal(real, made) if exponent < 0 else made
+
+
+@rule(aten.sqrt.default)
+def _sqrt(real, x):
+    """sqrt |x| at half of the angle."""
+    half = real(aten.mul.Scalar, _angle(real, x), 0.5)
+    return _polar(real, real(aten.sqrt.default, _abs(real, x)), half)
+
+
+@rule(aten.rsqrt.default)
+def _rsqrt(real, x):
+    half = real(aten.mul.Scalar, _angle(real, x), -0.5)
+    return _polar(real, real(aten.rsqrt.default, _abs(real, x)), half)
+
+
+@rule(aten.log.default)
+def _log(real, x):
+    return Complex(real(aten.log.default, _abs(real, x)), _angle(real, x))
+
+
+@rule(aten.log2.default)
+def _log2(real, x):
+    return _mul(real, _log(real, x), 1 / math.log(2.0))
+
+
+@rule(aten.log10.default)
+def _log10(real, x):
+    return _mul(real, _log(real, x), 1 / math.log(10.0))
+
+
+@rule(aten.sgn.default)
+def _sgn(real, x):
+    """x / |x|, and 0 for 0."""
+    return _div(real, x, _abs(real, x))
+
+
+def _waves(real: Real, x: Complex, first: object, second: object, sign: float) -> Complex:
+    """first(a) cosh(b) + sign second(a) sinh(b) i, for x = a + b i."""
+    re = real(aten.mul.Tensor, real(first, x.re), real(aten.cosh.default, x.im))
+    im = real(aten.mul.Tensor, real(second, x.re), real(aten.sinh.default, x.im))
+    return Complex(re, real(aten.mul.Scalar, im, sign))
+
+
+@rule(aten.sin.default)
+def _sin(real, x):
+    return _waves(real, x, aten.sin.default, aten.cos.default, 1.0)
+
+
+@rule(aten.cos.default)
+def _cos(real, x):
+    return _waves(real, x, aten.cos.default, aten.sin.default, -1.0)
+
+
+@rule(aten.sinh.default)
+def _sinh(real, x):
+    made = _sin(real, _mul(real, x, 1j))  # sinh(x) = -i sin(i x)
+    return _mul(real, made, -1j)
+
+
+@rule(aten.cosh.default)
+def _cosh(real, x):
+    return _cos(real, _mul(real, x, 1j))
+
+
+@rule(aten.tanh.default)
+def _tanh(real, x):
+    return _div(real, _sinh(real, x), _cosh(real, x))
+
+
+@rule(aten.linalg_vector_norm.default)
+def _norm(real, x, order=2, dim=None, keepdim=False, dtype=None):
+    """Of the magnitudes; that of order 2 without their roots."""
+    if order != 2:
+        return real(aten.linalg_vector_norm.default, _abs(real, x), order, dim, keepdim)
+    dims = list(range(len(x.re.shape))) if dim is None else dim
+    return real(aten.sqrt.default, real(aten.sum.dim_IntList, _squares(real, x), dims, keepdim))
+
+
+def _pieces(real: Real, x: Complex, dim: int, start: int, end: int) -> Complex:
+    return _moved(real, aten.slice.Tensor, (x, dim, start, end), {})
+
+
+def _times(real: Real, x: Complex, y: Complex) -> Complex:
+    """A product in between, whose shape is not the result's."""
+    return _mul(replace(real, shape=tuple(x.re.shape)), x, y)
+
+
+@rule(aten.prod.dim_int)
+def _prod(real, x, dim, keepdim=False, dtype=None):
+    """Products of halves, again and again."""
+    dim %= len(x.re.shape)
+    while (size := x.re.shape[dim]) > 1:
+        half = size // 2
+        made = _times(real, _pieces(real, x, dim, 0, half), _pieces(real, x, dim, half, 2 * half))
+        x = (
+            _moved(real, aten.cat.default, ([made, _pieces(real, x, dim, 2 * half, size)], dim), {})
+            if size % 2
+            else made
+        )
+    return x if keepdim else _moved(real, aten.squeeze.dim, (x, dim), {})
+
+
+@rule(aten.prod.default)
+def _prod_of_all(real, x, dtype=None):
+    return _prod(real, _moved(real, aten.reshape.default, (x, [math.prod(x.re.shape)]), {}), 0)
+
+
+@rule(aten.cumprod.default)
+def _cumprod(real, x, dim, dtype=None):
+    """Each element with all before it: after step k, it has the last 2^k."""
+    dim, done = dim % len(x.re.shape), 1
+    while done < (size := x.re.shape[dim]):
+        new = _times(real, _pieces(real, x, dim, done, size), _pieces(real, x, dim, 0, size - done))
+        x, done = _moved(real, aten.cat.default, ([_pieces(real, x, dim, 0, done), new], dim), {}), 2 * done
+    return x
+
+
+@rule(aten.eq.Tensor, aten.eq.Scalar)
+def _eq(real, x, y):
+    same = [real(aten.eq.Tensor if isinstance(b, Value | Zeros) else aten.eq.Scalar, a, b)
+            for a, b in zip(_both(x), _both(y), strict=True)]  # fmt: skip
+    return real(aten.logical_and.default, *same)
+
+
+@rule(aten.ne.Tensor, aten.ne.Scalar)
+def _ne(real, x, y):
+    return real(aten.logical_not.default, _eq(real, x, y))
+
+
+@rule(aten.var.dim)
+def _var_of_axes(real, x, dim, unbiased=True, keepdim=False):
+    return _var(real, x, dim, float(unbiased), keepdim)
+
+
+def _both(value: Any) -> tuple[Any, Any]:
+    return part(value, "re"), part(value, "im")
+
+
+@rule(aten.var.correction)
+def _var(real, x, dim=None, correction=None, keepdim=False):
+    """The sum of the parts' variances."""
+    return real(aten.add.Tensor, *(real(aten.var.correction, p, dim, correction=correction, keepdim=keepdim)
+                                   for p in _both(x)))  # fmt: skip
 
 
 @rule(aten._conj.default, aten._conj_physical.default, aten.conj_physical.default)

@@ -21,6 +21,7 @@ from securemodel.compiler.lower.layers import shaped
 from securemodel.compiler.lower.layout import select
 from securemodel.compiler.lower.logic import truth
 from securemodel.compiler.lower.positions import (
+    Outside,
     corner,
     from_the_front,
     front_of,
@@ -32,7 +33,7 @@ from securemodel.compiler.lower.positions import (
     spread,
     within,
 )
-from securemodel.compiler.lower.registry import lowers
+from securemodel.compiler.lower.registry import decomposes, lowers
 
 aten = torch.ops.aten
 
@@ -189,6 +190,13 @@ def diagonal(g: Builder, x, offset=0, dim1=0, dim2=1):
     return moved(g, lambda numbers: numbers.diagonal(offset, dim1, dim2), x)
 
 
+@decomposes(aten.diagonal_scatter.default)
+def diagonal_scatter(x, source, offset=0, dim1=0, dim2=1):
+    """Diagonals of matrices written, at their known positions."""
+    places = torch.arange(x.numel()).reshape(x.shape).diagonal(offset, dim1, dim2)
+    return x.reshape(-1).index_put((places.reshape(-1),), source.reshape(-1)).reshape(x.shape)
+
+
 @lowers(aten.as_strided.default)
 def as_strided(g: Builder, x, size, stride, storage_offset=0):
     """Elements at a public grid of positions."""
@@ -302,6 +310,25 @@ def index_put(g: Builder, x, indices, values, accumulate=False):
     return moved(g, lambda numbers, given: aten.index_put(numbers, indices, given), x, values)
 
 
+@lowers(aten.index_add.default)
+def index_add(g: Builder, x, dim, index, source, *, alpha=1):
+    """x with slices of source added at positions of one axis, which may not be negative."""
+    if alpha != 1:
+        source = g.scale(source, alpha) if source.secret else g.pointwise(torch.mul, source, alpha)
+    return _sliced(g, x, dim, index, source, True)
+
+
+@lowers(aten.index_copy.default)
+def index_copy(g: Builder, x, dim, index, source):
+    """x with slices of source written to positions of one axis, which may not be negative."""
+    return _sliced(g, x, dim, index, source, False)
+
+
+def _sliced(g: Builder, x: Value, dim: int, index: Value, source: Value, add: bool) -> Value:
+    dim %= x.ndim
+    return index_put(g, x, [*[None] * dim, inside(g, index, x.shape[dim])], source, add)
+
+
 def _mask_written(g: Builder, x: Value, at: int, mask: Value, values: Value) -> Value:
     """x with values where a mask of the axes from `at` is set."""
     after = x.ndim - at - mask.ndim
@@ -360,11 +387,22 @@ def _added(g: Builder, x: Value, places: torch.Tensor, values: Value) -> Value:
 
 @lowers(aten.repeat_interleave.self_Tensor)
 def repeat_interleave(g: Builder, x, repeats, dim=None, output_size=None):
-    """Each position of an axis as often as a public number says."""
+    """Each position of an axis as often as a public number says, or one of an owner where the size of it all is given."""
     if dim is None:
         x, dim = g.reshape(x, (math.prod(x.shape),)), 0
+    if output_size is not None and not repeats.secret and not _is_known(g, repeats):
+        count = x.shape[dim]
+        places = g.float(_repeated, repeats, count, output_size, shape=(output_size,), integer=True)
+        return positions_of_axis(g, x, dim, places)
     counts = g.known(repeats).expand(x.shape[dim])
     return along_axis(g, x, dim % x.ndim, torch.arange(x.shape[dim]).repeat_interleave(counts))
+
+
+def _repeated(repeats: torch.Tensor, count: int, size: int) -> torch.Tensor:
+    places = torch.arange(count).repeat_interleave(repeats.expand(count))
+    if len(places) != size:
+        raise Outside(f"{len(places)} positions, where output_size says {size}", f"use numbers that add up to {size}")
+    return places
 
 
 @lowers(aten.scatter_reduce.two)
