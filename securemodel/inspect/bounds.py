@@ -102,6 +102,8 @@ def _sum_of_two(sign: int, reverse: bool = False) -> Rule:
         _, (x, y, *rest), kwargs = call
         alpha = rest[0] if rest else kwargs.get("alpha", 1)
         x, y = (y, x) if reverse else (x, y)
+        if example.dtype == torch.bool:
+            return within(example.shape, 0, 1)
         return plus(as_interval(x), scaled(as_interval(y), sign * alpha))
 
     return rule
@@ -289,6 +291,19 @@ def _put(call: Call, example: Any) -> Any:
         return either(x, hull(value))
     total = (value.low.clamp_max(0).sum(), value.high.clamp_min(0).sum())
     return between(x.low + total[0], x.high + total[1])
+
+
+def _sampled(call: Call, example: Any) -> Interval | None:
+    """Means of pixels, or nothing: 0 outside of the image. Cubic ones go beyond."""
+    _, (x, _, mode, *_), _ = call
+    return None if mode == 2 else either(hull(as_interval(x), shape=example.shape), within(example.shape, 0, 0))
+
+
+def _orthogonal(call: Call, example: Any) -> tuple[Interval, ...]:
+    """Factors of a matrix: one of length 1, and one as long as the matrix."""
+    most = as_interval(call[1][0]).magnitudes.square().sum((-2, -1), keepdim=True).sqrt()
+    q, r = example
+    return within(q.shape, -1, 1), between(-most.expand(tuple(r.shape)), most.expand(tuple(r.shape)))
 
 
 def _any_of(call: Call, example: Any) -> Any:
@@ -647,6 +662,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "scaled_dot_product_attention": _attention,
     "linalg_vector_norm": _norm,
+    "linalg_qr": _orthogonal,
+    **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), _sampled),
     "cdist": _distance,
     **dict.fromkeys(("var", "var_mean"), _variance),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh"), _recurrent),

@@ -194,8 +194,9 @@ def matrix_exp(g: Builder, a):
 
 @lowers(aten._linalg_det.default)
 def determinant(g: Builder, a):
-    """The determinant: minors of the last rows, by expansion of one row after the other; of more than 5 rows, the
-    diagonal of what reflections make of the matrix, off by 2^-10 |A|^n or less.
+    """The determinant, by expansion of one row after the other; of 6 to 17 rows, the diagonal that reflections make.
+
+    That is off by 2^-10 |A|^n or less.
     """
     size = a.shape[-1]
     if size > _MOST_OF_MINORS:

@@ -55,8 +55,9 @@ def safe_softmax(g: Builder, x, dim, dtype=None):
 
 @lowers(aten.nan_to_num.default)
 def nan_to_num(g: Builder, x, nan=None, posinf=None, neginf=None):
-    """The value itself, as there is no NaN, with other numbers for what stands for infinity; of a softmax, 0 where all its
-    scores are minus infinity.
+    """The value itself, as there is no NaN, with numbers for what stands for infinity; of a softmax, 0 for rows without any.
+
+    Such rows are those whose scores are all minus infinity.
     """
     scores = g.notes.get(("softmax of", x.id))
     if scores and not nan:
