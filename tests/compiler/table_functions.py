@@ -366,7 +366,7 @@ row(
 )
 row(aten.scatter_reduce.two, lambda x, y: x.scatter_reduce(1, GRID, y, "sum"), PAIR)
 row(
-    (aten.index_put.default, aten.index_copy.default),
+    aten.index_copy.default,
     lambda x, y: (x.index_fill(1, GRID[2], 2.0), x.index_copy(1, PLACES[:2], y[:, :2])),
     PAIR,
 )
