@@ -411,7 +411,6 @@ row(
 
 NOT_FROM_TORCH = {
     PRIVATE: "steps of training have it: tests/training/test_privacy.py",
-    torch.ops.securemodel.permute.default: "an operator of our own: tests/compiler/test_orders.py",
     aten.alias.default: "torch.export removes aliases",
     aten.bincount.default: "captured models have one_hot (compiler/plain.py), and this where it is refused",
     aten.contiguous.default: "torch.export removes it where it changes nothing and writes clone where it does",
