@@ -32,6 +32,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 """What a line holds; docs/audit.md says what each field means."""
 SETS = "sets"
 """A further field, of alignments: by party, how many rows its set of ids has, and a commitment to it."""
+QUESTION = "question"
+"""A further field, of questions to a joint table: what they are called, and the digest of the rows that they are about."""
 
 _WHAT = "the ledger"
 _START = "0" * 64
@@ -131,14 +133,15 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Record:
-    """Where a session writes its runs, and what all its lines have in common."""
+    """Where a session writes its runs, and what all its lines have in common. `about`: rows, where no run reads any."""
 
     ledger: Ledger
     common: Mapping[str, Any]
+    about: int | None = None
 
     def run(self, epoch: int, rows: int) -> None:
         """Writes one run of so many rows. Raises LedgerError."""
-        self.ledger.append({**self.common, "epoch": epoch, "rows": rows})
+        self.ledger.append({**self.common, "epoch": epoch, "rows": rows if self.about is None else self.about})
 
     def shared(self, rows: int) -> None:
         """Writes that so many rows were shared for a training, of which this owner learns nothing. Raises LedgerError."""
@@ -206,7 +209,7 @@ def _fields(raw: bytes) -> dict[str, Any]:
     """The fields of a line. Raises DecodeError."""
     what = "a line of the ledger"
     value = strict_json(raw, what, _MOST_BYTES)
-    more = {SETS: dict} if isinstance(value, dict) and SETS in value else {}
+    more = {name: dict for name in (SETS, QUESTION) if isinstance(value, dict) and name in value}
     return typed(value, what, {**FIELDS, **more})
 
 

@@ -1,6 +1,6 @@
 """Tables of several parties as one: alignment, statistics, preparation and evaluation, without anybody seeing another's rows."""
 
-from securemodel.data.align import Aligned, ChangedSetWarning
+from securemodel.data.align import Aligned, ChangedSetWarning, TooFewRows
 from securemodel.data.answers import LeakWarning
 from securemodel.data.association import chi_square, population_stability
 from securemodel.data.column import Column
@@ -29,7 +29,7 @@ from securemodel.data.table import Source, Table, read, table
 __all__ = [
     "Aligned", "ChangedSetWarning", "Clip", "Column", "Evaluation", "EvaluationSetup", "Joint", "KBinsDiscretizer", "Label", "LeakWarning",
     "MinMaxScaler", "OneHotEncoder", "OrdinalEncoder", "Pipeline", "PowerTransformer", "Prepared", "Query",
-    "RobustScaler", "Schema", "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder",
+    "RobustScaler", "Schema", "SimpleImputer", "Source", "StandardScaler", "Table", "TableErrors", "TargetEncoder", "TooFewRows",
     "WoEEncoder", "chi_square", "connect", "correlation", "covariance", "describe", "evaluate", "evaluation", "group_by", "histogram",
     "information_value", "local", "population_stability", "propose", "quantiles", "read", "table", "value_counts",
     "vif", "woe",

@@ -26,7 +26,7 @@ from securemodel.data.counting import group_by, histogram, value_counts
 from securemodel.data.dividing import fold_parts, split_parts
 from securemodel.data.evidence import information_value, woe
 from securemodel.data.moments import correlation, covariance, vif
-from securemodel.data.place import Place
+from securemodel.data.place import About, Place
 from securemodel.data.query import CompiledQuery, Query, compile_query
 from securemodel.data.schema import Column, Schema
 from securemodel.data.splits import Fold
@@ -328,7 +328,7 @@ class Joint:
                     self.place.fail(error)
                     raise error
         try:
-            return self.place.ask(compiled)
+            return self.place.ask(compiled, About(self.rows, self.digest))
         except BaseException as error:  # also an interrupt: the peers must not be left waiting
             self.place.fail(error)
             raise

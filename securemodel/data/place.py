@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -20,13 +20,25 @@ from securemodel.data.align import Aligned, align, align_here
 from securemodel.data.query import CompiledQuery, Piece
 from securemodel.data.remembered import Book
 from securemodel.invocation import current
-from securemodel.ledger import Ledger, book_of, record_for
+from securemodel.ledger import QUESTION, Ledger, book_of, record_for
 from securemodel.program import Program
 from securemodel.sessions.masked import open_connection, open_local
 from securemodel.sessions.remote import aborting, join
 from securemodel.sessions.session import Session
 
 States = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class About:
+    """What the ledger has of the rows that a question is about: how many there are, and a digest that tells which."""
+
+    rows: int
+    digest: str
+
+    def said(self, name: str) -> dict[str, Any]:
+        """The field of a line."""
+        return {QUESTION: {"name": name, "rows": self.digest}}
 
 
 class Place(ABC):
@@ -36,18 +48,26 @@ class Place(ABC):
     here: tuple[str, ...]
     """The parties of this process."""
 
-    def ask(self, compiled: CompiledQuery) -> dict[str, torch.Tensor | None]:
-        """Runs a query's programs; its results by name, None for what nobody here may learn. Every party asks the same."""
+    def ask(self, compiled: CompiledQuery, about: About | None = None) -> dict[str, torch.Tensor | None]:
+        """Runs a query's programs; its results by name, None for what nobody here may learn. Every party asks the same.
+
+        `about`: what the ledger has of the rows.
+        """
         states: States = {me: {} for me in self.here}
         for piece in compiled.pieces:
-            found = self._run(piece, states)
+            found = self._run(
+                piece, states, about.said(compiled.query.name) if about else {}, about.rows if about else None
+            )
         names = compiled.pieces[-1].program.result_names
         values = found if isinstance(found, tuple) else (found,)
         return dict(zip(names, values, strict=True))
 
-    def _run(self, piece: Piece, states: States) -> Any:
+    def _run(self, piece: Piece, states: States, said: Mapping[str, Any], rows: int | None) -> Any:
         """The runs of one program, which goes on with the shares that the one before it kept; what the last one returns."""
         session = self.opened(piece)
+        if session.record:
+            common = {**session.record.common, **said}
+            session.record = replace(session.record, common=common, about=None if piece.batches else rows)
         session.load(piece.program, piece.program.model)
         for me, walk in session.walks.items():
             party = cast(Any, walk).party

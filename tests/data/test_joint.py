@@ -24,6 +24,8 @@ from securemodel.engines.labels import QUERY
 from securemodel.engines.masked.dealer import serve
 from securemodel.errors import ConfigError, InputError
 from securemodel.invocation import Invocation, invoked
+from securemodel.ledger import read_ledger
+from securemodel.training.datasets import Owned
 
 COLUMNS = """
 [table]
@@ -390,3 +392,19 @@ def test_nothing_that_hides_is_used_twice(monkeypatch):
         assert len(set(messages)) == len(messages), where
         halves = [message[at : at + 16] for message in messages for at in range(0, min(len(message), 4096) - 15, 16)]
         assert "CONTROL" in where[2] or len(set(halves)) == len(halves), where
+
+
+def test_the_ledger_has_what_was_asked_of_which_rows(tmp_path):
+    schema, made = three()
+    with data.local(schema, made, ledger=tmp_path / "ledger") as joint:
+        some = joint.at([np.array([0, 3])])
+        ask(joint)
+        ask(some)
+        (part,) = joint.parts("income")
+        total = part.made(lambda: part.tensor.sum()[None], (), torch.float64)
+        once = {"total": Owned(total.party, total.source, (1,), torch.float64)}
+        some.ask(data.Query("total", lambda total: {"total": total}, "bank", once=once))
+    lines = [line.fields for line in read_ledger(tmp_path / "ledger").lines]
+    assert [(line["rows"], line["question"]["name"], line["question"]["rows"]) for line in lines] == [
+        (4, "defaults", joint.digest), (2, "defaults", some.digest), (2, "total", some.digest),
+    ]  # fmt: skip
