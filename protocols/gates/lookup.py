@@ -63,8 +63,8 @@ class LookupShared:
         table = _table(attrs, index.m.device)
         size = table.shape[1]
         at = (index.m.reshape(-1, 1) - torch.arange(size, device=index.m.device)) & (size - 1)
-        sums = torch.stack([(column[at] * dealt["unit"]).sum(1) for column in table])
-        return sums.reshape(-1, *index.m.shape)
+        unit = dealt["unit"].gather(1, at)  # of the index itself
+        return kernels.matmul(unit, table.T.contiguous()).T.reshape(-1, *index.m.shape)
 
 
 class Spline:
