@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from protocols.errors import InputError, explain
-from protocols.names import PUBLIC, is_name
+from protocols.names import PUBLIC
 from securemodel.data import storing
 from securemodel.data.fields import Field, field_of
 from securemodel.data.preprocess import Fields, Step
-from securemodel.data.secret import Head, Secret, problem_of
+from securemodel.data.secret import Head, Secret
 from securemodel.training.datasets import Dataset, Owned
 
 ROWS = "features"
@@ -242,7 +242,7 @@ class Prepared:
                 if fitted.known == (owner is None) and (owner is None or column.owner == owner):
                     made.update({f"{column.name}.{number}.{name}": t for name, t in fitted.parameters.items()})
             if column.secret and owner is not None and owner in column.secret.totals:
-                made[_totals_name(column.name)] = column.secret.totals[owner]
+                made[storing.totals_name(column.name)] = column.secret.totals[owner]
         return made
 
     @staticmethod
@@ -257,10 +257,10 @@ class Prepared:
             raise InputError(
                 explain("this pipeline was fitted to another schema", where=str(path), fix="use that schema")
             )
-        described = _checked(found, schema, path)
+        described = storing.checked(found, schema, path)
         shapes: dict[str, dict[str, tuple[int, ...]]] = {storing.PUBLIC_FILE: {}}
         for name, _, steps, secret in described:
-            shapes_of_secret = {_totals_name(name): (2,)}
+            shapes_of_secret = {storing.totals_name(name): (2,)}
             for party in secret[1] if secret else ():
                 shapes.setdefault(party, {}).update(shapes_of_secret)
             fields: Fields = (field_of(name, schema.columns[name]),)
@@ -360,76 +360,13 @@ def _label(made: Owned, column: Ready) -> Owned:
 
 
 # ---- what is public, as JSON
-_SecretStep = tuple[Step, tuple[str, ...]]
-_Described = tuple[str, bool, list[tuple[Step, bool]], _SecretStep | None]
-_KEYS = {"name", "beside", "steps", "secret"}
-
-
-def _totals_name(column: str) -> str:
-    return f"{column}.secret.totals"
-
-
 def _described(column: Ready) -> dict[str, Any]:
     steps = [{**storing.step_text(fitted.step), "known": fitted.known} for fitted in column.fitted]
     secret = column.secret and {"step": storing.step_text(column.secret.step), "parties": list(column.secret.totals)}
     return {"name": column.name, "beside": column.beside, "steps": steps, "secret": secret}
 
 
-def _checked(found: Mapping[str, Any], schema: Any, path: Path) -> list[_Described]:
-    """The columns of a saved pipeline, each with its steps. Raises InputError."""
-    columns = found.get("columns")
-    if set(found) != {"schema", "columns"} or not isinstance(columns, list) or not columns:
-        raise storing.strange("no columns", path)
-    made = [_checked_column(one, schema, path) for one in columns]
-    if len({name for name, *_ in made}) < len(made):
-        raise storing.strange("a column twice", path)
-    return made
-
-
-def _checked_column(one: Any, schema: Any, path: Path) -> _Described:
-    if not isinstance(one, dict) or set(one) != _KEYS or not isinstance(one["steps"], list):
-        raise storing.strange("a column that is none", path)
-    name = one["name"]
-    if not isinstance(name, str) or name not in schema.columns or not isinstance(one["beside"], bool):
-        raise storing.strange("a column that the schema does not have", path)
-    fields: Fields = (field_of(name, schema.columns[name]),)
-    steps: list[tuple[Step, bool]] = []
-    for given in one["steps"]:
-        known = given.pop("known", None) if isinstance(given, dict) else None
-        step = storing.step_of(given)
-        if not isinstance(known, bool) or (not known and schema.columns[name].owner is None):
-            raise storing.strange("a step of which nobody has the parameters", path)
-        _check_fits(step, fields, path)
-        steps.append((step, known))
-        fields = step.out(fields)
-    return name, one["beside"], steps, _checked_secret(one["secret"], fields, path)
-
-
-def _checked_secret(given: Any, fields: Fields, path: Path) -> _SecretStep | None:
-    if given is None:
-        return None
-    if not isinstance(given, dict) or set(given) != {"step", "parties"} or not isinstance(given["parties"], list):
-        raise storing.strange("a secret step that is none", path)
-    names = given["parties"]
-    if not names or not all(isinstance(name, str) and is_name(name) for name in names) or len(set(names)) < len(names):
-        raise storing.strange("a secret step of parties that are none", path)
-    step = storing.step_of(given["step"])
-    _check_fits(step, fields, path)
-    if len(fields) != 1 or problem_of(step, fields[0]):
-        raise storing.strange("a step that cannot stay secret", path)
-    return step, tuple(names)
-
-
-def _check_fits(step: Step, fields: Fields, path: Path) -> None:
-    try:
-        problems = step.problems(fields)
-    except (TypeError, ValueError):
-        problems = ["settings of other types"]
-    if problems:
-        raise storing.strange(f"a step that does not fit its column: {problems[0]}", path)
-
-
-def _ready(described: _Described, column: Any, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Ready:
+def _ready(described: storing.Described, column: Any, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Ready:
     name, beside, steps, secret_step = described
     raw = field_of(name, column)
     fields: Fields = (raw,)
@@ -442,5 +379,5 @@ def _ready(described: _Described, column: Any, tensors: Mapping[str, Mapping[str
     if secret_step is None:
         return Ready(name, column.owner, beside, raw, tuple(fitted), fields)
     step, parties = secret_step
-    secret = Secret(step, fields[0], {party: tensors[party][_totals_name(name)] for party in parties})
+    secret = Secret(step, fields[0], {party: tensors[party][storing.totals_name(name)] for party in parties})
     return Ready(name, column.owner, beside, raw, tuple(fitted), secret.fields, secret)

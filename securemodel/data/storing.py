@@ -21,13 +21,16 @@ import torch
 
 from protocols.errors import InputError, explain
 from protocols.files import file_errors, write_atomically, write_secret
+from protocols.names import is_name
 from securemodel.data.discretizing import Clip, KBinsDiscretizer
 from securemodel.data.encoders import TargetEncoder, WoEEncoder
 from securemodel.data.encoding import OneHotEncoder, OrdinalEncoder
+from securemodel.data.fields import field_of
 from securemodel.data.imputing import SimpleImputer
 from securemodel.data.power import PowerTransformer
-from securemodel.data.preprocess import Step
+from securemodel.data.preprocess import Fields, Step
 from securemodel.data.scaling import MinMaxScaler, RobustScaler, StandardScaler
+from securemodel.data.secret import problem_of
 
 STEPS: Mapping[str, type[Step]] = {
     step.__name__: step
@@ -66,6 +69,74 @@ def step_of(given: Any) -> Step:
     return kind(**settings)
 
 
+# ---- columns
+SecretStep = tuple[Step, tuple[str, ...]]
+"""A step whose parameters nobody knows, and the parties that have totals of it."""
+Described = tuple[str, bool, list[tuple[Step, bool]], SecretStep | None]
+"""Of a column its name, whether it stands beside the features, its steps and whether all know the parameters of each."""
+_KEYS = {"name", "beside", "steps", "secret"}
+
+
+def totals_name(column: str) -> str:
+    """What a party's totals of a column are called in its file."""
+    return f"{column}.secret.totals"
+
+
+def checked(found: Mapping[str, Any], schema: Any, path: Path) -> list[Described]:
+    """The columns of a saved pipeline, each with its steps. Raises InputError."""
+    columns = found.get("columns")
+    if set(found) != {"schema", "columns"} or not isinstance(columns, list) or not columns:
+        raise strange("no columns", path)
+    made = [_checked_column(one, schema, path) for one in columns]
+    if len({name for name, *_ in made}) < len(made):
+        raise strange("a column twice", path)
+    return made
+
+
+def _checked_column(one: Any, schema: Any, path: Path) -> Described:
+    if not isinstance(one, dict) or set(one) != _KEYS or not isinstance(one["steps"], list):
+        raise strange("a column that is none", path)
+    name = one["name"]
+    if not isinstance(name, str) or name not in schema.columns or not isinstance(one["beside"], bool):
+        raise strange("a column that the schema does not have", path)
+    fields: Fields = (field_of(name, schema.columns[name]),)
+    steps: list[tuple[Step, bool]] = []
+    for given in one["steps"]:
+        known = given.pop("known", None) if isinstance(given, dict) else None
+        step = step_of(given)
+        if not isinstance(known, bool) or (not known and schema.columns[name].owner is None):
+            raise strange("a step of which nobody has the parameters", path)
+        _check_fits(step, fields, path)
+        steps.append((step, known))
+        fields = step.out(fields)
+    return name, one["beside"], steps, _checked_secret(one["secret"], fields, path)
+
+
+def _checked_secret(given: Any, fields: Fields, path: Path) -> SecretStep | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or set(given) != {"step", "parties"} or not isinstance(given["parties"], list):
+        raise strange("a secret step that is none", path)
+    names = given["parties"]
+    if not names or not all(isinstance(name, str) and is_name(name) for name in names) or len(set(names)) < len(names):
+        raise strange("a secret step of parties that are none", path)
+    step = step_of(given["step"])
+    _check_fits(step, fields, path)
+    if len(fields) != 1 or problem_of(step, fields[0]):
+        raise strange("a step that cannot stay secret", path)
+    return step, tuple(names)
+
+
+def _check_fits(step: Step, fields: Fields, path: Path) -> None:
+    try:
+        problems = step.problems(fields)
+    except (TypeError, ValueError):
+        problems = ["settings of other types"]
+    if problems:
+        raise strange(f"a step that does not fit its column: {problems[0]}", path)
+
+
+# ---- files
 def write(folder: Path, public: Mapping[str, Any], known: Tensors, owned: Mapping[str, Tensors]) -> None:
     """Writes a pipeline: `owned` has the parameters of the parties of this process. Raises FileError."""
     with file_errors(folder):
