@@ -6,6 +6,7 @@ nothing else, is revealed to whom it is for. Metrics that need the same sums ove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from securemodel.training.datasets import Owned
 
 Model = nn.Module | Callable[..., Tensor]
 DEFAULT = ("accuracy", "f1", "auc", "log_loss")
+_OPENED = 64  # numbers of a row that a metric opens: bounds what a block of rows takes in memory
 _LABEL, _WEIGHT, _MODEL = "label", "weight {}", "model {}"
 
 
@@ -401,5 +403,7 @@ def _query(
     receivers = {
         name: to[next(m.name for called, m in shows.items() if name.startswith(called + " "))] for name in names
     }
+    given = sum(math.prod(parts_of[0].shape[1:]) for parts_of in rows.values())
+    elements = given + _OPENED * sum(max(1, metric.classes - 1) for metric in shows.values())
     title = "evaluation: " + ", ".join(metric.name for metric in metrics)
-    return Query(title, finish, receivers, rows, beside=beside, sums=sums, whole=whole)
+    return Query(title, finish, receivers, rows, beside=beside, sums=sums, whole=whole, row_elements=elements)
