@@ -48,7 +48,7 @@ def make_evaluation():
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     made = np.random.default_rng(0)
-    income, spent = (np.round(made.normal(size=60), 2) for _ in range(2))
+    income, spent = (np.round(made.normal(size=60) * 64) / 64 for _ in range(2))  # sums that are the same are ties
     label = (made.random(60) < 1 / (1 + np.exp(spent - income))).astype(int)
     pd.DataFrame({"income": income}).to_csv(tmp_path / "bank.csv", index=False)
     pd.DataFrame({"spent": spent, "defaulted": label}).to_csv(tmp_path / "shop.csv", index=False)
