@@ -628,7 +628,7 @@ class Row:
 
     `signature` is a pattern of the operands' forms and the result's; `rule` derives the result (raises Wrong); `owner` and
     `phase` derive who computes it and when. `reads(node, i)`: how many low bits of its
-    masked operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
+    operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
     `held` says who has a share of the result that is not zero: all, its owner, who has such a share of an operand, or
     these and the first party. What is no secret has none.
     `opens` says who sends a part of the value to whom, if the operator talks. `products` are the products that a party
@@ -684,7 +684,10 @@ ROWS: dict[str, Row] = {
     # into the ring, and out of it
     "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True, held="operands"),
     "own": Row("float -> additive", _encoded, owner=_party, held="owner"),
-    "input": Row("float -> masked", _encoded, owner=_party, held="owner", opens="owner to all"),
+    "input": Row(
+        "float -> masked", _encoded, optional={"width": one_of(*range(8, 64, 8))}, owner=_party, held="owner",
+        opens="owner to all",
+    ),
     "positions": Row(
         "float -> order", _positions, {"size": STEP, "width": one_of(*range(8, 65, 8))}, owner=_online_party, held="owner",
         opens="owner to all",
@@ -697,7 +700,7 @@ ROWS: dict[str, Row] = {
     "public_masked": Row("public -> masked", _same, held="operands", view=True),
     "public_additive": Row("public -> additive", _same, may_be_empty=True, held="first"),
     "to_additive": Row("masked -> additive", _same, held="first"),
-    "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}, opens="all to all"),
+    "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}, reads=None, opens="all to all"),
     "mask_bits": Row("bits -> masked_bits", _same, opens="all to all"),
     # from one run to the next; nobody talks
     "state": Row("-> additive", _state, {"name": text}, phase=in_a_run, kept=True),
@@ -711,7 +714,7 @@ ROWS: dict[str, Row] = {
         "(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None,
         held="operands",
     ),
-    "rows": Row("masked -> masked", _rows, _TAKEN, phase=in_a_run, reads=None, held="operands"),
+    "rows": Row("masked -> masked", _rows, _TAKEN, phase=in_a_run, held="operands"),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
     "bilinear_public": Row(
@@ -719,9 +722,10 @@ ROWS: dict[str, Row] = {
     ),
     "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner, products=(_FIRSTS,)),
     # gates
-    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT, products=(_OF_X, _FIRSTS | {1})),
+    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT, reads=None, products=(_OF_X, _FIRSTS | {1})),
     "square": Row(
-        "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), products=(_OF_X, _FIRSTS),
+        "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), reads=None,
+        products=(_OF_X, _FIRSTS),
     ),
     "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
     "multiply_truncated": Row("masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, _EXACT),
@@ -753,13 +757,30 @@ FINAL = frozenset(op for op, row in ROWS.items() if row.final)
 
 
 def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
-    """For each node, how many low bits of its masked value are read, in whole bytes."""
+    """For each node, how many low bits of its value are read, in whole bytes: sums and products are right modulo 2^n where
+    their operands are.
+    """
     bits = [0] * len(graph.nodes)
     for node in reversed(graph.nodes):
         reads = rows[node.op].reads
         for index, arg in enumerate(node.args):
-            bits[arg] = max(bits[arg], bits[node.id] if reads is None else reads(node, index))
+            need = max(0, bits[node.id] - shifted_bits(node)) if reads is None else reads(node, index)
+            bits[arg] = max(bits[arg], need)
     return [min(RING_BITS, -(-need // 8) * 8) for need in bits]
+
+
+def shifted_bits(node: Node) -> int:
+    """How many zeros a local operator puts at the end of each number."""
+    factor = node.attrs["attrs"]["factor"] if node.op == "linear" and node.attrs["kind"] == "scale" else 1
+    return (factor & -factor).bit_length() - 1 if factor else 0
+
+
+def narrowed(node: Node, width: int) -> dict[str, Any]:
+    """The attributes of a node that opens a value, where so many low bits of it are read."""
+    if node.op == "mask":
+        return {**node.attrs, "width": width}
+    rest = {name: value for name, value in node.attrs.items() if name != "width"}
+    return {**rest, "width": width} if node.op == "input" and 0 < width < RING_BITS else rest
 
 
 # ---- the check
@@ -783,8 +804,8 @@ def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, row
             revealed.append(node.attrs["index"])
     _check_states(graph)
     for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
-        if node.op == "mask" and node.attrs["width"] != width:
-            raise _error(node, f"{width} bits of it are read, but {node.attrs['width']} are opened")
+        if node.op in ("mask", "input") and node.attrs != narrowed(node, width):
+            raise _error(node, f"{width} bits of it are read, but {node.attrs.get('width', RING_BITS)} are opened")
     if sorted(revealed) != list(range(len(header.outputs))):
         what = f"the program reveals the outputs {sorted(revealed)!r:.100}"
         raise ProgramError(explain(what, why=f"line 1 has {len(header.outputs)} outputs", fix=_FIX))

@@ -39,7 +39,7 @@ def is_given(node: Node) -> bool:
 
 
 def sent_bits(node: Node) -> int:
-    """How many bits of each element are sent: where comparisons alone read a value, the low ones that they need."""
+    """How many bits of each element are sent: the low ones that are read of it."""
     return node.attrs.get("width", RING_BITS)
 
 

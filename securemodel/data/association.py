@@ -57,7 +57,7 @@ def chi_square(
     sides = []
     for name in (first, second):
         chosen = joint_bins(joint, name, bins)
-        sides.append(Side((name,), chosen.size, partial(one_hot, chosen.size), chosen.codes))
+        sides.append(Side((name,), chosen.size, partial(one_hot, chosen.size), chosen.codes, 1))
     sums = Sums(joint)
     table = sums.add(*sides)
     sums.tell("chi-square", partial(_statistic, table, joint.rows))

@@ -99,7 +99,7 @@ def end_values(column: Column, found: Sequence[int]) -> tuple[float, float]:
 
 def presence(name: str) -> Side:
     """One for each row that the owner of a column has."""
-    return Side((name,), 1, prepare=_present)
+    return Side((name,), 1, prepare=_present, most=1)
 
 
 def _present(own: Own) -> np.ndarray:

@@ -123,7 +123,7 @@ def label_side(joint: Rows, label: str) -> Side:
     if of.kind not in ("boolean", "integer", "category") or (of.low, of.high) != (0, 1):
         fix = "name a boolean, a category of two values, or whole numbers that are 0 or 1"
         raise InputError(explain(f"the label {label!r} does not have two classes", fix=fix))
-    return Side((label,), 2, _classes)
+    return Side((label,), 2, _classes, most=1)
 
 
 def _classes(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -148,7 +148,7 @@ def _tables(joint: Rows, sums: Sums, chosen: Mapping[str, Bins], label: Side) ->
         names = tuple(name for name in chosen if owner_of(joint, name) == party)
         sizes = [chosen[name].size for name in names]
         codes = partial(_codes, [chosen[name] for name in names])
-        products = sums.add(Side(names, sum(sizes), partial(one_hots, sizes), codes), label)
+        products = sums.add(Side(names, sum(sizes), partial(one_hots, sizes), codes, 1), label)
         for at, name in enumerate(names):
             made[name] = partial(_rows, products, sum(sizes[:at]), sizes[at])
     return {name: made[name] for name in chosen}

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
+from securemodel.compiler.lower.wholes import MOST_BITS, small_whole
 from securemodel.data.column import Column
 from securemodel.data.noise import Noise
 from securemodel.data.query import Query
@@ -141,12 +142,13 @@ def themselves(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Side:
-    """What the owner of columns computes of each row."""
+    """What the owner of columns computes of each row: whole numbers up to `most`, where that is known and small."""
 
     names: tuple[str, ...]
     size: int
     features: Features = themselves
     prepare: Prepare | None = None
+    most: int = 0
 
 
 Given = Mapping[str, torch.Tensor]
@@ -182,11 +184,11 @@ class Sums:
         if self.alone(side.names):
             return self._from_owners(side.names, (side.size,), partial(_own_histogram, side))
         if side.size <= _FEW_CODES:
-            return self.add(replace(side, features=partial(one_hot, side.size)))
+            return self.add(replace(side, features=partial(one_hot, side.size), most=1))
         low = math.isqrt(side.size - 1) + 1
         high = -(-side.size // low)
-        table = self.add(replace(side, size=high, features=partial(_digit, high, low, True)),
-                         replace(side, size=low, features=partial(_digit, low, low, False)))  # fmt: skip
+        table = self.add(replace(side, size=high, features=partial(_digit, high, low, True), most=1),
+                         replace(side, size=low, features=partial(_digit, low, low, False), most=1))  # fmt: skip
         return lambda given: table(given).reshape(-1)[: side.size]
 
     def largest(self, side: Side) -> Total:
@@ -290,12 +292,15 @@ class Sums:
         first = self._features(left)
         second = None if right is None else self._features(right)
         factors = self._factors({self.owners(side.names)[0].party for side in (left, right) if side})
+        most = self.joint.rows * left.most * (1 if right is None else right.most)
+        bits = most.bit_length() + 1
 
         def total(rows: Given) -> torch.Tensor:
             others = [*([second(rows)] if second else []), *factors(rows)]
             if not others:
                 return first(rows).sum(0)
             made = first(rows).T @ _product(others)
+            made = small_whole(made, bits) if most and bits <= MOST_BITS else made
             return made if second else made[:, 0]
 
         return total

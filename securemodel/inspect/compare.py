@@ -13,9 +13,10 @@ from typing import Any, cast
 import torch
 
 from protocols.errors import explain
-from protocols.shares import Masked
+from protocols.shares import RING_BITS, Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
 from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase, only_moves
+from securemodel.compiler.ops import ROWS, shifted_bits
 from securemodel.compiler.wire import sent_bits
 from securemodel.engines.clear import ClearSide, encoding_limit, revealed
 from securemodel.engines.masked.party import OnlineParty
@@ -131,11 +132,13 @@ def _opened(graph: Graph, parties: Sequence[_Recorded]) -> dict[int, torch.Tenso
 
 
 def _known_bits(graph: Graph) -> list[int]:
-    """How many low bits of each value the parties have: fewer than 64 where only comparisons read it."""
+    """How many low bits of each value the parties have: fewer than 64 where no more are read."""
     known: list[int] = []
     for node in graph.nodes:
-        masked = node.op == "linear" and node.form == "masked"
-        known.append(min(known[a] for a in node.args) if masked else sent_bits(node))
+        kept = RING_BITS
+        if ROWS[node.op].reads is None:
+            kept = min(known[a] for a in node.args) + shifted_bits(node)
+        known.append(min(sent_bits(node), kept))
     return known
 
 

@@ -32,7 +32,7 @@ from protocols.linear import LINEAR
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Order, Role
 from securemodel.compiler.ir import PHASES, TEXT_VERSION, Graph, Header, Node
-from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, opened_widths
+from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, narrowed, opened_widths
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.preparing import LoadedOperand, Preparing, StreamSource
 from securemodel.engines.masked.store import prepare
@@ -253,8 +253,8 @@ def _rederive(header: Header, nodes: list[Node], rows: dict) -> None:
             continue
     try:
         for node, width in zip(nodes, opened_widths(graph, rows), strict=True):
-            if node.op == "mask":
-                node.attrs = {**node.attrs, "width": width}
+            if node.op in ("mask", "input"):
+                node.attrs = narrowed(node, width)
     except (KeyError, TypeError, AttributeError, IndexError):
         pass
 

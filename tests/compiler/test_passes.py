@@ -219,6 +219,7 @@ def test_narrow_masks_follow_local_operations():
         %5 = linear %4 %1 {"attrs":{},"kind":"add"} : masked f16 [4]
         %6 = digits %5 %4 {"low_bits":11,"offset":[0,0],"shift":[1,-3]} : bits [5,2]
         %7 = square %4 : additive f32 [4]
+        %8 = reveal@a %7 {"dtype":"float32","index":0} : float f32 [4]
         """
     )
     narrow_masks(made)

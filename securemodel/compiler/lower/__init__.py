@@ -40,6 +40,7 @@ from securemodel.compiler.lower import (  # noqa: F401
     special,
     trig,
     updates,
+    wholes,
     windows,
 )
 from securemodel.compiler.lower.registry import (

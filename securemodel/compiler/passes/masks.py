@@ -22,7 +22,7 @@ from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Node, Phase, phase_of
-from securemodel.compiler.ops import FINAL, opened_widths, position_width
+from securemodel.compiler.ops import FINAL, narrowed, opened_widths, position_width
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
@@ -470,7 +470,7 @@ def place_masks(
 
 
 def narrow_masks(graph: Graph) -> None:
-    """Opens only the low bits of a value that is read by comparisons alone (in whole bytes)."""
+    """Opens only the low bits of a value that are read (in whole bytes): by comparisons, or of small whole numbers."""
     for node, width in zip(graph.nodes, opened_widths(graph), strict=True):
-        if node.op == "mask":
-            node.attrs = {**node.attrs, "width": width}
+        if node.op in ("mask", "input"):
+            node.attrs = narrowed(node, width)

@@ -1,6 +1,6 @@
 """Openings: for each operator that talks, what a party sends, and how the parts of all parties make the value.
 
-input      its owner sends m = x + lam; lam is its own
+input      its owner sends m = x + lam; lam is its own. As of a mask, it sends the low bytes that are read
 positions  their owner sends where they stand in an order that it and the dealer alone know
 mask       all send their share of x plus their share of lam, and the sum is m. Where comparisons alone read the value,
            they send the low bytes of each element, and the sum is right in these
