@@ -54,6 +54,11 @@ def _sign(x: torch.Tensor) -> torch.Tensor:
     return x > 0
 
 
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of columns of two parties, scaled by their owners to mean 0 and deviation 1."""
+    return a.T @ b / len(a)
+
+
 def _case(name: str, make, *shapes, inputs=("bob",), draw=torch.randn, **rest) -> Case:
     return Case(name, _seeded(make, *shapes, draw=draw), inputs, **rest)
 
@@ -98,6 +103,7 @@ ALL: tuple[Case | steps.StepCase, ...] = (
     _case("softmax", lambda: models.WithParameter(lambda x: torch.softmax(x, 1)), (1000, 128)),
     _case("argmax", lambda: models.WithParameter(lambda x: x.argmax(1)), (10_000, 10)),
     _case("sort", lambda: models.WithParameter(lambda x: x.sort()[0]), (10_000,)),
+    _case("correlation", lambda: models.Operator(_correlation), (100_000, 10), (100_000, 10), inputs=_BOTH),
     _case("forest", models.forest, (1000, 20)),
     _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
     _case("encoder_layer", models.encoder_layer, (1, 32, 384)),

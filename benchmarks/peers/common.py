@@ -53,6 +53,7 @@ CASES = (
     "lstm",
     "encoder_layer",
     "minilm6",
+    "correlation",
     "forest",
     "logreg_train_b128",
     "mlp_train_b128",
@@ -73,6 +74,7 @@ LSTM = (16, 20, 40, 128)  # batch, steps, features, hidden
 ENCODER = (32, 384, 12, 1536)  # sequence, width, heads, width inside; a batch of one
 MLP_SIZES = (784, 128, 128, 10)
 FOREST = (1000, 20, 100, 6)  # rows, columns, full trees, depth
+TABLE = (100_000, 10)  # rows, columns of each party
 FEATURES = 100  # of the logistic regression
 RATE = 0.05  # of a training step
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # channels; 0 is a pooling

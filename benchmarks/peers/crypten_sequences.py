@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import ENCODER, FOREST, FUNCTION_ELEMENTS, FUNCTIONS, LSTM
+from common import ENCODER, FOREST, FUNCTION_ELEMENTS, FUNCTIONS, LSTM, TABLE
 
 Program = tuple[Callable[..., Any], list[Any]]
 
@@ -39,6 +39,8 @@ def program(case: str) -> Program | None:
         return _lstm(normal)
     if case in ("encoder_layer", "minilm6"):
         return _encoder(normal, 1 if case == "encoder_layer" else 6)
+    if case == "correlation":
+        return (lambda a, b: a.t().matmul(b) / TABLE[0]), [normal(*TABLE), normal(*TABLE)]
     if case == "forest":
         return _forest(data)
     return None
