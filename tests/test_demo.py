@@ -110,8 +110,9 @@ def test_the_demonstration_finds_a_wrong_answer(tmp_path: Path, monkeypatch: pyt
 
 def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    training, inference = blocks
-    assert len(training.strip().splitlines()) <= 40 and len(inference.strip().splitlines()) <= 18
+    training, tables, inference = blocks
+    lengths = [len(block.strip().splitlines()) for block in blocks]
+    assert lengths[0] <= 40 and lengths[1] <= 65 and lengths[2] <= 18
     names: dict[str, object] = {}
     exec(compile(inference, "README.md", "exec"), names)
     assert (names["scores"] - names["model"](names["patients"])).abs().max() < 2**-8
@@ -121,6 +122,10 @@ def test_the_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
     before, trained = names["model"].state_dict(), names["weights"]
     assert before.keys() == trained.keys() and any((before[name] - trained[name]).abs().max() > 1e-3 for name in before)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1"]
+    names = {}
+    exec(compile(tables, "README.md", "exec"), names)
+    assert names["joint"].rows == 100 and names["found"]["accuracy"].value > 0.8
+    assert "withheld, of fewer than 5 rows" in capsys.readouterr().out
 
 
 def test_the_parties_file_in_the_readme_is_one(tmp_path: Path) -> None:

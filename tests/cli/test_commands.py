@@ -23,6 +23,8 @@ COMMANDS = [
     ["train"],
     ["share"],
     ["align"],
+    ["describe"],
+    ["evaluate"],
     ["predict"],
     ["dealer"],
     ["keys", "new"],

@@ -91,7 +91,7 @@ def test_a_part_of_a_public_term_is_refused(first):
 
 
 def test_nothing_else_asks_which_kernels_run():
-    """Only `variant` knows which package runs; only `cpu` and `residues`, which has no twin here, know the build."""
+    """Only `variant` knows which package runs; only `cpu` and those without a twin in torch know the build."""
     folder = Path(kernels.__file__).parent
     asking = set()
     for path in folder.rglob("*.py"):
@@ -102,5 +102,7 @@ def test_nothing_else_asks_which_kernels_run():
         ("kernels_for", "dispatch.py"),
         ("build", "variant.py"),
         ("build", "residues.py"),
+        ("build", "curve25519.py"),
+        ("build", "bins.py"),
         ("build", "cpu"),
     }
