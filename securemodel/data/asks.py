@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from protocols.errors import InputError, explain
 from securemodel.data.query import Query, Tensors
 from securemodel.training.datasets import Owned
 
@@ -105,6 +106,15 @@ def values_of(words: torch.Tensor) -> torch.Tensor:
     return (words << torch.arange(0, 64, 16)).sum(-1).contiguous().view(torch.float64)
 
 
+def learnt(results: Mapping[str, torch.Tensor | None], name: str) -> torch.Tensor:
+    """A result that is revealed to all. Raises InputError where this party was not to learn it."""
+    found = results[name]
+    if found is None:
+        what = f"this party did not learn {name!r}, which a fit needs"
+        raise InputError(explain(what, why="it was revealed to another party alone", fix='reveal it to "all"'))
+    return found
+
+
 def told(
     what: str, owner: str, of: Mapping[str, tuple[int, ...]], make: Callable[[], Mapping[str, torch.Tensor]]
 ) -> Fit:
@@ -117,7 +127,5 @@ def told(
 
     given = Owned(owner, words, (sum(sizes.values()), 4), torch.int64)
     results = yield Ask(what, lambda words: {"told": words * 1}, {"told": "all"}, once={"words": given})
-    found = results["told"]
-    assert found is not None
-    parts = values_of(found).split(list(sizes.values()))
+    parts = values_of(learnt(results, "told")).split(list(sizes.values()))
     return {name: part.reshape(of[name]) for name, part in zip(of, parts, strict=True)}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data.asks import Ask, Fit
+from securemodel.data.asks import Ask, Fit, learnt
 from securemodel.data.discretizing import Clip, KBinsDiscretizer
 from securemodel.data.fields import Field
 from securemodel.data.imputing import SimpleImputer
@@ -144,16 +144,11 @@ def _counts(fields: Fields, rows: Rows, name: str) -> Fit:
         return {"counts": torch.full((len(fields),), float(rows.count), dtype=torch.float64)}
     there = lambda x: (~x.isnan()).double()
     ask = rows.ask(f"count of {name}", len(fields), there, lambda total: {"counts": total}, "counts")
-    counts = _got((yield ask)["counts"]).round()
+    counts = learnt((yield ask), "counts").double().round()
     if empty := [field.name for field, count in zip(fields, counts.tolist(), strict=True) if count < 1]:
         raise InputError(explain(f"no row has a value of {', '.join(map(repr, empty))}", where="fit()",
                                  fix="drop these columns, or fit on other rows"))  # fmt: skip
     return {"counts": counts}
-
-
-def _got(result: torch.Tensor | None) -> torch.Tensor:
-    assert result is not None
-    return result.double()
 
 
 def _moments(
@@ -174,7 +169,7 @@ def _moments(
     scale = 2.0**MEAN_BITS / per
     ask = rows.ask(f"mean and std of {name}", 2 * len(fields), features, lambda total: {"powers": means(total)}, "powers",
                    scale=scale)  # fmt: skip
-    first, second = (_got((yield ask)["powers"]) * (1.0 if rows.hidden else 2.0**-MEAN_BITS)).chunk(2)
+    first, second = (learnt((yield ask), "powers").double() * (1.0 if rows.hidden else 2.0**-MEAN_BITS)).chunk(2)
     return {
         "count": counts,
         "mean": low + (first + 0.5) * width,
@@ -211,7 +206,7 @@ def _min_max(step: MinMaxScaler, fields: Fields, rows: Rows, name: str) -> Fit:
         f"min and max of {name}", lambda **sent: {"ends": torch.stack(list(sent.values())).amax(0)}, {"ends": "all"},
         once=once, frac_bits=FINE_BITS,
     )  # fmt: skip
-    high, low = _got(results["ends"]).chunk(2)
+    high, low = learnt(results, "ends").double().chunk(2)
     found = [(f.low + (1 - least) * _width(f), f.low + most * _width(f))
              for f, least, most in zip(fields, low.tolist(), high.tolist(), strict=True)]  # fmt: skip
     found = [tuple(map(round, end)) if f.whole else end for f, end in zip(fields, found, strict=True)]
@@ -289,7 +284,7 @@ def _quantiles(fields: Fields, rows: Rows, name: str, levels: Sequence[float], m
         each = lambda x, at=at, grid=grid: _one_hot(x[:, at], grid)
         finish = lambda total, asked=tuple(asked): {"bins": bins_at(total, asked)}
         found = yield rows.ask(f"quantiles of {field.name}", grid.size, each, finish, "bins", total=total)
-        value = dict(zip(asked, map(grid.middle, _got(found["bins"]).round().tolist()), strict=True))
+        value = dict(zip(asked, map(grid.middle, learnt(found, "bins").double().round().tolist()), strict=True))
         made.append([value[low] + weight * (value[high] - value[low]) for low, high, weight in places])
     return {"quantiles": torch.tensor(made, dtype=torch.float64)}
 
@@ -353,7 +348,7 @@ def _most_frequent(step: SimpleImputer, fields: Fields, rows: Rows, name: str):
             return {"most": (total * size - torch.arange(size)).argmax(0, keepdim=True)}
 
         found = yield rows.ask(f"most frequent {field.name}", grid.size, each, finish, "most", total=total)
-        values.append(grid.middle(round(_got(found["most"]).item())))
+        values.append(grid.middle(round(learnt(found, "most").double().item())))
     return values
 
 
@@ -390,7 +385,7 @@ def _power(step: PowerTransformer, fields: Fields, rows: Rows, name: str) -> Fit
 
         scale = 2.0**_VAR_BITS / count
         ask = rows.ask(f"lambda of {field.name}", 2 * len(LAMBDAS) + 1, features, finish, "best", scale=scale)
-        lambdas.append(float(LAMBDAS[round(_got((yield ask)["best"]).item())]))
+        lambdas.append(float(LAMBDAS[round(learnt((yield ask), "best").double().item())]))
     lam = torch.tensor(lambdas, dtype=torch.float64)
     ends = [_ends(field, one) for field, one in zip(fields, lambdas, strict=True)]
     found = yield from _moments(fields, rows, name, lambda x: yeo_johnson(x, lam), ends)
