@@ -35,7 +35,7 @@ pytestmark = [
 TOLERANCE = 2.0**-7  # CrypTen's exp, log and reciprocal are this far off where they are used here
 TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 THREE = {"weights": "a", "inputs": "b", "outputs": "c", "parties": ("c", "b", "a")}
-LIMIT_S = 25.0  # every fault must end within this time, on a busy machine too
+LIMIT_S = 120.0  # for a hang, on a busy machine too
 
 aten = torch.ops.aten
 

@@ -31,7 +31,7 @@ from securemodel.engines.paillier.walk import PaillierWalk
 from securemodel.engines.walk import Rows, Talk
 
 TWO = {"weights": "bank", "inputs": "client", "outputs": "client", "protocol": "paillier", "insecure_key_bits": 512}
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 
 
 def compiled(model: nn.Module, *inputs: torch.Tensor, **options) -> PaillierProgram:

@@ -24,7 +24,7 @@ from securemodel.inspect.fixed import fixed_point
 from securemodel.program import Program
 
 TWO = {"weights": "bank", "inputs": "client", "outputs": "client", "protocol": "paillier", "insecure_key_bits": 512}
-LIMIT_S = 40.0
+LIMIT_S = 120.0
 
 
 def compiled(model: nn.Module, *inputs: torch.Tensor, **options) -> DeepProgram:

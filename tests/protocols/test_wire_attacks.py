@@ -42,7 +42,7 @@ from protocols.identity import Entry, Identity, PartiesConfig, Timeouts, create,
 
 OPEN = Label(3, 7, Purpose.OPEN)
 TIMEOUTS = Timeouts(connect_s=10, receive_s=0.5)
-LIMIT_S = 4.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture(autouse=True)

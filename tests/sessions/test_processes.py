@@ -49,7 +49,7 @@ config = identity.load_config(sys.argv[1])
 serve(config, identity.load(config.identity), say=lambda text: print(text, flush=True))
 """
 RECEIVE_S = 3.0
-LIMIT_S = 40.0
+LIMIT_S = 120.0
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 
 

@@ -18,7 +18,7 @@ from protocols.identity import Timeouts
 from securemodel.inspect.tampering import FRAMES, attack_at
 from securemodel.training.run import Run
 
-WHO, SHORT_S, LIMIT_S = "shop", 1.0, 20.0
+WHO, SHORT_S, LIMIT_S = "shop", 1.0, 120.0
 EVERYTHING = (Purpose.START, Purpose.OPEN, Purpose.CONTROL)
 
 

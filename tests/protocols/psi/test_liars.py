@@ -20,7 +20,7 @@ from protocols.psi.terms import Peer, Terms, agree
 
 PAIR = {"bank": [b"%d" % n for n in range(12)], "shop": [b"%d" % n for n in range(5, 15)]}
 THREE = {**PAIR, "clinic": [b"%d" % n for n in range(3, 11)]}
-LIAR, LIMIT_S = "shop", 8.0
+LIAR, LIMIT_S = "shop", 120.0
 
 
 def points(change: Callable[[bytes], bytes]) -> Callable[[int, int, bytes, str], bytes]:

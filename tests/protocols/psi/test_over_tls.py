@@ -19,7 +19,7 @@ from protocols.psi.sets import own_set
 from protocols.psi.terms import Peer, Terms, agree
 
 SETS = {"bank": [b"%d" % n for n in range(40)], "shop": [b"%d" % n for n in range(20, 60)]}
-COMMITMENT, LIMIT_S = "0" * 64, 10.0
+COMMITMENT, LIMIT_S = "0" * 64, 120.0
 
 
 @pytest.fixture(autouse=True)
