@@ -1,0 +1,9 @@
+"""A small client of an inference service: it splits inputs into shares, asks every party, and adds the answers' shares.
+
+Needs numpy and the standard library; `cryptography`, where it is there, makes uploads smaller. Modules, bottom to top:
+
+errors        what can go wrong, in one tree
+sharing       numbers into shares and back
+wire          what client and parties send each other
+recipe        what a client does to its input before it is shared
+"""
