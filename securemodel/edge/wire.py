@@ -105,12 +105,12 @@ def requests(
     """The message for each party, by rank. A tensor is its name, its shape with the rows first, and a share a party."""
     ranks = range(len(tensors[0][2]))
     datas = [b"".join(shares[rank].data for _, _, shares in tensors) for rank in ranks]
-    parameters = {"securemodel": 1, "program": program, "commit": commit(datas), "time": time}
+    told = {"securemodel": 1, "program": program, "commit": commit(datas), "time": time, "deadline_ms": deadline_ms}
     headers = [
         {
             "id": id,
             "inputs": [_described(name, shape, shares[rank]) for name, shape, shares in tensors],
-            "parameters": {**parameters, "deadline_ms": deadline_ms},
+            "parameters": told,
         }
         for rank in ranks
     ]
@@ -178,7 +178,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _bad(what: str, *, where: str = "", why: str = "", fix: str = "") -> WireError:
-    return WireError("bad_header", what, where=where, why=why, fix=fix or "send the request as docs/service.md has it")
+    return WireError("bad_header", what, where=where, why=why, fix=fix or "/openapi.json says how a request is written")
 
 
 def read_request(header: bytes, data: bytes, rank: int) -> Request:
