@@ -18,6 +18,7 @@ ORDER = (
         "securemodel.shown",
         "securemodel.version",
         "securemodel.invocation",
+        "securemodel.scripts",
         "securemodel.sequences",
     ),
     ("securemodel.files",),

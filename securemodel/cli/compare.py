@@ -12,11 +12,11 @@ from protocols.errors import InputError, explain
 from securemodel.api import compile as compile_model
 from securemodel.cli.base import FAILED, Command
 from securemodel.cli.programs import job_of, model_of, path_and_name, program_of, sizes
-from securemodel.cli.script import explained, load_file
 from securemodel.compiler.capture import Examples, example_tensors
 from securemodel.files.arrays import load_numbers
 from securemodel.inspect.compare import compare as compare_program
 from securemodel.program import Program
+from securemodel.scripts import explained, load_file
 
 Tensors = tuple[torch.Tensor, ...]
 

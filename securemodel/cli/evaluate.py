@@ -22,6 +22,7 @@ from securemodel.data.joint import Joint
 from securemodel.ledger import default_path, read_ledger
 from securemodel.planning.costs import NETWORKS
 from securemodel.planning.units import seconds_text
+from securemodel.scripts import explained, load_file
 
 _ME = "{me}"
 
@@ -108,10 +109,10 @@ def _of_each(out: Path) -> Path:
 
 def _setup(script: Path) -> EvaluationSetup:
     """The script's `evaluation`, or what its make_evaluation() returns. Raises InputError, ScriptFailed."""
-    module = scripts.load_file(script)
+    module = load_file(script)
     found, make = getattr(module, "evaluation", None), getattr(module, "make_evaluation", None)
     if found is None and callable(make):
-        with scripts.explained(script):
+        with explained(script):
             found = make()
     if not isinstance(found, EvaluationSetup):
         why = "it has neither `evaluation = data.evaluation(...)` nor a make_evaluation() that returns one"

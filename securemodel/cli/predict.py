@@ -28,6 +28,7 @@ from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run
 from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
 from securemodel.program import Program
+from securemodel.scripts import explained, load_file
 from securemodel.sessions.resume import agree_on_start, all_begun
 from securemodel.sessions.session import Session
 
@@ -110,7 +111,7 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
 
 
 def _predict_one(script: Path, me: str, given: Given) -> None:
-    module = scripts.load_file(script) if script.suffix == ".py" else None
+    module = load_file(script) if script.suffix == ".py" else None
     if module is None:
         why, fix = "a program's text can be planned and dealt for, not run", "give the Python file it was made by"
         raise InputError(explain("predict needs a script", where=str(script), why=why, fix=fix))
@@ -134,7 +135,7 @@ def _model(module: object, script: Path, program: Program, me: str) -> torch.nn.
     load = getattr(module, "load_model", None)
     if not callable(load):
         return program.model
-    with scripts.explained(script):
+    with explained(script):
         model = load(me)
     if not isinstance(model, torch.nn.Module):
         raise InputError(explain("load_model() returns no model", where=str(script), fix="return an nn.Module"))

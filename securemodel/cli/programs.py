@@ -14,11 +14,11 @@ from protocols.errors import InputError, explain
 from securemodel.api import ENGINES, compile_again
 from securemodel.api import check as check_model
 from securemodel.cli.base import FAILED, Command, max_gib_option
-from securemodel.cli.script import explained, load_file
 from securemodel.compiler.capture import Examples
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
+from securemodel.scripts import explained, load_file
 from securemodel.training.job import Job
 from securemodel.training.paillier import LinearTraining
 from securemodel.training.stores import prepare_training

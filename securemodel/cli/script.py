@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import runpy
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 from protocols import identity
 from protocols.channel import arrive
-from protocols.errors import ConfigError, InputError, SecureModelError, explain
+from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
 from protocols.names import is_name
 from securemodel.invocation import Invocation, Progress, invoked
-
-
-class ScriptFailed(SecureModelError):
-    """A user's file raised an error of its own."""
+from securemodel.scripts import as_main, explained
 
 
 def declared_parties(script: Path) -> tuple[str, ...]:
@@ -141,50 +134,9 @@ def as_party(
             invoked(
                 Invocation(me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress, rows)
             ),
-            _as_main(script, args),
+            as_main(script, args),
         ):
             yield
     finally:
         for made in arrivals:
             made.close()
-
-
-def load_file(path: Path) -> ModuleType:
-    """Imports a Python file that lies anywhere; files beside it can be imported by it. Raises ScriptFailed."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(explain("not a Python file", where=str(path), fix="give a file that ends in .py"))
-    module = importlib.util.module_from_spec(spec)
-    with _as_main(path, ()), explained(path):
-        sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look a module up by its name
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns errors of a user's file into ScriptFailed, with the line of that file's folder they came from."""
-    try:
-        yield
-    except SecureModelError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if _beside(f.filename, path)]
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else str(path)
-        raise ScriptFailed(explain(text, where=where, fix="--traceback shows the whole call stack")) from error
-
-
-def _beside(filename: str, path: Path) -> bool:
-    return path.resolve().parent in Path(filename).resolve().parents
-
-
-@contextmanager
-def _as_main(script: Path, args: Sequence[str]) -> Iterator[None]:
-    argv, path = sys.argv, list(sys.path)
-    sys.argv = [str(script), *args]
-    sys.path.insert(0, str(script.resolve().parent))
-    try:
-        yield
-    finally:
-        sys.argv, sys.path[:] = argv, path

@@ -11,7 +11,8 @@ import torch
 
 from securemodel.cli.launch import run_local
 from securemodel.cli.programs import load_program
-from securemodel.cli.script import declared_parties, declares_dealer, load_file
+from securemodel.cli.script import declared_parties, declares_dealer
+from securemodel.scripts import load_file
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "credit_score"
