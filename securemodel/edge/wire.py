@@ -181,12 +181,15 @@ def _bad(what: str, *, where: str = "", why: str = "", fix: str = "") -> WireErr
     return WireError("bad_header", what, where=where, why=why, fix=fix or "/openapi.json says how a request is written")
 
 
-def read_request(header: bytes, data: bytes, rank: int) -> Request:
-    """What a client sent to the party of this rank. WireError has the code to refuse it with."""
-    found = load(header)
+def read_request(header: bytes | Mapping[str, Any], data: bytes, rank: int) -> Request:
+    """What a client sent to the party of this rank. WireError has the code to refuse it with.
+
+    The header may be one that `load` has read, so that a party can refuse it before it reads the bytes of the tensors.
+    """
+    found = load(header) if isinstance(header, bytes) else header
     id = found.get("id")
     if not isinstance(id, str) or not _ID.fullmatch(id):
-        _refuse_plain(found)
+        refuse_plain(found)
         raise _bad("the id is not 32 hexadecimal digits in lower case", where="id")
     tensors = _cut(found.get("inputs"), data, "inputs", _read_tensor)
     _same_rows([tensor.shape for tensor in tensors])
@@ -205,8 +208,8 @@ def read_request(header: bytes, data: bytes, rank: int) -> Request:
     )
 
 
-def _refuse_plain(found: Mapping[str, Any]) -> None:
-    """Tells clients of ordinary services, which send no id, what they talk to."""
+def refuse_plain(found: Mapping[str, Any]) -> None:
+    """Tells clients of ordinary services what they talk to, also where they send no id: WireError("plaintext_refused")."""
     inputs = found.get("inputs")
     for tensor in inputs if isinstance(inputs, list) else ():
         if isinstance(tensor, dict):
