@@ -6,4 +6,14 @@ errors        what can go wrong, in one tree
 sharing       numbers into shares and back
 wire          what client and parties send each other
 recipe        what a client does to its input before it is shared
+service_file  service.json: parties, models, what to trust
+lines         connections to one party: TLS, fingerprints, time limits
+client        asks a service
 """
+
+from securemodel.edge.client import Client, Result
+from securemodel.edge.errors import Disagreement, EdgeError, InputError, PartyDown, Refused, ServiceError, WireError
+
+__all__ = [
+    "Client", "Disagreement", "EdgeError", "InputError", "PartyDown", "Refused", "Result", "ServiceError", "WireError",
+]  # fmt: skip

@@ -1,0 +1,302 @@
+"""Asks a service: every party gets a share of each input, and the client alone adds up the shares of the answer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+
+from securemodel.edge import service_file, wire
+from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError, WireError
+from securemodel.edge.lines import Line
+from securemodel.edge.service_file import Model, Party, Service
+from securemodel.edge.sharing import add, split
+
+_AGAIN = {"rate", "queue_full", "peer_down", "draining", "no_preprocessing", "share_missing", "result_lost"}
+"""Refusals that may be over in a moment. They are asked again with a new id and fresh shares."""
+_CONSEQUENCES = {"share_missing", "deadline"}
+"""Refusals of one party that often follow from what another one says."""
+_GRACE_S = 2.0
+"""How much longer than the deadline an answer, or the refusal at the deadline, may be under way."""
+_MAX_THREADS = 256
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to some rows, from `first` on: outputs by name, and where the parties computed them."""
+
+    first: int
+    outputs: Mapping[str, np.ndarray] = field(repr=False)
+    id: str
+    version: str
+    run: str
+    row: int
+    batch: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+
+class Client:
+    """Asks the models of one service. Several threads may use it at a time.
+
+    `service` is service.json: its path, its https address, or what it holds. Whoever gives it decides who gets the
+    shares, so take it from somebody you trust. `key` is an API key, where the service asks for one. With `certificate`,
+    the SHA-256 of the certificate in hex, an address is recognized by that. `parallel` is how many requests of one call
+    are under way together.
+    """
+
+    def __init__(
+        self,
+        service: str | Path | Mapping[str, Any],
+        *,
+        key: str = "",
+        certificate: str | None = None,
+        parallel: int = 4,
+        insecure_plain: bool = False,
+    ) -> None:
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ServiceError("the key holds characters that no key has")
+        self.service = _opened(service, certificate, insecure_plain)
+        if self.service.keys and not key:
+            what = f"the service {self.service.name!r} asks for a key"
+            raise ServiceError(what, fix="give the one that the service made for you: key=")
+        self._key, self._parallel, self._clock_ms = key, max(1, parallel), 0
+        self._lines = [Line(party, insecure_plain=insecure_plain) for party in self.service.parties]
+        self._posts = ThreadPoolExecutor(_MAX_THREADS, "edge-post")
+        self._requests = ThreadPoolExecutor(_MAX_THREADS, "edge-request")
+
+    def infer(
+        self,
+        model: str,
+        x: Any,
+        *,
+        version: int | None = None,
+        timeout: float = 10.0,
+        labels: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """What a model says to rows of its input: (rows, …) array, or one for each output by name.
+
+        x is an array whose first axis counts the rows, or a dict of one for each input. Scores and probabilities are
+        float64, classes int64, or with `labels` their labels. Many rows are asked in several requests, each of which has
+        `timeout` seconds; `progress` is told the rows done and all rows. Raises EdgeError, with nothing lost but time.
+        """
+        found = self.service.model(model)
+        encoded = found.encode(_named(found, x))
+        results, done = [], 0
+        for result in self._parts(found, encoded, version, timeout):
+            results.append(result)
+            done += result.rows
+            if progress is not None:
+                progress(done, len(encoded[0]))
+        outputs = {
+            port.name: np.concatenate([result.outputs[port.name] for result in results]) for port in found.outputs
+        }
+        if labels:
+            outputs = {port.name: _label(found, port.kind, outputs[port.name]) for port in found.outputs}
+        return outputs if len(outputs) > 1 else outputs[found.outputs[0].name]
+
+    def results(self, model: str, x: Any, *, version: int | None = None, timeout: float = 10.0) -> Iterator[Result]:
+        """The same in parts, in the order of the rows, as they come."""
+        found = self.service.model(model)
+        return self._parts(found, found.encode(_named(found, x)), version, timeout)
+
+    def _parts(
+        self, found: Model, encoded: Sequence[np.ndarray], version: int | None, timeout: float
+    ) -> Iterator[Result]:
+        starts = range(0, len(encoded[0]), found.rows)
+        parts = ([e[start : start + found.rows] for e in encoded] for start in starts)
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for start, part in zip(starts, parts, strict=True):
+                if len(starts) == 1:
+                    yield self._ask(found, version, part, start, timeout)
+                    return
+                waiting.append(self._requests.submit(self._ask, found, version, part, start, timeout))
+                if len(waiting) == self._parallel:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _ask(self, model: Model, version: int | None, part: Sequence[np.ndarray], first: int, timeout: float) -> Result:
+        """One request's answer. What is refused for a moment is asked again, under a new id."""
+        start, pause = time.monotonic(), 0.1
+        end = start + timeout
+        while True:
+            try:
+                id, answer, outputs = self._once(model, version, part, end)
+            except Refused as error:
+                again = self._again(error, pause)
+                if again is None or time.monotonic() + again >= end:
+                    raise
+                time.sleep(again)
+                pause *= 2
+            else:
+                seconds = time.monotonic() - start
+                return Result(first, outputs, id, answer.version, answer.run, answer.row, answer.batch, seconds)
+
+    def _again(self, error: Refused, pause: float) -> float | None:
+        """After how many seconds to ask again, or None."""
+        if error.code == "clock_skew" and error.server_time is not None:
+            before, self._clock_ms = self._clock_ms, error.server_time - _now_ms()
+            return None if abs(self._clock_ms - before) < 1000 else 0.0  # it was right, or as right as it gets
+        return max(pause, error.retry_after or 0.0) if error.code in _AGAIN else None
+
+    def _once(
+        self, model: Model, version: int | None, part: Sequence[np.ndarray], end: float
+    ) -> tuple[str, wire.Answer, dict[str, np.ndarray]]:
+        id, parties = os.urandom(16), len(self._lines)
+        tensors = [
+            (port.name, e.shape, split(e, parties, id, index))
+            for index, (port, e) in enumerate(zip(model.inputs, part, strict=True))
+        ]
+        left_ms = min(max(int(1000 * (end - time.monotonic())), 1), wire.MAX_DEADLINE_MS)
+        messages = wire.requests(id.hex(), model.digest, tensors, _now_ms() + self._clock_ms, left_ms)
+        path = (
+            f"/v2/models/{quote(model.name, safe='')}" + ("" if version is None else f"/versions/{version}") + "/infer"
+        )
+        posts = [
+            self._posts.submit(self._post, line, path, message, end + _GRACE_S)
+            for line, message in zip(self._lines, messages, strict=True)
+        ]
+        answers = _gathered(posts)
+        names = [party.name for party in self.service.parties]
+        for name, answer in zip(names, answers, strict=True):
+            _check(name, model, version, id.hex(), len(part[0]), answer)
+        _check_same(names, answers)
+        outputs = {
+            port.name: port.decode(add([answer.shares[port.name] for answer in answers])) for port in model.outputs
+        }
+        return id.hex(), answers[0], outputs
+
+    def _post(self, line: Line, path: str, message: wire.Message, end: float) -> wire.Answer:
+        headers = {"Content-Type": "application/octet-stream", wire.LENGTH_HEADER: str(len(message.header))}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        status, told, body = line.ask("POST", path, message.body, headers, end)
+        if status != 200:
+            raise wire.read_problem(line.party.name, status, body)
+        length = told.get(wire.LENGTH_HEADER.lower(), "")
+        try:
+            if not length.isdecimal() or len(length) > 9:
+                raise WireError("bad_answer", f"it has no {wire.LENGTH_HEADER}")
+            return wire.read_answer(body[: int(length)], body[int(length) :])
+        except WireError as error:
+            raise _unreadable(line.party.name, error.what) from error
+
+    def close(self) -> None:
+        """Ends all connections; requests under way fail."""
+        for line in self._lines:
+            line.close()
+        self._requests.shutdown(wait=False, cancel_futures=True)
+        self._posts.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _opened(service: str | Path | Mapping[str, Any], certificate: str | None, insecure_plain: bool) -> Service:
+    if isinstance(service, Mapping):
+        return service_file.read(service)
+    if isinstance(service, str) and service.startswith(("https://", "http://")):
+        return _fetched(service, certificate, insecure_plain)
+    return service_file.open_file(service)
+
+
+def _fetched(url: str, certificate: str | None, insecure_plain: bool) -> Service:
+    parts = urlsplit(url)
+    line = Line(
+        Party("the service", f"{parts.scheme}://{parts.netloc}", certificate, None, None), insecure_plain=insecure_plain
+    )
+    try:
+        status, _, body = line.ask("GET", parts.path.rstrip("/") or "/service.json", b"", {}, time.monotonic() + 10.0)
+    finally:
+        line.close()
+    if status != 200:
+        raise ServiceError("there is no service.json", where=url, why=f"HTTP status {status}")
+    return service_file.parse(body, url)
+
+
+def _named(model: Model, x: Any) -> Mapping[str, Any]:
+    return x if isinstance(x, Mapping) else {model.inputs[0].name: x}
+
+
+def _gathered(posts: Sequence[Future[wire.Answer]]) -> list[wire.Answer]:
+    """All parties' answers, or the error that explains best why there are none."""
+    errors = [error for error in (post.exception() for post in posts) if error is not None]
+    if errors:
+        raise min(errors, key=_distance)
+    return [post.result() for post in posts]
+
+
+def _distance(error: BaseException) -> int:
+    """How far from the cause an error is: that of one party often makes another one of the next."""
+    if isinstance(error, PartyDown):
+        return 1
+    return 2 if isinstance(error, Refused) and error.code in _CONSEQUENCES else 0
+
+
+def _unreadable(party: str, why: str) -> Disagreement:
+    return Disagreement(
+        f"the answer of {party} is not one to this request", why=why, fix="nothing was added up; ask again"
+    )
+
+
+def _check(party: str, model: Model, version: int | None, id: str, rows: int, answer: wire.Answer) -> None:
+    """Raises Disagreement where a party's answer is not to this request, or not of the model's outputs."""
+    if answer.id != id or answer.model != model.name or version not in (None, _number(answer.version)):
+        raise _unreadable(party, "it names another request, model or version")
+    expected = {port.name: ((rows, *port.shape), port.frac_bits) for port in model.outputs}
+    if {name: (share.shape, answer.frac_bits[name]) for name, share in answer.shares.items()} != expected:
+        raise _unreadable(party, "its outputs are not those that the service's file says")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def _check_same(names: Sequence[str], answers: Sequence[wire.Answer]) -> None:
+    """Raises Disagreement unless all answers are of one version, run and row: else their sum would mean nothing."""
+    for name, answer in zip(names[1:], answers[1:], strict=True):
+        for what in ("version", "run", "row"):
+            if getattr(answer, what) != getattr(answers[0], what):
+                raise Disagreement(
+                    f"the answers of {names[0]} and {name} do not belong together",
+                    why=f"they are of another {what}: {getattr(answers[0], what)} and {getattr(answer, what)}",
+                    fix="nothing was added up; ask again, and tell the service if it goes on",
+                )
+
+
+def _label(model: Model, kind: str, values: np.ndarray) -> np.ndarray:
+    """Labels of classes; other outputs stay as they are."""
+    if kind != "class":
+        return values
+    if model.labels is None:
+        raise ServiceError(f"the service gives no labels for the classes of {model.name!r}")
+    if values.size and not 0 <= values.min() <= values.max() < len(model.labels):
+        raise EdgeError("a class has no label", why=f"there are {len(model.labels)}", fix="ask without labels=True")
+    return np.array(model.labels)[values]
