@@ -6,6 +6,7 @@ certificate. There is no certificate authority and no host name check. A party f
 
     [parties.bank]
     address = "127.0.0.1:7001"
+    lanes = ["127.0.0.2:7001"]                # optional: where lane 1, 2, ... are; else on the ports that follow
     certificate = "bank.crt"                  # or certificate_pem = '''-----BEGIN CERTIFICATE----- ...'''
     fingerprint = "sha256:..."                # optional; checked against the certificate
 
@@ -27,7 +28,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ KEY_FILE = "identity.key"
 CERTIFICATE_FILE = "identity.crt"
 _KEY = "a private key"
 _LIFETIME = timedelta(days=20 * 365)
+MOST_LANES = 256
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,17 @@ class Entry:
     port: int
     certificate_pem: str = ""
     fingerprint: str = ""
+    lanes: tuple[tuple[str, int], ...] = ()
+    """Where lane 1, 2, ... are, as far as it is not on the ports that follow."""
 
     @property
     def address(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def at_lane(self, lane: int) -> Entry:
+        """The same party where its process of this lane is."""
+        host, port = self.lanes[lane - 1] if 0 < lane <= len(self.lanes) else (self.host, self.port + lane)
+        return replace(self, host=host, port=port)
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,43 @@ class PartiesConfig:
     timeouts: Timeouts = field(default_factory=Timeouts)
     path: Path | None = None
     contributors: Mapping[str, Entry] = field(default_factory=dict)
+    lane: int = 0
+
+    def at_lane(self, lane: int) -> PartiesConfig:
+        """The same parties where their processes of this lane are: a session of its own beside those of other lanes.
+
+        Each party's lane k is on its port + k, unless its entry says otherwise; the dealer is where it is.
+        Raises ConfigError where an address is not to be had.
+        """
+        if lane == self.lane:
+            return self
+        if self.lane or not 0 <= lane < MOST_LANES:
+            what = f"there is no lane {lane} of lane {self.lane}" if self.lane else f"there is no lane {lane}"
+            raise ConfigError(explain(what, fix=f"lanes are 0 to {MOST_LANES - 1}, of a configuration as it was read"))
+        parties = {name: entry.at_lane(lane) for name, entry in self.parties.items()}
+        for name, entry in parties.items():
+            self._check_free(name, entry, lane)
+        listen = self.listen and (self.listen[0], self.listen[1] + lane)
+        return replace(self, parties=parties, listen=listen, lane=lane)
+
+    def _check_free(self, name: str, entry: Entry, lane: int) -> None:
+        """Raises ConfigError where a lane of a party has no port, or one up to it is where another role is."""
+        first = self.parties[name]
+        taken = [*self.parties.values(), *([self.dealer] if self.dealer else [])]
+        ports = range(first.port + 1, first.port + lane + 1) if entry.port == first.port + lane else [entry.port]
+        why = f"port {entry.port} is none" if entry.port > 65535 else ""
+        for other in taken:
+            if other.name != name and other.host == entry.host and other.port in ports:
+                why = f"{other.name!r} is at {other.address}"
+        if why:
+            raise ConfigError(
+                explain(
+                    f"party {name!r} has no room for lane {lane}",
+                    where=str(self.path or "the parties' configuration"),
+                    why=why,
+                    fix=f"leave the {lane} ports after each address free, or name lanes = [...] in [parties.{name}]",
+                )
+            )
 
     def entry(self, name: str) -> Entry:
         """The party or dealer of that name. Raises ConfigError."""
@@ -269,9 +315,14 @@ class _Reader:
         return self.certified(name, table, where, "", 0)
 
     def entry(self, name: str, table: dict[str, Any], where: str) -> Entry:
-        self.only(table, ("address", "certificate", "certificate_pem", "fingerprint"), where)
+        lanes = ("lanes",) if where != DEALER else ()
+        self.only(table, ("address", *lanes, "certificate", "certificate_pem", "fingerprint"), where)
         host, port = self.address(self.text_of(table, "address", where), where, "address")
-        return self.certified(name, table, where, host, port)
+        found = self.certified(name, table, where, host, port)
+        named = table.get("lanes", [])
+        if not isinstance(named, list) or not all(isinstance(text, str) for text in named):
+            raise self.error("lanes is no list of addresses", where, "", 'write lanes = ["host:port", ...]', "lanes")
+        return replace(found, lanes=tuple(self.address(text, where, "lanes") for text in named))
 
     def certified(self, name: str, table: dict[str, Any], where: str, host: str, port: int) -> Entry:
         """The entry of somebody with the certificate that a table gives."""

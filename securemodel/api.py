@@ -35,6 +35,7 @@ from securemodel.planning import paillier as paillier_planning
 from securemodel.planning import plan as masked_planning
 from securemodel.program import READERS, Program
 from securemodel.sessions import crypten, masked, paillier
+from securemodel.sessions.remote import at_lane
 from securemodel.sessions.session import Session
 
 
@@ -207,6 +208,7 @@ def connect(
     me: str | None = None,
     config: str | Path | PartiesConfig | None = None,
     *,
+    lane: int | None = None,
     store: str | Path | None = None,
     ahead: bool = True,
     insecure_plain: bool = False,
@@ -216,7 +218,8 @@ def connect(
     """Connects this party with the others and returns its end of the session.
 
     The same script runs at every party; `me` and `config` (a parties file) come from the command line
-    `securemodel run` unless given. With `store`, preprocessing made by `securemodel prepare` is used instead
+    `securemodel run` unless given. `lane`: further sessions of the same parties, each in processes of its own, run
+    side by side as lane 1, 2, ... (docs/several-machines.md). With `store`, preprocessing made by `securemodel prepare` is used instead
     of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
     measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
     "paillier", which otherwise makes one for the session. Each run is written into the `ledger` (docs/audit.md): True
@@ -225,6 +228,7 @@ def connect(
     Raises ConfigError, LedgerError (before anything is sent), PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
     paillier_key = paillier_key or current().paillier_key
+    config = config if lane is None else at_lane(config, lane)
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
     book = book_of(ledger)
     session = engine_of(program.protocol).open_connection(program, me, config, **options)

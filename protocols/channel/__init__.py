@@ -11,16 +11,18 @@ tcp       Channel over links
 tls       TLS 1.3 with pinned certificates
 listen    all addresses of a name, and a room for connections not authenticated yet
 meeting   dialing, accepting and the first message
-connect   what parties and the dealer call to be connected
+reception links that come to the dealer, put together to sessions
+connect   what parties call to be connected
 testing   throw-away parties on one host
 """
 
 from protocols.channel.base import Channel
-from protocols.channel.connect import arrive, connect, dial, listen_for
+from protocols.channel.connect import arrive, connect, dial
 from protocols.channel.frame import HEADER_BYTES, Label, Purpose
 from protocols.channel.link import Link
 from protocols.channel.local import local_channels, local_links
 from protocols.channel.meeting import Meeting
+from protocols.channel.reception import Reception
 from protocols.channel.stats import ChannelStats
 
 __all__ = [
@@ -31,10 +33,10 @@ __all__ = [
     "Link",
     "Meeting",
     "Purpose",
+    "Reception",
     "arrive",
     "connect",
     "dial",
-    "listen_for",
     "local_channels",
     "local_links",
 ]

@@ -1,12 +1,11 @@
-"""Connecting: an online party with all others or with the dealer, and the dealer with its parties."""
+"""Connecting: an online party with all others, or with the dealer."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 from protocols.channel.link import Link
-from protocols.channel.meeting import Meeting
+from protocols.channel.meeting import SESSION_BYTES, Meeting
 from protocols.channel.tcp import TcpChannel
 from protocols.errors import ConfigError, InputError, explain
 from protocols.identity import DEALER, Identity, PartiesConfig
@@ -46,36 +45,27 @@ def arrive(me: str, config: PartiesConfig, identity: Identity) -> Meeting | None
 
 
 def dial(
-    me: str, name: str, config: PartiesConfig, identity: Identity | None = None, *, insecure_plain: bool = False
-) -> Link:
-    """A link to one role that listens, such as the dealer. Raises what `connect` raises."""
-    meeting = Meeting(me, config, identity, insecure_plain)
-    meeting.open(accept=[], dial=[name])
-    return meeting.finish()[name]
-
-
-def listen_for(
     me: str,
-    names: Sequence[str],
+    name: str,
     config: PartiesConfig,
     identity: Identity | None = None,
     *,
-    idle_s: float = 0.0,
+    session: bytes = bytes(SESSION_BYTES),
     insecure_plain: bool = False,
-) -> dict[str, Link]:
-    """Accept one link from each of these parties, which `dial` us. Raises what `connect` raises.
+) -> Link:
+    """A link to one role that listens, such as the dealer. Raises what `connect` raises.
 
-    Waits up to `idle_s` for the first of them, and `connect_s` from then on for the others.
+    `session`: what a channel calls its session. The dealer puts links of the same lane and session together.
     """
-    meeting = Meeting(me, config, identity, insecure_plain, idle_s)
-    meeting.open(accept=list(names), dial=[])
-    return meeting.finish()
+    meeting = Meeting(me, config, identity, insecure_plain, session=session)
+    meeting.open(accept=[], dial=[name])
+    return meeting.finish()[name]
 
 
 def _open(me: str, config: PartiesConfig, identity: Identity | None, plain: bool, ready: bool) -> Meeting:
     config.entry(me)
     if me == DEALER:
-        raise InputError(explain("the dealer has no online channel", fix="use listen_for(DEALER, parties, ...)"))
+        raise InputError(explain("the dealer has no online channel", fix="use Reception(DEALER, parties, ...)"))
     peers = [name for name in config.parties if name != me]
     meeting = Meeting(me, config, identity, plain)
     accept, dial = ([name for name in peers if name < me], [name for name in peers if name > me])

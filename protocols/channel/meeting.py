@@ -2,7 +2,7 @@
 
 Every party listens on its address; of each pair the one whose name sorts first dials. The dealer listens, its parties
 dial. The first message (HELLO) carries the protocol version, the sender's name, which must be the name its certificate
-is pinned for, a digest of the party list and a nonce. A stranger who connects is turned away and ends nothing;
+is pinned for, a digest of the party list, a nonce, its lane, and the session that a link to the dealer is of. A stranger who connects is turned away and ends nothing;
 a known party that is wrong in any way ends the session at once.
 
 A party that is there but not ready, because it still compiles its model, is connected and authenticated already, and
@@ -44,14 +44,27 @@ from protocols.errors import (
     public_reason,
     summary,
 )
-from protocols.identity import Entry, Identity, PartiesConfig
+from protocols.identity import DEALER, MOST_LANES, Entry, Identity, PartiesConfig
 
 HELLO = Label(0, 0, Purpose.HELLO)
-HELLO_LAYOUT = struct.Struct("<I32s32s")  # version, roster digest, nonce; the name follows
+HELLO_LAYOUT = struct.Struct("<I32s32sI32s")  # version, roster digest, nonce, lane, session; the name follows
+SESSION_BYTES = 32
+EVERY_LANE = 0xFFFFFFFF
+"""The lane of who takes part in all of them: the dealer."""
 _MAX_HELLO_BYTES = HELLO_LAYOUT.size + 64
 _RETRY_S = (0.02, 0.5)  # first and longest pause between two attempts to dial
 _BEAT_S, _POLL_S, _GOODBYE_S = 2.0, 0.5, 0.3
 _PREPARING_S = 6 * 3600.0  # longest wait for a party that is there and not ready
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What the first message of a link says, once it is checked."""
+
+    name: str
+    nonce: bytes = field(repr=False)
+    lane: int
+    session: bytes = field(repr=False)
 
 
 @dataclass
@@ -63,6 +76,7 @@ class Meeting:
     identity: Identity | None
     plain: bool
     idle_s: float = 0.0
+    session: bytes = bytes(SESSION_BYTES)
     nonce: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     nonces: dict[str, bytes] = field(default_factory=dict, repr=False)
     refused: list[str] = field(default_factory=list)
@@ -71,7 +85,7 @@ class Meeting:
     _greeting: dict[str, Link] = field(default_factory=dict)  # authenticated, and one of both is not ready
     _listener: Listener | None = None
     _deadline: float = math.inf
-    _results: queue.SimpleQueue[tuple[str, Link] | SecureModelError | OSError] = field(
+    _results: queue.SimpleQueue[tuple[Hello, Link] | SecureModelError | OSError | None] = field(
         default_factory=queue.SimpleQueue, repr=False
     )
     _ready: threading.Event = field(default_factory=threading.Event)
@@ -80,6 +94,7 @@ class Meeting:
 
     def __post_init__(self) -> None:
         self.entry = self.config.entry(self.me)
+        self.lane = EVERY_LANE if self.me == DEALER else self.config.lane
         if self.plain:
             return
         if self.identity is None:
@@ -130,11 +145,13 @@ class Meeting:
                     result = self._results.get(timeout=min(max(self._left_s(), 0.001), _POLL_S))
                 except queue.Empty:
                     if self._left_s() <= 0:
-                        raise self._absent(sorted(self._awaited - self._links.keys())) from None
+                        waited_s = max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s)
+                        raise self._absent(sorted(self._awaited - self._links.keys()), waited_s) from None
                     continue
                 if isinstance(result, Exception):
                     raise result
-                self._links[result[0]] = result[1]
+                hello, link = cast("tuple[Hello, Link]", result)
+                self._links[hello.name] = link
                 self._deadline = min(self._deadline, time.monotonic() + self.config.timeouts.connect_s)
             return dict(self._links)
         except BaseException as error:
@@ -172,14 +189,12 @@ class Meeting:
         except (SecureModelError, OSError) as error:
             self._results.put(error)
 
-    def _absent(self, names: Sequence[str]) -> PeerError:
+    def _absent(self, names: Sequence[str], waited_s: float) -> PeerError:
         who = ", ".join(map(repr, names))
         places = [f"{name!r} is at {self.config.entry(name).address}" for name in names]
         if self._listener:
             places.append(f"{self.me!r} listens on {self._listener.addresses}")
-        waited = (
-            f"waited {max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s):g} s; {', '.join(places)}"
-        )
+        waited = f"waited {waited_s:g} s; {', '.join(places)}"
         refused = list(dict.fromkeys(self.refused))
         if any("certificate" in reason or "TLS" in reason for reason in refused):
             return IdentityError(
@@ -201,10 +216,10 @@ class Meeting:
             ),
         )
 
-    def _deliver(self, name: str, link: Link) -> None:
+    def _deliver(self, hello: Hello, link: Link) -> None:
         with self._lock:
             if not self._done.is_set():
-                self._results.put((name, link))
+                self._results.put((hello, link))
                 return
         link.abort(f"party {self.me!r} stopped connecting")
 
@@ -214,25 +229,24 @@ class Meeting:
         pause_s = _RETRY_S[0]
         while not self._done.is_set():
             try:
-                link = self._dial_once(peer, context)
+                hello, link = self._dial_once(peer, context)
             except (OSError, PeerDied, PeerStalled) as error:
                 why = getattr(error, "strerror", None) or summary(error)
                 self.refused = [*self.refused[-3:], f"dialing {peer.name!r}: {why}"]
                 self._done.wait(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_S[1])
             else:
-                self._deliver(peer.name, link)
+                self._deliver(hello, link)
                 return
 
-    def _dial_once(self, peer: Entry, context: ssl.SSLContext | None) -> Link:
+    def _dial_once(self, peer: Entry, context: ssl.SSLContext | None) -> tuple[Hello, Link]:
         until = time.monotonic() + self._handshake_s()
         sock = dial_any(peer.host, peer.port, until - time.monotonic())
         try:
             _tune(sock)
             stream = self._authenticate(sock, context, peer, until) if context else PlainStream(sock)
             link = Link(self.me, peer.name, stream, self.config.timeouts.receive_s)
-            self._greet(link, {peer.name})
-            return link
+            return self._greet(link, {peer.name}), link
         except BaseException:
             sock.close()
             raise
@@ -284,9 +298,10 @@ class Meeting:
                 known = peer_name(stream.handshake(self._handshake_s()), peers)
                 room.leave(guest)  # from here on it is a party's
             link = Link(self.me, known or "unknown", stream, self.config.timeouts.receive_s)
-            link.peer = self._greet(link, {known} if known else {entry.name for entry in peers})
+            hello = self._greet(link, {known} if known else {entry.name for entry in peers})
+            link.peer = hello.name
             room.leave(guest)
-            self._deliver(link.peer, link)
+            self._deliver(hello, link)
         except (OSError, PeerError) as error:
             _turn_away(sock)
             if known and not isinstance(error, (OSError, PeerDied, PeerStalled)):
@@ -298,10 +313,10 @@ class Meeting:
 
     # The first message
 
-    def _greet(self, link: Link, allowed: set[str]) -> str:
-        """Exchange HELLO when this party is ready. Returns the peer's name, one of `allowed`. Raises PeerError, OSError."""
+    def _greet(self, link: Link, allowed: set[str]) -> Hello:
+        """Exchange HELLO when this party is ready. The peer's, with a name of `allowed`. Raises PeerError, OSError."""
         digest = self.config.roster_digest()
-        ours = HELLO_LAYOUT.pack(PROTOCOL_VERSION, digest, self.nonce) + self.me.encode()
+        ours = HELLO_LAYOUT.pack(PROTOCOL_VERSION, digest, self.nonce, self.lane, self.session) + self.me.encode()
         with self._lock:
             before = self._greeting.get(link.peer)
             self._greeting[link.peer] = link
@@ -330,10 +345,10 @@ class Meeting:
             link.abort(public_reason(error))
             raise
 
-    def _check_hello(self, peer: str, hello: bytes, digest: bytes, allowed: set[str]) -> str:
+    def _check_hello(self, peer: str, hello: bytes, digest: bytes, allowed: set[str]) -> Hello:
         if len(hello) < HELLO_LAYOUT.size:
             raise BadFrame(peer, explain(f"the first message of {peer!r} is cut short", fix="use the same version"))
-        version, their_digest, nonce = HELLO_LAYOUT.unpack_from(hello)
+        version, their_digest, nonce, lane, session = HELLO_LAYOUT.unpack_from(hello)
         if version != PROTOCOL_VERSION:
             why = f"it speaks protocol version {version}, we speak {PROTOCOL_VERSION}"
             raise Mismatch(
@@ -360,10 +375,25 @@ class Meeting:
                     fix="give all parties the same [parties] and [dealer] entries",
                 ),
             )
+        wrong = lane >= MOST_LANES if self.lane == EVERY_LANE else lane != (EVERY_LANE if name == DEALER else self.lane)
+        if wrong:
+            raise Mismatch(
+                name,
+                explain(
+                    f"party {name!r} is lane {lane}, and this is lane {self.lane}",
+                    where="first message of the link",
+                    why="a lane meets the same lane of the others",
+                    fix="give all parties files with the same addresses, and ports that are lanes of one party only",
+                ),
+            )
+        self._note(said := Hello(name, nonce, lane, session))
+        return said
+
+    def _note(self, hello: Hello) -> None:
+        """Remembers who came. Raises IdentityError for another process of a party that is here."""
         with self._lock:
-            if self.nonces.setdefault(name, nonce) != nonce:
-                raise IdentityError(name, explain(f"party {name!r} connected twice", fix="start each party once"))
-        return name
+            if self.nonces.setdefault(hello.name, hello.nonce) != hello.nonce:
+                raise connected_twice(hello.name)
 
     def _rejected(self, peer: str, error: ssl.SSLError) -> IdentityError:
         return IdentityError(
@@ -396,6 +426,11 @@ class Meeting:
                     fix="use TLS: make identities and pin their certificates in the party file",
                 )
             )
+
+
+def connected_twice(name: str) -> IdentityError:
+    """The error for two processes of one party where one may be."""
+    return IdentityError(name, explain(f"party {name!r} connected twice", fix="start each party once"))
 
 
 def _tune(sock: socket.socket) -> None:

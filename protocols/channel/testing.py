@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,12 +14,18 @@ from protocols.identity import DEALER, Identity, PartiesConfig, Timeouts, create
 Result = TypeVar("Result")
 
 
-def free_addresses(count: int) -> list[str]:
-    """Addresses on 127.0.0.1 that nobody listened on a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{sock.getsockname()[1]}" for sock in sockets]
-    for sock in sockets:
-        sock.close()
+def free_addresses(count: int, lanes: int = 1) -> list[str]:
+    """Addresses on 127.0.0.1 that nobody listened on a moment ago, nor on the ports after each for so many lanes."""
+    addresses: list[str] = []
+    with ExitStack() as held:
+        while len(addresses) < count:
+            port = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for lane in range(1, lanes):
+                    held.enter_context(socket.create_server(("127.0.0.1", port + lane)))
+            except (OSError, OverflowError):
+                continue
+            addresses.append(f"127.0.0.1:{port}")
     return addresses
 
 
@@ -29,15 +36,16 @@ def loopback_parties(
     dealer: bool = False,
     timeouts: Timeouts | None = None,
     contributors: Sequence[str] = (),
+    lanes: int = 1,
 ) -> tuple[PartiesConfig, dict[str, Identity]]:
     """New identities for the named parties (and a dealer, and contributors) in a folder, and the party file that lists
-    them there.
+    them there, with room for so many lanes.
     """
     everyone = [*names, *([DEALER] if dealer else [])]
     identities = {name: create(name, directory / name) for name in (*everyone, *contributors)}
     timeouts = timeouts or Timeouts()
     lines = []
-    for name, address in zip(everyone, free_addresses(len(everyone)), strict=True):
+    for name, address in zip(everyone, free_addresses(len(everyone), lanes), strict=True):
         lines.append(f"[{DEALER if name == DEALER else 'parties.' + name}]")
         lines += [f'address = "{address}"', f'certificate = "{name}/{identities[name].certificate_path.name}"', ""]
     for name in contributors:

@@ -18,7 +18,7 @@ from securemodel.api import ENGINES
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command, max_gib_option, print_error, wants_traceback
 from securemodel.cli.launch import Outcome, Say, run_local
-from securemodel.engines.masked.dealer import serve
+from securemodel.engines.masked.dealer import MOST_SESSIONS, serve
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "bright_red")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -207,12 +207,19 @@ def prefixed(names: tuple[str, ...], echo: Callable[..., None] = click.echo) -> 
 @click.command(cls=Command)
 @click.option("--config", required=True, type=FILE, help="A parties file with [dealer], and [me] of the dealer.")
 @click.option("--once", is_flag=True, help="End after the first session, with an error if it failed.")
+@click.option(
+    "--sessions",
+    type=click.IntRange(1, 1024),
+    default=MOST_SESSIONS,
+    show_default=True,
+    help="Serve at most so many sessions at a time, each of up to --max-gib.",
+)
 @max_gib_option
-def dealer(config: Path, once: bool, max_gib: float) -> None:
+def dealer(config: Path, once: bool, sessions: int, max_gib: float) -> None:
     """Serve correlated randomness to the parties of a file.
 
     The dealer learns which program the parties run, and sees neither their data nor their messages. It must not
-    work together with any of them. It serves one session after the other until it is stopped.
+    work together with any of them. It serves sessions, several at a time, until it is stopped.
 
     \b
     Example:
@@ -222,4 +229,8 @@ def dealer(config: Path, once: bool, max_gib: float) -> None:
     entry = parties.entry(DEALER)
     own = _own_identity(parties, DEALER)
     click.echo(f"dealer for {', '.join(parties.parties)} on {entry.address}")
-    serve(parties, own, once=once, max_bytes=int(max_gib * 2**30), say=click.echo)
+    if not once:
+        click.echo(
+            f"at most {sessions} sessions at a time, of up to {max_gib:g} GiB: {sessions * max_gib:g} GiB in all"
+        )
+    serve(parties, own, once=once, sessions=sessions, max_bytes=int(max_gib * 2**30), say=click.echo)

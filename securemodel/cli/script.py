@@ -117,6 +117,7 @@ def as_party(
     ledger: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     rows: Path | None = None,
+    lane: int = 0,
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
@@ -126,13 +127,15 @@ def as_party(
     config, store, paillier_key = config.resolve(), store and store.resolve(), paillier_key and paillier_key.resolve()
     rows = rows and rows.resolve()
     book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
-    parties = identity.load_config(config)
+    parties = identity.load_config(config).at_lane(lane)
     own = identity.load(parties.identity) if parties.identity else None
     arrivals = [made] if own and (made := arrive(me, parties, own)) else []
     try:
         with (
             invoked(
-                Invocation(me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress, rows)
+                Invocation(
+                    me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress, rows, lane
+                )
             ),
             as_main(script, args),
         ):

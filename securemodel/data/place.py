@@ -284,6 +284,7 @@ def there(
         return open_connection(program, me, config, channel=channel, insecure_plain=plain, ahead=ahead)
 
     def dealer() -> Link:
-        return dial(me, DEALER, config, own, insecure_plain=plain)
+        return dial(me, DEALER, config, own, session=joined.session, insecure_plain=plain)
 
-    return There(parties, me, join(me, config, own, plain), connect, dealer, book)
+    joined = join(me, config, own, plain)
+    return There(parties, me, joined, connect, dealer, book)

@@ -88,7 +88,7 @@ def meet(
             party = OnlineParty(program, me, stream, pairs)
             party.tables = tables.under(store.key())
             return channel, MaskedWalk(party, stream, source, store=store, threaded=True)
-        link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
+        link = dial(me, DEALER, config, own, session=channel.session, insecure_plain=insecure_plain)
         with aborting(link):
             stream = Stream(_introduce(program, me, link, tables))
             party = OnlineParty(program, me, stream, pairs)

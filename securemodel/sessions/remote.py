@@ -32,10 +32,19 @@ def place(
             f"`securemodel {command} SCRIPT --local` or `securemodel {command} SCRIPT --me NAME --config parties.toml`, "
             "or pass me= and config=."
         )
-    if not isinstance(config, PartiesConfig):
-        config = identity.load_config(config)
+    config = config if isinstance(config, PartiesConfig) else _read(config).at_lane(current().lane)
     _check_parties(parties, me, config)
     return me, config, _own_identity(config, insecure_plain)
+
+
+def at_lane(config: str | Path | PartiesConfig | None, lane: int) -> PartiesConfig | None:
+    """The parties of this file, or of the one that the command line names, at a lane. Raises ConfigError."""
+    config = config or current().config
+    return config if config is None else _read(config).at_lane(lane)
+
+
+def _read(config: str | Path | PartiesConfig) -> PartiesConfig:
+    return config if isinstance(config, PartiesConfig) else identity.load_config(config)
 
 
 def contributor(me: str | None, config: str | Path | PartiesConfig | None) -> tuple[PartiesConfig, Identity]:
@@ -44,8 +53,7 @@ def contributor(me: str | None, config: str | Path | PartiesConfig | None) -> tu
     if not me or not config:
         fix = "start it with `securemodel share SCRIPT --me NAME --config parties.toml`, or pass me= and config="
         raise ConfigError(explain("share_rows() does not know whose rows to share", fix=fix))
-    if not isinstance(config, PartiesConfig):
-        config = identity.load_config(config)
+    config = _read(config)
     config.contributor(me)
     own = _own_identity(config, False)
     if own is None or own.name != me:

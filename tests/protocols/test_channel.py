@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from protocols.channel import (
     HEADER_BYTES,
     Channel,
     Label,
+    Link,
     Purpose,
+    Reception,
     connect,
     dial,
-    listen_for,
     local_channels,
     local_links,
 )
@@ -36,7 +38,7 @@ from protocols.errors import (
     PeerStalled,
     ProtocolError,
 )
-from protocols.identity import Timeouts, plain_config
+from protocols.identity import Identity, PartiesConfig, Timeouts, plain_config
 
 OPEN = Label(3, 7, Purpose.OPEN)
 TIMEOUTS = Timeouts(connect_s=60, receive_s=10)
@@ -387,6 +389,11 @@ def test_stepped_local_parties_do_not_wait() -> None:
         made["b"].receive("a", OPEN, 1)
 
 
+def served_by(me: str, config: PartiesConfig, identity: Identity | None, plain: bool) -> Mapping[str, Link]:
+    with closing(Reception(me, ("a", "b"), config, identity, most=1, insecure_plain=plain)) as reception:
+        return reception.next(lambda gathering: "").links
+
+
 @pytest.mark.parametrize("kind", ["local", "plain", "tls"])
 def test_links_between_dealer_and_parties(kind: str, tmp_path: Path) -> None:
     if kind == "local":
@@ -401,7 +408,7 @@ def test_links_between_dealer_and_parties(kind: str, tmp_path: Path) -> None:
         plain = kind == "plain"
         made = run_together(
             {
-                "dealer": lambda: listen_for("dealer", ("a", "b"), config, ids.get("dealer"), insecure_plain=plain),
+                "dealer": lambda: served_by("dealer", config, ids.get("dealer"), plain),
                 "a": lambda: dial("a", "dealer", config, ids.get("a"), insecure_plain=plain),
                 "b": lambda: dial("b", "dealer", config, ids.get("b"), insecure_plain=plain),
             }

@@ -13,16 +13,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from protocols import identity as identity_module
-from protocols.channel import Channel, Label, Link, Purpose, connect, dial, listen_for
+from protocols.channel import Channel, Label, Link, Purpose, Reception, connect, dial
 from protocols.channel import link as link_module
 from protocols.channel.frame import PROTOCOL_VERSION, pack_header
-from protocols.channel.meeting import HELLO, HELLO_LAYOUT
+from protocols.channel.meeting import EVERY_LANE, HELLO, HELLO_LAYOUT
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.channel.tls import client_context, server_context
 from protocols.errors import (
@@ -273,9 +274,10 @@ class Scene:
                 time.sleep(0.02)
         raise TimeoutError("the victim does not listen")
 
-    def hello(self, name: str, digest: bytes | None = None, version: int = PROTOCOL_VERSION) -> bytes:
+    def hello(self, name: str, digest: bytes | None = None, version: int = PROTOCOL_VERSION, lane: int = 0) -> bytes:
         digest = self.config.roster_digest() if digest is None else digest
-        return frame(HELLO_LAYOUT.pack(version, digest, os.urandom(32)) + name.encode(), sequence=0, label=HELLO)
+        packed = HELLO_LAYOUT.pack(version, digest, os.urandom(32), lane, bytes(32))
+        return frame(packed + name.encode(), sequence=0, label=HELLO)
 
     def tls(self, identity: Identity | None, **options: ssl.TLSVersion) -> ssl.SSLSocket:
         """Dial victim 'b' with an identity of choice (or none), trusting anybody."""
@@ -432,6 +434,8 @@ def test_plain_party_and_tls_party(scene: Scene) -> None:
     [
         ({"version": PROTOCOL_VERSION + 1}, Mismatch, "another version"),
         ({"digest": bytes(32)}, Mismatch, "another list of parties"),
+        ({"lane": 1}, Mismatch, "'a' is lane 1, and this is lane 0"),
+        ({"lane": EVERY_LANE}, Mismatch, "and this is lane 0"),
         ({"name": "c"}, IdentityError, "says that it is 'c'"),
         ({"name": "a" * 40}, IdentityError, "says that it is"),
     ],
@@ -512,7 +516,8 @@ def test_absent_peer(scene: Scene, me: str, peer: str) -> None:
 def test_absent_dealer(tmp_path: Path) -> None:
     config, ids = loopback_parties(("a", "b"), tmp_path, dealer=True, timeouts=Timeouts(1, 1))
     expect_error(PeerAbsent, "dealer", lambda: dial("a", "dealer", config, ids["a"]))
-    expect_error(PeerAbsent, "a", lambda: listen_for("dealer", ("a", "b"), config, ids["dealer"]), "'b'")
+    with closing(Reception("dealer", ("a", "b"), config, ids["dealer"], most=1)) as reception:
+        expect_error(PeerAbsent, "a", lambda: reception.next(lambda gathering: "", 1.0), "'b'")
 
 
 def test_connects_and_then_says_nothing(scene: Scene) -> None:

@@ -53,10 +53,17 @@ class World:
     """Parties in threads over plain sockets of this host, and a dealer like the one of the command line."""
 
     def __init__(
-        self, program: Program, *, dealer: bool = True, receive_s: float = 3.0, connect_s: float = 8.0
+        self,
+        program: Program,
+        *,
+        dealer: bool = True,
+        receive_s: float = 3.0,
+        connect_s: float = 8.0,
+        lanes: int = 1,
+        **dealing: Any,
     ) -> None:
         self.program = program
-        first, *addresses = free_addresses(len(program.parties) + 1)
+        first, *addresses = free_addresses(len(program.parties) + 1, lanes)
         self.config: PartiesConfig = plain_config(
             dict(zip(program.parties, addresses, strict=True)),
             dealer=first,
@@ -64,11 +71,11 @@ class World:
         )
         self.said: list[str] = []
         if dealer:
-            self.start_dealer()
+            self.start_dealer(**dealing)
 
-    def start_dealer(self) -> None:
-        """A dealer that serves one session after the other, until the test process ends."""
-        options = {"insecure_plain": True, "say": self.said.append}
+    def start_dealer(self, **dealing: Any) -> None:
+        """A dealer that serves sessions until the test process ends."""
+        options = {"insecure_plain": True, "say": self.said.append, **dealing}
         self.dealer = threading.Thread(target=serve, args=(self.config, None), kwargs=options, daemon=True)
         self.dealer.start()
 

@@ -221,11 +221,11 @@ def test_the_dealer_fails(worlds, program, tools, monkeypatch, how: str, when: i
     world, x, calls = worlds(program, dealer=False, receive_s=2 * SHORT_S), tools.rows(2), []
     gate = Dealing._gate
     links: dict[str, Link] = {}
-    listen_for = dealer_module.listen_for
+    deal_session = dealer_module.deal_session
 
-    def listen(*rest: Any, **options: Any) -> dict[str, Link]:
-        links.update(listen_for(*rest, **options))
-        return dict(links)
+    def deal(found: dict[str, Link], *rest: Any) -> None:
+        links.update(found)
+        deal_session(found, *rest)
 
     def failing(self, *rest: Any):
         calls.append(1)
@@ -240,7 +240,7 @@ def test_the_dealer_fails(worlds, program, tools, monkeypatch, how: str, when: i
 
     with monkeypatch.context() as patch:
         patch.setattr(Dealing, "_gate", failing)
-        patch.setattr(dealer_module, "listen_for", listen)
+        patch.setattr(dealer_module, "deal_session", deal)
         world.start_dealer()
         results = world.run(tools.tasks(program, x, 8))
         tools.check_texts(results)

@@ -62,15 +62,14 @@ def test_a_party_announces_impossible_rows(worlds, program, tools, rows: tuple) 
 @pytest.mark.parametrize("at", [1, 12])
 def test_the_dealer_sends_a_wrong_frame(worlds, program, tools, monkeypatch, attack: str, at: int) -> None:
     world, x = worlds(program, dealer=False), tools.rows(2)
-    listen_for = dealer_module.listen_for
+    deal_session = dealer_module.deal_session
 
-    def listen(*rest: Any, **options: Any) -> dict[str, Link]:
-        links = listen_for(*rest, **options)
+    def deal(links: dict[str, Link], *rest: Any) -> None:
         attack_at(links["hospital"], FRAMES[attack][0], (Purpose.DEAL,), at)
-        return links
+        deal_session(links, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dealer_module, "listen_for", listen)
+        patch.setattr(dealer_module, "deal_session", deal)
         world.start_dealer()
         results = world.run(tools.tasks(program, x))
         tools.check_texts(results)

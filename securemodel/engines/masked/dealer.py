@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 
 import torch
 
 from protocols import kernels
-from protocols.channel import Label, Link, Purpose, listen_for
+from protocols.channel import Label, Link, Purpose, Reception
 from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
-from protocols.errors import BadFrame, ConfigError, Mismatch, ProtocolError, explain, public_reason, summary
+from protocols.channel.reception import Gathering
+from protocols.errors import BadFrame, Mismatch, PeerError, ProtocolError, explain, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import EPOCHS, KEY_BYTES, Stream, new_key
 from protocols.psi.dealing import deal as deal_alignment
@@ -28,6 +32,10 @@ from securemodel.errors import ProgramError
 _AHEAD_BYTES = 64 << 20  # made while earlier shares are being sent
 _SEND_BYTES = 1 << 18  # messages smaller than this travel together
 _IDLE_S = 7 * 24 * 3600.0
+_ENDING_S = 2.0  # for sessions to notice that this process ends
+MOST_SESSIONS = 16
+
+Say = Callable[[str], None]
 
 
 def serve(
@@ -35,39 +43,98 @@ def serve(
     identity: Identity | None,
     *,
     once: bool = False,
+    sessions: int = MOST_SESSIONS,
     insecure_plain: bool = False,
     max_bytes: int = MAX_PROGRAM_BYTES,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> None:
-    """Serves sessions one after the other: waits for all parties, deals until they end.
+    """Serves up to so many sessions at a time, each in a thread of its own, from when all of its parties are there.
 
-    A session that fails, whatever its parties sent, ends neither this process nor the next session.
+    A session that fails, or is slow, whatever its parties sent, ends neither this process nor another session.
 
-    `max_bytes` bounds the values of a program with what is dealt for them; a larger one is refused.
+    `max_bytes` bounds the values of a program with what is dealt for them, in each session; a larger one is refused.
 
-    With `once`, returns after the first session, and raises what ended it if that was an error.
+    With `once`, serves the first session alone, and raises what ended it if that was an error. Raises ConfigError.
     """
     kernels.keep_freed_memory()
-    while True:
-        idle_s = 0.0 if once else _IDLE_S
-        links: dict[str, Link] = {}
-        try:
-            links = listen_for(
-                DEALER, list(config.parties), config, identity, idle_s=idle_s, insecure_plain=insecure_plain
-            )
-            deal_session(links, say, max_bytes)
-            say("session ended")
-        except Exception as error:
-            for link in links.values():
-                link.abort(public_reason(error))
-            if once or isinstance(error, ConfigError):
-                raise
-            say(f"session failed: {summary(error)}")
+    reception = Reception(DEALER, list(config.parties), config, identity, most=sessions, insecure_plain=insecure_plain)
+    with closing(reception):
         if once:
+            gathering = reception.next(lambda gathering: "", config.timeouts.connect_s)
+            reception.close()
+            _serve_one(gathering, say, max_bytes)
             return
+        serving = _Serving(sessions, reception.look_again)
+        try:
+            while True:
+                try:
+                    gathering = reception.next(serving.obstacle)
+                except PeerError as error:
+                    say(f"session failed: {summary(error)}")
+                else:
+                    serving.begin(gathering, say, max_bytes)
+        finally:
+            serving.end()
 
 
-def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: int = MAX_PROGRAM_BYTES) -> None:
+@dataclass
+class _Serving:
+    """The sessions that are being served, each by a thread; `ended` is called when there is one less."""
+
+    most: int
+    ended: Callable[[], None]
+    _running: dict[tuple[int, bytes], tuple[threading.Thread, Gathering]] = field(default_factory=dict)
+
+    def obstacle(self, gathering: Gathering) -> str:
+        """Why this one cannot begin now; empty where it can."""
+        if gathering.key in self._running:
+            return f"the dealer still serves this session of lane {gathering.lane}"
+        return (
+            f"the dealer serves {self.most} sessions, and no more at a time" if len(self._running) >= self.most else ""
+        )
+
+    def begin(self, gathering: Gathering, say: Say, max_bytes: int) -> None:
+        """Serves one more."""
+
+        def serve_it() -> None:
+            try:
+                _serve_one(gathering, say, max_bytes)
+            except Exception as error:
+                _of_lane(gathering, say)(f"session failed: {summary(error)}")
+            finally:
+                del self._running[gathering.key]
+                self.ended()
+
+        thread = threading.Thread(target=serve_it, daemon=True, name=f"deal-{gathering.lane}")
+        self._running[gathering.key] = thread, gathering
+        thread.start()
+
+    def end(self) -> None:
+        """This process ends: so do the links, under the threads that use them."""
+        running = list(self._running.values())
+        for _, gathering in running:
+            for link in gathering.links.values():
+                link.interrupt()
+        for thread, _gathering in running:
+            thread.join(_ENDING_S)
+
+
+def _of_lane(gathering: Gathering, say: Say) -> Say:
+    return (lambda text: say(f"lane {gathering.lane}: {text}")) if gathering.lane else say
+
+
+def _serve_one(gathering: Gathering, say: Say, max_bytes: int) -> None:
+    """Serves one session to its end; tells its parties of an error, and raises it."""
+    say = _of_lane(gathering, say)
+    try:
+        deal_session(gathering.links, say, max_bytes)
+    except Exception as error:
+        gathering.abort(error)
+        raise
+    say("session ended")
+
+
+def deal_session(links: Mapping[str, Link], say: Say, max_bytes: int = MAX_PROGRAM_BYTES) -> None:
     """One session over open links: compares the programs, hands out keys, deals on request; or an alignment of ids."""
     texts = {n: link.receive(PROGRAM, max_bytes=MAX_TEXT_BYTES).numpy().tobytes() for n, link in links.items()}
     if any(map(is_request, texts.values())):
@@ -91,7 +158,7 @@ def deal_session(links: dict[str, Link], say: Callable[[str], None], max_bytes: 
     _close(links)
 
 
-def _close(links: dict[str, Link]) -> None:
+def _close(links: Mapping[str, Link]) -> None:
     for link in links.values():
         link.close()
 
