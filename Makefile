@@ -40,7 +40,7 @@ test-newest: ## Run them with the packages that a user gets today, in an environ
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) --group dev -e ".[data,examples,text,paillier,privacy]"
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) --group dev -e ".[data,examples,text,paillier,privacy,serve]"
 	@$(NEWEST)/bin/python -m pip list
 	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
@@ -87,7 +87,7 @@ $(INSTALLED): $(SOURCES) | $(BIN)/python
 	@$(BIN)/python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' || \
 	    $(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[data,examples,text,paillier]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[data,examples,text,paillier,serve]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
