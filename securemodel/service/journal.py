@@ -1,0 +1,157 @@
+"""What a party must know after a restart: which ids it has computed, in which run, and what keys have spent.
+
+SQLite with a write-ahead log, and on the disk before a commit returns. No share, no input and no key is in it. Answers
+are kept in memory alone: after a restart an id that is here is refused by name, and never computed again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocols.errors import FileError, explain
+from securemodel.service.agreement import LOST
+from securemodel.service.budgets import DAY_S, Spent
+
+_VERSION = 1
+_KEPT_S = 3600
+_TABLES = """
+CREATE TABLE requests (
+    id BLOB PRIMARY KEY, at INTEGER NOT NULL, day INTEGER NOT NULL, body BLOB NOT NULL, key TEXT NOT NULL,
+    model TEXT NOT NULL, rows INTEGER NOT NULL, state TEXT NOT NULL, run TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX requests_at ON requests (at);
+CREATE TABLE spent (
+    key TEXT NOT NULL, model TEXT NOT NULL, day INTEGER NOT NULL, rows INTEGER NOT NULL, PRIMARY KEY (key, model, day)
+) WITHOUT ROWID;
+"""
+
+
+class JournalFailed(FileError):
+    """The journal cannot be written now: the disk is full, or the file is damaged."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An id that was computed: `state` is `computed`, `released` or `result_lost`; `run` is session and epoch."""
+
+    id: str
+    day: int
+    body: bytes
+    key_id: str
+    model: str
+    rows: int
+    state: str
+    run: str
+
+
+class Journal:
+    """One party's journal. Writes happen in a thread of its own, in the order in which they were asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens or makes the file. Raises FileError if it is damaged, of another version, or cannot be used."""
+        self.path = Path(path)
+        try:
+            self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+            self._prepare()
+        except sqlite3.Error as error:
+            raise self._unusable(str(error)) from None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._written = 0
+
+    def _prepare(self) -> None:
+        run = self._database.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        found = run("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self._unusable(found)
+        version = run("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise self._unusable(f"it is of version {version}, this program writes {_VERSION}")
+        if version == 0:
+            self._database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
+        self._prune()
+
+    def _unusable(self, why: str) -> FileError:
+        return FileError(
+            explain(
+                "the journal of the service cannot be used",
+                where=str(self.path),
+                why=why,
+                fix=(
+                    "if another process has it open, end that one; if the file is damaged, stop this party for 10 minutes,"
+                    " move the file and those beside it (-wal, -shm) away, and start again: ids of before are too old"
+                    " then to be asked for again, and budgets of today begin anew"
+                ),
+            )
+        )
+
+    def recent(self, seconds: float) -> list[Entry]:
+        """Ids that were written in the last so many seconds, the oldest first."""
+        columns = "id, day, body, key, model, rows, state, run"
+        rows = self._database.execute(
+            f"SELECT {columns} FROM requests WHERE at >= ? ORDER BY at", (int(time.time() - seconds),)
+        )
+        return [Entry(id.hex(), *rest) for id, *rest in rows]
+
+    def spent(self) -> dict[Spent, int]:
+        """Rows by key, model and day."""
+        return {(key, model, day): rows for key, model, day, rows in self._database.execute("SELECT * FROM spent")}
+
+    def write(self, entries: Sequence[Entry]) -> Future[None]:
+        """Writes entries, or new states of those that are there, in one commit. Its result may be a JournalFailed.
+
+        What is computed is charged; what becomes `result_lost` is given back.
+        """
+        return self._thread.submit(self._write, list(entries))
+
+    def _write(self, entries: list[Entry]) -> None:
+        run = self._database.execute
+        try:
+            run("BEGIN IMMEDIATE")
+            now = int(time.time())
+            for entry in entries:
+                self._put(entry, now)
+            if self._written >= 10_000:
+                self._prune()
+                self._written = 0
+            run("COMMIT")
+            self._written += len(entries)
+        except sqlite3.Error as error:
+            if self._database.in_transaction:
+                run("ROLLBACK")
+            what = "the journal of the service cannot be written"
+            fix = "make room on the disk, or restore the file; the service takes requests again by itself"
+            raise JournalFailed(explain(what, where=str(self.path), why=str(error), fix=fix)) from None
+
+    def _put(self, entry: Entry, now: int) -> None:
+        run, id = self._database.execute, bytes.fromhex(entry.id)
+        before = run("SELECT state FROM requests WHERE id = ?", (id,)).fetchone()
+        run(
+            "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (id, now, entry.day, entry.body, entry.key_id, entry.model, entry.rows, entry.state, entry.run),
+        )
+        charged = (before is not None and before[0] != LOST, entry.state != LOST)
+        change = entry.rows * (charged[1] - charged[0])
+        if change:
+            run(
+                "INSERT INTO spent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET rows = rows + excluded.rows",
+                (entry.key_id, entry.model, entry.day, change),
+            )
+
+    def _prune(self) -> None:
+        """What is older than any request that may still be asked for."""
+        now = int(time.time())
+        self._database.execute("DELETE FROM requests WHERE at < ?", (now - _KEPT_S,))
+        self._database.execute("DELETE FROM spent WHERE day < ?", (now // DAY_S - 1,))
+
+    def close(self) -> None:
+        """Writes what is waiting, and closes the file."""
+        self._thread.shutdown(wait=True)
+        self._database.close()

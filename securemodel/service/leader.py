@@ -1,0 +1,465 @@
+"""The leader's state machine: which requests form the next run, and what becomes of each (see `agreement`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from securemodel.service.agreement import (
+    COMPUTED,
+    HELD,
+    LOST,
+    RELEASED,
+    RUNNING,
+    Action,
+    Answer,
+    Batch,
+    Key,
+    Limits,
+    Record,
+    Refusal,
+    Request,
+    Send,
+    Shape,
+    Start,
+    manifest,
+)
+from securemodel.service.desk import STATUS
+from securemodel.service.messages import (
+    AnyMessage,
+    Claim,
+    Drain,
+    Drop,
+    Failed,
+    Gone,
+    Have,
+    Held,
+    Message,
+    Place,
+    Refuse,
+    Release,
+    Run,
+    Switch,
+    misbehaved,
+    parts,
+)
+from securemodel.service.queueing import choose, smallest, wait_s
+
+MAX_PLACES = 128
+
+
+@dataclass
+class _Lane:
+    """Whether a lane can run, what it runs, and how long its sizes take."""
+
+    up: bool = True
+    run: int = 0
+    seconds: Mapping[int, float] = field(default_factory=dict)
+
+
+class Leader:
+    """Decides for all parties. `first_run` is larger than the number of any run before a restart."""
+
+    def __init__(self, me: str, followers: Sequence[str], limits: Limits, first_run: int, now: float) -> None:
+        self.me, self.followers, self.limits = me, tuple(followers), limits
+        self.shapes: dict[Key, Shape] = {}
+        self.current: dict[str, int] = {}
+        self.lanes: dict[tuple[str, int, int], _Lane] = {}
+        self.up: set[str] = set()
+        self.requests: dict[str, Request] = {}
+        self.batches: dict[int, Batch] = {}
+        self._next_run = first_run
+        self._started = now
+        self._ready: dict[Key, list[Request]] = {}
+        self._unconfirmed: dict[str, set[str]] = {party: set() for party in self.followers}
+        self._early: dict[str, tuple[str, tuple[str, ...], float]] = {}
+        self._ended: dict[str, tuple[str, float]] = {}
+        self._out: list[Action] = []
+
+    # What this party does
+
+    def submit(self, now: float, claim: Claim) -> list[Action]:
+        """A client's share came to this party."""
+        request = self._request(now, claim.id)
+        request.claim, request.version = claim, claim.version or self.current.get(claim.model, 0)
+        request.deadline = min([now + c.left_ms / 1000 for c in [claim, *request.claims.values()]])
+        if claim.id in self._early:
+            code, parties, _ = self._early.pop(claim.id)
+            self._drop(now, [claim.id], code, parties)
+        elif self._hopeless(now, request):
+            self._drop(now, [claim.id], "deadline")
+        else:
+            self._complete(now, request)
+        return self._done(now)
+
+    def refuse(self, now: float, id: str, code: str) -> list[Action]:
+        """This party does not take a request; the others learn why."""
+        if self._open(id):
+            self._drop(now, [id], code, (self.me,))
+        return self._done(now)
+
+    def withdraw(self, now: float, id: str) -> list[Action]:
+        """The client takes a request back; nothing happens where a run has begun with it."""
+        if self._open(id):
+            self._drop(now, [id], "gone")
+        return self._done(now)
+
+    def computed(self, now: float, run: int, where: str) -> list[Action]:
+        """The run's outputs are shares at this party."""
+        batch = self._idle(run)
+        if batch:
+            batch.where, batch.since = where, now
+            for request in self._of(batch):
+                request.state = COMPUTED
+            self._out.append(Record(run, where, [request.id for request in self._of(batch)]))
+        return self._done(now)
+
+    def recorded(self, now: float, run: int) -> list[Action]:
+        """... and in its journal."""
+        batch = self.batches.get(run)
+        if batch:
+            batch.recorded = True
+            self._release(now, batch)
+        return self._done(now)
+
+    def unrecorded(self, now: float, run: int) -> list[Action]:
+        """... and cannot be written to its journal."""
+        batch = self.batches.get(run)
+        if batch:
+            self._drop(now, [request.id for request in self._of(batch)], LOST, (self.me,))
+            del self.batches[run]
+        return self._done(now)
+
+    def failed(self, now: float, run: int, party: str) -> list[Action]:
+        """The lane failed before the outputs were shares."""
+        batch = self._idle(run)
+        if batch:
+            self._fail(now, batch, party)
+        return self._done(now)
+
+    def lane(self, now: float, key: tuple[str, int, int], up: bool, seconds: Mapping[int, float]) -> list[Action]:
+        """A lane, (model, version, number), came up or went down, or measured its runs."""
+        lane = self.lanes.setdefault(key, _Lane())
+        lane.up, lane.seconds = up, seconds
+        return self._done(now)
+
+    def switch(self, now: float, model: str, version: int) -> list[Action]:
+        """A version becomes the current one for requests that name none, here and at the followers."""
+        self.current[model] = version
+        self._tell(self._switch(model))
+        return self._done(now)
+
+    def retire(self, now: float, model: str, version: int) -> list[Action]:
+        """A version that no request waits for is not run again; the followers may unload it."""
+        self.shapes.pop((model, version), None)
+        self._tell(self._switch(model))
+        return self._done(now)
+
+    def drain(self, now: float, code: str) -> list[Action]:
+        """This party takes nothing new; without a code, it does again."""
+        self._tell(Drain(code))
+        return self._done(now)
+
+    def abandon(self, now: float, code: str, parties: Sequence[str] = ()) -> list[Action]:
+        """Whatever no run has begun with is refused: a drain took too long."""
+        self._drop(now, [request.id for request in self.requests.values() if request.state == HELD], code, parties)
+        return self._done(now)
+
+    # What others do
+
+    def connected(self, now: float, party: str, restarted: bool) -> list[Action]:
+        """A follower's link is up. If it restarted, it knows nothing of what was said before."""
+        self.up.add(party)
+        if restarted:
+            self._forget(now, party)
+            self._out += [Send(party, self._switch(model)) for model in self.current]
+        return self._done(now)
+
+    def disconnected(self, now: float, party: str) -> list[Action]:
+        """Its link is down. What was said to it arrives when the link is up again."""
+        self.up.discard(party)
+        return self._done(now)
+
+    def receive(self, now: float, party: str, message: AnyMessage) -> list[Action]:
+        """A follower's message. Raises BadFrame, which names it, if it may not say that."""
+        if isinstance(message, Have):
+            for claim in message.claims:
+                self._have(now, party, claim)
+        elif isinstance(message, Held):
+            self._held(now, party, message)
+        elif isinstance(message, Failed):
+            batch = self.batches.get(message.run)
+            if batch:
+                self._fail(now, batch, message.party or party)
+        elif isinstance(message, Refuse):
+            self._refuse(now, party, message)
+        elif isinstance(message, Gone):
+            self._gone(now, party, message.ids)
+        elif not isinstance(message, Drain):
+            raise misbehaved(party, f"it sent {type(message).__name__.upper()}, which only the leader may say")
+        return self._done(now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed: what waited too long is refused."""
+        late: list[str] = []
+        for request in list(self.requests.values()):
+            if request.state != HELD:
+                continue
+            missing = self._missing(request)
+            if missing and now >= self._patience(request):
+                self._drop(now, [request.id], "share_missing", missing)
+            elif not missing and self._too_late(now, request):
+                late.append(request.id)
+        down = tuple(party for party in self.followers if party not in self.up)
+        self._drop(now, late, "peer_down" if down else "deadline", down)
+        for run, batch in list(self.batches.items()):
+            if batch.where and now >= batch.since + self.limits.restart_wait_s:
+                silent = tuple(party for party in self.followers if party not in batch.held)
+                self._drop(now, [request.id for request in self._of(batch)], LOST, silent)
+                del self.batches[run]
+        self._early = {id: early for id, early in self._early.items() if now < early[2]}
+        while self._ended and now >= next(iter(self._ended.values()))[1]:
+            del self._ended[next(iter(self._ended))]
+        return self._done(now)
+
+    def _switch(self, model: str) -> Switch:
+        return Switch(model, self.current[model], [version for name, version in self.shapes if name == model])
+
+    # Requests
+
+    def _request(self, now: float, id: str) -> Request:
+        """The request of that id. Soon after a start, followers wait for clients that have to send their shares again."""
+        if id not in self.requests:
+            wait_s = self.limits.share_wait_s
+            if now < self._started + self.limits.restart_wait_s:
+                wait_s = max(wait_s, self._started + self.limits.restart_wait_s - now)
+            self.requests[id] = Request(id, now, wait_s)
+        return self.requests[id]
+
+    def _have(self, now: float, party: str, claim: Claim) -> None:
+        id = claim.id
+        if id in self._unconfirmed[party]:
+            return  # said before it heard that the request is dropped
+        if id in self._ended or id in self._early:
+            code, parties = (self._ended[id][0], ()) if id in self._ended else self._early[id][:2]
+            return self._drop_at(party, [id], "gone" if code == RELEASED else code, parties)
+        if id not in self.requests and len(self.requests) >= 2 * self.limits.queue_rows:
+            return self._drop_at(party, [id], "queue_full", (self.me,))
+        request = self._request(now, id)
+        if party in request.claims:
+            raise misbehaved(party, "it said twice that it holds a request")
+        request.claims[party] = claim
+        if request.claim:
+            request.deadline = min(request.deadline, now + claim.left_ms / 1000)
+            self._complete(now, request)
+
+    def _complete(self, now: float, request: Request) -> None:
+        """Looks at what all say of a request, once this party has its share; it waits for a lane if nobody misses."""
+        mine = request.claim
+        assert mine is not None
+        said = (mine.commit, mine.model, mine.version, mine.rows)
+        others = tuple(p for p, c in request.claims.items() if (c.commit, c.model, c.version, c.rows) != said)
+        if others:
+            self._drop(now, [request.id], "commit_mismatch", others)
+        elif not self._missing(request):
+            self._ready.setdefault((mine.model, request.version), []).append(request)
+
+    def _missing(self, request: Request) -> tuple[str, ...]:
+        """The parties that have no share of a request."""
+        if request.claim and len(request.claims) == len(self.followers):
+            return ()
+        mine = () if request.claim else (self.me,)
+        return (*mine, *(party for party in self.followers if party not in request.claims))
+
+    def _patience(self, request: Request) -> float:
+        until = request.since + request.wait_s
+        return min(until, request.deadline) if request.claim else until
+
+    def _refuse(self, now: float, party: str, message: Refuse) -> None:
+        if message.code not in STATUS:
+            raise misbehaved(party, "it refuses a request with an unknown code")
+        if message.code == LOST:
+            self._drop(now, message.ids, LOST, (party,))
+            return
+        for id in message.ids:
+            if self._open(id) and id not in self._unconfirmed[party]:
+                self._drop(now, [id], message.code, () if message.code == "gone" else (party,))
+
+    def _open(self, id: str) -> bool:
+        """Whether a request may still be refused: no run has begun with it, and it has not ended."""
+        return id not in self._ended and (id not in self.requests or self.requests[id].state == HELD)
+
+    def _gone(self, now: float, party: str, ids: Sequence[str]) -> None:
+        """A follower has dropped what it was told to, or lost in a restart what it had computed."""
+        lost = []
+        for id in ids:
+            if id in self._unconfirmed[party]:
+                self._unconfirmed[party].discard(id)
+            elif self._ended.get(id, ("", 0))[0] == RELEASED:
+                self._out.append(Send(party, Release(0, [id])))
+            else:
+                lost.append(id)
+        self._drop(now, lost, LOST, (party,))
+
+    def _drop(self, now: float, ids: Iterable[str], code: str, parties: Sequence[str] = ()) -> None:
+        """Refuses requests everywhere. Where this party has no share yet, the one that comes is refused, too."""
+        ids, parties = list(dict.fromkeys(ids)), tuple(parties)
+        if not ids:
+            return
+        for id in ids:
+            request = self.requests.pop(id, None)
+            if request and request.state == HELD and request.claim:
+                queue = self._ready.get((request.claim.model, request.version), [])
+                if request in queue:
+                    queue.remove(request)
+            if code == LOST:
+                self._ended.pop(id, None)
+                self._ended[id] = (LOST, now + self.limits.keep_s)
+            elif not (request and request.claim):
+                self._early[id] = (code, parties, now + self.limits.share_wait_s)
+        self._out.append(Refusal(ids, code, parties))
+        for party in self.followers:
+            self._drop_at(party, ids, code, parties)
+
+    def _drop_at(self, party: str, ids: list[str], code: str, parties: Sequence[str]) -> None:
+        self._unconfirmed[party].update(ids)
+        for some in parts(ids):
+            self._out.append(Send(party, Drop(some, code, list(parties))))
+
+    def _tell(self, message: Message) -> None:
+        for party in self.followers:
+            self._out.append(Send(party, message))  # type: ignore[arg-type]  # all messages are of the union
+
+    # Runs
+
+    def _propose(self, now: float) -> None:
+        """Every idle lane gets what waits for it, if all parties can be told."""
+        if len(self.up) < len(self.followers):
+            return
+        for (model, version, number), lane in self.lanes.items():
+            queue = self._ready.get((model, version))
+            shape = self.shapes.get((model, version))
+            if queue and shape and lane.up and not lane.run:
+                self._run(now, model, version, number, lane, shape, queue)
+
+    def _run(
+        self, now: float, model: str, version: int, number: int, lane: _Lane, shape: Shape, queue: list[Request]
+    ) -> None:
+        queue.sort(key=lambda request: request.deadline)
+        rows = [request.claim.rows for request in queue if request.claim]
+        size, taken = choose(rows, shape.sizes, lane.seconds, shape.alone)
+        places, row = [], 0
+        for position in taken[:MAX_PLACES]:
+            places.append(Place(queue[position].id, row, rows[position]))
+            row += rows[position]
+        chosen = {place.id for place in places}
+        self._ready[model, version] = [request for request in queue if request.id not in chosen]
+        run, self._next_run = self._next_run, self._next_run + 1
+        digest = manifest(run, number, shape.digest, version, size, places)
+        order = Run(run, number, model, version, size, places, digest)
+        self.batches[run], lane.run = Batch(order), run
+        for request in [self.requests[place.id] for place in places]:
+            request.state, request.run, request.tries = RUNNING, run, request.tries + 1
+        self._tell(order)
+        self._out.append(Start(order))
+
+    def _of(self, batch: Batch) -> list[Request]:
+        """The requests of a batch that have not been dropped since."""
+        found = [self.requests.get(id) for id in batch.ids]
+        return [request for request in found if request and request.run == batch.order.run]
+
+    def _idle(self, run: int) -> Batch | None:
+        """The lane of a run that ended is free; the run, if it still counts."""
+        for lane in self.lanes.values():
+            if lane.run == run:
+                lane.run = 0
+        return self.batches.get(run)
+
+    def _held(self, now: float, party: str, message: Held) -> None:
+        batch = self.batches.get(message.run)
+        if batch:
+            if party in batch.held:
+                raise misbehaved(party, "it said twice that it holds the outputs of a run")
+            batch.held[party] = message.where
+            self._release(now, batch)
+
+    def _release(self, now: float, batch: Batch) -> None:
+        """Answers the requests of a run, once every party has its outputs in the journal."""
+        if not batch.recorded or len(batch.held) < len(self.followers):
+            return
+        others = [party for party, where in batch.held.items() if where != batch.where]
+        if others:
+            self._drop(now, [request.id for request in self._of(batch)], LOST, others)
+            del self.batches[batch.order.run]
+            raise misbehaved(others[0], "it computed a batch in another session or epoch than this party")
+        requests = self._of(batch)
+        kept = {request.id for request in requests}
+        places = [place for place in batch.order.places if place.id in kept]
+        self._tell(Release(batch.order.run))
+        self._out.append(Answer(batch.order, batch.where, places))
+        for request in requests:
+            del self.requests[request.id]
+            self._ended[request.id] = (RELEASED, now + self.limits.keep_s)
+        del self.batches[batch.order.run]
+
+    def _fail(self, now: float, batch: Batch, party: str) -> None:
+        """What was in a failed run waits again, or is refused if it has been tried often enough."""
+        del self.batches[batch.order.run]
+        requests = self._of(batch)
+        tired = [request.id for request in requests if request.tries >= self.limits.tries]
+        for request in requests:
+            request.state, request.run = HELD, 0
+            if request.id not in tired:
+                self._complete(now, request)
+        self._drop(now, tired, "peer_down", (party,) if party else ())
+
+    def _forget(self, now: float, party: str) -> None:
+        """A follower lost all shares: what it had computed is lost, what it held may come again."""
+        self._unconfirmed[party].clear()
+        lost = []
+        for run, batch in list(self.batches.items()):
+            if party in batch.held:
+                lost += [request.id for request in self._of(batch)]
+                del self.batches[run]
+        self._drop(now, lost, LOST, (party,))
+        for request in self.requests.values():
+            request.claims.pop(party, None)
+            request.since, request.wait_s = now, self.limits.restart_wait_s
+        for batch in list(self.batches.values()):
+            self._fail(now, batch, party)
+        self._ready = {}
+
+    # Time
+
+    def _too_late(self, now: float, request: Request) -> bool:
+        """Whether not even a run that begins now would answer in time."""
+        assert request.claim is not None
+        return now + self._seconds(request).get(self._size(request), 0.0) > request.deadline
+
+    def _hopeless(self, now: float, request: Request) -> bool:
+        """Whether what waits before a new request takes too long for it."""
+        assert request.claim is not None
+        key = (request.claim.model, request.version)
+        shape = self.shapes.get(key)
+        if shape is None:
+            return False
+        ahead = sum(r.claim.rows for r in self._ready.get(key, ()) if r.claim and r.deadline <= request.deadline)
+        lanes = sum(1 for (model, version, _), lane in self.lanes.items() if (model, version) == key and lane.up)
+        wait = wait_s(ahead, shape.sizes, self._seconds(request), lanes) if ahead > shape.sizes[-1] else 0.0
+        return self._too_late(now + wait, request)
+
+    def _seconds(self, request: Request) -> Mapping[int, float]:
+        assert request.claim is not None
+        key = (request.claim.model, request.version)
+        found = [lane.seconds for (model, version, _), lane in self.lanes.items() if (model, version) == key]
+        return found[0] if found else {}
+
+    def _size(self, request: Request) -> int:
+        assert request.claim is not None
+        shape = self.shapes.get((request.claim.model, request.version))
+        return smallest(shape.sizes, request.claim.rows) if shape else 0
+
+    def _done(self, now: float) -> list[Action]:
+        self._propose(now)
+        out, self._out = self._out, []
+        return out

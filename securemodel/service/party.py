@@ -1,0 +1,596 @@
+"""A party's desk: requests from its front, messages of the other fronts, runs on its lanes, its journal.
+
+The state machine decides (`leader`, `follower`); this does what it says. All of it runs in one event loop; runs are
+awaited, the journal is written in a thread of its own.
+
+    links = ControlLinks(…)                               # or securemodel.service.testing.MemoryLinks
+    desk = make_desk("bank", ("bank", "hospital"), lanes, Journal(path), links, Limits(), models)
+    await desk.start()                                    # listens to the other fronts, dials the leader
+    ...                                                   # desk.lanes_changed() when a lane comes up or goes down
+    await desk.drain()                                    # SIGTERM: finishes what waits
+    await desk.close()
+
+To publish a version: `add(model, lanes)` at every party, then `switch(name, version)` at the leader, then `idle(name,
+old)` at every party, and `remove(name, old)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from protocols.errors import BadFrame, public_reason
+from securemodel.service.agreement import (
+    COMPUTED,
+    HELD,
+    LOST,
+    RELEASED,
+    RUNNING,
+    Action,
+    Limits,
+    Mark,
+    Record,
+    Refusal,
+    Send,
+    Shape,
+    Start,
+    refused,
+)
+from securemodel.service.agreement import Answer as Release
+from securemodel.service.budgets import Budgets, renewed_in_s
+from securemodel.service.desk import Answer, Job, Lane, LaneDown, Refused, Submission
+from securemodel.service.follower import Follower
+from securemodel.service.journal import Entry, Journal
+from securemodel.service.leader import Leader
+from securemodel.service.messages import AnyMessage, Claim, Drain, Run
+from securemodel.service.queueing import wait_s
+
+_TICK_S = 0.05
+_FLUSH_S = 1.0
+_PROBE_S = 1.0
+_KEPT_BYTES = 64 << 20
+_RETRY_S = 1.0
+_FINAL = frozenset({LOST, "gone", "commit_mismatch", "id_reused"})
+"""Refusals after which the same id is refused again; after any other, it may be asked again."""
+
+_log = logging.getLogger("securemodel.service")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of a model, as all parties have it. `digest`: of its family; `rows_per_day`: of a key, None: no limit."""
+
+    name: str
+    version: int
+    card: Mapping[str, Any] = field(repr=False)
+    sizes: tuple[int, ...]
+    digest: bytes
+    alone: bool = False
+    rows_per_day: int | None = None
+
+
+class Links(Protocol):
+    """Links to the other fronts: in order, without loss, or the other end is said to have restarted."""
+
+    async def start(
+        self,
+        received: Callable[[str, AnyMessage], None],
+        connected: Callable[[str, bool], None],
+        disconnected: Callable[[str], None],
+    ) -> None:
+        """Begins; calls back with (party, message), (party, whether it restarted or is new), (party)."""
+        ...
+
+    def send(self, party: str, message: AnyMessage) -> None:
+        """Sends now, or when the link is up again. What was sent to a party that restarts is forgotten."""
+        ...
+
+    def renew(self, party: str, error: Exception | None = None) -> None:
+        """Ends a link and all that was said on it: both ends see a restart of the other. error: what that party did."""
+        ...
+
+    async def close(self) -> None:
+        """Ends all links."""
+        ...
+
+
+@dataclass(eq=False)
+class _Record:
+    """An id as this party knows it, until `Limits.keep_s` after its end."""
+
+    key_id: str
+    body: bytes
+    model: str
+    rows: int
+    day: int
+    state: str
+    request: Submission | None = field(default=None, repr=False)
+    where: str = ""
+    answer: Answer | None = field(default=None, repr=False)
+    refusal: Refused | None = None
+    ended: float = 0.0
+    charged: bool = True
+    done: asyncio.Future[None] | None = None
+
+
+def make_desk(
+    me: str,
+    parties: Sequence[str],
+    lanes: Iterable[Lane],
+    journal: Journal,
+    links: Links,
+    limits: Limits | None = None,
+    models: Iterable[Model] = (),
+) -> PartyDesk:
+    """The desk of a party; the first of the parties is the leader. Reads what the journal knows of before."""
+    desk = PartyDesk(me, tuple(parties), journal, links, limits or Limits())
+    for model in models:
+        desk.add(model)
+    for lane in lanes:
+        desk.add_lane(lane)
+    return desk
+
+
+class PartyDesk:
+    """Implements `Desk` for a front, with what a party needs to start, publish and end. Made by `make_desk`."""
+
+    def __init__(self, me: str, parties: tuple[str, ...], journal: Journal, links: Links, limits: Limits) -> None:
+        self.me, self.leader, self.parties, self.limits = me, parties[0], parties, limits
+        self._others = tuple(party for party in parties if party != me)
+        self._journal, self._links = journal, links
+        self._models: dict[str, dict[int, Model]] = {}
+        self._lanes: dict[tuple[str, int, int], Lane] = {}
+        self._turns: dict[tuple[str, int, int], asyncio.Lock] = {}
+        self._records = self._remembered(journal)
+        self._budgets = Budgets(journal.spent())
+        self._machine: Leader | Follower
+        if me == self.leader:
+            self._machine = Leader(me, self._others, limits, int(time.time() * 1000) << 20, time.monotonic())
+        else:
+            lost = [id for id, record in self._records.items() if record.state == COMPUTED]
+            self._machine = Follower(me, self.leader, limits, lost)
+        self._outputs: dict[int, Sequence[np.ndarray]] = {}
+        self._marks: list[str] = []
+        self._kept: deque[tuple[str, int]] = deque()
+        self._kept_bytes = self._waiting_rows = self._waiting_bytes = 0
+        self._stopped: dict[str, str] = {}
+        self._failed_at = self._flushed_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self.observers: list[Callable[[str, Mapping[str, Any]], None]] = []
+        """Called with ("batch", …) after each run and ("ended", …) after each request: names, numbers, no values."""
+
+    # Start and end
+
+    async def start(self) -> None:
+        """Begins to listen to the other fronts."""
+        self._loop = asyncio.get_running_loop()
+        self.lanes_changed()
+        await self._links.start(self._received, self._connected, self._disconnected)
+        self._ticker = self._loop.create_task(self._tick())
+
+    async def drain(self) -> None:
+        """Takes nothing new, finishes what waits, and refuses what is left after `Limits.drain_s`."""
+        self._stopped[self.me] = "draining"
+        self._step(self._machine.drain, "draining")
+        await self._until(lambda: not self._machine.requests, self.limits.drain_s)
+        self._step(self._machine.abandon, "draining", (self.me,))
+        await self._until(lambda: not self._machine.requests, self.limits.share_wait_s + _RETRY_S)
+
+    async def close(self) -> None:
+        """Ends at once: what still waits is refused as `draining`. Closes links and journal."""
+        for task in [*self._tasks, *([self._ticker] if self._ticker else [])]:
+            task.cancel()
+        for id, record in self._records.items():
+            if record.done and not record.done.done():
+                self._end(id, record, refusal=refused("draining", (self.me,)))
+        await self._links.close()
+        self._flush()
+        await asyncio.to_thread(self._journal.close)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not done() and time.monotonic() < until:
+            await asyncio.sleep(_TICK_S / 2)
+
+    # Models and lanes
+
+    def add(self, model: Model, lanes: Iterable[Lane] = ()) -> None:
+        """A version that can be asked for from now on. The first of a name is the current one."""
+        self._models.setdefault(model.name, {})[model.version] = model
+        self._machine.shapes[model.name, model.version] = Shape(model.sizes, model.alone, model.digest)
+        self._machine.current.setdefault(model.name, model.version)
+        for lane in lanes:
+            self.add_lane(lane)
+
+    def add_lane(self, lane: Lane) -> None:
+        """A lane of one version."""
+        key = (lane.model, lane.version, lane.number)
+        self._lanes[key] = lane
+        self._step_lane(key)
+
+    def lanes_changed(self) -> None:
+        """To be called when a lane comes up or goes down; it is looked at every 50 ms, too."""
+        for key in self._lanes:
+            self._step_lane(key)
+
+    def _step_lane(self, key: tuple[str, int, int]) -> None:
+        if isinstance(self._machine, Leader):
+            lane = self._lanes[key]
+            self._step(self._machine.lane, key, lane.up, lane.seconds)
+
+    def switch(self, name: str, version: int) -> None:
+        """Makes a version the current one everywhere. At the leader alone; the others must have it."""
+        assert isinstance(self._machine, Leader), "only the leader switches versions"
+        self._step(self._machine.switch, name, version)
+
+    async def idle(self, name: str, version: int) -> None:
+        """Returns once a version that is not the current one can be unloaded: the leader will not run it again."""
+        machine, key = self._machine, (name, version)
+        if isinstance(machine, Follower):
+            while version in machine.serves.get(name, (version,)):
+                await asyncio.sleep(_TICK_S)
+            return
+        while any(r.claim and (r.claim.model, r.version) == key for r in machine.requests.values()):
+            await asyncio.sleep(_TICK_S)
+        self._step(machine.retire, name, version)
+
+    def remove(self, name: str, version: int) -> None:
+        """A version that cannot be asked for any more."""
+        self._models.get(name, {}).pop(version, None)
+        self._machine.shapes.pop((name, version), None)
+        for key in [key for key in self._lanes if key[:2] == (name, version)]:
+            del self._lanes[key]
+            self._turns.pop(key, None)
+            if isinstance(self._machine, Leader):
+                self._machine.lanes.pop(key, None)
+
+    # What the front asks (Desk)
+
+    @property
+    def models(self) -> Mapping[str, Mapping[int, Mapping[str, Any]]]:
+        """The card of each version of each model, the current version last."""
+        current = self._machine.current
+        return {
+            name: {v: versions[v].card for v in sorted(versions, key=lambda v: (v == current.get(name), v))}
+            for name, versions in self._models.items()
+            if versions
+        }
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many requests, rows and bytes wait here."""
+        return {"requests": len(self._machine.requests), "rows": self._waiting_rows, "bytes": self._waiting_bytes}
+
+    @property
+    def connected(self) -> Mapping[str, bool]:
+        """Whether the link to each party is up; a follower has one to the leader alone."""
+        return {party: party in self._machine.up for party in self._linked()}
+
+    async def submit(self, request: Submission) -> Answer:
+        """Answers a request, or the same again where its id was answered before. Raises Refused."""
+        record = self._records.get(request.id)
+        if record and (record.key_id, record.body) != (request.key_id, request.body_digest):
+            raise refused("id_reused")
+        if record is None or (record.refusal and record.refusal.code not in _FINAL):
+            record = self._take(request)
+        if record.done and not record.done.done():
+            await asyncio.shield(record.done)
+        return self._outcome(record)
+
+    def find(self, id: str, key_id: str) -> Answer | str:
+        """The answer to a request that was asked before, or its state while it waits. Raises Refused."""
+        record = self._known(id, key_id)
+        return self._outcome(record) if record.ended else self._machine.requests[id].state
+
+    async def withdraw(self, id: str, key_id: str) -> None:
+        """Takes a request back that no batch has begun with. Raises Refused."""
+        record = self._known(id, key_id)
+        if not record.ended:
+            self._step(self._machine.withdraw, id)
+            begun = (RUNNING, COMPUTED)
+            await self._until(
+                lambda: bool(record.ended) or self._machine.requests[id].state in begun, self.limits.restart_wait_s
+            )
+        if record.refusal is None:
+            raise Refused("gone", "the request cannot be taken back", why="a run has begun with it, or has ended")
+
+    def check_ready(self, model: str | None = None, version: int | None = None) -> None:
+        """Raises Refused with what is missing, where requests cannot be answered now."""
+        for party, code in self._stopped.items():
+            raise refused(code, (party,), _RETRY_S)
+        down = tuple(party for party in self._linked() if party not in self._machine.up)
+        if down:
+            raise refused("peer_down", down, _RETRY_S)
+        if self._failed_at:
+            raise Refused(
+                "peer_down", f"party {self.me!r} cannot write its journal",
+                why="its disk is full, or its journal is damaged", fix="try again later",
+                retry_after=_RETRY_S, parties=(self.me,),
+            )  # fmt: skip
+        for name in [model] if model is not None else self._models:
+            found = self._model(name, version)
+            lanes = [lane for key, lane in self._lanes.items() if key[:2] == (found.name, found.version)]
+            if not any(lane.up for lane in lanes):
+                raise Refused(
+                    "peer_down", f"no lane of {found.name!r} is up",
+                    why="its engines connect with those of the other parties", fix="try again later",
+                    retry_after=_RETRY_S,
+                )  # fmt: skip
+
+    def _linked(self) -> tuple[str, ...]:
+        return self._others if self.me == self.leader else (self.leader,)
+
+    def _model(self, name: str, version: int | None) -> Model:
+        versions = self._models.get(name, {})
+        number = version if version is not None else self._machine.current.get(name)
+        if number not in versions:
+            what = f"there is no model {name!r}" if version is None else f"there is no version {version} of {name!r}"
+            raise Refused("not_found", what, why=f"this service has {', '.join(sorted(self._models)) or 'none'}")
+        return versions[number]
+
+    def _known(self, id: str, key_id: str) -> _Record:
+        record = self._records.get(id)
+        if record is None or record.key_id != key_id:
+            raise Refused("not_found", "no such request", why="ids are known for a while, to the key that asked")
+        return record
+
+    def _outcome(self, record: _Record) -> Answer:
+        if record.answer is not None:
+            return record.answer
+        raise record.refusal or refused("gone")
+
+    def _take(self, request: Submission) -> _Record:
+        """Holds a request's share, and says so; or refuses it, and says that."""
+        try:
+            day = self._admit(request)
+        except Refused as refusal:
+            if refusal.code != "peer_down":
+                self._step(self._machine.refuse, request.id, refusal.code)
+            raise
+        record = _Record(request.key_id, request.body_digest, request.model, request.rows, day, HELD, request)
+        record.done = self._loop.create_future()
+        self._records.pop(request.id, None)  # the oldest come first
+        self._records[request.id] = record
+        self._waiting_rows += request.rows
+        self._waiting_bytes += sum(share.nbytes for share in request.shares)
+        left_ms = max(int((request.deadline - time.monotonic()) * 1000), 0)
+        claim = Claim(request.id, request.commit, request.model, request.version or 0, request.rows, left_ms)
+        self._step(self._machine.submit, claim)
+        return record
+
+    def _admit(self, request: Submission) -> int:
+        """The day on which a request's rows are charged. Raises Refused."""
+        self.check_ready(request.model, request.version)
+        model = self._model(request.model, request.version)
+        if not 1 <= request.rows <= model.sizes[-1]:
+            raise Refused("shape", f"a request has 1 to {model.sizes[-1]} rows", why=f"this one has {request.rows}")
+        size = sum(share.nbytes for share in request.shares)
+        rows, limits = self._waiting_rows + request.rows, self.limits
+        if rows > limits.queue_rows or self._waiting_bytes + size > limits.queue_bytes:
+            lanes = [lane for key, lane in self._lanes.items() if key[:2] == (model.name, model.version)]
+            wait = wait_s(self._waiting_rows, model.sizes, lanes[0].seconds, len(lanes)) if lanes else 0.0
+            raise refused("queue_full", retry_after=max(wait, _RETRY_S))
+        day = self._budgets.take(request.key_id, model.name, request.rows, model.rows_per_day)
+        if day is None:
+            raise refused("budget", retry_after=renewed_in_s())
+        return day
+
+    # What the machine is told
+
+    def _step(self, event: Callable[..., list[Action]], *arguments: Any) -> None:
+        """Tells the machine what happened, and does what follows."""
+        try:
+            actions = event(time.monotonic(), *arguments)
+        except BadFrame as error:
+            _log.warning("party %s broke the agreement: %s", error.party, public_reason(error))
+            self._links.renew(error.party, error)
+            return
+        for action in actions:
+            self._act(action)
+
+    def _received(self, party: str, message: AnyMessage) -> None:
+        if isinstance(message, Drain):
+            self._stopped.pop(party, None)
+            if message.code:
+                self._stopped[party] = message.code
+        self._step(self._machine.receive, party, message)
+
+    def _connected(self, party: str, restarted: bool) -> None:
+        if restarted:
+            self._stopped.pop(party, None)
+        self._step(self._machine.connected, party, restarted)
+        if restarted and self.me in self._stopped:
+            self._links.send(party, Drain(self._stopped[self.me]))
+
+    def _disconnected(self, party: str) -> None:
+        self._step(self._machine.disconnected, party)
+
+    async def _tick(self) -> None:
+        """Looks at the time, every 50 ms."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            self.lanes_changed()
+            self._step(self._machine.tick)
+            if isinstance(self._machine, Follower) and self._machine.alone_too_long(now):
+                self._step(self._machine.cut)
+                self._links.renew(self.leader)
+            if now >= self._flushed_at + _FLUSH_S:
+                self._flushed_at = now
+                self._flush()
+                self._forget(now)
+            if self._failed_at and now >= self._failed_at + _PROBE_S:
+                self._failed_at = now
+                self._journal.write([]).add_done_callback(self._later(self._probed))
+
+    def _forget(self, now: float) -> None:
+        """Ids that ended long ago, and outputs of runs that do not count any more."""
+        for id, record in list(self._records.items()):
+            if not record.ended or now < record.ended + self.limits.keep_s:
+                break
+            del self._records[id]
+        while self._kept and (self._kept_bytes > _KEPT_BYTES or self._kept[0][0] not in self._records):
+            id, size = self._kept.popleft()
+            self._kept_bytes -= size
+            if id in self._records:
+                self._records[id].answer = None
+        self._outputs = {run: outputs for run, outputs in self._outputs.items() if run in self._machine.batches}
+
+    # What the machine says
+
+    def _act(self, action: Action) -> None:
+        if isinstance(action, Send):
+            self._links.send(action.party, action.message)
+        elif isinstance(action, Start):
+            task = self._loop.create_task(self._run(action.order))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif isinstance(action, Record):
+            self._write(action)
+        elif isinstance(action, Release):
+            self._answer(action)
+        elif isinstance(action, Refusal):
+            self._refuse(action)
+        elif isinstance(action, Mark):
+            for id in action.ids:
+                self._mark(id, RELEASED)
+
+    async def _run(self, order: Run) -> None:
+        """Has a lane compute a batch, after what it computes already."""
+        key = (order.model, order.version, order.lane)
+        rows = sum(place.rows for place in order.places)
+        began = time.monotonic()
+        try:
+            async with self._turns.setdefault(key, asyncio.Lock()):
+                job = Job(order.run, order.size, rows, order.manifest, self._gathered(order))
+                where, outputs = await self._lanes[key].run(job)
+        except Exception as error:
+            _log.error("a run failed: %s", error if isinstance(error, LaneDown) else public_reason(error))
+            self.lanes_changed()
+            self._step(self._machine.failed, order.run, getattr(error, "party", ""))
+            return
+        self._outputs[order.run] = outputs
+        self._step(self._machine.computed, order.run, where)
+        self._tell("batch", model=order.model, version=order.version, size=order.size, rows=rows, lane=order.lane,
+                   seconds=time.monotonic() - began)  # fmt: skip
+
+    def _gathered(self, order: Run) -> list[np.ndarray]:
+        """This party's shares of each input, for all rows of a run. Raises LaneDown if some are there no more."""
+        key = (order.model, order.version, order.lane)
+        requests = [self._records[place.id].request for place in order.places if place.id in self._records]
+        shares = [request.shares for request in requests if request]
+        if len(shares) < len(order.places) or key not in self._lanes:
+            raise LaneDown("a request or the lane of a run is there no more", self.me)
+        return [np.concatenate(parts) for parts in zip(*shares)]
+
+    def _write(self, action: Record) -> None:
+        entries = []
+        for id in action.ids:
+            record = self._records[id]
+            record.where = action.where
+            entries.append(self._entry(id, record, COMPUTED))
+        written = self._journal.write([*entries, *self._taken_marks()])
+        written.add_done_callback(self._later(self._written, action.run))
+
+    def _later(self, what: Callable[..., None], *arguments: Any) -> Callable[[Future[None]], None]:
+        """What the end of a write in the journal's thread does in the loop's."""
+
+        def told(written: Future[None]) -> None:
+            self._loop.call_soon_threadsafe(what, written.exception(), *arguments)
+
+        return told
+
+    def _written(self, error: BaseException | None, run: int) -> None:
+        self._probed(error)
+        self._step(self._machine.unrecorded if error else self._machine.recorded, run)
+
+    def _probed(self, error: BaseException | None) -> None:
+        """Whether the journal can be written; the others are told when that changes."""
+        if error and not self._failed_at:
+            _log.error("the journal cannot be written: %s", type(error).__name__)
+            self._step(self._machine.drain, "peer_down")
+        if not error and self._failed_at and self.me not in self._stopped:
+            self._step(self._machine.drain, "")
+        self._failed_at = time.monotonic() if error else 0.0
+
+    def _answer(self, action: Release) -> None:
+        order = action.order
+        outputs = self._outputs.pop(order.run)
+        for place in action.places:
+            shares = [output[place.row : place.row + place.rows] for output in outputs]
+            answer = Answer(order.version, action.where, place.row, order.size, shares)
+            self._end(place.id, self._records[place.id], answer=answer)
+            size = sum(share.nbytes for share in shares)
+            self._kept.append((place.id, size))
+            self._kept_bytes += size
+            self._marks.append(place.id)
+
+    def _refuse(self, action: Refusal) -> None:
+        refusal = refused(action.code, action.parties, None if action.code in _FINAL else _RETRY_S)
+        for id in action.ids:
+            record = self._records.get(id)
+            if record is None or (record.answer and action.code != LOST):
+                continue
+            if record.charged:
+                self._budgets.give_back(record.key_id, record.model, record.rows, record.day)
+                record.charged = False
+            if record.where:
+                self._mark(id, LOST)
+            self._end(id, record, refusal=refusal)
+
+    def _end(self, id: str, record: _Record, answer: Answer | None = None, refusal: Refused | None = None) -> None:
+        """A request's answer or refusal, for all who wait for it."""
+        if record.request:
+            self._waiting_rows -= record.rows
+            self._waiting_bytes -= sum(share.nbytes for share in record.request.shares)
+            record.request = None
+        record.answer, record.refusal, record.ended = answer, refusal, time.monotonic()
+        record.state = RELEASED if answer else refusal.code if refusal else record.state
+        if record.done and not record.done.done():
+            record.done.set_result(None)
+        self._tell("ended", id=id, key_id=record.key_id, model=record.model, rows=record.rows, state=record.state,
+                   run=record.where)  # fmt: skip
+
+    def _tell(self, what: str, **facts: Any) -> None:
+        for observer in self.observers:
+            observer(what, facts)
+
+    # The journal
+
+    def _remembered(self, journal: Journal) -> dict[str, _Record]:
+        """Ids of before a restart: their answers are no more."""
+        now, out = time.monotonic(), {}
+        for entry in journal.recent(self.limits.keep_s):
+            record = _Record(entry.key_id, entry.body, entry.model, entry.rows, entry.day, entry.state)
+            record.where, record.charged, record.ended = entry.run, entry.state != LOST, now
+            record.refusal = refused(LOST if entry.state == LOST else "gone")
+            out[entry.id] = record
+        return out
+
+    def _entry(self, id: str, record: _Record, state: str) -> Entry:
+        return Entry(id, record.day, record.body, record.key_id, record.model, record.rows, state, record.where)
+
+    def _mark(self, id: str, state: str) -> None:
+        """A new state of an id that the journal has; written with the next batch, or within a second."""
+        if id in self._records:
+            self._records[id].state = state
+            self._marks.append(id)
+
+    def _taken_marks(self) -> list[Entry]:
+        marks, self._marks = self._marks, []
+        known = [(id, self._records[id]) for id in marks if id in self._records]
+        return [self._entry(id, record, record.state) for id, record in known if record.state in (RELEASED, LOST)]
+
+    def _flush(self) -> None:
+        if self._marks and not self._failed_at:
+            self._journal.write(self._taken_marks())
