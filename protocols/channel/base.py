@@ -83,6 +83,15 @@ class Channel(ABC):
         self._start(label, {}, {peer: Expected(label, max_bytes if nbytes is None else nbytes, nbytes is not None)})
         return self.finish()[peer]
 
+    def look(self) -> None:
+        """Whether all peers are still there, between two rounds and without waiting. Raises PeerError, and closes."""
+        self._check_usable(())
+        try:
+            self._look()
+        except BaseException as error:
+            self.abort(public_reason(error))
+            raise
+
     def _start(self, label: Label, sends: Mapping[str, Sequence[Buffer]], receives: Mapping[str, Expected]) -> None:
         if self._begun:
             raise ProtocolError(
@@ -111,6 +120,9 @@ class Channel(ABC):
 
     @abstractmethod
     def _finish(self) -> dict[str, torch.Tensor]: ...
+
+    @abstractmethod
+    def _look(self) -> None: ...
 
     def _check_usable(self, names: Sequence[str]) -> None:
         if self._closed:

@@ -197,6 +197,12 @@ class Link:
         if self._write_error is not None and self._held is not None:
             raise self._died("while sending to it", self._write_error)
 
+    def look(self) -> None:
+        """Find out whether the peer has ended the session, without waiting. Raises PeerError if it has."""
+        self.peek()
+        if self._held is not None and self._held.label.purpose == Purpose.BYE:
+            raise self._died("it ended the session", None)
+
     @property
     def arrived(self) -> bool:
         """Whether a message came that nobody expected yet; found by `peek` or while waiting for something else."""

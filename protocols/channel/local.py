@@ -80,6 +80,11 @@ class _Lane:
         self._counter.received(HEADER_BYTES + header.nbytes)
         return header.label, payload
 
+    def look(self) -> None:
+        with self._hub.changed:
+            if self._hub.aborted or self._peer in self._hub.gone:
+                self._raise_gone("between two messages")
+
     def _raise_gone(self, where: str) -> None:
         if self._hub.aborted:
             raise PeerAborted(*self._hub.aborted)
@@ -122,6 +127,10 @@ class LocalChannel(Channel):
     def _finish(self) -> dict[str, torch.Tensor]:
         waiting, self._waiting = self._waiting, {}
         return {peer: self._lanes[peer].take(expected)[1] for peer, expected in waiting.items()}
+
+    def _look(self) -> None:
+        for lane in self._lanes.values():
+            lane.look()
 
     def abort(self, reason: str) -> None:
         if not self._closed:

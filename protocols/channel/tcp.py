@@ -36,6 +36,10 @@ class TcpChannel(Channel):
         self._pump.run()
         return {peer: self._links[peer].take()[1] for peer in peers}
 
+    def _look(self) -> None:
+        for link in self._links.values():
+            link.look()
+
     def abort(self, reason: str) -> None:
         self._end(Purpose.ABORT, reason, f"it was aborted: {reason}")
 

@@ -22,6 +22,8 @@ TABLE, TABLE_TEXT, QUERY = (Label(0, number, Purpose.CONTROL) for number in (14,
 """Between parties of a joint table: its schema and rows, the schema's text where it differs, and what is asked."""
 POSITIONS = Label(0, 17, Purpose.CONTROL)
 """... and in which part of a split each row is, from the owner of the column that it follows."""
+SERVICE, TRIED = Label(0, 18, Purpose.CONTROL), Label(0, 19, Purpose.CONTROL)
+"""Between engines of a service: which weights each can load, before the load; the result of an input that everybody knows."""
 LOAD, RUN = Label(0, 12, Purpose.CONTROL), Label(0, 13, Purpose.CONTROL)
 """A party's process with CrypTen is told what to do."""
 PROGRAM = Label(0, 3, Purpose.CONTROL)

@@ -35,6 +35,7 @@ from protocols.errors import (
     InputError,
     PeerAborted,
     PeerDied,
+    PeerError,
     PeerStalled,
     ProtocolError,
 )
@@ -350,6 +351,24 @@ def test_a_peer_that_closes_early_is_named(channels: dict[str, Channel]) -> None
     with pytest.raises(PeerDied, match="'a'") as caught:
         channels["b"].receive("a", OPEN, 10)
     assert caught.value.party == "a"
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_an_idle_party_sees_that_a_peer_has_gone(channels: dict[str, Channel], end: str) -> None:
+    channels["b"].look()
+    channels["a"].close() if end == "close" else channels["a"].abort("disk full")
+    deadline = time.monotonic() + 60
+    with pytest.raises(PeerError, match="'a'"):
+        while time.monotonic() < deadline:
+            channels["b"].look()
+    assert channels["b"].closed
+
+
+def test_a_message_that_is_early_is_no_end(channels: dict[str, Channel]) -> None:
+    channels["a"].send("b", OPEN, [b"not read yet"])
+    channels["b"].look()
+    assert channels["b"].receive("a", OPEN, 12).numpy().tobytes() == b"not read yet"
+    channels["b"].look()
 
 
 def test_messages_sent_before_closing_still_arrive(channels: dict[str, Channel]) -> None:

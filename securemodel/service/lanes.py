@@ -1,0 +1,178 @@
+"""A front's engine processes: each is started, watched, and started again when it ends, less often if it keeps ending."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocols.errors import DecodeError
+from securemodel.service import frames
+from securemodel.service.config import ServiceConfig
+from securemodel.service.desk import Job, LaneDown
+from securemodel.service.frames import Computed, Down, Ready, Run, Stage
+from securemodel.service.naming import Lane
+
+_PAUSES_S = (0.2, 5.0)
+_STEADY_S = 30.0
+_GRACE_S = 5.0
+_WEIGHT = 0.2
+"""Of the newest measurement, in the mean of a size's seconds."""
+
+Told = Callable[["EngineLane", str], None]
+"""Called after each change of a lane, with words for the log."""
+
+
+class EngineLane:
+    """One engine process and its session with the others; implements `desk.Lane`. `told` hears of every change."""
+
+    def __init__(self, config: ServiceConfig, me: str, lane: Lane, weights: Path | None, told: Told) -> None:
+        self.lane, self.weights = lane, weights
+        self.number, self.model, self.version = lane.number, lane.model, lane.version
+        self.state, self.reason, self.loaded_from = "starting", "", ""
+        self.starts = self.rounds = 0
+        self.sent_bytes: dict[str, int] = {}
+        self.card: Mapping[str, Any] = {}
+        self.row_independent = True
+        self._config, self._me, self._told = config, me, told
+        self._seconds: dict[int, float] = {}
+        self._session = 0
+        self._jobs: dict[int, tuple[Job, asyncio.Future[tuple[str, list[np.ndarray]]]]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it has its weights and can run."""
+        return self.state == "ready"
+
+    @property
+    def seconds(self) -> Mapping[int, float]:
+        """How long a run of each size takes, as measured."""
+        return self._seconds
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process, while there is one."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    def start(self) -> None:
+        """Begins to start and watch the engine."""
+        self._watching = asyncio.create_task(self._watch(), name=f"lane {self.model} {self.version} {self.number}")
+
+    async def stop(self) -> None:
+        """Ends the engine, in good order where it is idle."""
+        if self._watching:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        self._changed("stopped")
+
+    async def run(self, job: Job) -> tuple[str, list[np.ndarray]]:
+        """(session and epoch of the run, this party's shares of each output). Raises LaneDown."""
+        if not self.up or self._writer is None:
+            raise LaneDown(self.reason or f"its engine is {self.state}")
+        future: asyncio.Future[tuple[str, list[np.ndarray]]] = asyncio.get_running_loop().create_future()
+        self._jobs[job.run] = (job, future)
+        message = Run(self._session, job.run, job.size, job.rows, job.manifest, frames.shapes_of(job.shares))
+        self._writer.writelines(frames.encode(message, job.shares))
+        return await future
+
+    # ---- the process
+    async def _watch(self) -> None:
+        pause = _PAUSES_S[0]
+        while True:
+            began = time.monotonic()
+            await self._live()
+            pause = _PAUSES_S[0] if time.monotonic() - began > _STEADY_S else min(2 * pause, _PAUSES_S[1])
+            await asyncio.sleep(pause)
+
+    async def _live(self) -> None:
+        """One life of the engine, from its start to its end."""
+        here, there = socket.socketpair()
+        with there:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._words(there.fileno()), pass_fds=[there.fileno()], stdin=asyncio.subprocess.DEVNULL,
+                env=_environment(),
+            )  # fmt: skip
+        self.starts += 1
+        reader, self._writer = await asyncio.open_connection(sock=here)
+        try:
+            while True:
+                self._hear(*await frames.receive_async(reader))
+        except (EOFError, OSError, DecodeError):
+            pass
+        finally:
+            self._writer.close()
+            self._writer = None
+            await self._end()
+            code = self._process.returncode
+            self._fail("ended", self.reason if self.state == "down" else f"its engine ended with code {code}")
+
+    def _words(self, handle: int) -> list[str]:
+        lane = self.lane
+        words = [handle, self._config.path, self._me, lane.model, lane.version, lane.number]
+        words += [self.weights] if self.weights else []
+        return [sys.executable, "-m", "securemodel.service.engine_process", *map(str, words)]
+
+    async def _end(self) -> None:
+        """Its socket is closed, so it ends by itself; if it does not, it is ended."""
+        process = self._process
+        assert process is not None
+        with suppress(ProcessLookupError):
+            try:
+                await asyncio.wait_for(process.wait(), _GRACE_S)
+            except asyncio.TimeoutError:
+                process.kill()
+                await process.wait()
+
+    def _hear(self, message: frames.Message, arrays: Sequence[np.ndarray]) -> None:
+        if isinstance(message, Computed):
+            self._answer(message, arrays)
+        elif isinstance(message, Ready):
+            self.card, self.row_independent = json.loads(message.card), message.row_independent
+            self._seconds, self._session = dict(message.seconds), message.session
+            self.loaded_from, self.reason = message.loaded_from, ""
+            self._changed("ready")
+        elif isinstance(message, Down):
+            self._fail("down", message.reason, message.party)
+        elif isinstance(message, Stage):
+            self._changed(message.doing)
+
+    def _answer(self, message: Computed, arrays: Sequence[np.ndarray]) -> None:
+        job, future = self._jobs.pop(message.job, (None, None))
+        self.rounds += message.rounds
+        for peer, count in message.sent_bytes.items():
+            self.sent_bytes[peer] = self.sent_bytes.get(peer, 0) + count
+        if job is not None and future is not None and not future.done():
+            mean = self._seconds.get(job.size, message.seconds)
+            self._seconds[job.size] = mean + _WEIGHT * (message.seconds - mean)
+            future.set_result((message.run, list(arrays)))
+
+    def _fail(self, state: str, reason: str, party: str = "") -> None:
+        """The session is over: every job that was begun fails."""
+        self.reason = reason
+        failed, self._jobs = self._jobs, {}
+        for _, future in failed.values():
+            if not future.done():
+                future.set_exception(LaneDown(reason, party))
+        self._changed(state)
+
+    def _changed(self, state: str) -> None:
+        self.state = state
+        self._told(self, state)
+
+
+def _environment() -> dict[str, str]:
+    """Threads are few unless somebody says otherwise: all roles of a small service may share a machine."""
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
