@@ -126,7 +126,16 @@ class Drain(Message, frozen=True, tag="DRAIN"):
     code: Annotated[str, msgspec.Meta(max_length=64)]
 
 
-AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Drop | Switch | Drain
+class Publish(Message, frozen=True, tag="PUBLISH"):
+    """anybody <-> leader: how far a version is that is to be published (`publishing.py`); the agreement ignores it."""
+
+    model: Name
+    version: Count
+    stage: Annotated[str, msgspec.Meta(max_length=16)]
+    why: Text = ""
+
+
+AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Drop | Switch | Drain | Publish
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(AnyMessage)
 

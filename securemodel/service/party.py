@@ -50,7 +50,7 @@ from securemodel.service.desk import Answer, Job, Lane, LaneDown, Refused, Submi
 from securemodel.service.follower import Follower
 from securemodel.service.journal import Entry, Journal
 from securemodel.service.leader import Leader
-from securemodel.service.messages import AnyMessage, Claim, Drain, Run
+from securemodel.service.messages import AnyMessage, Claim, Drain, Publish, Run
 from securemodel.service.queueing import wait_s
 
 _TICK_S = 0.05
@@ -169,6 +169,13 @@ class PartyDesk:
         self.observers: list[Callable[[str, Mapping[str, Any]], None]] = []
         """Called with ("batch", …) after each run and ("ended", …) after each request: names, numbers, no values."""
 
+        self.on_publish: Callable[[str, Publish], None] | None = None
+        """Called with (party, what it said) about versions that are to be published."""
+        self.on_link: Callable[[str, bool], None] | None = None
+        """Called with (party, whether it is up) when a link comes up or goes down."""
+        self.allowance: Callable[[str, str], int | None] | None = None
+        """Rows a day of a key (its id) and a model, where the key has a number of its own."""
+
     # Start and end
 
     async def start(self) -> None:
@@ -201,6 +208,10 @@ class PartyDesk:
         until = time.monotonic() + seconds
         while not done() and time.monotonic() < until:
             await asyncio.sleep(_TICK_S / 2)
+
+    def tell(self, party: str, message: Publish) -> None:
+        """Says something about a version to the leader, or as the leader to anybody."""
+        self._links.send(party, message)
 
     # Models and lanes
 
@@ -380,7 +391,8 @@ class PartyDesk:
             lanes = [lane for key, lane in self._lanes.items() if key[:2] == (model.name, model.version)]
             wait = wait_s(self._waiting_rows, model.sizes, lanes[0].seconds, len(lanes)) if lanes else 0.0
             raise refused("queue_full", retry_after=max(wait, _RETRY_S))
-        day = self._budgets.take(request.key_id, model.name, request.rows, model.rows_per_day)
+        own = self.allowance(request.key_id, model.name) if self.allowance else None
+        day = self._budgets.take(request.key_id, model.name, request.rows, own or model.rows_per_day)
         if day is None:
             raise refused("budget", retry_after=renewed_in_s())
         return day
@@ -399,6 +411,10 @@ class PartyDesk:
             self._act(action)
 
     def _received(self, party: str, message: AnyMessage) -> None:
+        if isinstance(message, Publish):
+            if self.on_publish:
+                self.on_publish(party, message)
+            return
         if isinstance(message, Drain):
             self._stopped.pop(party, None)
             if message.code:
@@ -411,9 +427,13 @@ class PartyDesk:
         self._step(self._machine.connected, party, restarted)
         if restarted and self.me in self._stopped:
             self._links.send(party, Drain(self._stopped[self.me]))
+        if self.on_link:
+            self.on_link(party, True)
 
     def _disconnected(self, party: str) -> None:
         self._step(self._machine.disconnected, party)
+        if self.on_link:
+            self.on_link(party, False)
 
     async def _tick(self) -> None:
         """Looks at the time, every 50 ms."""
