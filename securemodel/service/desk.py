@@ -43,6 +43,9 @@ class Answer:
     row: int
     batch: int
     shares: Sequence[np.ndarray] = field(repr=False)
+    model: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Seconds that the request spent by stage, for the log."""
 
 
 class Refused(Exception):
