@@ -374,6 +374,25 @@ class Builder:
         node = self._secret("permute", [positions, x], (*positions.shape, *x.shape[1:]))
         return self._value(node, x.integer)
 
+    def client_input(self, name: str, shape: Sequence[int], integer: bool = False) -> Value:
+        """An input of the model that nobody has: each party gets a share of it from a client."""
+        return self._value(
+            self.graph.add("client_input", shape=shape, attrs={"name": name, **_whole(integer)}), integer
+        )
+
+    def clamped(self, x: Value, low: Real, high: Real) -> Value:
+        """x within [low, high], for whole units of fixed point low < high and every element of the ring, also large ones.
+
+        With y = x - low and w = high - low, of the ring, [y >= 0] y + [y >= 0 and w - y < 0] (w - y) is y where that is
+        within 0 .. w, w where it is larger, and 0 where it is negative: where y >= 0, w - y does not wrap.
+        """
+        row = lambda value: self.reshape(value, (1, *value.shape))
+        y = self.offset(x, -low)
+        both = self.linear("cat", row(y), row(self.offset(self.scale(y, -1), high - low)), dim=0)
+        not_below, above = ((0, True), (0, True)), ((0, True), (1, False))
+        chosen = self.select(self.all_of(self.is_negative(both), [not_below, above]), both)
+        return self.offset(self.linear("sum", chosen, dims=[0], keepdim=False), low)
+
     # ---- from one run to the next
     def state(self, name: str, start: Value, frac: int, large: bool = False) -> Value:
         """What the last run kept under a name, with `frac` fractional bits; in the first run, `start` (a float).

@@ -28,6 +28,17 @@ from securemodel.compiler.owners import Weights
 TEXT_VERSION = 2
 MASKED_KIND, DEEP_KIND = "secure-program", "deep-program"
 """First words of texts with the masked engine's graph; in the second one, some layers are its owner's (`owned_layer`)."""
+CLIENT = "client"
+"""The owner of inputs and outputs who is no party: a stranger who hands each party a share, and gets one from each."""
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """How the real inputs of a client are taken: each number within [low, high] by `clamp`, or (None) as it comes."""
+
+    clamp: tuple[float, float] | None = None
+
+
 Rounding = Literal["exact", "fast"]
 Phase = Literal["load", "run"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -158,7 +169,16 @@ class Header:
     @property
     def contributors(self) -> tuple[str, ...]:
         """Owners of inputs who are no parties: their rows were shared before, and they have left."""
-        return tuple(dict.fromkeys(name for name in self.inputs if name not in (*self.parties, PUBLIC)))
+        return tuple(dict.fromkeys(name for name in self.inputs if name not in (*self.parties, PUBLIC, CLIENT)))
+
+    def is_stranger(self, name: str) -> bool:
+        """Whether an owner of inputs or outputs is a client who takes no part in the runs."""
+        return name == CLIENT and CLIENT not in self.parties
+
+    @property
+    def serves(self) -> bool:
+        """Whether a stranger gives inputs: weights then enter as shares, too, so that parties may keep shares of them."""
+        return any(map(self.is_stranger, self.inputs))
 
     @property
     def rows(self) -> int:

@@ -23,7 +23,7 @@ from securemodel.compiler.builder import (
 )
 from securemodel.compiler.capture import Captured, of_torch, operand, outputs_of, source_line
 from securemodel.compiler.explaining import ALL_EXPERTS, ROUTING, chooses_experts
-from securemodel.compiler.ir import Rounding
+from securemodel.compiler.ir import CLIENT, Rounding, Stranger
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
 from securemodel.compiler.lower.complexes import Real, complex_version
 from securemodel.compiler.lower.layers import shaped
@@ -154,10 +154,12 @@ def lower_model(
     secure: Secure | None = None,
     width: int = 64,
     rounding: Rounding = "exact",
+    stranger: Stranger | None = None,
 ) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first.
 
     `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
+    With `stranger`, the owner "client" is no party, and what it gives enters as shares.
     """
     g = Builder(frac_bits=frac_bits, width=width, exact=rounding == "exact")
     env: dict[torch.fx.Node, Any] = {}
@@ -172,7 +174,7 @@ def lower_model(
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
-                value = _placeholder(g, captured, node, weights, owners)
+                value = _placeholder(g, captured, node, weights, owners, stranger)
                 part = kept.get(node.name)
                 if part and _is_complex(node):
                     reason, remedy = "a complex number that is kept between runs", "keep torch.view_as_real of it"
@@ -297,7 +299,9 @@ def _is_clear(node: torch.fx.Node, env: dict) -> bool:
     return None not in operands and common_owner(values_in(operands)) is not None
 
 
-def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners: Sequence[str]) -> Any:
+def _placeholder(
+    g: Builder, captured: Captured, node, weights: Weights, owners: Sequence[str], stranger: Stranger | None
+) -> Any:
     start = next((part.start for part in captured.kept if part.placeholder == node.name), None)
     if node.name in captured.constants or start is not None:
         return g.constant(captured.constants[node.name] if start is None else start)
@@ -308,7 +312,15 @@ def _placeholder(g: Builder, captured: Captured, node, weights: Weights, owners:
         return g.placeholder(f"state:{name}", value.shape, cast(str, owner_of(weights, name)), integer)
     kept = {part.placeholder for part in captured.kept}
     index = [name for name in captured.inputs if name not in kept].index(node.name)
+    if stranger and owners[index] == CLIENT:
+        return _of_client(g, f"input:{index}", value, stranger)
     return g.placeholder(f"input:{index}", value.shape, owners[index], integer, small=node.name in captured.small)
+
+
+def _of_client(g: Builder, name: str, value: torch.Tensor, stranger: Stranger) -> Value:
+    """An input of a client who may lie: every 64-bit number is a share of something, and the model is for small ones."""
+    given = g.client_input(name, value.shape, is_whole(value.dtype))
+    return g.clamped(given, *stranger.clamp) if stranger.clamp and not given.integer else given
 
 
 def _returned(g: Builder, node: Any, env: dict, secure: Secure) -> Any:

@@ -512,9 +512,28 @@ def _references(arg: Any) -> list[str]:
 
 def _encoded(case: Case) -> Made:
     """A float brought into the ring: with fractional bits that the program chooses."""
-    if not 0 <= (case.node.frac if case.node.frac is not None else -1) <= 62:
-        raise Wrong(f"a float cannot be encoded with {case.node.frac} fractional bits")
-    return Made(case.xs[0].shape, case.node.frac)
+    return Made(case.xs[0].shape, _encoding_bits(case))
+
+
+def _encoding_bits(case: Case) -> int:
+    """The fractional bits that a float is encoded with, or a client's number is. Raises Wrong."""
+    if (frac := case.node.frac) is None or not 0 <= frac <= 62:
+        raise Wrong(f"a float cannot be encoded with {frac} fractional bits")
+    return frac
+
+
+def _client_input(case: Case) -> Made:
+    """The shares of an input that no party has. Raises Wrong for the input of another."""
+    if not case.header.is_stranger(str(_its_giver(case))):
+        raise Wrong(f"{case.attrs['name']!r:.100} is no client's")
+    return Made(_placeholder(case).shape, _encoding_bits(case))
+
+
+def _client_output(case: Case) -> Made:
+    """Shares of a result for a client, who is no party. Raises Wrong for that of another."""
+    if not case.header.is_stranger(_of_output(case)):
+        raise Wrong(f"the output {case.attrs['index']} is no client's")
+    return _same(case)
 
 
 def _same(case: Case) -> Made:
@@ -570,6 +589,8 @@ def _common(case: Case) -> str:
 def _party(case: Case) -> str:
     if (owner := cast(str, case.xs[-1].owner)) == PUBLIC:
         raise Wrong("what everybody knows is not given by a party")
+    if case.header.is_stranger(owner):
+        raise Wrong("what a client gives enters as shares")
     return owner
 
 
@@ -590,11 +611,19 @@ def _weights_owner(case: Case) -> str:
     return case.header.weights
 
 
-def _receiver(case: Case) -> str:
+def _of_output(case: Case) -> str:
+    """Who learns the output that a node has."""
     outputs = case.header.outputs
     if not 0 <= case.attrs["index"] < len(outputs):
         raise Wrong(f"there is no output {case.attrs['index']}")
     return outputs[case.attrs["index"]]
+
+
+def _receiver(case: Case) -> str:
+    """A party, or all of them."""
+    if case.header.is_stranger(name := _of_output(case)):
+        raise Wrong(f"nobody sends the output {case.attrs['index']}, which is a client's")
+    return name
 
 
 def _state(case: Case) -> Made:
@@ -684,6 +713,7 @@ ROWS: dict[str, Row] = {
     # into the ring, and out of it
     "encode": Row("float -> public", _encoded, owner=_of_public, may_be_empty=True, held="operands"),
     "own": Row("float -> additive", _encoded, owner=_party, held="owner"),
+    "client_input": Row("-> additive", _client_input, {"name": text}, phase=in_a_run),
     "input": Row(
         "float -> masked", _encoded, optional={"width": one_of(*range(8, 64, 8))}, owner=_party, held="owner",
         opens="owner to all",
@@ -691,6 +721,10 @@ ROWS: dict[str, Row] = {
     "positions": Row(
         "float -> order", _positions, {"size": STEP, "width": one_of(*range(8, 65, 8))}, owner=_online_party, held="owner",
         opens="owner to all",
+    ),
+    "client_output": Row(
+        "additive -> additive", _client_output, {"index": PLACE, "dtype": one_of(*_DTYPES)},
+        phase=in_a_run, may_be_empty=True, final=True,
     ),
     "reveal": Row(
         "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
@@ -754,6 +788,8 @@ ROWS: dict[str, Row] = {
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
 TALK = frozenset(op for op, row in ROWS.items() if row.opens)
 FINAL = frozenset(op for op, row in ROWS.items() if row.final)
+OUTPUTS = ("reveal", "client_output")
+"""What an output is read from: by parties, or by a client from all shares."""
 
 
 def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
@@ -800,7 +836,7 @@ def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, row
                 )
         except Wrong as wrong:
             raise _error(node, str(wrong), max_bytes if total > max_bytes else None) from None
-        if node.op == "reveal":
+        if node.op in OUTPUTS:
             revealed.append(node.attrs["index"])
     _check_states(graph)
     for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
@@ -912,7 +948,7 @@ def _names_problem(header: Header) -> str:
     owners = {*parties, PUBLIC}
     for what, names, known in (
         ("weights", weight_owners(header.weights), owners),
-        ("outputs", header.outputs, {*parties, EVERYBODY}),
+        ("outputs", [name for name in header.outputs if not header.is_stranger(name)], {*parties, EVERYBODY}),
     ):
         if unknown := [name for name in names if name not in known]:
             return f"{unknown[0]!r:.100} among the {what} is no party"

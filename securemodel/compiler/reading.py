@@ -18,6 +18,9 @@ from securemodel.errors import ProgramError
 
 MAX_TEXT_BYTES = 64 << 20
 MAX_DEPTH = 32
+MAX_FAMILY = 32
+"""How many programs may share a load."""
+_FIRST_LINE = re.compile(rf"^(?={MASKED_KIND} )", re.MULTILINE)
 _LINE = re.compile(
     r"%(?P<id>[0-9]{1,9}) = (?P<op>\w{1,40})(?:@(?P<owner>[\w\-]{1,64}))?(?P<args>(?: %[0-9]{1,9})*)(?: (?P<attrs>\{.*\}))?"
     r" : (?P<form>\w{1,40})(?: f(?P<frac>-?[0-9]{1,9}))? \[(?P<shape>(?:[0-9]{1,19}(?:,|(?=\])))*)\](?P<load> load)?",
@@ -63,6 +66,24 @@ def parse_program(
         if node.op == "placeholder" and node.owner in header.contributors and not node.attrs["name"].startswith(TABLE):
             raise _damaged(f"line {number}", f"{node.owner!r} is no party, and gives no input in a run")
     return header, graph
+
+
+def parse_programs(text: str, max_bytes: int = MAX_PROGRAM_BYTES) -> list[tuple[Header, Graph]]:
+    """Reads the texts of programs with the same load, one after the other (a family's), or of one. Raises ProgramError."""
+    parts = [part for part in _FIRST_LINE.split(text) if part] or [text]
+    if len(parts) > MAX_FAMILY:
+        raise ProgramError(explain(f"these are {len(parts)} programs, and at most {MAX_FAMILY} share a load"))
+    programs = [parse_program(part, max_bytes=max_bytes) for part in parts]
+    (header, graph), *others = programs
+    if any(other.parties != header.parties or load_of(each) != load_of(graph) for other, each in others):
+        what, why = "these programs share no load", "their parties or what they load with the weights differ"
+        raise ProgramError(explain(what, why=why, fix="give programs of one family (compile_service)"))
+    return programs
+
+
+def load_of(graph: Graph) -> list[str]:
+    """The lines of what is computed when weights are loaded."""
+    return [node.text() for node in graph.nodes if node.phase == "load"]
 
 
 def read_text(path: Path) -> str:

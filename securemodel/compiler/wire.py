@@ -26,11 +26,26 @@ class Step:
 
 
 def steps(graph: Graph, phase: Phase) -> tuple[Step, ...]:
-    """The rounds of one phase. The first carries START and the inputs, and goes out even if there are none."""
+    """The rounds of one phase. The first carries START and the inputs, and goes out even if there are none.
+
+    Where a client gives inputs, it carries the masks that are opened on shares: fresh ones, which show nothing to a party
+    that turns out to run something else.
+    """
     made = [Step(tuple(local), tuple(talk)) for local, talk in rounds(graph, phase)]
     inputs = tuple(node for step in made for node in step.talk if is_given(node))
     rest = [Step(step.local, tuple(n for n in step.talk if not is_given(n))) for step in made]
-    return (Step((), inputs), *(step for step in rest if step.local or step.talk))
+    shared = tuple(node for node in rest[0].talk if node.op == "mask") if serves_client(graph) else ()
+    if shared:
+        first = Step(rest[0].local, inputs + shared)
+        rest[0] = Step((), tuple(node for node in rest[0].talk if node not in shared))
+    else:
+        first = Step((), inputs)
+    return (first, *(step for step in rest if step.local or step.talk))
+
+
+def serves_client(graph: Graph) -> bool:
+    """Whether a client gives an input of the program."""
+    return any(node.op == "client_input" for node in graph.nodes)
 
 
 def is_given(node: Node) -> bool:

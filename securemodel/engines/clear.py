@@ -210,6 +210,12 @@ class ClearSide:
             at = graph[bad[0]]
         return what
 
+    def encoded_input(self, node: Node) -> torch.Tensor:
+        """An input of a client as ring elements, for those who have it in the clear. Raises InputError."""
+        index = int(node.attrs["name"].removeprefix("input:"))
+        limit = encoding_limit(self._program.header, node.frac or 0)
+        return encode(cast(torch.Tensor, self._inputs[index]), node.frac or 0, limit, f"input {index}")
+
     def _outside(self, node_id: int) -> tuple[list[int], int, int, int] | None:
         """(where the first position stands that is outside of its table, the least that it may be, the table's size, it)."""
         seen, queue = set(), [node_id]

@@ -13,7 +13,7 @@ from protocols.names import NAME_RULE, PUBLIC, is_name
 from securemodel.compiler.capture import Captured, Examples, Kept, capture, example_tensors, model_state, usable
 from securemodel.compiler.explaining import NeedsValues
 from securemodel.compiler.faithful import unlike
-from securemodel.compiler.ir import ROUNDINGS, Graph, Header, Rounding
+from securemodel.compiler.ir import CLIENT, ROUNDINGS, Graph, Header, Rounding, Stranger
 from securemodel.compiler.lowering import Lowered
 from securemodel.compiler.ops import precision_problem
 from securemodel.compiler.owners import Weights, check_owners, given_weights, weight_owners
@@ -57,9 +57,13 @@ def compile_for(
     rounding: Rounding,
     truncate_outputs: bool = False,
     state: Mapping[str | int, int] | None = None,
+    stranger: Stranger | None = None,
     **options: Any,
 ) -> Program:
-    """What `securemodel.compile` does once it knows the engine; the same arguments, and its errors."""
+    """What `securemodel.compile` does once it knows the engine; the same arguments, and its errors.
+
+    With `stranger`, inputs and outputs may be those of "client", who is no party.
+    """
     usable(model)
     examples = _as_examples(example_inputs)
     example_inputs = example_tensors(examples)
@@ -68,11 +72,12 @@ def compile_for(
     owners = _owners(inputs, _only(examples, given))
     owner = given_weights(weights)
     check_owners(owner, [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-    names = party_names(owner, owners, outputs, parties)
+    names = _of_service(owner, owners, outputs, parties) if stranger else party_names(owner, owners, outputs, parties)
     _check_arguments(example_inputs, len(given), owners, frac_bits, width, rounding)
     captured = capture_revealing(model, examples, reveal)
     captured = _with_state(captured, places, example_inputs)
-    lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding)
+    more: dict[str, Any] = {"stranger": stranger} if stranger else {}
+    lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding, **more)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))
     if problem := unlike(revealing(model, reveal), captured, examples, model_state(model)):
@@ -205,6 +210,15 @@ def party_names(weights: Weights, owners: Sequence[str], outputs, parties) -> tu
             f"a secure program needs at least two online parties, got {', '.join(names) or 'none'}. "
             "Name a further one in `parties`."
         )
+    return names
+
+
+def _of_service(weights: Weights, owners: Sequence[str], outputs: str | Sequence[str], parties) -> tuple[str, ...]:
+    """The parties of a program that a client asks, who is none of them. Raises CompileError."""
+    to = [outputs] if isinstance(outputs, str) else list(outputs)
+    names = party_names(weights, [n for n in owners if n != CLIENT], [n for n in to if n != CLIENT], parties)
+    if CLIENT in names:
+        raise CompileError(f"a party cannot be called {CLIENT!r} here: so those who ask the parties are called")
     return names
 
 

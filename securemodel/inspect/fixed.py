@@ -20,6 +20,7 @@ from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from protocols.shares import Masked, MaskedBits, Order, Role, part_of_bits
 from securemodel.compiler.ir import PHASES, WRAPS, Node, Phase
+from securemodel.compiler.ops import OUTPUTS
 from securemodel.compiler.positions import take_rows
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.dealing import last_uses
@@ -41,7 +42,7 @@ def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
     walker, outputs = FixedPoint(program, clear), {}
     for phase in PHASES:
         for node, value, _ in walker.walk(phase):
-            if node.op == "reveal":
+            if node.op in OUTPUTS:
                 outputs[node.attrs["index"]] = revealed(node, value.ring)
     return [outputs[index] for index in sorted(outputs)]
 
@@ -104,6 +105,10 @@ class FixedPoint:
         ring = self._clear[self._program.parties[0] if owner == PUBLIC else cast(str, owner)].encoded(node)
         return Both(ring, ring.double())
 
+    def _client_input(self, node: Node, operands: list[Both]) -> Both:
+        ring = self._clear[self._program.parties[0]].encoded_input(node)
+        return Both(ring, ring.double())
+
     def _rows(self, node: Node, operands: list[Both]) -> Both:
         take = lambda table: take_rows(self._graph, node, table, self._step)
         return Both(take(operands[0].ring), take(operands[0].number))
@@ -155,7 +160,8 @@ Compute = Callable[[FixedPoint, Node, list[Both]], Both]
 VALUES: dict[str, Compute] = {
     **dict.fromkeys(("input", "own", "encode", "positions"), FixedPoint._encoded),
     **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask", "mask_bits"), lambda at, n, xs: xs[0]),
-    **dict.fromkeys(("keep", "reveal"), lambda at, n, xs: xs[0]),
+    **dict.fromkeys(("keep", *OUTPUTS), lambda at, n, xs: xs[0]),
+    "client_input": FixedPoint._client_input,
     "state": lambda at, n, xs: at.kept[n.attrs["name"]],
     "linear": FixedPoint._linear,
     "rows": FixedPoint._rows,

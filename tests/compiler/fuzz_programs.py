@@ -102,6 +102,16 @@ def _trained() -> Program:
     ).program
 
 
+def _served() -> Program:
+    """A model that answers clients who are no parties."""
+    torch.manual_seed(1)
+    parties, model = ("bank", "hospital"), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    family = securemodel.compile_service(
+        model, torch.zeros(1, 3), weights="bank", parties=parties, sizes=[2], clamp=(0, 1)
+    )
+    return family.programs[2]
+
+
 @cache
 def seeds() -> tuple[Program, ...]:
     """Programs that the texts are made from; together they have every operator."""
@@ -120,6 +130,7 @@ def seeds() -> tuple[Program, ...]:
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, parties=("client", "idle", "bank")),
         _grown(_Running(), (2, 3), (2, 3), state={1: 1}),
         _trained(),
+        _served(),
         _grown(nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)), (1, 1, 4), **key),
         _grown(nn.Sequential(nn.Linear(3, 2), nn.Softmax(-1)), (2, 3), **key),
     )

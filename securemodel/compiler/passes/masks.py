@@ -22,7 +22,7 @@ from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Node, Phase, phase_of
-from securemodel.compiler.ops import FINAL, narrowed, opened_widths, position_width
+from securemodel.compiler.ops import FINAL, OUTPUTS, narrowed, opened_widths, position_width
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
@@ -197,6 +197,7 @@ class _Pass:
     needed: set[int]
     free: set[int]
     parties: int
+    serves: bool
     fused: Mapping[int, int]
     signs: dict[int, int]
     rounded: dict[int, list[tuple[int, int]]]
@@ -229,7 +230,7 @@ class _Pass:
         shape = like.shape if shape is None else shape
         frac = like.frac if form in ("additive", "masked", "public", "float") else None
         node = self.new.add(op, args, shape, form, frac=frac, owner=owner, attrs=attrs or {}, source=like.source)
-        alone = op == "reveal" or not node.args
+        alone = op in OUTPUTS or not node.args
         node.phase = phase or ("run" if alone else phase_of([self.new[a] for a in node.args]))
         return node.id
 
@@ -244,6 +245,7 @@ class _Pass:
         if node_id not in self.additive_of:
             node = self.old[node_id]
             shared = node.op == "share" and (node_id in self.masked_of or node.owner != PUBLIC)
+            shared = shared and not self._enters_as_shares(node)
             if (node_id in self.needed or node_id in self.masked_of) and (node_id in self.free or shared):
                 self.additive_of[node_id] = self._add(node, "to_additive", [self.masked(node_id)], "additive")
             else:
@@ -256,7 +258,7 @@ class _Pass:
             node = self.old[node_id]
             if node.op == "share" and node.owner == PUBLIC:
                 new_id = self._add(node, "public_masked", [self._encode(node)], "masked")
-            elif node.op == "share":
+            elif node.op == "share" and not self._enters_as_shares(node):
                 at = self.floats[node.attrs["float"]]
                 new_id = self._add(node, "input", [at], "masked", owner=node.owner, phase=node.phase)
             elif node_id in self.free:
@@ -265,6 +267,10 @@ class _Pass:
                 new_id = self._add(node, "mask", [self.additive(node_id)], "masked", attrs={"width": 64})
             self.masked_of[node_id] = new_id
         return self.masked_of[node_id]
+
+    def _enters_as_shares(self, node: Node) -> bool:
+        """Whether all parties mask an owner's value together: a weight of which they may keep shares."""
+        return self.serves and node.phase == "load" and node.owner != PUBLIC
 
     def bit(self, node_id: int) -> int:
         """The masked form of a secret bit."""
@@ -432,6 +438,8 @@ class _Rule:
 
 RULES = {
     "share": _Rule(_Pass.share),
+    "client_input": _Rule(_Pass.of_shares),
+    "client_output": _Rule(_Pass.of_shares),
     "state": _Rule(_Pass.of_shares),
     "keep": _Rule(_Pass.keep),
     "reveal": _Rule(_Pass.reveal),
@@ -455,13 +463,18 @@ RULES = {
 
 
 def place_masks(
-    graph: Graph, floats: Graph, float_ids: dict[int, int], parties: int, contributors: Sequence[str] = ()
+    graph: Graph,
+    floats: Graph,
+    float_ids: dict[int, int],
+    parties: int,
+    contributors: Sequence[str] = (),
+    serves: bool = False,
 ) -> Graph:
-    """The runnable graph: `floats` (already in place) followed by nodes of known form."""
+    """The runnable graph: `floats` (already in place) followed by nodes of known form. `serves`: see Header."""
     fused = _truncated_factors(graph)
     needed, free = choose_masked(graph, contributors, fused)
     live = _live(graph, fused)
-    masks = _Pass(graph, floats, float_ids, needed, free, parties, fused, *_roundings(graph, live, fused))
+    masks = _Pass(graph, floats, float_ids, needed, free, parties, serves, fused, *_roundings(graph, live, fused))
     for node in (n for n in graph.nodes if n.id in live):  # operands first: else a deep model is a deep recursion
         form = masks.bit if node.form == "bit" else masks.masked if node.id in needed else masks.additive
         form(node.id)

@@ -123,6 +123,10 @@ class _Pass:
         attrs = {"bits": bits, "offset": (1 << rounded) // 2} if self.exact else {"bits": bits}
         return self._add(like, "truncate", [x], like.shape, frac=frac, **attrs)
 
+    def client_input(self, node: Node) -> _Scaled:
+        frac = 0 if node.attrs.get("integer") else self.frac_bits
+        return _Scaled(self._add(node, "client_input", (), node.shape, frac=frac, name=node.attrs["name"]), frac)
+
     def state(self, node: Node) -> _Scaled:
         frac = node.attrs["frac"]
         return _Scaled(self._add(node, "state", (), node.shape, frac=frac, name=node.attrs["name"]), frac)
@@ -289,6 +293,7 @@ class _Pass:
 
 
 RULES: dict[str, Callable[[_Pass, Node], _Scaled]] = {
+    "client_input": _Pass.client_input,
     "state": _Pass.state,
     "keep": _Pass.keep,
     "linear": _Pass.linear,
@@ -314,7 +319,7 @@ RULES: dict[str, Callable[[_Pass, Node], _Scaled]] = {
 def place_truncations(
     graph: Graph, outputs: Sequence[int], dtypes: Sequence[str], replaced: dict[int, int], header: Header
 ) -> Graph:
-    """A graph of secrets with known fractional bits, `share` nodes for floats and `reveal` nodes for outputs.
+    """A graph of secrets with known fractional bits, `share` nodes for floats and `reveal` nodes for outputs, or `client_output`.
 
     `replaced` are nodes that others took the place of, and these.
     """
@@ -330,6 +335,9 @@ def place_truncations(
     for index, (output, dtype, to) in enumerate(zip(outputs, dtypes, header.outputs, strict=True)):
         frac, attrs = scales.natural(output), {"index": index, "dtype": dtype}
         value = scales.at(output, frac)
+        if header.is_stranger(to):
+            scales._add(graph[output], "client_output", [value], graph[output].shape, frac=frac, **attrs)
+            continue
         revealed = scales._add(graph[output], "reveal", [value], graph[output].shape, "float", frac, **attrs)
         scales.new[revealed].owner = to
     return scales.new

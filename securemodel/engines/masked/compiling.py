@@ -49,7 +49,10 @@ class Draft:
 
     def place_masks(self) -> None:
         floats, ids = _copy_floats(self.builder.graph)
-        self.graph = place_masks(self.graph, floats, ids, len(self.header.parties), self.header.contributors)
+        header = self.header
+        self.graph = place_masks(
+            self.graph, floats, ids, len(header.parties), header.contributors, serves=header.serves
+        )
         self._rename(ids)
 
     def compare_together(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.positions import is_table, table_nodes, take_rows
-from securemodel.compiler.wire import START, is_given, item_bytes, message_bytes, sends, steps
+from securemodel.compiler.wire import START, is_given, item_bytes, message_bytes, sends, serves_client, steps
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
@@ -45,6 +45,14 @@ class OnlineParty:
         self.peers = tuple(n for n in names if n != me)
         self._all_pairs = dict(pairs)
         self._pairs = self._all_pairs if len(names) > 2 else {}
+        self.shares: Sequence[torch.Tensor] = ()
+        """This party's shares of a client's inputs, for the next run."""
+        self.manifest = b""
+        """What all parties have in common of the next run, beside the program and its public values."""
+        self.given_weights: Mapping[int, torch.Tensor] | None = None
+        """This party's shares of the weights of the next load, by node, where all parties have such; else their owner
+        gives them."""
+        self._loaded_at = 0
         self._graph = graph
         self._steps = {phase: steps(graph, phase) for phase in PHASES}
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
@@ -94,6 +102,25 @@ class OnlineParty:
         bits = {i: LoadedOperand(v.hat, v.beta, None) for i, v in env.items() if isinstance(v, MaskedBits)}
         self.loaded_operands.update(bits)
 
+        self._loaded_at = epoch
+
+    def load_like(self, other: OnlineParty) -> None:
+        """Takes what a party left of the last load that runs another program with the same load."""
+        self._loaded, self.loaded_operands, self._loaded_at = other._loaded, other.loaded_operands, other._loaded_at
+
+    def weight_shares(self) -> dict[int, torch.Tensor]:
+        """This party's shares of the loaded weights, by node, hidden by shares of zero; after one load always the same."""
+        shares = {}
+        for node in self.weights():
+            share = self._loaded[node.id]
+            share = torch.zeros(node.shape, dtype=torch.int64) if share is None else share
+            shares[node.id] = add_zero(share, self.me, self._all_pairs, self._loaded_at, node.id).cpu()
+        return shares
+
+    def weights(self) -> list[Node]:
+        """The nodes by which weights enter as shares."""
+        return [node for node in self._graph.nodes if node.op == "own" and node.phase == "load"]
+
     def _contributed(self) -> dict[int, Masked]:
         """The rows of owners who left, by node, where they are not there yet."""
         device, found = self._stream.device, {}
@@ -125,6 +152,8 @@ class OnlineParty:
                 env[node.id] = self._local(node, env, take)
                 if node.op == "keep":
                     kept[node.attrs["name"]] = env[node.id]
+                elif node.op == "client_output":
+                    outputs[node.attrs["index"]] = env[node.id]
                 self._release(env, done, node, phase)
             if not step.talk and not first:
                 continue
@@ -148,8 +177,12 @@ class OnlineParty:
         return env
 
     def _agreed(self, phase: Phase) -> dict[str, torch.Tensor]:
-        """What is public about tables: all parties are at the same step, and have shared them or not."""
+        """What all parties must agree on: of tables, that they are at the same step, and have shared them or not; of what
+        clients ask, what is run."""
         tables = table_nodes(self._graph)
+        if serves_client(self._graph):
+            manifest = self.manifest if phase == "run" else bytes([self.given_weights is not None])
+            return {"what is run": torch.tensor(list(manifest), dtype=torch.uint8)}
         if phase == "run" or not tables:
             return {}
         return {
@@ -201,11 +234,9 @@ class OnlineParty:
             return self._encoded(node), mask_share(self._stream, epoch, node.id, node.shape)
         if node.op == "positions":
             return self._encoded(node), hidden_order(self._stream, epoch, node.id, node.attrs["size"])
-        share = env[node.args[0]]
         if node.op != "reveal":
-            return share, take(node.id)["lam"]
-        if share is None:
-            share = torch.zeros(self._graph[node.args[0]].shape, dtype=torch.int64, device=self._stream.device)
+            return env[node.args[0]], take(node.id)["lam"]
+        share = self._present(env, node)
         if 0 < rows.now < self.program.header.rows:
             share = opening.without_filling(share, rows.now)
         return add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share, None
@@ -246,8 +277,25 @@ class OnlineParty:
             return halved.finish(node.attrs, operands[0].m, self.loaded_operands[node.args[1]].share, dealt)
         return GATES[node.op].evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
 
+    def _present(self, env: dict, node: Node) -> torch.Tensor:
+        """A node's operand as a share that is there."""
+        share = env[node.args[0]]
+        if share is None:
+            return torch.zeros(self._graph[node.args[0]].shape, dtype=torch.int64, device=self._stream.device)
+        return share
+
     def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
+        if self.given_weights is not None:
+            return self.given_weights[node.id].to(self._stream.device)
         return self._encoded(node) if node.owner == self.me else None
+
+    def _do_client_input(self, node: Node, env: dict, take) -> torch.Tensor:
+        return self.shares[int(node.attrs["name"].removeprefix("input:"))].to(self._stream.device)
+
+    def _do_client_output(self, node: Node, env: dict, take) -> torch.Tensor:
+        """This party's share for the client, who has no other share and must learn the sum alone: so two parties add shares
+        of zero, too."""
+        return add_zero(self._present(env, node), self.me, self._all_pairs, self._epoch, node.id).cpu()
 
     def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
         take(node.id)
@@ -299,6 +347,8 @@ LOCAL: dict[str, Local] = {
     "float": _NOT_YET,
     "encode": lambda self, node, env, take: self._encoded(node),
     "own": OnlineParty._do_own,
+    "client_input": OnlineParty._do_client_input,
+    "client_output": OnlineParty._do_client_output,
     "public_masked": OnlineParty._do_public_masked,
     "public_additive": lambda self, node, env, take: public_share(env[node.args[0]], self.role),
     "to_additive": lambda self, node, env, take: to_additive(env[node.args[0]], self.role),

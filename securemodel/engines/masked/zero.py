@@ -2,7 +2,8 @@
 
 Each two parties share a stream; one adds its output, the other subtracts it, so all additions cancel. Without
 it, a result that is linear in the inputs of several parties would show each party's part of it to the receiver.
-Two online parties need none: the receiver's own share and the result tell it the other share anyway.
+Two online parties need none among themselves: the receiver's own share and the result tell it the other share anyway. A
+client has no such share, so for it two parties add them, too.
 """
 
 from __future__ import annotations
