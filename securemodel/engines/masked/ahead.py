@@ -51,7 +51,8 @@ class Ahead:
     """A worker that prepares epochs in the order they are submitted, and hands them out node by node.
 
     `prepare(epoch, phase)` yields (node, prepared) pairs; the worker is stopped while `limit_bytes` of them
-    wait to be taken (one batch may always wait). An error of the worker is raised by the next `take`.
+    wait to be taken (one batch may always wait), but for a run that waits for its own. Epochs are taken in any order. An
+    error of the worker is raised by the next `take`.
     """
 
     def __init__(self, prepare: PrepareRun, limit_bytes: int, name: str) -> None:
@@ -63,7 +64,8 @@ class Ahead:
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._discarding = self._closed = False
-        self._open_jobs = 0
+        self._open: list[int] = []
+        self._wanted = False
         self._current: deque[Item] = deque()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"prepare-{name}")
         self._thread.start()
@@ -71,7 +73,7 @@ class Ahead:
     def submit(self, epoch: int, phase: Phase) -> None:
         """Asks for an epoch."""
         with self._changed:
-            self._open_jobs += 1
+            self._open.append(epoch)
         self._jobs.put((epoch, phase))
 
     def take_from(self, epoch: int) -> Callable[[int], Prepared]:
@@ -87,8 +89,8 @@ class Ahead:
     def finish(self, epoch: int) -> None:
         """Waits until the worker is done with an epoch of which nothing is left to take."""
         with self._changed:
-            self._wait_for(lambda: bool(self._ready) or self._open_jobs == 0)
-            if self._ready or self._current:
+            self._wait_for(lambda: epoch not in self._open or self._place(epoch) is not None)
+            if self._current or self._place(epoch) is not None:
                 raise _left_over(epoch)
 
     def discard(self) -> None:
@@ -98,7 +100,7 @@ class Ahead:
             self._ready.clear()
             self._waiting_bytes = 0
             self._changed.notify_all()
-            self._wait_for(lambda: self._open_jobs == 0)
+            self._wait_for(lambda: not self._open)
             self._ready.clear()
             self._current.clear()
             self._waiting_bytes = 0
@@ -126,13 +128,26 @@ class Ahead:
 
     def _next_batch(self, epoch: int) -> list[Item]:
         with self._changed:
-            self._wait_for(lambda: bool(self._ready))
-            prepared, batch, nbytes = self._ready.popleft()
+            self._wanted = True
+            self._changed.notify_all()
+            try:
+                unknown = lambda: epoch not in self._open and self._error is None and not self._closed
+                self._wait_for(lambda: self._place(epoch) is not None or unknown())
+            finally:
+                self._wanted = False
+            if (place := self._place(epoch)) is None:
+                others = [*(other for other, _, _ in self._ready), *self._open]
+                prepared = f"epoch {others[0]}" if others else "no epoch"
+                raise SecureModelError(f"prepared {prepared}, but epoch {epoch} runs: out of order")
+            _, batch, nbytes = self._ready[place]
+            del self._ready[place]
             self._waiting_bytes -= nbytes
             self._changed.notify_all()
-        if prepared != epoch:
-            raise SecureModelError(f"prepared epoch {prepared}, but epoch {epoch} runs: out of order")
         return batch
+
+    def _place(self, epoch: int) -> int | None:
+        """Where the first batch of an epoch waits."""
+        return next((at for at, (prepared, _, _) in enumerate(self._ready) if prepared == epoch), None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -146,7 +161,7 @@ class Ahead:
                     self._changed.notify_all()
                 return
             with self._changed:
-                self._open_jobs -= 1
+                self._open.remove(job[0])
                 self._changed.notify_all()
 
     def _work_on(self, epoch: int, phase: Phase) -> None:
@@ -166,7 +181,9 @@ class Ahead:
         if not batch:
             return
         with self._changed:
-            while self._waiting_bytes and self._waiting_bytes + nbytes > self._limit and not self._discarding:
+            while self._waiting_bytes and self._waiting_bytes + nbytes > self._limit:
+                if self._discarding or self._wanted:
+                    break
                 self._changed.wait(_POLL_S)
             if not self._discarding:
                 self._ready.append((epoch, batch, nbytes))

@@ -21,9 +21,9 @@ from protocols.psi.dealing import deal as deal_alignment
 from protocols.psi.dealing import is_request
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
-from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_program
+from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_programs
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
-from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.masked.dealing import Dealing, FamilyDealing
 from securemodel.engines.masked.pipeline import pipelined
 from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
 from securemodel.engines.masked.tables import keys_to_hand, table_streams
@@ -142,14 +142,16 @@ def deal_session(links: Mapping[str, Link], say: Say, max_bytes: int = MAX_PROGR
         say(f"alignment of {asked.asker} and {asked.answerer}: {asked.bins} bins")
         _close(links)
         return
-    header, graph = _agreed_program(texts, max_bytes)
+    programs = _agreed_programs(texts, max_bytes)
+    header, graph = programs[0]
     keys = {name: new_key() for name in header.parties}
     for name, link in links.items():
         link.send(STREAM_KEY, [keys[name]])
     masks = {name: _table_keys(link, graph, header.parties) for name, link in links.items()}
     tables = table_streams(graph, header.parties, lambda name, owner: Stream(masks[name][owner]))
-    say(f"session of {', '.join(header.parties)}: {len(graph.nodes)} nodes")
-    dealing = Dealing(graph, header.parties, {name: Stream(key) for name, key in keys.items()}, tables)
+    say(f"session of {', '.join(header.parties)}: {' and '.join(str(len(g.nodes)) for _, g in programs)} nodes")
+    streams = {name: Stream(key) for name, key in keys.items()}
+    dealing = FamilyDealing([Dealing(each, header.parties, streams, tables) for _, each in programs])
     pump = Pump(list(links.values()))
     try:
         _deal_on_request(dealing, links[header.parties[-1]], pump)
@@ -170,7 +172,7 @@ def _table_keys(link: Link, graph: Graph, parties: Sequence[str]) -> dict[str, b
     return {owner: keys[at * KEY_BYTES : (at + 1) * KEY_BYTES] for at, owner in enumerate(owners)}
 
 
-def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
+def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
     """Deals until the last party ends the session. Every wait also notices a party that fails, or that is gone.
 
     The parties may keep the dealer waiting between two runs for as long as all of them say that they are there.
@@ -185,6 +187,7 @@ def _deal_on_request(dealing: Dealing, asks: Link, pump: Pump) -> None:
         if what == END:
             return
         _check_epoch(asks.peer, epoch, what, last)
+        _check_program(asks.peer, first, what, len(dealing))
         last = epoch
         posted = 0
         for node, shares in pipelined(
@@ -219,6 +222,13 @@ def _check_epoch(peer: str, epoch: int, what: int, last: int | None) -> None:
     raise BadFrame(peer, explain(f"party {peer!r} asked for {problem}", why=why, fix="start a new session"))
 
 
+def _check_program(peer: str, which: int, what: int, programs: int) -> None:
+    """Raises BadFrame for a run of a program that the session does not have."""
+    if what == DEAL_RUN and which >= programs:
+        problem, why = f"a run of program {which}", f"the session has {programs}, counted from 0"
+        raise BadFrame(peer, explain(f"party {peer!r} asked for {problem}", why=why, fix="start a new session"))
+
+
 def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int, int]:
     if len(payload) == REQUEST.size:
         epoch, first, what = REQUEST.unpack(payload)
@@ -227,7 +237,8 @@ def _request(peer: str, label: Label, payload: bytes) -> tuple[int, int, int]:
     raise BadFrame(peer, explain(f"party {peer!r} sent a damaged request", fix="use the same version at all parties"))
 
 
-def _agreed_program(texts: dict[str, bytes], max_bytes: int) -> tuple[Header, Graph]:
+def _agreed_programs(texts: dict[str, bytes], max_bytes: int) -> list[tuple[Header, Graph]]:
+    """What all parties run: one program, or several with the same load."""
     first = next(iter(texts))
     for name, text in texts.items():
         if text != texts[first]:
@@ -240,13 +251,13 @@ def _agreed_program(texts: dict[str, bytes], max_bytes: int) -> tuple[Header, Gr
                 ),
             )
     try:
-        header, graph = parse_program(texts[first].decode(), max_bytes=max_bytes)
+        programs = parse_programs(texts[first].decode(), max_bytes=max_bytes)
     except UnicodeDecodeError:
         raise ProtocolError(explain("the parties' program cannot be read", why="it is no text")) from None
     except ProgramError as error:  # told whole to the parties: it quotes nothing but their own text
         told = "; ".join(line.strip() for line in str(error).splitlines())
         raise ProtocolError(f"the parties' program is refused: {told}") from None
-    parties = [str(name) for name in header.parties]
+    parties = [str(name) for name in programs[0][0].parties]
     if sorted(parties) != sorted(texts):
         raise Mismatch(
             first,
@@ -255,4 +266,4 @@ def _agreed_program(texts: dict[str, bytes], max_bytes: int) -> tuple[Header, Gr
                 fix="use the same names in the program and in the dealer's parties file",
             ),
         )
-    return header, graph
+    return programs

@@ -77,6 +77,10 @@ class Dealing:
         if phase == "load":
             self._loaded = masks
 
+    def loads_like(self, other: Dealing) -> None:
+        """Takes the masks of the last load from the dealing of a program with the same load."""
+        self._loaded = other._loaded
+
     def _gate(self, node: Node, masks: Masks, epoch: int) -> list[torch.Tensor]:
         operands = [self._present(masks.get(a), self._graph[a].shape) for a in node.args]
         parts = self._parts[node.id]
@@ -90,3 +94,22 @@ class Dealing:
         if mask is not None:
             return mask
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self._ranks[0].device)
+
+
+class FamilyDealing:
+    """Deals for programs that share one load, as for the sizes of a family; a session of one program is a family of one."""
+
+    def __init__(self, each: Sequence[Dealing]) -> None:
+        self._each = each
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def deal(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """As of one program; `first`: of a run, which of the programs it is of."""
+        if phase == "run":
+            yield from self._each[first].deal(epoch, phase)
+            return
+        yield from self._each[0].deal(epoch, phase, first)
+        for other in self._each[1:]:
+            other.loads_like(self._each[0])

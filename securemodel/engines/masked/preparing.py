@@ -51,7 +51,7 @@ class Preparing:
     """Prepares one party's runs, node by node in the program's order."""
 
     def __init__(self, graph: Graph, me: str, stream: Stream, source: Source) -> None:
-        self._graph, self._me, self._stream, self._source = graph, me, stream, source
+        self._graph, self._me, self._stream, self.source = graph, me, stream, source
         self._done = {phase: last_uses(graph, phase) for phase in PHASES}
         self._parts = dealt_parts(graph)
 
@@ -88,7 +88,7 @@ class Preparing:
         return {i: lams[i] for i in wanted}
 
     def _gate(self, node: Node, lams: Masks, epoch: int, loaded: dict[int, LoadedOperand]) -> Prepared:
-        came = self._source.dealt(epoch, node.id, self._parts[node.id])
+        came = self.source.dealt(epoch, node.id, self._parts[node.id])
         dealt = {name: share.to(self._stream.device) for name, share in came.items()}
         if (halved := HALVED.get(node.op)) and node.args[1] in loaded:
             halved.prepare(node.attrs, lams[node.args[0]], loaded[node.args[1]].m, dealt)

@@ -15,11 +15,12 @@ from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph, Phase
 from securemodel.engines.labels import END_OF_SESSION
-from securemodel.engines.masked.dealing import Dealing
+from securemodel.engines.masked.dealing import Dealing, FamilyDealing
 from securemodel.errors import SecureModelError
 
 REQUEST = struct.Struct("<QIB3x")
-"""A request to the dealer: epoch, of a load the step of the run after it, and what to do (one of the numbers below)."""
+"""A request to the dealer: epoch; of a load the step of the run after it, of a run which of the session's programs it is
+of; and what to do (one of the numbers below)."""
 DEAL_RUN, DEAL_LOAD, END = 0, 1, 2
 _PATIENCE = 0.75  # of the peers' patience, so that a silent dealer is named before a peer gives up on this party
 _GOODBYE_S = 5.0
@@ -37,10 +38,11 @@ def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
     return out
 
 
-def largest_message(graph: Graph) -> int:
-    """Payload bytes of the largest message that the dealer sends for a program."""
-    gates = (node for node in graph.nodes if node.op in GATES)
-    return max((dealt_bytes(GATES[n.op], n.attrs, [graph[a].shape for a in n.args], n.shape) for n in gates), default=0)
+def largest_message(*graphs: Graph) -> int:
+    """Payload bytes of the largest message that the dealer sends for these programs."""
+    gates = ((graph, node) for graph in graphs for node in graph.nodes if node.op in GATES)
+    sizes = (dealt_bytes(GATES[n.op], n.attrs, [graph[a].shape for a in n.args], n.shape) for graph, n in gates)
+    return max(sizes, default=0)
 
 
 class NoSource:
@@ -104,7 +106,7 @@ class NoSource:
 class DealtHere(NoSource):
     """Shares that a dealer of this process makes when they are asked for."""
 
-    def __init__(self, dealing: Dealing) -> None:
+    def __init__(self, dealing: Dealing | FamilyDealing) -> None:
         super().__init__()
         self._dealing = dealing
         self._pending: Iterator[tuple[int, list[torch.Tensor]]] = iter(())
@@ -133,7 +135,7 @@ class DealerSource(NoSource):
 
     def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
         """Asks the dealer for an epoch."""
-        asked = REQUEST.pack(epoch, first, DEAL_LOAD) if phase == "load" else REQUEST.pack(epoch, 0, DEAL_RUN)
+        asked = REQUEST.pack(epoch, first, DEAL_LOAD if phase == "load" else DEAL_RUN)
         with self._used():
             self._link.send(Label(epoch, 0, Purpose.REQUEST), [asked])
 

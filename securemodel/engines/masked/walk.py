@@ -70,6 +70,9 @@ class MaskedWalk(Walk):
     # ---- phases
     def load(self, epoch: int, model: ModelState | None) -> Steps[None]:
         self.party.clear.set_model(model)
+        yield from self._load(epoch)
+
+    def _load(self, epoch: int) -> Steps[None]:
         if self._store:  # one store, one set of weights: the same mask over others would show their difference
             self._check_step(self._store)
             self._store.bind_weights(self.party.clear.loaded_digest())
@@ -142,7 +145,7 @@ class MaskedWalk(Walk):
 
     # ---- preparing
     def _prepare(self, epoch: int, phase: Phase) -> Iterator[Item]:
-        self.source.begin(epoch, phase, self.party.tables.first)
+        self.source.begin(epoch, phase, self.party.tables.first if phase == "load" else 0)
         loaded = {} if phase == "load" else self.party.loaded_operands
         yield from self.preparing.run(epoch, phase, loaded, self._step_of_epoch + epoch)
         self.source.finish()
