@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from securemodel.compiler.lower import decomposes, lowers
     from securemodel.compiler.lower.orders import permute
     from securemodel.errors import SecureModelError, UnsupportedOperator
+    from securemodel.family import Family, compile_service
     from securemodel.inspect.compare import compare
     from securemodel.inspect.differences import Comparison
     from securemodel.planning.costs import Network
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from securemodel.sessions.session import Session
     from securemodel.training import DP, compile_training, dataset, owned, rows
 
-__all__ = ["DP", "Comparison", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows"]  # fmt: skip
+__all__ = ["DP", "Comparison", "Family", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_service", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows"]  # fmt: skip
 
 _WHERE = {
     "api": ("check", "compile", "connect", "local"),
     "compiler.lower": ("decomposes", "lowers"),
     "compiler.lower.orders": ("permute",),
     "errors": ("SecureModelError", "UnsupportedOperator"),
+    "family": ("Family", "compile_service"),
     "inspect.compare": ("compare",),
     "inspect.differences": ("Comparison",),
     "planning.costs": ("Network",),

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 
@@ -26,6 +26,7 @@ from securemodel.engines.paillier import compiling as paillier_compiling
 from securemodel.engines.paillier import deep, reading
 from securemodel.engines.paillier import program as paillier_program
 from securemodel.errors import InputError, RangeWarning
+from securemodel.family import Family
 from securemodel.inspect.magnitudes import Ranges, magnitudes
 from securemodel.invocation import current
 from securemodel.ledger import book_of, record_for
@@ -34,8 +35,9 @@ from securemodel.planning import deep as deep_planning
 from securemodel.planning import paillier as paillier_planning
 from securemodel.planning import plan as masked_planning
 from securemodel.program import READERS, Program
-from securemodel.sessions import crypten, masked, paillier
+from securemodel.sessions import crypten, masked, paillier, serving
 from securemodel.sessions.remote import at_lane
+from securemodel.sessions.serving import ServingSession
 from securemodel.sessions.session import Session
 
 
@@ -190,12 +192,19 @@ def check(
     )
 
 
-def local(program: Program, *, ledger: str | Path | None = None) -> Session:
+@overload
+def local(program: Program, *, ledger: str | Path | None = None) -> Session: ...
+@overload
+def local(program: Family) -> ServingSession: ...
+def local(program: Program | Family, *, ledger: str | Path | None = None) -> Session | ServingSession:
     """A session with all parties on this machine; `run` takes and returns everything.
 
     Programs of the masked engine run in this process, those of CrypTen in one process for each party. Runs are
-    written into a ledger (docs/audit.md) only where one is named. Raises LedgerError if it cannot be written.
+    written into a ledger (docs/audit.md) only where one is named. Raises LedgerError if it cannot be written. Of a family,
+    a session that takes and returns shares; a service counts its runs itself.
     """
+    if isinstance(program, Family):
+        return serving.open_local(program.programs, program.digest)
     book = book_of(ledger or False)
     session = engine_of(program.protocol).open_local(program)
     if book:
@@ -203,6 +212,7 @@ def local(program: Program, *, ledger: str | Path | None = None) -> Session:
     return session
 
 
+@overload
 def connect(
     program: Program,
     me: str | None = None,
@@ -214,21 +224,48 @@ def connect(
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
     ledger: str | Path | bool = True,
-) -> Session:
+) -> Session: ...
+@overload
+def connect(
+    program: Family,
+    me: str | None = None,
+    config: str | Path | PartiesConfig | None = None,
+    *,
+    lane: int | None = None,
+    ahead: bool = True,
+    insecure_plain: bool = False,
+) -> ServingSession: ...
+def connect(
+    program: Program | Family,
+    me: str | None = None,
+    config: str | Path | PartiesConfig | None = None,
+    *,
+    lane: int | None = None,
+    store: str | Path | None = None,
+    ahead: bool = True,
+    insecure_plain: bool = False,
+    paillier_key: str | Path | None = None,
+    ledger: str | Path | bool = True,
+) -> Session | ServingSession:
     """Connects this party with the others and returns its end of the session.
 
     The same script runs at every party; `me` and `config` (a parties file) come from the command line
     `securemodel run` unless given. `lane`: further sessions of the same parties, each in processes of its own, run
-    side by side as lane 1, 2, ... (docs/several-machines.md). With `store`, preprocessing made by `securemodel prepare` is used instead
-    of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
+    side by side as lane 1, 2, ... (docs/several-machines.md). With `store`, preprocessing made by `securemodel prepare`
+    is used instead of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
     measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
     "paillier", which otherwise makes one for the session. Each run is written into the `ledger` (docs/audit.md): True
-    is the one that the command line names, or else the user's own; False is none.
+    is the one that the command line names, or else the user's own; False is none. A family has a dealer, and no ledger:
+    a service counts its runs itself.
 
     Raises ConfigError, LedgerError (before anything is sent), PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
-    paillier_key = paillier_key or current().paillier_key
     config = config if lane is None else at_lane(config, lane)
+    if isinstance(program, Family):
+        return serving.open_connection(
+            program.programs, program.digest, me, config, ahead=ahead, insecure_plain=insecure_plain
+        )
+    paillier_key = paillier_key or current().paillier_key
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
     book = book_of(ledger)
     session = engine_of(program.protocol).open_connection(program, me, config, **options)

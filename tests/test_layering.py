@@ -31,6 +31,7 @@ ORDER = (
     ("securemodel.planning",),
     ("securemodel.inspect",),
     ("securemodel.training",),
+    ("securemodel.family",),
     ("securemodel.api",),
     ("securemodel.data",),
     ("securemodel.service",),

@@ -14,23 +14,26 @@ from securemodel.engines.labels import AGREE
 from securemodel.engines.masked.store import Store
 from securemodel.errors import Mismatch
 from securemodel.invocation import current
-from securemodel.program import Program
 
 _TEXT_BYTES = 1024
 
 
-def agree(program: Program, me: str, channel: Channel, store: Store | None, skipped_runs: int = 0) -> dict[str, Stream]:
-    """Compares program, versions, script and store with all peers; returns the stream shared with each peer.
+def agree(
+    digest: str, me: str, channel: Channel, store: Store | None, skipped_runs: int = 0, ahead: str = ""
+) -> dict[str, Stream]:
+    """Compares the program's digest, versions, script and store with all peers; returns the stream shared with each peer.
 
     Parties that used up different numbers of a store's runs go on after the largest, unless one would have to give up
-    more than `skipped_runs` for it. Raises Mismatch.
+    more than `skipped_runs` for it. `ahead`: what is prepared before it is asked for, where that must be the same. Raises
+    Mismatch.
     """
     mine = {
-        "program": program.digest,
+        "program": digest,
         "version of securemodel": version.__version__,
         "script": current().script,
         "--protocol": current().protocol or "",
         "store": store.id if store else "",
+        "runs prepared ahead": ahead,
     }
     text = json.dumps({**mine, "next": store.next_run if store else 0}).encode().ljust(_TEXT_BYTES)
     halves = {peer: new_key() for peer in channel.peers}

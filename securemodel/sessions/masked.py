@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def meet(
     channel = channel or join(me, config, own, insecure_plain)
     tables = tables or Tables()
     with aborting(channel):
-        pairs = agree(program, me, channel, store, config.skipped_runs)
+        pairs = agree(program.digest, me, channel, store, config.skipped_runs)
         last = program.parties[-1] == me
         if store:
             stream, source = Stream(store.key()), StoreSource(store) if last else NoSource()
@@ -90,17 +90,18 @@ def meet(
             return channel, MaskedWalk(party, stream, source, store=store, threaded=True)
         link = dial(me, DEALER, config, own, session=channel.session, insecure_plain=insecure_plain)
         with aborting(link):
-            stream = Stream(_introduce(program, me, link, tables))
+            keys = [tables.key_of(owner) for owner in keys_to_hand(program.graph, program.parties, me)]
+            stream = Stream(introduce(program.text(), link, keys))
             party = OnlineParty(program, me, stream, pairs)
             party.tables = tables
             source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)
             return channel, MaskedWalk(party, stream, source, threaded=True, ahead=ahead)
 
 
-def _introduce(program: Program, me: str, link: Link, own: Tables) -> bytes:
-    """Hands the dealer the program's text, and the keys of rows that are shared once; gets this party's key."""
-    link.send(PROGRAM, [program.text().encode()])
-    if keys := [own.key_of(owner) for owner in keys_to_hand(program.graph, program.parties, me)]:
+def introduce(text: str, link: Link, keys: Sequence[bytes] = ()) -> bytes:
+    """Hands the dealer the text of what is run, and the keys of rows that are shared once; gets this party's key."""
+    link.send(PROGRAM, [text.encode()])
+    if keys:
         link.send(TABLE_KEY, [b"".join(keys)])
     return link.receive(STREAM_KEY, 32).numpy().tobytes()
 

@@ -86,7 +86,7 @@ def open_connection(
     else:
         channel = join(me, config, own, insecure_plain)
         with aborting(channel):
-            agree(program, me, channel, None)
+            agree(program.digest, me, channel, None)
             party = (
                 Client(program, channel.session, send_key(program, channel, key)) if key
                 else Server(program, channel.session, receive_key(program, channel))

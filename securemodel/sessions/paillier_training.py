@@ -61,7 +61,7 @@ def open_connection(
     key = new_key(program)
     channel = join(me, config, own, insecure_plain)
     with aborting(channel):
-        agree(program, me, channel, None)
+        agree(program.digest, me, channel, None)
         rank = program.parties.index(me)
         peer, size = program.parties[1 - rank], key_bytes(program.shape.key_bits)
         got = channel.exchange(PAILLIER_KEY, {peer: [key_text(key, size)]}, {peer: size})

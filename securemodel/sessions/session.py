@@ -155,7 +155,7 @@ class Session:
                 )
             )
         with self._in_turn(self._turns.ask()):
-            self._load_now(model)
+            self._load_now(lambda walk, epoch: walk.load(epoch, model))
 
     def weights_stay(self) -> None:
         """From now on `load` is refused: the weights are no model's."""
@@ -265,11 +265,12 @@ class Session:
         if not self._loaded:
             if self._loads:
                 raise InputError("the last load() of this session failed: load() a model before run()")
-            self._load_now(self.program.model)
+            self._load_now(lambda walk, epoch: walk.load(epoch, self.program.model))
 
-    def _load_now(self, model: ModelState | None) -> None:
+    def _load_now(self, begin: Callable[[Any, int], Steps]) -> None:
+        """Loads what `begin` begins to load with each walk and the epoch."""
         self._loaded = False
-        self._timed("load_stats", lambda: self._load(model))
+        self._timed("load_stats", lambda: self._load(begin))
         self._loaded = True
 
     def _check_open(self) -> None:
@@ -289,11 +290,11 @@ class Session:
             setattr(self, name, SessionStats(seconds, rounds - before[0], sent_bytes, dealt - before[2]))
 
     # ---- stepping the walks
-    def _load(self, model: ModelState | None) -> None:
+    def _load(self, begin: Callable[[Any, int], Steps]) -> None:
         with self._guarded():
             epoch = self._epochs.next_load(self._runs)
             self._loads, self._runs = self._loads + 1, 0
-            self._step({name: walk.load(epoch, model) for name, walk in self.walks.items()})
+            self._step({name: begin(walk, epoch) for name, walk in self.walks.items()})
 
     def _run(self, inputs: Inputs) -> list:
         results: list[list[torch.Tensor | None]] = []
