@@ -7,6 +7,7 @@ say nothing. They are here, in front of its parser.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Protocol
 
 import httptools
@@ -17,13 +18,21 @@ from uvicorn.server import ServerState
 from securemodel.service import cors, problems
 from securemodel.service.desk import Refused
 
-MAX_HEAD = 16 << 10
-"""Bytes of the request line and the lines after it."""
-ARRIVAL_S = 10.0
-"""From the beginning of a connection, or of a later request, to the end of its body; and for reading an answer."""
-IDLE_S = 60.0
-"""Between an answer and the next request."""
-_CLOSING_S = 2.0
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may take of a server. Times are in seconds."""
+
+    head: int = 16 << 10
+    """Bytes of the request line and the lines after it."""
+    arrival_s: float = 10.0
+    """From the beginning of a connection, or of a later request, to the end of its body; and for reading an answer."""
+    idle_s: float = 60.0
+    """Between an answer and the next request."""
+    closing_s: float = 2.0
+    """For a client to read the last answer and close, too."""
+    waiting: int = 256
+    """Connections on which nothing is being answered; another one takes the place of the one that is silent longest."""
 
 
 class Watch(Protocol):
@@ -46,10 +55,10 @@ class Connection(HttpToolsProtocol):
     """uvicorn's, with limits. One request at a time: a connection that sends a second one before it has the answer to
     the first gets that answer and is closed."""
 
-    def __init__(self, config: Config, state: ServerState, watch: Watch, began: float) -> None:
+    def __init__(self, config: Config, state: ServerState, limits: Limits, watch: Watch, began: float) -> None:
         """`began` is when the client connected, on the loop's clock."""
         super().__init__(config=config, server_state=state, app_state={})
-        self._watch, self._began = watch, began
+        self._limits, self._watch, self._began = limits, watch, began
         self._timer: asyncio.TimerHandle | None = None
         self._head = 0
         """Bytes of this request so far; -1 when its head is whole."""
@@ -61,7 +70,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch.heard(self)
-        self._arm(self._began + ARRIVAL_S - self.loop.time())
+        self._arm(self._began + self._limits.arrival_s - self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -77,7 +86,7 @@ class Connection(HttpToolsProtocol):
         self._watch.heard(self)
         if self._resting:
             self._resting = False
-            self._arm(ARRIVAL_S)
+            self._arm(self._limits.arrival_s)
         if self._head < 0:
             self._feed(data)
         else:
@@ -85,19 +94,19 @@ class Connection(HttpToolsProtocol):
 
     def _feed_head(self, data: bytes) -> None:
         """Lets the parser see no more of a head than is allowed."""
-        room = MAX_HEAD - self._head
+        room = self._limits.head - self._head
         self._head += len(data)
         self._feed(data[:room])
-        if self._head > MAX_HEAD:
-            self.refuse(Refused("bad_header", f"the header lines have more than {MAX_HEAD} bytes"))
+        if self._head > self._limits.head:
+            self.refuse(Refused("bad_header", f"the header lines have more than {self._limits.head} bytes"))
         elif len(data) > room:
             self._feed(data[room:])
 
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.refuse(Refused("bad_header", "this service speaks HTTP/1.1 alone", where="upgrade"))
+        except httptools.HttpParserUpgrade:  # it is answered in HTTP/1.1; what comes then is not for this parser
+            self.cycle.keep_alive = False
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _Pipelined):
                 self.cycle.keep_alive = False
@@ -110,7 +119,7 @@ class Connection(HttpToolsProtocol):
         self._refused = True
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(problems.closed(refused, cors.HEADERS))
-        self._arm(_CLOSING_S)
+        self._arm(self._limits.closing_s)
 
     def on_message_begin(self) -> None:
         if self._whole:
@@ -133,19 +142,26 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._unset_keepalive_if_required()
         self.answered = True
-        if self._whole:
+        if self.transport.is_closing():
+            self.drop()
+        elif self._whole:
             self._rest()
+
+    def shutdown(self) -> None:
+        if self._whole:
+            self.cycle.keep_alive = False
+        else:
+            self.drop()
 
     def _rest(self) -> None:
         """Waits for the next request."""
         self._whole, self._resting = False, True
-        if not self.transport.is_closing():
-            self._watch.heard(self)
-            self._arm(IDLE_S)
+        self._watch.heard(self)
+        self._arm(self._limits.idle_s)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._arm(ARRIVAL_S)
+        self._arm(self._limits.arrival_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -155,8 +171,9 @@ class Connection(HttpToolsProtocol):
     def drop(self) -> None:
         """Ends the connection, also where the client reads nothing any more."""
         self._disarm()
-        self.transport.close()
-        self.loop.call_later(_CLOSING_S, self.transport.abort)
+        if not self.transport.is_closing():  # asyncio's TLS forgets what it closes when it is told twice
+            self.transport.close()
+        self.loop.call_later(self._limits.closing_s, self.transport.abort)
 
     def _arm(self, seconds: float) -> None:
         self._disarm()

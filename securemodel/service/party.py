@@ -548,7 +548,7 @@ class PartyDesk:
         outputs = self._outputs.pop(order.run)
         for place in action.places:
             shares = [output[place.row : place.row + place.rows] for output in outputs]
-            answer = Answer(order.version, action.where, place.row, order.size, shares)
+            answer = Answer(order.version, action.where, place.row, order.size, shares, order.model)
             self._end(place.id, self._records[place.id], answer=answer)
             size = sum(share.nbytes for share in shares)
             self._kept.append((place.id, size))

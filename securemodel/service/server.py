@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from protocols.errors import ConfigError, explain
-from securemodel.service.connections import ARRIVAL_S, Connection
+from securemodel.service.connections import Connection, Limits
 
-MAX_WAITING = 256
-"""Connections on which no whole request has come; another one takes the place of the one that is silent longest."""
 _BACKLOG = 1024
+_LIMITS = Limits()
 
 
 class Server:
@@ -35,7 +34,7 @@ class Server:
 
 
 async def start(
-    app: ASGIApp, host: str, port: int, *, tls: tuple[Path, Path] | None, max_waiting: int = MAX_WAITING
+    app: ASGIApp, host: str, port: int, *, tls: tuple[Path, Path] | None, limits: Limits = _LIMITS
 ) -> Server:
     """Serves an app at an address; `tls` are the files of certificate chain and key, None is plain HTTP. Port 0 takes
     a free one. Raises ConfigError."""
@@ -53,7 +52,7 @@ async def start(
     )
     config.load()
     listeners = await _listen(host, port)
-    server = _Uvicorn(config, listeners, context, max_waiting)
+    server = _Uvicorn(config, listeners, context, limits)
     task = asyncio.create_task(server.serve())
     while not server.started and not task.done():
         await asyncio.sleep(0.01)
@@ -94,16 +93,21 @@ class _Uvicorn(uvicorn.Server):
     """uvicorn with another door, which leaves the signals to the program."""
 
     def __init__(
-        self, config: uvicorn.Config, listeners: list[socket.socket], context: ssl.SSLContext | None, max_waiting: int
+        self, config: uvicorn.Config, listeners: list[socket.socket], context: ssl.SSLContext | None, limits: Limits
     ) -> None:
         super().__init__(config)
-        self._doors = (listeners, context, max_waiting)
+        self._doors = (listeners, context, limits)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        listeners, context, max_waiting = self._doors
-        waiting = Waiting(max_waiting)
-        self.servers = [_Door(listener, context, self, waiting) for listener in listeners]  # type: ignore[misc]
+        listeners, context, limits = self._doors
+        waiting = Waiting(limits.waiting)
+
+        def connection(began: float) -> Connection:
+            return Connection(self.config, self.server_state, limits, waiting, began)
+
+        doors = [_Door(listener, context, limits.arrival_s, waiting, connection) for listener in listeners]
+        self.servers = doors  # type: ignore[assignment]
         self.started = True
 
     @contextlib.contextmanager
@@ -156,9 +160,16 @@ class _Door:
     """Accepts connections of one socket. What uvicorn needs of a server: `close` and `wait_closed`."""
 
     def __init__(
-        self, listener: socket.socket, context: ssl.SSLContext | None, server: _Uvicorn, waiting: Waiting
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext | None,
+        arrival_s: float,
+        waiting: Waiting,
+        connection: Callable[[float], Connection],
     ) -> None:
-        self._listener, self._context, self._server, self._waiting = listener, context, server, waiting
+        """`connection` makes the protocol of one that began at a time of the loop's clock."""
+        self._listener, self._waiting, self._connection = listener, waiting, connection
+        self._tls = None if context is None else (context, arrival_s)
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._accept())
 
@@ -173,12 +184,12 @@ class _Door:
 
     async def _welcome(self, client: socket.socket, began: float) -> None:
         """Agrees on keys, and hands the connection over; a client who does not manage is left without a word."""
-        connection = Connection(self._server.config, self._server.server_state, self._waiting, began)
+        connection = self._connection(began)
+        context, limit = self._tls or (None, None)
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            limit = None if self._context is None else ARRIVAL_S
             await self._loop.connect_accepted_socket(
-                lambda: connection, client, ssl=self._context, ssl_handshake_timeout=limit
+                lambda: connection, client, ssl=context, ssl_handshake_timeout=limit
             )
         except (OSError, asyncio.TimeoutError):
             client.close()
