@@ -12,6 +12,7 @@ NEWEST := .venv-newest
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard protocols/kernels/csrc/*)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+CLIENTS := build/clients/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
@@ -30,13 +31,13 @@ setup-crypten: $(INSTALLED) ## Install CrypTen too, an optional back end (docs/c
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py
 
-test: $(INSTALLED_DEV) ## Run the tests, without the slow ones (JOBS=0: one after the other)
+test: $(INSTALLED_DEV) $(CLIENTS) ## Run the tests, without the slow ones (JOBS=0: one after the other)
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
-test-all: $(INSTALLED_DEV) ## Run all tests
+test-all: $(INSTALLED_DEV) $(CLIENTS) ## Run all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
-test-newest: ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
+test-newest: $(CLIENTS) ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
@@ -92,6 +93,11 @@ $(INSTALLED): $(SOURCES) | $(BIN)/python
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
+	@touch $@
+
+# Clients of other projects, beside our packages and without their own requirements, which contradict ours.
+$(CLIENTS): tests/edge/clients.txt $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(@D) -r tests/edge/clients.txt
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

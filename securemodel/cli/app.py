@@ -5,7 +5,20 @@ from __future__ import annotations
 import click
 
 import securemodel
-from securemodel.cli import align, auditing, compare, describe, doctor, evaluate, keys, predict, programs, run, train
+from securemodel.cli import (
+    align,
+    auditing,
+    compare,
+    describe,
+    doctor,
+    edge,
+    evaluate,
+    keys,
+    predict,
+    programs,
+    run,
+    train,
+)
 from securemodel.cli.base import print_anywhere
 
 
@@ -28,6 +41,7 @@ def main() -> None:
       securemodel describe joint.toml --local count, mean, deviation and quantiles of a joint table
       securemodel evaluate score.py --local   metrics of a model on joint rows, and a report
       securemodel predict infer.py --local --input patients.csv --output risks.csv
+      securemodel edge gateway service.json   ordinary clients ask a service of others
     """
     print_anywhere()
 
@@ -47,6 +61,7 @@ for command in (
     programs.check,
     compare.compare,
     auditing.audit,
+    edge.edge,
     doctor.doctor,
 ):
     main.add_command(command)

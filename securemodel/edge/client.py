@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -28,6 +28,7 @@ _CONSEQUENCES = {"share_missing", "deadline"}
 _GRACE_S = 2.0
 """How much longer than the deadline an answer, or the refusal at the deadline, may be under way."""
 _MAX_THREADS = 256
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,20 @@ class Client:
         found = self.service.model(model)
         return self._parts(found, found.encode(_named(found, x)), version, timeout)
 
+    def check_ready(self, model: str | None = None, *, version: int | None = None, timeout: float = 10.0) -> None:
+        """Asks every party whether it, or a model of it, can answer now; raises EdgeError with the name of one that cannot."""
+        path = "/v2/health/ready" if model is None else f"{_path(self.service.model(model).name, version)}/ready"
+        end = time.monotonic() + timeout
+        _gathered([self._posts.submit(self._get_ready, line, path, end) for line in self._lines])
+
+    def _get_ready(self, line: Line, path: str, end: float) -> None:
+        status, _, body = line.ask("GET", path, b"", self._headers(), end)
+        if status != 200:
+            raise wire.read_problem(line.party.name, status, body)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+
     def _parts(
         self, found: Model, encoded: Sequence[np.ndarray], version: int | None, timeout: float
     ) -> Iterator[Result]:
@@ -167,9 +182,7 @@ class Client:
         ]
         left_ms = min(max(int(1000 * (end - time.monotonic())), 1), wire.MAX_DEADLINE_MS)
         messages = wire.requests(id.hex(), model.digest, tensors, _now_ms() + self._clock_ms, left_ms)
-        path = (
-            f"/v2/models/{quote(model.name, safe='')}" + ("" if version is None else f"/versions/{version}") + "/infer"
-        )
+        path = f"{_path(model.name, version)}/infer"
         posts = [
             self._posts.submit(self._post, line, path, message, end + _GRACE_S)
             for line, message in zip(self._lines, messages, strict=True)
@@ -185,9 +198,8 @@ class Client:
         return id.hex(), answers[0], outputs
 
     def _post(self, line: Line, path: str, message: wire.Message, end: float) -> wire.Answer:
-        headers = {"Content-Type": "application/octet-stream", wire.LENGTH_HEADER: str(len(message.header))}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        more = {"Content-Type": "application/octet-stream", wire.LENGTH_HEADER: str(len(message.header))}
+        headers = {**self._headers(), **more}
         status, told, body = line.ask("POST", path, message.body, headers, end)
         if status != 200:
             raise wire.read_problem(line.party.name, status, body)
@@ -213,6 +225,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _path(model: str, version: int | None) -> str:
+    return f"/v2/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
 
 
 def _now_ms() -> int:
@@ -245,7 +261,7 @@ def _named(model: Model, x: Any) -> Mapping[str, Any]:
     return x if isinstance(x, Mapping) else {model.inputs[0].name: x}
 
 
-def _gathered(posts: Sequence[Future[wire.Answer]]) -> list[wire.Answer]:
+def _gathered(posts: Sequence[Future[_T]]) -> list[_T]:
     """All parties' answers, or the error that explains best why there are none."""
     errors = [error for error in (post.exception() for post in posts) if error is not None]
     if errors:

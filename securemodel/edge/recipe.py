@@ -143,3 +143,18 @@ STEPS: dict[str, tuple[Callable[..., Step], tuple[str, ...]]] = {
     "pad_ids": (_pad_ids, ("size", "id")),
 }
 """Each step: what makes it, and the kinds of its numbers."""
+
+
+def given_shape(steps: Sequence[Sequence[Any]], shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a row before a recipe's steps (as JSON has them) make it one of `shape`; -1 is any size."""
+    given = tuple(shape)
+    for kind, *_ in reversed(steps):
+        if kind == "resize":
+            given = (*given[:-2], -1, -1)
+        elif kind == "grayscale":
+            given = (3, *given[1:])
+        elif kind == "one_hot":
+            given = given[:-1]
+        elif kind == "pad_ids":
+            given = (-1,)
+    return given

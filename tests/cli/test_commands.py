@@ -34,6 +34,7 @@ COMMANDS = [
     ["check"],
     ["compare"],
     ["audit"],
+    ["edge", "gateway"],
     ["doctor"],
 ]
 

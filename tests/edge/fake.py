@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,7 +51,7 @@ class FakeParty:
     bodies: list[bytes] = field(default_factory=list)
     heads: list[dict[str, str]] = field(default_factory=list)
     certificate: str | None = None
-    server: ThreadingHTTPServer | None = None
+    server: _Server | None = None
 
     def answer(self, request: wire.Request) -> wire.Answer:
         share = request.shares()[0] @ WEIGHTS.T + (BIAS if self.rank == 0 else 0)
@@ -96,6 +98,20 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *words: Any) -> None:
+        self.open: list[Any] = []
+        super().__init__(*words)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.append(request)
+        super().process_request(request, client_address)
+
+    def cut(self) -> None:
+        """Ends connections, as the end of a process does."""
+        for connection in self.open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, *_: Any) -> None:
         """Clients that go away are no news."""
 
@@ -129,6 +145,7 @@ class FakeService:
         assert server is not None
         server.shutdown()
         server.server_close()
+        server.cut()
         return server.server_address[1]
 
     def document(self) -> dict[str, Any]:
