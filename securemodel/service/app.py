@@ -58,7 +58,7 @@ class Front:
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/service.json", self._document),
-            Route("/openapi.json", _openapi),
+            Route("/openapi.json", self._description),
             Route("/docs", _docs),
             Route("/", self._page),
             Route("/{path}", self._page),
@@ -288,6 +288,9 @@ class Front:
     async def _document(self, request: Request) -> Response:
         return _json(self._settings.document())
 
+    async def _description(self, request: Request) -> Response:
+        return _json(openapi.document(self._settings.keys is not None))
+
     async def _page(self, request: Request) -> Response:
         """A file of the web page, with the policy that lets it load and ask nothing but what belongs to the service."""
         found = page_files().get(request.path_params.get("path", "index.html"))
@@ -299,10 +302,6 @@ class Front:
 def _current(versions: Mapping[int, Any]) -> int:
     """The version that requests without one get: the last. 0 where there is none."""
     return [0, *versions][-1]
-
-
-async def _openapi(request: Request) -> Response:
-    return _json(openapi.document())
 
 
 async def _docs(request: Request) -> Response:

@@ -211,9 +211,9 @@ def _paths() -> dict[str, Any]:
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The whole description."""
-    return {
+def document(keys: bool) -> dict[str, Any]:
+    """The whole description; `keys` is whether API keys are asked for."""
+    description: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "securemodel",
@@ -226,6 +226,11 @@ def document() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+    if not keys:
+        for operation in (one for item in description["paths"].values() for one in item.values()):
+            if isinstance(operation, dict):
+                operation.pop("security", None)
+    return description
 
 
 @cache
