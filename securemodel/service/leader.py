@@ -71,7 +71,7 @@ class Leader:
         self._next_run = first_run
         self._started = now
         self._ready: dict[Key, list[Request]] = {}
-        self._unconfirmed: dict[str, set[str]] = {party: set() for party in self.followers}
+        self._unconfirmed: dict[str, dict[str, int]] = {party: {} for party in self.followers}
         self._early: dict[str, tuple[str, tuple[str, ...], float]] = {}
         self._ended: dict[str, tuple[str, float]] = {}
         self._out: list[Action] = []
@@ -80,13 +80,14 @@ class Leader:
 
     def submit(self, now: float, claim: Claim) -> list[Action]:
         """A client's share came to this party."""
+        if claim.id in self._early:
+            code, parties, _ = self._early.pop(claim.id)
+            self._out.append(Refusal([claim.id], code, parties))
+            return self._done(now)
         request = self._request(now, claim.id)
         request.claim, request.version = claim, claim.version or self.current.get(claim.model, 0)
         request.deadline = min([now + c.left_ms / 1000 for c in [claim, *request.claims.values()]])
-        if claim.id in self._early:
-            code, parties, _ = self._early.pop(claim.id)
-            self._drop(now, [claim.id], code, parties)
-        elif self._hopeless(now, request):
+        if self._hopeless(now, request):
             self._drop(now, [claim.id], "deadline")
         else:
             self._complete(now, request)
@@ -294,7 +295,9 @@ class Leader:
         lost = []
         for id in ids:
             if id in self._unconfirmed[party]:
-                self._unconfirmed[party].discard(id)
+                self._unconfirmed[party][id] -= 1
+                if not self._unconfirmed[party][id]:
+                    del self._unconfirmed[party][id]
             elif self._ended.get(id, ("", 0))[0] == RELEASED:
                 self._out.append(Send(party, Release(0, [id])))
             else:
@@ -322,7 +325,8 @@ class Leader:
             self._drop_at(party, ids, code, parties)
 
     def _drop_at(self, party: str, ids: list[str], code: str, parties: Sequence[str]) -> None:
-        self._unconfirmed[party].update(ids)
+        for id in ids:
+            self._unconfirmed[party][id] = self._unconfirmed[party].get(id, 0) + 1
         for some in parts(ids):
             self._out.append(Send(party, Drop(some, code, list(parties))))
 
