@@ -32,9 +32,11 @@ demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this m
 	$(BIN)/python examples/lenet_mnist/demo.py
 
 test: $(INSTALLED_DEV) $(CLIENTS) ## Run the tests, without the slow ones (JOBS=0: one after the other)
+	@tests/page/tools.sh
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED_DEV) $(CLIENTS) ## Run all tests
+	@tests/page/tools.sh
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
 test-newest: $(CLIENTS) ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)

@@ -14,6 +14,7 @@ from securemodel.cli import (
     edge,
     evaluate,
     keys,
+    page,
     predict,
     programs,
     run,
@@ -42,6 +43,7 @@ def main() -> None:
       securemodel evaluate score.py --local   metrics of a model on joint rows, and a report
       securemodel predict infer.py --local --input patients.csv --output risks.csv
       securemodel edge gateway service.json   ordinary clients ask a service of others
+      securemodel page verify service.json    do all parties serve the same web page?
     """
     print_anywhere()
 
@@ -62,6 +64,7 @@ for command in (
     compare.compare,
     auditing.audit,
     edge.edge,
+    page.page,
     doctor.doctor,
 ):
     main.add_command(command)

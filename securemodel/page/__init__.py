@@ -27,6 +27,7 @@ MEDIA_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "css": "text/css; charset=utf-8",
 }
+_SERVICE = "service.json"
 _HEAD = "<!-- what the page loads -->\n"
 _ANY_PARTY = ("https:", "http://localhost:*", "http://127.0.0.1:*")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
@@ -78,15 +79,15 @@ def offline_page(service: Mapping[str, Any] | None = None) -> bytes:
 
 @dataclass(frozen=True)
 class Copy:
-    """One party's copy of one file, or its policy: what it is, should be by service.json, and is in this installation."""
+    """What one party serves under a name: its digest, the one it should have, and that of this installation."""
 
     party: str
-    path: str
+    what: str
     found: str | None
     listed: str | None
     ours: str | None
     why: str = ""
-    """Why there is nothing, where nothing was found."""
+    """Why nothing was found."""
 
     @property
     def verdict(self) -> str:
@@ -99,26 +100,40 @@ class Copy:
 
 
 def verify(service: Mapping[str, Any], fetch: Callable[[Mapping[str, Any], str], tuple[bytes, str]]) -> list[Copy]:
-    """Compares every party's copy of every file with service.json, and with this installation's.
+    """Compares every party's copy of the page, and who its service.json says takes part, with this service.json.
 
     `fetch(party, path)` gives a file's bytes and the Content-Security-Policy that came with it, or raises OSError.
     """
     ours = {path: mark for path, (_, _, mark) in files().items()}
-    policy = headers(service)["Content-Security-Policy"]
-    paths = sorted(set(ours).union(*(party["page"] for party in service["parties"])))
+    paths = sorted(set(ours).union(*(party.get("page", {}) for party in service["parties"])))
+    policy, roles = headers(service)["Content-Security-Policy"], _roles(service)
     out = []
+
+    def compare(party: Mapping[str, Any], path: str, listed: str | None, mine: str | None) -> None:
+        try:
+            content, told = fetch(party, path)
+        except OSError as error:
+            out.append(Copy(party["name"], path, None, listed, mine, str(error)))
+            return
+        out.append(Copy(party["name"], path, _roles(content) if path == _SERVICE else digest(content), listed, mine))
+        if path == "index.html":
+            out.append(Copy(party["name"], "its policy", told, policy, policy))
+
     for party in service["parties"]:
+        compare(party, _SERVICE, roles, roles)
         for path in paths:
-            listed, mine = party["page"].get(path), ours.get(path)
-            try:
-                content, told = fetch(party, path)
-            except OSError as error:
-                out.append(Copy(party["name"], path, None, listed, mine, str(error)))
-                continue
-            out.append(Copy(party["name"], path, digest(content), listed, mine))
-            if path == "index.html":
-                out.append(Copy(party["name"], "its policy", told, policy, policy))
+            compare(party, path, party.get("page", {}).get(path), ours.get(path))
     return out
+
+
+def _roles(service: Mapping[str, Any] | bytes) -> str:
+    """A digest of who takes part by a service.json, and with which page; of what is no such file, of its bytes."""
+    try:
+        found = json.loads(service) if isinstance(service, bytes) else service
+        told = [found[name] for name in ("name", "parties", "leader", "dealer", "trust")]
+    except (ValueError, KeyError, TypeError):
+        return digest(bytes(service)) if isinstance(service, bytes) else ""
+    return digest(json.dumps(told, sort_keys=True).encode())
 
 
 def digest(content: bytes) -> str:
@@ -147,11 +162,11 @@ def _static(name: str) -> str:
 def _links(contents: Mapping[str, str]) -> str:
     """What index.html loads, each with its digest."""
     marks = {name: digest(text.encode()) for name, text in contents.items()}
-    modules = json.dumps({"integrity": {f"./{name}": marks[name] for name in MODULES}}, indent=1)
+    modules = json.dumps({"integrity": {f"./{name}": marks[name] for name in MODULES}}, indent=0)
     return (
         f'<link rel="stylesheet" href="style.css" integrity="{marks["style.css"]}">\n'
         f'<script type="importmap">{modules}</script>\n'
-        f'<script type="module" src="{MODULES[-1]}" integrity="{marks[MODULES[-1]]}"></script>\n'
+        f'<script type="module" src="{MODULES[-1]}"></script>\n'
     )
 
 

@@ -35,6 +35,8 @@ COMMANDS = [
     ["compare"],
     ["audit"],
     ["edge", "gateway"],
+    ["page", "verify"],
+    ["page", "offline"],
     ["doctor"],
 ]
 

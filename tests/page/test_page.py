@@ -40,7 +40,7 @@ def test_the_page_loads_nothing_whose_digest_it_does_not_name() -> None:
     assert named == {f"./{name}": found[name][2] for name in page.MODULES}
     for tag in re.findall(r"<(?:link|script)[^>]*(?:src|href)=[^>]*>", html):
         path = re.search(r'(?:src|href)="([^"]*)"', tag)[1]
-        assert path == "data:," or f'integrity="{found[path][2]}"' in tag
+        assert path == "data:," or path in page.MODULES or f'integrity="{found[path][2]}"' in tag
     imported = {name for module in page.MODULES for name in re.findall(r'from "\./([^"]*)"', found[module][1].decode())}
     assert imported == set(page.MODULES) - {"app.js"}
 
@@ -119,6 +119,7 @@ def test_top_level_names_differ_so_that_modules_can_be_one() -> None:
 def served(service: dict, changed: dict[tuple[str, str], bytes] | None = None, policy: str | None = None):
     """What fetches the page of parties that serve it as it is, but for some files; an empty one cannot be reached."""
     whole = {(party["name"], path): text for party in SERVICE["parties"] for path, (_, text, _) in page.files().items()}
+    whole |= {(party["name"], "service.json"): json.dumps(service).encode() for party in SERVICE["parties"]}
     whole |= changed or {}
 
     def fetch(party: dict, path: str) -> tuple[bytes, str]:
@@ -132,16 +133,17 @@ def served(service: dict, changed: dict[tuple[str, str], bytes] | None = None, p
 @pytest.fixture
 def listed() -> dict:
     marks = {path: mark for path, (_, _, mark) in page.files().items()}
-    return {"parties": [{**party, "page": dict(marks)} for party in SERVICE["parties"]]}
+    roles = {"name": "digits", "leader": "bank", "dealer": "dealer", "trust": ["nobody"]}
+    return {**roles, "parties": [{**party, "page": dict(marks)} for party in SERVICE["parties"]]}
 
 
 def wrong(found: list[page.Copy]) -> dict[tuple[str, str], str]:
-    return {(copy.party, copy.path): copy.verdict for copy in found if copy.verdict != "same"}
+    return {(copy.party, copy.what): copy.verdict for copy in found if copy.verdict != "same"}
 
 
 def test_verify_finds_equal_copies_the_same(listed: dict) -> None:
     found = page.verify(listed, served(listed))
-    assert not wrong(found) and len(found) == 2 * (len(page.files()) + 1)
+    assert not wrong(found) and len(found) == 2 * (len(page.files()) + 2)
 
 
 def test_verify_names_the_party_and_file_of_one_byte_more(listed: dict) -> None:
@@ -168,3 +170,16 @@ def test_verify_notices_a_file_that_is_listed_nowhere_else_and_another_policy(li
     assert found["shop", "extra.js"] == "is not in service.json"
     assert found["bank", "extra.js"] == "differs from this installation's"
     assert found["bank", "its policy"] == "differs from what service.json says"
+
+
+@pytest.mark.parametrize("other", [b"[]", b"no JSON", b'{"name": "digits"}', None])
+def test_verify_notices_a_party_that_names_others(listed: dict, other: bytes | None) -> None:
+    told = other or json.dumps({**listed, "models": [], "trust": ["everybody"]}).encode()
+    found = wrong(page.verify(listed, served(listed, {("shop", "service.json"): told})))
+    assert found == {("shop", "service.json"): "differs from what service.json says"}
+
+
+def test_verify_takes_other_models_for_the_same_service(listed: dict) -> None:
+    """While a version is changed, parties may say so one after the other."""
+    told = json.dumps({"models": [], **listed}).encode()
+    assert not wrong(page.verify(listed, served(listed, {("shop", "service.json"): told})))

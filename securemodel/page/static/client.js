@@ -1,269 +1,208 @@
 // Asks a service: one POST to every party at the same time, each with its own share; adds what comes back.
 // No DOM: runs in browsers, workers and Node 20 or newer.
 
-import { add, asHalves, decode, encode, fromHex, join, joined, randomBytes, sha256, split, toHex } from "./share.js";
+import { asHalves, decode, encode, join, joined, randomBytes, sha256, sizeOf, split, toHex } from "./share.js";
 
 const LENGTH = "Inference-Header-Content-Length";
-const MAX_ANSWER = 64 * 2 ** 20; // bytes
-const MAX_PROBLEM = 2 ** 16;
-const AGAIN = new Set(["draining", "peer_down", "no_preprocessing", "queue_full", "rate", "share_missing", "result_lost"]);
-const CONSEQUENCES = new Set(["share_missing", "unreachable", "deadline"]); // often of another party's refusal
-const MAX_TEXT = 500;
+const MAX_ANSWER = 2 ** 26, MAX_TEXT = 500; // bytes; characters
+const TRIES = 4, WAIT = 300, LATE = 5000; // milliseconds
+const PASSING = ["draining", "no_preprocessing", "peer_down", "queue_full", "rate", "result_lost", "share_missing"];
+const FOLLOWING = ["deadline", "share_missing", "unreachable"]; // often because another party refused
+/** How everything is fetched: without cookies, referrers, caches and detours. */
+export const SAFE = { credentials: "omit", referrerPolicy: "no-referrer", cache: "no-store", redirect: "error" };
 
-/** Why there is no answer. `code` is the party's (docs/service.md) or one of: unreachable, bad_answer, disagree. */
+/** Why there is no answer. `code` is a party's (docs/service.md), or bad_answer, disagree, service, unreachable. */
 export class Problem extends Error {
-  constructor(code, what, { party = "", fix = "", status = 0, retryAfter = null } = {}) {
-    super([party && `${party}: `, what, fix && ` (${fix})`].join("").slice(0, MAX_TEXT));
-    Object.assign(this, { name: "Problem", code, party, fix, status, retryAfter });
-  }
+	constructor(code, what, { party = "", fix = "", retryAfter = 0 } = {}) {
+		super(`${party && `${party}: `}${what}${fix && ` (${fix})`}`.slice(0, MAX_TEXT));
+		Object.assign(this, { code, party, retryAfter });
+	}
 }
 
-/** A service as its service.json has it, and the model in it of that name (the first without one). */
+/** The model of this name in a parsed service.json; its first one without a name. */
 export function modelOf(service, name) {
-  if (service?.securemodel_service !== 1) throw new Problem("service", "this is no service.json of version 1");
-  const model = name === undefined ? service.models[0] : service.models.find((found) => found.name === name);
-  if (!model) throw new Problem("not_found", `the service has no model ${name}`);
-  return model;
+	if (service?.securemodel_service !== 1) throw new Problem("service", "this is no service.json of version 1");
+	const model = service.models.find((found) => name === undefined || found.name === name);
+	if (!model) throw new Problem("not_found", `the service has no model ${name ?? ""}`);
+	return model;
 }
 
-/** Numbers of one row of a tensor whose shape without the rows is `shape`. */
-export function sizeOf(shape) {
-  return shape.slice(1).reduce((size, length) => size * length, 1);
+/** The address of a path at a party. */
+export function urlOf(party, path) {
+	return `${party.url.replace(/\/+$/, "")}/${path}`;
 }
 
-/**
- * One request, split for `parties` parties. `inputs` are arrays of numbers, in the order of the card's. Returns
- * {id, rows, parts}: for each party its header, the bytes of its tensors, and the share that they stand for.
- */
-export async function request(card, inputs, parties, { deadlineMs = 10000, form = "seed", random = randomBytes, now = Date.now } = {}) {
-  const id = toHex(random(16));
-  const tensors = await Promise.all(card.inputs.map(async (port, tensor) => {
-    const encoded = encode(inputs[tensor], port.frac_bits, port.limit, port.kind);
-    const rows = inputs[tensor].length / sizeOf(port.shape);
-    return { port, rows, shares: await split(encoded, parties, { id, tensor, form, random }) };
-  }));
-  const rows = tensors[0].rows;
-  if (!(rows >= 1) || tensors.some((tensor) => tensor.rows !== rows)) {
-    throw new Problem("shape", "the inputs are not the same number of whole rows");
-  }
-  const ranks = Array.from({ length: parties }, (_, rank) => rank);
-  const datas = ranks.map((rank) => joined(tensors.map(({ shares }) => shares[rank].bytes)));
-  const commit = toHex(await sha256(...await Promise.all(datas.map((data) => sha256(data)))));
-  const parameters = { securemodel: 1, program: card.digest, commit, time: now(), deadline_ms: deadlineMs };
-  const parts = ranks.map((rank) => ({
-    header: { id, inputs: tensors.map(({ port, shares }) => described(port, rows, shares[rank])), parameters },
-    data: datas[rank],
-    shares: tensors.map(({ shares }) => shares[rank]),
-  }));
-  return { id, rows, parts };
+/** What each party is sent, by rank: {header, data, shares}. A tensor is {name, shape, shares}, the rows first. */
+export async function message(id, program, tensors, { time, deadlineMs }) {
+	const parts = tensors[0].shares.map((_, rank) => tensors.map((tensor) => tensor.shares[rank]));
+	const datas = parts.map((shares) => joined(shares.map(({ bytes }) => bytes)));
+	const commit = toHex(await sha256(...await Promise.all(datas.map((data) => sha256(data)))));
+	const parameters = { securemodel: 1, program, commit, time, deadline_ms: deadlineMs };
+	const input = ({ name, shape }, { bytes, form: share }) =>
+		({ name, shape, datatype: "INT64", parameters: { binary_data_size: bytes.length, share } });
+	return parts.map((shares, rank) => ({
+		header: { id, inputs: tensors.map((tensor, index) => input(tensor, shares[index])), parameters }, data: datas[rank], shares,
+	}));
 }
 
-function described(port, rows, share) {
-  return {
-    name: port.name,
-    shape: [rows, ...port.shape.slice(1)],
-    datatype: "INT64",
-    parameters: { binary_data_size: share.bytes.length, share: share.form },
-  };
-}
-
-/** A body: the JSON header's bytes and those of the tensors, and how many the former are. */
-export function framed(header, data) {
-  const text = new TextEncoder().encode(JSON.stringify(header));
-  return { length: text.length, body: joined([text, data]) };
+/** A request under a new id with new shares: {id, rows, parts}. `inputs` are arrays of numbers in the card's order. */
+async function request(card, inputs, parties, { deadlineMs, form }) {
+	const id = toHex(randomBytes(16)), rows = inputs[0].length / sizeOf(card.inputs[0].shape);
+	const tensors = await Promise.all(card.inputs.map(async ({ name, shape, frac_bits, limit, kind }, tensor) => {
+		if (!Number.isInteger(rows) || !rows || inputs[tensor].length !== rows * sizeOf(shape)) {
+			throw new Problem("shape", `${name}: not whole rows, or not as many as of the first input`);
+		}
+		const encoded = encode(inputs[tensor], frac_bits, limit, kind);
+		return { name, shape: [rows, ...shape.slice(1)], shares: await split(encoded, parties, { id, tensor, form }) };
+	}));
+	return { id, rows, parts: await message(id, card.digest, tensors, { time: Date.now(), deadlineMs }) };
 }
 
 /** Asks the parties of one service. `key` is an API key; it is kept in this object alone. */
 export class Client {
-  constructor(service, { key = "", fetch = globalThis.fetch.bind(globalThis), attempts = 4 } = {}) {
-    modelOf(service);
-    Object.assign(this, { service, key, fetch, attempts });
-  }
+	constructor(service, { key = "", fetch = globalThis.fetch.bind(globalThis) } = {}) {
+		modelOf(service);
+		Object.assign(this, { service, key, fetch });
+	}
 
-  /** The answer to one request of up to `model.rows` rows: {outputs, run, row, batch, version, parties, ms, tries}. */
-  async infer(name, inputs, options = {}) {
-    const [found] = await this.inferMany(name, [inputs], options);
-    if (found.problem) throw found.problem;
-    return found.answer;
-  }
+	/** {outputs, rows, run, row, batch, version, parties, ms, tries} for up to `model.rows` rows. */
+	async infer(name, inputs, options) {
+		const [{ answer, problem }] = await this.inferMany(name, [inputs], options);
+		if (problem) throw problem;
+		return answer;
+	}
 
-  /**
-   * Several requests at once, at most 256: {answer} or {problem} for each. What a party refuses for a moment is asked
-   * again under a new id with new shares, until `deadlineMs` is over.
-   */
-  async inferMany(name, list, { deadlineMs = 10000, signal, form } = {}) {
-    const model = modelOf(this.service, name), results = list.map(() => null), end = Date.now() + deadlineMs;
-    for (let attempt = 1; ; attempt++) {
-      const left = list.map((_, index) => index).filter((index) => !results[index]?.answer);
-      const inputs = left.map((index) => list[index]), began = performance.now();
-      const made = await Promise.all(inputs.map((one) => request(model.card, one, this.service.parties.length, { deadlineMs, form })));
-      const prepared = performance.now() - began;
-      const found = await this.#exchange(model, made, deadlineMs, signal);
-      found.forEach((one, at) => {
-        results[left[at]] = one;
-        if (one.answer) Object.assign(one.answer, { tries: attempt }, { ms: { prepare: prepared, ...one.answer.ms } });
-      });
-      const problems = found.filter((one) => one.problem).map((one) => one.problem);
-      const pause = Math.max(0.25 * 2 ** attempt, ...problems.map((problem) => problem.retryAfter ?? 0)) * 1000;
-      const again = problems.some((problem) => AGAIN.has(problem.code));
-      if (!again || attempt >= this.attempts || Date.now() + pause > end || signal?.aborted) return results;
-      await new Promise((done) => setTimeout(done, pause));
-    }
-  }
+	/**
+	 * Up to 256 requests: {answer} or {problem} for each. What is refused for a moment is asked again, under a new id
+	 * with new shares, until `deadlineMs` is over.
+	 */
+	async inferMany(name, list, { deadlineMs = 10000, form } = {}) {
+		const { service: { parties } } = this, model = modelOf(this.service, name), out = [], end = Date.now() + deadlineMs;
+		let left = [...list.keys()];
+		for (let tries = 1; ; tries++) {
+			const began = performance.now();
+			const made = await Promise.all(left.map((index) => request(model.card, list[index], parties.length, { deadlineMs, form })));
+			const shared = performance.now(), signal = AbortSignal.timeout(deadlineMs + LATE);
+			const told = await Promise.all(parties.map((party, rank) => this.#ask(party, model, made.map(({ parts }) => parts[rank]), signal)));
+			const answered = performance.now();
+			made.forEach((one, at) => {
+				try {
+					const answer = together(this.service, model, one, told.map((answers) => answers[at]));
+					const ms = { prepare: shared - began, wait: answered - shared, add: performance.now() - answered };
+					out[left[at]] = { answer: { ...answer, tries, ms } };
+				} catch (problem) {
+					out[left[at]] = { problem };
+				}
+			});
+			left = left.filter((index) => PASSING.includes(out[index].problem?.code));
+			const wait = Math.max(WAIT * 2 ** tries, ...left.map((index) => 1000 * out[index].problem.retryAfter));
+			if (!left.length || tries === TRIES || Date.now() + wait > end) return out;
+			await sleep(wait);
+		}
+	}
 
-  /** Sends requests to all parties, and puts together what belongs together. */
-  async #exchange(model, made, deadlineMs, signal) {
-    const limit = AbortSignal.timeout(deadlineMs + 5000), began = performance.now();
-    const until = signal ? AbortSignal.any([signal, limit]) : limit;
-    const told = await Promise.all(this.service.parties.map((party, rank) => {
-      const parts = made.map((one) => one.parts[rank]);
-      return this.#ask(party, model, parts, until).catch((problem) => made.map(() => ({ problem })));
-    }));
-    const answered = performance.now();
-    return made.map((one, index) => {
-      const parts = told.map((answers) => answers[index]);
-      try {
-        const answer = together(this.service, model, one, parts);
-        answer.ms = { wait: answered - began, add: performance.now() - answered };
-        return { answer };
-      } catch (problem) {
-        return { problem };
-      }
-    });
-  }
+	/** One party's answers to its parts of some requests: {header, data, sent, received} or {problem} for each. */
+	async #ask(party, model, parts, signal) {
+		try {
+			const one = parts.length === 1, path = `v2/models/${encodeURIComponent(model.name)}/${one ? "infer" : "infer_many"}`;
+			const text = JSON.stringify(one ? parts[0].header : { requests: parts.map(({ header }) => header) });
+			const head = new TextEncoder().encode(text), body = joined([head, ...parts.map(({ data }) => data)]);
+			const { header, data, size } = await this.#post(party, path, head.length, body, signal);
+			const responses = one ? [{ status: 200, header }] : header.responses, share = (bytes) => Math.round(bytes / parts.length);
+			let start = 0;
+			return parts.map((_, index) => {
+				const { status, header: told, problem } = responses[index];
+				if (status !== 200) return { problem: problemOf(party, status, problem) };
+				const length = told.outputs.reduce((sum, { parameters }) => sum + parameters.binary_data_size, 0);
+				return { header: told, data: data.subarray(start, (start += length)), sent: share(body.length), received: share(size) };
+			});
+		} catch (error) { // one that is not ours comes of an answer that is not what it should be
+			const problem = error instanceof Problem ? error : new Problem("bad_answer", "its answer cannot be read", { party: party.name });
+			return parts.map(() => ({ problem }));
+		}
+	}
 
-  /** What one party answers to its parts of several requests: {header, data, sent, received} or {problem} for each. */
-  async #ask(party, model, parts, signal) {
-    const one = parts.length === 1;
-    const path = `/v2/models/${encodeURIComponent(model.name)}/${one ? "infer" : "infer_many"}`;
-    const header = one ? parts[0].header : { requests: parts.map((part) => part.header) };
-    const { length, body } = framed(header, joined(parts.map((part) => part.data)));
-    const reply = await this.#post(party, path, length, body, signal);
-    const told = one ? { responses: [{ status: 200, header: reply.header }] } : reply.header;
-    if (!Array.isArray(told.responses) || told.responses.length !== parts.length) {
-      throw new Problem("bad_answer", "it did not answer every request", { party: party.name });
-    }
-    let at = 0;
-    const sent = Math.round(body.length / parts.length), received = Math.round(reply.size / parts.length);
-    return told.responses.map((response) => {
-      if (response?.status !== 200) return { problem: problemOf(party, response?.status, response?.problem) };
-      const size = dataSize(response.header), data = reply.data.subarray(at, at + size);
-      at += size;
-      return { header: response.header, data, sent, received };
-    });
-  }
-
-  /** One POST; where the connection is lost, the same body under the same id again. */
-  async #post(party, path, length, body, signal) {
-    const headers = { "Content-Type": "application/octet-stream", [LENGTH]: String(length) };
-    if (this.key) headers.Authorization = `Bearer ${this.key}`;
-    const url = party.url.replace(/\/+$/, "") + path;
-    const options = { method: "POST", headers, body, signal, credentials: "omit", cache: "no-store", redirect: "error", referrerPolicy: "no-referrer" };
-    for (let wait = 300; ; wait *= 2) {
-      try {
-        const response = await this.fetch(url, options);
-        if (!response.ok) throw problemOf(party, response.status, await problemIn(response));
-        return cut(party, response.headers.get(LENGTH), await bytesOf(response, MAX_ANSWER));
-      } catch (error) {
-        if (error instanceof Problem) throw error;
-        if (signal.aborted || wait > 1200) throw lost(party, signal);
-        await new Promise((done) => setTimeout(done, wait));
-      }
-    }
-  }
+	/** One POST. Where the connection is lost, the same body under the same id again. */
+	async #post(party, path, length, body, signal) {
+		const headers = { "Content-Type": "application/octet-stream", [LENGTH]: String(length) };
+		if (this.key) headers.Authorization = `Bearer ${this.key}`;
+		for (let tries = 1; ; tries++) {
+			try {
+				const response = await this.fetch(urlOf(party, path), { ...SAFE, method: "POST", headers, body, signal });
+				const bytes = await bytesOf(response), size = Number(response.headers.get(LENGTH));
+				if (!response.ok) throw problemOf(party, response.status, parsed(bytes));
+				return { header: parsed(bytes.subarray(0, size)), data: bytes.subarray(size), size: bytes.length };
+			} catch (error) {
+				if (error instanceof Problem) throw error;
+				if (signal.aborted || tries === TRIES) throw new Problem("unreachable", "cannot be reached in time", { party: party.name });
+				await sleep(WAIT * 2 ** tries);
+			}
+		}
+	}
 }
 
-function lost(party, signal) {
-  const stopped = signal.reason?.name === "AbortError";
-  if (stopped) return new Problem("stopped", "stopped before its answer came", { party: party.name });
-  return new Problem("unreachable", "it cannot be reached or does not answer in time", { party: party.name, fix: "is this device on the network? Try again later" });
+function sleep(time) {
+	return new Promise((done) => setTimeout(done, time));
 }
 
-/** The bytes of a response, at most `limit` of them. */
-async function bytesOf(response, limit) {
-  const parts = [], reader = response.body.getReader();
-  for (let size = 0; ; ) {
-    const { done, value } = await reader.read();
-    if (done) return joined(parts);
-    if ((size += value.length) > limit) {
-      await reader.cancel();
-      throw new Problem("bad_answer", "the answer is too long");
-    }
-    parts.push(value);
-  }
+/** The bytes of a response, if they are not too many. */
+async function bytesOf(response) {
+	const parts = [], reader = response.body.getReader();
+	for (let size = 0; ; ) {
+		const { done, value } = await reader.read();
+		if (done) return joined(parts);
+		if ((size += value.length) > MAX_ANSWER) {
+			await reader.cancel();
+			throw new Problem("bad_answer", "an answer is too long");
+		}
+		parts.push(value);
+	}
 }
 
-async function problemIn(response) {
-  try {
-    return JSON.parse(new TextDecoder().decode(await bytesOf(response, MAX_PROBLEM)));
-  } catch {
-    return null; // not from the service, but from something in between
-  }
+/** The JSON of some bytes; null where there is none. */
+function parsed(bytes) {
+	try {
+		return JSON.parse(new TextDecoder().decode(bytes));
+	} catch {
+		return null;
+	}
 }
 
-function problemOf(party, status, told) {
-  const text = (name) => (typeof told?.[name] === "string" ? told[name] : "");
-  const after = Number(told?.retry_after);
-  return new Problem(text("code") || "unknown", text("what") || `it refused with HTTP status ${Number(status) || "unknown"}`, {
-    party: party.name, fix: text("fix"), status: Number(status) || 0, retryAfter: after > 0 ? after : null,
-  });
+function problemOf({ name: party }, status, told) {
+	const text = (name, other) => (typeof told?.[name] === "string" ? told[name] : other);
+	const retryAfter = Math.max(0, Number(told?.retry_after)) || 0, what = text("what", `it refused with HTTP status ${status}`);
+	return new Problem(text("code", "unknown"), what, { party, fix: text("fix", ""), retryAfter });
 }
 
-function cut(party, length, bytes) {
-  const size = Number(length);
-  try {
-    if (!/^\d+$/.test(length) || size > bytes.length) throw new Error();
-    const header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, size)));
-    return { header, data: bytes.subarray(size), size: bytes.length };
-  } catch {
-    throw new Problem("bad_answer", "its answer cannot be read", { party: party.name });
-  }
+/**
+ * Adds the parties' shares of one answer, if they are of the same run. `parts` are {header, data, sent, received} or
+ * {problem} by rank.
+ */
+export function together({ parties }, { card }, { id, rows, parts: made }, parts) {
+	const problems = parts.flatMap(({ problem }) => problem ?? []);
+	if (problems.length) throw problems.find(({ code }) => !FOLLOWING.includes(code)) ?? problems[0];
+	const shares = parts.map((part, rank) => outputsOf(parties[rank].name, card, id, rows, part));
+	const places = parts.map(({ header }) => ({ version: header.model_version, ...header.parameters }));
+	for (const name of ["version", "run", "row"]) {
+		const other = places.findIndex((place) => place[name] !== places[0][name]);
+		if (other > 0) throw new Problem("disagree", `${parties[0].name} and ${parties[other].name} name another ${name}, so nothing was added`);
+	}
+	const outputs = card.outputs.map(({ name, kind, shape, frac_bits }, index) => ({
+		name, kind, shape: [rows, ...shape.slice(1)], values: decode(join(shares.map((share) => share[index])), frac_bits),
+	}));
+	const sides = parts.map(({ sent, received }, rank) => ({ name: parties[rank].name, sent, received, shares: made?.[rank].shares }));
+	const { version, run, row, batch } = places[0];
+	return { outputs, rows, version, run, row, batch, parties: sides };
 }
 
-function dataSize(header) {
-  return (header?.outputs ?? []).reduce((size, output) => size + (output?.parameters?.binary_data_size ?? 0), 0);
-}
-
-/** Adds the parties' shares of one answer, if they are of one and the same run. */
-function together(service, model, made, parts) {
-  const refused = parts.map((part) => part.problem).filter(Boolean);
-  if (refused.length) throw refused.find((problem) => !CONSEQUENCES.has(problem.code)) ?? refused[0];
-  const read = parts.map((part, rank) => outputsOf(service.parties[rank], model, made, part));
-  const first = parts[0].header;
-  const place = ({ header: { model_version: version, parameters } }) => JSON.stringify([version, parameters?.run, parameters?.row]);
-  const other = parts.findIndex((part) => place(part) !== place(parts[0]));
-  if (other > 0) {
-    const names = `${service.parties[0].name} and ${service.parties[other].name}`;
-    throw new Problem("disagree", `${names} answered from different runs, so nothing was added up`, { fix: "ask again; tell the service if it goes on" });
-  }
-  return {
-    outputs: model.card.outputs.map((port, at) => ({
-      name: port.name,
-      kind: port.kind,
-      shape: [made.rows, ...port.shape.slice(1)],
-      values: decode(join(read.map((shares) => shares[at])), port.frac_bits),
-    })),
-    rows: made.rows,
-    version: first.model_version,
-    run: first.parameters.run,
-    row: first.parameters.row,
-    batch: first.parameters.batch,
-    parties: parts.map(({ sent, received }, rank) => ({
-      name: service.parties[rank].name, sent, received, shares: made.parts[rank].shares, answer: read[rank],
-    })),
-  };
-}
-
-/** One party's shares of the outputs, if they are what the model's card says. */
-function outputsOf(party, model, made, { header, data }) {
-  let at = 0;
-  return model.card.outputs.map((port, index) => {
-    const told = header.outputs?.[index], size = 8 * made.rows * sizeOf(port.shape);
-    const shape = JSON.stringify([made.rows, ...port.shape.slice(1)]);
-    const right = header.id === made.id && told?.name === port.name && told.datatype === "INT64"
-      && JSON.stringify(told.shape) === shape && told.parameters?.frac_bits === port.frac_bits
-      && told.parameters.binary_data_size === size && data.length >= at + size;
-    if (!right) throw new Problem("bad_answer", "its answer is not one to this request", { party: party.name });
-    return asHalves(data.subarray(at, (at += size)));
-  });
+/** One party's shares of the outputs, if they are what the card says. */
+function outputsOf(party, card, id, rows, { header, data }) {
+	let start = 0;
+	return card.outputs.map(({ name, shape, frac_bits }, index) => {
+		const told = header.outputs[index], size = 8 * rows * sizeOf(shape);
+		const right = header.id === id && told?.name === name && told.datatype === "INT64" && told.parameters.frac_bits === frac_bits
+			&& String(told.shape) === String([rows, ...shape.slice(1)]) && told.parameters.binary_data_size === size;
+		if (!right || data.length < start + size) throw new Problem("bad_answer", "its answer does not belong to the request", { party });
+		return asHalves(data.subarray(start, (start += size)));
+	});
 }
