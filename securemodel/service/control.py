@@ -151,7 +151,9 @@ class ControlLinks:
         self._hang_up(peer, error)
 
     async def close(self) -> None:
-        """Ends all links."""
+        """Ends all links, after what was said."""
+        for peer in self._peers.values():
+            self._flush(peer)
         for sock in self._sockets:
             sock.close()
         for task in [*self._tasks, *self._guests]:
