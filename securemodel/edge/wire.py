@@ -23,6 +23,7 @@ from securemodel.edge.sharing import SEED_BYTES, Share, values_of
 LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_HEADER_BYTES = 16 * 1024
 DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS = 10_000, 60_000
+_WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _ID, _DIGEST = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,7 +88,7 @@ class Answer:
 
 def dump(value: Any) -> bytes:
     """JSON without blanks, in UTF-8, as JavaScript's JSON.stringify writes it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _WRITER.encode(value).encode()
 
 
 def commit(datas: Sequence[bytes]) -> str:

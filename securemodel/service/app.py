@@ -19,7 +19,7 @@ from securemodel.edge import wire
 from securemodel.page import files as page_files
 from securemodel.page import headers as page_headers
 from securemodel.service import cors, headers, openapi, problems
-from securemodel.service.bodies import Body, ClientGone
+from securemodel.service.bodies import Body, ClientGone, Room
 from securemodel.service.desk import Answer, Desk, Refused, Submission
 from securemodel.service.logs import Record, place_of
 from securemodel.service.ratelimits import RateLimits
@@ -42,6 +42,7 @@ class Front:
         self._desk, self._settings = desk, settings
         self._limits = RateLimits(settings.per_second, settings.burst, settings.running_per_key, time.monotonic)
         self._running = 0
+        self._room = Room(settings.reading)
         self._models: dict[tuple[str, int], headers.Model] = {}
         self._tasks: set[asyncio.Task[Answer]] = set()
         self._router = Router(self._routes(), redirect_slashes=False)
@@ -107,11 +108,12 @@ class Front:
         self._limits.take(key_id)
         length = headers.length_of(head, wire.MAX_HEADER_BYTES)
         limit = min(self._settings.max_body, length + self._model_of(*asked).body)
-        body = Body(request.receive, head, limit)
-        found = headers.load(await body.take(length, "its JSON header"), wire.MAX_HEADER_BYTES)
-        headers.refuse_plain(found)
-        data = await body.take(headers.size_of(found), "its tensors")
-        await body.end()
+        body = Body(request.receive, head, limit, self._room)
+        with body.reading():
+            found = headers.load(await body.take(length, "its JSON header"), wire.MAX_HEADER_BYTES)
+            headers.refuse_plain(found)
+            data = await body.take(headers.size_of(found), "its tensors")
+            await body.end()
         record.stages["read"] = time.perf_counter() - record.began
         submission = self._submission(record, found, data, asked)
         with self._counted(key_id):
@@ -128,11 +130,12 @@ class Front:
         asked, key_id = self._asked(request), self._who(request)
         record.model = asked[0]
         length = headers.length_of(head, headers.MAX_MANY_HEADER)
-        body = Body(request.receive, head, self._settings.max_body)
-        found = headers.many(headers.load(await body.take(length, "its JSON header"), headers.MAX_MANY_HEADER))
-        self._limits.take(key_id, len(found))
-        parts = [await body.take(headers.size_of(one), "its tensors") for one in found]
-        await body.end()
+        body = Body(request.receive, head, self._settings.max_body, self._room)
+        with body.reading():
+            found = headers.many(headers.load(await body.take(length, "its JSON header"), headers.MAX_MANY_HEADER))
+            self._limits.take(key_id, len(found))
+            parts = [await body.take(headers.size_of(one), "its tensors") for one in found]
+            await body.end()
         record.stages["read"] = time.perf_counter() - record.began
         with self._counted(key_id):
             pairs = zip(found, parts, strict=True)

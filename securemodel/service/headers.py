@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from securemodel.edge import wire
 from securemodel.edge.errors import WireError
@@ -155,7 +156,7 @@ def digest_of(request: wire.Request, model: str, version: int | None, data: byte
     """SHA-256 of what a request asks. Time and deadline are not part of it: they differ where it is sent again."""
     inputs = [(tensor.name, tensor.shape, tensor.share.form) for tensor in request.tensors]
     asked = [model, version, request.id, request.program, request.commit, inputs]
-    digest = hashlib.sha256(json.dumps(asked).encode())
+    digest = hashlib.sha256(msgspec.json.encode(asked))
     digest.update(data)
     return digest.digest()
 

@@ -46,6 +46,8 @@ class Settings:
     log: Log = field(default_factory=lambda: Log(None))
     max_body: int = 4 << 20
     """Bytes of the largest body, whatever a model's program takes."""
+    reading: int = 256 << 20
+    """Bytes of all bodies that are being read at a time."""
     running: int = 256
     """Requests that are being answered at once; further ones are refused."""
     running_per_key: int = 64

@@ -245,6 +245,35 @@ def test_bodies_of_another_length_than_their_header_says() -> None:
         assert send(message.body, head).code in ("bad_header", "too_large")
 
 
+def test_bodies_that_are_being_read_have_a_limit_together() -> None:
+    message = messages(X)[0]
+    head = {"inference-header-content-length": str(len(message.header))}
+
+    async def run() -> None:
+        app = make_app(Desk(), settings(reading=len(message.body) + 10))
+        waiting = asyncio.Event()
+
+        async def receive() -> Any:
+            if not waiting.is_set():
+                waiting.set()
+                return {"type": "http.request", "body": message.body[:20], "more_body": True}
+            await asyncio.sleep(60)
+
+        async def send(_: Any) -> None: ...
+
+        lines = [(b"host", b"h"), *((name.encode(), value.encode()) for name, value in head.items())]
+        scope = {"type": "http", "method": "POST", "path": INFER, "raw_path": b"", "root_path": "", "headers": lines}
+        slow = asyncio.create_task(app({**scope, "query_string": b""}, receive, send))
+        await waiting.wait()
+        assert (await call(app, "POST", INFER, message.body, head)).code == "queue_full"
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        for _ in range(3):
+            assert (await call(app, "POST", INFER, message.body, head)).status == 200
+
+    asyncio.run(run())
+
+
 def test_headers_that_count_are_there_once() -> None:
     message = messages(X)[0]
     app = make_app(Desk(), settings(keys=Keys()))
