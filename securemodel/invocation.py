@@ -32,7 +32,8 @@ class Invocation:
 
     `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`. A `ledger` of
     False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `progress` is told of each training step. `rows` is
-    the folder of what owners gave who share their rows and take no part. `lane`: which of the parties' sessions this is.
+    the folder of what owners gave who share their rows and take no part. `lane`: which of the parties' sessions this is; `lanes`: of
+    how many, which the parties compare.
     """
 
     me: str | None = None
@@ -46,6 +47,7 @@ class Invocation:
     progress: Callable[[Progress], None] | None = None
     rows: Path | None = None
     lane: int = 0
+    lanes: int = 1
 
 
 _current = Invocation()

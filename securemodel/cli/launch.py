@@ -19,6 +19,7 @@ from typing import IO, cast
 from protocols.channel.testing import loopback_parties
 from protocols.identity import DEALER, Timeouts
 from securemodel.cli.base import OK, SESSION_FAILED
+from securemodel.engines.masked.dealer import MOST_SESSIONS
 
 GRACE_S = 2.0  # after a failure, for the other parties to notice and say what they saw
 _TERMINATE_S = 2.0
@@ -55,19 +56,25 @@ def run_local(
     command: Sequence[str] = ("run",),
     dealer: bool = True,
     contributors: Sequence[str] = (),
+    lanes: int = 1,
 ) -> Outcome:
     """Runs the script once per party, and a dealer where one is wanted, and returns when all have ended.
 
     `command` is the command that each party runs, with options of its own. Contributors share their rows before, each in
-    a process that ends before the others start. When one fails the others are
-    stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
+    a process that ends before the others start. There is room for so many lanes beside the parties' first sessions. When
+    one fails the others are stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
     terminal and the end of this process, whatever ends it, end all processes. Raises ConfigError for names that cannot be a party's.
     """
     with _terminated_like_interrupted(), _folder_with_heir() as (folder, heir):
-        configs = _configurations(parties, folder, dealer, contributors)
+        configs = _configurations(parties, folder, dealer, contributors, lanes)
         rows = folder / "rows"
         shown = ["--traceback"] if traceback else []
-        commands = {DEALER: ["dealer", "--config", str(configs[DEALER]), *shown]} if dealer else {}
+        helping = (
+            ["dealer", "--config", str(configs[DEALER]), "--sessions", str(MOST_SESSIONS + lanes), *shown]
+            if dealer
+            else []
+        )
+        commands = {DEALER: helping} if dealer else {}
         for name in parties:
             options = ["--me", name, "--config", str(configs[name]), *shown]
             options += ["--rows", str(rows)] if contributors else []
@@ -115,9 +122,13 @@ def _folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
             heir.kill()
 
 
-def _configurations(parties: Sequence[str], folder: Path, dealer: bool, contributors: Sequence[str]) -> dict[str, Path]:
+def _configurations(
+    parties: Sequence[str], folder: Path, dealer: bool, contributors: Sequence[str], lanes: int
+) -> dict[str, Path]:
     """A party file for each process; they differ in whose identity they name."""
-    roster, identities = loopback_parties(parties, folder, dealer=dealer, timeouts=_TIMEOUTS, contributors=contributors)
+    roster, identities = loopback_parties(
+        parties, folder, dealer=dealer, timeouts=_TIMEOUTS, contributors=contributors, lanes=lanes + 1
+    )
     text, paths = cast(Path, roster.path).read_text(), {}
     for name in identities:
         paths[name] = folder / f"{name}.toml"

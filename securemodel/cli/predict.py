@@ -18,17 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from protocols.errors import explain
-from protocols.names import PUBLIC
+from protocols.identity import load_config
 from securemodel.api import connect
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command
+from securemodel.cli.lanes import MOST, Crew, Lanes, Processes
 from securemodel.cli.part import Given, Part, open_part
-from securemodel.cli.programs import program_of
+from securemodel.cli.programs import program_of, weights_of
 from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
-from securemodel.compiler.owners import weight_owners
 from securemodel.errors import InputError
-from securemodel.program import Program
-from securemodel.scripts import explained, load_file
+from securemodel.invocation import current
+from securemodel.scripts import load_file
 from securemodel.sessions.resume import agree_on_start, all_begun
 from securemodel.sessions.session import Session
 
@@ -59,10 +59,18 @@ def _of_files(command: Callable) -> Callable:
 @click.argument("script", type=FILE)
 @_of_files
 @click.option("--header/--no-header", default=None, help="The first line of a table has names, or is a row.")
+@click.option(
+    "--lanes",
+    type=click.IntRange(1, MOST),
+    default=1,
+    show_default=True,
+    help="Run so many sessions side by side, each in a process; the same at every party.",
+)
 @party_options
 def predict(
     script: Path,
     header: bool | None,
+    lanes: int,
     here: Here,
     **files: tuple[str, ...],
 ) -> None:
@@ -92,13 +100,18 @@ def predict(
       securemodel predict infer.py --me hospital --config parties.toml --input images/ --output found.csv
     """
     given = Given(**files, header=header)
+    if lanes > 1 and here.store:
+        raise click.UsageError("a store is used by one session at a time: leave out --lanes, or use a dealer.")
     if names := here.everybody(script):
-        return _predict_all(script, names, given, here.ledger)
-    with scripts.as_party(script, (), *here.party, ledger=here.ledger):
-        _predict_one(script, here.party[0], given)
+        return _predict_all(script, names, given, here.ledger, lanes)
+    me, config, store = here.party
+    if lanes > 1:
+        load_config(config).at_lane(lanes)
+    with scripts.as_party(script, (), me, config, store, ledger=here.ledger, lanes=lanes):
+        _predict_one(script, me, given, here.ledger)
 
 
-def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str | None) -> None:
+def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str | None, lanes: int) -> None:
     with _display() as display:
         say = prefixed(names, display.echo)
 
@@ -106,46 +119,66 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
             said = _SAID.fullmatch(text)
             display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
-        outcome = run_all(script, (), names, told, ("predict", "--ledger", ledger or "none", *given.words(names)))
+        words = ("predict", "--ledger", ledger or "none", "--lanes", str(lanes), *given.words(names))
+        outcome = run_all(script, (), names, told, words, lanes=lanes)
     end_as(outcome)
 
 
-def _predict_one(script: Path, me: str, given: Given) -> None:
+def _predict_one(script: Path, me: str, given: Given, ledger: str | None) -> None:
     module = load_file(script) if script.suffix == ".py" else None
     if module is None:
         why, fix = "a program's text can be planned and dealt for, not run", "give the Python file it was made by"
         raise InputError(explain("predict needs a script", where=str(script), why=why, fix=fix))
     program = program_of(module, script)
-    model = functools.cache(lambda: _model(module, script, program, me))
+    model = functools.cache(lambda: weights_of(module, script, program, me))
     with open_part(program, me, given, model) as part:
         for note in part.notes:
             click.echo(note)
-        with connect(program) as session, _display() as display:
-            _take_part(session, part, model, display.rows)
+        with _crew(script, part, ledger) as crew, connect(program) as session, _display() as display:
+            _take_part(session, part, model, display, crew)
         record = part.record
         if record and record.output:
             record.finish(part.rows.id_name, part.rows.names()) if part.rows else record.finish()
             click.echo(f"{record.journal.rows} rows of results in {record.output}")
 
 
-def _model(module: object, script: Path, program: Program, me: str) -> torch.nn.Module | None:
-    """The model with the weights of this party, if it owns any. Raises InputError, ScriptFailed."""
-    if not {me, PUBLIC} & set(weight_owners(program.header.weights)):
-        return None
-    load = getattr(module, "load_model", None)
-    if not callable(load):
-        return program.model
-    with explained(script):
-        model = load(me)
-    if not isinstance(model, torch.nn.Module):
-        raise InputError(explain("load_model() returns no model", where=str(script), fix="return an nn.Module"))
-    return model
+@dataclass(frozen=True)
+class Display:
+    """Shows how many rows are done of how many, and lines of text beside that."""
+
+    rows: Callable[[int, int], None]
+    echo: Callable[..., None] = click.echo
+
+
+@contextmanager
+def _crew(script: Path, part: Part, ledger: str | None) -> Iterator[Crew | None]:
+    """The lanes of this party, where there is more than one, starting; afterwards none is left."""
+    said = current()
+    if said.lanes == 1:
+        yield None
+        return
+    job = {
+        "script": str(script.resolve()),
+        "me": said.me,
+        "config": str(said.config),
+        "ledger": ledger,
+        "lanes": said.lanes,
+        "results": part.results,
+    }
+    with closing(Processes(job, said.lanes)) as crew:
+        for lane in range(1, said.lanes + 1):
+            crew.start(lane)
+        yield crew
 
 
 def _take_part(
-    session: Session, part: Part, model: Callable[[], torch.nn.Module | None], shown: Callable[[int, int], None]
+    session: Session,
+    part: Part,
+    model: Callable[[], torch.nn.Module | None],
+    display: Display,
+    crew: Crew | None = None,
 ) -> None:
-    """Agrees with the others where to go on, and runs the rest."""
+    """Agrees with the others where to go on, and runs the rest, here or in lanes."""
     rows, record = part.rows, part.record
     size, ids = session.program.header.rows, rows.ids if rows else b""
     kept = record.kept(bool(ids)) if record else None
@@ -157,9 +190,12 @@ def _take_part(
         record.begun()
     todo = [int(batch) for batch in np.flatnonzero(start.todo)]
     left = sum(min(size, start.rows - batch * size) for batch in todo)
-    shown(start.rows - left, start.rows)
+    display.rows(start.rows - left, start.rows)
     if not todo:
         return
+    if crew:
+        lanes = Lanes(session.channel, part, size, start.rows, crew, current().lanes, display.rows, display.echo)
+        return lanes.run(session.program, todo)
     session.load(session.program, model())
     batches = (_placed(batch, part.mine) for batch in rows.read(todo)) if rows else None
     with closing(session.run_batches(batches, left if rows else 0)) as finished:
@@ -167,21 +203,13 @@ def _take_part(
             if record:
                 record.add(batch, [cast(torch.Tensor, made.outputs[index]) for index in part.results])
             left -= made.rows
-            shown(start.rows - left, start.rows)
+            display.rows(start.rows - left, start.rows)
 
 
 def _placed(batch: Sequence[torch.Tensor], mine: Sequence[bool]) -> list[torch.Tensor | None]:
     """This party's inputs at their places among all."""
     source = iter(batch)
     return [next(source) if own else None for own in mine]
-
-
-@dataclass(frozen=True)
-class Display:
-    """Shows how many rows are done of how many, and lines of text beside that."""
-
-    rows: Callable[[int, int], None]
-    echo: Callable[..., None] = click.echo
 
 
 @contextmanager

@@ -11,11 +11,13 @@ import torch
 from rich.progress import Progress
 
 from protocols.errors import InputError, explain
+from protocols.names import PUBLIC
 from securemodel.api import ENGINES, compile_again
 from securemodel.api import check as check_model
 from securemodel.cli.base import FAILED, Command, max_gib_option
 from securemodel.compiler.capture import Examples
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
+from securemodel.compiler.owners import weight_owners
 from securemodel.engines.masked.store import prepare as prepare_stores
 from securemodel.program import Program
 from securemodel.scripts import explained, load_file
@@ -61,6 +63,20 @@ def program_of(module: ModuleType, path: Path) -> Program:
             )
         )
     return found
+
+
+def weights_of(module: object, script: Path, program: Program, me: str) -> torch.nn.Module | None:
+    """The model with the weights of this party, if it owns any. Raises InputError, ScriptFailed."""
+    if not {me, PUBLIC} & set(weight_owners(program.header.weights)):
+        return None
+    load = getattr(module, "load_model", None)
+    if not callable(load):
+        return program.model
+    with explained(script):
+        model = load(me)
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(explain("load_model() returns no model", where=str(script), fix="return an nn.Module"))
+    return model
 
 
 def job_of(module: ModuleType, path: Path) -> Training | LinearTraining | None:

@@ -149,11 +149,20 @@ def run_all(
     say: Say,
     command: Sequence[str],
     contributors: Sequence[str] = (),
+    lanes: int = 1,
 ) -> Outcome:
     """Runs a script with all its parties as processes of this machine."""
     dealer, shown = scripts.declares_dealer(script), wants_traceback()
     return run_local(
-        script, args, names, say, traceback=shown, command=command, dealer=dealer, contributors=contributors
+        script,
+        args,
+        names,
+        say,
+        traceback=shown,
+        command=command,
+        dealer=dealer,
+        contributors=contributors,
+        lanes=lanes,
     )
 
 

@@ -118,6 +118,7 @@ def as_party(
     progress: Callable[[Progress], None] | None = None,
     rows: Path | None = None,
     lane: int = 0,
+    lanes: int = 1,
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
@@ -134,7 +135,18 @@ def as_party(
         with (
             invoked(
                 Invocation(
-                    me, config, store, paillier_key, protocol, digest(script), book, arrivals, progress, rows, lane
+                    me,
+                    config,
+                    store,
+                    paillier_key,
+                    protocol,
+                    digest(script),
+                    book,
+                    arrivals,
+                    progress,
+                    rows,
+                    lane,
+                    lanes,
                 )
             ),
             as_main(script, args),

@@ -34,3 +34,8 @@ TABLE_KEY = Label(0, 1, Purpose.SEED)
 """The keys of a party's shares of the masks of rows that are shared once, to the dealer."""
 END_OF_SESSION = Label(0, 1, Purpose.REQUEST)
 """The last party's last request to the dealer; those for an epoch's shares are about node 0."""
+
+
+def lanes_label(number: int) -> Label:
+    """Between parties of a job that runs in lanes, again and again: how far each of them is."""
+    return Label(number, 18, Purpose.CONTROL)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
+from protocols.identity import MOST_LANES
 from securemodel.compiler.ir import Rounding
 from securemodel.planning.costs import Cost, Expense, Layer, Machine, Network
 from securemodel.planning.units import bytes_text, count_text, network_text, seconds_text
@@ -63,6 +64,17 @@ class Plan(Shown):
     def preparing_seconds(self) -> float:
         """Predicted time of preparing one run, which does not need its inputs."""
         return self.total.preparing_seconds(self.network, self.machine)
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Of `seconds`, those in which nothing is computed or sent, as messages are on their way."""
+        return self.rounds * self.network.latency
+
+    @property
+    def useful_lanes(self) -> int:
+        """Sessions side by side (lanes) whose waiting is filled by each other's work; more want more cores, too."""
+        busy = max(self.seconds - self.waiting_seconds, self.preparing_seconds)
+        return min(MOST_LANES, max(1, int(max(self.seconds, busy) / busy))) if busy > 0 else 1
 
     def __str__(self) -> str:
         return plan_text(self)
@@ -123,9 +135,17 @@ def _footer(plan: Plan) -> list[str]:
         f"loading the weights{_and_rows(plan)}, once: rounds {plan.load.rounds}, sends {_by_party(plan.load.sent_bytes)}",
         f"preparing a run, ahead of its inputs: about {seconds_text(plan.preparing_seconds)}",
         f"memory for shares, about: {memory}",
+        _lanes(plan),
         _ROUNDING[plan.rounding],
         "rounds and bytes are exact; seconds and memory are estimates (docs/costs.md)",
     ]
+
+
+def _lanes(plan: Plan) -> str:
+    waiting = f"waiting for messages: {seconds_text(plan.waiting_seconds)} of a run"
+    if plan.useful_lanes == 1:
+        return f"{waiting}; lanes side by side want a core each (docs/several-machines.md)"
+    return f"{waiting}; up to {plan.useful_lanes} lanes side by side fill it, more want more cores"
 
 
 def _and_rows(plan: Plan) -> str:

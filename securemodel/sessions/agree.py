@@ -32,6 +32,7 @@ def agree(
         "version of securemodel": version.__version__,
         "script": current().script,
         "--protocol": current().protocol or "",
+        "--lanes": str(current().lanes),
         "store": store.id if store else "",
         "runs prepared ahead": ahead,
     }

@@ -18,6 +18,7 @@ from protocols.identity import PartiesConfig, Timeouts, plain_config
 from securemodel.api import connect
 from securemodel.cli import predict
 from securemodel.cli.part import Given, Part, open_part
+from securemodel.cli.programs import weights_of
 from securemodel.engines.masked.dealer import serve
 from securemodel.errors import InputError, Mismatch
 from securemodel.program import Program
@@ -69,7 +70,9 @@ def take_part(
 
         with open_part(program, me, options[me]) as part:
             with connect(program, me, config, insecure_plain=True) as session:
-                predict._take_part(session, part, lambda: program.model if me == "bank" else None, shown)
+                predict._take_part(
+                    session, part, lambda: program.model if me == "bank" else None, predict.Display(shown)
+                )
             if part.record:
                 part.record.finish(*((part.rows.id_name, part.rows.names()) if part.rows else ()))
         return seen
@@ -317,12 +320,12 @@ def test_where_weights_come_from(write, program: Program) -> None:
     seen: list[str] = []
     made: Any = torch.nn.Linear(1, 1)
     script = write("script.py", "")
-    assert predict._model(Module, script, program, "bank") is made and seen == ["bank"]
-    assert predict._model(Module, script, program, "hospital") is None and seen == ["bank"]
-    assert predict._model(object(), script, program, "bank") is program.model
+    assert weights_of(Module, script, program, "bank") is made and seen == ["bank"]
+    assert weights_of(Module, script, program, "hospital") is None and seen == ["bank"]
+    assert weights_of(object(), script, program, "bank") is program.model
     made = "model.pt"
     with pytest.raises(InputError, match="returns no model"):
-        predict._model(Module, script, program, "bank")
+        weights_of(Module, script, program, "bank")
 
 
 def test_progress_is_said_at_every_percent(capsys: pytest.CaptureFixture[str]) -> None:

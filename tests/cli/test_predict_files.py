@@ -93,7 +93,7 @@ def take_part(
 
         with open_part(program, me, options[me]) as part:
             with connect(program, me, config, insecure_plain=True) as session:
-                predict._take_part(session, part, lambda: program.model, shown)
+                predict._take_part(session, part, lambda: program.model, predict.Display(shown))
             if part.record:
                 part.record.finish(part.rows.id_name, part.rows.names())
         return seen

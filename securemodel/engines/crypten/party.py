@@ -6,7 +6,6 @@ JSON, followed by tensors as safetensors. Nothing is pickled.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -16,7 +15,6 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from protocols.errors import SecureModelError, summary
@@ -26,6 +24,7 @@ from securemodel.engines.clear import typed
 from securemodel.engines.crypten.adapter import load as load_crypten
 from securemodel.engines.crypten.operators import OPERATORS
 from securemodel.engines.crypten.program import parse
+from securemodel.engines.packing import pack, unpack
 
 BEAT_S = 1.0
 BEAT = b"beat"
@@ -102,18 +101,6 @@ class Party:
                 real = sum(shares).double() / x.encoder.scale
                 real = real.round() if is_whole(getattr(torch, node.attrs["dtype"])) else real
                 outputs[str(node.attrs["index"])] = typed(real, node.attrs["dtype"]).contiguous()
-
-
-def pack(words: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """A message: the length of its JSON, the JSON, the tensors."""
-    head = json.dumps(words).encode()
-    return b"".join((len(head).to_bytes(8, "little"), head, safetensors.torch.save(dict(tensors))))
-
-
-def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What `pack` packed."""
-    end = 8 + int.from_bytes(message[:8], "little")
-    return json.loads(message[8:end]), safetensors.torch.load(message[end:])
 
 
 class Pipe:

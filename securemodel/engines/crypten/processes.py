@@ -23,9 +23,10 @@ from protocols.channel import ChannelStats, Label
 from protocols.channel.buffers import Buffer
 from protocols.channel.stats import LinkStats
 from protocols.errors import ConfigError, PeerAborted, PeerDied, PeerStalled, explain
-from securemodel.engines.crypten.party import BEAT, pack, unpack
+from securemodel.engines.crypten.party import BEAT
 from securemodel.engines.crypten.program import CryptenProgram
 from securemodel.engines.labels import LOAD, RUN
+from securemodel.engines.packing import pack, unpack
 
 _DO = {LOAD: "load", RUN: "run"}
 _END_S = 2.0
