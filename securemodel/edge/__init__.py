@@ -5,6 +5,7 @@ Needs numpy and the standard library; `cryptography`, where it is there, makes u
 errors        what can go wrong, in one tree
 sharing       numbers into shares and back
 wire          what client and parties send each other
+sealing       shares sealed to each party, where one passes on those of the others
 recipe        what a client does to its input before it is shared
 service_file  service.json: parties, models, what to trust
 lines         connections to one party: TLS, fingerprints, time limits

@@ -7,17 +7,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from securemodel.edge import service_file, wire
+from securemodel.edge import sealing, service_file, wire
 from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError, WireError
 from securemodel.edge.lines import Line
+from securemodel.edge.sealing import RELAY_PATH, Envelope
 from securemodel.edge.service_file import Model, Party, Service
 from securemodel.edge.sharing import add, split
 
@@ -28,6 +30,8 @@ _CONSEQUENCES = {"share_missing", "deadline"}
 _GRACE_S = 2.0
 """How much longer than the deadline an answer, or the refusal at the deadline, may be under way."""
 _MAX_THREADS = 256
+_MODELS = "/v2/models/"
+_BYTES = "application/octet-stream"
 _T = TypeVar("_T")
 
 
@@ -54,7 +58,8 @@ class Client:
 
     `service` is service.json: its path, its https address, or what it holds. Whoever gives it decides who gets the
     shares, so take it from somebody you trust. `key` is an API key, where the service asks for one. With `certificate`,
-    the SHA-256 of the certificate in hex, an address is recognized by that. `parallel` is how many requests of one call
+    the SHA-256 of the certificate in hex, an address is recognized by that. By `transport="relay"` only the leader is
+    asked: the others' shares are sealed to them, and it passes them on. `parallel` is how many requests of one call
     are under way together.
     """
 
@@ -65,6 +70,7 @@ class Client:
         key: str = "",
         certificate: str | None = None,
         parallel: int = 4,
+        transport: Literal["direct", "relay"] = "direct",
         insecure_plain: bool = False,
     ) -> None:
         if not (key.isascii() and key.isprintable()) or " " in key:
@@ -73,6 +79,9 @@ class Client:
         if self.service.keys and not key:
             what = f"the service {self.service.name!r} asks for a key"
             raise ServiceError(what, fix="give the one that the service made for you: key=")
+        if transport == "relay":
+            _check_relay(self.service)
+        self._transport = transport
         self._key, self._parallel, self._clock_ms = key, max(1, parallel), 0
         self._lines = [Line(party, insecure_plain=insecure_plain) for party in self.service.parties]
         self._posts = ThreadPoolExecutor(_MAX_THREADS, "edge-post")
@@ -125,8 +134,9 @@ class Client:
         if status != 200:
             raise wire.read_problem(line.party.name, status, body)
 
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+    def _headers(self, message: wire.Message | None = None) -> dict[str, str]:
+        more = {} if message is None else {wire.LENGTH_HEADER: str(len(message.header)), "Content-Type": _BYTES}
+        return more | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
     def _parts(
         self, found: Model, encoded: Sequence[np.ndarray], version: int | None, timeout: float
@@ -182,12 +192,8 @@ class Client:
         ]
         left_ms = min(max(int(1000 * (end - time.monotonic())), 1), wire.MAX_DEADLINE_MS)
         messages = wire.requests(id.hex(), model.digest, tensors, _now_ms() + self._clock_ms, left_ms)
-        path = f"{_path(model.name, version)}/infer"
-        posts = [
-            self._posts.submit(self._post, line, path, message, end + _GRACE_S)
-            for line, message in zip(self._lines, messages, strict=True)
-        ]
-        answers = _gathered(posts)
+        ask = self._direct if self._transport == "direct" else self._relayed
+        answers = ask(_path(model.name, version), id.hex(), messages, end + _GRACE_S)
         names = [party.name for party in self.service.parties]
         for name, answer in zip(names, answers, strict=True):
             _check(name, model, version, id.hex(), len(part[0]), answer)
@@ -197,19 +203,47 @@ class Client:
         }
         return id.hex(), answers[0], outputs
 
+    def _direct(self, path: str, id: str, messages: Sequence[wire.Message], end: float) -> list[wire.Answer]:
+        """All parties' answers, each asked by itself."""
+        posts = [
+            self._posts.submit(self._post, line, f"{path}/infer", message, end)
+            for line, message in zip(self._lines, messages, strict=True)
+        ]
+        return _gathered(posts)
+
     def _post(self, line: Line, path: str, message: wire.Message, end: float) -> wire.Answer:
-        more = {"Content-Type": "application/octet-stream", wire.LENGTH_HEADER: str(len(message.header))}
-        headers = {**self._headers(), **more}
-        status, told, body = line.ask("POST", path, message.body, headers, end)
+        status, told, body = line.ask("POST", path, message.body, self._headers(message), end)
+        return _read(line.party.name, status, _length(told), body)
+
+    def _relayed(self, path: str, id: str, messages: Sequence[wire.Message], end: float) -> list[wire.Answer]:
+        """All parties' answers, by way of the leader, who cannot open those of the others."""
+        own = sealing.one_time_key()
+        envelope = Envelope(id, path.removeprefix(_MODELS), _key_id(self._key), sealing.public_of(own), {})
+        parts = {
+            rank: sealing.seal(
+                party.hpke or "", envelope.info("request", rank), sealing.request_part(self._key, messages[rank])
+            )
+            for rank, party in enumerate(self.service.parties)
+        }
+        message, leader = replace(envelope, parts=parts).message(), self._lines[0]
+        headers = {name: value for name, value in self._headers(message).items() if name != "Authorization"}
+        status, told, body = leader.ask("POST", RELAY_PATH, message.body, headers, end)
         if status != 200:
-            raise wire.read_problem(line.party.name, status, body)
-        length = told.get(wire.LENGTH_HEADER.lower(), "")
+            raise wire.read_problem(leader.party.name, status, body)
         try:
-            if not length.isdecimal() or len(length) > 9:
-                raise WireError("bad_answer", f"it has no {wire.LENGTH_HEADER}")
-            return wire.read_answer(body[: int(length)], body[int(length) :])
+            length = _length(told)
+            answers = sealing.read_parts(wire.load(body[:length], "the answer", 1 << 20), body[length:])
         except WireError as error:
-            raise _unreadable(line.party.name, error.what) from error
+            raise _unreadable(leader.party.name, error.what) from error
+        opened: list[Future[wire.Answer]] = []
+        for rank, party in enumerate(self.service.parties):
+            future: Future[wire.Answer] = Future()
+            try:
+                future.set_result(_opened_part(party.name, own, envelope, rank, answers.get(rank)))
+            except EdgeError as error:
+                future.set_exception(error)
+            opened.append(future)
+        return _gathered(opened)
 
     def close(self) -> None:
         """Ends all connections; requests under way fail."""
@@ -228,7 +262,17 @@ class Client:
 
 
 def _path(model: str, version: int | None) -> str:
-    return f"/v2/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
+    return f"{_MODELS}{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
+
+
+def _check_relay(service: Service) -> None:
+    """Raises ServiceError where shares cannot be sealed to every party."""
+    if not sealing.HAS_HPKE:
+        raise ServiceError("this Python cannot seal shares", fix='pip install "cryptography>=50"')
+    without = [party.name for party in service.parties if party.hpke is None]
+    if without:
+        what = f"the service has no keys to seal shares to for {', '.join(without)}"
+        raise ServiceError(what, fix='ask directly: transport="direct"')
 
 
 def _now_ms() -> int:
@@ -274,6 +318,42 @@ def _distance(error: BaseException) -> int:
     if isinstance(error, PartyDown):
         return 1
     return 2 if isinstance(error, Refused) and error.code in _CONSEQUENCES else 0
+
+
+def _length(told: Mapping[str, str]) -> int:
+    """How long the JSON of an answer is, out of its HTTP headers; 0 where they do not say."""
+    text = told.get(wire.LENGTH_HEADER.lower(), "")
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
+def _read(party: str, status: int, length: int, body: bytes) -> wire.Answer:
+    """What a party answered, or the refusal of it."""
+    if status != 200:
+        raise wire.read_problem(party, status, body)
+    try:
+        return wire.read_answer(body[:length], body[length:])
+    except WireError as error:
+        raise _unreadable(party, error.what) from error
+
+
+def _opened_part(
+    party: str, own: Any, envelope: Envelope, rank: int, part: bytes | Mapping[str, Any] | None
+) -> wire.Answer:
+    """A party's answer out of what came back through the relay."""
+    if part is None:
+        raise _unreadable(party, "the leader sent none back")
+    if not isinstance(part, bytes):
+        raise wire.read_problem(party, 503, wire.dump(part))
+    try:
+        answer = sealing.read_answer_part(sealing.unseal(own, envelope.info("answer", rank), part))
+    except WireError as error:
+        raise _unreadable(party, error.what) from error
+    return _read(party, *answer)
+
+
+def _key_id(key: str) -> str:
+    """The first digits of a key's SHA-256, which say which key it is and nothing of the key."""
+    return sha256(key.encode()).hexdigest()[:16] if key else ""
 
 
 def _unreadable(party: str, why: str) -> Disagreement:

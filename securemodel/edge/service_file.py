@@ -18,6 +18,7 @@ import numpy as np
 
 from securemodel.edge import recipe
 from securemodel.edge.errors import InputError, ServiceError, WireError
+from securemodel.edge.sealing import is_key
 from securemodel.edge.sharing import decode, encode, encode_indices
 from securemodel.edge.wire import load
 
@@ -176,12 +177,15 @@ def _party(found: Any, where: str) -> Party:
     certificate = _optional(found, "certificate", where)
     if certificate is not None and not _HEX64.fullmatch(certificate):
         raise _Wrong(f"the certificate of {where} is no SHA-256 of 64 hexadecimal digits")
+    sealed_to = _optional(found, "hpke", where)
+    if sealed_to is not None and not is_key(sealed_to):
+        raise _Wrong(f"the hpke of {where} is no public key of 43 characters")
     return Party(
         _get(found, "name", str, where),
         url,
         certificate,
         _optional(found, "ca", where),
-        _optional(found, "hpke", where),
+        sealed_to,
     )
 
 

@@ -10,16 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from securemodel.cli import main
 from securemodel.edge import Client, WireError
 from securemodel.service import gateway, plain_tensors
 from tests.edge.fake import CARD, FakeService, linear, refuse
@@ -49,6 +51,12 @@ def port(service: FakeService) -> Iterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
         server.should_exit = True
         thread.join(30)
+
+
+@pytest.fixture
+def call() -> Callable[..., Result]:
+    """Calls `securemodel` with these words."""
+    return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
 
 
 def ask(port: int, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import runpy
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from securemodel.edge import recipe, sharing, wire
+from securemodel.edge import recipe, sealing, sharing, wire
 from securemodel.edge.errors import InputError, WireError
+from securemodel.edge.sealing import Envelope
 from securemodel.edge.sharing import Share
 from tests.edge.conftest import VECTORS
 
@@ -112,6 +115,24 @@ def test_recipes(vectors) -> None:
         found = recipe.apply(recipe.read(case["recipe"], "x"), x, "x")
         assert list(found.shape) == case["result_shape"], case["recipe"]
         np.testing.assert_allclose(found.reshape(-1), [float(text) for text in case["result"]], rtol=0, atol=1e-9)
+
+
+def test_sealed_parts(vectors) -> None:
+    for case in vectors["seal"]:
+        private = X25519PrivateKey.from_private_bytes(bytes.fromhex(case["private_key"]))
+        envelope = Envelope(case["id"], case["model"], case["key_id"], case["response_key"], {})
+        info = envelope.info(case["direction"], case["rank"])
+        assert info.hex() == case["info"] and b64(bytes.fromhex(case["public_key"])) == sealing.public_of(private)
+        assert sealing.unseal(private, info, bytes.fromhex(case["sealed"])).hex() == case["plain"]
+        again = sealing.seal(sealing.public_of(private), info, bytes.fromhex(case["plain"]))
+        assert sealing.unseal(private, info, again).hex() == case["plain"] and again.hex() != case["sealed"]
+        for other in (envelope.info("answer", 0), info[:-1], info + b"0"):
+            with pytest.raises(WireError, match="cannot be opened"):
+                sealing.unseal(private, other, bytes.fromhex(case["sealed"]))
+
+
+def b64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def test_a_share_shows_nothing_of_itself() -> None:
