@@ -18,6 +18,7 @@ from securemodel.cli import (
     predict,
     programs,
     run,
+    serve,
     train,
 )
 from securemodel.cli.base import print_anywhere
@@ -41,6 +42,7 @@ def main() -> None:
       securemodel align joint.toml --local    which rows of several files belong together
       securemodel describe joint.toml --local count, mean, deviation and quantiles of a joint table
       securemodel evaluate score.py --local   metrics of a model on joint rows, and a report
+      securemodel serve service.toml --local  a service that strangers ask
       securemodel predict infer.py --local --input patients.csv --output risks.csv
       securemodel edge gateway service.json   ordinary clients ask a service of others
       securemodel page verify service.json    do all parties serve the same web page?
@@ -65,6 +67,11 @@ for command in (
     auditing.audit,
     edge.edge,
     page.page,
+    serve.serve,
+    serve.publish,
+    serve.drain,
+    serve.status,
+    serve.key,
     doctor.doctor,
 ):
     main.add_command(command)

@@ -65,7 +65,7 @@ def run_local(
     one fails the others are stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
     terminal and the end of this process, whatever ends it, end all processes. Raises ConfigError for names that cannot be a party's.
     """
-    with _terminated_like_interrupted(), _folder_with_heir() as (folder, heir):
+    with terminated_like_interrupted(), folder_with_heir() as (folder, heir):
         configs = _configurations(parties, folder, dealer, contributors, lanes)
         rows = folder / "rows"
         shown = ["--traceback"] if traceback else []
@@ -83,9 +83,9 @@ def run_local(
         readers: list[threading.Thread] = []
 
         def start(name: str, words: Sequence[str]) -> None:
-            processes[name] = _start(words, len(parties))
+            processes[name] = start_process(words, len(parties))
             heir.write(b"%d\n" % processes[name].pid)
-            readers.extend(_read(name, processes[name], say))
+            readers.extend(read_output(name, processes[name], say))
 
         try:
             for name in contributors:
@@ -97,13 +97,13 @@ def run_local(
                 start(name, words)
             return _wait(processes)
         finally:
-            _end(processes.values())
+            end_processes(processes.values())
             for reader in readers:
                 reader.join(_TERMINATE_S)
 
 
 @contextmanager
-def _folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
+def folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
     """A temporary folder, and a pipe to a shell that is told the process groups that are started here.
 
     When this process ends in a way that it cannot handle, the pipe ends, and the shell ends these groups and removes the
@@ -136,7 +136,8 @@ def _configurations(
     return paths
 
 
-def _start(command: Sequence[str], parties: int) -> subprocess.Popen[bytes]:
+def start_process(command: Sequence[str], parties: int) -> subprocess.Popen[bytes]:
+    """Starts one of the commands of `securemodel` for one of so many parties, in a process group of its own."""
     threads = str(max(1, (os.cpu_count() or 1) // parties))  # the parties share this machine's cores
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
@@ -149,7 +150,9 @@ def _start(command: Sequence[str], parties: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _read(name: str, process: subprocess.Popen[bytes], say: Say) -> list[threading.Thread]:
+def read_output(name: str, process: subprocess.Popen[bytes], say: Say) -> list[threading.Thread]:
+    """Says each line that a process writes, in threads that end with it."""
+
     def read(pipe: IO[bytes], error: bool) -> None:
         with pipe:
             for line in pipe:
@@ -184,7 +187,7 @@ def _wait(processes: Mapping[str, subprocess.Popen[bytes]]) -> Outcome:
     return Outcome(failed[cause], cause, running)
 
 
-def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+def end_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     """Ends what still runs, with everything it started: first politely, then at once."""
     running = [process for process in processes if process.poll() is None]
     for signum in (signal.SIGTERM, signal.SIGKILL):
@@ -199,7 +202,7 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM and SIGHUP (a closed terminal) end this process the way Ctrl-C does, so that nothing is left behind.
 
     Who started it with SIGHUP ignored, as `nohup` does, wants it to go on.

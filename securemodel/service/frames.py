@@ -37,7 +37,6 @@ class Ready(Struct, frozen=True, tag=True):
 
     session: int
     card: bytes
-    row_independent: bool
     seconds: dict[int, float]
     loaded_from: str
 

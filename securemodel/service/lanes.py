@@ -42,7 +42,6 @@ class EngineLane:
         self.starts = self.rounds = 0
         self.sent_bytes: dict[str, int] = {}
         self.card: Mapping[str, Any] = {}
-        self.row_independent = True
         self._config, self._me, self._told = config, me, told
         self._seconds: dict[int, float] = {}
         self._session = 0
@@ -140,7 +139,7 @@ class EngineLane:
         if isinstance(message, Computed):
             self._answer(message, arrays)
         elif isinstance(message, Ready):
-            self.card, self.row_independent = json.loads(message.card), message.row_independent
+            self.card = json.loads(message.card)
             self._seconds, self._session = dict(message.seconds), message.session
             self.loaded_from, self.reason = message.loaded_from, ""
             self._changed("ready")

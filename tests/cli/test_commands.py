@@ -37,6 +37,14 @@ COMMANDS = [
     ["edge", "gateway"],
     ["page", "verify"],
     ["page", "offline"],
+    ["serve"],
+    ["publish"],
+    ["drain"],
+    ["status"],
+    ["key", "new"],
+    ["key", "add"],
+    ["key", "list"],
+    ["key", "revoke"],
     ["doctor"],
 ]
 
