@@ -16,7 +16,7 @@ CLIENTS := build/clients/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-crypten demo test test-all sanitize test-newest bench bench-peers docs lint clean
+.PHONY: help setup setup-crypten demo serve test test-all sanitize test-newest bench bench-peers docs lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ setup-crypten: $(INSTALLED) ## Install CrypTen too, an optional back end (docs/c
 
 demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this machine (result also in out/)
 	$(BIN)/python examples/lenet_mnist/demo.py
+
+serve: $(INSTALLED) ## Serve the digit example to your browser: bank, hospital and dealer on this machine
+	$(BIN)/securemodel serve examples/service/service.toml --local $(ARGS)
 
 test: $(INSTALLED_DEV) $(CLIENTS) ## Run the tests, without the slow ones (JOBS=0: one after the other)
 	@tests/page/tools.sh
