@@ -45,6 +45,8 @@ class Given:
     delimiter: tuple[str, ...] = ()
     encoding: tuple[str, ...] = ()
     journal: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     header: bool | None = None
 
     def words(self, parties: Sequence[str]) -> list[str]:
@@ -212,6 +214,19 @@ def _output(program: Program, me: str, given: Given) -> Path | None:
     if Path(said).suffix.lower() not in FORMATS:
         raise InputError(explain("results are written as .csv or .npz", where=said, fix="give --output such a name"))
     return Path(said)
+
+
+def page_of(program: Program, me: str, given: Given) -> tuple[Path | None, str | None]:
+    """Where this party wants a page of its results, and the file of labels to compare them with. Raises InputError."""
+    concerned = program.parties if "all" in program.header.outputs else _receivers(program)
+    page, labels = (given.of(me, name, program.parties, concerned) for name in ("report", "labels"))
+    if labels and not page:
+        raise InputError(explain("labels are compared with results on a page", fix="give --report FILE.html, too"))
+    if page and Path(page).suffix != ".html":
+        raise InputError(explain("a report is a page", where=page, fix="give it a name like report.html"))
+    if page and not given.of(me, "output", program.parties, concerned):
+        raise InputError(explain("a report is about the results of an output", fix="give --output, too"))
+    return Path(page) if page else None, labels
 
 
 def _journal(

@@ -23,8 +23,9 @@ from securemodel.api import connect
 from securemodel.cli import script as scripts
 from securemodel.cli.base import Command
 from securemodel.cli.lanes import MOST, Crew, Lanes, Processes
-from securemodel.cli.part import Given, Part, open_part
+from securemodel.cli.part import Given, Part, open_part, page_of
 from securemodel.cli.programs import program_of, weights_of
+from securemodel.cli.results_page import read_labels, write_page
 from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
 from securemodel.errors import InputError
 from securemodel.invocation import current
@@ -45,6 +46,8 @@ _FILES = {
     "encoding": ("E", "How a table is written: utf-8 by default, cp1252, utf-16, ... ."),
     "divide-by": ("X", "Divide numbers read from tables and arrays by X."),
     "journal": ("FILE", "Where to keep how far the job is: beside OUTPUT (or INPUT) by default."),
+    "report": ("FILE.html", "Also write a page about the results, which loads nothing."),
+    "labels": ("FILE[:COLUMN]", "True classes, counted from 0, of the rows in order: the report compares."),
 }
 """Options that may begin with PARTY=, what they take, and what they are for."""
 
@@ -130,6 +133,8 @@ def _predict_one(script: Path, me: str, given: Given, ledger: str | None) -> Non
         why, fix = "a program's text can be planned and dealt for, not run", "give the Python file it was made by"
         raise InputError(explain("predict needs a script", where=str(script), why=why, fix=fix))
     program = program_of(module, script)
+    page, labels = page_of(program, me, given)
+    truth = read_labels(labels) if labels else None
     model = functools.cache(lambda: weights_of(module, script, program, me))
     with open_part(program, me, given, model) as part:
         for note in part.notes:
@@ -140,6 +145,9 @@ def _predict_one(script: Path, me: str, given: Given, ledger: str | None) -> Non
         if record and record.output:
             record.finish(part.rows.id_name, part.rows.names()) if part.rows else record.finish()
             click.echo(f"{record.journal.rows} rows of results in {record.output}")
+            if page:
+                write_page(page, program, me, record.output, truth)
+                click.echo(f"a page about them: {page}")
 
 
 @dataclass(frozen=True)

@@ -75,22 +75,30 @@ def picture(made: Measured) -> str:
     """
     if made.name not in _DRAWN or not made.curve:
         return ""
+    heading, draw = _DRAWN[made.name]
+    return drawn(made.name, heading, lambda axes: draw(axes, made.curve))
+
+
+def drawn(name: str, heading: str, draw: Callable[[Any], str]) -> str:
+    """What `draw` draws on axes, and says in words, as an SVG element with ids that begin with a name.
+
+    Raises ConfigError where matplotlib is not installed.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        fix = 'pip install "securemodel[report]", or read the numbers from the Evaluation itself'
+        fix = 'pip install "securemodel[report]", or do without: the numbers are there'
         raise ConfigError(explain("pictures need matplotlib, which is not installed", fix=fix)) from None
-    heading, draw = _DRAWN[made.name]
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=_SIZE)
         axes = figure.subplots()
-        said = draw(axes, made.curve)
+        said = draw(axes)
         axes.grid(alpha=0.25)
         figure.tight_layout()
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(file.getvalue(), made.name, heading, said)
+    return _inline(file.getvalue(), name, heading, said)
 
 
 def _inline(svg: str, name: str, heading: str, said: str) -> str:

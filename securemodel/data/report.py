@@ -70,7 +70,7 @@ def _cell(x: Any, code: bool = False) -> str:
     return f"<td>{f'<code>{text}</code>' if code and text else text}</td>"
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], code: Sequence[int] = ()) -> str:
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], code: Sequence[int] = ()) -> str:
     """A table with a caption and headings of columns; the first cell of a row is its heading."""
     top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     body = "\n".join(
@@ -90,7 +90,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
         (f"digest of the {name}", facts[key]) for name, key in (("schema", "schema"), ("rows", "data")) if key in facts
     ]
     rows += [(f"digest of program {at}", digest) for at, digest in enumerate(facts.get("programs", ()), 1)]
-    return _table("Data and programs", ("what", "value"), rows, code=(1,))
+    return table("Data and programs", ("what", "value"), rows, code=(1,))
 
 
 def _metrics(metrics: Mapping[str, Measured], facts: Mapping[str, Any]) -> str:
@@ -103,16 +103,16 @@ def _metrics(metrics: Mapping[str, Measured], facts: Mapping[str, Any]) -> str:
         cut = "" if made.threshold is None else number_text(made.threshold)
         to = facts.get("revealed", {}).get(name, "")
         rows.append((name, value, cut, made.method, "; ".join(made.notes), to))
-    return _table("Metrics", ("metric", "value", "threshold", "how", "notes", "revealed to"), rows)
+    return table("Metrics", ("metric", "value", "threshold", "how", "notes", "revealed to"), rows)
 
 
 def _matrix(made: Measured) -> str:
     cells = made.curve["matrix"]
     rows = [(f"class {at}", *("withheld" if x is None else x for x in row)) for at, row in enumerate(cells)]
     cut = f", at threshold {made.threshold:g}" if made.threshold is not None else ""
-    table = _table(f"Rows by class (down) and by what they are called (across){cut}",
+    counts = table(f"Rows by class (down) and by what they are called (across){cut}",
                    ("", *(f"called {at}" for at in range(len(cells)))), rows)  # fmt: skip
-    return f"<h2>Confusion matrix</h2>{_notes(made)}{table}"
+    return f"<h2>Confusion matrix</h2>{_notes(made)}{counts}"
 
 
 def _notes(made: Measured) -> str:
@@ -127,8 +127,8 @@ def _curve(made: Measured) -> str:
     columns = list(made.curve)
     rows = list(zip(*made.curve.values(), strict=True))
     shown = [tuple(number_text(x) for x in row[:1]) + row[1:] for row in rows]
-    table = _table(f"{title(made.name)}, {made.method}", [name.replace("_", " ") for name in columns], shown)
-    details = f"<details><summary>The numbers</summary>{table}</details>"
+    numbers = table(f"{title(made.name)}, {made.method}", [name.replace("_", " ") for name in columns], shown)
+    details = f"<details><summary>The numbers</summary>{numbers}</details>"
     return f"<h2>{heading}</h2>{_notes(made)}<figure>{picture(made)}</figure>{details}"
 
 
@@ -138,7 +138,7 @@ def _costs(facts: Mapping[str, Any]) -> str:
          bytes_text(cost["dealt_bytes"]))
         for cost in facts.get("costs", ())
     ]  # fmt: skip
-    return _table("What it cost", ("query", "rounds", "sent", "dealt"), rows) if rows else ""
+    return table("What it cost", ("query", "rounds", "sent", "dealt"), rows) if rows else ""
 
 
 def _ledger(entries: Entries) -> str:
@@ -146,7 +146,7 @@ def _ledger(entries: Entries) -> str:
         return ""
     head = ["time", *[name for name in ("me", "peers", "program", "reveals", "rows") if name in entries[0]]]
     rows = [[_said(entry.get(name, "")) for name in head] for entry in entries]
-    return "<h2>Ledger</h2>" + _table("What this party helped to answer", head, rows, code=[head.index("program")])
+    return "<h2>Ledger</h2>" + table("What this party helped to answer", head, rows, code=[head.index("program")])
 
 
 def _said(x: Any) -> Any:
@@ -164,14 +164,19 @@ def as_html(metrics: Mapping[str, Measured], facts: Mapping[str, Any], ledger: E
         elif made.curve:
             parts.append(_curve(made))
     parts += [_costs(facts), _ledger(ledger)]
+    told = "Computed on rows that no party showed to another. Only the numbers below were revealed"
+    return page("Evaluation", told, parts)
+
+
+def page(heading: str, told: str, parts: Sequence[str]) -> str:
+    """A whole page of these parts, in HTML, that loads nothing and runs nothing. `told` stands above them."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_POLICY)}">'
-        '<meta name="viewport" content="width=device-width"><title>Evaluation</title>'
-        f"<style>{_STYLE}</style></head><body><main><h1>Evaluation</h1>\n"
-        "<p>Computed on rows that no party showed to another. Only the numbers below were revealed, "
-        f"by securemodel {html.escape(__version__)}.</p>\n{body}\n</main></body></html>\n"
+        f'<meta name="viewport" content="width=device-width"><title>{html.escape(heading)}</title>'
+        f"<style>{_STYLE}</style></head><body><main><h1>{html.escape(heading)}</h1>\n"
+        f"<p>{html.escape(told)}, by securemodel {html.escape(__version__)}.</p>\n{body}\n</main></body></html>\n"
     )
 
 
