@@ -57,9 +57,13 @@ class Journal:
         self.path = Path(path)
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
-            self._prepare()
         except sqlite3.Error as error:
             raise self._unusable(str(error)) from None
+        try:
+            self._prepare()
+        except (sqlite3.Error, FileError) as error:
+            self._database.close()
+            raise error if isinstance(error, FileError) else self._unusable(str(error)) from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._written = 0
 
