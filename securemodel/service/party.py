@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -149,6 +149,7 @@ class PartyDesk:
         self._models: dict[str, dict[int, Model]] = {}
         self._lanes: dict[tuple[str, int, int], Lane] = {}
         self._turns: dict[tuple[str, int, int], asyncio.Lock] = {}
+        self._failures: Counter[tuple[str, int, int]] = Counter()
         self._records = self._remembered(journal)
         self._budgets = Budgets(journal.spent())
         self._machine: Leader | Follower
@@ -486,16 +487,23 @@ class PartyDesk:
                 self._mark(id, RELEASED)
 
     async def _run(self, order: Run) -> None:
-        """Has a lane compute a batch, after what it computes already."""
+        """Has a lane compute a batch, after what it computes already.
+
+        Where a run of a lane fails, its session is over, and what was proposed before that was meant for it: such runs
+        fail, too, instead of meeting other runs in the next session.
+        """
         key = (order.model, order.version, order.lane)
         rows = sum(place.rows for place in order.places)
-        began = time.monotonic()
+        began, failures = time.monotonic(), self._failures[key]
         try:
             async with self._turns.setdefault(key, asyncio.Lock()):
+                if self._failures[key] != failures or order.run not in self._machine.batches:
+                    raise LaneDown("the session that a run was proposed for is over")
                 job = Job(order.run, order.size, rows, order.manifest, self._gathered(order))
                 where, outputs = await self._lanes[key].run(job)
         except Exception as error:
             _log.error("a run failed: %s", error if isinstance(error, LaneDown) else public_reason(error))
+            self._failures[key] += self._failures[key] == failures
             self.lanes_changed()
             self._step(self._machine.failed, order.run, getattr(error, "party", ""))
             return

@@ -140,15 +140,16 @@ class Room:
             jobs = [other for other, _ in here.values()]
             same = len({(other.run, other.size, other.rows, other.manifest) for other in jobs}) == 1
             self.runs.append((self.epoch, jobs[0].manifest.hex()))
-            await asyncio.sleep(self.seconds.get(job.size, 0.0))
-            for _, waiting in here.values():
-                if waiting.done():
-                    continue
-                if same and self.up:
-                    waiting.set_result(f"{self.session}:{self.epoch}")
-                else:
-                    waiting.set_exception(LaneDown("the parties mean different runs", ""))
+            futures = [waiting for _, waiting in here.values()]
+            asyncio.get_running_loop().call_later(self.seconds.get(job.size, 0.0), self._end, futures, same)
         return await future, [job.shares[0] @ self.weight]
+
+    def _end(self, futures: list[asyncio.Future], same: bool) -> None:
+        for future in futures:
+            if not future.done() and same and self.up:
+                future.set_result(f"{self.session}:{self.epoch}")
+            elif not future.done():
+                future.set_exception(LaneDown("the parties mean different runs", ""))
 
 
 @dataclass

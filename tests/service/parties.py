@@ -52,6 +52,8 @@ class Parties:
     async def start(self, name: str) -> PartyDesk:
         journal = self.journals[name] = Journal(self.folder / f"{name}.sqlite")
         lanes = [room.lane(name) for room in self.rooms]
+        for room in self.rooms:
+            room.fail(name)  # whoever began a run before it noticed that this party had crashed
         self.desks[name] = make_desk(name, self.names, lanes, journal, self.links(name), self.limits, self.models)
         await self.desks[name].start()
         return self.desks[name]
