@@ -150,7 +150,7 @@ def load(text: bytes, where: str = "the JSON header", limit: int = MAX_HEADER_BY
     if len(text) > limit:
         raise _bad(f"{where} has {len(text)} bytes", why=f"at most {limit} are read")
     try:
-        found = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        found = _READER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         raise _bad(f"{where} is no JSON that can be read", why=_why(error)) from error
     if not isinstance(found, dict):
@@ -176,6 +176,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> Any:
     raise _bad(f"{text} is no JSON number")
+
+
+_READER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 
 
 def _bad(what: str, *, where: str = "", why: str = "", fix: str = "") -> WireError:
