@@ -57,6 +57,20 @@ LINEAR: dict[str, Callable[..., torch.Tensor]] = {
     "window_sum": _window_sum,
 }
 
+_SAME_SHAPE = frozenset({"neg", "scale", "ldexp", "flip"})
+
+
+def linear_shape(kind: str, shapes: Sequence[Sequence[int]], attrs: dict) -> tuple[int, ...]:
+    """The shape of a linear operation's result. Raises what torch raises where there is none."""
+    if kind in ("add", "sub"):
+        x, y = map(tuple, shapes)
+        return x if x == y else tuple(torch.broadcast_shapes(x, y))
+    if kind in _SAME_SHAPE:
+        return tuple(shapes[0])
+    meta = [torch.empty(tuple(shape), dtype=torch.int64, device="meta") for shape in shapes]
+    return tuple(LINEAR[kind](*meta, **attrs).shape)
+
+
 LAYOUT = frozenset({"ldexp", "reshape", "permute", "expand", "slice", "flip", "index", "pad"})
 """Operations that only move elements: each output element is one input element or zero."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from protocols.bilinear import real_bilinear
-from protocols.linear import LINEAR
+from protocols.linear import linear_shape
 from protocols.names import PUBLIC
 from securemodel.compiler.ir import WRAPS, Graph, Mark, Node, phase_of, plain_json
 
@@ -421,8 +421,7 @@ class Builder:
         return self._linear(kind, *operands, **attrs)
 
     def _linear(self, kind: str, *operands: Value, **attrs) -> Value:
-        meta = [torch.empty(v.shape, dtype=torch.int64, device="meta") for v in operands]
-        shape = LINEAR[kind](*meta, **attrs).shape
+        shape = linear_shape(kind, [v.shape for v in operands], attrs)
         node = self._secret("linear", operands, shape, kind=kind, attrs=attrs)
         return self._value(node, all(v.integer for v in operands))
 
@@ -598,4 +597,6 @@ class Builder:
 
 def bilinear_shape(kind: str, x: torch.Tensor, y: torch.Tensor, attrs: dict) -> torch.Size:
     """Shape of a product, from torch's own operators on the meta device."""
+    if kind == "mul":
+        return torch.broadcast_shapes(x.shape, y.shape)
     return real_bilinear(kind, x.float(), y.float(), attrs).shape

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-from torch.export import _trace
+from torch.export import _trace, exported_program
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules import transformer
 
@@ -142,7 +142,7 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             with KnownValues(), WrittenPlainly():
                 exported = torch.export.export(model, inputs, strict=False)
             made = _assertions(exported.graph)
-            exported = exported.run_decompositions(decompositions())
+            exported = _decomposed(exported)
     except CompileError:
         raise
     except Exception as problem:
@@ -385,14 +385,31 @@ def _plain_forward(model: torch.nn.Module, examples: Examples) -> Iterator[None]
 
 def decompositions() -> dict[Any, Callable]:
     """How torch writes operators with simpler ones, for those that have no secure version of their own."""
-    known = _known_to_torch(len(torch._C._dispatch_get_all_op_names()))
+    known, _ = _known_to_torch(len(torch._C._dispatch_get_all_op_names()))
     return {op: steps for op, steps in known.items() if op not in LOWERINGS} | DECOMPOSITIONS
 
 
 @lru_cache(maxsize=1)
-def _known_to_torch(operators: int) -> dict[Any, Callable]:
-    """Torch's table while it has this many operators: libraries may bring more. To make it takes longer than a trace."""
-    return torch.export.default_decompositions().materialize()
+def _known_to_torch(operators: int) -> tuple[dict[Any, Callable], frozenset[Any]]:
+    """Torch's table, and its composite operators, while it has this many: libraries may bring more. To make them takes
+    longer than a trace."""
+    known = torch.export.default_decompositions().materialize()
+    return known, frozenset(exported_program._collect_all_valid_cia_ops())
+
+
+def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same program with `decompositions()`.
+
+    Torch is told of the composite operators that are kept or written in our way alone. The others its dispatcher takes
+    apart whether they are named or not, but for each that is named it makes and removes rules, which takes longer than
+    all else: there are hundreds.
+    """
+    steps = decompositions()
+    _, composite = _known_to_torch(len(torch._C._dispatch_get_all_op_names()))
+    own = {op for op in composite if op in DECOMPOSITIONS or op not in steps}
+    steps = {op: written for op, written in steps.items() if op in own or op not in composite}
+    with _replaced(exported_program, "_collect_all_valid_cia_ops", lambda: own):
+        return exported.run_decompositions(steps)
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from protocols import linear
 from protocols.errors import explain
 from protocols.gates import GATES, dealt_bytes, numel
 from protocols.gates.conjunction import MAX_FAN_IN
@@ -21,7 +22,6 @@ from protocols.gates.lookup import MAX_TERMS
 from protocols.gates.sign import digit_count, groups, leaf_planes
 from protocols.gates.unit import MAX_BITS
 from protocols.kernels.checks import TABLE_SIZES
-from protocols.linear import LINEAR
 from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
 from protocols.shares import RING_BITS, words
 from securemodel.compiler.builder import bilinear_shape
@@ -219,11 +219,7 @@ def linear_shape(case: Case) -> Shape:
         raise Wrong(f"{name} has {kind.operands} operands, not {len(shapes)}")
     check_attrs(attrs, kind.attrs, kind.optional, f"{name}: ")
     kind.guard(case)
-    if name in ("add", "sub"):
-        return broadcast(*shapes)
-    if name in ("neg", "scale", "ldexp", "flip"):
-        return shapes[0]
-    return by_torch(lambda: LINEAR[name](*map(_meta, shapes), **attrs).shape)
+    return sized(by_torch(linear.linear_shape, name, shapes, attrs))
 
 
 def _linear(case: Case) -> Made:
