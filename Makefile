@@ -36,11 +36,11 @@ serve: $(INSTALLED) ## Serve the digit example to your browser: bank, hospital a
 
 test: $(INSTALLED_DEV) $(CLIENTS) ## Run the tests, without the slow ones (JOBS=0: one after the other)
 	@tests/page/tools.sh
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED_DEV) $(CLIENTS) ## Run all tests
 	@tests/page/tools.sh
-	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 test-newest: $(CLIENTS) ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
 	$(PYTHON) -m venv $(NEWEST)
@@ -48,7 +48,7 @@ test-newest: $(CLIENTS) ## Run them with the packages that a user gets today, in
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(PIP) --group dev -e ".[data,examples,text,paillier,privacy,serve]"
 	@$(NEWEST)/bin/python -m pip list
-	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
+	$(NEWEST)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 # A copy of the package with checked kernels, in a folder of its own; the checks have to be loaded before Python.
 CHECKED := build/sanitize

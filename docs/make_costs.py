@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ import securemodel
 from protocols.gates import GATES, dealt_bytes
 from securemodel.compiler.wire import START, item_bytes
 from securemodel.planning.costs import NETWORKS, Machine
-from securemodel.planning.table import Plan
 from securemodel.planning.units import bytes_text, count_text, network_text, seconds_text
 from securemodel.planning.work import gate_bytes
 
@@ -141,17 +141,18 @@ def lenet5() -> nn.Module:
     return runpy.run_path(str(ROOT / "examples" / "lenet_mnist" / "model.py"))["LeNet5"]()
 
 
-def model_plan(make: Callable[[], nn.Module], rows: int, network: str) -> Plan:
+@cache
+def model_program(make: Callable[[], nn.Module], rows: int) -> securemodel.Program:
     """One party's model on the other's images."""
     with torch.device("meta"):
         model = make()
     arguments = {"weights": "alice", "inputs": "bob", "outputs": "bob"}
-    return securemodel.compile(model, torch.zeros(rows, 1, 28, 28), **arguments).plan(network)
+    return securemodel.compile(model, torch.zeros(rows, 1, 28, 28), **arguments)
 
 
 def model_row(name: str, make: Callable[[], nn.Module], rows: int) -> list[str]:
     """Costs of one run."""
-    lan, wan = (model_plan(make, rows, network) for network in ("lan", "wan"))
+    lan, wan = (model_program(make, rows).plan(network) for network in ("lan", "wan"))
     products = max(cost.multiply_adds for cost in lan.total.parties.values())
     sent, memory = max(lan.sent_bytes.values()), max(lan.peak_bytes.values())
     cells = [name, str(rows), str(lan.rounds), bytes_text(sent), bytes_text(lan.preprocessing_bytes)]
@@ -181,7 +182,7 @@ def document() -> str:
             ["model", "rows", "rounds", "sent by a party", "dealt", "multiply-adds", "memory", "lan", "wan"],
             (model_row(name, make, rows) for name, make in (("MLP", mlp), ("LeNet-5", lenet5)) for rows in (1, 100)),
         ),
-        plan=replace(model_plan(lenet5, 1, "wan"), digest="(digest)"),
+        plan=replace(model_program(lenet5, 1).plan("wan"), digest="(digest)"),
         start=START.size,
         products=f"{machine.multiply_adds_per_s / 1e9:g}",
         moved=f"{machine.bytes_per_s / 1e9:g}",
