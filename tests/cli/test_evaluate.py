@@ -61,7 +61,7 @@ def script(tmp_path: Path) -> Path:
 def test_all_parties_on_this_machine(script: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "securemodel.cli", "evaluate", str(script), "--local", "--metrics", "f1,auc,roc",
                "--exact", "--reveal", "bank", "--ledger", str(tmp_path / "ledger"), "--out", str(tmp_path / "r.html")]  # fmt: skip
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=250)
     said = done.stdout
     assert done.returncode == 0, said + done.stderr
     bank, shop = pd.read_csv(tmp_path / "bank.csv"), pd.read_csv(tmp_path / "shop.csv")
@@ -94,5 +94,5 @@ def test_what_is_called_wrongly(call: Callable, script: Path, extra: list[str], 
 def test_a_script_that_says_nothing_is_named(script: Path, tmp_path: Path) -> None:
     script.write_text('PARTIES = ("bank", "shop")\n')
     command = [sys.executable, "-m", "securemodel.cli", "evaluate", str(script), "--local"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=250)
     assert done.returncode == 1 and "make_evaluation()" in done.stdout + done.stderr

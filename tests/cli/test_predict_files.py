@@ -405,7 +405,7 @@ def test_a_job_that_is_killed_goes_on_after_a_correction(write, tmp_path: Path) 
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     values[99] = 5000
     write_table()
     process = command(*words)

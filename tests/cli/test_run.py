@@ -157,7 +157,7 @@ def test_signals_stop_all(write, tmp_path: Path, own_temporary_folder: Path, sig
         ready = [line for line in (process.stdout.readline() for _ in range(3)) if "ready" in line]
         assert len(ready) == 2
         process.send_signal(signum)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=200)
     if signum == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
@@ -205,7 +205,7 @@ def test_a_party_that_compiles_longer_than_connect_s_does_not_end_the_others(
         )
     said = {}
     for name in ("bank", "hospital"):
-        said[name], _ = started[name].communicate(timeout=90)
+        said[name], _ = started[name].communicate(timeout=200)
     started["dealer"].kill()
     started["dealer"].communicate()
     assert started["bank"].returncode == started["hospital"].returncode == 0, said

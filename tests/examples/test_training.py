@@ -18,7 +18,7 @@ ACCURACY = re.compile(r"(\w+) \| epoch (\d+): loss ([\d.]+), ([\d.]+)% of the te
     ("name", "parties", "args"),
     [
         ("train_bank_shop", ("bank", "shop", "registry"), ["--people", "500"]),
-        ("train_hospitals", ("north", "south"), ["--scale", "0.25"]),
+        pytest.param("train_hospitals", ("north", "south"), ["--scale", "0.25"], marks=pytest.mark.slow),
     ],
 )
 def test_all_parties_see_the_same_and_learn(run_example, tmp_path, name, parties, args):
@@ -34,6 +34,7 @@ def test_all_parties_see_the_same_and_learn(run_example, tmp_path, name, parties
         assert safetensors.torch.load_file(out[1]).keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
+@pytest.mark.slow
 def test_adapters_of_a_public_encoder(run_example, tmp_path):
     out = tmp_path / "adapters.safetensors"
     script = EXAMPLES / "finetune_lora" / "train.py"
@@ -44,6 +45,7 @@ def test_adapters_of_a_public_encoder(run_example, tmp_path):
     assert weights["query.up"].abs().max() > 0, "it starts as zeros"
 
 
+@pytest.mark.slow
 def test_two_archives_train_a_generator_and_one_of_them_draws(run_example, tmp_path):
     args = ["--images", "24", "--epochs", "1", "--out", str(tmp_path)]
     said = run_example(EXAMPLES / "train_gan" / "train.py", args, ("archive", "museum"))
@@ -60,6 +62,7 @@ def test_the_images_of_the_two_archives_are_different(example):
     assert not any(torch.equal(one, other) for one in archive for other in museum)
 
 
+@pytest.mark.slow
 def test_dates_of_two_offices(run_example, tmp_path):
     out = tmp_path / "dates.safetensors"
     args = ["--rows", "100", "--epochs", "1", "--out", str(out)]

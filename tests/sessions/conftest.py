@@ -57,8 +57,8 @@ class World:
         program: Program,
         *,
         dealer: bool = True,
-        receive_s: float = 3.0,
-        connect_s: float = 8.0,
+        receive_s: float = 20.0,
+        connect_s: float = 20.0,
         lanes: int = 1,
         **dealing: Any,
     ) -> None:

@@ -148,7 +148,7 @@ def test_the_dealer_survives_garbage(world, program, tools, garbage: str) -> Non
 
 
 def test_the_dealer_survives_parties_that_say_nothing(worlds, program, tools) -> None:
-    world = worlds(program, receive_s=1.0)
+    world = worlds(program, receive_s=4.0)
     links = {me: dial(me, DEALER, world.config, insecure_plain=True) for me in program.parties}
     world.wait_until_said("session failed")
     for link in links.values():
