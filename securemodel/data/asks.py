@@ -32,13 +32,15 @@ class Ask:
     once: Mapping[str, Owned] = field(default_factory=dict)
     sums: Callable[..., Tensors] = dict
     frac_bits: int = 16
+    whole: bool = False
 
 
 def ask_all(asks: Sequence[Ask], ask: Callable[[Query], Results]) -> list[Results]:
-    """The results of each, by as few queries as there are kinds: with rows and without, and of unlike precision."""
-    groups: dict[tuple[bool, int], list[int]] = {}
+    """The results of each, by as few queries as there are kinds: with rows, all at once or in blocks, and without, and of
+    unlike precision."""
+    groups: dict[tuple[bool, bool, int], list[int]] = {}
     for at, one in enumerate(asks):
-        groups.setdefault((bool(one.rows), one.frac_bits), []).append(at)
+        groups.setdefault((bool(one.rows), one.whole, one.frac_bits), []).append(at)
     found: list[Results] = [{} for _ in asks]
     for places in groups.values():
         results = ask(merged([asks[at] for at in places]))
@@ -69,7 +71,7 @@ def merged(asks: Sequence[Ask]) -> Query:
     return Query(
         ", ".join(one.what for one in asks), finish, reveal=together([one.reveal for one in asks]),
         rows=together([one.rows for one in asks]), once=together([one.once for one in asks]), sums=sums,
-        frac_bits=asks[0].frac_bits,
+        frac_bits=asks[0].frac_bits, whole=asks[0].whole,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ MEAN_BITS = 40
 FINE_BINS, COARSE_BINS = 1 << 16, 1 << 8
 """Bins within a column's public bounds, in which quantiles are found: of totals, and of hidden rows."""
 _ROW = 256
+_MOST_COMPARED = 1 << 20
+"""Values of hidden rows that one program finds the largest of: at each party about 100 bytes of each."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,19 +88,32 @@ class Rows:
             source = lambda part: lambda: _halves((made(part.x()).double() * scale).round().long())
             once = {part.party: Owned(part.party, source(part), (2, size), torch.int64) for part in self.parts}
             return Ask(what, lambda **sent: finish(_whole(sum(sent.values()))), {reveal: "all"}, once=once)
+        sums = lambda **rows: {"total": _weighed(**rows).sum(0)}
+        return Ask(what, lambda total: finish(total), {reveal: "all"}, rows=self.secret(features, size), sums=sums)
+
+    def ask_largest(self, what: str, size: int, features: Callable[[torch.Tensor], torch.Tensor], reveal: str) -> Ask:
+        """Asks for the largest of `features` ([rows, size], not negative) of rows that count, or 0."""
+        if not self.hidden:
+            source = lambda part: lambda: features(part.x()).amax(0)
+            once = {part.party: Owned(part.party, source(part), (size,), torch.float64) for part in self.parts}
+            finish = lambda **sent: {reveal: torch.stack(list(sent.values())).amax(0)}
+            return Ask(what, finish, {reveal: "all"}, once=once, frac_bits=FINE_BITS)
+        sums, rows = lambda **rows: {"largest": _weighed(**rows).amax(0)}, self.secret(features, size)
+        found = lambda largest: {reveal: largest}
+        return Ask(what, found, {reveal: "all"}, rows=rows, sums=sums, frac_bits=FINE_BITS, whole=True)
+
+    def secret(self, features: Callable[[torch.Tensor], torch.Tensor], size: int) -> dict[str, tuple[Owned, ...]]:
+        """What `_weighed` takes of hidden rows."""
         (part,) = self.parts
-        rows = {"features": (part.features(features, size),)}
-        rows.update({f"weight{at}": (owned,) for at, owned in enumerate(self.weights)})
+        weights = {f"weight{at}": (owned,) for at, owned in enumerate(self.weights)}
+        return {"features": (part.features(features, size),), **weights}
 
-        def sums(features: torch.Tensor, **weights: torch.Tensor) -> dict[str, torch.Tensor]:
-            if not weights:
-                return {"total": features.sum(0)}
-            (product, *more) = weights.values()
-            for weight in more:
-                product = product * weight
-            return {"total": (features * product.unsqueeze(1)).sum(0)}
 
-        return Ask(what, lambda total: finish(total), {reveal: "all"}, rows=rows, sums=sums)
+def _weighed(features: torch.Tensor, **weights: torch.Tensor) -> torch.Tensor:
+    """Features [rows, size] times the product of the weights of their rows."""
+    if not weights:
+        return features
+    return features * reduce(torch.mul, weights.values()).unsqueeze(1)
 
 
 _LOW_BITS = 20
@@ -192,20 +208,15 @@ def _scales(found: Mapping[str, torch.Tensor], names: Sequence[str], rows: Rows)
 
 
 def _min_max(step: MinMaxScaler, fields: Fields, rows: Rows, name: str) -> Fit:
-    if rows.hidden:
-        raise InputError(_cannot(step, name, "nobody knows which rows count, and one row decides"))
+    if rows.hidden and rows.count * 2 * len(fields) > _MOST_COMPARED:
+        raise InputError(_cannot(step, name, f"of {rows.count} hidden rows too many would be compared in one program"))
     yield from _counts(fields, rows, name)
 
     def ends(x: torch.Tensor) -> torch.Tensor:
         units = _units(x, fields)
-        return torch.cat([units.nan_to_num(0.0).amax(0), (1 - units).nan_to_num(0.0).amax(0)])
+        return torch.cat([units, 1 - units], 1).nan_to_num(0.0)
 
-    source = lambda part: lambda: ends(part.x())
-    once = {part.party: Owned(part.party, source(part), (2 * len(fields),), torch.float64) for part in rows.parts}
-    results = yield Ask(
-        f"min and max of {name}", lambda **sent: {"ends": torch.stack(list(sent.values())).amax(0)}, {"ends": "all"},
-        once=once, frac_bits=FINE_BITS,
-    )  # fmt: skip
+    results = yield rows.ask_largest(f"min and max of {name}", 2 * len(fields), ends, "ends")
     high, low = learnt(results, "ends").double().chunk(2)
     found = [(f.low + (1 - least) * _width(f), f.low + most * _width(f))
              for f, least, most in zip(fields, low.tolist(), high.tolist(), strict=True)]  # fmt: skip

@@ -98,8 +98,13 @@ def test_rows_of_which_nobody_knows_whether_all_have_them():
 @pytest.mark.parametrize("unmatched", ["keep", "drop"])
 def test_rows_that_one_party_knows(unmatched):
     joint = data.local(*tables()).align("bank", unmatched=unmatched)
-    prepared = pipeline(city=data.OneHotEncoder()).fit(joint)
-    assert mean_of(prepared, "spent") == pytest.approx(COMMON["spent"].mean(), abs=0.2)
+    spent = [data.StandardScaler(), data.MinMaxScaler()]
+    prepared = pipeline(city=data.OneHotEncoder(), spent=spent).fit(joint)
+    ends = prepared["spent"][1].parameters
+    spent = (COMMON["spent"] - COMMON["spent"].mean()) / COMMON["spent"].std(ddof=0)
+    assert ends["data_min_"].item() == pytest.approx(spent.min(), abs=0.02)
+    assert ends["data_max_"].item() == pytest.approx(spent.max(), abs=0.02)
+    assert prepared["spent"][0].parameters["mean_"].item() == pytest.approx(COMMON["spent"].mean(), abs=0.2)
     assert prepared["spent"][0].known
     assert prepared.raw(joint)["shop"][0].way is not None
     with pytest.raises(InputError, match="one order at all parties"):

@@ -191,8 +191,22 @@ def test_hidden_rows_have_no_part_in_quantiles():
     rows, true = hidden(table(150)[:, :1])
     found = fit(SimpleImputer("median"), (AGE,), rows)
     assert found["statistics_"][0] == np.nanmedian(true)
-    with pytest.raises(InputError, match="nobody knows which rows count"):
-        fit(MinMaxScaler(), (AGE,), rows)
+
+
+def test_hidden_rows_are_neither_the_least_nor_the_largest(monkeypatch):
+    x = table(40)
+    x[:, 0] = x[:, 0].clip(20, 90)
+    of_nobody = sorted({*range(40)} - {*hidden(np.arange(40.0)[:, None], 4)[1].flatten().astype(int)})
+    x[of_nobody[:2], 0], x[of_nobody[2:4], 1] = (18, 99), (0, 5e5)
+    rows, true = hidden(x, 4)
+    found, wanted = fit(MinMaxScaler(), ALL, rows), theirs.MinMaxScaler().fit(true)
+    np.testing.assert_allclose(found["data_min_"], wanted.data_min_, atol=5e5 * 2.0**-23)
+    np.testing.assert_allclose(found["data_max_"], wanted.data_max_, atol=5e5 * 2.0**-23)
+    bins = fit(KBinsDiscretizer(4, "ordinal", "uniform"), (PAID,), hidden(x[:, 2:], 4)[0])
+    assert sorted(bins["bin_edges_"].flatten().tolist()) == [0, 0.25, 0.5, 0.75, 1]
+    monkeypatch.setattr(totals, "_MOST_COMPARED", 100)
+    with pytest.raises(InputError, match="of 40 hidden rows too many"):
+        fit(MinMaxScaler(), ALL, rows)
 
 
 # ---- what one party tells
