@@ -22,13 +22,14 @@ import numpy as np
 from securemodel.edge.errors import EdgeError, InputError, ServiceError
 from securemodel.edge.sharing import encode_indices, numbers
 
+_FIX = "ask the service for its service.json again"
 Step = Callable[[np.ndarray, str], np.ndarray]
 
 
 def read(steps: Any, name: str) -> list[Step]:
     """The steps of one input out of JSON: lists of a step's name and its numbers."""
     if not isinstance(steps, list) or not all(isinstance(step, list) and step for step in steps):
-        raise ServiceError("a recipe is a list of steps, each a list of its name and its numbers", where=name)
+        raise ServiceError("a recipe is a list of steps, each a list of its name and its numbers", where=name, fix=_FIX)
     return [_read_step(step, name) for step in steps]
 
 
@@ -40,7 +41,7 @@ def _read_step(step: Sequence[Any], name: str) -> Step:
     make, kinds = STEPS[kind]
     if len(arguments) != len(kinds) or not all(map(_fits, arguments, kinds)):
         what = f"the step {kind!r} of a recipe has wrong numbers"
-        raise ServiceError(what, where=name, why=f"it takes {len(kinds)}: {', '.join(kinds) or 'none'}")
+        raise ServiceError(what, where=name, why=f"it takes {len(kinds)}: {', '.join(kinds) or 'none'}", fix=_FIX)
     return make(*arguments)
 
 
@@ -70,7 +71,7 @@ def apply(steps: Sequence[Step], x: np.ndarray, name: str) -> np.ndarray:
 
 def _divide(by: Any) -> Step:
     if not np.all(by):
-        raise ServiceError("a recipe divides by zero")
+        raise ServiceError("a recipe divides by zero", fix=_FIX)
     return lambda x, _: x / _per_channel(by, x)
 
 

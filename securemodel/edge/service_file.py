@@ -161,7 +161,7 @@ def _service(found: Mapping[str, Any]) -> Service:
         {model.name: model for model in models},
         leader,
         _get(found, "keys", bool, "it"),
-        tuple(str(line) for line in found.get("trust") or ()),
+        tuple(map(str, _or(found, "trust", list, "it", []))),
     )
 
 
@@ -198,7 +198,7 @@ def _model(found: Any, where: str) -> Model:
     outputs = tuple(_port(port, f"{where}, an output", False) for port in _get(card, "outputs", list, where))
     if not inputs or not outputs:
         raise _Wrong(f"{where} has no inputs or no outputs")
-    labels = card.get("labels")
+    labels = _or(card, "labels", list, where, None)
     return Model(
         _get(found, "name", str, where),
         _get(found, "version", int, where),
@@ -206,8 +206,8 @@ def _model(found: Any, where: str) -> Model:
         digest,
         inputs,
         outputs,
-        {name: recipe.read(steps, name) for name, steps in (card.get("recipe") or {}).items()},
-        tuple(map(str, labels)) if isinstance(labels, list) else None,
+        {name: recipe.read(steps, name) for name, steps in _or(card, "recipe", dict, where, {}).items()},
+        None if labels is None else tuple(map(str, labels)),
         card,
     )
 
@@ -239,5 +239,10 @@ def _get(found: Any, name: str, kind: type, where: str) -> Any:
     return found[name]
 
 
+def _or(found: Mapping[str, Any], name: str, kind: type, where: str, default: Any) -> Any:
+    """A member that may be missing or null."""
+    return default if found.get(name) is None else _get(found, name, kind, where)
+
+
 def _optional(found: Mapping[str, Any], name: str, where: str) -> str | None:
-    return None if found.get(name) is None else _get(found, name, str, where)
+    return _or(found, name, str, where, None)

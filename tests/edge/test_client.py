@@ -160,10 +160,9 @@ def test_a_refusal_says_who_and_what_to_do(service) -> None:
 
 def test_waiting_longer_than_the_time_limit_is_not_begun(service) -> None:
     service.parties["bank"].behave = lambda *_: refuse("rate", 429, retry_after=50)
-    start = time.monotonic()
     with pytest.raises(Refused, match="rate"):
         ask(service, timeout=20)
-    assert time.monotonic() - start < 15
+    assert len(service.parties["bank"].seen) == 1
 
 
 @pytest.mark.parametrize("body", [b"<html>gateway</html>", b"[]", b"", b"\xff", b"{" * 5000, b'{"code":3,"what":[]}'])
