@@ -308,7 +308,11 @@ def _current(versions: Mapping[int, Any]) -> int:
 
 
 async def _docs(request: Request) -> Response:
-    return Response(openapi.page(), media_type="text/html", headers={"Content-Security-Policy": "default-src 'none'"})
+    return Response(
+        openapi.page(),
+        media_type="text/html",
+        headers={**problems.OWN, "Content-Security-Policy": "default-src 'none'"},
+    )
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
@@ -318,7 +322,7 @@ async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _json(value: Any, status: int = 200, more: Mapping[str, str] | None = None) -> Response:
-    headers = {"Cache-Control": "no-store", **(more or {})}
+    headers = {**problems.OWN, **(more or {})}
     return Response(msgspec.json.encode(value), status, headers, "application/json")
 
 
@@ -329,7 +333,7 @@ def _state(id: str, state: str) -> Response:
 
 def _framed(message: wire.Message) -> Response:
     """JSON and the bytes of tensors after it."""
-    headers = {wire.LENGTH_HEADER: str(len(message.header)), "Cache-Control": "no-store"}
+    headers = {wire.LENGTH_HEADER: str(len(message.header)), **problems.OWN}
     return Response(message.body, 200, headers, "application/octet-stream")
 
 

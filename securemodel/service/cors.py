@@ -14,5 +14,5 @@ PREFLIGHT: tuple[tuple[str, str], ...] = (
 )
 """... and these on the answer to OPTIONS, which a browser asks first."""
 
-RAW = [(name.lower().encode(), value.encode()) for name, value in (*HEADERS, ("X-Content-Type-Options", "nosniff"))]
+RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS]
 RAW_PREFLIGHT = [(name.lower().encode(), value.encode()) for name, value in PREFLIGHT]

@@ -10,6 +10,8 @@ from protocols.errors import printable
 from securemodel.service.desk import STATUS, Refused
 
 MEDIA_TYPE = "application/problem+json"
+OWN: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of every answer that is not a file of the page: nobody keeps it, nobody guesses at its type."""
 
 MEANING: Mapping[str, str] = {
     "bad_header": "The request cannot be read.",
@@ -79,7 +81,7 @@ def problem(refused: Refused) -> Problem:
 
 def body_of(refused: Refused) -> tuple[bytes, dict[str, str]]:
     """(the JSON text of a refusal, headers of the answer)."""
-    headers = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store"}
+    headers = {"Content-Type": MEDIA_TYPE, **OWN}
     if refused.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     if refused.code == "key":

@@ -117,6 +117,8 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
+    names: Sequence[str] = ()
+    """Of the headers, as often as they are there."""
 
     @property
     def json(self) -> Any:
@@ -177,7 +179,8 @@ async def call(
     if not sent:
         return Reply(0, {}, b"")
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return Reply(sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:]))
+    names = [name.decode().lower() for name, _ in sent[0]["headers"]]
+    return Reply(sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:]), names)
 
 
 async def infer(app: Any, message: wire.Message, path: str = "/v2/models/line/infer", **head: str) -> Reply:

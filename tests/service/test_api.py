@@ -444,6 +444,14 @@ def test_addresses() -> None:
     assert ask(desk, ("POST", "/v2/models/none/infer"))[0].code == "not_found"
 
 
+def test_files_of_the_page_have_its_policy_and_each_header_once() -> None:
+    for path, kind in (("/", "text/html"), ("/share.js", "text/javascript"), ("/style.css", "text/css")):
+        (reply,) = ask(Desk(), ("GET", path))
+        assert reply.status == 200 and reply.headers["content-type"].startswith(kind)
+        assert "https://bank.example:8443" in reply.headers["content-security-policy"]
+        assert reply.headers["access-control-allow-origin"] == "*" and len(set(reply.names)) == len(reply.names)
+
+
 def test_methods() -> None:
     (put, post, get, trace) = ask(
         Desk(), ("PUT", "/v2"), ("POST", "/v2/requests/" + "0" * 32), ("GET", INFER), ("TRACE", "/")
@@ -473,6 +481,7 @@ def test_cors_is_on_every_answer() -> None:
     replies += [one(message, desk=desk), one(message), *ask(desk, ("GET", "/v2", b"", [(b"x", b"y")]))]
     assert [reply.status for reply in replies] == [200, 404, 405, 500, 415, 413, 500, 200, 400]
     for reply in replies:
+        assert reply.headers["x-content-type-options"] == "nosniff" and reply.headers["cache-control"] == "no-store"
         assert reply.headers["access-control-allow-origin"] == "*"
         exposed = reply.headers["access-control-expose-headers"].lower().split(", ")
         assert {"inference-header-content-length", "retry-after", "location"} <= set(exposed)
