@@ -141,6 +141,18 @@ def test_outputs_are_json_unless_binary_ones_are_asked_for(port: int) -> None:
     assert json.loads(infer(port, asked)[2])["outputs"][0]["data"]
 
 
+def test_an_output_that_is_named_is_as_all_are_asked_for_unless_it_says_itself() -> None:
+    named = [{"name": "y"}, {"name": "z", "parameters": {"binary_data": False}}]
+    asked = {"inputs": [tensor()], "outputs": named, "parameters": {"binary_data_output": True}}
+    assert plain_tensors.read(json.dumps(asked).encode(), None).outputs == {"y": True, "z": False}
+
+
+def test_bfloat16_is_the_upper_half_of_float32() -> None:
+    header = json.dumps({"inputs": [tensor(datatype="BF16", shape=[4], data=None, parameters={"binary_data_size": 8})]})
+    asked = plain_tensors.read(header.encode() + bytes.fromhex("803f00c049400080"), len(header))
+    assert asked.inputs["x"].tolist() == [1.0, -2.0, 3.140625, -0.0]
+
+
 @pytest.mark.parametrize("data", [X.tolist(), X.reshape(-1).tolist(), [X[0].tolist(), X[1].tolist()]])
 def test_nested_and_flat_data(port: int, data: list[Any]) -> None:
     np.testing.assert_allclose(json.loads(infer(port, {"inputs": [tensor(data=data)]})[2])["outputs"][0]["data"],
