@@ -24,10 +24,11 @@ def agreed_rows(program: Program, me: str, digest: bytes, mine: Rows, received: 
     for peer, payload in received.items():
         theirs, now, left, _ = START.unpack(payload[: START.size].numpy().tobytes())
         if theirs != digest:
+            other = "other requests in this run" if program.header.serves else "other public weights or inputs"
             raise Mismatch(
                 peer,
                 explain(
-                    f"party {peer!r} runs another program than {me!r}, or has other public weights or inputs",
+                    f"party {peer!r} runs another program than {me!r}, or has {other}",
                     where="first message of a phase",
                     why="all parties must run the same program on the same public values",
                     fix="run the same script with the same versions and public values everywhere; "

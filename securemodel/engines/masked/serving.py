@@ -60,7 +60,8 @@ class ServingWalk(MaskedWalk):
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         """A run that was asked for. Inputs and outputs are this party's shares of them."""
         party = self._parties[self._sizes[epoch]]
-        party.shares, party.manifest = cast(Sequence[torch.Tensor], inputs), self.manifest
+        party.shares = cast(Sequence[torch.Tensor], inputs)
+        party.manifest = self.manifest + rows.now.to_bytes(4, "little")
         result = yield from party.run(epoch, self._worker.take_from(epoch), rows)
         self._end(epoch)
         del self._sizes[epoch]
