@@ -15,8 +15,8 @@ from protocols.errors import explain
 from protocols.gates import GATES
 from protocols.identity import DEALER, PartiesConfig
 from protocols.names import PUBLIC
-from securemodel.compiler.ir import PHASES, Node
-from securemodel.compiler.ops import ROWS
+from securemodel.compiler.ir import CLIENT, PHASES, Node
+from securemodel.compiler.ops import OUTPUTS, ROWS
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
 from securemodel.compiler.wire import sent_bits
@@ -39,6 +39,11 @@ def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
     outputs = _outputs(program)
     roles = [_party(program, name, outputs) for name in program.parties]
     roles += [_contributor(program, name) for name in program.contributors]
+    roles += (
+        [_client(program, outputs)]
+        if any(map(program.header.is_stranger, (*program.header.inputs, *program.header.outputs)))
+        else []
+    )
     if has_dealer(program):
         roles.append(_dealer(program))
     warnings = [*weak_choices(program, outputs), *(same_organisation(program, config) if config else ())]
@@ -76,7 +81,7 @@ def _size(node: Node) -> int:
 # ---- results
 def _outputs(program: Program) -> tuple[Output, ...]:
     names, header = program.result_names, program.header
-    found = {node.attrs["index"]: node for node in program.graph.nodes if node.op == "reveal"}
+    found = {node.attrs["index"]: node for node in program.graph.nodes if node.op in OUTPUTS}
     out = []
     for index, (name, to) in enumerate(zip(names, header.outputs, strict=True)):
         node = found[index]
@@ -143,6 +148,18 @@ def _contributor(program: Program, me: str) -> Role:
     return Role(me, _brings(program, me), (), (), _in_the_clear(program, me), trust)
 
 
+def _client(program: Program, outputs: Iterable[Output]) -> Role:
+    """Whoever asks the parties, and is none of them."""
+    nodes = [node for node in program.graph.nodes if node.op == "client_output"]
+    numbers = sum(map(_size, nodes))
+    hidden_by = "shares of zero; their sum is for this client"
+    sees = Seen("shares of results", "run", len(nodes), numbers, 64 * numbers * len(program.parties), hidden_by)
+    trust = ("nothing; its inputs can be anything, and are forced within bounds where the program has them",)
+    return Role(
+        CLIENT, _brings(program, CLIENT), (sees,), tuple(out.name for out in outputs if out.to == CLIENT), {}, trust
+    )
+
+
 def _in_the_clear(program: Program, me: str) -> dict[str, int]:
     return dict(Counter(_what(node) for node in _live(program) if node.op == "float" and node.owner == me))
 
@@ -178,6 +195,8 @@ _MASKED = {
     "mask_bits": ("bits of comparisons", "a mask that the parties share"),
 }
 """What is opened under a mask: a name, and what hides it."""
+_ENTERED = {"own": "{}", "client_input": "inputs of clients"}
+"""What is opened under a mask of all parties as it entered, in shares."""
 _LEFT = "a mask that the parties share, out of its owner's file"
 
 
@@ -193,10 +212,12 @@ def _sees(program: Program, me: str) -> list[Seen]:
         if node.op in _MASKED and node.owner != me:
             what, hidden_by = _MASKED[node.op]
             given = "rows" if is_table(program.graph, node) else "weights" if node.phase == "load" else "inputs"
-            what = what.format(given, node.owner)
+            what = _ENTERED.get(program.graph[node.args[0]].op, what).format(given, node.owner)
             hidden_by = _LEFT if node.owner in program.contributors else hidden_by
             senders = 1 if ROWS[node.op].opens == "owner to all" else peers
             note(what, node, _size(node), _size(node) * sent_bits(node) * senders, hidden_by)
+        elif node.op == "client_input":
+            note("shares of clients' inputs", node, _size(node), _size(node) * 64, "the other parties' shares")
         elif node.op == "reveal" and node.owner in (me, "all"):
             hidden_by = "nothing: it is for this party" if peers == 1 else "shares of zero; their sum is for this party"
             note("shares of results", node, _size(node), _size(node) * 64 * peers, hidden_by)

@@ -17,7 +17,7 @@ from securemodel.engines.masked.sources import DealerSource, NoSource, largest_m
 from securemodel.engines.masked.store import Store, StoreSource
 from securemodel.engines.masked.tables import Tables, keys_to_hand
 from securemodel.engines.masked.walk import MaskedWalk, local_walks
-from securemodel.errors import ConfigError
+from securemodel.errors import ConfigError, InputError
 from securemodel.invocation import current
 from securemodel.program import Program
 from securemodel.sessions.agree import agree
@@ -28,6 +28,7 @@ from securemodel.sessions.session import Epochs, Session
 def open_local(program: Program, tables: Mapping[str, Tables] | None = None) -> Session:
     """What `local` opens for programs of the masked engine. `tables`: what the parties shared in earlier sessions."""
     kernels.keep_freed_memory()
+    _check_owned(program)
     return Session(program, local_walks(program, tables=tables))
 
 
@@ -48,6 +49,7 @@ def open_connection(
     `channel`: that of an earlier session of the same parties, which they left.
     """
     kernels.keep_freed_memory()
+    _check_owned(program)
     store = store or current().store
     if paillier_key:
         raise ConfigError(
@@ -64,6 +66,13 @@ def open_connection(
         channel, walk = meet(program, me, config, own, held, ahead, insecure_plain, tables, channel)
         opened.pop_all()
     return Session(program, {me: walk}, {me: channel}, StoredEpochs(held) if held else None)
+
+
+def _check_owned(program: Program) -> None:
+    """Raises InputError for a program whose inputs no party has."""
+    if program.header.serves:
+        what = "the inputs of this program are a client's, who is no party"
+        raise InputError(explain(what, fix="open a session of its family, the result of compile_service()"))
 
 
 def meet(

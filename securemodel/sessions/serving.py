@@ -122,6 +122,12 @@ class ServingSession(Session):
             )
         )
 
+    @property
+    def runs_ahead(self) -> dict[int, int]:
+        """How many runs of each size are prepared at the parties of this process, and wait to be asked for."""
+        worst = lambda epochs: min(sum(map(walk.is_prepared, epochs)) for walk in self._serving().values())
+        return {size: worst(list(pool)) for size, pool in self._pools.items()}
+
     # ---- what is given
     def _serving(self) -> dict[str, ServingWalk]:
         return cast(dict[str, ServingWalk], self.walks)
@@ -209,9 +215,14 @@ def _fits(node: Any, share: Any) -> bool:
 
 
 def pools_of(programs: Mapping[int, Program], limit_bytes: int = AHEAD_BYTES) -> dict[int, int]:
-    """How many runs of each size are prepared ahead: each size has the same part of the memory, and needs few."""
-    part = limit_bytes // len(programs)
-    return {size: min(_MOST_AHEAD, part // max(1, prepared_bytes(p.graph))) for size, p in programs.items()}
+    """How many runs of each size are prepared ahead: one of each after the other, a few at most, while memory is left."""
+    each = {size: prepared_bytes(program.graph) for size, program in programs.items()}
+    pools, left = dict.fromkeys(programs, 0), limit_bytes
+    for _ in range(_MOST_AHEAD):
+        for size, nbytes in each.items():
+            if nbytes <= left:
+                pools[size], left = pools[size] + 1, left - nbytes
+    return pools
 
 
 def open_local(programs: Mapping[int, Program], digest: str) -> ServingSession:

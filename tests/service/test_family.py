@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +22,7 @@ from securemodel.compiler.reading import MAX_FAMILY, load_of, parse_programs
 from securemodel.engines.masked import party as party_module
 from securemodel.errors import CompileError, InputError, ProgramError
 from securemodel.family import Family
+from securemodel.inspect.audit import audit
 from securemodel.inspect.fixed import fixed_point
 from securemodel.sessions.serving import Result, ServingSession
 
@@ -410,6 +414,46 @@ def test_outputs_are_named_by_what_they_are():
     assert [port.kind for port in served(seeded(small), drawn(1, 4), reveal=("top", 1, "scores")).outputs] == [
         "class", "scores",
     ]  # fmt: skip
+
+
+def test_an_audit_says_what_a_client_and_the_parties_see():
+    program = served(seeded(small), drawn(1, 4), 3).programs[2]
+    found = {role.name: role for role in audit(program).roles}
+    assert list(found) == ["bank", "hospital", "lab", "client", "dealer"]
+    assert found["client"].learns == ("output",) and not found["bank"].learns
+    assert found["client"].brings == ("input 0 [2, 4]",)
+    seen = {what.what: what for what in found["hospital"].sees}
+    assert seen["shares of clients' inputs"].numbers == 8 and seen["inputs of clients"].numbers == 8
+    assert seen["weights"].phase == "load" and seen["weights"].numbers == 4 * 3 + 3 * 2
+    assert [what.bits for what in found["client"].sees] == [4 * 64 * 3]
+
+
+def test_one_program_of_a_family_opens_no_session_of_parties():
+    program = served(seeded(small), drawn(1, 4)).programs[2]
+    with pytest.raises(InputError, match="session of its family"):
+        securemodel.local(program)
+    with pytest.raises(InputError, match="session of its family"):
+        securemodel.connect(program, "bank", "nowhere.toml", ledger=False)
+
+
+def test_lenet_reads_digits_of_clients_as_plain_torch_does():
+    folder = Path(__file__).parents[2] / "examples" / "lenet_mnist"
+    model = _lenet(folder)
+    with np.load(folder / "images.npz") as file:
+        pixels = torch.from_numpy(file["images"][:12]).unsqueeze(1) / 255.0
+    family = served(model, pixels[:1], 2, sizes=(4, 8), clamp=(0.0, 1.0))
+    with securemodel.local(family) as session, torch.no_grad():
+        session.load(family, model)
+        scores = torch.cat([asked(session, family, 8, pixels[:8])[0], asked(session, family, 4, pixels[8:])[0]])
+        assert torch.equal(scores.argmax(1), model(pixels).argmax(1))
+        assert (scores - model(pixels)).abs().max() < 1e-2
+
+
+def _lenet(folder: Path) -> nn.Module:
+    spec = importlib.util.spec_from_file_location("lenet_of_service", folder / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load_trained(folder / "lenet5.safetensors")
 
 
 # ---- clients who lie

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,6 +64,10 @@ def test_runs_of_all_sizes_find_what_was_prepared_for_them(worlds, families, mod
             assert session.stats.rounds == family.programs[size].plan().rounds
             assert session.stats.sent_bytes == {session.me: family.programs[size].plan().sent_bytes[session.me]}
             dealt[session.me, size] = session.stats.preprocessing_bytes
+        deadline = time.monotonic() + 60
+        while ahead and session.runs_ahead != {1: 4, 4: 4}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         return results
 
     results = worlds(family).run(dict.fromkeys(family.parties, party), ahead=ahead)
@@ -82,7 +87,8 @@ def test_pools_fit_in_memory_and_have_few_runs(families) -> None:
     each = {size: prepared_bytes(program.graph) for size, program in programs.items()}
     assert 0 < each[1] < each[4]
     assert serving.pools_of(programs) == {1: 4, 4: 4}
-    assert serving.pools_of(programs, 2 * each[4]) == {1: min(4, each[4] // each[1]), 4: 1}
+    assert serving.pools_of(programs, each[1] + each[4]) == {1: 1, 4: 1}
+    assert serving.pools_of(programs, each[1]) == {1: 1, 4: 0}
     assert serving.pools_of(programs, 0) == {1: 0, 4: 0}
 
 

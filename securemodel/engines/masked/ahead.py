@@ -33,6 +33,10 @@ class AtOnce:
         """A function that hands out what is prepared for the epoch that was asked for, node by node."""
         return lambda node: _checked(next(self._items, (-1, {})), node)
 
+    def is_prepared(self, epoch: int) -> bool:
+        """Nothing is, before it is taken."""
+        return False
+
     def finish(self, epoch: int) -> None:
         """Ends an epoch of which nothing is left to take."""
         for _ in self._items:
@@ -85,6 +89,11 @@ class Ahead:
             return _checked(self._current.popleft(), node)
 
         return take
+
+    def is_prepared(self, epoch: int) -> bool:
+        """Whether the worker is done with an epoch that was asked for."""
+        with self._changed:
+            return epoch not in self._open
 
     def finish(self, epoch: int) -> None:
         """Waits until the worker is done with an epoch of which nothing is left to take."""

@@ -57,6 +57,10 @@ class ServingWalk(MaskedWalk):
         self._sizes[epoch] = size
         self._worker.submit(epoch, "run")
 
+    def is_prepared(self, epoch: int) -> bool:
+        """Whether a run that was asked for waits for nothing but its inputs."""
+        return self._worker.is_prepared(epoch)
+
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         """A run that was asked for. Inputs and outputs are this party's shares of them."""
         party = self._parties[self._sizes[epoch]]
