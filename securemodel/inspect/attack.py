@@ -88,6 +88,9 @@ def attack(program: Program, sessions: int = 24, say: Callable[[str], None] = la
             why = "it is a step of a training, for which no inputs are made up"
             fix = "attack the model in inference: the same engine runs both"
         raise InputError(explain("this program cannot be attacked", where="audit --attack", why=why, fix=fix))
+    if program.header.serves:
+        why, fix = "wrong messages are tried in sessions whose inputs are a party's", "attack the model in compile()"
+        raise InputError(explain("this program is for clients", where="audit --attack", why=why, fix=fix))
     if sessions < LEAST_SESSIONS:
         raise InputError(f"{sessions} sessions tell too little: give {LEAST_SESSIONS} or more")
     seen = views(program, sessions, lambda count: say(f"views: session {count} of {2 * sessions}"))

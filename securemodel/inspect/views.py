@@ -9,7 +9,7 @@ own share, so they tell nothing new and need not look random.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,13 +18,17 @@ import torch
 
 from protocols.correlations import bit_mask_share, mask_share
 from protocols.gates import Dealt, Part
+from protocols.prg import Stream, new_key
 from securemodel.compiler.capture import model_state
 from securemodel.compiler.ir import Node
 from securemodel.compiler.rows import made_up_inputs, made_up_state
 from securemodel.compiler.wire import sent_bits
+from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.serving import local_serving_walks
 from securemodel.engines.masked.walk import local_walks
 from securemodel.program import Program
+from securemodel.sessions.serving import ServingSession
 from securemodel.sessions.session import Session
 
 FIRST, SPREAD = 1024, 256
@@ -154,8 +158,8 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
         parties[me] = _Watched(program, me, *rest)
         return parties[me]
 
-    walks = local_walks(program, make_party=make)
-    with Session(program, walks) as session:
+    with _session(program, make) as session:
+        walks = session.walks
         last, source = parties[program.parties[-1]], cast(Any, walks[program.parties[-1]].source)
         deal = source.dealt
 
@@ -168,6 +172,41 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
 
         source.dealt = dealt
         session.load(program, model)
-        for _ in range(RUNS):
-            session.run(*inputs)
+        for run in range(1, RUNS + 1):
+            if isinstance(session, ServingSession):
+                _run_shares(session, run, parties, client_shares(program, inputs))
+            else:
+                session.run(*inputs)
     return parties
+
+
+def _run_shares(
+    session: ServingSession, run: int, parties: Mapping[str, _Watched], given: Mapping[str, list[torch.Tensor]]
+) -> None:
+    """A run on a client's shares, which are what each party sees first."""
+    for name, shares in given.items():
+        for index, share in enumerate(shares):
+            parties[name].keep("share", run, index, "client", _words(share, 64, share.numel()), 64)
+    rows = session.program.header.rows
+    session.run_shares(rows, given, rows, bytes(32))
+
+
+def _session(program: Program, make: Callable[..., _Watched]) -> Session:
+    """A session of parties that are watched; of a program for clients, one that takes shares."""
+    if not program.header.serves:
+        return Session(program, local_walks(program, make_party=make))
+    programs = {program.header.rows: program}
+    return ServingSession(programs, program.digest, local_serving_walks(programs, make))
+
+
+def client_shares(program: Program, inputs: Sequence[torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+    """What a client who has these inputs hands each party, with fresh random numbers."""
+    stream, side, names = Stream(new_key()), ClearSide(program, program.parties[0]), program.parties
+    side.set_inputs(inputs)
+    given: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for node in (node for node in program.graph.nodes if node.op == "client_input"):
+        shares = [mask_share(stream, at, node.id, node.shape) for at in range(1, len(names))]
+        whole = side.encoded_input(node)
+        for name, share in zip(names, [whole - sum(shares, torch.zeros_like(whole)), *shares], strict=True):
+            given[name].append(share)
+    return given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from protocols.prg import Stream, Use
 from securemodel.engines.masked import party
 from securemodel.errors import InputError
 from securemodel.inspect import tampering
+from securemodel.inspect import views as views_module
 from securemodel.inspect.attack import LEAST_SESSIONS, attack
 from securemodel.inspect.tampering import ATTACKS, FOREIGN, HANG, NAMED, UNCHANGED, WRONG, tamper
 from securemodel.inspect.uniform import ALARM, BITS, CONSTANT, PAIRS, SPREAD_OF_BITS, Examination, examine
@@ -42,6 +43,31 @@ def findings(program: Program) -> list[Examination]:
 @pytest.mark.parametrize("options", [{}, {"width": 32}], ids=str)
 def test_the_views_of_this_engine_look_random(parties: tuple[str, ...], options: dict) -> None:
     assert findings(made(parties, **options)) == []
+
+
+def test_the_views_of_parties_that_clients_ask_look_random() -> None:
+    assert findings(served()) == []
+
+
+def test_a_client_that_hands_its_input_to_one_party_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = views_module.client_shares
+
+    def plain(program: Program, inputs: Sequence[torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+        given = shares(program, inputs)
+        whole = [sum(parts[1:], parts[0]) for parts in zip(*given.values(), strict=True)]
+        return {name: whole if name == "bank" else [x * 0 for x in whole] for name in given}
+
+    monkeypatch.setattr(views_module, "client_shares", plain)
+    assert {found.party for found in findings(served())} == {"bank", "hospital", "helper"}
+
+
+def served() -> Program:
+    """The same for clients who are no parties."""
+    parties = ("bank", "hospital", "helper")
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).eval()
+    example = torch.zeros(1, 4)
+    family = securemodel.compile_service(model, example, weights="bank", parties=parties, sizes=(4,), clamp=(0, 1))
+    return family.programs[4]
 
 
 # Engines that are broken: each is noticed, and by the test that is meant for it, where there is one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -92,7 +92,11 @@ def prepared_bytes(graph: Graph) -> int:
     return dealt + sum(ELEMENT_BYTES * numel(n.shape) for n in run if ROWS[n.op].opens == "all to all")
 
 
-def local_serving_walks(programs: Mapping[int, Program], device: torch.device | str = "cpu") -> dict[str, ServingWalk]:
+def local_serving_walks(
+    programs: Mapping[int, Program],
+    make_party: Callable[..., OnlineParty] = OnlineParty,
+    device: torch.device | str = "cpu",
+) -> dict[str, ServingWalk]:
     """The walks of all parties, with the dealer in this process."""
     names = next(iter(programs.values())).parties
     keys = {name: new_key() for name in names}
@@ -101,7 +105,7 @@ def local_serving_walks(programs: Mapping[int, Program], device: torch.device | 
     walks = {}
     for name in names:
         pairs = local_pairs(keys, name)
-        parties = {size: OnlineParty(program, name, streams[name], pairs) for size, program in programs.items()}
+        parties = {size: make_party(program, name, streams[name], pairs) for size, program in programs.items()}
         source = DealtHere(dealing) if name == names[-1] else NoSource()
         walks[name] = ServingWalk(parties, streams[name], source)
     return walks
