@@ -215,13 +215,13 @@ def _fits(node: Any, share: Any) -> bool:
 
 
 def pools_of(programs: Mapping[int, Program], limit_bytes: int = AHEAD_BYTES) -> dict[int, int]:
-    """How many runs of each size are prepared ahead: one of each after the other, a few at most, while memory is left."""
+    """How many runs of each size are prepared ahead: one of each, then a few of the smaller ones, while memory is left."""
     each = {size: prepared_bytes(program.graph) for size, program in programs.items()}
     pools, left = dict.fromkeys(programs, 0), limit_bytes
-    for _ in range(_MOST_AHEAD):
+    for most in (1, _MOST_AHEAD):
         for size, nbytes in each.items():
-            if nbytes <= left:
-                pools[size], left = pools[size] + 1, left - nbytes
+            more = min(most - pools[size], left // max(1, nbytes))
+            pools[size], left = pools[size] + more, left - more * nbytes
     return pools
 
 

@@ -13,7 +13,7 @@ import torch
 import securemodel
 from protocols.channel import Label, Purpose
 from protocols.errors import Mismatch, PeerError
-from securemodel.engines.masked.serving import prepared_bytes
+from securemodel.engines.masked.serving import local_serving_walks, prepared_bytes
 from securemodel.engines.masked.sources import DEAL_RUN, REQUEST
 from securemodel.family import Family
 from securemodel.sessions import serving
@@ -86,6 +86,10 @@ def test_pools_fit_in_memory_and_have_few_runs(families) -> None:
     programs = families(2).programs
     each = {size: prepared_bytes(program.graph) for size, program in programs.items()}
     assert 0 < each[1] < each[4]
+    prepared = local_serving_walks(programs)["bank"]
+    prepared.ask_for(1, 4)
+    made = [share for _, parts in prepared._prepare(1, "run") for share in parts.values() if share is not None]
+    assert sum(share.numel() * share.element_size() for share in made) <= each[4]
     assert serving.pools_of(programs) == {1: 4, 4: 4}
     assert serving.pools_of(programs, each[1] + each[4]) == {1: 1, 4: 1}
     assert serving.pools_of(programs, each[1]) == {1: 1, 4: 0}

@@ -10,8 +10,9 @@ import torch
 from protocols.gates import GATES, dealt_bytes, numel
 from protocols.prg import Stream, new_key
 from securemodel.compiler.ir import Graph, Phase
-from securemodel.compiler.ops import ELEMENT_BYTES, ROWS
+from securemodel.compiler.ops import ELEMENT_BYTES
 from securemodel.engines.masked.dealing import Dealing, FamilyDealing
+from securemodel.engines.masked.masks import has_mask
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.preparing import Item, Preparing
 from securemodel.engines.masked.sources import DealtHere, NoSource
@@ -85,11 +86,11 @@ class ServingWalk(MaskedWalk):
 
 
 def prepared_bytes(graph: Graph) -> int:
-    """Bytes of masks and dealt shares that a party has of a prepared run."""
+    """Bytes of masks and dealt shares that a party has of a prepared run, at most."""
     run = [node for node in graph.nodes if node.phase == "run"]
     shapes = lambda node: [graph[a].shape for a in node.args]
     dealt = sum(dealt_bytes(GATES[n.op], n.attrs, shapes(n), n.shape) for n in run if n.op in GATES)
-    return dealt + sum(ELEMENT_BYTES * numel(n.shape) for n in run if ROWS[n.op].opens == "all to all")
+    return dealt + sum(ELEMENT_BYTES * numel(node.shape) for node in run if has_mask(node))
 
 
 def local_serving_walks(
