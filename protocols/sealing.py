@@ -31,7 +31,7 @@ _P = 2**255 - 19
 def seal(data: bytes, head: bytes, sender: Identity, receiver: Entry) -> bytes:
     """`head`, which anybody may read, and `data`, which only the receiver can, both signed. Raises ConfigError."""
     signing = _private(sender)
-    body = _SUITE.encrypt(data, _montgomery(_public(receiver)), _bound(head, sender.fingerprint, receiver.fingerprint))
+    body = _SUITE.encrypt(data, encryption_key(receiver), _bound(head, sender.fingerprint, receiver.fingerprint))
     signed = _LENGTH.pack(len(head)) + head + body
     return signing.sign(signed) + signed
 
@@ -54,12 +54,21 @@ def unseal(sealed: bytes, sender: Entry, receiver: Identity) -> bytes:
         _public(sender).verify(sealed[:_SIGNATURE_BYTES], signed)
     except InvalidSignature:
         raise DecodeError(f"it is damaged, or not made by whoever has the certificate of {sender.name!r}") from None
-    key = X25519PrivateKey.from_private_bytes(_scalar(_private(receiver)))
     try:
         bound = _bound(head, sender.fingerprint, receiver.fingerprint)
-        return _SUITE.decrypt(signed[_LENGTH.size + len(head) :], key, bound)
+        return _SUITE.decrypt(signed[_LENGTH.size + len(head) :], decryption_key(receiver), bound)
     except (InvalidTag, ValueError):
         raise DecodeError(f"it is not for the identity of {receiver.name!r}") from None
+
+
+def decryption_key(own: Identity) -> X25519PrivateKey:
+    """The key with which an identity reads what is encrypted to it. Raises ConfigError."""
+    return X25519PrivateKey.from_private_bytes(_scalar(_private(own)))
+
+
+def encryption_key(receiver: Entry) -> X25519PublicKey:
+    """The key to encrypt to an identity with, from its certificate. Raises ConfigError."""
+    return _montgomery(_public(receiver))
 
 
 def _bound(head: bytes, sender: str, receiver: str) -> bytes:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,7 +18,7 @@ from rich.table import Table
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
 from securemodel.cli.base import Command
-from securemodel.cli.launch import Say, end_processes, folder_with_heir, read_output, start_process
+from securemodel.cli.launch import end_processes, folder_with_heir, read_output, start_process
 from securemodel.cli.launch import terminated_like_interrupted as terminated
 from securemodel.cli.run import FILE, prefixed
 
@@ -53,8 +56,8 @@ def serve(service: Path, me: str | None, local: bool, port: int) -> None:
         raise click.UsageError("give --local, or --me NAME.")
     config = _load(service)
     config.parties.entry(me)
-    from securemodel.service import serving
-
+    with _packages():
+        from securemodel.service import serving
     asyncio.run(serving.serve(config, me, click.echo))
 
 
@@ -208,13 +211,20 @@ def _book(config: ServiceConfig) -> KeyBook:
     return KeyBook(config.data / "keys.json")
 
 
-def _load(service: Path) -> ServiceConfig:
-    """The service file. Raises ConfigError, also where packages for services are missing."""
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Around imports of what a service needs. Raises ConfigError that says how to get it."""
     try:
-        from securemodel.service import config
+        yield
     except ImportError as error:
         fix = 'pip install "securemodel[serve]"'
         raise ConfigError(explain(f"a service needs the package {error.name}", fix=fix)) from None
+
+
+def _load(service: Path) -> ServiceConfig:
+    """The service file. Raises ConfigError."""
+    with _packages():
+        from securemodel.service import config
     return config.load(service)
 
 
@@ -234,34 +244,46 @@ def _ask(service: Path, do: str, **arguments: object) -> dict[str, Any]:
 # ---- all roles on one machine
 def _serve_all(service: Path, port: int) -> None:
     """Starts the dealer and all parties, and starts what ends again, until SIGINT or SIGTERM."""
-    from securemodel.service import local
-
+    with _packages():
+        from securemodel.service import local
     with terminated(), folder_with_heir() as (folder, heir):
         roles = local.write_roles(service, folder, port)
+        say = prefixed(tuple(roles.services))
         words = {DEALER: ["dealer", "--config", str(roles.dealer)]}
         words |= {name: ["serve", str(path), "--me", name] for name, path in roles.services.items()}
-        say = prefixed(tuple(roles.services))
-        click.echo("All roles run on this machine: this shows how it works and protects nothing.")
         running: dict[str, subprocess.Popen[bytes]] = {}
+
+        def start(name: str) -> None:
+            running[name] = start_process(words[name], len(words))
+            heir.write(b"%d\n" % running[name].pid)
+            read_output(name, running[name], say)
+
+        click.echo("All roles run on this machine: this shows how it works and protects nothing.")
         try:
             for name in words:
-                running[name] = _start(name, words[name], len(words), heir, say)
-            click.echo(f"The page: {next(iter(roles.urls.values()))}/   (Ctrl-C ends everything)")
+                start(name)
+            page, told = next(iter(roles.urls.values())), False
             while True:
                 time.sleep(_POLL_S)
+                if not told and (told := _is_ready(page)):
+                    click.echo(f"The page: {page}/   (Ctrl-C ends everything)")
                 for name, process in running.items():
                     if process.poll() is not None:
                         say(name, f"ended with exit code {process.returncode}; it is started again", True)
                         time.sleep(_PAUSE_S)
-                        running[name] = _start(name, words[name], len(words), heir, say)
+                        start(name)
         except KeyboardInterrupt:
             click.echo("stopping")
         finally:
             end_processes(running.values())
 
 
-def _start(name: str, words: list[str], roles: int, heir: IO[bytes], say: Say) -> subprocess.Popen[bytes]:
-    process = start_process(words, roles)
-    heir.write(b"%d\n" % process.pid)
-    read_output(name, process, say)
-    return process
+def _is_ready(url: str) -> bool:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -51,8 +51,6 @@ Count = Annotated[int, Meta(ge=1, le=2**31)]
 ModelName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]{0,63}$")]
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/ ]+):[0-9]{1,5}$")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
-_BYTES = Annotated[str, Meta(pattern="^[1-9][0-9]{0,5} (KiB|MiB|GiB)$")]
-_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 CLIENT = "client"
 
 
@@ -101,16 +99,9 @@ class Limits(_Table, frozen=True):
     queue_rows: Count = 2048
     rows_per_day: Count = 1_000_000
     requests_per_second: Annotated[float, Meta(gt=0)] = 1000.0
-    ahead: _BYTES = "256 MiB"
     share_wait_s: Seconds = 0.5
     restart_wait_s: Seconds = 30.0
     drain_s: Seconds = 30.0
-
-    @property
-    def ahead_bytes(self) -> int:
-        """Of preprocessing that is kept ready, in each lane."""
-        count, unit = self.ahead.split()
-        return int(count) * _UNITS[unit]
 
 
 class Model(_Table, frozen=True):

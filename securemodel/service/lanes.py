@@ -98,13 +98,18 @@ class EngineLane:
 
     async def _live(self) -> None:
         """One life of the engine, from its start to its end."""
-        here, there = socket.socketpair()
-        with there:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._words(there.fileno()), pass_fds=[there.fileno()], stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-            )  # fmt: skip
         self.starts += 1
+        here, there = socket.socketpair()
+        try:
+            with there:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._words(there.fileno()), pass_fds=[there.fileno()], stdin=asyncio.subprocess.DEVNULL,
+                    env=_environment(self._config),
+                )  # fmt: skip
+        except OSError as error:
+            here.close()
+            self._fail("ended", f"its engine cannot be started: {error.strerror}")
+            return
         reader, self._writer = await asyncio.open_connection(sock=here)
         try:
             while True:
@@ -172,6 +177,7 @@ class EngineLane:
         self._told(self, state)
 
 
-def _environment() -> dict[str, str]:
-    """Threads are few unless somebody says otherwise: all roles of a small service may share a machine."""
-    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+def _environment(config: ServiceConfig) -> dict[str, str]:
+    """The cores of this machine are for all lanes alike, unless somebody says otherwise."""
+    threads = max(1, (os.cpu_count() or 1) // sum(model.lanes for model in config.models))
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}

@@ -8,6 +8,7 @@ versions where this party owns the weights).
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import signal
@@ -20,11 +21,16 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from starlette.types import ASGIApp
 
 from protocols import identity
 from protocols.errors import ConfigError, explain
 from protocols.identity import Identity
+from protocols.sealing import decryption_key, encryption_key
 from securemodel import page
+from securemodel.edge import service_file as edge_file
+from securemodel.edge.lines import Line
 from securemodel.service import admin, agreement, server
 from securemodel.service.app import make_app
 from securemodel.service.config import ServiceConfig
@@ -37,6 +43,7 @@ from securemodel.service.metrics import Metrics
 from securemodel.service.naming import Lane
 from securemodel.service.party import Model, make_desk
 from securemodel.service.publishing import Publishing, Versions
+from securemodel.service.relay import Relay
 from securemodel.service.settings import Settings
 
 _MEASURE_S = 1.0
@@ -55,6 +62,8 @@ class Party:
         self._drained, self._known = asyncio.Event(), asyncio.Event()
         self._opened = AsyncExitStack()
         self._certificates = {name: _certificate(front.certificate) for name, front in config.fronts.items()}
+        self._hpke = {name: _base64(encryption_key(entry)) for name, entry in config.parties.parties.items()}
+        self._own = own
         limits = config.limits
         links = ControlLinks(me, config, own)
         self.desk = make_desk(
@@ -65,6 +74,7 @@ class Party:
             ),
         )  # fmt: skip
         self.desk.allowance = self._allowance
+        self.desk.observers.append(self._count)
         self.publishing = Publishing(self)
 
     async def start(self) -> None:
@@ -92,8 +102,14 @@ class Party:
         )  # fmt: skip
         host, _, port = (own.listen or "0.0.0.0:8443").rpartition(":")
         tls = (Path(own.tls_certificate), Path(own.tls_key)) if own.tls_certificate and own.tls_key else None
-        front = await server.start(make_app(self.desk, settings), host.strip("[]"), int(port), tls=tls)
+        front = await server.start(self._relay(make_app(self.desk, settings)), host.strip("[]"), int(port), tls=tls)
         self._opened.push_async_callback(front.stop)
+
+    def _relay(self, front: ASGIApp) -> ASGIApp:
+        """The front, and the address at which sealed parts are taken: at the leader those of all parties."""
+        ranks, document = self.config.ranks, self.document()["parties"]
+        followers = {rank: Line(_edge_party(document[rank])) for rank in range(1, len(ranks)) if self.me == ranks[0]}
+        return Relay(front, ranks.index(self.me), decryption_key(self._own), followers)
 
     def begin(self, model: str, version: int) -> list[EngineLane]:
         """Starts the lanes of a version. It can be asked for once the first of them is ready."""
@@ -166,7 +182,7 @@ class Party:
                 "url": fronts[name].url.rstrip("/"),
                 "certificate": self._certificates[name],
                 "ca": _text(fronts[name].ca),
-                "hpke": None,
+                "hpke": self._hpke[name],
                 "page": integrity,
             }
             for name in self.config.ranks
@@ -202,6 +218,11 @@ class Party:
             "service": self.config.service.name, "party": self.me, "leader": self.config.service.leader,
             "current": current, "lanes": lanes, "waiting": self.desk.waiting, "connected": self.desk.connected,
         }  # fmt: skip
+
+    def _count(self, what: str, facts: Mapping[str, Any]) -> None:
+        if what == "batch":
+            self.metrics.batch_rows.observe(facts["rows"])
+            self.metrics.batch_seconds.labels("run").observe(facts["seconds"])
 
     async def _measure(self) -> None:
         rounds, sent = 0, dict[str, int]()
@@ -294,6 +315,15 @@ def _certificate(path: str | None) -> str | None:
     except (OSError, ValueError) as error:
         raise ConfigError(explain("a front's certificate cannot be read", where=path, why=str(error))) from None
     return hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def _base64(key: X25519PublicKey) -> str:
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _edge_party(described: Mapping[str, Any]) -> edge_file.Party:
+    return edge_file.Party(*(described[name] for name in ("name", "url", "certificate", "ca", "hpke")))
 
 
 def _text(path: str | None) -> str | None:

@@ -63,7 +63,7 @@ def test_everything_is_read(folder: Path) -> None:
     assert config.data == folder / "data" and config.own.weights == {"one": str(folder / "w.safetensors")}
     one, two = config.models
     assert one.options == {"clamp": (0.0, 1.5), "reveal": "class"} and two.options == {"sizes": (1, 8)}
-    assert Path(one.script) == folder / "infer.py" and config.limits.ahead_bytes == 256 << 20
+    assert Path(one.script) == folder / "infer.py" and config.limits.queue_rows == 2048
     assert config.model("two") is two
     with pytest.raises(ConfigError, match="it lists one, two"):
         config.model("three")
