@@ -114,6 +114,7 @@ class _Record:
     state: str
     request: Submission | None = field(default=None, repr=False)
     where: str = ""
+    since: float = field(default_factory=time.monotonic)
     answer: Answer | None = field(default=None, repr=False)
     refusal: Refused | None = None
     ended: float = 0.0
@@ -158,7 +159,8 @@ class PartyDesk:
         else:
             lost = [id for id, record in self._records.items() if record.state == COMPUTED]
             self._machine = Follower(me, self.leader, limits, lost)
-        self._outputs: dict[int, Sequence[np.ndarray]] = {}
+        self._outputs: dict[int, tuple[Sequence[np.ndarray], float, float]] = {}
+        """Of runs that are not released: this party's shares, and when the run began and ended."""
         self._marks: list[str] = []
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = self._waiting_rows = self._waiting_bytes = 0
@@ -507,7 +509,7 @@ class PartyDesk:
             self.lanes_changed()
             self._step(self._machine.failed, order.run, getattr(error, "party", ""))
             return
-        self._outputs[order.run] = outputs
+        self._outputs[order.run] = outputs, began, time.monotonic()
         self._step(self._machine.computed, order.run, where)
         self._tell("batch", model=order.model, version=order.version, size=order.size, rows=rows, lane=order.lane,
                    seconds=time.monotonic() - began)  # fmt: skip
@@ -553,11 +555,14 @@ class PartyDesk:
 
     def _answer(self, action: Release) -> None:
         order = action.order
-        outputs = self._outputs.pop(order.run)
+        outputs, began, ended = self._outputs.pop(order.run)
+        stages = {"run": ended - began, "agree": time.monotonic() - ended}
         for place in action.places:
+            record = self._records[place.id]
             shares = [output[place.row : place.row + place.rows] for output in outputs]
-            answer = Answer(order.version, action.where, place.row, order.size, shares, order.model)
-            self._end(place.id, self._records[place.id], answer=answer)
+            waited = {"queue": began - record.since, **stages}
+            answer = Answer(order.version, action.where, place.row, order.size, shares, order.model, waited)
+            self._end(place.id, record, answer=answer)
             size = sum(share.nbytes for share in shares)
             self._kept.append((place.id, size))
             self._kept_bytes += size

@@ -88,7 +88,9 @@ def test_an_id_gives_the_same_answer_again_and_to_no_other_body_or_key(tmp_path)
         assert codes(await service.send(service.bodies(EDGES, id))) == {"id_reused"}
         assert (added(later) == EDGES @ WEIGHT).all()
         desk = service.desks["bank"]
-        assert desk.find(id, "k").run == first["bank"].run
+        found = desk.find(id, "k")
+        assert (found.run, found.model) == (first["bank"].run, "linear")
+        assert found.stages.keys() == {"queue", "run", "agree"} and min(found.stages.values()) >= 0
         for ask in (lambda: desk.find(id, "other"), lambda: desk.find(new_id(), "k")):
             with pytest.raises(Refused) as refusal:
                 ask()
