@@ -39,6 +39,7 @@ test("a text is no formula for a spreadsheet, a number stays one", () => {
 });
 
 test("columns by name, by order, and not at all", () => {
+  assert.deepEqual(faults("a,a\n1,2\n", ["a"], 1), ["line 1: the column a is there twice"]);
   const text = "b,c,a\n1,x,2\n3,,4\n";
   assert.deepEqual(readRows(text, ["a", "b"], 2), { rows: [[2, 1], [4, 3]], lines: [2, 3], unused: ["c"] });
   assert.deepEqual(readRows("p,q\n1,2\n", null, 2).rows, [[1, 2]]);

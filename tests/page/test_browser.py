@@ -21,7 +21,11 @@ from starlette.routing import Route
 
 from securemodel import page as package
 from securemodel.edge import recipe
+from securemodel.service.app import make_app
+from securemodel.service.settings import Settings
+from tests.page.lenet import EXAMPLE, MEAN, STD, Digits
 from tests.page.linear_service import FRAC_BITS, Model, Party, linear_service, running
+from tests.service import front
 
 DRAWS = np.random.default_rng(5)
 DIGITS = Model("digits", DRAWS.normal(size=(10, 784)) / 20, DRAWS.normal(size=10), [1, 28, 28], [["divide", 255.0]])
@@ -67,6 +71,7 @@ def scores(page: Page) -> np.ndarray:
 
 
 def ask(page: Page) -> None:
+    page.evaluate("document.getElementById('status').textContent = ''")
     page.click("#go")
     expect(page.locator("#status")).to_contain_text("answered")
 
@@ -457,3 +462,62 @@ def test_names_of_files_and_services_are_never_markup(visit: Visit) -> None:
         ask(page)
         assert page.locator("img").count() == 0 and page.title() == bad
         assert re.search("onerror", page.locator("#trust").inner_text())
+
+
+# ---- with the secure engine
+@pytest.fixture(scope="module")
+def lenet() -> Iterator[tuple[Digits, list[Party]]]:
+    digits = Digits()
+    with digits.session, linear_service(digits) as parties:
+        yield digits, parties
+
+
+def test_digits_read_by_the_engine_are_those_of_plain_torch(lenet: tuple[Digits, list[Party]], visit: Visit) -> None:
+    digits, parties = lenet
+    page = visit(address(parties))
+    page.click("#example")
+    ask(page)
+    assert page.locator(".answer").inner_text() == "7"
+    with torch.no_grad():
+        wanted = digits.plain(torch.from_numpy(given(parties)).float()).numpy()
+    assert np.abs(scores(page) - wanted[0]).max() < 0.005
+    page.get_by_role("radio", name="Pictures").check()
+    images = np.load(EXAMPLE / "images.npz")
+    page.set_input_files("#pictures", [picture(image, f"{n}.png") for n, image in enumerate(images["images"][:20])])
+    ask(page)
+    with torch.no_grad():
+        pixels = torch.from_numpy(images["images"][:20]).float().unsqueeze(1) / 255
+        wanted = digits.plain((pixels - MEAN) / STD).argmax(1).tolist()
+    answers = page.locator("#answers tbody td").all_inner_texts()
+    assert [int(answer.split(":")[0]) for answer in answers] == wanted
+    assert (np.array(wanted) == images["labels"][:20]).mean() > 0.8
+
+
+# ---- with the real front
+def test_the_page_of_real_fronts_asks_them(visit: Visit) -> None:
+    service: dict = {}
+    keys, marks = front.Keys(), {path: mark for path, (_, _, mark) in package.files().items()}
+    apps = [
+        make_app(front.Desk(), front.settings(rank=rank, document=lambda: service, keys=keys, now_ms=Settings.now_ms))
+        for rank in range(2)
+    ]
+    with running(*apps) as urls:
+        parties = [
+            {"name": name, "url": url, "page": marks} for name, url in zip(("bank", "hospital"), urls, strict=True)
+        ]
+        service.update({**front.SERVICE, "parties": parties, "dealer": "notary", "keys": True, "trust": ["nobody"]})
+        page = visit(urls[1], expected=("401",))
+        page.get_by_role("radio", name="CSV file").check()
+        rows = DRAWS.uniform(-1, 1, (20, 4)).round(3)
+        page.set_input_files("#csv", [table("a,b,c,d\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))])
+        page.click("#go")
+        expect(page.locator("#faults")).to_contain_text("bank: ")
+        page.fill("#key", keys.lines)
+        ask(page)
+        with page.expect_download() as download:
+            page.click("#save")
+        found = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+        answers = np.array([[float(row[f"y {index}"]) for index in range(3)] for row in found])
+        assert np.abs(answers - rows @ front.WEIGHTS).max() < 1e-3
+        page.click("#compare")
+        expect(page.locator("#copies td")).to_have_text([f"{len(marks)} files as listed"] * 2)

@@ -53,6 +53,10 @@ def test_modules_import_only_from_those_before() -> None:
         assert "import(" not in text and " as " not in "".join(re.findall(r"^import .*$", text, re.MULTILINE))
 
 
+def test_the_page_has_less_than_60_kilobytes() -> None:
+    assert sum(len(content) for _, content, _ in page.files().values()) <= 60_000
+
+
 def test_nothing_writes_markup_or_keeps_anything() -> None:
     text = "".join(content.decode() for _, content, _ in page.files().values())
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "localStorage",

@@ -74,3 +74,9 @@ each("recipe", ({ recipe, shape, x, result_shape: form, result }) => {
   assert.deepEqual([shape[0], ...made], form);
   values.forEach((value, at) => assert.ok(Math.abs(value - Number(result[at])) <= 1e-12 * Math.max(1, Math.abs(value))));
 });
+
+test("more random bytes than one call gives, and every part of them is random", () => {
+  const bytes = share.randomBytes(200_001);
+  for (let at = 0; at + 4096 < bytes.length; at += 4096) assert.ok(new Set(bytes.subarray(at, at + 4096)).size > 200);
+  assert.ok(bytes.subarray(-64).some((byte) => byte));
+});

@@ -92,16 +92,16 @@ function words(halves, start) {
 
 /** What each party was sent of the first input, what that adds up to, and what the request cost. */
 export function sent({ parties, ms, batch, row, run, version, tries }, { inputs: [port], plan }) {
-	const sum = join(parties.map(({ shares: [share] }) => share.halves)), begin = Math.max(0, sum.findIndex((half) => half) >> 1);
+	const sum = join(parties.map(({ shares: [share] }) => share.halves)), begin = Math.max(0, sum.findIndex((half, place) => half !== sum[place & 1]) >> 1);
 	const own = decode(sum.subarray(2 * begin, 2 * (begin + SHOWN_WORDS)), port.frac_bits);
 	const box = (title, ...parts) => make("div", { className: "share" }, make("h4", {}, title), ...parts);
 	const blocks = parties.map(({ name, shares: [{ form, bytes, halves }] }) => box(`${name} gets`,
 		...(form === "seed" ? ["32 random bytes,", make("code", {}, toHex(bytes)), "which these numbers follow from:"] : ["these numbers:"]),
 		words(halves, begin)));
 	const mine = ["which is your input:", make("code", {}, Array.from(own, (x) => Number(x.toPrecision(4))).join(" "))];
-	const bytes = plan.bytes_by_size[batch], time = (value) => `${value.toFixed(value < 10 ? 1 : 0)} ms`;
+	const bytes = plan.bytes_by_size?.[batch], time = (value) => `${value.toFixed(value < 10 ? 1 : 0)} ms`;
 	return [make("h3", {}, "What left this browser"),
-		make("p", {}, `${SHOWN_WORDS} words of 64 bits of “${port.name}”, from word ${begin + 1} on (the first of yours that is not 0). `
+		make("p", {}, `${SHOWN_WORDS} words of 64 bits of “${port.name}”, from word ${begin + 1} on, where yours first change. `
 			+ "One share alone is random: it could be one of any other input."),
 		make("div", { className: "shares" }, ...blocks, box("Added together, only here", words(sum, begin), ...mine)),
 		table("Cost of this request", ["What", "How much"], [
