@@ -59,8 +59,9 @@ class Relay:
             status, more, body = 200, *await self._answer(scope, receive)
         except ClientGone:
             return
-        except Refused as error:
-            (body, more), status = problems.body_of(error), error.status
+        except Exception as error:
+            refused = error if isinstance(error, Refused) else problems.unexpected(error)
+            (body, more), status = problems.body_of(refused), refused.status
         lines = [(name.lower().encode(), value.encode()) for name, value in more.items()]
         lines += [(b"content-length", str(len(body)).encode()), *cors.RAW]
         await send({"type": "http.response.start", "status": status, "headers": lines})
@@ -175,6 +176,6 @@ def _packed(answers: Sequence[tuple[int, bytes | Mapping[str, Any]]]) -> tuple[d
     more = {
         wire.LENGTH_HEADER: str(len(header)),
         "Content-Type": "application/octet-stream",
-        "Cache-Control": "no-store",
+        **problems.OWN,
     }
     return more, header + b"".join(answer for _, answer in answers if isinstance(answer, bytes))

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from securemodel.edge import sharing, wire
+from securemodel.edge.sealing import RELAY_PATH
 from securemodel.service import headers
 from securemodel.service.app import make_app
 from securemodel.service.desk import STATUS, Refused
 from securemodel.service.problems import MEANING
+from securemodel.service.relay import Relay
 from tests.edge.conftest import VECTORS
 from tests.service.front import CARD, NOW_MS, SERVICE, WEIGHTS, Desk, Keys, ask, call, infer, messages, settings
 
@@ -515,3 +518,14 @@ def test_the_documentation_has_every_refusal() -> None:
     text = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
     rows = [f"| `{code}` | {status} | {MEANING[code]} |" for code, status in STATUS.items()]
     assert "\n".join(rows) in text
+
+
+def test_a_mistake_of_the_relay_is_told_by_its_kind_alone() -> None:
+    async def broken() -> Any:
+        raise ZeroDivisionError("secret 12345")
+
+    relay = Relay(make_app(Desk(), settings()), 0, X25519PrivateKey.generate())
+    relay._answer = lambda *_: broken()  # type: ignore[method-assign]
+    reply = asyncio.run(call(relay, "POST", RELAY_PATH))
+    assert reply.code == "internal" and b"12345" not in reply.body
+    assert reply.headers["access-control-allow-origin"] == "*"
