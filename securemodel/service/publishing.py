@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from securemodel.service.lanes import EngineLane
     from securemodel.service.party import PartyDesk
 
-_WAIT_S, _LONGEST_WHY = 120.0, 500
+_WAIT_S, _LONGEST_WHY = 300.0, 500
 
 
 class NotPublished(SecureModelError):
@@ -186,13 +186,13 @@ class Publishing:
             self._ask(party, key)
         elif self._leads and message.stage in ("loaded", "failed") and key in self._ready:
             self._count(party, key, message)
-        elif party == self._party.desk.leader and message.stage in ("load", "current", "given up"):
+        elif party == self._party.desk.leader and message.stage in ("load", "current", "given up", "refused"):
             self._follow(key, message)
 
     def _ask(self, party: str, key: tuple[str, int]) -> None:
         model, version = key
         if self._busy(model) or version != self._party.versions.current(model) + 1:
-            self._tell(party, Publish(model, version, "given up", "another version is being loaded, or was published"))
+            self._tell(party, Publish(model, version, "refused", "another version is being loaded, or was published"))
             return
         self._ready[key] = set()
         self._tell_all(Publish(model, version, "load"))
@@ -219,6 +219,8 @@ class Publishing:
             self._make_current(*key)
         elif message.stage == "given up":
             self._give_up(*key, message.why)
+        elif message.stage == "refused":
+            self._fail(*key, message.why)
 
     def _make_current(self, model: str, version: int) -> None:
         """A version is current: it is loaded if it is not, and the others are ended once nobody waits for them."""
@@ -238,14 +240,18 @@ class Publishing:
 
     def _give_up(self, model: str, version: int, why: str) -> None:
         """The version before goes on."""
-        if (asked := self._asked.get((model, version))) and not asked.done():
-            fix = "correct that and publish again; the version before is still served"
-            asked.set_exception(NotPublished(explain("the version was not published", why=why, fix=fix)))
+        self._fail(model, version, why)
         if self._loading.get(model) == version:
             del self._loading[model]
             self._later(self._party.end(model, version))
         if version > self._party.versions.current(model):
             self._party.versions.forget(model, version)
+
+    def _fail(self, model: str, version: int, why: str) -> None:
+        """Tells whoever asked for it here."""
+        if (asked := self._asked.get((model, version))) and not asked.done():
+            fix = "correct that and publish again; the version before is still served"
+            asked.set_exception(NotPublished(explain("the version was not published", why=why, fix=fix)))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
