@@ -3,7 +3,7 @@
 # as root or by sudo without a password, or says that it is missing. Those tests then are skipped, but fail in CI.
 missing() {
     command -v chromium > /dev/null || command -v chromium-browser > /dev/null || echo chromium
-    node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2> /dev/null || echo nodejs
+    node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2> /dev/null || echo nodejs
 }
 [ -z "$(missing)" ] && exit 0
 root=""
