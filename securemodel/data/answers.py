@@ -41,3 +41,10 @@ def warn_of_leak(column: str, label: str, why: str) -> None:
     """Says that a column may have been made from the label."""
     fix = "look where the column comes from, and leave it out if it is known only after the label"
     warnings.warn(explain(f"the column {column!r} nearly tells {label!r}", why=why, fix=fix), LeakWarning, stacklevel=3)
+
+
+def warn_of_scores(metric: str, value: float) -> None:
+    """Says that scores may have been made from the label."""
+    why = f"{metric} is {value:.4f}: a column that the model takes may be the label, or may have been made from it"
+    fix = "look where the model's columns come from, and leave out what is known only after the label"
+    warnings.warn(explain("the scores nearly tell the label", why=why, fix=fix), LeakWarning, stacklevel=4)

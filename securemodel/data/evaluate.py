@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from protocols.errors import InputError, explain
 from protocols.names import EVERYBODY, PUBLIC
+from securemodel.data.answers import warn_of_scores
 from securemodel.data.column import Column
 from securemodel.data.curves import Scale
 from securemodel.data.joint import Joint
@@ -33,6 +34,8 @@ from securemodel.training.datasets import Owned
 Model = nn.Module | Callable[..., Tensor]
 DEFAULT = ("accuracy", "f1", "auc", "log_loss")
 _OPENED = 64  # numbers of a row that a metric opens: bounds what a block of rows takes in memory
+_PERFECT = 0.9995
+"""Of a model, where it is more likely that it was given the label."""
 _LABEL, _WEIGHT, _MODEL = "label", "weight {}", "model {}"
 
 
@@ -84,7 +87,11 @@ class Asked:
     def run(self) -> Evaluation:
         """Computes it together with the other parties, which all do the same. Raises PeerError, Mismatch."""
         found = [self.joint.ask(query) for query in self.queries]
-        return Evaluation({m.name: self._read(at, m, found) for at, m in enumerate(self.metrics)}, self._facts())
+        made = {m.name: self._read(at, m, found) for at, m in enumerate(self.metrics)}
+        for name in ("auc", "r2"):
+            if name in made and (value := made[name].value) is not None and value >= _PERFECT:
+                warn_of_scores(name, value)
+        return Evaluation(made, self._facts())
 
     def _read(self, at: int, metric: Metric, found: list[dict[str, Tensor | None]]) -> Measured:
         query, prefix = self.places[at]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,17 @@ def test_classes_and_numbers_as_labels() -> None:
     target, guess = frames["registry"]["debt"], 900 * frames["bank"]["income"] - 500 * frames["shop"]["spent"]
     assert debt["r2"].value == pytest.approx(sk.r2_score(target, guess), abs=1e-3)
     assert debt["mae"].value == pytest.approx(sk.mean_absolute_error(target, guess), rel=2e-2)
+
+
+def test_scores_that_are_the_label_are_suspicious() -> None:
+    frames = _frames(40)
+    frames["bank"]["income"] = frames["registry"]["defaulted"] - 0.5
+    with _joint(frames) as joint:
+        for score, alike in ((lambda bank, shop: bank.squeeze(1), True), (lambda bank, shop: shop.squeeze(1), False)):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                evaluate(score, joint, label="defaulted", metrics="auc", columns=COLUMNS)
+            assert [w.category for w in said if "auc is 1.0000" in str(w.message)] == [data.LeakWarning] * alike
 
 
 def test_each_metric_is_revealed_to_whom_it_is_for() -> None:
