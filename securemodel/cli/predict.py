@@ -25,6 +25,7 @@ from securemodel.cli.base import Command
 from securemodel.cli.lanes import MOST, Crew, Lanes, Processes
 from securemodel.cli.part import Given, Part, open_part, page_of
 from securemodel.cli.programs import program_of, weights_of
+from securemodel.cli.ray_lanes import LOCAL, RayLanes
 from securemodel.cli.results_page import read_labels, write_page
 from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
 from securemodel.errors import InputError
@@ -69,11 +70,19 @@ def _of_files(command: Callable) -> Callable:
     show_default=True,
     help="Run so many sessions side by side, each in a process; the same at every party.",
 )
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value=LOCAL,
+    metavar="[ADDRESS]",
+    help="Run this party's lanes as actors of Ray: of its own organization's cluster, or of one made here.",
+)
 @party_options
 def predict(
     script: Path,
     header: bool | None,
     lanes: int,
+    ray: str | None,
     here: Here,
     **files: tuple[str, ...],
 ) -> None:
@@ -103,6 +112,8 @@ def predict(
       securemodel predict infer.py --me hospital --config parties.toml --input images/ --output found.csv
     """
     given = Given(**files, header=header)
+    if ray and (here.local or lanes == 1):
+        raise click.UsageError("--ray goes with --me and with --lanes of more than one.")
     if lanes > 1 and here.store:
         raise click.UsageError("a store is used by one session at a time: leave out --lanes, or use a dealer.")
     if names := here.everybody(script):
@@ -111,7 +122,7 @@ def predict(
     if lanes > 1:
         load_config(config).at_lane(lanes)
     with scripts.as_party(script, (), me, config, store, ledger=here.ledger, lanes=lanes):
-        _predict_one(script, me, given, here.ledger)
+        _predict_one(script, me, given, here.ledger, ray)
 
 
 def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str | None, lanes: int) -> None:
@@ -127,7 +138,7 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
     end_as(outcome)
 
 
-def _predict_one(script: Path, me: str, given: Given, ledger: str | None) -> None:
+def _predict_one(script: Path, me: str, given: Given, ledger: str | None, ray: str | None) -> None:
     module = load_file(script) if script.suffix == ".py" else None
     if module is None:
         why, fix = "a program's text can be planned and dealt for, not run", "give the Python file it was made by"
@@ -139,7 +150,7 @@ def _predict_one(script: Path, me: str, given: Given, ledger: str | None) -> Non
     with open_part(program, me, given, model) as part:
         for note in part.notes:
             click.echo(note)
-        with _crew(script, part, ledger) as crew, connect(program) as session, _display() as display:
+        with _crew(script, part, ledger, ray) as crew, connect(program) as session, _display() as display:
             _take_part(session, part, model, display, crew)
         record = part.record
         if record and record.output:
@@ -159,7 +170,7 @@ class Display:
 
 
 @contextmanager
-def _crew(script: Path, part: Part, ledger: str | None) -> Iterator[Crew | None]:
+def _crew(script: Path, part: Part, ledger: str | None, ray: str | None) -> Iterator[Crew | None]:
     """The lanes of this party, where there is more than one, starting; afterwards none is left."""
     said = current()
     if said.lanes == 1:
@@ -173,7 +184,7 @@ def _crew(script: Path, part: Part, ledger: str | None) -> Iterator[Crew | None]
         "lanes": said.lanes,
         "results": part.results,
     }
-    with closing(Processes(job, said.lanes)) as crew:
+    with closing(RayLanes(job, said.lanes, ray) if ray else Processes(job, said.lanes)) as crew:
         for lane in range(1, said.lanes + 1):
             crew.start(lane)
         yield crew
