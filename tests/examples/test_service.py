@@ -73,6 +73,7 @@ def test_the_clients_of_the_readme(started) -> None:
     assert re.match("answer 1, computed in run [0-9a-f]+:", called(shutil.which("node"), EXAMPLE / "client.mjs", url))
 
 
+@pytest.mark.slow
 def test_a_role_that_ends_is_started_again_and_all_end_together(started) -> None:
     url, log, process = started
     roles = psutil.Process(process.pid).children()

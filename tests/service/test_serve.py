@@ -197,6 +197,7 @@ def test_a_version_is_published_under_load_and_no_request_fails(running: Running
     running.wait(lambda: all(running.get(name, "/service.json")[1]["models"][0]["versions"] == [2] for name in running.roles.services))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_loaded_change_nothing(running: Running) -> None:
     wrong = save(torch.nn.Linear(2, 2), running.folder / "wrong.safetensors")
     published = running.call("publish", running.service("bank"), "small", "--weights", wrong)

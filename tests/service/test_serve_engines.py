@@ -105,6 +105,7 @@ def test_from_the_owners_file_then_after_a_kill_then_from_stored_shares_alone(se
     asyncio.run(second())
 
 
+@pytest.mark.slow
 def test_runs_that_differ_are_refused_by_name_and_the_lane_comes_back(service) -> None:
     _, configs = service
 
@@ -122,6 +123,7 @@ def test_runs_that_differ_are_refused_by_name_and_the_lane_comes_back(service) -
     asyncio.run(differ())
 
 
+@pytest.mark.slow
 def test_nobody_has_the_weights(service) -> None:
     _, configs = service
 
@@ -134,6 +136,7 @@ def test_nobody_has_the_weights(service) -> None:
     asyncio.run(missing())
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_the_compiled_one_is_found_out(service) -> None:
     """load_model gives a network with the right weights whose forward does something else."""
     folder, configs = service
