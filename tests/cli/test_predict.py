@@ -35,7 +35,7 @@ class Killed(BaseException):
 def config() -> PartiesConfig:
     """Bank and hospital on plain sockets of this host, with a dealer that serves until the tests end."""
     first, *addresses = free_addresses(3)
-    times = Timeouts(connect_s=8.0, receive_s=5.0)
+    times = Timeouts(connect_s=20.0, receive_s=20.0)
     made = plain_config(dict(zip(("bank", "hospital"), addresses, strict=True)), dealer=first, timeouts=times)
     options = {"insecure_plain": True, "say": lambda text: None}
     threading.Thread(target=serve, args=(made, None), kwargs=options, daemon=True).start()

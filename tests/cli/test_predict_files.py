@@ -61,7 +61,7 @@ def joint() -> Program:
 def config() -> PartiesConfig:
     """Two parties on plain sockets of this host, with a dealer that serves until the tests end."""
     first, *addresses = free_addresses(3)
-    times = Timeouts(connect_s=8.0, receive_s=5.0)
+    times = Timeouts(connect_s=20.0, receive_s=20.0)
     made = plain_config(dict(zip(OWNERS, addresses, strict=True)), dealer=first, timeouts=times)
     threading.Thread(
         target=serve, args=(made, None), kwargs={"insecure_plain": True, "say": lambda text: None}, daemon=True

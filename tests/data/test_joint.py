@@ -156,7 +156,7 @@ def test_a_process_of_one_party_never_opens_the_files_of_all():
 def between(task, schemas=None, parties=("bank", "shop", "registry"), tables=None, aligned=lambda me: None):
     """What each party returns, over sockets of this host; each has its own table alone."""
     dealer, *addresses = free_addresses(len(parties) + 1)
-    times = Timeouts(connect_s=20.0, receive_s=20.0)
+    times = Timeouts(connect_s=60.0, receive_s=60.0)
     config = plain_config(dict(zip(parties, addresses, strict=True)), dealer=dealer, timeouts=times)
     threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
     schema, made = three() if tables is None else tables

@@ -29,7 +29,7 @@ from securemodel.training.datasets import Dataset
 
 ROWS, PARTIES, LIMIT_S = 60, ["bank", "shop", "registry"], 100.0
 UNIT = 2.0**-16
-PATIENT = Timeouts(connect_s=20.0, receive_s=20.0)
+PATIENT = Timeouts(connect_s=60.0, receive_s=60.0)
 
 
 def table(seed: int = 3) -> Dataset:

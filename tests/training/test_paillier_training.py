@@ -362,7 +362,7 @@ class TestCheckpoints:
 def together(task: Any, options: Any = None, **connect: Any) -> dict[str, Any]:
     """Both parties' ends of a run, each in a thread, over sockets of this host. No dealer is there."""
     addresses = free_addresses(2)
-    times = Timeouts(connect_s=20.0, receive_s=20.0)
+    times = Timeouts(connect_s=60.0, receive_s=60.0)
     config = plain_config(dict(zip(PARTIES, addresses, strict=True)), timeouts=times)
     given = {me: options.get(me, options) if options else {} for me in PARTIES}
     jobs = {me: made(**given[me])[0] for me in PARTIES}  # here: torch's seed and its capture belong to all threads

@@ -309,7 +309,7 @@ def store_run():
 
     def together(folders, task, data: Dataset | None = None) -> dict[str, Any]:
         _, *addresses = free_addresses(len(PARTIES) + 1)
-        times = Timeouts(connect_s=20.0, receive_s=20.0)
+        times = Timeouts(connect_s=60.0, receive_s=60.0)
         config = plain_config(dict(zip(PARTIES, addresses, strict=True)), timeouts=times)
         jobs = {me: made(True, data, evaluate=None) for me in PARTIES}
 
