@@ -17,6 +17,8 @@ READERS = {
     "securemodel/cli/launch.py": "passes everything on to the parties of --local; sets the number of threads",
     "securemodel/cli/ray_lanes.py": "switches off what Ray would tell its makers",
     "securemodel/cli/lanes.py": "passes everything on to the lanes of predict; sets the number of threads",
+    "securemodel/service/lanes.py": "passes everything on to the engines of a service; sets the number of threads",
+    "securemodel/service/rest.py": "where systemd puts a credential that SERVICE.toml names",
     "securemodel/engines/crypten/processes.py": "passes everything on to CrypTen's processes; tells them their places",
     "securemodel/engines/crypten/party.py": "how many processes share this machine's cores",
 }
