@@ -24,13 +24,26 @@ _TINY = 10 * np.finfo(np.float64).eps
 
 @dataclass(frozen=True)
 class Scaler(Step):
-    """(x - shift) / scale, with the parameters of the step."""
+    """(x - shift) / scale, with the parameters of the step that are `taken`; None: it goes without."""
 
     def problems(self, fields: Fields) -> list[str]:
         return numbers_only(self, fields)
 
     def out(self, fields: Fields) -> Fields:
         return tuple(field.within() for field in fields)
+
+    def taken(self, p: Parameters) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return None, None
+
+    def apply(self, x: torch.Tensor, p: Parameters, fields: Fields) -> torch.Tensor:
+        shift, scale = self.taken(p)
+        x = x if shift is None else x - shift
+        return x if scale is None else x / scale
+
+    def known(self, fields: Fields, p: Parameters) -> Fields:
+        shift, scale = self.taken(p)
+        one = torch.ones(len(fields), dtype=torch.float64)
+        return linear_bounds(fields, 0 * one if shift is None else shift, one if scale is None else 1 / scale)
 
 
 @dataclass(frozen=True)
@@ -46,14 +59,8 @@ class StandardScaler(Scaler):
     def fit(self, x: np.ndarray, fields: Fields) -> dict[str, np.ndarray]:
         return stacked([moments(len(v), float(v.mean()), float(v.var())) for v in present(x, fields)])
 
-    def apply(self, x: torch.Tensor, p: Parameters, fields: Fields) -> torch.Tensor:
-        x = x - p["mean_"] if self.with_mean else x
-        return x / p["scale_"] if self.with_std else x
-
-    def known(self, fields: Fields, p: Parameters) -> Fields:
-        mean, scale = p["mean_"], p["scale_"]
-        shift = mean if self.with_mean else torch.zeros_like(mean)
-        return linear_bounds(fields, shift, 1 / scale if self.with_std else torch.ones_like(scale))
+    def taken(self, p: Parameters) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return (p["mean_"] if self.with_mean else None, p["scale_"] if self.with_std else None)
 
 
 def moments(count: int, mean: float, var: float, rounding: float = 0.0) -> dict[str, float]:
@@ -138,14 +145,8 @@ class RobustScaler(Scaler):
             adjust = high - low
         return stacked([{"center_": mid, "scale_": _no_zero(high - low) / adjust} for low, mid, high in found])
 
-    def apply(self, x: torch.Tensor, p: Parameters, fields: Fields) -> torch.Tensor:
-        x = x - p["center_"] if self.with_centering else x
-        return x / p["scale_"] if self.with_scaling else x
-
-    def known(self, fields: Fields, p: Parameters) -> Fields:
-        center, scale = p["center_"], p["scale_"]
-        shift = center if self.with_centering else torch.zeros_like(center)
-        return linear_bounds(fields, shift, 1 / scale if self.with_scaling else torch.ones_like(scale))
+    def taken(self, p: Parameters) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return (p["center_"] if self.with_centering else None, p["scale_"] if self.with_scaling else None)
 
 
 def _no_zero(width: float) -> float:
