@@ -19,6 +19,7 @@ READERS = {
     "securemodel/cli/lanes.py": "passes everything on to the lanes of predict; sets the number of threads",
     "securemodel/service/lanes.py": "passes everything on to the engines of a service; sets the number of threads",
     "securemodel/service/rest.py": "where systemd puts a credential that SERVICE.toml names",
+    "securemodel/service/serving.py": "where systemd listens for what a party says of itself (sd_notify)",
     "securemodel/engines/crypten/processes.py": "passes everything on to CrypTen's processes; tells them their places",
     "securemodel/engines/crypten/party.py": "how many processes share this machine's cores",
 }
