@@ -6,7 +6,6 @@ has at the same place. One cluster across organizations would run one party's co
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import queue
@@ -58,7 +57,7 @@ class RayLanes:
             fix = 'pip install "securemodel[ray]", or leave --ray out: lanes are then processes of this machine'
             raise ConfigError(explain("--ray wants Ray, which is not installed", fix=fix))
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        ray: Any = importlib.import_module("ray")  # whose types are of no help with an actor
+        import ray
 
         self._ray, self._job, self._lanes = ray, job, lanes
         own = {"include_dashboard": False, "object_store_memory": _MEMORY_BYTES, "num_cpus": lanes,
