@@ -58,6 +58,8 @@ _FLUSH_S = 1.0
 _PROBE_S = 1.0
 _KEPT_BYTES = 64 << 20
 _RETRY_S = 1.0
+_GRACE_S = 1.0
+"""How long after its deadline the agreement may still say what becomes of a request."""
 _FINAL = frozenset({LOST, "gone", "commit_mismatch", "id_reused"})
 """Refusals after which the same id is refused again; after any other, it may be asked again."""
 
@@ -298,7 +300,12 @@ class PartyDesk:
         if record is None or (record.refusal and record.refusal.code not in _FINAL):
             record = self._take(request)
         if record.done and not record.done.done():
-            await asyncio.shield(record.done)
+            await asyncio.wait({record.done}, timeout=max(request.deadline - time.monotonic(), 0.0) + _GRACE_S)
+            if not record.done.done():
+                raise Refused(
+                    "deadline", "the request is not answered in time",
+                    why="a run has begun with it, and does not end", fix="ask for it once more by its id, later",
+                )  # fmt: skip
         return self._outcome(record)
 
     def find(self, id: str, key_id: str) -> Answer | str:

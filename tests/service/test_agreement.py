@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,25 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(tmp_path) -> None:
         service.desks["bank"].lanes_changed()
         said = await service.send(service.bodies(EDGES, new_id()))
         assert codes(said) == {"deadline"} and service.rooms[0].epoch == 0
+
+    Parties(2, tmp_path).run(test)
+
+
+def test_a_run_that_does_not_end_is_refused_at_the_deadline_and_its_result_can_be_asked_for_later(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        goes_on, meet = asyncio.Event(), service.rooms[0].meet
+
+        async def stuck(party, job):
+            await goes_on.wait()
+            return await meet(party, job)
+
+        service.rooms[0].meet = stuck
+        id, now = new_id(), time.monotonic()
+        bodies = service.bodies(EDGES, id, deadline=now + 0.2)
+        assert codes(await service.send(bodies)) == {"deadline"}
+        goes_on.set()
+        later = {name: replace(body, deadline=now + 60) for name, body in bodies.items()}
+        assert (added(await service.send(later)) == EDGES @ WEIGHT).all() and service.rooms[0].epoch == 1
 
     Parties(2, tmp_path).run(test)
 
