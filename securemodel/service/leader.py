@@ -250,8 +250,9 @@ class Leader:
         if party in request.claims:
             raise misbehaved(party, "it said twice that it holds a request")
         request.claims[party] = claim
+        until = now + claim.left_ms / 1000
+        request.deadline = min(request.deadline or until, until)
         if request.claim:
-            request.deadline = min(request.deadline, now + claim.left_ms / 1000)
             self._complete(now, request)
 
     def _complete(self, now: float, request: Request) -> None:
@@ -273,8 +274,7 @@ class Leader:
         return (*mine, *(party for party in self.followers if party not in request.claims))
 
     def _patience(self, request: Request) -> float:
-        until = request.since + request.wait_s
-        return min(until, request.deadline) if request.claim else until
+        return min(request.since + request.wait_s, request.deadline)
 
     def _refuse(self, now: float, party: str, message: Refuse) -> None:
         if message.code not in STATUS:

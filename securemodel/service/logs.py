@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -48,8 +49,9 @@ class Log:
 
     def _write(self, line: Mapping[str, object]) -> None:
         assert self._stream is not None
-        self._stream.write(msgspec.json.encode(line) + b"\n")
-        self._stream.flush()
+        with suppress(OSError):  # what cannot be logged, on a full disk, is done all the same
+            self._stream.write(msgspec.json.encode(line) + b"\n")
+            self._stream.flush()
 
 
 def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -64,6 +64,15 @@ def test_a_share_that_does_not_come_is_named_and_the_others_are_answered(tmp_pat
     Parties(3, tmp_path, limits=Limits(share_wait_s=0.2)).run(after_start(test))
 
 
+def test_soon_after_a_start_a_leader_waits_for_its_share_until_the_deadline_and_no_longer(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        body = service.bodies(EDGES, new_id(), deadline=time.monotonic() + 0.3)["hospital"]
+        [refusal] = (await service.send({"hospital": body})).values()
+        assert (refusal.code, refusal.parties) == ("share_missing", ("bank",))
+
+    Parties(2, tmp_path, limits=Limits(restart_wait_s=30.0)).run(test)
+
+
 @pytest.mark.parametrize("differs", [{"commit": "0" * 64}, {"version": 1}])
 def test_bodies_that_do_not_belong_together_are_refused_and_waste_no_run(tmp_path, differs) -> None:
     async def test(service: Parties) -> None:

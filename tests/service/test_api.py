@@ -17,6 +17,7 @@ from securemodel.edge.sealing import RELAY_PATH
 from securemodel.service import headers
 from securemodel.service.app import make_app
 from securemodel.service.desk import STATUS, Refused
+from securemodel.service.logs import Log
 from securemodel.service.problems import MEANING
 from securemodel.service.relay import Relay
 from tests.edge.conftest import VECTORS
@@ -185,6 +186,12 @@ PLAIN = {
     "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}],
     "parameters": {"binary_data_output": True},
 }
+
+
+def test_a_log_on_a_full_disk_stops_no_request() -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        app = make_app(Desk(), settings(log=Log(full)))
+        assert asyncio.run(infer(app, messages([[1, 2, 3, 4]])[0])).status == 200
 
 
 def test_plain_numbers_are_refused_unread() -> None:
