@@ -5,86 +5,24 @@ One start serves all of these tests, in the order in which they stand.
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
 import signal
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from securemodel import edge
-from securemodel.cli import main
 from securemodel.edge.errors import EdgeError, Refused
-from securemodel.service.local import Roles
-from tests.service.engines import command, network, save, write_service
+from tests.service.engines import network, save, write_service
+from tests.service.processes import Running
 
 pytestmark = pytest.mark.timeout(900)
-LIMIT_S = 240.0
 ROWS = np.linspace(-1.9, 1.9, 12).reshape(3, 4)
-
-
-@dataclass
-class Running:
-    """All roles as processes. `key` is a client's."""
-
-    folder: Path
-    roles: Roles
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    opened: ExitStack = field(default_factory=ExitStack)
-    key: str = ""
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            words = ["serve", self.roles.services[name], "--me", name] if name in self.roles.services else None
-            words = words or ["dealer", "--config", self.roles.dealer]
-            self.processes[name] = self.opened.enter_context(command(*words, log=self.log(name)))
-
-    def kill(self, *names: str) -> None:
-        for name in names:
-            self.processes[name].kill()
-            self.processes[name].wait()
-
-    def log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
-
-    def call(self, *words: object) -> Result:
-        return CliRunner().invoke(main, [str(word) for word in words])
-
-    def service(self, name: str) -> Path:
-        return self.roles.services[name]
-
-    def get(self, name: str, path: str) -> tuple[int, dict]:
-        connection = http.client.HTTPConnection(self.roles.urls[name].removeprefix("http://"), timeout=30)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, json.load(answer)
-        except (OSError, http.client.HTTPException):
-            return 0, {}
-        finally:
-            connection.close()
-
-    def wait(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not done():
-            assert time.monotonic() < deadline, "\n".join(self.log(name).read_text() for name in self.processes)
-            time.sleep(0.1)
-
-    def ready(self) -> bool:
-        return all(self.get(name, "/v2/health/ready")[0] == 200 for name in self.roles.services)
-
-    def client(self, **options: object) -> edge.Client:
-        return edge.Client(self.get("bank", "/service.json")[1], key=self.key, **options)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +31,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = Running(folder, write_service(folder, keys="true", rows_per_day=50_000))
     with made.opened:
         made.start("dealer", "bank", "shop")
-        new = made.call("key", "new", made.service("bank"), "tests")
-        assert new.exit_code == 0, new.output
-        made.key = re.search(r"^key +(\S+)", new.output, re.MULTILINE)[1]
-        sha256 = re.search(r"^sha256 +(\S+)", new.output, re.MULTILINE)[1]
-        assert made.call("key", "add", made.service("shop"), sha256, "tests").exit_code == 0
+        made.key = made.new_key("tests")
         made.wait(made.ready)
         yield made
 
