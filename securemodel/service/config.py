@@ -27,7 +27,7 @@ import hashlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,7 +82,7 @@ class Me(_Table, frozen=True):
     With `rest_key` (a file, or credential:NAME of systemd) or `rest_key_command` its shares of all weights are kept.
     """
 
-    data: str
+    data: Annotated[str, Meta(min_length=1)]
     listen: Address | None = None
     control_listen: Address | None = None
     tls_certificate: str | None = None
@@ -90,7 +90,7 @@ class Me(_Table, frozen=True):
     metrics: Address | None = None
     weights: dict[str, str] = {}
     rest_key: str | None = None
-    rest_key_command: tuple[str, ...] | None = None
+    rest_key_command: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
 
 
 class Limits(_Table, frozen=True):
@@ -209,6 +209,14 @@ def load(path: str | Path) -> ServiceConfig:
         if (problem := _url_problem(front.url)) is not None:
             fix = 'write, for example, url = "https://bank.example:8443"'
             raise wrong(f"{front.url!r} is no address for clients", ("fronts", name, "url"), fix, problem)
+    for address, keys in _addresses(file):
+        if int(address.rpartition(":")[2]) > 65535:
+            raise wrong(f"{address!r} has no port that exists", keys, "write HOST:PORT, with a port up to 65535")
+    for address, keys in _once(file):
+        raise wrong(f"two fronts are at {address!r}", keys, "give each party its own address")
+    if file.me and file.me.metrics and file.me.metrics.rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+        why, fix = "metrics are for this machine alone", 'write, for example, metrics = "127.0.0.1:9464"'
+        raise wrong(f"{file.me.metrics!r} is not 127.0.0.1", ("me", "metrics"), fix, why)
     if file.service.leader not in parties.parties:
         fix = f"name one of {', '.join(parties.parties)}"
         raise wrong(f"the leader {file.service.leader!r} is not a party", ("service", "leader"), fix)
@@ -236,6 +244,9 @@ def load(path: str | Path) -> ServiceConfig:
         raise wrong("a certificate goes with its key", ("me",), "give both tls_certificate and tls_key")
     if file.me and file.me.rest_key and file.me.rest_key_command:
         raise wrong("both rest_key and rest_key_command are given", ("me", "rest_key"), "keep one")
+    for name, keys in _files(file):
+        if not (base / name).is_file():
+            raise wrong(f"there is no file {name}", keys, "name the PEM file")
     return ServiceConfig(
         path,
         file.service,
@@ -295,8 +306,43 @@ def _place(path: Path, text: str, keys: tuple[str | int, ...]) -> str:
     return f"{path}, line {best[1]}" if best[1] else str(path)
 
 
+def _addresses(file: File) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every address where a front listens or is reached by others, and its keys in the file."""
+    for name, front in file.fronts.items():
+        yield front.control, ("fronts", name, "control")
+    for key in ("listen", "control_listen", "metrics"):
+        if file.me and (address := getattr(file.me, key)):
+            yield address, ("me", key)
+
+
+def _once(file: File) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Addresses of fronts that another front has as well."""
+    for key in ("url", "control"):
+        counts = Counter(getattr(front, key).rstrip("/") for front in file.fronts.values())
+        for name, front in file.fronts.items():
+            if counts[getattr(front, key).rstrip("/")] > 1:
+                yield getattr(front, key), ("fronts", name, key)
+
+
+def _files(file: File) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The PEM files that are named, and their keys in the file."""
+    tables: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = [
+        (front, ("certificate", "ca"), ("fronts", name)) for name, front in file.fronts.items()
+    ]
+    for table, names, where in [*tables, (file.me, ("tls_certificate", "tls_key"), ("me",))]:
+        for key in names:
+            if table and (name := getattr(table, key)):
+                yield name, (*where, key)
+
+
 def _url_problem(url: str) -> str | None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        return str(error)
+    if re.search(r"[\s\x00-\x1f]", url):
+        return "it holds a space"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "it does not begin with https://HOST"
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:

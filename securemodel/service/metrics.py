@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from protocols.errors import ConfigError, explain
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -41,8 +43,14 @@ class Metrics:
 
     @contextmanager
     def served(self, port: int) -> Iterator[int]:
-        """Serves /metrics on 127.0.0.1 meanwhile, in a thread; port 0 takes a free one. Yields the port."""
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        """Serves /metrics on 127.0.0.1 meanwhile, in a thread; port 0 takes a free one. Yields the port. Raises
+        ConfigError where it is taken.
+        """
+        try:
+            server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        except OSError as error:
+            what, fix = "metrics cannot be served", "choose another port, or end what listens there"
+            raise ConfigError(explain(what, where=f"127.0.0.1:{port}", why=str(error), fix=fix)) from error
         try:
             yield server.server_port
         finally:

@@ -20,6 +20,7 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from protocols.errors import ConfigError
 from securemodel.edge import wire
 from securemodel.service.app import make_app
 from securemodel.service.desk import STATUS, Refused
@@ -232,6 +233,8 @@ def test_counts_are_served_on_the_loopback_address_alone() -> None:
         with urllib.request.urlopen(asked, timeout=60) as response:
             text = response.read().decode()
             assert response.headers["content-type"].startswith("application/openmetrics-text")
+        with pytest.raises(ConfigError, match="choose another port"), Metrics().served(port):
+            pass
     assert (
         'requests_total{code="ok",model="line"} 1.0' in text and "queue_rows 3.0" in text and text.endswith("# EOF\n")
     )
