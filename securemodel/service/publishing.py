@@ -201,8 +201,7 @@ class Publishing:
         ready = self._ready[key]
         if message.stage == "failed":
             del self._ready[key]
-            why = f"{party} could not load it: {message.why}"
-            self._tell_all(Publish(*key, "given up", why[:_LONGEST_WHY]))
+            self._tell_all(Publish(*key, "given up", (_blame(party) + message.why)[:_LONGEST_WHY]))
             return
         ready.add(party)
         if ready == set(self._party.desk.parties):
@@ -239,7 +238,10 @@ class Publishing:
         await self._party.end(model, version)
 
     def _give_up(self, model: str, version: int, why: str) -> None:
-        """The version before goes on."""
+        """The version before goes on. Whoever asked here is told all that its own engine said, the others a line."""
+        if why.startswith(own := _blame(self._party.me)):
+            lanes = self._party.lanes.get((model, version), [])
+            why = next((own + lane.reason for lane in lanes if lane.state == "ended"), why)
         self._fail(model, version, why)
         if self._loading.get(model) == version:
             del self._loading[model]
@@ -257,3 +259,7 @@ class Publishing:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _blame(party: str) -> str:
+    return f"{party} could not load it: "
