@@ -33,11 +33,8 @@ class Failed(SecureModelError):
 @asynccontextmanager
 async def listening(data: Path, do: Do) -> AsyncIterator[None]:
     """Meanwhile commands are answered. Raises ConfigError where another front uses the folder, or it is not safe."""
+    check_unserved(data)
     path = _path(data)
-    check_folder(data, "a party's data")
-    if _is_answered(path):
-        fix = "end it first, or give this one another data folder"
-        raise ConfigError(explain("another process serves this party already", where=str(data), fix=fix))
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
@@ -66,6 +63,14 @@ async def listening(data: Path, do: Do) -> AsyncIterator[None]:
     finally:
         server.close()
         path.unlink(missing_ok=True)
+
+
+def check_unserved(data: Path) -> None:
+    """Raises ConfigError where another front uses the folder, or it is not safe."""
+    check_folder(data, "a party's data")
+    if _is_answered(_path(data)):
+        fix = "end it first, or give this one another data folder"
+        raise ConfigError(explain("another process serves this party already", where=str(data), fix=fix))
 
 
 def ask(data: Path, do: str, **arguments: object) -> Iterator[Mapping[str, Any]]:

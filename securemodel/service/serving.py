@@ -274,6 +274,7 @@ async def serve(config: ServiceConfig, me: str, say: Callable[[str], None]) -> N
         fix = "use this party's own parties file and identity"
         raise ConfigError(explain(f"the identity is of {own.name!r}, not {me!r}", where=str(config.path), fix=fix))
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    admin.check_unserved(config.data)  # before the journal, which the other process has open
     party = Party(config, me, own, Log(sys.stderr.buffer))
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Future[None]] = set()

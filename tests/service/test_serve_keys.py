@@ -15,9 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, DecodeError
-from securemodel.service import admin, frames, rest
+from securemodel.service import admin, frames, rest, serving
+from securemodel.service import config as configs
 from securemodel.service.frames import Computed, Down, Ready, Run, Stage
+from securemodel.service.journal import Journal
 from securemodel.service.keys import KeyBook, digest_of, new_key
+from securemodel.service.local import write_roles
 
 EDGES = np.array([0, 1, -1, 2**16 - 1, 2**62, -(2**62), 2**63 - 1, -(2**63)], np.int64)
 PROGRAM, SHARING = "ab" * 32, bytes(range(32))
@@ -201,6 +204,28 @@ def test_commands_are_answered_and_mistakes_are_told(tmp_path: Path) -> None:
 
     with pytest.raises(admin.Failed, match="no such command"):
         asyncio.run(wrong())
+
+
+def test_a_party_is_served_once(tmp_path: Path) -> None:
+    """Whoever starts it twice is told so, and not to move the journal that the first one has open."""
+    script, file, folder = tmp_path / "infer.py", tmp_path / "service.toml", tmp_path / "roles"
+    script.write_text("")
+    folder.mkdir()
+    file.write_text(
+        '[service]\nname = "s"\nleader = "bank"\n[[model]]\nname = "one"\nscript = "infer.py"\n'
+        + "".join(f'[fronts.{name}]\nurl = "https://{name}"\ncontrol = "{name}:1"\n' for name in ("bank", "shop"))
+    )
+    config = configs.load(write_roles(file, folder, 0).services["bank"])
+    config.data.mkdir(mode=0o700)
+
+    async def serve() -> None:
+        journal = Journal(config.data / "journal.db")
+        async with admin.listening(config.data, lambda name, given, say: asyncio.sleep(0, {})):
+            with pytest.raises(ConfigError, match="serves this party already"):
+                await serving.serve(config, "bank", print)
+        journal.close()
+
+    asyncio.run(serve())
 
 
 def test_a_front_that_ends_in_between_is_told(tmp_path: Path) -> None:
