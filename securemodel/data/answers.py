@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -26,6 +26,13 @@ def answered(joint: Rows, query: Query) -> Mapping[str, torch.Tensor] | None:
 def numeric(joint: Rows) -> list[str]:
     """The columns that have numbers."""
     return [name for name, column in joint.schema.columns.items() if column.kind != "category"]
+
+
+def asked_columns(joint: Rows, columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that are asked for, each once: one name is a list of one, and None are all that have numbers."""
+    if columns is None:
+        return tuple(numeric(joint))
+    return (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
 
 
 def check_rows(joint: Rows) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,12 @@ def codes(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def intervals(edges: Sequence[float]) -> tuple[str, ...]:
-    """Names of bins: "(1.0, 2.5]", the first one closed on both sides."""
-    return tuple(f"{'(' if at else '['}{low:.6g}, {high:.6g}]" for at, (low, high) in enumerate(pairwise(edges)))
+    """Names of bins: "(1, 2.5]", the first one closed on both sides; edges have as many digits, from six on, as they differ in."""
+    for digits in range(6, 18):
+        ends = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(ends)) == len(set(edges)):
+            break
+    return tuple(f"{'(' if at else '['}{low}, {high}]" for at, (low, high) in enumerate(pairwise(ends)))
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,27 @@ class Bins:
         return made + tuple(f"bin {at + 1}" for at in range(len(made), self.count)) + rest
 
 
+def edges_of(column: Column, given: Sequence[float]) -> tuple[float, ...]:
+    """Edges of bins that somebody gives. Raises InputError."""
+    try:
+        edges = tuple(float(edge) for edge in given)
+    except (TypeError, ValueError):
+        edges = ()
+    if len(edges) < 2 or not all(map(math.isfinite, edges)) or sorted(set(edges)) != list(edges):
+        what = f"the edges {given!r} of bins of {column.name!r} are not two or more finite numbers that grow"
+        raise InputError(explain(what, fix="give edges such as [0, 10, 100]"))
+    return edges
+
+
 def bins_of(column: Column, bins: int | Sequence[float]) -> Bins:
     """The bins that are asked for: a number of bins with equally many rows, or edges. Raises InputError."""
     if column.labels:
         return Bins(column, len(column.labels))
-    if isinstance(bins, int):
+    if isinstance(bins, (int, Integral)):
         if not 2 <= bins <= MOST_BINS:
             raise InputError(explain(f"{bins} bins", where=f"bins of {column.name!r}", fix=f"give 2 to {MOST_BINS}"))
-        return Bins(column, bins)
-    edges = tuple(float(edge) for edge in bins)
-    if len(edges) < 2 or not all(map(math.isfinite, edges)) or sorted(set(edges)) != list(edges):
-        what = f"the edges {list(edges)} of bins of {column.name!r} are not two or more finite numbers that grow"
-        raise InputError(explain(what, fix="give edges such as [0, 10, 100]"))
+        return Bins(column, int(bins))
+    edges = edges_of(column, bins)
     if len(edges) > MOST_BINS:
         raise InputError(explain(f"{len(edges) - 1} bins of {column.name!r}", fix=f"give at most {MOST_BINS} edges"))
     return Bins(column, len(edges) - 1, edges)
@@ -149,6 +163,11 @@ class Grid:
         if self.exact:
             return self.column.low + code
         return self.column.low + (code + 0.5) * (self.column.high - self.column.low) / self.size
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The whole numbers that bins are for, where each has its own."""
+        return tuple(str(int(self.column.low) + code) for code in range(self.size))
 
     @property
     def edges(self) -> np.ndarray:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data.answers import answered, check_rows
-from securemodel.data.binning import Bins, Grid, bins_of, intervals, pandas
+from securemodel.data.answers import answered, asked_columns, check_rows
+from securemodel.data.binning import Bins, Grid, bins_of, edges_of, intervals, pandas
 from securemodel.data.describing import in_units, powers
 from securemodel.data.noise import Noise, Spent, spent
 from securemodel.data.sides import Given, Rows, Side, Sums, Total, column_of, one_hot
@@ -68,7 +69,7 @@ def value_counts(joint: Rows, column: str, *, noise: float | None = None, reveal
     if not grid.exact:
         what = f"the column {column!r} may have {int(of.high - of.low) + 1} values, and counts are told of {MOST_CELLS}"
         raise InputError(explain(what, fix="ask histogram for its bins"))
-    names = of.labels or tuple(f"{grid.middle(code):g}" for code in range(grid.size))
+    names = of.labels or grid.names
     return _counts(joint, column, Side((column,), grid.size, prepare=grid.codes), names, "value counts", noise, reveal)
 
 
@@ -82,12 +83,15 @@ def histogram(
     of = column_of(joint, column)
     if of.labels:
         raise InputError(explain(f"the column {column!r} has no order", fix="ask value_counts of it"))
-    if isinstance(bins, int) and not 1 <= bins <= MOST_CELLS:
-        raise InputError(explain(f"{bins} bins", where=f"histogram of {column!r}", fix=f"give 1 to {MOST_CELLS}"))
-    edges = np.linspace(of.low, of.high, bins + 1) if isinstance(bins, int) else np.asarray(bins, np.float64)
-    chosen = bins_of(of, edges.tolist())
+    if isinstance(bins, (int, Integral)):
+        if not 1 <= bins <= MOST_CELLS:
+            raise InputError(explain(f"{bins} bins", where=f"histogram of {column!r}", fix=f"give 1 to {MOST_CELLS}"))
+        edges: Sequence[float] = np.linspace(of.low, of.high, int(bins) + 1).tolist()
+    else:
+        edges = edges_of(of, bins)
+    chosen = bins_of(of, edges)
     side = Side((column,), chosen.count, prepare=partial(_without_missing, chosen))
-    return _counts(joint, column, side, intervals(edges.tolist()), "histogram", noise, reveal)
+    return _counts(joint, column, side, intervals(edges), "histogram", noise, reveal)
 
 
 def _without_missing(bins: Bins, own) -> np.ndarray:
@@ -161,7 +165,7 @@ def group_by(
     As DataFrame.groupby(key)[values].agg(["count", "mean", "std"]) gives them, at whoever `reveal` names; None elsewhere.
     Key and values may be of different owners. Groups of too few rows are withheld as in `value_counts`. Raises InputError.
     """
-    values = (values,) if isinstance(values, str) else tuple(values)
+    values = asked_columns(joint, values)
     of = column_of(joint, key)
     grid = Grid(of, MOST_CELLS)
     if of.kind == "number" or not grid.exact:
@@ -192,7 +196,7 @@ def group_by(
         made = [_of_group(unit, *row) for row in rows]
         for at, what in enumerate(("count", "mean", "std")):
             numbers[name, what] = tuple(group[at] for group in made)
-    names = of.labels or tuple(f"{grid.middle(code):g}" for code in range(grid.size))
+    names = of.labels or grid.names
     told = None if noise is None else spent(Noise(noise), 3 * len(values))
     return Groups(key, names, numbers, minimum, told)
 

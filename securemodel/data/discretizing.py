@@ -78,13 +78,13 @@ class KBinsDiscretizer(Step):
         rows: list[dict[str, float | np.ndarray]] = []
         for field, all_edges in zip(fields, edges, strict=True):
             kept = all_edges
-            if all_edges[0] == all_edges[-1]:
-                warnings.warn(f"{field.name!r} is constant and becomes bin 0", stacklevel=2)
-                kept = np.array([-np.inf, np.inf])
-            elif self.strategy == "quantile":
+            if self.strategy == "quantile":
                 kept = all_edges[np.ediff1d(all_edges, to_begin=np.inf) > _NARROW]
-                if len(kept) < len(all_edges):
-                    warnings.warn(f"{field.name!r} has bins of no width, which are merged", stacklevel=2)
+            if all_edges[0] == all_edges[-1] or len(kept) < 2:
+                warnings.warn(f"{field.name!r} is constant, or nearly so, and becomes bin 0", stacklevel=2)
+                kept = np.array([-np.inf, np.inf])
+            elif len(kept) < len(all_edges):
+                warnings.warn(f"{field.name!r} has bins of no width, which are merged", stacklevel=2)
             full = np.concatenate([kept, np.full(self.n_bins + 1 - len(kept), np.inf)])
             rows.append({"bin_edges_": full, "n_bins_": len(kept) - 1.0})
         return stacked(rows)

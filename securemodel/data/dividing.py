@@ -49,6 +49,7 @@ def split_parts(
 ) -> list[Fold]:
     """For each part of the rows, its places to train and to test with. Raises InputError; PeerError."""
     splits.fraction_of(fraction)
+    splits.check_seed(seed)
     column = _one(joint, {"stratify": stratify, "by": by, "groups": groups})
     if column is None:
         return [splits.split_rows(Public(len(at), seed + part), fraction) for part, at in enumerate(joint.positions)]
@@ -68,6 +69,7 @@ def split_parts(
 def fold_parts(joint: Divided, count: int, seed: int, stratify: str | None, groups: str | None) -> list[list[Fold]]:
     """Folds, each with the places of each part to train and to test with. Raises InputError; PeerError."""
     column = _one(joint, {"stratify": stratify, "groups": groups})
+    splits.check_seed(seed)
     splits.check_count(count, min(MOST_FOLDS, *(len(at) for at in joint.positions)))
     if column is None:
         made = [splits.fold_numbers(Public(len(at), seed + part), count) for part, at in enumerate(joint.positions)]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data.answers import check_rows, warn_of_leak
+from securemodel.data.answers import asked_columns, check_rows, warn_of_leak
 from securemodel.data.binning import Bins, bins_of, pandas
 from securemodel.data.sides import Given, Own, Rows, Side, Sums, Total, column_of, one_hots, owner_of
 from securemodel.data.statistics import quantiles
@@ -80,9 +80,12 @@ def woe(
     from the weights. Where rows are split, edges are told to all first. Warns of information values above 1. Raises
     InputError.
     """
-    names = (columns,) if isinstance(columns, str) else tuple(columns)
+    names = asked_columns(joint, columns)
     if label in names or not names:
         raise InputError(explain(f"weights of evidence are of other columns than the label {label!r}"))
+    if isinstance(bins, Mapping) and (without := [name for name in names if name not in bins]):
+        what = f"there are no bins of {', '.join(map(repr, without))}"
+        raise InputError(explain(what, where="bins=", fix="name all columns, or give a number for all"))
     positive = label_side(joint, label)
     check_rows(joint)
     chosen = {name: joint_bins(joint, name, bins[name] if isinstance(bins, Mapping) else bins) for name in names}

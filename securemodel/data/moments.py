@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data.answers import answered, check_rows, numeric, warn_of_leak
+from securemodel.data.answers import answered, asked_columns, check_rows, warn_of_leak
 from securemodel.data.binning import pandas
 from securemodel.data.describing import in_units, powers, units
 from securemodel.data.query import Query
@@ -63,7 +63,7 @@ class Matrix(Shown):
 
 
 def correlation(
-    joint: Rows, columns: Sequence[str] | None = None, *, label: str | None = None, reveal: str = "all"
+    joint: Rows, columns: str | Sequence[str] | None = None, *, label: str | None = None, reveal: str = "all"
 ) -> Matrix | None:
     """Pearson's correlations of columns, as pandas.DataFrame.corr gives them, at whoever `reveal` names; None elsewhere.
 
@@ -80,7 +80,7 @@ def correlation(
     return made
 
 
-def covariance(joint: Rows, columns: Sequence[str] | None = None, *, reveal: str = "all") -> Matrix | None:
+def covariance(joint: Rows, columns: str | Sequence[str] | None = None, *, reveal: str = "all") -> Matrix | None:
     """Covariances of columns, as pandas.DataFrame.cov gives them, at whoever `reveal` names; None elsewhere.
 
     Raises InputError.
@@ -89,7 +89,7 @@ def covariance(joint: Rows, columns: Sequence[str] | None = None, *, reveal: str
     return None if pairs is None else _matrix(joint, pairs, _covariance, constant=False)
 
 
-def vif(joint: Rows, columns: Sequence[str] | None = None, *, reveal: str = "all") -> Vif | None:
+def vif(joint: Rows, columns: str | Sequence[str] | None = None, *, reveal: str = "all") -> Vif | None:
     """Variance inflation factors 1 / (1 - R^2) of each column explained by the others with a constant.
 
     They are the diagonal of the inverse of the correlation matrix, which is told, too. Raises InputError.
@@ -139,14 +139,14 @@ class _Pair:
 _Pairs = Mapping[tuple[str, str], _Pair]
 
 
-def _asked(joint: Rows, columns: Sequence[str] | None, covariances: bool, reveal: str) -> _Pairs | None:
+def _asked(joint: Rows, columns: str | Sequence[str] | None, covariances: bool, reveal: str) -> _Pairs | None:
     what = _what(covariances)
-    names = tuple(numeric(joint) if columns is None else columns)
+    names = asked_columns(joint, columns)
     for name in names:
         if column_of(joint, name).kind == "category":
             fix = "leave it out, or ask chi_square of two categories"
             raise InputError(explain(f"the column {name!r} has categories, and no {what}", fix=fix))
-    if len(set(names)) < 2 or len(set(names)) != len(names):
+    if len(names) < 2:
         raise InputError(explain(f"a {what} is of two different columns or more", fix="name them: columns=[...]"))
     check_rows(joint)
     by_owner: dict[str, tuple[str, ...]] = {}

@@ -8,7 +8,8 @@ with these the bin. So it takes twice the root of the number of bins in comparis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import torch
@@ -21,10 +22,19 @@ NOT_TOLD = -1
 _ROW = 256
 
 
-def fractions_of(quantiles: Sequence[float]) -> tuple[Fraction, ...]:
+def listed(quantiles: float | Sequence[float]) -> list[float]:
+    """Quantiles that are asked for; one is a list of one. Raises InputError for what are no numbers."""
+    try:
+        return [float(q) for q in (quantiles if isinstance(quantiles, Iterable) else [quantiles])]
+    except (TypeError, ValueError) as problem:
+        raise InputError(explain(f"the quantiles {quantiles!r} are no numbers", fix="give [0.25, 0.5]")) from problem
+
+
+def fractions_of(quantiles: float | Sequence[float]) -> tuple[Fraction, ...]:
     """Quantiles as quotients of small numbers. Raises InputError for what is not between 0 and 1, with four digits."""
-    made = tuple(Fraction(q).limit_denominator(10_000) for q in quantiles)
-    for q, exact in zip(quantiles, made, strict=True):
+    asked = listed(quantiles)
+    made = tuple(Fraction(q if math.isfinite(q) else 0).limit_denominator(10_000) for q in asked)
+    for q, exact in zip(asked, made, strict=True):
         if not 0 < exact < 1 or abs(exact - q) > 1e-12:
             what = f"the quantile {q} is not between 0 and 1, or has more than four digits"
             raise InputError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -30,6 +31,12 @@ class Public:
     def shuffled(self) -> np.ndarray:
         """All rows in an order that is the same on every machine."""
         return np.array(order(self.rows, self.seed, 0, 0))
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError unless the seed is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(explain(f"the seed {seed!r} is no whole number", fix="give one that all parties say, as 7"))
 
 
 def fraction_of(fraction: float) -> float:

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from protocols.errors import InputError, explain
-from securemodel.data.answers import answered, check_rows, numeric
+from securemodel.data.answers import answered, asked_columns, check_rows
 from securemodel.data.binning import Grid, pandas
 from securemodel.data.describing import (
     end_values,
@@ -24,7 +24,7 @@ from securemodel.data.describing import (
     told_moments,
 )
 from securemodel.data.noise import Noise, Spent, spent
-from securemodel.data.quantiles import between, bins_at, fractions_of, name_of
+from securemodel.data.quantiles import between, bins_at, fractions_of, listed, name_of
 from securemodel.data.query import Query
 from securemodel.data.sides import Given, Rows, Side, Sums, Total, column_of, owner_of
 from securemodel.data.whole import WITHHELD, to_floats, unit_of
@@ -75,9 +75,9 @@ class Description(Shown):
 
 def describe(
     joint: Rows,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     *,
-    quantiles: Sequence[float] = QUANTILES,
+    quantiles: float | Sequence[float] = QUANTILES,
     extremes: bool = False,
     bins: int | None = None,
     noise: float | None = None,
@@ -98,11 +98,16 @@ def describe(
 
 
 def quantiles(
-    joint: Rows, column: str, q: Sequence[float] = (0.25, 0.5, 0.75), *, bins: int | None = None, reveal: str = "all"
+    joint: Rows,
+    column: str,
+    q: float | Sequence[float] = (0.25, 0.5, 0.75),
+    *,
+    bins: int | None = None,
+    reveal: str = "all",
 ) -> dict[float, float] | None:
     """Quantiles of a column, as `describe` finds them; NaN where too few rows are on a side. Raises InputError."""
     found = describe(joint, [column], quantiles=q, bins=bins, reveal=reveal)
-    return None if found is None else {x: found.numbers[column][name_of(x)] for x in q}
+    return None if found is None else {x: found.numbers[column][name_of(x)] for x in listed(q)}
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,14 @@ class _Asked:
 
 def _asked(
     joint: Rows,
-    columns: Sequence[str] | None,
-    quantiles: Sequence[float],
+    columns: str | Sequence[str] | None,
+    quantiles: float | Sequence[float],
     extremes: bool,
     bins: int | None,
     noise: float | None,
 ) -> _Asked:
     """Looks through what is asked. Raises InputError."""
-    order = tuple(numeric(joint) if columns is None else columns)
+    order = asked_columns(joint, columns)
     for name in order:
         if column_of(joint, name).kind == "category":
             fix = "ask value_counts for its values, or leave it out"

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from securemodel.data.binning import Grid, intervals
 from securemodel.data.counting import group_by, histogram, value_counts
 from securemodel.data.withholding import enough_of_all
 from securemodel.errors import InputError
@@ -125,6 +126,24 @@ def test_groups_by_a_boolean_and_by_whole_numbers():
     )
 
 
+def test_large_whole_numbers_have_names_of_their_own():
+    """As accounts and months have; a name that two values share would be asked for one and answered for the other."""
+    columns = [integer("account", low=1234567, high=1234569), number("buys")]
+    rows = pd.DataFrame({"account": [1234567.0] * 3 + [1234569.0] * 2, "buys": [1.0, 2, 3, 4, 6]})
+    joint, _ = table(columns, rows)
+    found = value_counts(joint, "account")
+    assert (found["1234567"], found["1234569"], found.withheld) == (3, 2, ("1234568",))
+    assert group_by(joint, "account", "buys").frame["buys"]["mean"]["1234569"] == pytest.approx(5, abs=1e-5)
+    assert Grid(integer("id", low=2**53 + 1, high=2**53 + 2), 4).names == (str(2**53 + 1), str(2**53 + 2))
+
+
+def test_bins_have_as_many_digits_as_they_differ_in():
+    assert intervals([0, 2.5, 10]) == ("[0, 2.5]", "(2.5, 10]")
+    assert intervals([1e6 + 1, 1e6 + 2, 1e6 + 3]) == ("[1000001, 1000002]", "(1000002, 1000003]")
+    assert intervals([0.1, np.nextafter(0.1, 1)]) == ("[0.10000000000000001, 0.10000000000000002]",)
+    assert intervals([5.0, 5.0]) == ("[5, 5]",)
+
+
 def test_many_bins_of_hidden_rows_are_two_digits():
     """256 bins take 16 + 16 numbers of a row, and 16 once more with the other's presence."""
     data = frame(3)
@@ -149,6 +168,8 @@ def test_what_cannot_be_counted_is_an_error():
         (lambda: histogram(joint, "city"), "no order"),
         (lambda: histogram(joint, "buys", 0), "0 bins"),
         (lambda: histogram(joint, "buys", [1.0, 1.0]), "that grow"),
+        (lambda: histogram(joint, "buys", 2.5), "that grow"),
+        (lambda: histogram(joint, "buys", "auto"), "that grow"),
         (lambda: group_by(joint, "buys", "age"), "too many values"),
         (lambda: group_by(joint, "late", ["city"]), "no mean"),
         (lambda: group_by(joint, "late", ["late"]), "other columns than their key"),

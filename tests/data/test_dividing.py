@@ -123,6 +123,8 @@ def few():
         (lambda j: j.split(0.8, by="month", groups="month"), "by and groups at once"),
         (lambda j: j.split(1.5, by="month"), "fraction in between"),
         (lambda j: j.split(0.001), "no rows on one side"),
+        (lambda j: j.split(0.8, seed="7"), "seed '7' is no whole"),
+        (lambda j: j.folds(3, seed=0.5), "seed 0.5 is no whole"),
         (lambda j: j.folds(1), "folds of 60"),
         (lambda j: j.folds(61), "folds of 60"),
         (lambda j: j.folds(20, stratify="defaulted", groups="month"), "at once"),

@@ -146,6 +146,11 @@ def test_a_column_that_gives_the_label_is_warned_of():
         woe(joint, "income", "late")
 
 
+def test_a_column_named_twice_is_asked_once():
+    joint, _ = table(COLUMNS, frame(1))
+    assert list(woe(joint, ["income", "income"], "late", np.int64(4))) == ["income"]
+
+
 def test_what_is_no_label_is_an_error():
     joint, _ = table(COLUMNS, frame(1))
     for columns, label, why in (
@@ -155,7 +160,9 @@ def test_what_is_no_label_is_an_error():
     ):
         with pytest.raises(InputError, match=why):
             woe(joint, columns, label)
-    for bins in (1, 5000, [1.0], [2.0, 1.0], [0.0, math.inf]):
+    with pytest.raises(InputError, match="no bins of 'age'"):
+        woe(joint, ["income", "age"], "late", {"income": 4})
+    for bins in (1, 5000, 2.5, "auto", np.int64(1), [1.0], [2.0, 1.0], [0.0, math.inf]):
         with pytest.raises(InputError):
             woe(joint, "income", "late", bins)
 

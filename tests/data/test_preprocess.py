@@ -123,6 +123,15 @@ def test_the_two_conventions_of_quantile_bins():
     assert set(codes[:8, 0].tolist()) == {0}
 
 
+@pytest.mark.parametrize("method", ["averaged_inverted_cdf", "linear"])
+def test_numbers_nearer_than_any_bin_is_wide_are_in_bin_0(method):
+    """Bins narrower than 1e-8 are merged, and one is left where all are; scikit-learn fails there."""
+    x = np.linspace(0, 1e-9, 12)[:, None]
+    with pytest.warns(UserWarning, match="nearly so"):
+        _, codes = fitted(KBinsDiscretizer(3, "ordinal", quantile_method=method), x, of=(Field("x", 0, 1),))
+    assert codes[:, 0].tolist() == [0] * 12
+
+
 def test_the_names_of_bins():
     x = table(0, missing=False)[:, :2]
     sklearn = theirs.KBinsDiscretizer(3, encode="onehot-dense", quantile_method="averaged_inverted_cdf").fit(x)

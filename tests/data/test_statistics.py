@@ -181,3 +181,13 @@ def test_the_cost_of_split_rows_does_not_depend_on_their_number():
         sent.append(joint.plans[0].sent_bytes)
     assert sent[0] == sent[1]
     assert math.isfinite(sent[0]["bank"])
+
+
+def test_one_name_and_one_quantile_are_lists_of_one():
+    joint, right = table(COLUMNS, frame(1))
+    assert list(describe(joint, "income").frame) == ["income"]
+    found = quantiles(joint, "income", 0.5)
+    assert found == {0.5: pytest.approx(right.income.median())}
+    for q in (math.nan, math.inf, np.float32(0.1), None, "half", ["half"]):
+        with pytest.raises(InputError, match="quantile"):
+            quantiles(joint, "income", q)
