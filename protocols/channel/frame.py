@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from protocols.errors import BadFrame, InputError, explain
+from protocols.errors import BadFrame, InputError, Mismatch, explain
 
 MAGIC = b"SMF1"
 PROTOCOL_VERSION = 3
@@ -127,8 +127,10 @@ def parse_header(data: bytes | bytearray | memoryview, sequence: int, peer: str)
 
 
 def check_expected(header: Header, expected: Expected, peer: str) -> None:
-    """Compare a header with the message that must come next. Raises BadFrame."""
+    """Compare a header with the message that must come next. Raises BadFrame; Mismatch where both begin a run."""
     label = header.label
+    if expected.label and expected.label.purpose == label.purpose == Purpose.START:
+        _check_start(header, expected, peer)
     if (label != expected.label) if expected.label else (label.purpose not in expected.purposes):
         raise BadFrame(
             peer,
@@ -149,5 +151,19 @@ def check_expected(header: Header, expected: Expected, peer: str) -> None:
                 why=f"expected {'' if expected.exact else 'at most '}{expected.nbytes} bytes, "
                 f"its header says {header.nbytes}",
                 fix="make sure that all parties run the same program with the same inputs' shapes",
+            ),
+        )
+
+
+def _check_start(header: Header, expected: Expected, peer: str) -> None:
+    """The first message of a run tells what is run before its digest is read: by its label and its length."""
+    if (header.label, header.nbytes) != (expected.label, expected.nbytes):
+        raise Mismatch(
+            peer,
+            explain(
+                f"party {peer!r} starts another run than this party: the sizes differ, or the programs",
+                where=f"message {header.sequence} of the link",
+                why=f"expected [{expected}], received [{header.label}, {header.nbytes} bytes]",
+                fix="run the same program with the same number of rows at every party, in the same order",
             ),
         )
