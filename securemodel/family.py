@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any, Literal, cast
 
 import torch
@@ -18,7 +19,7 @@ from securemodel.compiler.capture import Captured, Examples, example_tensors
 from securemodel.compiler.ir import CLIENT, Node, Stranger
 from securemodel.compiler.ops import OUTPUTS
 from securemodel.compiler.owners import given_weights, weight_owners
-from securemodel.compiler.postprocess import Reveal
+from securemodel.compiler.postprocess import Reveal, capture_revealing
 from securemodel.compiler.reading import MAX_FAMILY, load_of
 from securemodel.engines.clear import encoding_limit
 from securemodel.engines.compiling import compile_for
@@ -151,14 +152,18 @@ def compile_service(
     names = _input_names(model, examples)
     steps = _checked_recipe(recipe, names)
     bounds = _checked_clamp(clamp, frac_bits)
-    programs = {}
-    for size in _checked_sizes(sizes):
-        programs[size] = compile_for(
-            masked_compiling, model, _of_size(examples, size), weights=weights, inputs=CLIENT, outputs=CLIENT,
-            parties=parties, reveal=reveal, frac_bits=frac_bits, width=64, rounding="exact",
-            truncate_outputs=truncate_outputs, stranger=Stranger(bounds),
-        )  # fmt: skip
-        _check_load(programs)
+    make = lambda size, stranger: compile_for(
+        masked_compiling, model, _of_size(examples, size), weights=weights, inputs=CLIENT, outputs=CLIENT,
+        parties=parties, reveal=reveal, frac_bits=frac_bits, width=64, rounding="exact",
+        truncate_outputs=truncate_outputs, stranger=stranger,
+    )  # fmt: skip
+    sizes = _checked_sizes(sizes)
+    try:
+        programs = _of_one_load(sizes, lambda size: make(size, Stranger(bounds)))
+    except _OtherLoad:
+        other = next(size for size in count(2) if size not in sizes)
+        graph = capture_revealing(model, _of_size(examples, other), reveal).graph
+        programs = _of_one_load(sizes, lambda size: make(size, Stranger(bounds, graph)))
     first = next(iter(programs.values()))
     return Family(
         programs, _inputs(first, names), _outputs(programs), bounds, steps, None if labels is None else tuple(labels)
@@ -267,20 +272,27 @@ def _check_step(name: str, step: Any) -> None:
         raise CompileError(f"a client cannot clamp {name!r} between {arguments[0]} and {arguments[1]}")
 
 
-def _check_load(programs: Mapping[int, Program]) -> None:
-    """The sizes load the same, so that weights are shared once. Raises CompileError."""
-    (first, one), *others = programs.items()
-    for size, program in others:
-        mine, theirs = load_of(one.graph), load_of(program.graph)
+class _OtherLoad(CompileError):
+    """Something else is loaded for another size."""
+
+
+def _of_one_load(sizes: Sequence[int], make: Callable[[int], Program]) -> dict[int, Program]:
+    """The programs of all sizes, which load the same, so that weights are shared once. Raises _OtherLoad."""
+    programs: dict[int, Program] = {}
+    for size in sizes:
+        programs[size] = make(size)
+        first, one = next(iter(programs.items()))
+        mine, theirs = load_of(one.graph), load_of(programs[size].graph)
         if mine != theirs:
             line = next((b for a, b in zip(mine, theirs, strict=False) if a != b), "there are more of them")
-            raise CompileError(
+            raise _OtherLoad(
                 explain(
                     f"with {size} rows, other values are made of the weights than with {first}: {line[:200]}",
                     why="the sizes of a service share the weights once, so that what is made of them cannot have rows",
                     fix=f"compile one size, sizes=({size},), or let the model expand weights where they meet the inputs",
                 )
             )
+    return programs
 
 
 # ---- ports

@@ -176,7 +176,8 @@ class Builder:
     `notes`: what is known of a value by a name, beside what computes it, for the gradient.
     `returned` holds the nodes whose values the model returns. `exact`: truncations round to the nearest and comparisons
     see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits. `scores`: what is
-    made goes to a softmax, so that minus infinity in an owner's mask is no mistake.
+    made goes to a softmax, so that minus infinity in an owner's mask is no mistake. `in_run`: public values that are made
+    have the rows of a run, and are no part of the load.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -187,6 +188,7 @@ class Builder:
     width: int = 64
     exact: bool = True
     scores: bool = False
+    in_run: bool = False
     made: dict[tuple, int] = field(default_factory=dict)
     constants: dict[int, torch.Tensor | None] = field(default_factory=dict)
     notes: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -247,12 +249,15 @@ class Builder:
         owner = common_owner(operands)
         if owner is None:
             raise CannotLower("operands belong to different parties")
-        key = (target, repr((args, kwargs)), tuple(shape), integer) if _is_repeatable(target, args, kwargs) else None
+        in_run = {"run": True} if self.in_run and owner == PUBLIC else {}
+        whole = (target, repr((args, kwargs)), tuple(shape), integer, bool(in_run))
+        key = whole if _is_repeatable(target, args, kwargs) else None
         if key in self.made:
             return self._value(self.graph[self.made[key]], integer)
         name = getattr(target, "__name__", "") if callable(target) and "::" not in str(target) else str(target)
         attrs = {"target": name or str(target), "args": describe(args), "kwargs": describe(kwargs), **_whole(integer)}
-        phase = phase_of([self.graph[v.id] for v in operands])
+        attrs |= in_run
+        phase = phase_of([self.graph[v.id] for v in operands], attrs)
         node = self.graph.add("float", [v.id for v in operands], shape, "float", owner=owner, attrs=attrs, phase=phase)
         self.calls[node.id] = FloatCall(target, args, kwargs)
         if key:
@@ -439,6 +444,11 @@ class Builder:
 
     def expand(self, x: Value, shape: Sequence[int]) -> Value:
         return x if tuple(shape) == x.shape else self.linear("expand", x, shape=[int(s) for s in shape])
+
+    def expanded(self, x: Value, shape: Sequence[int]) -> Value:
+        """An owner's float, loaded once, with the rows of a run."""
+        attrs = {"shape": [int(s) for s in shape]}
+        return self._value(self._secret("linear", [x], shape, kind="expand", attrs=attrs, run=True), x.integer)
 
     # ---- products
     def bilinear(self, kind: str, x: Value, y: Value, **attrs) -> Value:

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, get_args
+
+import torch
 
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
@@ -34,9 +37,13 @@ CLIENT = "client"
 
 @dataclass(frozen=True)
 class Stranger:
-    """How the real inputs of a client are taken: each number within [low, high] by `clamp`, or (None) as it comes."""
+    """How the real inputs of a client are taken: each number within [low, high] by `clamp`, or (None) as it comes.
+
+    `other`: the captured model with another number of rows, where what it makes of its weights must not depend on that.
+    """
 
     clamp: tuple[float, float] | None = None
+    other: torch.fx.Graph | None = None
 
 
 Rounding = Literal["exact", "fast"]
@@ -97,9 +104,10 @@ class Node:
         return f"{left}{args}{attrs} : {self.form}{frac} {shape}" + (" load" if self.phase == "load" else "")
 
 
-def phase_of(operands: Iterable[Node]) -> Phase:
-    """When what is computed from these nodes is computed: with the weights, unless a run gives one of them."""
-    return "run" if any(node.phase == "run" for node in operands) else "load"
+def phase_of(operands: Iterable[Node], attrs: Mapping[str, Any] = MappingProxyType({})) -> Phase:
+    """When what is computed from these nodes is computed: with the weights, unless a run gives one of them, or its
+    attribute "run" says that the result has the rows of a run."""
+    return "run" if attrs.get("run") or any(node.phase == "run" for node in operands) else "load"
 
 
 def only_moves(node: Node) -> bool:

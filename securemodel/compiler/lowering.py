@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from protocols.names import PUBLIC
 from securemodel.compiler.builder import (
     Builder,
     CannotLower,
@@ -22,6 +23,7 @@ from securemodel.compiler.builder import (
     values_in,
 )
 from securemodel.compiler.capture import Captured, of_torch, operand, outputs_of, source_line
+from securemodel.compiler.expanded import IN_RUN, expand_in_runs
 from securemodel.compiler.explaining import ALL_EXPERTS, ROUTING, chooses_experts
 from securemodel.compiler.ir import CLIENT, Rounding, Stranger
 from securemodel.compiler.lower import ACCURACY, LOWERINGS, RECOMPUTING, page
@@ -167,6 +169,8 @@ def lower_model(
     operators: dict[str, None] = {}
     approximated: dict[str, None] = {}
     unchecked: dict[str, None] = {}
+    if stranger and stranger.other:
+        expand_in_runs(captured, stranger.other)
     pool_before_activation(captured.graph)
     kept = {part.placeholder: part for part in captured.kept}
     for_checks = _only_for_checks(captured.graph)
@@ -195,7 +199,7 @@ def lower_model(
         elif node.op == "call_function" and not _is_torchs_own(node):
             if node not in for_checks:
                 operators[str(node.target)] = None
-            g.source, g.scores = source_line(node), node in for_softmax
+            g.source, g.scores, g.in_run = source_line(node), node in for_softmax, IN_RUN in node.meta
             try:
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:
@@ -211,6 +215,7 @@ def lower_model(
                 g.computes(env[node], node.name)
             if secure is None and node.target in ACCURACY and any(value.secret for value in values_in(env[node])):
                 approximated[page(node.target)] = None
+    g.in_run = False
     returned = outputs_of(captured.graph)
     outputs = tuple(_returned(g, n, env, secure or secure_version) for n in returned)
     problems += _keep(g, captured, env, outputs)
@@ -388,7 +393,9 @@ def _lower_node(g: Builder, node: torch.fx.Node, env: dict, secure: Secure) -> A
         return cast(Callable, node.target)(*g.known(args), **g.known(kwargs))
     if node.target is operator.getitem and isinstance(args[0], tuple):
         return args[0][args[1]] if args[1] < len(args[0]) else _no_result(node)
-    if all(not v.secret for v in operands) and common_owner(operands):
+    if all(not v.secret for v in operands) and (owner := common_owner(operands)):
+        if owner != PUBLIC and IN_RUN in node.meta and isinstance(example, torch.Tensor):
+            return g.expanded(args[0], example.shape)
         return in_the_clear(g, node, args, kwargs)
     return _empty(g, example) or _secure(g, node, args, kwargs, secure, env)
 

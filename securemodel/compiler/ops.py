@@ -634,8 +634,14 @@ PhaseRule = Callable[[Case], Phase]
 
 
 def with_operands(case: Case) -> Phase:
-    """What depends on weights and public values alone is computed when they are loaded."""
-    return phase_of(case.xs)
+    """What depends on weights and public values alone is computed when they are loaded, but for the rows of a run."""
+    if case.attrs.get("run") and not _has_rows_of_a_run(case.node):
+        raise Wrong("only public values and what is expanded have the rows of a run")
+    return phase_of(case.xs, case.attrs)
+
+
+def _has_rows_of_a_run(node: Node) -> bool:
+    return node.owner == PUBLIC if node.op == "float" else node.attrs["kind"] == "expand"
 
 
 def in_a_run(case: Case) -> Phase:
@@ -703,7 +709,8 @@ ROWS: dict[str, Row] = {
         phase=lambda case: "run" if case.attrs["name"].startswith("input:") else "load", may_be_empty=True, held="operands",
     ),
     "float": Row(
-        "(float )*-> float", _float, {"target": text, "args": anything, "kwargs": anything}, {"integer": flag}, _common,
+        "(float )*-> float", _float, {"target": text, "args": anything, "kwargs": anything}, {"integer": flag, "run": flag},
+        _common,
         may_be_empty=True, held="operands",
     ),
     # into the ring, and out of it
@@ -741,8 +748,8 @@ ROWS: dict[str, Row] = {
     ),
     # local
     "linear": Row(
-        "(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, reads=None,
-        held="operands",
+        "(additive )+-> additive|(masked )+-> masked", _linear, {"kind": one_of(*KINDS), **_NESTED}, {"run": flag},
+        reads=None, held="operands",
     ),
     "rows": Row("masked -> masked", _rows, _TAKEN, phase=in_a_run, held="operands"),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),

@@ -333,17 +333,6 @@ def test_rows_that_depend_on_each_other_run_alone():
         assert (asked(session, family, 2, x)[0] - (x - x.mean(0))).abs().max() < 1e-3
 
 
-class Positions(nn.Module):
-    """Weights that are expanded to the rows of the input before they meet it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (self.weight.expand(x.shape[0], 3) * 2).sin()
-
-
 class Total(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.sum()
@@ -368,7 +357,6 @@ class Total(nn.Module):
         (small, {"recipe": {"input": [("clamp", 1.0, 0.0)]}}, "cannot clamp"),
         (small, {"recipe": {"input": [("one_hot", True)]}}, "no step"),
         (small, {"recipe": {"input": ["grayscale"]}}, "no step"),
-        (Positions, {"sizes": (1, 2)}, "other values are made of the weights"),
         (Total, {}, "a row for each row"),
     ],
 )

@@ -231,7 +231,7 @@ class _Pass:
         frac = like.frac if form in ("additive", "masked", "public", "float") else None
         node = self.new.add(op, args, shape, form, frac=frac, owner=owner, attrs=attrs or {}, source=like.source)
         alone = op in OUTPUTS or not node.args
-        node.phase = phase or ("run" if alone else phase_of([self.new[a] for a in node.args]))
+        node.phase = phase or ("run" if alone else phase_of([self.new[a] for a in node.args], node.attrs))
         return node.id
 
     def _encode(self, node: Node) -> int:
