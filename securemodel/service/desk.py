@@ -126,6 +126,11 @@ class Lane(Protocol):
         ...
 
     @property
+    def session(self) -> str:
+        """The session that it is in, or was in last: the same words at all parties, never twice the same."""
+        ...
+
+    @property
     def seconds(self) -> Mapping[int, float]:
         """How long a run of each size takes, as measured."""
         ...

@@ -113,7 +113,7 @@ class Engine:
         seconds = {size: self._measured(family, session, size) for size in family.sizes}
         self._sessions += 1
         card = json.dumps(family.card()).encode()
-        self._say(Ready(self._sessions, card, seconds, loaded_from))
+        self._say(Ready(self._sessions, session.channel.session.hex()[:16], card, seconds, loaded_from))
         while True:
             try:
                 job, shares = self._jobs.get(timeout=_IDLE_S)

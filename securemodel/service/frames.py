@@ -33,9 +33,11 @@ class Run(Struct, frozen=True, tag=True):
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """Engine to front: the weights are loaded. `session` counts sessions; `seconds` is what a run of each size took."""
+    """Engine to front: the weights are loaded. `session` counts sessions, `name` is what all parties call this one;
+    `seconds` is what a run of each size took."""
 
     session: int
+    name: str
     card: bytes
     seconds: dict[int, float]
     loaded_from: str

@@ -38,7 +38,7 @@ class EngineLane:
     def __init__(self, config: ServiceConfig, me: str, lane: Lane, weights: Path | None, told: Told) -> None:
         self.lane, self.weights = lane, weights
         self.number, self.model, self.version = lane.number, lane.model, lane.version
-        self.state, self.reason, self.loaded_from = "starting", "", ""
+        self.state, self.reason, self.loaded_from, self.session = "starting", "", "", ""
         self.starts = self.rounds = 0
         self.sent_bytes: dict[str, int] = {}
         self.card: Mapping[str, Any] = {}
@@ -145,7 +145,7 @@ class EngineLane:
             self._answer(message, arrays)
         elif isinstance(message, Ready):
             self.card = json.loads(message.card)
-            self._seconds, self._session = dict(message.seconds), message.session
+            self._seconds, self._session, self.session = dict(message.seconds), message.session, message.name
             self.loaded_from, self.reason = message.loaded_from, ""
             self._changed("ready")
         elif isinstance(message, Down):

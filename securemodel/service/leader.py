@@ -55,6 +55,7 @@ class _Lane:
     up: bool = True
     run: int = 0
     seconds: Mapping[int, float] = field(default_factory=dict)
+    session: str = ""
 
 
 class Leader:
@@ -138,10 +139,12 @@ class Leader:
             self._fail(now, batch, party)
         return self._done(now)
 
-    def lane(self, now: float, key: tuple[str, int, int], up: bool, seconds: Mapping[int, float]) -> list[Action]:
-        """A lane, (model, version, number), came up or went down, or measured its runs."""
+    def lane(
+        self, now: float, key: tuple[str, int, int], up: bool, seconds: Mapping[int, float], session: str = ""
+    ) -> list[Action]:
+        """A lane, (model, version, number), came up or went down, met the others anew, or measured its runs."""
         lane = self.lanes.setdefault(key, _Lane())
-        lane.up, lane.seconds = up, seconds
+        lane.up, lane.seconds, lane.session = up, seconds, session
         return self._done(now)
 
     def switch(self, now: float, model: str, version: int) -> list[Action]:
@@ -360,7 +363,7 @@ class Leader:
         self._ready[model, version] = [request for request in queue if request.id not in chosen]
         run, self._next_run = self._next_run, self._next_run + 1
         digest = manifest(run, number, shape.digest, version, size, places)
-        order = Run(run, number, model, version, size, places, digest)
+        order = Run(run, number, model, version, size, places, digest, lane.session)
         self.batches[run], lane.run = Batch(order), run
         for request in [self.requests[place.id] for place in places]:
             request.state, request.run, request.tries = RUNNING, run, request.tries + 1

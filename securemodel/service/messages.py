@@ -58,7 +58,7 @@ class Have(Message, frozen=True, tag="HAVE"):
 
 
 class Run(Message, frozen=True, tag="RUN"):
-    """leader -> followers: these requests are the rows of a run on a lane. No answer is awaited."""
+    """leader -> followers: these requests are the rows of a run on a lane, in this session of it. No answer is awaited."""
 
     run: Number
     lane: Count
@@ -67,6 +67,7 @@ class Run(Message, frozen=True, tag="RUN"):
     size: Count
     places: Annotated[list[Place], msgspec.Meta(min_length=1, max_length=MAX_IDS)]
     manifest: Digest
+    session: Text = ""
 
 
 class Held(Message, frozen=True, tag="HELD"):

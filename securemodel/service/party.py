@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -54,6 +54,7 @@ from securemodel.service.messages import AnyMessage, Claim, Drain, Publish, Run
 from securemodel.service.queueing import wait_s
 
 _TICK_S = 0.05
+_MEET_S = 0.01
 _FLUSH_S = 1.0
 _PROBE_S = 1.0
 _KEPT_BYTES = 64 << 20
@@ -152,7 +153,7 @@ class PartyDesk:
         self._models: dict[str, dict[int, Model]] = {}
         self._lanes: dict[tuple[str, int, int], Lane] = {}
         self._turns: dict[tuple[str, int, int], asyncio.Lock] = {}
-        self._failures: Counter[tuple[str, int, int]] = Counter()
+        self._sessions: defaultdict[tuple[str, int, int], set[str]] = defaultdict(set)
         self._records = self._remembered(journal)
         self._budgets = Budgets(journal.spent())
         self._machine: Leader | Follower
@@ -240,9 +241,10 @@ class PartyDesk:
             self._step_lane(key)
 
     def _step_lane(self, key: tuple[str, int, int]) -> None:
+        self._sessions[key].add(self._lanes[key].session)
         if isinstance(self._machine, Leader):
             lane = self._lanes[key]
-            self._step(self._machine.lane, key, lane.up, lane.seconds)
+            self._step(self._machine.lane, key, lane.up, lane.seconds, lane.session)
 
     def switch(self, name: str, version: int) -> None:
         """Makes a version the current one everywhere. At the leader alone; the others must have it."""
@@ -496,23 +498,19 @@ class PartyDesk:
                 self._mark(id, RELEASED)
 
     async def _run(self, order: Run) -> None:
-        """Has a lane compute a batch, after what it computes already.
-
-        Where a run of a lane fails, its session is over, and what was proposed before that was meant for it: such runs
-        fail, too, instead of meeting other runs in the next session.
+        """Has a lane compute a batch, after what it computes already, in the session that it was proposed for: where
+        that is over, the run fails instead of meeting others in the next one.
         """
         key = (order.model, order.version, order.lane)
         rows = sum(place.rows for place in order.places)
-        began, failures = time.monotonic(), self._failures[key]
+        began = time.monotonic()
         try:
             async with self._turns.setdefault(key, asyncio.Lock()):
-                if self._failures[key] != failures or order.run not in self._machine.batches:
-                    raise LaneDown("the session that a run was proposed for is over")
+                await self._until_met(key, order)
                 job = Job(order.run, order.size, rows, order.manifest, self._gathered(order))
                 where, outputs = await self._lanes[key].run(job)
         except Exception as error:
             _log.error("a run failed: %s", error if isinstance(error, LaneDown) else public_reason(error))
-            self._failures[key] += self._failures[key] == failures
             self.lanes_changed()
             self._step(self._machine.failed, order.run, getattr(error, "party", ""))
             return
@@ -520,6 +518,22 @@ class PartyDesk:
         self._step(self._machine.computed, order.run, where)
         self._tell("batch", model=order.model, version=order.version, size=order.size, rows=rows, lane=order.lane,
                    seconds=time.monotonic() - began)  # fmt: skip
+
+    async def _until_met(self, key: tuple[str, int, int], order: Run) -> None:
+        """Returns once this party's lane is in the session of a run: the leader's may have been ready a little earlier.
+
+        Raises LaneDown where that session is over, or does not come.
+        """
+        until = time.monotonic() + self.limits.restart_wait_s
+        while order.run in self._machine.batches and key in self._lanes and time.monotonic() < until:
+            self._step_lane(key)
+            lane = self._lanes[key]
+            if lane.session == order.session and lane.up:
+                return
+            if order.session in self._sessions[key]:
+                break
+            await asyncio.sleep(_MEET_S)
+        raise LaneDown("the session that a run was proposed for is over, or did not come")
 
     def _gathered(self, order: Run) -> list[np.ndarray]:
         """This party's shares of each input, for all rows of a run. Raises LaneDown if some are there no more."""

@@ -117,6 +117,8 @@ class Room:
     session: str = "00000000000000aa"
     up: bool = True
     runs: list[tuple[int, str]] = field(default_factory=list)
+    late: set[str] = field(default_factory=set)
+    """Parties whose lanes have not met the others in this session yet."""
     _here: dict[str, tuple[Job, asyncio.Future]] = field(default_factory=dict)
 
     def lane(self, party: str, model: str = "linear", version: int = 1) -> LinearLane:
@@ -124,8 +126,9 @@ class Room:
         return LinearLane(self, party, self.number, model, version)
 
     def fail(self, party: str) -> None:
-        """The engine of a party dies: whoever waits is told."""
+        """The engine of a party dies: whoever waits is told, and a new session begins."""
         here, self._here = self._here, {}
+        self.session = f"{int(self.session, 16) + 1:016x}"
         for _, future in here.values():
             if not future.done():
                 future.set_exception(LaneDown("the engine died", party))
@@ -164,11 +167,17 @@ class LinearLane:
 
     @property
     def up(self) -> bool:
-        return self.room.up
+        return self.room.up and self.party not in self.room.late
+
+    @property
+    def session(self) -> str:
+        return "" if self.party in self.room.late else self.room.session
 
     @property
     def seconds(self) -> Mapping[int, float]:
         return self.room.seconds
 
     async def run(self, job: Job) -> tuple[str, list[np.ndarray]]:
+        if self.party in self.room.late:
+            raise LaneDown("the lane is not ready", self.party)
         return await self.room.meet(self.party, job)

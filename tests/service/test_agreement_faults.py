@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import FileError
-from securemodel.service.agreement import Limits
+from securemodel.service.agreement import Batch, Limits
 from securemodel.service.desk import Refused
 from securemodel.service.journal import Entry, Journal
+from securemodel.service.messages import Run
 from tests.service.parties import WEIGHT, Parties, added, codes, new_id
 
 QUICK = Limits(share_wait_s=0.3, restart_wait_s=1.5)
@@ -97,6 +98,35 @@ def test_shares_of_the_others_wait_for_a_party_that_restarts(tmp_path, who) -> N
         asking[who].cancel()
 
     Parties(2, tmp_path, limits=QUICK).run(test)
+
+
+def test_a_run_waits_for_a_lane_that_is_ready_a_little_later_than_the_leaders(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        room = service.rooms[0]
+        room.late.add("hospital")
+        room.fail("hospital")  # a new session, in which the bank's lane is already
+        service.desks["hospital"].check_ready = lambda *_: None
+        asking = asyncio.create_task(service.ask(X))
+        await asyncio.sleep(0.2)
+        assert not asking.done() and not room.runs
+        room.late.clear()
+        assert (await asking == X @ WEIGHT).all() and room.epoch == 1
+
+    Parties(2, tmp_path).run(test)
+
+
+def test_a_run_of_a_session_that_is_over_fails_and_meets_no_other(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        room, desk = service.rooms[0], service.desks["bank"]
+        assert (await service.ask(X) == X @ WEIGHT).all()
+        room.fail("hospital")
+        old = Run(1 << 62, 0, "linear", 1, 1, [], b"", f"{int(room.session, 16) - 1:016x}")
+        desk._machine.batches[old.run] = Batch(old)
+        await asyncio.wait_for(desk._run(old), 5)
+        assert old.run not in desk._machine.batches and len(room.runs) == 1
+        assert (await service.ask(X) == X @ WEIGHT).all() and len(room.runs) == 2
+
+    Parties(2, tmp_path).run(test)
 
 
 def test_a_failed_run_is_run_again_in_another_epoch(tmp_path) -> None:

@@ -131,7 +131,7 @@ def test_the_key_comes_from_a_file_a_credential_or_a_command(tmp_path: Path, mon
 MESSAGES = [
     (Run(1, 7, 8, 2, bytes(32), ((2, 4), (0, 3))), [EDGES.reshape(2, 4), np.zeros((0, 3), np.int64)]),
     (Computed(7, "ab:3", 0.5, 39, {"bank": 3}, ((8,),)), [EDGES]),
-    (Ready(1, b"{}", {1: 0.01, 128: 0.1}, "the owner's file"), []),
+    (Ready(1, "a" * 16, b"{}", {1: 0.01, 128: 0.1}, "the owner's file"), []),
     (Down("gone", "bank"), []),
     (Stage("compile"), []),
 ]
