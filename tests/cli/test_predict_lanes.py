@@ -258,6 +258,7 @@ def lanes_below(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux shows them")
+@pytest.mark.slow
 def test_the_command_with_a_lane_that_is_killed(network: str, write, tmp_path: Path, program: Program) -> None:
     script, table = write("infer.py", network + SCRIPT), tmp_path / "x.csv"
     rows = torch.randn(400, 4, generator=torch.Generator().manual_seed(4))

@@ -151,7 +151,13 @@ def check_journals(service: Service, log: list[Asked]) -> None:
         name: {id: rows for id, (rows, state, _) in those.items() if state != "result_lost"}
         for name, those in written.items()
     }
-    different = {id for id in charged["bank"].keys() ^ charged["shop"].keys()}
+    # A party that is killed with outputs that nobody released, and the other before it has written them: the one keeps the
+    # charge of a request that no client was answered.
+    different = {
+        id
+        for id in charged["bank"].keys() ^ charged["shop"].keys()
+        if id in answered or (written["bank"].get(id) or written["shop"][id])[1] != "computed"
+    }
     assert not different, [(id, written["bank"].get(id), written["shop"].get(id)) for id in different]
     for name in PARTIES:
         assert spent[name] == sum(charged[name].values()), (
@@ -255,6 +261,7 @@ def test_a_full_disk_is_refused_by_name_and_recovers_without_hands(service: Serv
     service.wait(service.answers)
 
 
+@pytest.mark.slow
 def test_roles_that_are_killed_under_load_come_back(service: Service) -> None:
     clients = service.clients
     begun = len(clients.log)
