@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from protocols.errors import ProtocolError
 from securemodel.service.desk import Refused
 from securemodel.service.messages import AnyMessage, Claim, Place, Run
 
@@ -73,6 +74,13 @@ class Request:
     run: int = 0
     tries: int = 0
     claims: dict[str, Claim] = field(default_factory=dict)
+
+    @property
+    def own(self) -> Claim:
+        """What this party says of a request whose share it has. Raises ProtocolError."""
+        if self.claim is None:
+            raise ProtocolError(f"request {self.id} was looked at before this party had its share")
+        return self.claim
 
 
 @dataclass

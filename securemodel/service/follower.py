@@ -261,8 +261,7 @@ class Follower:
             request.state, request.run = HELD, 0
 
     def _claim(self, now: float, request: Request) -> Claim:
-        assert request.claim is not None
-        claim, left = request.claim, max(int((request.deadline - now) * 1000), 0)
+        claim, left = request.own, max(int((request.deadline - now) * 1000), 0)
         return Claim(claim.id, claim.commit, claim.model, claim.version, claim.rows, left)
 
     def _tell(self, message: Message) -> None:

@@ -119,7 +119,7 @@ class EngineLane:
         finally:
             self._writer.close()
             self._writer = None
-            await self._end()
+            await _end(self._process)
             code = self._process.returncode
             self._fail("ended", self.reason if self.state == "down" else f"its engine ended with code {code}")
 
@@ -128,17 +128,6 @@ class EngineLane:
         words = [handle, self._config.path, self._me, lane.model, lane.version, lane.number]
         words += [self.weights] if self.weights else []
         return [sys.executable, "-m", "securemodel.service.engine_process", *map(str, words)]
-
-    async def _end(self) -> None:
-        """Its socket is closed, so it ends by itself; if it does not, it is ended."""
-        process = self._process
-        assert process is not None
-        with suppress(ProcessLookupError):
-            try:
-                await asyncio.wait_for(process.wait(), _GRACE_S)
-            except asyncio.TimeoutError:
-                process.kill()
-                await process.wait()
 
     def _hear(self, message: frames.Message, arrays: Sequence[np.ndarray]) -> None:
         if isinstance(message, Computed):
@@ -175,6 +164,16 @@ class EngineLane:
     def _changed(self, state: str) -> None:
         self.state = state
         self._told(self, state)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Its socket is closed, so it ends by itself; if it does not, it is ended."""
+    with suppress(ProcessLookupError):
+        try:
+            await asyncio.wait_for(process.wait(), _GRACE_S)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()
 
 
 def _environment(config: ServiceConfig) -> dict[str, str]:

@@ -260,8 +260,7 @@ class Leader:
 
     def _complete(self, now: float, request: Request) -> None:
         """Looks at what all say of a request, once this party has its share; it waits for a lane if nobody misses."""
-        mine = request.claim
-        assert mine is not None
+        mine = request.own
         said = (mine.commit, mine.model, mine.version, mine.rows)
         others = tuple(p for p, c in request.claims.items() if (c.commit, c.model, c.version, c.rows) != said)
         if others:
@@ -440,13 +439,11 @@ class Leader:
 
     def _too_late(self, now: float, request: Request) -> bool:
         """Whether not even a run that begins now would answer in time."""
-        assert request.claim is not None
         return now + self._seconds(request).get(self._size(request), 0.0) > request.deadline
 
     def _hopeless(self, now: float, request: Request) -> bool:
         """Whether what waits before a new request takes too long for it."""
-        assert request.claim is not None
-        key = (request.claim.model, request.version)
+        key = (request.own.model, request.version)
         shape = self.shapes.get(key)
         if shape is None:
             return False
@@ -456,15 +453,13 @@ class Leader:
         return self._too_late(now + wait, request)
 
     def _seconds(self, request: Request) -> Mapping[int, float]:
-        assert request.claim is not None
-        key = (request.claim.model, request.version)
+        key = (request.own.model, request.version)
         found = [lane.seconds for (model, version, _), lane in self.lanes.items() if (model, version) == key]
         return found[0] if found else {}
 
     def _size(self, request: Request) -> int:
-        assert request.claim is not None
-        shape = self.shapes.get((request.claim.model, request.version))
-        return smallest(shape.sizes, request.claim.rows) if shape else 0
+        shape = self.shapes.get((request.own.model, request.version))
+        return smallest(shape.sizes, request.own.rows) if shape else 0
 
     def _done(self, now: float) -> list[Action]:
         self._propose(now)

@@ -43,7 +43,7 @@ def write_roles(path: Path, folder: Path, port: int) -> Roles:
     models = [structs.replace(model, script=str(path.parent / model.script)) for model in file.model]
     lanes = sum(2 * model.lanes for model in models)
     roster, _ = loopback_parties(names, folder, dealer=True, timeouts=_TIMEOUTS, lanes=lanes)
-    assert roster.path is not None
+    roster_text = Path(str(roster.path)).read_text()
     addresses = [f"{_HOST}:{port + n}" for n in range(len(names))] if port else free_addresses(len(names))
     fronts = {
         name: Front(url=f"http://{address}", control=control)
@@ -54,7 +54,7 @@ def write_roles(path: Path, folder: Path, port: int) -> Roles:
     for name, address in zip(names, addresses, strict=True):
         own = folder / name
         parties = own / "parties.toml"
-        text = roster.path.read_text().replace('certificate = "', f'certificate = "{folder}/')
+        text = roster_text.replace('certificate = "', f'certificate = "{folder}/')
         parties.write_text(f'{text}[me]\nidentity = "."\n')
         rest.new_key_file(own / "rest.key")
         me = {"data": str(own / "data"), "listen": address, "weights": weights, "rest_key": str(own / "rest.key")}
@@ -67,7 +67,7 @@ def write_roles(path: Path, folder: Path, port: int) -> Roles:
         services[name] = own / "service.toml"
         services[name].write_text(_toml(tables, [msgspec.to_builtins(model) for model in models]))
     dealer = folder / f"{DEALER}.toml"
-    dealer.write_text(f'{roster.path.read_text()}[me]\nidentity = "{DEALER}"\n')
+    dealer.write_text(f'{roster_text}[me]\nidentity = "{DEALER}"\n')
     return Roles(services, dealer, {name: front.url for name, front in fronts.items()})
 
 

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from protocols.errors import BadFrame, public_reason
+from protocols.errors import BadFrame, ProtocolError, public_reason
 from securemodel.service.agreement import (
     COMPUTED,
     HELD,
@@ -248,7 +248,8 @@ class PartyDesk:
 
     def switch(self, name: str, version: int) -> None:
         """Makes a version the current one everywhere. At the leader alone; the others must have it."""
-        assert isinstance(self._machine, Leader), "only the leader switches versions"
+        if not isinstance(self._machine, Leader):
+            raise ProtocolError(f"the leader {self.leader!r} switches versions, and this is {self.me!r}")
         self._step(self._machine.switch, name, version)
 
     async def idle(self, name: str, version: int) -> None:
