@@ -7,13 +7,14 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
+from torch._C import DispatchKey
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.export import _trace, exported_program
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -408,8 +409,26 @@ def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.Exported
     _, composite = _known_to_torch(len(torch._C._dispatch_get_all_op_names()))
     own = {op for op in composite if op in DECOMPOSITIONS or op not in steps}
     steps = {op: written for op, written in steps.items() if op in own or op not in composite}
-    with _replaced(exported_program, "_collect_all_valid_cia_ops", lambda: own):
+    with _replaced(exported_program, "_collect_all_valid_cia_ops", lambda: own), _torchs_own_steps_hidden():
         return exported.run_decompositions(steps)
+
+
+@contextmanager
+def _torchs_own_steps_hidden() -> Iterator[None]:
+    """Operators that we take apart or keep reach us even from within others: for some, torch's Python would come first."""
+    hidden: dict[Any, Callable] = {}
+    ops: Iterable[Any] = (*DECOMPOSITIONS, *LOWERINGS)
+    for op in ops:
+        kernels = getattr(op, "py_kernels", {})
+        if DispatchKey.Autograd in kernels and DispatchKey.CompositeImplicitAutograd not in kernels:
+            hidden[op] = kernels.pop(DispatchKey.Autograd)
+            op._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        for op, steps in hidden.items():
+            op.py_kernels[DispatchKey.Autograd] = steps
+            op._dispatch_cache.clear()
 
 
 def _distinct(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
