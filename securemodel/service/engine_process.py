@@ -90,6 +90,7 @@ class Engine:
                 f"the programs' parties are {', '.join(family.parties)}, the service's {', '.join(self.config.ranks)}"
             )
             raise ConfigError(explain(what, where=str(script), fix="name the same parties, the leader first, in both"))
+        self.config.check_sizes(self.lane.model, family.sizes)
         self._load_model = getattr(module, "load_model", None)
         return family
 

@@ -18,7 +18,7 @@ from protocols.channel.testing import free_addresses, loopback_parties
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER, Timeouts
 from securemodel.service import rest
-from securemodel.service.config import Front, read_file
+from securemodel.service.tables import Front, read_file
 
 _TIMEOUTS = Timeouts(connect_s=60.0, receive_s=60.0)
 _HOST = "127.0.0.1"
