@@ -222,9 +222,10 @@ class Front:
             record.key_id = OPEN
             return OPEN
         scheme, _, bearer = request.scope["head"].get(b"authorization", b"").decode("latin-1").partition(" ")
-        key = keys.lookup(bearer.strip()) if scheme.lower() == "bearer" else None
+        shown = bearer.strip() if scheme.lower() == "bearer" else ""
+        key = keys.lookup(shown) if shown else None
         if key is None:
-            raise Refused("key", "the API key is missing or not known", fix="send 'Authorization: Bearer KEY'")
+            raise problems.no_key(bool(shown))
         record.key_id = key.id
         model = request.path_params.get("model")
         if model is not None and not key.allows(model):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from securemodel.edge.errors import WireError
+from securemodel.edge.wire import LENGTH_HEADER
 
 _BINARY: Mapping[str, str] = {
     "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BF16": "<u2", "BOOL": "?",
@@ -34,20 +35,29 @@ class Asked:
     timeout_s: float | None
 
 
-def bad(what: str, *, where: str = "", fix: str = "") -> WireError:
-    return WireError("bad_header", what, where=where, fix=fix)
+def bad(what: str, *, where: str = "", why: str = "", fix: str = "") -> WireError:
+    return WireError("bad_header", what, where=where, why=why, fix=fix)
+
+
+def _of_length(what: str, length: int, body: bytes) -> WireError:
+    """A mistake that a length of another request makes."""
+    why = f"{LENGTH_HEADER} says {length} bytes of JSON, in a body of {len(body)}"
+    return bad(
+        what, where=LENGTH_HEADER, why=why, fix="send the length of this request's JSON, or none where all is JSON"
+    )
 
 
 def read(body: bytes, header_length: int | None) -> Asked:
     """What a body asks; without a length of its JSON it is all JSON. Members that are not known are left alone."""
     if header_length is not None and header_length > len(body):
-        raise bad("the JSON header is longer than the body")
+        raise _of_length("the JSON header is longer than the body", header_length, body)
     header, data = body[:header_length], b"" if header_length is None else body[header_length:]
     try:
         found = json.loads(header)
     except (ValueError, RecursionError) as error:
         at = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        raise bad(f"the JSON cannot be read{at}") from error
+        what = f"the JSON cannot be read{at}"
+        raise (bad(what) if header_length is None else _of_length(what, header_length, body)) from error
     inputs = found.get("inputs") if isinstance(found, dict) else None
     if not isinstance(inputs, list) or not inputs:
         raise bad("there are no inputs", where="inputs")

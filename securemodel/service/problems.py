@@ -91,6 +91,14 @@ def body_of(refused: Refused) -> tuple[bytes, dict[str, str]]:
     return msgspec.json.encode(problem(refused)), headers
 
 
+def no_key(shown: bool) -> Refused:
+    """No API key is shown, or one that this party does not know."""
+    if not shown:
+        return Refused("key", "no API key is shown", fix="send 'Authorization: Bearer KEY'")
+    why = "it is mistyped or revoked, or was never added at this party"
+    return Refused("key", "this party does not know the API key", why=why, fix="ask the operator of this party for one")
+
+
 class ClockSkew(Refused):
     """The client's clock is off; `server_time` is this host's, in milliseconds since 1970."""
 

@@ -211,6 +211,15 @@ def test_lengths_that_lie(port: int) -> None:
         assert status == 400 and json.loads(body)["error"]
 
 
+@pytest.mark.parametrize("length", [0, 7, 1000])
+def test_a_length_of_another_request_is_told_apart_from_broken_json(port: int, length: int) -> None:
+    text = json.dumps({"inputs": [tensor()]}).encode()
+    status, _, body = ask(port, "/v2/models/line/infer", text, Inference_Header_Content_Length=str(length))
+    found = json.loads(body)
+    assert (status, found["where"]) == (400, "Inference-Header-Content-Length")
+    assert f"says {length} bytes of JSON, in a body of {len(text)}" in found["error"] and "or none" in found["fix"]
+
+
 def test_addresses_and_methods_that_are_not_there(port: int) -> None:
     for path, body, status in (("/", None, 404), ("/v2/models/line/infer", None, 405), ("/v2/models/other", None, 404),
                                ("/v2/models/line/versions/x/infer", b"{}", 404), ("/v2/repository/index", b"{}", 404)):  # fmt: skip

@@ -312,6 +312,7 @@ def test_keys() -> None:
     for head in ({}, bearer("x"), bearer(""), {"authorization": keys.lines}, {"authorization": f"Basic {keys.lines}"}):
         reply = one(message, keys=keys, head=head)
         assert reply.code == "key" and reply.headers["www-authenticate"] == "Bearer"
+        assert ("ask the operator" if head == bearer("x") else "Authorization: Bearer KEY") in reply.json["fix"]
     desk = Desk()
     assert one(message, desk=desk, keys=keys, head=bearer(keys.lines)).status == 200
     path = f"/v2/requests/{json.loads(message.header)['id']}"
