@@ -13,6 +13,7 @@ shares, and then `released` or refused. Three rules make the rest:
    before RELEASE. Who has an id in its journal never holds it again. So no id has two results.
 3. Links between fronts are in order and without loss, or the other end has restarted. Then what was computed and not
    released is `result_lost` everywhere; what was running may run again, in a new epoch, once all shares are there.
+   Each machine begins with what its journal says of ids (`known`), and the two find out what was not released.
 """
 
 from __future__ import annotations
@@ -147,7 +148,14 @@ class Mark:
     ids: list[str]
 
 
-Action = Send | Start | Record | Answer | Refusal | Mark
+@dataclass(frozen=True)
+class Check:
+    """The leader asks whether these were released here; then `unreleased` with those that were not."""
+
+    ids: list[str]
+
+
+Action = Send | Start | Record | Answer | Refusal | Mark | Check
 
 
 def manifest(run: int, lane: int, digest: bytes, version: int, size: int, places: Sequence[Place]) -> bytes:

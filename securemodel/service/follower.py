@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from securemodel.service.agreement import (
     COMPUTED,
@@ -12,6 +12,7 @@ from securemodel.service.agreement import (
     Action,
     Answer,
     Batch,
+    Check,
     Key,
     Limits,
     Mark,
@@ -27,6 +28,7 @@ from securemodel.service.desk import STATUS
 from securemodel.service.messages import (
     AnyMessage,
     Claim,
+    Doubt,
     Drain,
     Drop,
     Failed,
@@ -44,9 +46,11 @@ from securemodel.service.messages import (
 
 
 class Follower:
-    """`lost`: ids that the journal has as computed, from before a restart; the leader says what became of them."""
+    """`known`: states of ids in the journal, from before a restart. The leader says what became of those computed."""
 
-    def __init__(self, me: str, leader: str, limits: Limits, lost: Sequence[str] = ()) -> None:
+    def __init__(
+        self, me: str, leader: str, limits: Limits, now: float, known: Mapping[str, str] | None = None
+    ) -> None:
         self.me, self.leader, self.limits = me, leader, limits
         self.shapes: dict[Key, Shape] = {}
         self.current: dict[str, int] = {}
@@ -54,7 +58,9 @@ class Follower:
         self.up: set[str] = set()
         self.requests: dict[str, Request] = {}
         self.batches: dict[int, Batch] = {}
-        self._lost = dict.fromkeys(lost)
+        self._doubtful = {id: None for id, state in (known or {}).items() if state == COMPUTED}
+        self._lost = {id: now + limits.keep_s for id, state in (known or {}).items() if state == LOST}
+        """What is lost, and until when it is known. A leader that restarts may have known it, and forgotten."""
         self._early: dict[str, tuple[str, tuple[str, ...], float]] = {}
         self._out: list[Action] = []
 
@@ -106,7 +112,9 @@ class Follower:
         """... and cannot be written to its journal: the leader is told that they are lost."""
         batch = self.batches.pop(run, None)
         if batch:
-            self._lose([request.id for request in self._of(batch)])
+            ids = [request.id for request in self._of(batch)]
+            self._lose(now, ids)
+            self._tell_lost(ids)
         return self._done()
 
     def failed(self, now: float, run: int, party: str) -> list[Action]:
@@ -128,6 +136,11 @@ class Follower:
             self._tell(Refuse(some, code))
         return self._done()
 
+    def unreleased(self, now: float, ids: Sequence[str]) -> list[Action]:
+        """Of what the leader asked about, this party did not release these: nobody will."""
+        self._tell_lost(ids)
+        return self._done()
+
     def alone_too_long(self, now: float) -> bool:
         """Whether a deadline passed while the leader, which should have said something, cannot."""
         return self.leader not in self.up and any(request.deadline < now for request in self.requests.values())
@@ -139,7 +152,7 @@ class Follower:
             if ids:
                 self._out.append(Refusal(ids, code, (self.leader,)))
             if code == LOST:
-                self._lost.update(dict.fromkeys(ids))
+                self._doubtful.update(dict.fromkeys(ids))
         self.requests, self.batches = {}, {}
         return self._done()
 
@@ -149,11 +162,12 @@ class Follower:
         """The leader's link is up. If it restarted, it knows nothing: it is told what is held, and what is lost."""
         self.up.add(party)
         if restarted:
-            self._lose([id for id, request in self.requests.items() if request.state == COMPUTED])
+            self._lose(now, [id for id, request in self.requests.items() if request.state == COMPUTED])
             self._wait_again(list(self.requests.values()))
             self.batches = {}
-            for some in parts(list(self._lost)):
-                self._tell(Gone(some))
+            self._tell_lost(list(self._lost))
+            for some in parts(list(self._doubtful)):
+                self._tell(Doubt(some))
             for some in parts([self._claim(now, request) for request in self.requests.values()]):
                 self._tell(Have(some))
         return self._done()
@@ -173,6 +187,8 @@ class Follower:
             self._drop(now, party, message)
         elif isinstance(message, Switch):
             self.current[message.model], self.serves[message.model] = message.version, message.serves
+        elif isinstance(message, Doubt):
+            self._out.append(Check([id for id in message.ids if id not in self._doubtful]))
         elif not isinstance(message, Drain):
             raise misbehaved(party, f"it sent {type(message).__name__.upper()}, which only a follower may say")
         return self._done()
@@ -180,6 +196,7 @@ class Follower:
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
         self._early = {id: early for id, early in self._early.items() if now < early[2]}
+        self._lost = {id: until for id, until in self._lost.items() if now < until}
         return self._done()
 
     # Inside
@@ -214,8 +231,8 @@ class Follower:
 
     def _release(self, party: str, message: Release) -> None:
         for id in message.ids:
-            if id in self._lost:
-                del self._lost[id]
+            if id in self._doubtful:
+                del self._doubtful[id]
                 self._out.append(Mark([id]))
         if message.ids:
             return
@@ -238,18 +255,23 @@ class Follower:
                 del self.batches[request.run]
             elif request is None and message.code != LOST:
                 self._early[id] = (message.code, parties, now + self.limits.share_wait_s)
-            self._lost.pop(id, None)
+            self._doubtful.pop(id, None)
+            if message.code == LOST:
+                self._lost[id] = now + self.limits.keep_s
         self._out.append(Refusal(list(message.ids), message.code, parties))
         self._tell(Gone(list(message.ids)))
 
-    def _lose(self, ids: list[str]) -> None:
-        """Computed shares that nobody will release: refused here, and the leader is told so."""
+    def _lose(self, now: float, ids: list[str]) -> None:
+        """Computed shares that nobody will release: refused here; the leader is to be told so."""
         for id in ids:
             del self.requests[id]
         if ids:
+            self._lost.update(dict.fromkeys(ids, now + self.limits.keep_s))
             self._out.append(Refusal(ids, LOST, (self.leader,)))
-            for some in parts(ids):
-                self._tell(Refuse(some, LOST))
+
+    def _tell_lost(self, ids: Sequence[str]) -> None:
+        for some in parts(ids):
+            self._tell(Refuse(some, LOST))
 
     def _of(self, batch: Batch) -> list[Request]:
         """The requests of a batch that have not been dropped or run again since."""

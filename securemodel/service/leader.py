@@ -28,6 +28,7 @@ from securemodel.service.desk import STATUS
 from securemodel.service.messages import (
     AnyMessage,
     Claim,
+    Doubt,
     Drain,
     Drop,
     Failed,
@@ -59,9 +60,18 @@ class _Lane:
 
 
 class Leader:
-    """Decides for all parties. `first_run` is larger than the number of any run before a restart."""
+    """Decides for all parties. `first_run` is larger than the number of any run before a restart; `known`: states of ids in
+    the journal, from before it."""
 
-    def __init__(self, me: str, followers: Sequence[str], limits: Limits, first_run: int, now: float) -> None:
+    def __init__(
+        self,
+        me: str,
+        followers: Sequence[str],
+        limits: Limits,
+        first_run: int,
+        now: float,
+        known: Mapping[str, str] | None = None,
+    ) -> None:
         self.me, self.followers, self.limits = me, tuple(followers), limits
         self.shapes: dict[Key, Shape] = {}
         self.current: dict[str, int] = {}
@@ -75,6 +85,10 @@ class Leader:
         self._unconfirmed: dict[str, dict[str, int]] = {party: {} for party in self.followers}
         self._early: dict[str, tuple[str, tuple[str, ...], float]] = {}
         self._ended: dict[str, tuple[str, float]] = {}
+        for id, state in (known or {}).items():
+            if state == LOST:  # of others a follower may have told its client that they are lost
+                self._ended[id] = (state, now + limits.keep_s)
+        self._doubtful = {id: None for id, state in (known or {}).items() if state == COMPUTED}
         self._out: list[Action] = []
 
     # What this party does
@@ -177,6 +191,8 @@ class Leader:
         if restarted:
             self._forget(now, party)
             self._out += [Send(party, self._switch(model)) for model in self.current]
+            self._out += [Send(party, Doubt(some)) for some in parts(list(self._doubtful))]
+            self._drop_at(party, [id for id, (state, _) in self._ended.items() if state == LOST], LOST, ())
         return self._done(now)
 
     def disconnected(self, now: float, party: str) -> list[Action]:
@@ -198,7 +214,9 @@ class Leader:
         elif isinstance(message, Refuse):
             self._refuse(now, party, message)
         elif isinstance(message, Gone):
-            self._gone(now, party, message.ids)
+            self._gone(party, message.ids)
+        elif isinstance(message, Doubt):
+            self._doubt(now, party, message.ids)
         elif not isinstance(message, Drain):
             raise misbehaved(party, f"it sent {type(message).__name__.upper()}, which only the leader may say")
         return self._done(now)
@@ -222,6 +240,8 @@ class Leader:
                 self._drop(now, [request.id for request in self._of(batch)], LOST, silent)
                 del self.batches[run]
         self._early = {id: early for id, early in self._early.items() if now < early[2]}
+        if now >= self._started + self.limits.keep_s / 2:
+            self._doubtful = {}  # soon the followers do not know any more
         while self._ended and now >= next(iter(self._ended.values()))[1]:
             del self._ended[next(iter(self._ended))]
         return self._done(now)
@@ -292,19 +312,22 @@ class Leader:
         """Whether a request may still be refused: no run has begun with it, and it has not ended."""
         return id not in self._ended and (id not in self.requests or self.requests[id].state == HELD)
 
-    def _gone(self, now: float, party: str, ids: Sequence[str]) -> None:
-        """A follower has dropped what it was told to, or lost in a restart what it had computed."""
-        lost = []
+    def _gone(self, party: str, ids: Sequence[str]) -> None:
+        """A follower has dropped what it was told to."""
+        told = self._unconfirmed[party]
         for id in ids:
-            if id in self._unconfirmed[party]:
-                self._unconfirmed[party][id] -= 1
-                if not self._unconfirmed[party][id]:
-                    del self._unconfirmed[party][id]
-            elif self._ended.get(id, ("", 0))[0] == RELEASED:
-                self._out.append(Send(party, Release(0, [id])))
-            else:
-                lost.append(id)
-        self._drop(now, lost, LOST, (party,))
+            if id not in told:
+                raise misbehaved(party, "it says that it dropped a request that it was not told to drop")
+            told[id] -= 1
+            if not told[id]:
+                del told[id]
+
+    def _doubt(self, now: float, party: str, ids: Sequence[str]) -> None:
+        """A follower restarted, with these computed: they were released, or are lost."""
+        released = [id for id in ids if self._ended.get(id, ("", 0))[0] == RELEASED]
+        if released:
+            self._out.append(Send(party, Release(0, released)))
+        self._drop(now, [id for id in ids if id not in released], LOST, (party,))
 
     def _drop(self, now: float, ids: Iterable[str], code: str, parties: Sequence[str] = ()) -> None:
         """Refuses requests everywhere. Where this party has no share yet, the one that comes is refused, too."""
@@ -318,6 +341,7 @@ class Leader:
                 if request in queue:
                     queue.remove(request)
             if code == LOST:
+                self._doubtful.pop(id, None)
                 self._ended.pop(id, None)
                 self._ended[id] = (LOST, now + self.limits.keep_s)
             elif not (request and request.claim):

@@ -1,8 +1,9 @@
 """What fronts say to each other: a closed set of messages in msgpack, read strictly.
 
-A follower tells the leader which requests it holds (`Have`), refuses (`Refuse`) or has lost (`Gone`), and how runs
+A follower tells the leader which requests it holds (`Have`), refuses (`Refuse`) or has dropped (`Gone`), and how runs
 went (`Held`, `Failed`). The leader alone decides: what runs (`Run`), what is answered (`Release`), what is refused
-everywhere (`Drop`), and which version is current (`Switch`). Anybody may say that it takes nothing new (`Drain`).
+everywhere (`Drop`), and which version is current (`Switch`). Anybody may say that it takes nothing new
+(`Drain`), and ask after a restart what was answered before (`Doubt`).
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Refuse(Message, frozen=True, tag="REFUSE"):
 
 
 class Gone(Message, frozen=True, tag="GONE"):
-    """follower -> leader: these are dropped, as it was told; or it has restarted and lost what it had computed."""
+    """follower -> leader: these are dropped, as it was told."""
 
     ids: Ids
 
@@ -103,6 +104,13 @@ class Release(Message, frozen=True, tag="RELEASE"):
 
     run: Number
     ids: Ids = []
+
+
+class Doubt(Message, frozen=True, tag="DOUBT"):
+    """anybody -> anybody: it restarted, and its journal has these as computed. A follower says which it did not release; the
+    leader says which were released (`Release`), and that the others are lost (`Drop`)."""
+
+    ids: Ids
 
 
 class Drop(Message, frozen=True, tag="DROP"):
@@ -136,7 +144,7 @@ class Publish(Message, frozen=True, tag="PUBLISH"):
     why: Text = ""
 
 
-AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Drop | Switch | Drain | Publish
+AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Doubt | Drop | Switch | Drain | Publish
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(AnyMessage)
 

@@ -35,6 +35,7 @@ from securemodel.service.agreement import (
     RELEASED,
     RUNNING,
     Action,
+    Check,
     Limits,
     Mark,
     Record,
@@ -157,11 +158,11 @@ class PartyDesk:
         self._records = self._remembered(journal)
         self._budgets = Budgets(journal.spent())
         self._machine: Leader | Follower
+        known = {id: record.state for id, record in self._records.items()}
         if me == self.leader:
-            self._machine = Leader(me, self._others, limits, int(time.time() * 1000) << 20, time.monotonic())
+            self._machine = Leader(me, self._others, limits, int(time.time() * 1000) << 20, time.monotonic(), known)
         else:
-            lost = [id for id, record in self._records.items() if record.state == COMPUTED]
-            self._machine = Follower(me, self.leader, limits, lost)
+            self._machine = Follower(me, self.leader, limits, time.monotonic(), known)
         self._outputs: dict[int, tuple[Sequence[np.ndarray], float, float]] = {}
         """Of runs that are not released: this party's shares, and when the run began and ended."""
         self._marks: list[str] = []
@@ -497,6 +498,9 @@ class PartyDesk:
         elif isinstance(action, Mark):
             for id in action.ids:
                 self._mark(id, RELEASED)
+        elif isinstance(action, Check) and isinstance(self._machine, Follower):
+            released = {id for id in action.ids if id in self._records and self._records[id].state == RELEASED}
+            self._step(self._machine.unreleased, [id for id in action.ids if id not in released])
 
     async def _run(self, order: Run) -> None:
         """Has a lane compute a batch, after what it computes already, in the session that it was proposed for: where

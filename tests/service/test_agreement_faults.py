@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -57,6 +58,33 @@ def test_between_computed_and_released_a_crash_loses_the_result_everywhere(tmp_p
             [entry] = [entry for entry in journal.recent(600) if entry.id == id]
             assert entry.state == "result_lost" and sum(journal.spent().values()) == len(X)
             journal.close()
+
+    Parties(2, tmp_path, limits=QUICK).run(test)
+
+
+@pytest.mark.parametrize("who", [["hospital", "bank"], ["bank", "hospital"]])
+def test_outputs_that_the_leader_alone_has_in_its_journal_are_charged_nowhere(tmp_path, who) -> None:
+    async def test(service: Parties) -> None:
+        id, never = new_id(), Future()
+        bodies = service.bodies(X, id)
+        service.desks["hospital"]._journal.write = lambda entries: never
+        asking = asyncio.create_task(service.send(bodies))
+        while not any(batch.recorded for batch in service.desks["bank"]._machine.batches.values()):
+            await asyncio.sleep(0.005)
+        for name in who:
+            await service.kill(name)
+        for name in who:
+            await service.start(name)
+        while service.desks["bank"]._records[id].state != "result_lost":
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        assert spent(service) == [0, 0]
+        assert (await service.send({"bank": bodies["bank"]}))["bank"].code == "result_lost"
+        await service.desks.pop("bank").close()
+        journal = Journal(tmp_path / "bank.sqlite")
+        assert [entry.state for entry in journal.recent(600)] == ["result_lost"]
+        assert sum(journal.spent().values()) == 0
+        journal.close()
 
     Parties(2, tmp_path, limits=QUICK).run(test)
 

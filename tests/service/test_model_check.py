@@ -16,6 +16,7 @@ from securemodel.service.agreement import (
     LOST,
     RELEASED,
     Answer,
+    Check,
     Limits,
     Mark,
     Record,
@@ -79,13 +80,12 @@ class World:
 
     def boot(self, party: str, journal: dict[str, tuple[str, int]], sizes: tuple[int, ...]) -> None:
         self.starts += 1
+        known = {id: state for id, (state, _) in journal.items()}
         machine: Leader | Follower
         if party == LEADER:
-            machine = Leader(LEADER, [FOLLOWER], LIMITS, self.starts * 100, self.now)
+            machine = Leader(LEADER, [FOLLOWER], LIMITS, self.starts * 100, self.now, known)
         else:
-            machine = Follower(
-                FOLLOWER, LEADER, LIMITS, [id for id, (state, _) in journal.items() if state == COMPUTED]
-            )
+            machine = Follower(FOLLOWER, LEADER, LIMITS, self.now, known)
         machine.shapes["linear", 1], machine.current["linear"] = Shape(sizes, False, b""), 1
         self.sites[party] = Site(machine, journal)
         for id, (state, _) in journal.items():
@@ -142,10 +142,10 @@ class World:
         elif what == "failed":
             self.act(party, site.machine.failed(self.now, site.lane.pop(0).run, ""))
         elif what == "break":
-            self.faults = 0
+            self.faults -= 1
             self.dead.append(site.lane[0].run)
         elif what == "crash":
-            self.faults = 0
+            self.faults -= 1
             self.crash(party, sizes)
 
     def write(self, site: Site) -> tuple[str, int]:
@@ -199,6 +199,12 @@ class World:
                     self.refuse(party, id, action.code)
             elif isinstance(action, Mark):
                 site.writing += [(RELEASED, site.journal[id][1], [id]) for id in action.ids]
+            elif isinstance(action, Check) and isinstance(site.machine, Follower):
+                left = [id for id in action.ids if not self.released(site, id)]
+                self.act(party, site.machine.unreleased(self.now, left))
+
+    def released(self, site: Site, id: str) -> bool:
+        return len(site.ended.get(id, ())) == 2 or site.journal.get(id, ("", 0))[0] == RELEASED
 
     def answer(self, party: str, action: Answer) -> None:
         site = self.sites[party]
@@ -212,10 +218,11 @@ class World:
 
     def refuse(self, party: str, id: str, code: str) -> None:
         site = self.sites[party]
-        if code == LOST and (id in site.journal or any(id in ids for _, _, ids in site.writing)):
+        written = id in site.journal or any(id in ids for _, _, ids in site.writing)
+        if written and (code == LOST or not self.released(site, id)):
             site.writing.append((LOST, 0, [id]))
         if id in site.asked and (id not in site.ended or code == LOST):
-            check(id not in site.ended or len(site.ended[id]) == 2 or site.ended[id][0] == LOST, "a refusal stays")
+            check(site.ended.get(id, (LOST,))[0] not in ("gone", "commit_mismatch"), "a last refusal stays")
             site.ended[id] = (code,)
             self.say(party, id, (code,))
         elif id in site.ended:
@@ -242,9 +249,11 @@ class World:
             told = {one for party in PARTIES for one in self.said.get((party, id), ())}
             check(all(self.said.get((party, id)) for party in PARTIES), "every client gets a word from every party")
             charged = [s.journal.get(id, (LOST, 0))[0] != LOST for s in self.sites.values()]
+            check(len(set(charged)) == 1, "all parties charge alike")
             if (LOST,) in told:
                 check(not any(charged), "what is lost is charged nowhere")
-            if all(any(len(one) == 2 for one in self.said[party, id]) for party in PARTIES) and (LOST,) not in told:
+            answered = all(any(len(one) == 2 for one in self.said[party, id]) for party in PARTIES)
+            if answered and (LOST,) not in told and self.starts < 4:  # after two crashes nobody may know of it
                 check(all(charged), "what was answered is charged everywhere")
 
 
@@ -305,6 +314,11 @@ def test_two_requests_any_order() -> None:
 
 
 @pytest.mark.slow
+def test_one_request_two_faults_any_order() -> None:
+    assert explore((1,), ids=IDS[:1], faults=2, ticks=0) > 5000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1,), (1, 2)])
 def test_two_requests_one_fault_any_order(sizes) -> None:
     assert explore(sizes, faults=1, ticks=0) > 10_000
@@ -333,20 +347,30 @@ def drops_here_alone(self, party, ids, code, parties) -> None:
     pass
 
 
+def never_says_what_it_did_not_release(self, now, ids) -> list:
+    return []
+
+
+def forgets_what_is_lost(self, ids) -> None:
+    pass
+
+
 original = {"_release": Leader._release, "computed": Follower.computed, "connected": Follower.connected}
 
 
 @pytest.mark.parametrize(
-    ("machine", "rule", "mutated"),
+    ("machine", "rule", "mutated", "faults"),
     [
-        (Leader, "_release", release_at_once),
-        (Leader, "_forget", keeps_shares_of_a_restarted_party),
-        (Leader, "_drop_at", drops_here_alone),
-        (Follower, "computed", held_before_the_journal),
-        (Follower, "connected", forgets_what_was_computed),
+        (Leader, "_release", release_at_once, 1),
+        (Leader, "_forget", keeps_shares_of_a_restarted_party, 1),
+        (Leader, "_drop_at", drops_here_alone, 1),
+        (Follower, "computed", held_before_the_journal, 1),
+        (Follower, "connected", forgets_what_was_computed, 1),
+        pytest.param(Follower, "unreleased", never_says_what_it_did_not_release, 2, marks=pytest.mark.slow),
+        (Follower, "_tell_lost", forgets_what_is_lost, 1),
     ],
 )
-def test_a_broken_rule_is_found(monkeypatch, machine, rule, mutated) -> None:
+def test_a_broken_rule_is_found(monkeypatch, machine, rule, mutated, faults) -> None:
     monkeypatch.setattr(machine, rule, mutated)
     with pytest.raises(Broken):
-        explore((1,), ids=IDS[:1], faults=1, ticks=1)
+        explore((1,), ids=IDS[:1], faults=faults, ticks=2 - faults)
