@@ -63,8 +63,15 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+
+    def password() -> str:
+        fix = f"store it without: openssl pkey -in {key} -out FILE, and chmod 600 FILE"
+        raise ConfigError(
+            explain("the key of the certificate for clients asks for a password", where=str(key), fix=fix)
+        )
+
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password)
     except (OSError, ssl.SSLError) as error:
         what = "the certificate for clients cannot be used"
         fix = "give the files of a certificate chain and of its key, both in PEM"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives import serialization
 
 from protocols.errors import ConfigError
 from securemodel.service import server
@@ -304,3 +305,9 @@ def test_a_busy_port_and_a_wrong_certificate_are_named(tmp_path: Path) -> None:
     (tmp_path / "web.crt").write_text("no certificate")
     with pytest.raises(ConfigError, match="web.crt"):
         asyncio.run(start(0, (tmp_path / "web.crt", tmp_path / "web.key")))
+    crt, key = certificate(tmp_path)
+    locked = serialization.BestAvailableEncryption(b"x")
+    made = serialization.load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
+    with pytest.raises(ConfigError, match="asks for a password[^$]*web.key"):
+        asyncio.run(start(0, (crt, key)))
