@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,17 +70,22 @@ def _imported() -> tuple[float, float]:
     return milliseconds, mebibytes
 
 
-@click.command()
-@click.option("--repeat", default=7, show_default=True, help="Imports, of which the fastest counts.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
-def main(repeat: int, json_file: Path | None) -> None:
-    """Measures a client of a service: its import, its memory, and how fast it makes shares."""
-    found, table = list(rows(repeat)), Table("a client of a service", "", "")
+def show(what: str, rows: Iterable[Row], json_file: Path | None) -> None:
+    """Prints rows as a table, and saves them where a file is named."""
+    found, table = list(rows), Table(what, "", "")
     for row in found:
         table.add_row(row.what, f"{row.value:.1f}", row.unit)
     Console().print(table)
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in found], indent=1))
+
+
+@click.command()
+@click.option("--repeat", default=7, show_default=True, help="Imports, of which the fastest counts.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
+def main(repeat: int, json_file: Path | None) -> None:
+    """Measures a client of a service: its import, its memory, and how fast it makes shares."""
+    show("a client of a service", rows(repeat), json_file)
 
 
 if __name__ == "__main__":

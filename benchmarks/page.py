@@ -13,17 +13,14 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 
 import click
 from playwright.sync_api import Browser, sync_playwright
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.edge import Row
+from benchmarks.edge import Row, show
 from securemodel import page
 
 _STATIC = Path(str(resources.files(page) / "static"))
@@ -101,12 +98,7 @@ def _in_chromium(browser: Browser) -> dict[str, float]:
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
 def main(service: str | None, model: str, count: int, json_file: Path | None) -> None:
     """Measures the page of a service: its bytes, and how fast it makes shares and gets answers."""
-    found, table = list(rows(service, model, count)), Table("the page of a service", "", "")
-    for row in found:
-        table.add_row(row.what, f"{row.value:.1f}", row.unit)
-    Console().print(table)
-    if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in found], indent=1))
+    show("the page of a service", rows(service, model, count), json_file)
 
 
 if __name__ == "__main__":

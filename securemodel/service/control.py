@@ -14,7 +14,6 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,7 +25,17 @@ from protocols.channel import tls
 from protocols.channel.listen import HANDSHAKE_S, address_text, listen_on_all
 from protocols.errors import BadFrame, ConfigError, IdentityError, Mismatch, PeerError, PeerStalled, explain
 from protocols.identity import Entry, Identity
-from securemodel.service.messages import MAX_BYTES, AnyMessage, Message, misbehaved, pack, unpack
+from securemodel.service.messages import (
+    MAX_BYTES,
+    AnyMessage,
+    Connected,
+    Disconnected,
+    Message,
+    Received,
+    misbehaved,
+    pack,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from securemodel.service.config import ServiceConfig
@@ -108,12 +117,7 @@ class ControlLinks:
         self._sockets: list[socket.socket] = []
         self.port = self._at[1]
 
-    async def start(
-        self,
-        received: Callable[[str, AnyMessage], None],
-        connected: Callable[[str, bool], None],
-        disconnected: Callable[[str], None],
-    ) -> None:
+    async def start(self, received: Received, connected: Connected, disconnected: Disconnected) -> None:
         """Listens, or begins to dial. Raises ConfigError if the address cannot be listened to."""
         self._received, self._connected, self._disconnected = received, connected, disconnected
         if self.me == self._leader:

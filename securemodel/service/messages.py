@@ -8,7 +8,7 @@ everywhere (`Drop`), and which version is current (`Switch`). Anybody may say th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -145,6 +145,12 @@ class Publish(Message, frozen=True, tag="PUBLISH"):
 
 
 AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Doubt | Drop | Switch | Drain | Publish
+Received = Callable[[str, AnyMessage], None]
+"""Is told of a party and what it says."""
+Connected = Callable[[str, bool], None]
+"""Is told of a party whose link is up, and whether it restarted or is new."""
+Disconnected = Callable[[str], None]
+"""Is told of a party whose link is down."""
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(AnyMessage)
 

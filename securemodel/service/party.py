@@ -51,7 +51,7 @@ from securemodel.service.desk import Answer, Job, Lane, LaneDown, Refused, Submi
 from securemodel.service.follower import Follower
 from securemodel.service.journal import Entry, Journal
 from securemodel.service.leader import Leader
-from securemodel.service.messages import AnyMessage, Claim, Drain, Publish, Run
+from securemodel.service.messages import AnyMessage, Claim, Connected, Disconnected, Drain, Publish, Received, Run
 from securemodel.service.queueing import wait_s
 
 _TICK_S = 0.05
@@ -84,12 +84,7 @@ class Model:
 class Links(Protocol):
     """Links to the other fronts: in order, without loss, or the other end is said to have restarted."""
 
-    async def start(
-        self,
-        received: Callable[[str, AnyMessage], None],
-        connected: Callable[[str, bool], None],
-        disconnected: Callable[[str], None],
-    ) -> None:
+    async def start(self, received: Received, connected: Connected, disconnected: Disconnected) -> None:
         """Begins; calls back with (party, message), (party, whether it restarted or is new), (party)."""
         ...
 

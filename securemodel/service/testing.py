@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from securemodel.service.desk import Job, LaneDown
-from securemodel.service.messages import AnyMessage, pack, unpack
+from securemodel.service.messages import AnyMessage, Connected, Disconnected, Received, pack, unpack
 
 
 class Network:
@@ -80,12 +80,7 @@ class MemoryLinks:
         self.network, self.party = network, party
         self.errors: list[Exception] = []
 
-    async def start(
-        self,
-        received: Callable[[str, AnyMessage], None],
-        connected: Callable[[str, bool], None],
-        disconnected: Callable[[str], None],
-    ) -> None:
+    async def start(self, received: Received, connected: Connected, disconnected: Disconnected) -> None:
         self.received, self.connected, self.disconnected = received, connected, disconnected
         self.network.ends[self.party] = self
         for other in self.network.reached(self.party):

@@ -18,22 +18,13 @@ from securemodel.data import Schema, connecting, read, table
 from securemodel.data.aligned_files import load
 from securemodel.errors import InputError
 from securemodel.ledger import read_ledger
+from tests.cli import joint
 
-SCHEMA = """
+SCHEMA = f"""
 [table]
 keys = ["email"]
 minimum = 2
-[columns.income]
-owner = "bank"
-kind = "number"
-low = 0
-high = 1000
-[columns.orders]
-owner = "shop"
-kind = "integer"
-low = 0
-high = 100
-"""
+{joint.COLUMNS}"""
 CLIENTS = "email,income\nann@x,1\nBob@x,2\neve@x,3\nzoe@x,4\n"
 ORDERS = "email,orders\n eve@x,7\nbob@x,8\njoe@x,9\nANN@x,1\n"
 
@@ -46,8 +37,7 @@ def files(write: Callable[[str, str], Path]) -> dict[str, Path]:
 
 @pytest.fixture
 def words(files: dict[str, Path]) -> list[Any]:
-    tables = ["--table", f"bank={files['clients.csv']}", "--table", f"shop={files['orders.csv']}"]
-    return ["align", files["joint.toml"], *tables]
+    return joint.words("align", files)
 
 
 @pytest.fixture

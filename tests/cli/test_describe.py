@@ -13,22 +13,13 @@ import pandas as pd
 import pytest
 
 from securemodel.data import Schema
+from tests.cli import joint
 
-SCHEMA = """
+SCHEMA = f"""
 [table]
 split = "columns"
 minimum = 3
-[columns.income]
-owner = "bank"
-kind = "number"
-low = 0
-high = 1000
-[columns.orders]
-owner = "shop"
-kind = "integer"
-low = 0
-high = 100
-[columns.city]
+{joint.COLUMNS}[columns.city]
 owner = "shop"
 kind = "category"
 values = ["Ghent", "Utrecht"]
@@ -51,8 +42,7 @@ def files(write: Callable[[str, str], Path]) -> dict[str, Path]:
 
 @pytest.fixture
 def words(files: dict[str, Path]) -> list[Any]:
-    tables = ["--table", f"bank={files['clients.csv']}", "--table", f"shop={files['orders.csv']}"]
-    return ["describe", files["joint.toml"], *tables]
+    return joint.words("describe", files)
 
 
 def test_all_parties_on_this_machine(words) -> None:
