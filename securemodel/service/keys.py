@@ -7,12 +7,14 @@ alone. Its id is the beginning of the SHA-256 and the same everywhere.
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from protocols.errors import ConfigError, explain
-from protocols.files import read_secret, write_secret
+from protocols.files import file_errors, read_secret, write_secret
 
 _WHAT = "the list of API keys"
 _BYTES, _ID_DIGITS = 32, 16
@@ -100,17 +102,17 @@ class KeyBook:
         except msgspec.ValidationError as error:
             fix = "give the 64 digits that `securemodel key new` printed at the other party"
             raise ConfigError(explain("this is not a key", why=str(error), fix=fix)) from None
-        self._refresh()
-        if key.id in self._keys:
-            fix = "it is in the list of `securemodel key list`; a revoked key stays revoked"
-            raise ConfigError(explain("this key was added before", where=str(self._path), fix=fix))
-        self._write({**self._keys, key.id: key})
+        with self._changing() as keys:
+            if key.id in keys:
+                fix = "it is in the list of `securemodel key list`; a revoked key stays revoked"
+                raise ConfigError(explain("this key was added before", where=str(self._path), fix=fix))
+            keys[key.id] = key
         return key
 
     def revoke(self, id: str) -> Key:
         """Refuses a key from now on. Raises ConfigError if there is none."""
-        key = structs.replace(self.find(id), revoked=True)
-        self._write({**self._keys, id: key})
+        with self._changing() as keys:
+            key = keys[id] = structs.replace(self.find(id), revoked=True)
         return key
 
     def _refresh(self) -> None:
@@ -128,5 +130,16 @@ class KeyBook:
             raise ConfigError(explain(f"{_WHAT} is damaged", where=str(self._path), why=str(error), fix=fix)) from None
         self._keys, self._seen = {key.id: key for key in keys}, (found.st_mtime_ns, found.st_ino)
 
-    def _write(self, keys: Mapping[str, Key]) -> None:
-        write_secret(self._path, msgspec.json.format(msgspec.json.encode(list(keys.values()))), _WHAT)
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Key]]:
+        """The keys as they are now, written when they are changed: one process after the other."""
+        lock = self._path.with_name(f".{self._path.name}.lock")
+        with file_errors(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(handle, "rb"):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._refresh()
+            keys = dict(self._keys)
+            yield keys
+            write_secret(self._path, msgspec.json.format(msgspec.json.encode(list(keys.values()))), _WHAT)

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,21 @@ def test_a_key_is_known_until_it_is_revoked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="added before"):
         command.add(digest_of(secret), "again")
     assert [key.revoked for key in front.keys] == [True]
+
+
+def test_keys_that_are_added_and_revoked_at_once_are_all_kept(tmp_path: Path) -> None:
+    path, begin = tmp_path / "keys.json", threading.Barrier(6)
+
+    def add(number: int) -> str:
+        book = KeyBook(path)
+        begin.wait(60)
+        keys = [book.add(digest_of(new_key()), f"{number} {turn}") for turn in range(3)]
+        return book.revoke(keys[0].id).id
+
+    with ThreadPoolExecutor(6) as others:
+        revoked = set(others.map(add, range(6)))
+    kept = KeyBook(path).keys
+    assert len(kept) == 18 and {key.id for key in kept if key.revoked} == revoked and len(revoked) == 6
 
 
 def test_the_file_of_keys_holds_no_key(tmp_path: Path) -> None:
