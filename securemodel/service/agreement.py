@@ -184,6 +184,11 @@ _SENTENCES: Mapping[str, tuple[str, str, str]] = {
     ),
     "gone": ("the request is no more", "it was withdrawn, or answered before a restart", "ask again with a new id"),
     "peer_down": ("{who} cannot take part now", "it is not connected, or its runs fail", "try again later"),
+    "no_preprocessing": (
+        "{who} waits for correlated randomness",
+        "what was prepared is used up, and the dealer is too slow or stands still",
+        "try again later",
+    ),
     "queue_full": ("too much waits", "the queue has a bound", "try again later"),
     "draining": ("{who} takes no new requests", "it is about to end", "try again later"),
     "budget": ("the rows of this key are used up for today", "each key has so many rows a day", "wait for tomorrow (UTC)"),

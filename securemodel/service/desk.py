@@ -121,6 +121,11 @@ class Lane(Protocol):
     version: int
 
     @property
+    def dry_since(self) -> float | None:
+        """Since when, on the monotonic clock, a run waits for its preprocessing; None where none does."""
+        ...
+
+    @property
     def up(self) -> bool:
         """Whether it has its weights and can run."""
         ...

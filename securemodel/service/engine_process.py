@@ -33,7 +33,7 @@ from securemodel.scripts import explained, load_file
 from securemodel.service import config as configs
 from securemodel.service import frames, rest, trial
 from securemodel.service.config import ServiceConfig
-from securemodel.service.frames import Computed, Down, Ready, Run, Stage
+from securemodel.service.frames import Ahead, Computed, Down, Ready, Run, Stage
 from securemodel.service.naming import Lane, lane_number, weights_folder
 from securemodel.sessions.serving import ServingSession
 
@@ -115,22 +115,34 @@ class Engine:
         self._sessions += 1
         card = json.dumps(family.card()).encode()
         self._say(Ready(self._sessions, session.channel.session.hex()[:16], card, seconds, loaded_from))
+        said: dict[int, int] = {}
         while True:
             try:
                 job, shares = self._jobs.get(timeout=_IDLE_S)
             except queue.Empty:
-                session.channel.look()
+                session.look()
+                if (ahead := session.runs_ahead) != said:
+                    self._say(Ahead(ahead))
+                    said = ahead
                 continue
             if job.session == self._sessions:
                 self._answer(session, job, shares)
 
     def _answer(self, session: ServingSession, job: Run, shares: list[np.ndarray]) -> None:
         given = [torch.from_numpy(share.astype(np.int64)) for share in shares]
+        if not (ahead := session.runs_ahead)[job.size]:
+            self._say(Ahead(ahead, waiting=True))
         result = session.run_shares(job.size, given, job.rows, job.manifest)
         stats = session.stats
         outputs = [share.numpy() for share in result.shares]
         done = Computed(
-            job.run, result.run, stats.seconds, stats.rounds, dict(stats.sent_bytes), frames.shapes_of(outputs)
+            job.run,
+            result.run,
+            stats.seconds,
+            stats.rounds,
+            dict(stats.sent_bytes),
+            frames.shapes_of(outputs),
+            session.runs_ahead,
         )
         self._say(done, outputs)
 

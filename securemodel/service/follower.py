@@ -31,6 +31,7 @@ from securemodel.service.messages import (
     Doubt,
     Drain,
     Drop,
+    Dry,
     Failed,
     Gone,
     Have,
@@ -61,6 +62,8 @@ class Follower:
         self._doubtful = {id: None for id, state in (known or {}).items() if state == COMPUTED}
         self._lost = {id: now + limits.keep_s for id, state in (known or {}).items() if state == LOST}
         """What is lost, and until when it is known. A leader that restarts may have known it, and forgotten."""
+        self.dry: dict[Key, tuple[str, float]] = {}
+        """Versions whose runs wait for preprocessing: at whom, and since when."""
         self._early: dict[str, tuple[str, tuple[str, ...], float]] = {}
         self._out: list[Action] = []
 
@@ -130,6 +133,14 @@ class Follower:
         self._tell(Drain(code))
         return self._done()
 
+    def starved(self, now: float, key: Key, since: float | None) -> list[Action]:
+        """Runs of a version wait for preprocessing here, since then; None: they do not any more."""
+        self.dry.pop(key, None)
+        if since is not None:
+            self.dry[key] = (self.me, since)
+        self._tell_dry(now, key)
+        return self._done()
+
     def abandon(self, now: float, code: str, parties: Sequence[str] = ()) -> list[Action]:
         """The leader is asked to refuse whatever no run has begun with."""
         for some in parts([request.id for request in self.requests.values() if request.state == HELD]):
@@ -168,6 +179,8 @@ class Follower:
             self._tell_lost(list(self._lost))
             for some in parts(list(self._doubtful)):
                 self._tell(Doubt(some))
+            for key in self.dry:
+                self._tell_dry(now, key)
             for some in parts([self._claim(now, request) for request in self.requests.values()]):
                 self._tell(Have(some))
         return self._done()
@@ -285,6 +298,10 @@ class Follower:
     def _claim(self, now: float, request: Request) -> Claim:
         claim, left = request.own, max(int((request.deadline - now) * 1000), 0)
         return Claim(claim.id, claim.commit, claim.model, claim.version, claim.rows, left)
+
+    def _tell_dry(self, now: float, key: Key) -> None:
+        for_ms = int((now - self.dry[key][1]) * 1000) if key in self.dry else 0
+        self._tell(Dry(*key, for_ms))
 
     def _tell(self, message: Message) -> None:
         self._out.append(Send(self.leader, message))  # type: ignore[arg-type]  # all messages are of the union

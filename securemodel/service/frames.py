@@ -52,6 +52,14 @@ class Computed(Struct, frozen=True, tag=True):
     rounds: int
     sent_bytes: dict[str, int]
     shapes: tuple[tuple[int, ...], ...]
+    ahead: dict[int, int] = {}
+
+
+class Ahead(Struct, frozen=True, tag=True):
+    """Engine to front: how many runs of each size are prepared, and whether the job that it has waits for its own."""
+
+    runs: dict[int, int]
+    waiting: bool = False
 
 
 class Down(Struct, frozen=True, tag=True):
@@ -67,7 +75,7 @@ class Stage(Struct, frozen=True, tag=True):
     doing: str
 
 
-Message = Run | Ready | Computed | Down | Stage
+Message = Run | Ready | Computed | Ahead | Down | Stage
 _DECODER = msgspec.msgpack.Decoder(Message)
 
 

@@ -19,7 +19,7 @@ from protocols.errors import DecodeError
 from securemodel.service import frames
 from securemodel.service.config import ServiceConfig
 from securemodel.service.desk import Job, LaneDown
-from securemodel.service.frames import Computed, Down, Ready, Run, Stage
+from securemodel.service.frames import Ahead, Computed, Down, Ready, Run, Stage
 from securemodel.service.naming import Lane
 
 _PAUSES_S = (0.2, 5.0)
@@ -42,6 +42,9 @@ class EngineLane:
         self.starts = self.rounds = 0
         self.sent_bytes: dict[str, int] = {}
         self.card: Mapping[str, Any] = {}
+        self.ahead: Mapping[int, int] = {}
+        """Runs of each size that are prepared."""
+        self.dry_since: float | None = None
         self._config, self._me, self._told = config, me, told
         self._seconds: dict[int, float] = {}
         self._session = 0
@@ -137,6 +140,8 @@ class EngineLane:
             self._seconds, self._session, self.session = dict(message.seconds), message.session, message.name
             self.loaded_from, self.reason = message.loaded_from, ""
             self._changed("ready")
+        elif isinstance(message, Ahead):
+            self.ahead, self.dry_since = message.runs, time.monotonic() if message.waiting else None
         elif isinstance(message, Down):
             self._fail("down", message.reason, message.party)
         elif isinstance(message, Stage):
@@ -144,6 +149,7 @@ class EngineLane:
 
     def _answer(self, message: Computed, arrays: Sequence[np.ndarray]) -> None:
         job, future = self._jobs.pop(message.job, (None, None))
+        self.ahead, self.dry_since = message.ahead, None
         self.rounds += message.rounds
         for peer, count in message.sent_bytes.items():
             self.sent_bytes[peer] = self.sent_bytes.get(peer, 0) + count
@@ -154,7 +160,7 @@ class EngineLane:
 
     def _fail(self, state: str, reason: str, party: str = "") -> None:
         """The session is over: every job that was begun fails."""
-        self.reason = reason
+        self.reason, self.ahead, self.dry_since = reason, dict.fromkeys(self.ahead, 0), None
         failed, self._jobs = self._jobs, {}
         for _, future in failed.values():
             if not future.done():

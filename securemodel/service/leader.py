@@ -31,6 +31,7 @@ from securemodel.service.messages import (
     Doubt,
     Drain,
     Drop,
+    Dry,
     Failed,
     Gone,
     Have,
@@ -79,6 +80,8 @@ class Leader:
         self.up: set[str] = set()
         self.requests: dict[str, Request] = {}
         self.batches: dict[int, Batch] = {}
+        self.dry: dict[Key, tuple[str, float]] = {}
+        """Versions whose runs wait for preprocessing: at whom, and since when."""
         self._next_run = first_run
         self._started = now
         self._ready: dict[Key, list[Request]] = {}
@@ -178,6 +181,11 @@ class Leader:
         self._tell(Drain(code))
         return self._done(now)
 
+    def starved(self, now: float, key: Key, since: float | None) -> list[Action]:
+        """Runs of a version wait for preprocessing here, since then; None: they do not any more."""
+        self._starved(self.me, key, since)
+        return self._done(now)
+
     def abandon(self, now: float, code: str, parties: Sequence[str] = ()) -> list[Action]:
         """Whatever no run has begun with is refused: a drain took too long."""
         self._drop(now, [request.id for request in self.requests.values() if request.state == HELD], code, parties)
@@ -189,6 +197,7 @@ class Leader:
         """A follower's link is up. If it restarted, it knows nothing of what was said before."""
         self.up.add(party)
         if restarted:
+            self.dry = {key: dry for key, dry in self.dry.items() if dry[0] != party}
             self._forget(now, party)
             self._out += [Send(party, self._switch(model)) for model in self.current]
             self._out += [Send(party, Doubt(some)) for some in parts(list(self._doubtful))]
@@ -217,13 +226,16 @@ class Leader:
             self._gone(party, message.ids)
         elif isinstance(message, Doubt):
             self._doubt(now, party, message.ids)
+        elif isinstance(message, Dry):
+            since = now - message.for_ms / 1000 if message.for_ms else None
+            self._starved(party, (message.model, message.version), since)
         elif not isinstance(message, Drain):
             raise misbehaved(party, f"it sent {type(message).__name__.upper()}, which only the leader may say")
         return self._done(now)
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: what waited too long is refused."""
-        late: list[str] = []
+        late: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         for request in list(self.requests.values()):
             if request.state != HELD:
                 continue
@@ -231,9 +243,9 @@ class Leader:
             if missing and now >= self._patience(request):
                 self._drop(now, [request.id], "share_missing", missing)
             elif not missing and self._too_late(now, request):
-                late.append(request.id)
-        down = tuple(party for party in self.followers if party not in self.up)
-        self._drop(now, late, "peer_down" if down else "deadline", down)
+                late.setdefault(self._why_late(request), []).append(request.id)
+        for (code, parties), ids in late.items():
+            self._drop(now, ids, code, parties)
         for run, batch in list(self.batches.items()):
             if batch.where and now >= batch.since + self.limits.restart_wait_s:
                 silent = tuple(party for party in self.followers if party not in batch.held)
@@ -245,6 +257,18 @@ class Leader:
         while self._ended and now >= next(iter(self._ended.values()))[1]:
             del self._ended[next(iter(self._ended))]
         return self._done(now)
+
+    def _why_late(self, request: Request) -> tuple[str, tuple[str, ...]]:
+        """Why a request that waits for a lane cannot be answered in time, and at whom."""
+        down = tuple(party for party in self.followers if party not in self.up)
+        dry = self.dry.get((request.own.model, request.version))
+        return ("peer_down", down) if down else ("no_preprocessing", dry[:1]) if dry else ("deadline", ())
+
+    def _starved(self, party: str, key: Key, since: float | None) -> None:
+        if since is not None:
+            self.dry[key] = (party, since)
+        elif self.dry.get(key, ("",))[0] == party:
+            del self.dry[key]
 
     def _switch(self, model: str) -> Switch:
         return Switch(model, self.current[model], [version for name, version in self.shapes if name == model])

@@ -1,7 +1,7 @@
 """What fronts say to each other: a closed set of messages in msgpack, read strictly.
 
-A follower tells the leader which requests it holds (`Have`), refuses (`Refuse`) or has dropped (`Gone`), and how runs
-went (`Held`, `Failed`). The leader alone decides: what runs (`Run`), what is answered (`Release`), what is refused
+A follower tells the leader which requests it holds (`Have`), refuses (`Refuse`) or has dropped (`Gone`), how runs went
+(`Held`, `Failed`), and that preprocessing is used up (`Dry`). The leader alone decides: what runs (`Run`), what is answered (`Release`), what is refused
 everywhere (`Drop`), and which version is current (`Switch`). Anybody may say that it takes nothing new
 (`Drain`), and ask after a restart what was answered before (`Doubt`).
 """
@@ -135,6 +135,14 @@ class Drain(Message, frozen=True, tag="DRAIN"):
     code: Annotated[str, msgspec.Meta(max_length=64)]
 
 
+class Dry(Message, frozen=True, tag="DRY"):
+    """follower -> leader: runs of this version wait for preprocessing, for so long already; 0: they do not any more."""
+
+    model: Name
+    version: Count
+    for_ms: Count
+
+
 class Publish(Message, frozen=True, tag="PUBLISH"):
     """anybody <-> leader: how far a version is that is to be published (`publishing.py`); the agreement ignores it."""
 
@@ -144,7 +152,7 @@ class Publish(Message, frozen=True, tag="PUBLISH"):
     why: Text = ""
 
 
-AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Doubt | Drop | Switch | Drain | Publish
+AnyMessage = Have | Run | Held | Failed | Refuse | Gone | Release | Doubt | Drop | Switch | Drain | Dry | Publish
 Received = Callable[[str, AnyMessage], None]
 """Is told of a party and what it says."""
 Connected = Callable[[str, bool], None]

@@ -60,6 +60,10 @@ _FLUSH_S = 1.0
 _PROBE_S = 1.0
 _KEPT_BYTES = 64 << 20
 _RETRY_S = 1.0
+_DRY_S = 1.0
+"""How long a run waits for its preprocessing before that is looked at."""
+_PATIENCE_S = 10.0
+"""How long it may wait before this party is not ready: as long as clients wait who do not say how long."""
 _GRACE_S = 1.0
 """How long after its deadline the agreement may still say what becomes of a request."""
 _FINAL = frozenset({LOST, "gone", "commit_mismatch", "id_reused"})
@@ -301,10 +305,7 @@ class PartyDesk:
         if record.done and not record.done.done():
             await asyncio.wait({record.done}, timeout=max(request.deadline - time.monotonic(), 0.0) + _GRACE_S)
             if not record.done.done():
-                raise Refused(
-                    "deadline", "the request is not answered in time",
-                    why="a run has begun with it, and does not end", fix="ask for it once more by its id, later",
-                )  # fmt: skip
+                raise self._unanswered(request)
         return self._outcome(record)
 
     def find(self, id: str, key_id: str) -> Answer | str:
@@ -324,8 +325,19 @@ class PartyDesk:
         if record.refusal is None:
             raise Refused("gone", "the request cannot be taken back", why="a run has begun with it, or has ended")
 
-    def check_ready(self, model: str | None = None, version: int | None = None) -> None:
-        """Raises Refused with what is missing, where requests cannot be answered now."""
+    def _unanswered(self, request: Submission) -> Refused:
+        """The refusal of a request whose run does not end in time."""
+        if dry := self._machine.dry.get((request.model, self._machine.requests[request.id].version)):
+            return refused("no_preprocessing", dry[:1], _RETRY_S)
+        return Refused(
+            "deadline", "the request is not answered in time",
+            why="a run has begun with it, and does not end", fix="ask for it once more by its id, later",
+        )  # fmt: skip
+
+    def check_ready(
+        self, model: str | None = None, version: int | None = None, patience_s: float = _PATIENCE_S
+    ) -> None:
+        """Raises Refused with what is missing, where requests that wait so long cannot be answered now."""
         for party, code in self._stopped.items():
             raise refused(code, (party,), _RETRY_S)
         down = tuple(party for party in self._linked() if party not in self._machine.up)
@@ -346,6 +358,9 @@ class PartyDesk:
                     why="its engines connect with those of the other parties", fix="try again later",
                     retry_after=_RETRY_S,
                 )  # fmt: skip
+            dry = self._machine.dry.get((found.name, found.version))
+            if dry and time.monotonic() - dry[1] > patience_s:
+                raise refused("no_preprocessing", dry[:1], _RETRY_S)
 
     def _linked(self) -> tuple[str, ...]:
         return self._others if self.me == self.leader else (self.leader,)
@@ -390,7 +405,7 @@ class PartyDesk:
 
     def _admit(self, request: Submission) -> int:
         """The day on which a request's rows are charged. Raises Refused."""
-        self.check_ready(request.model, request.version)
+        self.check_ready(request.model, request.version, request.deadline - time.monotonic())
         model = self._model(request.model, request.version)
         if not 1 <= request.rows <= model.sizes[-1]:
             raise Refused("shape", f"a request has 1 to {model.sizes[-1]} rows", why=f"this one has {request.rows}")
@@ -450,6 +465,7 @@ class PartyDesk:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
             self.lanes_changed()
+            self._look_at_pools(now)
             self._step(self._machine.tick)
             if isinstance(self._machine, Follower) and self._machine.alone_too_long(now):
                 self._step(self._machine.cut)
@@ -461,6 +477,19 @@ class PartyDesk:
             if self._failed_at and now >= self._failed_at + _PROBE_S:
                 self._failed_at = now
                 self._journal.write([]).add_done_callback(self._later(self._probed))
+
+    def _look_at_pools(self, now: float) -> None:
+        """Versions whose lanes all wait for preprocessing, or do not any more."""
+        for name, versions in self._models.items():
+            for version in versions:
+                lanes = [lane for key, lane in self._lanes.items() if key[:2] == (name, version) and lane.up]
+                waits = [lane.dry_since for lane in lanes if lane.dry_since is not None]
+                since = max(waits) if waits and len(waits) == len(lanes) else None
+                if since is not None and now < since + _DRY_S:
+                    since = None
+                known = self._machine.dry.get((name, version), ("", None))
+                if (since is not None or known[0] == self.me) and known != (self.me, since):
+                    self._step(self._machine.starved, (name, version), since)
 
     def _forget(self, now: float) -> None:
         """Ids that ended long ago, and outputs of runs that do not count any more."""
@@ -613,7 +642,7 @@ class PartyDesk:
         if record.done and not record.done.done():
             record.done.set_result(None)
         self._tell("ended", id=id, key_id=record.key_id, model=record.model, rows=record.rows, state=record.state,
-                   run=record.where)  # fmt: skip
+                   run=record.where, stages=answer.stages if answer else {})  # fmt: skip
 
     def _tell(self, what: str, **facts: Any) -> None:
         for observer in self.observers:

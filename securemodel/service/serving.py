@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -223,6 +224,8 @@ class Party:
         if what == "batch":
             self.metrics.batch_rows.observe(facts["rows"])
             self.metrics.batch_seconds.labels("run").observe(facts["seconds"])
+        elif "queue" in facts["stages"]:
+            self.metrics.queue_seconds.observe(facts["stages"]["queue"])
 
     async def _measure(self) -> None:
         rounds, sent = 0, dict[str, int]()
@@ -230,6 +233,11 @@ class Party:
             await asyncio.sleep(_MEASURE_S)
             lanes = [lane for lanes in self.lanes.values() for lane in lanes]
             self.metrics.queue_rows.set(self.desk.waiting["rows"])
+            ahead = Counter[tuple[str, int]]()
+            for lane in lanes:
+                ahead.update({(lane.model, size): runs for size, runs in lane.ahead.items()})
+            for (model, size), runs in ahead.items():
+                self.metrics.runs_ahead.labels(model, str(size)).set(runs)
             for peer, up in self.desk.connected.items():
                 self.metrics.peer_up.labels(peer).set(up)
             now = sum(lane.rounds for lane in lanes)

@@ -114,6 +114,8 @@ class Room:
     runs: list[tuple[int, str]] = field(default_factory=list)
     late: set[str] = field(default_factory=set)
     """Parties whose lanes have not met the others in this session yet."""
+    dry: dict[str, float] = field(default_factory=dict)
+    """Parties whose runs wait for preprocessing, and since when."""
     _here: dict[str, tuple[Job, asyncio.Future]] = field(default_factory=dict)
 
     def lane(self, party: str, model: str = "linear", version: int = 1) -> LinearLane:
@@ -159,6 +161,10 @@ class LinearLane:
     number: int
     model: str
     version: int
+
+    @property
+    def dry_since(self) -> float | None:
+        return self.room.dry.get(self.party)
 
     @property
     def up(self) -> bool:

@@ -122,6 +122,13 @@ class ServingSession(Session):
             )
         )
 
+    def look(self) -> None:
+        """Whether all others are still there, and the dealer: between two runs, without waiting. Raises PeerError, and closes."""
+        with self._guarded():
+            self.channel.look()
+            for walk in self._serving().values():
+                walk.look()
+
     @property
     def runs_ahead(self) -> dict[int, int]:
         """How many runs of each size are prepared at the parties of this process, and wait to be asked for."""

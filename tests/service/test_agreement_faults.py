@@ -173,6 +173,48 @@ def test_a_failed_run_is_run_again_in_another_epoch(tmp_path) -> None:
     Parties(2, tmp_path, limits=QUICK).run(test)
 
 
+def test_runs_that_wait_for_preprocessing_are_refused_by_name(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        room, now = service.rooms[0], asyncio.get_running_loop().time
+        room.seconds, met = dict.fromkeys((1, 8, 32), 0.01), room.meet
+
+        async def dry(wait_s: float) -> dict:
+            return await service.send(service.bodies(X, new_id(), deadline=now() + wait_s))
+
+        async def waiting(party, job):
+            room.dry.setdefault("hospital", now() - 5)
+            return await met(party, job) if party != "hospital" else await asyncio.Event().wait()
+
+        room.meet = waiting
+        asking = asyncio.create_task(dry(0.4))
+        while "hospital" not in room.dry:
+            await asyncio.sleep(0.01)
+        queued, begun = await dry(0.5), await asking
+        begin = now()
+        at_once = await dry(3.0)
+        assert now() - begin < 1.0
+        for said in (begun, queued, at_once):
+            assert codes(said) == {"no_preprocessing"}
+            assert {refusal.parties for refusal in said.values()} == {("hospital",)}
+        for desk in service.desks.values():
+            desk.check_ready()
+        room.dry["hospital"] -= 6
+        await asyncio.sleep(0.1)
+        for desk in service.desks.values():
+            with pytest.raises(Refused) as error:
+                desk.check_ready("linear")
+            assert error.value.code == "no_preprocessing" and error.value.retry_after
+        room.meet = met
+        room.dry.clear()
+        for task in service.desks["hospital"]._tasks:
+            task.cancel()
+        room.fail("hospital")
+        await asyncio.sleep(0.1)
+        assert (await service.ask(X) == X @ WEIGHT).all()
+
+    Parties(2, tmp_path, limits=QUICK).run(test)
+
+
 def test_runs_that_always_fail_end_in_a_refusal(tmp_path) -> None:
     async def test(service: Parties) -> None:
         room = service.rooms[0]

@@ -66,6 +66,12 @@ class Service(Running):
         self.kill(role)
         self.start(role)
 
+    def metric(self, name: str, what: str) -> float:
+        """A count of a party, added up over its labels."""
+        with urllib.request.urlopen(f"http://{self.metrics[name]}/metrics", timeout=60) as answer:
+            found = re.findall(rf"^{what}(?:\{{.*\}})? (\S+)$", answer.read().decode(), re.MULTILINE)
+        return sum(map(float, found))
+
     def answers(self) -> bool:
         """Whether a client gets a result."""
         return self.ready() and self.clients.ask(X).codes == {"ok"}
@@ -228,10 +234,24 @@ def test_a_dealer_that_stands_still_is_refused_by_name_and_in_time(service: Serv
         while asked.codes == {"ok"}:  # until what was dealt ahead is used up
             assert time.monotonic() < until
             asked = service.clients.ask(np.tile(X, (8, 1)), deadline_ms=3000)
-        assert asked.codes <= {"deadline", "no_preprocessing", "peer_down"}, asked.said
+        assert asked.codes == {"no_preprocessing"}, asked.said
+        assert {tuple(word.members["parties"]) for word in asked.said.values()} == {("shop",)}
         assert asked.seconds < 30
+        for name in PARTIES:
+            service.wait(lambda name=name: service.get(name, "/v2/health/ready")[1].get("code") == "no_preprocessing")
+        assert service.metric("shop", "runs_ahead") == 0
     finally:
         dealer.send_signal(signal.SIGCONT)
+    service.wait(service.answers)
+    service.wait(lambda: service.metric("shop", "runs_ahead") > 0)
+
+
+def test_a_dealer_that_is_gone_is_noticed_by_parties_that_do_nothing(service: Service) -> None:
+    service.kill("dealer")
+    for name in PARTIES:
+        service.wait(lambda name=name: service.get(name, "/v2/health/ready")[0] == 503)
+    assert any("dealer" in lane["reason"] for name in PARTIES for lane in service.status(name)["lanes"])
+    service.start("dealer")
     service.wait(service.answers)
 
 
@@ -291,6 +311,7 @@ def test_a_party_told_to_end_under_load_finishes_what_it_took(service: Service) 
 def test_nothing_secret_is_in_logs_counts_and_folders_and_the_journals_agree(service: Service) -> None:
     clients = service.clients
     wait_until_idle(service)
+    assert service.metric("bank", "queue_seconds_count") >= len({a.id for a in clients.log if a.codes == {"ok"}}) > 0
     shown = b""
     for name in PARTIES:
         with urllib.request.urlopen(f"http://{service.metrics[name]}/metrics", timeout=60) as answer:

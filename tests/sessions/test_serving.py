@@ -198,3 +198,21 @@ def test_a_dealer_has_no_program_beyond_those_of_the_session(worlds, families, m
     results = world.run(dict.fromkeys(family.parties, party), ahead=False)
     world.wait_until_said("a run of program 2")
     assert all(isinstance(error, PeerError) for error in results.values()), results
+
+
+def test_a_dealer_that_is_gone_is_noticed_between_two_runs(worlds, families, model) -> None:
+    family = families(2)
+
+    def party(session: serving.ServingSession) -> None:
+        session.load(family, model)
+        session.look()
+        if session.me == "hospital":
+            session.walk.source.interrupt()  # its connection ends, as when its process does
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            session.look()
+            time.sleep(0.02)
+
+    results = worlds(family).run(dict.fromkeys(family.parties, party))
+    assert all(isinstance(error, PeerError) for error in results.values()), results
+    assert results["hospital"].party == "dealer" and results["bank"].party in ("dealer", "hospital")

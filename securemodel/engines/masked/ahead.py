@@ -37,6 +37,9 @@ class AtOnce:
         """Nothing is, before it is taken."""
         return False
 
+    def look(self) -> None:
+        """Nothing can have failed before it is taken."""
+
     def finish(self, epoch: int) -> None:
         """Ends an epoch of which nothing is left to take."""
         for _ in self._items:
@@ -94,6 +97,12 @@ class Ahead:
         """Whether the worker is done with an epoch that was asked for."""
         with self._changed:
             return epoch not in self._open
+
+    def look(self) -> None:
+        """Raises the error that the worker ended with, if it did."""
+        with self._changed:
+            if self._error is not None:
+                raise self._error
 
     def finish(self, epoch: int) -> None:
         """Waits until the worker is done with an epoch of which nothing is left to take."""

@@ -62,6 +62,11 @@ class ServingWalk(MaskedWalk):
         """Whether a run that was asked for waits for nothing but its inputs."""
         return self._worker.is_prepared(epoch)
 
+    def look(self) -> None:
+        """Raises what ended the preparing of runs, or the link to the dealer."""
+        self._worker.look()
+        self.source.look()
+
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         """A run that was asked for. Inputs and outputs are this party's shares of them."""
         party = self._parties[self._sizes[epoch]]

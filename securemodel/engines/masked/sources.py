@@ -73,6 +73,11 @@ class NoSource:
                 finally:
                     self._use.release()
 
+    def look(self) -> None:
+        """Raises PeerError if the dealer was gone when it was last told that this party is there."""
+        if self._failed:
+            raise self._failed
+
     def _stop_beating(self) -> None:
         self._ended.set()
         if self._use.acquire(timeout=_GOODBYE_S):  # waits for a beat that is on its way
@@ -149,8 +154,7 @@ class DealerSource(NoSource):
     @contextmanager
     def _used(self) -> Iterator[None]:
         with self._use:
-            if self._failed:
-                raise self._failed
+            self.look()
             yield
 
     def close(self) -> None:
