@@ -85,11 +85,7 @@ class Front:
             record.code = refused.code
             if record.status == 0:
                 await _problem(refused)(scope, receive, answer)
-        self._tell(record)
-
-    def _tell(self, record: Record) -> None:
-        self._settings.metrics.request(record.model, record.code or "ok")
-        self._settings.log.request(record, time.perf_counter() - record.began)
+        self._settings.ended(record)
 
     def _refusal(self, error: Exception, method: str) -> Refused:
         """What a client is told of anything that went wrong."""
@@ -157,7 +153,7 @@ class Front:
             record.code, record.status = refused.code, refused.status
             return {"status": refused.status, "problem": problems.problem(refused)}, b""
         finally:
-            self._tell(record)
+            self._settings.ended(record)
 
     def _submission(
         self, record: Record, found: Mapping[str, Any], data: bytes, asked: tuple[str, int | None]

@@ -26,6 +26,8 @@ from securemodel.edge.sealing import RELAY_PATH, Envelope
 from securemodel.service import cors, headers, problems
 from securemodel.service.bodies import Body, ClientGone, Room
 from securemodel.service.desk import Refused
+from securemodel.service.logs import Record
+from securemodel.service.settings import Settings
 
 _WAIT_S = wire.MAX_DEADLINE_MS / 1000 + 5
 _ROOM_BYTES = 64 << 20
@@ -40,14 +42,12 @@ class Relay:
     def __init__(
         self,
         front: ASGIApp,
-        rank: int,
+        settings: Settings,
         private_key: X25519PrivateKey,
         followers: Mapping[int, Line] | None = None,
-        *,
-        max_body: int = 4 << 20,
     ) -> None:
-        self._front, self._rank, self._private_key = front, rank, private_key
-        self._followers, self._max_body, self._running = dict(followers or {}), max_body, 0
+        self._front, self._settings, self._private_key = front, settings, private_key
+        self._rank, self._followers, self._running = settings.rank, dict(followers or {}), 0
         self._room = Room(_ROOM_BYTES)
         self._threads = ThreadPoolExecutor(_MAX_RELAYED * max(1, len(self._followers)), "relay")
 
@@ -55,21 +55,27 @@ class Relay:
         if scope["type"] != "http" or scope["path"] != RELAY_PATH or scope["method"] != "POST":
             await self._front(scope, receive, send)
             return
+        record = Record(time.perf_counter())
         try:
-            status, more, body = 200, *await self._answer(scope, receive)
+            status, more, body = 200, *await self._answer(scope, receive, record)
         except ClientGone:
+            record.code = "client_gone"
+            self._settings.ended(record)
             return
         except Exception as error:
             refused = error if isinstance(error, Refused) else problems.unexpected(error)
             (body, more), status = problems.body_of(refused), refused.status
+            record.code, record.status = refused.code, status
+            self._settings.ended(record)  # what is answered is told by the front
         lines = [(name.lower().encode(), value.encode()) for name, value in more.items()]
         lines += [(b"content-length", str(len(body)).encode()), *cors.RAW]
         await send({"type": "http.response.start", "status": status, "headers": lines})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[dict[str, str], bytes]:
+    async def _answer(self, scope: Scope, receive: Receive, record: Record) -> tuple[dict[str, str], bytes]:
         """(HTTP headers, body) of the answers of all parties that an envelope has parts for."""
         envelope = await self._read(scope, receive)
+        record.id = envelope.id
         plain = headers.told(
             lambda: sealing.unseal(self._private_key, envelope.info("request", self._rank), envelope.parts[self._rank])
         )
@@ -88,7 +94,7 @@ class Relay:
     async def _read(self, scope: Scope, receive: Receive) -> Envelope:
         """The envelope that a client, or the leader, sent. Raises Refused."""
         head = headers.head_of(scope["headers"])
-        body = Body(receive, head, self._max_body, self._room)
+        body = Body(receive, head, self._settings.max_body, self._room)
         with body.reading():
             return await self._read_parts(body, headers.length_of(head, wire.MAX_HEADER_BYTES))
 
@@ -125,6 +131,8 @@ class Relay:
             return await loop.run_in_executor(self._threads, _forwarded, line, message, rank)
         except EdgeError as error:
             name = line.party.name
+            record = Record(time.perf_counter(), envelope.id, code="peer_down", status=503)
+            self._settings.ended(record)
             down = Refused("peer_down", f"{name} cannot be reached", parties=[name], retry_after=1.0, why=error.what)
             return msgspec.to_builtins(problems.problem(down))
 

@@ -103,14 +103,16 @@ class Party:
         )  # fmt: skip
         host, _, port = (own.listen or "0.0.0.0:8443").rpartition(":")
         tls = (Path(own.tls_certificate), Path(own.tls_key)) if own.tls_certificate and own.tls_key else None
-        front = await server.start(self._relay(make_app(self.desk, settings)), host.strip("[]"), int(port), tls=tls)
+        front = await server.start(
+            self._relay(make_app(self.desk, settings), settings), host.strip("[]"), int(port), tls=tls
+        )
         self._opened.push_async_callback(front.stop)
 
-    def _relay(self, front: ASGIApp) -> ASGIApp:
+    def _relay(self, front: ASGIApp, settings: Settings) -> ASGIApp:
         """The front, and the address at which sealed parts are taken: at the leader those of all parties."""
         ranks, document = self.config.ranks, self.document()["parties"]
         followers = {rank: Line(_edge_party(document[rank])) for rank in range(1, len(ranks)) if self.me == ranks[0]}
-        return Relay(front, ranks.index(self.me), decryption_key(self._own), followers)
+        return Relay(front, settings, decryption_key(self._own), followers)
 
     def begin(self, model: str, version: int) -> list[EngineLane]:
         """Starts the lanes of a version. It can be asked for once the first of them is ready."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from securemodel.service.logs import Log
+from securemodel.service.logs import Log, Record
 from securemodel.service.metrics import Metrics
 
 OPEN = "open"
@@ -55,3 +55,8 @@ class Settings:
     """Requests a second with one key; `burst` of them can be saved up."""
     burst: int = 4000
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    def ended(self, record: Record) -> None:
+        """Counts a request that ended, and logs it."""
+        self.metrics.request(record.model, record.code or "ok")
+        self.log.request(record, time.perf_counter() - record.began)

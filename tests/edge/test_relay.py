@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from securemodel.edge.sealing import RELAY_PATH, Envelope
 from securemodel.edge.service_file import Party
 from securemodel.service import desk as desks
 from securemodel.service.app import make_app
+from securemodel.service.logs import Log
 from securemodel.service.relay import Relay
 from tests.service.front import CARD, WEIGHTS, Desk, Keys, settings
 
@@ -37,10 +40,12 @@ class Running:
     private: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
     paths: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    told: io.BytesIO = field(default_factory=io.BytesIO)
 
     def __post_init__(self) -> None:
-        front = make_app(self.desk, settings(rank=self.rank, keys=self.keys, now_ms=lambda: time.time_ns() // 10**6))
-        self.relay = Relay(front, self.rank, self.private, self.followers)
+        now_ms, log = lambda: time.time_ns() // 10**6, Log(self.told)
+        self.settings = settings(rank=self.rank, keys=self.keys, now_ms=now_ms, log=log)
+        self.relay = Relay(make_app(self.desk, self.settings), self.settings, self.private, self.followers)
         self.server = uvicorn.Server(
             uvicorn.Config(self.heard, port=0, interface="asgi3", log_level="error", lifespan="off")
         )
@@ -59,6 +64,15 @@ class Running:
             return message
 
         await self.relay(scope, heard, send)
+
+    def codes(self) -> list[str]:
+        """How requests ended, by its log; its counts say the same."""
+        codes = [line["code"] for line in map(json.loads, self.told.getvalue().splitlines())]
+        counted = self.settings.metrics.registry.get_sample_value
+        for code in set(codes):
+            models = [counted("requests_total", {"model": model, "code": code}) for model in ("", "line")]
+            assert sum(model or 0 for model in models) == codes.count(code)
+        return codes
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -148,6 +162,7 @@ def test_a_dead_follower_is_named_and_so_is_a_dead_leader(place: Place) -> None:
     place.hospital.stop()
     with place.client() as client, pytest.raises(Refused, match="hospital cannot be reached"):
         client.infer("line", X[:1], timeout=3)
+    assert set(place.bank.codes()) == {"ok", "peer_down"}
     place.bank.stop()
     with place.client() as client, pytest.raises(PartyDown, match="bank cannot be reached"):
         client.infer("line", X[:1], timeout=3)
@@ -172,6 +187,7 @@ def envelope_for(place: Place, **changes: Any) -> Envelope:
 def test_a_stolen_part_opens_nowhere_else(place: Place, changes: dict[str, Any]) -> None:
     status, body = place.post(envelope_for(place, **changes).message())
     assert status == 400 and wire.read_problem("bank", status, body).what.count("cannot be opened")
+    assert place.bank.codes() == ["bad_header"]
     assert len(place.hospital.paths) == 0, "nothing is passed on before the leader could open its own part"
 
 
@@ -180,6 +196,7 @@ def test_a_part_that_was_changed_is_refused_by_its_party(place: Place) -> None:
     parts = {0: envelope.parts[0], 1: envelope.parts[1][:-1] + bytes([envelope.parts[1][-1] ^ 1])}
     status, body = place.post(replace(envelope, parts=parts).message())
     assert status == 200 and b"cannot be opened" in body
+    assert place.hospital.codes() == ["bad_header"]
 
 
 def test_parts_for_others_are_not_passed_on(place: Place) -> None:
@@ -196,6 +213,7 @@ def test_parts_for_others_are_not_passed_on(place: Place) -> None:
 )
 def test_odd_envelopes_are_refused(place: Place, header: bytes, data: bytes) -> None:
     assert place.post(wire.Message(header, data))[0] == 400
+    assert place.bank.codes() == ["bad_header"]
 
 
 def test_sizes_that_lie(place: Place) -> None:

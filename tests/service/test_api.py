@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -532,8 +533,11 @@ def test_a_mistake_of_the_relay_is_told_by_its_kind_alone() -> None:
     async def broken() -> Any:
         raise ZeroDivisionError("secret 12345")
 
-    relay = Relay(make_app(Desk(), settings()), 0, X25519PrivateKey.generate())
+    told = io.BytesIO()
+    facts = settings(log=Log(told))
+    relay = Relay(make_app(Desk(), facts), facts, X25519PrivateKey.generate())
     relay._answer = lambda *_: broken()  # type: ignore[method-assign]
     reply = asyncio.run(call(relay, "POST", RELAY_PATH))
-    assert reply.code == "internal" and b"12345" not in reply.body
+    assert reply.code == "internal" and b"12345" not in reply.body + told.getvalue()
+    assert json.loads(told.getvalue())["code"] == "internal"
     assert reply.headers["access-control-allow-origin"] == "*"
