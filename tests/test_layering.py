@@ -35,6 +35,7 @@ ORDER = (
     ("securemodel.api",),
     ("securemodel.data",),
     ("securemodel.service",),
+    ("securemodel.federated",),
     ("securemodel",),
     ("securemodel.cli",),
     ("benchmarks", "examples", "tests"),

@@ -10,6 +10,8 @@ recipe        what a client does to its input before it is shared
 service_file  service.json: parties, models, what to trust
 lines         connections to one party: TLS, fingerprints, time limits
 client        asks a service
+rounds        what a model update is made of, and the card of a round of federated learning
+updates       a client's model update in shares
 """
 
 from securemodel.edge.client import Client, Result

@@ -39,9 +39,14 @@ class Share:
 
 def encode(x: np.ndarray, frac_bits: int, limit: float, name: str = "x") -> np.ndarray:
     """The int64 round(x * 2^frac_bits), ties to even, of numbers with |x| <= limit; InputError names the first other."""
+    return np.rint(bounded(x, limit, name) * 2.0**frac_bits).astype(np.int64)
+
+
+def bounded(x: np.ndarray, limit: float, name: str = "x") -> np.ndarray:
+    """Numbers with |x| <= limit as float64; InputError names the first other."""
     values = numbers(x, name).astype(np.float64, copy=False)
     _refuse(~(np.abs(values) <= limit), values, f"beyond ±{limit:g}, the largest that the model takes", name)
-    return np.rint(values * 2.0**frac_bits).astype(np.int64)
+    return values
 
 
 def encode_indices(x: np.ndarray, limit: float, name: str = "x") -> np.ndarray:
@@ -76,15 +81,16 @@ def _refuse(bad: np.ndarray, values: np.ndarray, why: str, name: str) -> None:
         )
 
 
-def expand(seed: bytes, id: bytes, tensor: int, count: int) -> np.ndarray:
-    """The `count` int64 that follow from a seed: AES-256 in counter mode over zeros, read as little-endian.
+def expand(seed: bytes, id: bytes, tensor: int, count: int, first: int = 0) -> np.ndarray:
+    """The `count` int64 from place `first` (even) on that follow from a seed: AES-256 in counter mode over zeros, read as
+    little-endian.
 
     The first counter block is 8 bytes of SHA-256("securemodel share 1" ‖ the request's 16 id bytes ‖ the tensor's index
     as u32, little-endian), then a 64-bit big-endian counter from 0: even a seed used twice would not repeat a stream.
     """
     if len(seed) != SEED_BYTES or len(id) != 16:
         raise ValueError("a seed has 32 bytes, an id 16")
-    start = sha256(_STREAM + id + tensor.to_bytes(4, "little")).digest()[:8] + bytes(8)
+    start = sha256(_STREAM + id + tensor.to_bytes(4, "little")).digest()[:8] + (first // 2).to_bytes(8, "big")
     stream = Cipher(algorithms.AES(seed), modes.CTR(start)).encryptor()
     return np.frombuffer(stream.update(bytes(8 * count)), dtype="<i8")
 

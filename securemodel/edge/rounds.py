@@ -1,0 +1,246 @@
+"""What an update is made of, and the card of a round: all that a client must know to share one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+
+from securemodel.edge.errors import InputError, WireError
+from securemodel.edge.sealing import is_key
+from securemodel.edge.sharing import bounded, numbers
+from securemodel.edge.wire import dump, load
+
+MAX_CARD_BYTES = 64 << 20
+BITS = (16, 32, 64)
+Rule = Literal["real", "round", "keep"]
+
+
+# ---- what an update is made of
+@dataclass(frozen=True)
+class Field:
+    """One array. `rule`: "real" numbers are aggregated; so are whole ones by "round", and rounded; "keep" is not shared."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rule: Rule
+
+    @property
+    def size(self) -> int:
+        """How many numbers of it are shared."""
+        return 0 if self.rule == "keep" else math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of an update, in order."""
+
+    fields: tuple[Field, ...]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], *, integers: Literal["keep", "round"] = "keep") -> Layout:
+        """The layout of arrays such as these; whole numbers (counters of batches, say) are kept apart or rounded."""
+        made = []
+        for name, given in arrays.items():
+            x = numbers(given, name)
+            rule: Rule = "real" if x.dtype.kind == "f" else integers
+            made.append(Field(str(name), tuple(x.shape), x.dtype.name, rule))
+        if not any(each.size for each in made):
+            raise InputError("an update has no real numbers to aggregate", fix="give named arrays of floats")
+        return cls(tuple(made))
+
+    @cached_property
+    def size(self) -> int:
+        """How many numbers are shared."""
+        return sum(each.size for each in self.fields)
+
+    @cached_property
+    def digest(self) -> str:
+        return sha256(dump(self.json())).hexdigest()
+
+    def json(self) -> list[list[Any]]:
+        return [[each.name, list(each.shape), each.dtype, each.rule] for each in self.fields]
+
+    @classmethod
+    def read(cls, found: Any) -> Layout:
+        """A layout out of JSON. WireError where it is none."""
+        try:
+            made = tuple(_field(*each) for each in found)
+        except (TypeError, ValueError) as error:
+            raise _bad_card("its layout cannot be read") from error
+        if not made or len({each.name for each in made}) != len(made):
+            raise _bad_card("its layout cannot be read")
+        return cls(made)
+
+    def flatten(self, arrays: Mapping[str, Any], limit: float) -> np.ndarray:
+        """The shared numbers of arrays, float64. InputError names what is missing, of another shape or type, or too large."""
+        names = [each.name for each in self.fields]
+        if set(arrays) != set(names):
+            missing, more = sorted(set(names) - set(arrays)), sorted(set(map(str, arrays)) - set(names))
+            raise InputError(
+                "the update has other arrays than the round's card says",
+                why=f"missing: {', '.join(missing) or 'none'}; not known: {', '.join(more) or 'none'}",
+                fix="train the model that the round is about",
+            )
+        flat = np.empty(self.size)
+        at = 0
+        for each in self.fields:
+            x = numbers(arrays[each.name], each.name)
+            if x.shape != each.shape or x.dtype.name != each.dtype:
+                raise InputError(
+                    f"the array {each.name!r} is {x.dtype.name} of shape {list(x.shape)}",
+                    why=f"the round's card says {each.dtype} of shape {list(each.shape)}",
+                    fix="train the model that the round is about",
+                )
+            if each.size:
+                flat[at : at + each.size] = bounded(x, limit, each.name).reshape(-1)
+                at += each.size
+        return flat
+
+    def unflatten(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays of a vector of shared numbers; those that are kept are not among them."""
+        arrays, at = {}, 0
+        for each in self.fields:
+            if each.rule != "keep":
+                x = flat[at : at + each.size].reshape(each.shape)
+                arrays[each.name] = (np.rint(x) if each.rule == "round" else x).astype(each.dtype)
+                at += each.size
+        return arrays
+
+
+def _field(name: Any, shape: Any, dtype: Any, rule: Any) -> Field:
+    sizes = tuple(shape)
+    good = isinstance(name, str) and rule in ("real", "round", "keep") and len(sizes) <= 32
+    good = good and all(type(size) is int and 0 <= size < 2**40 for size in sizes)
+    if not good or np.dtype(dtype).kind not in "fiub":
+        raise ValueError("no field")
+    return Field(name, sizes, np.dtype(dtype).name, rule)
+
+
+# ---- the round
+@dataclass(frozen=True)
+class Aggregator:
+    """An aggregator's name, and the X25519 key that parts are sealed to, in base64url."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class RoundCard:
+    """What a client must know of a round. It holds no secret, but whoever gives it decides who gets the shares.
+
+    task, program: the task's name, and the digest of what is computed. round, model: its number, and the digest of the
+    model that updates start from. bits: the ring is modulo 2^bits. frac_bits: unit = 2^-frac_bits, or with `levels` limit /
+    levels. deadline: seconds since 1970. minimum: with fewer clients nothing is revealed. positions: which numbers of the
+    flattened update are sent, in order, or None for all.
+    """
+
+    task: str
+    program: str
+    round: int
+    model: str
+    layout: Layout
+    bits: int
+    frac_bits: int
+    limit: float
+    slots: int
+    max_weight: int
+    aggregators: tuple[Aggregator, ...]
+    deadline: float
+    minimum: int
+    reveal: str = "aggregators"
+    levels: int | None = None
+    positions: tuple[int, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if problem := self._problem():
+            raise _bad_card(problem)
+
+    def _problem(self) -> str:
+        whole = lambda x, low, high: type(x) is int and low <= x <= high
+        real = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+        if self.bits not in BITS or not whole(self.frac_bits, 0, 62) or not (real(self.limit) and self.limit > 0):
+            return "its ring, fraction or limit is out of range"
+        if not whole(self.slots, 1, 2**20) or not whole(self.max_weight, 1, 2**40) or not whole(self.round, 0, 2**53):
+            return "its slots, weights or number are out of range"
+        if not whole(self.minimum, 1, self.slots) or not real(self.deadline):
+            return "its minimum or deadline is out of range"
+        if self.reveal not in ("aggregators", "clients"):
+            return "it names nobody who gets the result"
+        if self.levels is not None and not whole(self.levels, 1, 2**31):
+            return "its levels are out of range"
+        if not 2 <= len(self.aggregators) <= 16 or not all(is_key(each.key) for each in self.aggregators):
+            return "it has not two aggregators or more with public keys"
+        if self.slots * self.max_weight * max(1.0, self.limit / self.unit) >= 2.0 ** (self.bits - 1):
+            return f"the sum of {self.slots} updates within ±{self.limit:g} does not fit {self.bits} bits"
+        size = self.layout.size
+        if self.positions is not None and not _increasing(self.positions, size):
+            return f"its positions are no increasing places of {size} numbers"
+        return ""
+
+    @property
+    def unit(self) -> float:
+        """What one unit of the ring stands for."""
+        return 2.0**-self.frac_bits if self.levels is None else self.limit / self.levels
+
+    @cached_property
+    def count(self) -> int:
+        """How many numbers a client shares, beside its weight."""
+        return self.layout.size if self.positions is None else len(self.positions)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Ring elements as they are sent."""
+        return np.dtype(f"<u{self.bits // 8}")
+
+    @property
+    def value_bytes(self) -> int:
+        """The bytes of a share in numbers, with that of the weight."""
+        return self.count * self.bits // 8 + 8
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the card's text, which parts are bound to."""
+        return sha256(self.text()).hexdigest()
+
+    def text(self) -> bytes:
+        """The card in JSON."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        told["layout"] = self.layout.json()
+        told["aggregators"] = [[each.name, each.key] for each in self.aggregators]
+        told["positions"] = None if self.positions is None else list(self.positions)
+        return dump({"securemodel_round": 1, **told})
+
+    @classmethod
+    def read(cls, text: bytes) -> RoundCard:
+        """A card out of its JSON. WireError where it is none."""
+        found = dict(load(text, "the round's card", MAX_CARD_BYTES))
+        version = found.pop("securemodel_round", None)
+        if version != 1 or set(found) != {each.name for each in fields(cls)}:
+            raise _bad_card("it has other members than a card of version 1")
+        for name in ("task", "program", "model"):
+            if not isinstance(found[name], str) or len(found[name]) > 256:
+                raise _bad_card(f"its {name} is no short text")
+        try:
+            found["aggregators"] = tuple(Aggregator(str(name), str(key)) for name, key in found["aggregators"])
+            found["positions"] = None if found["positions"] is None else tuple(found["positions"])
+        except (TypeError, ValueError) as error:
+            raise _bad_card("its aggregators or positions cannot be read") from error
+        return cls(**{**found, "layout": Layout.read(found["layout"])})
+
+
+def _increasing(positions: Sequence[int], size: int) -> bool:
+    if not positions or not all(type(at) is int for at in positions):
+        return False
+    return 0 <= positions[0] and positions[-1] < size and bool(np.all(np.diff(positions) > 0))
+
+
+def _bad_card(why: str) -> WireError:
+    return WireError("bad_card", "this is no card of a round", why=why, fix="ask the task for its card again")

@@ -1,0 +1,107 @@
+"""What one aggregator has of a round: parts of uploads as they come, what it tells the others of them, who is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocols.errors import InputError, explain
+from securemodel.edge.errors import EdgeError
+from securemodel.edge.updates import Part, RoundCard, commitment, is_sealed, read_part, unseal_part
+from securemodel.federated.spool import Spool
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an aggregator tells the others of a part: nothing of these says anything of an update."""
+
+    id: str
+    commit: str
+    digest: str
+    answer_key: str
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Who is in, in the order of slots; whose parts did not come everywhere; whose do not belong together, and why."""
+
+    present: tuple[str, ...]
+    absent: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
+@dataclass
+class Inbox:
+    """The parts of a round at one aggregator. `key`: its private X25519 key, for those that were sealed."""
+
+    card: RoundCard
+    rank: int
+    spool: Spool
+    key: Any = field(default=None, repr=False)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    received_bytes: int = 0
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        for data in self.spool.all():  # of a process that ended
+            part = read_part(self.card, self.rank, None, data)
+            self.receipts[part.client] = _receipt(part)
+
+    def receive(self, client: str, data: bytes) -> None:
+        """Takes a client's part. InputError says what is wrong with it; a part that was taken before stays."""
+        try:
+            self._receive(client, data)
+        except InputError as error:
+            if client not in self.receipts:
+                self.refused[client] = str(error).split("\n", 1)[0]
+            raise
+
+    def _receive(self, client: str, data: bytes) -> None:
+        try:
+            plain = unseal_part(self.key, self.card, self.rank, client, data) if is_sealed(data) else data
+            part = read_part(self.card, self.rank, client, plain)
+        except EdgeError as error:
+            raise InputError(explain(error.what, where=f"client {client!r}", why=error.why, fix=error.fix)) from error
+        if self.closed:
+            what = f"an upload came after round {self.card.round} was closed"
+            raise InputError(explain(what, where=f"client {client!r}", fix="take part in the next round"))
+        before, now = self.receipts.get(client), _receipt(part)
+        if before == now:
+            return  # sent again, as after an answer that was lost
+        if before is not None:
+            what = f"a second upload in round {self.card.round}: the first one counts"
+            raise InputError(explain(what, where=f"client {client!r}", fix="share one update a round"))
+        if len(self.receipts) >= self.card.slots:
+            what = f"all {self.card.slots} slots of round {self.card.round} are taken"
+            raise InputError(explain(what, where=f"client {client!r}", fix="take part in the next round"))
+        self.spool.put(client, plain)
+        self.received_bytes += len(data)
+        self.receipts[client] = now
+        self.refused.pop(client, None)
+
+    def part(self, client: str) -> Part:
+        """A client's part, read in place."""
+        return read_part(self.card, self.rank, client, self.spool.get(client))
+
+
+def _receipt(part: Part) -> Receipt:
+    return Receipt(part.id, part.commit, part.digest, part.answer_key)
+
+
+def agree(receipts: Sequence[Mapping[str, Receipt]], slots: int) -> Presence:
+    """Who is in, of what all aggregators have, by rank: every one of them comes to the same."""
+    known = sorted(set().union(*receipts))
+    everywhere = [client for client in known if all(client in mine for mine in receipts)]
+    refused = {client: why for client in everywhere if (why := _apart([mine[client] for mine in receipts]))}
+    present = [client for client in everywhere if client not in refused]
+    refused |= {client: "all slots are taken" for client in present[slots:]}
+    return Presence(tuple(present[:slots]), tuple(c for c in known if c not in everywhere), refused)
+
+
+def _apart(parts: Sequence[Receipt]) -> str:
+    """Why parts are not those of one upload, or nothing."""
+    whole = commitment([part.digest for part in parts])
+    same = len({(part.id, part.commit, part.answer_key) for part in parts}) == 1 and parts[0].commit == whole
+    return "" if same else "its parts belong to different uploads"

@@ -1,0 +1,169 @@
+"""Means over shares equal means in the clear; who is not in, and why, is said; below the minimum nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rounds import arrays, clear_mean, play, task, upload
+
+from protocols.errors import InputError
+from securemodel.edge.updates import Layout, add_results, share_update
+from securemodel.errors import CompileError
+from securemodel.federated import Task, mean, open_local, weighted_mean
+
+
+def close(made, expected) -> None:
+    assert set(made) == set(expected)
+    for name, x in expected.items():
+        assert np.abs(np.float64(made[name]) - x).max() <= 2**-16 + 2**-11 * (made[name].dtype == np.float16)
+
+
+@pytest.mark.parametrize("aggregators", [("a", "b"), ("a", "b", "c")])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_mean(aggregators, bits: int) -> None:
+    updates = {f"client {at}": arrays(at) for at in range(5)}
+    out = play(task(mean(), aggregators=aggregators, bits=bits), updates)
+    close(out.aggregate, clear_mean(updates))
+    assert {name: x.dtype.name for name, x in out.aggregate.items()} == {
+        "weight": "float32", "temperature": "float64", "bias": "float16"
+    }  # fmt: skip
+    assert out.aggregate["temperature"].shape == () and out.present == tuple(updates) and not out.refused
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 60_000),
+            st.sampled_from([0.0, 1.0, -1.0, 8.0, -8.0, 2.0**-16]) | st.floats(-8, 8, allow_nan=False),
+        ),
+        min_size=2,
+        max_size=6,
+    ).filter(lambda each: sum(weight for weight, _ in each) > 0)
+)
+def test_means_do_not_depend_on_the_scale_of_weights(each) -> None:
+    made = Task("w", weighted_mean(), Layout.of({"x": np.zeros(())}), slots=6, limit=8.0, max_weight=60_000)
+    updates = {f"c{at}": {"x": np.array(x)} for at, (_, x) in enumerate(each)}
+    weights = {f"c{at}": weight for at, (weight, _) in enumerate(each)}
+    out = play(made, updates, weights)
+    close(out.aggregate, clear_mean(updates, weights))
+
+
+def test_counters_are_rounded_if_asked() -> None:
+    updates = {"a": {"x": np.array([1.0]), "n": np.array(5)}, "b": {"x": np.array([0.0]), "n": np.array(8)}}
+    layout = Layout.of(updates["a"], integers="round")
+    out = play(Task("n", mean(), layout, slots=2, limit=100.0), updates)
+    assert out.aggregate["n"] == 6 and out.aggregate["n"].dtype == np.int64
+
+
+def test_coarse_updates_take_two_bytes_a_number_and_chosen_places_fewer_numbers() -> None:
+    layout = Layout.of({"x": np.zeros(1000)})
+    rng = np.random.default_rng(5)
+    updates = {name: {"x": rng.uniform(-1, 1, 1000)} for name in "abcdef"}
+    coarse = Task("c", mean(), layout, slots=100, levels=127)
+    out = play(coarse, updates)
+    assert np.abs(out.aggregate["x"] - clear_mean(updates)["x"]).max() <= 0.5 / 127 + 1e-9
+    assert out.bytes["first"] < 6 * (2000 + 600)
+    places = (3, 500, 999)
+    out = play(Task("c", mean(), layout, slots=100), updates, positions=places)
+    expected = np.zeros(1000)
+    expected[list(places)] = clear_mean(updates)["x"][list(places)]
+    assert np.abs(out.aggregate["x"] - expected).max() <= 2**-16 and out.bytes["first"] < 6 * 700
+
+
+def test_clients_alone_get_the_result() -> None:
+    updates = {f"client {at}": arrays(at) for at in range(3)}
+    with open_local(task(mean(), reveal="clients")) as federation:
+        card = federation.card(1)
+        shared = {client: share_update(card, update, id=client) for client, update in updates.items()}
+        for client, uploads in shared.items():
+            for rank, part in uploads.sealed().items():
+                federation.receive(1, rank, client, part)
+        out = federation.finish(1)
+    assert out.aggregate is None
+    for client, uploads in shared.items():
+        blobs = {rank: each[client] for rank, each in out.deliveries.items()}
+        close(add_results(card, blobs, uploads.key), clear_mean(updates))
+
+
+def test_who_is_not_in() -> None:
+    updates = {f"client {at}": arrays(at) for at in range(5)}
+    with open_local(task(mean())) as federation:
+        upload(federation, {name: updates[name] for name in ("client 0", "client 1")})
+        card = federation.card(1)
+        half = share_update(card, updates["client 2"], id="client 2")
+        federation.receive(1, 0, "client 2", half[0])
+        one, other = (share_update(card, updates["client 3"], id="client 3") for _ in range(2))
+        federation.receive(1, 0, "client 3", one[0])
+        federation.receive(1, 1, "client 3", other[1])
+        with pytest.raises(InputError, match="bytes"):
+            federation.receive(1, 1, "client 4", half[1][:50] + b"0")
+        out = federation.finish(1)
+    close(out.aggregate, clear_mean({name: updates[name] for name in ("client 0", "client 1")}))
+    assert out.present == ("client 0", "client 1") and out.absent == ("client 2",)
+    assert out.refused["client 3"] == "its parts belong to different uploads" and "client 4" in out.refused
+
+
+def test_a_second_a_late_and_a_repeated_upload() -> None:
+    with open_local(task(mean())) as federation:
+        card = federation.card(1)
+        first, second = (share_update(card, arrays(at), id="c") for at in range(2))
+        other = share_update(card, arrays(2), id="d")
+        for rank in (0, 1):
+            federation.receive(1, rank, "c", first[rank])
+            federation.receive(1, rank, "c", first[rank])
+            with pytest.raises(InputError, match="second upload"):
+                federation.receive(1, rank, "c", second[rank])
+            federation.receive(1, rank, "d", other[rank])
+        out = federation.finish(1)
+        close(out.aggregate, clear_mean({"c": arrays(0), "d": arrays(2)}))
+        assert not out.refused
+        with pytest.raises(InputError, match="is over"):
+            federation.receive(1, 0, "c", first[0])
+        with pytest.raises(InputError, match="round 1 is over"):
+            federation.card(1)
+        with pytest.raises(InputError, match="not open"):
+            federation.finish(1)
+        federation.card(2)
+        with pytest.raises(InputError, match="of round 1, not 2"):
+            federation.receive(2, 0, "c", first[0])
+
+
+def test_below_the_minimum_nothing_is_revealed() -> None:
+    out = play(task(mean(), minimum=3), {"a": arrays(0), "b": arrays(1)})
+    assert out.aggregate is None and out.revealed.startswith("nothing") and out.present == ("a", "b")
+
+
+def test_no_more_clients_than_slots() -> None:
+    with pytest.raises(InputError, match="slots"):
+        play(task(mean(), slots=2), {name: arrays(0) for name in "abc"})
+
+
+def test_weights_of_zero_alone_make_no_mean() -> None:
+    with pytest.raises(ValueError, match="zero"):
+        play(task(weighted_mean(), max_weight=5), {"a": arrays(0), "b": arrays(1)}, {"a": 0, "b": 0})
+
+
+def test_uploads_outlive_a_process(tmp_path) -> None:
+    """What an aggregator wrote is there when it starts again, and gone after the round."""
+    from securemodel.edge import sealing
+    from securemodel.federated.spool import Spool
+    from securemodel.federated.uploads import Inbox
+
+    made = task(mean())
+    card = made.card(1, [sealing.public_of(sealing.one_time_key())] * 2)
+    inbox = Inbox(card, 1, Spool(tmp_path / "round"))
+    inbox.receive("c", share_update(card, arrays(1), id="c")[1])
+    again = Inbox(card, 1, Spool(tmp_path / "round"))
+    assert again.receipts == inbox.receipts
+    again.spool.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_that_cannot_be() -> None:
+    for wrong in ({"max_weight": 2}, {"slots": 2**21}, {"aggregators": ("a",)}, {"aggregators": ("a", "a")},
+                  {"bits": 32, "frac_bits": 30}, {"minimum": 9}):  # fmt: skip
+        with pytest.raises(CompileError):
+            task(mean(), **wrong)
