@@ -47,9 +47,10 @@ class Relay:
         followers: Mapping[int, Line] | None = None,
     ) -> None:
         self._front, self._settings, self._private_key = front, settings, private_key
-        self._rank, self._followers, self._running = settings.rank, dict(followers or {}), 0
+        self._rank, self._running = settings.rank, 0
+        self.followers = dict(followers or {})
         self._room = Room(_ROOM_BYTES)
-        self._threads = ThreadPoolExecutor(_MAX_RELAYED * max(1, len(self._followers)), "relay")
+        self._threads = ThreadPoolExecutor(_MAX_RELAYED * max(1, len(self.followers)), "relay")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != RELAY_PATH or scope["method"] != "POST":
@@ -101,7 +102,7 @@ class Relay:
     async def _read_parts(self, body: Body, length: int) -> Envelope:
         text = await body.take(length, "its JSON header")
         envelope, sizes = headers.told(lambda: sealing.read_envelope(text))
-        if self._rank not in sizes or set(sizes) - {self._rank, *self._followers}:
+        if self._rank not in sizes or set(sizes) - {self._rank, *self.followers}:
             fix = "send one part for each party to the leader"
             raise Refused("bad_header", "the envelope has parts for others than this party", where="parts", fix=fix)
         parts = {rank: await body.take(size, "its parts") for rank, size in sizes.items()}
@@ -125,7 +126,7 @@ class Relay:
 
     async def _pass_on(self, envelope: Envelope, rank: int, sealed: bytes) -> bytes | Mapping[str, Any]:
         """What a follower answers to its part: sealed, or the problem in its place."""
-        line, message = self._followers[rank], replace(envelope, parts={rank: sealed}).message()
+        line, message = self.followers[rank], replace(envelope, parts={rank: sealed}).message()
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, _forwarded, line, message, rank)

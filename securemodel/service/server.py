@@ -26,6 +26,12 @@ class Server:
         self._server, self._task = server, task
         self.port: int = listeners[0].getsockname()[1]
 
+    def renew(self, tls: tuple[Path, Path]) -> None:
+        """Shows clients who connect from now on this certificate. Raises ConfigError; then they see the old one."""
+        context = _context(*tls)
+        for door in self._server.doors:
+            door.renew(context)
+
     async def stop(self, grace: float = 30.0) -> None:
         """Takes no more connections, and ends when all requests are answered, after `grace` seconds in any case."""
         self._server.config.timeout_graceful_shutdown = max(1, round(grace))
@@ -103,17 +109,18 @@ class _Uvicorn(uvicorn.Server):
         self, config: uvicorn.Config, listeners: list[socket.socket], context: ssl.SSLContext | None, limits: Limits
     ) -> None:
         super().__init__(config)
-        self._doors = (listeners, context, limits)
+        self._given = (listeners, context, limits)
+        self.doors: list[_Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        listeners, context, limits = self._doors
+        listeners, context, limits = self._given
         waiting = Waiting(limits.waiting)
 
         def connection(began: float) -> Connection:
             return Connection(self.config, self.server_state, limits, waiting, began)
 
-        doors = [_Door(listener, context, limits.arrival_s, waiting, connection) for listener in listeners]
+        self.doors = doors = [_Door(listener, context, limits.arrival_s, waiting, connection) for listener in listeners]
         self.servers = doors  # type: ignore[assignment]
         self.started = True
 
@@ -200,6 +207,11 @@ class _Door:
             )
         except (OSError, asyncio.TimeoutError):
             client.close()
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Agrees on keys with this certificate from now on."""
+        if self._tls:
+            self._tls = context, self._tls[1]
 
     def close(self) -> None:
         self._task.cancel()

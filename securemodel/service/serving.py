@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import os
 import signal
 import socket
@@ -20,10 +19,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from starlette.types import ASGIApp
 
 from protocols import identity
 from protocols.errors import ConfigError, explain
@@ -32,7 +29,7 @@ from protocols.sealing import decryption_key, encryption_key
 from securemodel import page
 from securemodel.edge import service_file as edge_file
 from securemodel.edge.lines import Line
-from securemodel.service import admin, agreement, server
+from securemodel.service import admin, agreement, certificates, server
 from securemodel.service.app import make_app
 from securemodel.service.config import ServiceConfig
 from securemodel.service.control import ControlLinks
@@ -62,7 +59,7 @@ class Party:
         self.keys = KeyBook(config.data / "keys.json")
         self._drained, self._known = asyncio.Event(), asyncio.Event()
         self._opened = AsyncExitStack()
-        self._certificates = {name: _certificate(front.certificate) for name, front in config.fronts.items()}
+        self._certificates = self._read_certificates()
         self._hpke = {name: _base64(encryption_key(entry)) for name, entry in config.parties.parties.items()}
         self._own = own
         limits = config.limits
@@ -103,16 +100,28 @@ class Party:
         )  # fmt: skip
         host, _, port = (own.listen or "0.0.0.0:8443").rpartition(":")
         tls = (Path(own.tls_certificate), Path(own.tls_key)) if own.tls_certificate and own.tls_key else None
-        front = await server.start(
-            self._relay(make_app(self.desk, settings), settings), host.strip("[]"), int(port), tls=tls
-        )
+        relay = Relay(make_app(self.desk, settings), settings, decryption_key(self._own), self._followers())
+        front = await server.start(relay, host.strip("[]"), int(port), tls=tls)
         self._opened.push_async_callback(front.stop)
 
-    def _relay(self, front: ASGIApp, settings: Settings) -> ASGIApp:
-        """The front, and the address at which sealed parts are taken: at the leader those of all parties."""
+        def renew() -> None:
+            self._certificates = self._read_certificates()
+            relay.followers = self._followers()
+            if tls:
+                front.renew(tls)
+
+        fronts = self.config.fronts.values()
+        files = [file for front in fronts for file in (front.certificate, front.ca) if file]
+        watching = asyncio.create_task(certificates.watch([*files, *(tls or ())], renew, self.log))
+        self._opened.callback(watching.cancel)
+
+    def _read_certificates(self) -> Mapping[str, str | None]:
+        return {name: certificates.fingerprint(front.certificate) for name, front in self.config.fronts.items()}
+
+    def _followers(self) -> dict[int, Line]:
+        """The leader's lines to the others, for what is sealed to them; by rank."""
         ranks, document = self.config.ranks, self.document()["parties"]
-        followers = {rank: Line(_edge_party(document[rank])) for rank in range(1, len(ranks)) if self.me == ranks[0]}
-        return Relay(front, settings, decryption_key(self._own), followers)
+        return {rank: Line(_edge_party(document[rank])) for rank in range(1, len(ranks)) if self.me == ranks[0]}
 
     def begin(self, model: str, version: int) -> list[EngineLane]:
         """Starts the lanes of a version. It can be asked for once the first of them is ready."""
@@ -315,17 +324,6 @@ def _notify(state: str) -> None:
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
-
-
-def _certificate(path: str | None) -> str | None:
-    """SHA-256 of the DER form of a front's certificate. Raises ConfigError."""
-    if path is None:
-        return None
-    try:
-        found = x509.load_pem_x509_certificates(Path(path).read_bytes())[0]
-    except (OSError, ValueError) as error:
-        raise ConfigError(explain("a front's certificate cannot be read", where=path, why=str(error))) from None
-    return hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
 def _base64(key: X25519PublicKey) -> str:

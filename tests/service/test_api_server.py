@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
+import io
 import json
 import resource
 import socket
@@ -20,9 +22,11 @@ import uvloop
 from cryptography.hazmat.primitives import serialization
 
 from protocols.errors import ConfigError
-from securemodel.service import server
+from securemodel.service import certificates, server
 from securemodel.service.app import make_app
+from securemodel.service.certificates import fingerprint
 from securemodel.service.connections import Limits
+from securemodel.service.logs import Log
 from tests.service.certificate import certificate
 from tests.service.front import Desk, messages, settings, wait_for
 
@@ -74,6 +78,55 @@ def running(
     finally:
         made.end()
         assert not made.server._server.server_state.connections, "connections that had ended were not let go"
+
+
+def shown(server: Running, file: Path) -> str:
+    """The certificate that a new client is shown, which must be the one in the file."""
+    plain = socket.create_connection(("127.0.0.1", server.server.port), 60)
+    with ssl.create_default_context(cafile=str(file)).wrap_socket(plain, server_hostname="localhost") as connection:
+        return hashlib.sha256(connection.getpeercert(True)).hexdigest()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_renewed_certificate_is_shown_without_a_restart(tls, tmp_path: Path, loop: str) -> None:
+    new, other = certificate(tmp_path), tmp_path / "other"
+    other.mkdir()
+    with running(tls=tls, loop=loop) as made, contextlib.closing(made.connect()) as before:
+        assert shown(made, tls[0]) == fingerprint(str(tls[0]))
+        made.server.renew(new)
+        assert shown(made, new[0]) == fingerprint(str(new[0])) != fingerprint(str(tls[0]))
+        with pytest.raises(ConfigError, match="cannot be used"):
+            made.server.renew((certificate(other)[0], new[1]))
+        assert shown(made, new[0]) == fingerprint(str(new[0]))
+        before.sendall(GET)
+        assert before.recv(1 << 16).startswith(OK), "who was connected is served"
+
+
+def test_files_of_certificates_are_read_again_when_they_change(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(certificates, "_LOOK_S", 0.01)
+    told, files, renewed = io.BytesIO(), certificate(tmp_path), []
+
+    def renew() -> None:
+        renewed.append(fingerprint(str(files[0])))
+
+    async def changed() -> None:
+        watching = asyncio.create_task(certificates.watch(files, renew, Log(told)))
+        await asyncio.sleep(0.1)
+        assert not renewed
+        files[0].write_bytes(b"half")
+        await wait_until(lambda: b"refused" in told.getvalue())
+        certificate(tmp_path)
+        await wait_until(lambda: fingerprint(str(files[0])) in renewed)
+        watching.cancel()
+
+    async def wait_until(done: Any) -> None:
+        until = time.monotonic() + 60
+        while not done():
+            assert time.monotonic() < until
+            await asyncio.sleep(0.01)
+
+    asyncio.run(changed())
+    assert b"renewed" in told.getvalue()
 
 
 def until_end(connection: socket.socket) -> bytes:
