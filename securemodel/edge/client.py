@@ -29,6 +29,8 @@ _CONSEQUENCES = {"share_missing", "deadline"}
 """Refusals of one party that often follow from what another one says."""
 _GRACE_S = 2.0
 """How much longer than the deadline an answer, or the refusal at the deadline, may be under way."""
+_SERVICE_S = 10.0
+"""How long a party may take to give service.json."""
 _MAX_THREADS = 256
 _MODELS = "/v2/models/"
 _BYTES = "application/octet-stream"
@@ -106,11 +108,12 @@ class Client:
         found = self.service.model(model)
         encoded = found.encode(_named(found, x))
         results, done = [], 0
-        for result in self._parts(found, encoded, version, timeout):
+        for result in self._parts(found, encoded, x, version, timeout):
             results.append(result)
             done += result.rows
             if progress is not None:
                 progress(done, len(encoded[0]))
+        found = self.service.model(model)
         outputs = {
             port.name: np.concatenate([result.outputs[port.name] for result in results]) for port in found.outputs
         }
@@ -121,7 +124,7 @@ class Client:
     def results(self, model: str, x: Any, *, version: int | None = None, timeout: float = 10.0) -> Iterator[Result]:
         """The same in parts, in the order of the rows, as they come."""
         found = self.service.model(model)
-        return self._parts(found, found.encode(_named(found, x)), version, timeout)
+        return self._parts(found, found.encode(_named(found, x)), x, version, timeout)
 
     def check_ready(self, model: str | None = None, *, version: int | None = None, timeout: float = 10.0) -> None:
         """Asks every party whether it, or a model of it, can answer now; raises EdgeError with the name of one that cannot."""
@@ -139,6 +142,44 @@ class Client:
         return more | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
     def _parts(
+        self, found: Model, encoded: Sequence[np.ndarray], x: Any, version: int | None, timeout: float
+    ) -> Iterator[Result]:
+        """Results in the order of the rows. Where the service has another program by now, it is asked for with that."""
+        given = False
+        try:
+            for result in self._asked(found, encoded, version, timeout):
+                given = True
+                yield result
+        except Refused as error:
+            new = self._renewed(found) if error.code == "wrong_program" and not given else None
+            if new is None:
+                raise
+        else:
+            return
+        yield from self._asked(new, new.encode(_named(new, x)), version, timeout)
+
+    def _renewed(self, old: Model) -> Model | None:
+        """What all parties alike say of a model whose program is another one by now; it is asked for from now on.
+
+        Each is recognized as before: this trusts nobody but the parties that the old program came from.
+        """
+        end = time.monotonic() + _SERVICE_S
+        said = _gathered([self._posts.submit(self._get_models, line, end) for line in self._lines])
+        found = [models[old.name] for models in said if old.name in models]
+        same = len(found) == len(self._lines) and all((m.card, m.rows) == (found[0].card, found[0].rows) for m in found)
+        if not same or found[0].digest == old.digest:
+            return None
+        new = found[0]
+        self.service = replace(self.service, models={**self.service.models, old.name: new})
+        return new
+
+    def _get_models(self, line: Line, end: float) -> Mapping[str, Model]:
+        status, _, body = line.ask("GET", "/service.json", b"", {}, end)
+        if status != 200:
+            raise wire.read_problem(line.party.name, status, body)
+        return service_file.parse(body, line.party.url).models
+
+    def _asked(
         self, found: Model, encoded: Sequence[np.ndarray], version: int | None, timeout: float
     ) -> Iterator[Result]:
         starts = range(0, len(encoded[0]), found.rows)
@@ -293,7 +334,9 @@ def _fetched(url: str, certificate: str | None, insecure_plain: bool) -> Service
         Party("the service", f"{parts.scheme}://{parts.netloc}", certificate, None, None), insecure_plain=insecure_plain
     )
     try:
-        status, _, body = line.ask("GET", parts.path.rstrip("/") or "/service.json", b"", {}, time.monotonic() + 10.0)
+        status, _, body = line.ask(
+            "GET", parts.path.rstrip("/") or "/service.json", b"", {}, time.monotonic() + _SERVICE_S
+        )
     finally:
         line.close()
     if status != 200:

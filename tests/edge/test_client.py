@@ -134,6 +134,37 @@ def test_a_clock_that_is_off_is_set_by_the_server(service) -> None:
         ask(service)
 
 
+# ---- another program
+def another_program(service) -> None:
+    """All parties serve another one from now on, which takes other numbers."""
+    service.card = {**service.card, "digest": "cd" * 32, "recipe": {"x": [["divide", 4.0]]}}
+    for party in service.parties.values():
+        party.behave = lambda request, answer: answer if request.program == "cd" * 32 else refuse("wrong_program", 409)
+
+
+@pytest.mark.parametrize("rows", [1, len(ROWS)])
+def test_another_program_is_asked_for_when_all_parties_say_so(service, rows: int) -> None:
+    with Client(service.document()) as asking:
+        np.testing.assert_allclose(asking.infer("line", ROWS[:rows]), linear(ROWS[:rows]), atol=1e-3)
+        another_program(service)
+        np.testing.assert_allclose(asking.infer("line", ROWS[:rows]), linear(ROWS[:rows] / 2), atol=1e-3)
+        sent = len(service.parties["bank"].seen)
+        [result] = asking.results("line", ROWS[:1])
+        assert len(service.parties["bank"].seen) == sent + 1, "it is known from now on"
+        np.testing.assert_allclose(result.outputs["y"], linear(ROWS[:1] / 2), atol=1e-3)
+
+
+def test_another_program_that_one_party_alone_tells_of_is_not_asked_for(service) -> None:
+    with Client(service.document()) as asking:
+        old = wire.dump(service.document())
+        another_program(service)
+        service.parties["hospital"].server.RequestHandlerClass.document = staticmethod(lambda: old)
+        with pytest.raises(Refused, match="wrong_program"):
+            asking.infer("line", ROWS)
+        assert asking.service.model("line").digest == "ab" * 32
+        assert {request.program for request in service.parties["bank"].seen} == {"ab" * 32}
+
+
 # ---- refusals
 def test_what_is_refused_for_a_moment_is_asked_again_with_fresh_shares(service) -> None:
     service.parties["hospital"].behave = once(refuse("result_lost", 410))

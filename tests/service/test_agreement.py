@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from securemodel.edge.wire import MAX_DEADLINE_MS
+from securemodel.service import journal
 from securemodel.service.agreement import Limits
 from securemodel.service.desk import Refused
+from securemodel.service.headers import MAX_SKEW_MS
 from tests.service.parties import WEIGHT, Parties, added, codes, new_id
 
 EDGES = np.array([[0, 1, -1], [2**16 - 1, 2**62, -(2**63)], [2**63 - 1, -(2**62), 2**32]], dtype=np.int64)
@@ -240,3 +243,8 @@ def after_start(test):
         await test(service)
 
     return later
+
+
+def test_an_id_is_known_for_longer_than_a_copy_of_its_request_is_good_for() -> None:
+    good_s = (2 * MAX_SKEW_MS + MAX_DEADLINE_MS) / 1000  # from a clock that is ahead to one that is behind
+    assert good_s < Limits().keep_s < journal._KEPT_S
