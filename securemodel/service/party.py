@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,7 +30,6 @@ import numpy as np
 from protocols.errors import BadFrame, ProtocolError, public_reason
 from securemodel.service.agreement import (
     COMPUTED,
-    HELD,
     LOST,
     RELEASED,
     RUNNING,
@@ -53,12 +52,12 @@ from securemodel.service.journal import Entry, Journal
 from securemodel.service.leader import Leader
 from securemodel.service.messages import AnyMessage, Claim, Connected, Disconnected, Drain, Publish, Received, Run
 from securemodel.service.queueing import wait_s
+from securemodel.service.records import Known, Records, is_final
 
 _TICK_S = 0.05
 _MEET_S = 0.01
 _FLUSH_S = 1.0
 _PROBE_S = 1.0
-_KEPT_BYTES = 64 << 20
 _RETRY_S = 1.0
 _DRY_S = 1.0
 """How long a run waits for its preprocessing before that is looked at."""
@@ -66,9 +65,6 @@ _PATIENCE_S = 10.0
 """How long it may wait before this party is not ready: as long as clients wait who do not say how long."""
 _GRACE_S = 1.0
 """How long after its deadline the agreement may still say what becomes of a request."""
-_FINAL = frozenset({LOST, "gone", "commit_mismatch", "id_reused"})
-"""Refusals after which the same id is refused again; after any other, it may be asked again."""
-
 _log = logging.getLogger("securemodel.service")
 
 
@@ -105,26 +101,6 @@ class Links(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class _Record:
-    """An id as this party knows it, until `Limits.keep_s` after its end."""
-
-    key_id: str
-    body: bytes
-    model: str
-    rows: int
-    day: int
-    state: str
-    request: Submission | None = field(default=None, repr=False)
-    where: str = ""
-    since: float = field(default_factory=time.monotonic)
-    answer: Answer | None = field(default=None, repr=False)
-    refusal: Refused | None = None
-    ended: float = 0.0
-    charged: bool = True
-    done: asyncio.Future[None] | None = None
-
-
 def make_desk(
     me: str,
     parties: Sequence[str],
@@ -154,19 +130,16 @@ class PartyDesk:
         self._lanes: dict[tuple[str, int, int], Lane] = {}
         self._turns: dict[tuple[str, int, int], asyncio.Lock] = {}
         self._sessions: defaultdict[tuple[str, int, int], set[str]] = defaultdict(set)
-        self._records = self._remembered(journal)
+        self._records = Records(journal.recent(limits.keep_s), limits.keep_s)
         self._budgets = Budgets(journal.spent())
         self._machine: Leader | Follower
-        known = {id: record.state for id, record in self._records.items()}
+        known = self._records.states()
         if me == self.leader:
             self._machine = Leader(me, self._others, limits, int(time.time() * 1000) << 20, time.monotonic(), known)
         else:
             self._machine = Follower(me, self.leader, limits, time.monotonic(), known)
         self._outputs: dict[int, tuple[Sequence[np.ndarray], float, float]] = {}
         """Of runs that are not released: this party's shares, and when the run began and ended."""
-        self._marks: list[str] = []
-        self._kept: deque[tuple[str, int]] = deque()
-        self._kept_bytes = self._waiting_rows = self._waiting_bytes = 0
         self._stopped: dict[str, str] = {}
         self._failed_at = self._flushed_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -203,9 +176,8 @@ class PartyDesk:
         """Ends at once: what still waits is refused as `draining`. Closes links and journal."""
         for task in [*self._tasks, *([self._ticker] if self._ticker else [])]:
             task.cancel()
-        for id, record in self._records.items():
-            if record.done and not record.done.done():
-                self._end(id, record, refusal=refused("draining", (self.me,)))
+        for id, record in self._records.waiting():
+            self._end(id, record, refusal=refused("draining", (self.me,)))
         await self._links.close()
         self._flush()
         await asyncio.to_thread(self._journal.close)
@@ -288,7 +260,7 @@ class PartyDesk:
     @property
     def waiting(self) -> Mapping[str, int]:
         """How many requests, rows and bytes wait here."""
-        return {"requests": len(self._machine.requests), "rows": self._waiting_rows, "bytes": self._waiting_bytes}
+        return {"requests": len(self._machine.requests), "rows": self._records.rows, "bytes": self._records.bytes}
 
     @property
     def connected(self) -> Mapping[str, bool]:
@@ -300,11 +272,11 @@ class PartyDesk:
         record = self._records.get(request.id)
         if record and (record.key_id, record.body) != (request.key_id, request.body_digest):
             raise refused("id_reused")
-        if record is None or (record.refusal and record.refusal.code not in _FINAL):
+        if record is None or (record.refusal and not is_final(record.refusal.code)):
             record = self._take(request)
-        if record.done and not record.done.done():
-            await asyncio.wait({record.done}, timeout=max(request.deadline - time.monotonic(), 0.0) + _GRACE_S)
-            if not record.done.done():
+        if done := record.done:
+            await asyncio.wait({done}, timeout=max(request.deadline - time.monotonic(), 0.0) + _GRACE_S)
+            if not done.done():
                 raise self._unanswered(request)
         return self._outcome(record)
 
@@ -373,18 +345,18 @@ class PartyDesk:
             raise Refused("not_found", what, why=f"this service has {', '.join(sorted(self._models)) or 'none'}")
         return versions[number]
 
-    def _known(self, id: str, key_id: str) -> _Record:
+    def _known(self, id: str, key_id: str) -> Known:
         record = self._records.get(id)
         if record is None or record.key_id != key_id:
             raise Refused("not_found", "no such request", why="ids are known for a while, to the key that asked")
         return record
 
-    def _outcome(self, record: _Record) -> Answer:
+    def _outcome(self, record: Known) -> Answer:
         if record.answer is not None:
             return record.answer
         raise record.refusal or refused("gone")
 
-    def _take(self, request: Submission) -> _Record:
+    def _take(self, request: Submission) -> Known:
         """Holds a request's share, and says so; or refuses it, and says that."""
         try:
             day = self._admit(request)
@@ -392,12 +364,7 @@ class PartyDesk:
             if refusal.code != "peer_down":
                 self._step(self._machine.refuse, request.id, refusal.code)
             raise
-        record = _Record(request.key_id, request.body_digest, request.model, request.rows, day, HELD, request)
-        record.done = self._loop.create_future()
-        self._records.pop(request.id, None)  # the oldest come first
-        self._records[request.id] = record
-        self._waiting_rows += request.rows
-        self._waiting_bytes += sum(share.nbytes for share in request.shares)
+        record = self._records.take(request, day, self._loop.create_future())
         left_ms = max(int((request.deadline - time.monotonic()) * 1000), 0)
         claim = Claim(request.id, request.commit, request.model, request.version or 0, request.rows, left_ms)
         self._step(self._machine.submit, claim)
@@ -410,10 +377,10 @@ class PartyDesk:
         if not 1 <= request.rows <= model.sizes[-1]:
             raise Refused("shape", f"a request has 1 to {model.sizes[-1]} rows", why=f"this one has {request.rows}")
         size = sum(share.nbytes for share in request.shares)
-        rows, limits = self._waiting_rows + request.rows, self.limits
-        if rows > limits.queue_rows or self._waiting_bytes + size > limits.queue_bytes:
+        waiting, limits = self._records, self.limits
+        if waiting.rows + request.rows > limits.queue_rows or waiting.bytes + size > limits.queue_bytes:
             lanes = [lane for key, lane in self._lanes.items() if key[:2] == (model.name, model.version)]
-            wait = wait_s(self._waiting_rows, model.sizes, lanes[0].seconds, len(lanes)) if lanes else 0.0
+            wait = wait_s(waiting.rows, model.sizes, lanes[0].seconds, len(lanes)) if lanes else 0.0
             raise refused("queue_full", retry_after=max(wait, _RETRY_S))
         own = self.allowance(request.key_id, model.name) if self.allowance else None
         day = self._budgets.take(request.key_id, model.name, request.rows, own or model.rows_per_day)
@@ -473,7 +440,8 @@ class PartyDesk:
             if now >= self._flushed_at + _FLUSH_S:
                 self._flushed_at = now
                 self._flush()
-                self._forget(now)
+                self._records.forget(now)
+                self._outputs = {run: kept for run, kept in self._outputs.items() if run in self._machine.batches}
             if self._failed_at and now >= self._failed_at + _PROBE_S:
                 self._failed_at = now
                 self._journal.write([]).add_done_callback(self._later(self._probed))
@@ -490,19 +458,6 @@ class PartyDesk:
                 known = self._machine.dry.get((name, version), ("", None))
                 if (since is not None or known[0] == self.me) and known != (self.me, since):
                     self._step(self._machine.starved, (name, version), since)
-
-    def _forget(self, now: float) -> None:
-        """Ids that ended long ago, and outputs of runs that do not count any more."""
-        for id, record in list(self._records.items()):
-            if not record.ended or now < record.ended + self.limits.keep_s:
-                break
-            del self._records[id]
-        while self._kept and (self._kept_bytes > _KEPT_BYTES or self._kept[0][0] not in self._records):
-            id, size = self._kept.popleft()
-            self._kept_bytes -= size
-            if id in self._records:
-                self._records[id].answer = None
-        self._outputs = {run: outputs for run, outputs in self._outputs.items() if run in self._machine.batches}
 
     # What the machine says
 
@@ -521,10 +476,9 @@ class PartyDesk:
             self._refuse(action)
         elif isinstance(action, Mark):
             for id in action.ids:
-                self._mark(id, RELEASED)
+                self._records.mark(id, RELEASED)
         elif isinstance(action, Check) and isinstance(self._machine, Follower):
-            released = {id for id in action.ids if id in self._records and self._records[id].state == RELEASED}
-            self._step(self._machine.unreleased, [id for id in action.ids if id not in released])
+            self._step(self._machine.unreleased, self._records.unreleased(action.ids))
 
     async def _run(self, order: Run) -> None:
         """Has a lane compute a batch, after what it computes already, in the session that it was proposed for: where
@@ -567,20 +521,15 @@ class PartyDesk:
     def _gathered(self, order: Run) -> list[np.ndarray]:
         """This party's shares of each input, for all rows of a run. Raises LaneDown if some are there no more."""
         key = (order.model, order.version, order.lane)
-        requests = [self._records[place.id].request for place in order.places if place.id in self._records]
-        shares = [request.shares for request in requests if request]
+        shares = [request.shares for request in self._records.asked_for(place.id for place in order.places)]
         if len(shares) < len(order.places) or key not in self._lanes:
             raise LaneDown("a request or the lane of a run is there no more", self.me)
         return [np.concatenate(parts) for parts in zip(*shares)]
 
     def _write(self, action: Record) -> None:
-        entries = []
-        for id in action.ids:
-            record = self._records[id]
-            record.where = action.where
-            entries.append(self._entry(id, record, COMPUTED))
-        written = self._journal.write([*entries, *self._taken_marks()])
-        written.add_done_callback(self._later(self._written, action.run))
+        entries, marks = self._records.computed(action.ids, action.where), self._records.marks()
+        written = self._journal.write([*entries, *marks])
+        written.add_done_callback(self._later(self._written, action.run, marks))
 
     def _later(self, what: Callable[..., None], *arguments: Any) -> Callable[[Future[None]], None]:
         """What the end of a write in the journal's thread does in the loop's."""
@@ -590,7 +539,8 @@ class PartyDesk:
 
         return told
 
-    def _written(self, error: BaseException | None, run: int) -> None:
+    def _written(self, error: BaseException | None, run: int, marks: list[Entry]) -> None:
+        self._flushed(error, marks)
         self._probed(error)
         self._step(self._machine.unrecorded if error else self._machine.recorded, run)
 
@@ -608,18 +558,14 @@ class PartyDesk:
         outputs, began, ended = self._outputs.pop(order.run)
         stages = {"run": ended - began, "agree": time.monotonic() - ended}
         for place in action.places:
-            record = self._records[place.id]
+            record = self._records.known(place.id)
             shares = [output[place.row : place.row + place.rows] for output in outputs]
             waited = {"queue": began - record.since, **stages}
             answer = Answer(order.version, action.where, place.row, order.size, shares, order.model, waited)
             self._end(place.id, record, answer=answer)
-            size = sum(share.nbytes for share in shares)
-            self._kept.append((place.id, size))
-            self._kept_bytes += size
-            self._marks.append(place.id)
 
     def _refuse(self, action: Refusal) -> None:
-        refusal = refused(action.code, action.parties, None if action.code in _FINAL else _RETRY_S)
+        refusal = refused(action.code, action.parties, None if is_final(action.code) else _RETRY_S)
         for id in action.ids:
             record = self._records.get(id)
             if record is None or (record.answer and action.code != LOST):
@@ -628,19 +574,12 @@ class PartyDesk:
                 self._budgets.give_back(record.key_id, record.model, record.rows, record.day)
                 record.charged = False
             if record.where:
-                self._mark(id, LOST)
+                self._records.mark(id, LOST)
             self._end(id, record, refusal=refusal)
 
-    def _end(self, id: str, record: _Record, answer: Answer | None = None, refusal: Refused | None = None) -> None:
+    def _end(self, id: str, record: Known, answer: Answer | None = None, refusal: Refused | None = None) -> None:
         """A request's answer or refusal, for all who wait for it."""
-        if record.request:
-            self._waiting_rows -= record.rows
-            self._waiting_bytes -= sum(share.nbytes for share in record.request.shares)
-            record.request = None
-        record.answer, record.refusal, record.ended = answer, refusal, time.monotonic()
-        record.state = RELEASED if answer else refusal.code if refusal else record.state
-        if record.done and not record.done.done():
-            record.done.set_result(None)
+        self._records.end(id, record, answer, refusal)
         self._tell("ended", id=id, key_id=record.key_id, model=record.model, rows=record.rows, state=record.state,
                    run=record.where, stages=answer.stages if answer else {})  # fmt: skip
 
@@ -648,32 +587,11 @@ class PartyDesk:
         for observer in self.observers:
             observer(what, facts)
 
-    # The journal
-
-    def _remembered(self, journal: Journal) -> dict[str, _Record]:
-        """Ids of before a restart: their answers are no more."""
-        now, out = time.monotonic(), {}
-        for entry in journal.recent(self.limits.keep_s):
-            record = _Record(entry.key_id, entry.body, entry.model, entry.rows, entry.day, entry.state)
-            record.where, record.charged, record.ended = entry.run, entry.state != LOST, now
-            record.refusal = refused(LOST if entry.state == LOST else "gone")
-            out[entry.id] = record
-        return out
-
-    def _entry(self, id: str, record: _Record, state: str) -> Entry:
-        return Entry(id, record.day, record.body, record.key_id, record.model, record.rows, state, record.where)
-
-    def _mark(self, id: str, state: str) -> None:
-        """A new state of an id that the journal has; written with the next batch, or within a second."""
-        if id in self._records:
-            self._records[id].state = state
-            self._marks.append(id)
-
-    def _taken_marks(self) -> list[Entry]:
-        marks, self._marks = self._marks, []
-        known = [(id, self._records[id]) for id in marks if id in self._records]
-        return [self._entry(id, record, record.state) for id, record in known if record.state in (RELEASED, LOST)]
-
     def _flush(self) -> None:
-        if self._marks and not self._failed_at:
-            self._journal.write(self._taken_marks())
+        """Writes new states of ids that the journal has."""
+        if not self._failed_at and (marks := self._records.marks()):
+            self._journal.write(marks).add_done_callback(self._later(self._flushed, marks))
+
+    def _flushed(self, error: BaseException | None, marks: list[Entry]) -> None:
+        if error:
+            self._records.put_back(marks)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocols.errors import FileError
 from securemodel.service.agreement import Batch, Limits
 from securemodel.service.desk import Refused
-from securemodel.service.journal import Entry, Journal
+from securemodel.service.journal import Entry, Journal, JournalFailed
 from securemodel.service.messages import Run
 from tests.service.parties import WEIGHT, Parties, added, codes, new_id
 
@@ -75,7 +75,7 @@ def test_outputs_that_the_leader_alone_has_in_its_journal_are_charged_nowhere(tm
             await service.kill(name)
         for name in who:
             await service.start(name)
-        while service.desks["bank"]._records[id].state != "result_lost":
+        while service.desks["bank"]._records.known(id).state != "result_lost":
             await asyncio.sleep(0.01)
         asking.cancel()
         assert spent(service) == [0, 0]
@@ -278,6 +278,28 @@ def test_a_full_disk_is_refused_by_name_and_recovers_without_hands(tmp_path, who
             said = await service.send(service.bodies(X, new_id()))
 
     Parties(2, tmp_path, limits=QUICK).run(test)
+
+
+def test_what_could_not_be_written_is_written_later(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        id, journal, failed = new_id(), service.journals["bank"], asyncio.Event()
+        assert (await service.ask(X, id) == X @ WEIGHT).all()
+        loop, write = asyncio.get_running_loop(), journal._write
+
+        def fail(entries: list[Entry]) -> None:
+            loop.call_soon_threadsafe(failed.set)
+            raise JournalFailed("the disk is full")
+
+        journal._write = fail
+        await failed.wait()
+        await asyncio.sleep(0.01)
+        journal._write = write
+        await service.desks.pop("bank").close()
+        journal = Journal(tmp_path / "bank.sqlite")
+        assert [entry.state for entry in journal.recent(600) if entry.id == id] == ["released"]
+        journal.close()
+
+    Parties(2, tmp_path).run(test)
 
 
 def test_a_damaged_journal_is_an_error_at_the_start(tmp_path) -> None:
