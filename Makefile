@@ -13,6 +13,8 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard protocols/kernels/
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 CLIENTS := build/clients/.installed
+FLOWER := build/flower/.installed
+BESIDE := $(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --upgrade
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
@@ -34,15 +36,15 @@ demo: $(INSTALLED) ## Run the digit example: bank, hospital and dealer on this m
 serve: $(INSTALLED) ## Serve the digit example to your browser: bank, hospital and dealer on this machine
 	$(BIN)/securemodel serve examples/service/service.toml --local $(ARGS)
 
-test: $(INSTALLED_DEV) $(CLIENTS) ## Run the tests, without the slow ones (JOBS=0: one after the other)
+test: $(INSTALLED_DEV) $(CLIENTS) $(FLOWER) ## Run the tests, without the slow ones (JOBS=0: one after the other)
 	@tests/page/tools.sh
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
-test-all: $(INSTALLED_DEV) $(CLIENTS) ## Run all tests
+test-all: $(INSTALLED_DEV) $(CLIENTS) $(FLOWER) ## Run all tests
 	@tests/page/tools.sh
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
-test-newest: $(CLIENTS) ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
+test-newest: $(CLIENTS) $(FLOWER) ## Run them with the packages that a user gets today, in an environment of their own (.venv-newest)
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade $(PIP) torch
@@ -102,7 +104,12 @@ $(INSTALLED_DEV): $(INSTALLED)
 
 # Clients of other projects, beside our packages and without their own requirements, which contradict ours.
 $(CLIENTS): tests/edge/clients.txt $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --upgrade --target $(@D) -r tests/edge/clients.txt
+	$(BESIDE) --target $(@D) -r $<
+	@touch $@
+
+# So does Flower.
+$(FLOWER): tests/federated/flower.txt $(INSTALLED)
+	$(BESIDE) --target $(@D) -r $<
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

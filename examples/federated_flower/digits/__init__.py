@@ -1,0 +1,1 @@
+"""A Flower app: sites with unequal digits train softmax regression."""
