@@ -12,6 +12,7 @@ lines         connections to one party: TLS, fingerprints, time limits
 client        asks a service
 rounds        what a model update is made of, and the card of a round of federated learning
 updates       a client's model update in shares
+federation    the aggregators of a federation: card, upload, result
 """
 
 from securemodel.edge.client import Client, Result

@@ -147,7 +147,7 @@ class _Wrong(ValueError):
 def _service(found: Mapping[str, Any]) -> Service:
     if _get(found, "securemodel_service", int, "it") != 1:
         raise _Wrong("it is of another version; this program reads version 1")
-    parties = tuple(_party(part, f"parties[{at}]") for at, part in enumerate(_get(found, "parties", list, "it")))
+    parties = tuple(read_party(part, f"parties[{at}]") for at, part in enumerate(_get(found, "parties", list, "it")))
     names = [party.name for party in parties]
     if len(parties) < 2 or len(set(names)) != len(names) or len({party.url for party in parties}) != len(names):
         raise _Wrong("there must be two parties or more, with different names and addresses")
@@ -165,7 +165,8 @@ def _service(found: Mapping[str, Any]) -> Service:
     )
 
 
-def _party(found: Any, where: str) -> Party:
+def read_party(found: Any, where: str) -> Party:
+    """A party out of JSON. Raises a ValueError that says what of it is wrong."""
     url = _get(found, "url", str, where).rstrip("/")
     try:
         parts = urlsplit(url)

@@ -24,6 +24,8 @@ POSITIONS = Label(0, 17, Purpose.CONTROL)
 """... and in which part of a split each row is, from the owner of the column that it follows."""
 SERVICE, TRIED = Label(0, 18, Purpose.CONTROL), Label(0, 19, Purpose.CONTROL)
 """Between engines of a service: which weights each can load, before the load; the result of an input that everybody knows."""
+STANDING_SIZE, STANDING, DECIDED = (Label(0, number, Purpose.CONTROL) for number in (20, 21, 22))
+"""Between aggregators: where each stands with a round, and what they decided of that."""
 LOAD, RUN = Label(0, 12, Purpose.CONTROL), Label(0, 13, Purpose.CONTROL)
 """A party's process with CrypTen is told what to do."""
 PROGRAM = Label(0, 3, Purpose.CONTROL)

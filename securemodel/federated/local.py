@@ -12,7 +12,7 @@ from protocols.errors import InputError, explain
 from securemodel.edge import sealing
 from securemodel.edge.updates import RoundCard, arrays_of, result_part
 from securemodel.federated.spool import Spool
-from securemodel.federated.stages import Made, open_result, walk
+from securemodel.federated.stages import Made, open_result, protected, walk
 from securemodel.federated.task import Outcome, Task
 from securemodel.federated.uploads import Inbox, agree
 
@@ -90,6 +90,7 @@ class LocalFederation:
         accepted, more = made[0].accepted, made[0].refused
         if len(accepted) < card.minimum:
             return nothing(accepted, more)
+        made = [protected(self.task, inbox, own) for inbox, own in zip(inboxes, made, strict=True)]
         if card.reveal == "clients":
             deliveries = {
                 inbox.rank: deliveries_of(inbox, own, accepted) for inbox, own in zip(inboxes, made, strict=True)

@@ -7,12 +7,13 @@ channels.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from securemodel.edge.updates import combine
+from securemodel.federated.noise import with_noise
 from securemodel.federated.task import Task
 from securemodel.federated.uploads import Inbox, Presence
 
@@ -52,6 +53,13 @@ def walk(task: Task, inbox: Inbox, presence: Presence) -> Walk:
     else:
         divisor = len(present) if inbox.rank == 0 else 0
     return Made(total, divisor, inbox.card.unit, present, {})
+
+
+def protected(task: Task, inbox: Inbox, made: Made) -> Made:
+    """With this aggregator's noise in its share, where the task wants it."""
+    if task.protection is None:
+        return made
+    return replace(made, total=with_noise(inbox.spool.folder, task.protection, made.total, made.unit))
 
 
 def open_result(task: Task, made: Made) -> Generator[Exchange, list[bytes], tuple[np.ndarray, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from securemodel.edge.errors import WireError
 from securemodel.edge.rounds import BITS, Aggregator, Layout, RoundCard
 from securemodel.errors import CompileError
 from securemodel.federated.aggregations import Aggregation
+from securemodel.federated.budgets import Budget
+from securemodel.federated.noise import Protection
 
 LEAST_FRAC_BITS, MOST_FRAC_BITS = 16, 24
 """With 16 fractional bits, rounding moves a mean by 2^-17 at most; more than 24 are for nothing."""
@@ -27,7 +29,8 @@ class Task:
 
     `limit`: the largest magnitude of a client's numbers; `max_weight`: its largest weight. `bits` and `frac_bits` are
     chosen, where None, so that the sum of all slots fits. `levels`: coarse updates, of whole multiples of limit / levels.
-    `reveal`: who gets the result. Raises CompileError.
+    `reveal`: who gets the result. `protection`: noise, of which every aggregator adds its own; `budget`: the most of one
+    client. Raises CompileError.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Task:
     frac_bits: int | None = None
     levels: int | None = None
     deadline_s: float = 600.0
+    protection: Protection | None = None
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         if len(set(self.aggregators)) != len(self.aggregators) or not all(map(is_name, self.aggregators)):
@@ -57,9 +62,12 @@ class Task:
                 )
             )
         try:
-            self.card(0, ["A" * 43] * len(self.aggregators))
+            card = self.card(0, ["A" * 43] * len(self.aggregators))
         except WireError as error:
             raise CompileError(explain("this task cannot be carried out", why=error.why)) from error
+        if self.protection is not None:
+            most = self.slots * self.max_weight * self.limit / card.unit
+            self.protection.check_room(most, card.unit, card.count, len(self.aggregators), card.bits)
 
     @cached_property
     def ring(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,56 @@ class JournalFailed(FileError):
     """The journal cannot be written now: the disk is full, or the file is damaged."""
 
 
+_UNUSABLE = "the journal of the service cannot be used"
+_REPAIR = (
+    "if another process has it open, end that one; if the file is damaged, stop this party for 10 minutes,"
+    " move the file and those beside it (-wal, -shm) away, and start again: ids of before are too old"
+    " then to be asked for again, and budgets of today begin anew"
+)
+
+
+def open_database(
+    path: Path,
+    tables: str,
+    version: int,
+    what: str,
+    fix: str,
+    *,
+    begin: Callable[[sqlite3.Connection], None] = lambda database: None,
+) -> sqlite3.Connection:
+    """Opens or makes a file of these tables, for this process alone, and begins with it.
+
+    Raises FileError of `what` and `fix` if it is damaged, of another version, or cannot be used.
+    """
+    unusable = lambda why: FileError(explain(what, where=str(path), why=why, fix=fix))
+    try:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+    except sqlite3.Error as error:
+        raise unusable(str(error)) from None
+    try:
+        _prepare(database, tables, version, unusable)
+        begin(database)
+    except (sqlite3.Error, FileError) as error:
+        database.close()
+        raise error if isinstance(error, FileError) else unusable(str(error)) from None
+    return database
+
+
+def _prepare(database: sqlite3.Connection, tables: str, version: int, unusable: Callable[[str], FileError]) -> None:
+    run = database.execute
+    run("PRAGMA locking_mode = EXCLUSIVE")
+    run("PRAGMA journal_mode = WAL")
+    run("PRAGMA synchronous = FULL")
+    found = run("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise unusable(found)
+    known = run("PRAGMA user_version").fetchone()[0]
+    if known not in (0, version):
+        raise unusable(f"it is of version {known}, this program writes {version}")
+    if known == 0:
+        database.executescript(f"BEGIN; {tables} PRAGMA user_version = {version}; COMMIT;")
+
+
 @dataclass(frozen=True)
 class Entry:
     """An id that was computed: `state` is `computed`, `released` or `result_lost`; `run` is session and epoch."""
@@ -55,46 +105,9 @@ class Journal:
     def __init__(self, path: str | Path) -> None:
         """Opens or makes the file. Raises FileError if it is damaged, of another version, or cannot be used."""
         self.path = Path(path)
-        try:
-            self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
-        except sqlite3.Error as error:
-            raise self._unusable(str(error)) from None
-        try:
-            self._prepare()
-        except (sqlite3.Error, FileError) as error:
-            self._database.close()
-            raise error if isinstance(error, FileError) else self._unusable(str(error)) from None
+        self._database = open_database(self.path, _TABLES, _VERSION, _UNUSABLE, _REPAIR, begin=_prune)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._written = 0
-
-    def _prepare(self) -> None:
-        run = self._database.execute
-        run("PRAGMA locking_mode = EXCLUSIVE")
-        run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = FULL")
-        found = run("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise self._unusable(found)
-        version = run("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise self._unusable(f"it is of version {version}, this program writes {_VERSION}")
-        if version == 0:
-            self._database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
-        self._prune()
-
-    def _unusable(self, why: str) -> FileError:
-        return FileError(
-            explain(
-                "the journal of the service cannot be used",
-                where=str(self.path),
-                why=why,
-                fix=(
-                    "if another process has it open, end that one; if the file is damaged, stop this party for 10 minutes,"
-                    " move the file and those beside it (-wal, -shm) away, and start again: ids of before are too old"
-                    " then to be asked for again, and budgets of today begin anew"
-                ),
-            )
-        )
 
     def recent(self, seconds: float) -> list[Entry]:
         """Ids that were written in the last so many seconds, the oldest first."""
@@ -123,7 +136,7 @@ class Journal:
             for entry in entries:
                 self._put(entry, now)
             if self._written >= 10_000:
-                self._prune()
+                _prune(self._database)
                 self._written = 0
             run("COMMIT")
             self._written += len(entries)
@@ -149,13 +162,14 @@ class Journal:
                 (entry.key_id, entry.model, entry.day, change),
             )
 
-    def _prune(self) -> None:
-        """What is older than any request that may still be asked for."""
-        now = int(time.time())
-        self._database.execute("DELETE FROM requests WHERE at < ?", (now - _KEPT_S,))
-        self._database.execute("DELETE FROM spent WHERE day < ?", (now // DAY_S - 1,))
-
     def close(self) -> None:
         """Writes what is waiting, and closes the file."""
         self._thread.shutdown(wait=True)
         self._database.close()
+
+
+def _prune(database: sqlite3.Connection) -> None:
+    """What is older than any request that may still be asked for."""
+    now = int(time.time())
+    database.execute("DELETE FROM requests WHERE at < ?", (now - _KEPT_S,))
+    database.execute("DELETE FROM spent WHERE day < ?", (now // DAY_S - 1,))

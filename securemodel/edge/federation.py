@@ -1,0 +1,159 @@
+"""A federation's aggregators, as a site reaches them over HTTPS: the round's card, the upload of an update, the result.
+
+Needs numpy and the standard library. federation.json names the aggregators and the keys that parts are sealed to; whoever
+gives it decides who gets the shares, so take it from somebody you trust:
+
+    {"securemodel_federation": 1, "aggregators": [{"name", "url", "certificate", "ca", "hpke"}, …]}
+
+by rank, with the members that a party has in service.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+
+from securemodel.edge import service_file
+from securemodel.edge.errors import Disagreement, PartyDown, Refused, ServiceError, WireError
+from securemodel.edge.lines import Line
+from securemodel.edge.rounds import MAX_CARD_BYTES, RoundCard
+from securemodel.edge.service_file import Party
+from securemodel.edge.updates import Uploads, add_results, share_update
+from securemodel.edge.wire import load, read_problem
+
+_PATH = "/v2/federation"
+_PAUSE_S = 0.25
+_T = TypeVar("_T")
+
+
+class Federation:
+    """The aggregators of one federation. `file`: federation.json, its path or what it holds; `key`: the site's API key.
+
+    `client` is the site's name, where its key is for a name. Threads may not share one.
+    """
+
+    def __init__(
+        self, file: str | Path | Mapping[str, Any], *, client: str = "", key: str = "", insecure_plain: bool = False
+    ) -> None:
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ServiceError("the key holds characters that no key has")
+        self.aggregators = read_file(file)
+        self._client, self._key = client, key
+        self._lines = [Line(party, insecure_plain=insecure_plain) for party in self.aggregators]
+        self._threads = ThreadPoolExecutor(len(self._lines), "edge-federation")
+
+    def card(self, *, after: int = -1, timeout: float = 60.0) -> RoundCard:
+        """The round that takes uploads, once all aggregators have the same one, of a number above `after`.
+
+        Raises EdgeError with the last reason when the time is over; Disagreement where keys are not those of the file.
+        """
+        end = time.monotonic() + timeout
+        return self._patiently(lambda: self._card(after, end), end)
+
+    def _card(self, after: int, end: float) -> RoundCard:
+        texts = self._all(lambda rank, line: self._ask(line, "GET", f"{_PATH}/round", b"", end))
+        if len(set(texts)) != 1:
+            raise _NotYet("the aggregators are not in the same round")
+        if len(texts[0]) > MAX_CARD_BYTES:
+            raise WireError("bad_card", "the round's card is too long")
+        card = RoundCard.read(texts[0])
+        if card.round <= after:
+            raise _NotYet(f"round {card.round} is still the current one")
+        expected = [(party.name, party.hpke) for party in self.aggregators]
+        if [(each.name, each.key) for each in card.aggregators] != expected:
+            fix = "take a new federation.json from somebody you trust"
+            raise Disagreement("the round's card names other aggregators or keys than federation.json", fix=fix)
+        return card
+
+    def share(self, card: RoundCard, arrays: Mapping[str, Any], *, weight: int = 1, timeout: float = 60.0) -> Uploads:
+        """Shares an update and hands each aggregator its part, sealed to it. Raises InputError, EdgeError."""
+        uploads = share_update(card, arrays, weight=weight, id=self._client or None)
+        self.upload(uploads, timeout=timeout)
+        return uploads
+
+    def upload(self, uploads: Uploads, *, timeout: float = 60.0) -> None:
+        """Hands each aggregator its part. The same upload may be sent again. Raises EdgeError."""
+        end, sealed = time.monotonic() + timeout, uploads.sealed()
+        path = f"{_PATH}/rounds/{uploads.card.round}/uploads/{quote(uploads.client, safe='')}"
+        self._all(lambda rank, line: self._ask(line, "POST", path, sealed[rank], end))
+
+    def result(self, uploads: Uploads, *, timeout: float = 600.0) -> dict[str, np.ndarray]:
+        """The aggregate of the round of an upload, once it is there. Raises EdgeError: also where the round was refused."""
+        end, card = time.monotonic() + timeout, uploads.card
+        path = f"{_PATH}/rounds/{card.round}/result?client={quote(uploads.client, safe='')}"
+
+        def asked() -> dict[str, np.ndarray]:
+            blobs = self._all(lambda rank, line: self._ask(line, "GET", path, b"", end))
+            return add_results(card, dict(enumerate(blobs)), uploads.key)
+
+        return self._patiently(asked, end)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        for line in self._lines:
+            line.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _all(self, ask: Callable[[int, Line], _T]) -> list[_T]:
+        """What all aggregators answer, asked side by side; the first error by rank."""
+        futures = [self._threads.submit(ask, rank, line) for rank, line in enumerate(self._lines)]
+        return [future.result() for future in futures]
+
+    def _ask(self, line: Line, method: str, path: str, body: bytes, end: float) -> bytes:
+        more = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        status, _, answer = line.ask(method, path, body, {"Content-Type": "application/octet-stream", **more}, end)
+        if status not in (200, 204):
+            raise read_problem(line.party.name, status, answer)
+        return answer
+
+    def _patiently(self, ask: Callable[[], _T], end: float) -> _T:
+        """Asks again while there is only something to wait for."""
+        while True:
+            try:
+                return ask()
+            except (Refused, _NotYet) as error:
+                wait = isinstance(error, _NotYet) or error.retry_after is not None
+                if not wait or time.monotonic() + _PAUSE_S >= end:
+                    raise
+            time.sleep(_PAUSE_S)
+
+
+class _NotYet(PartyDown):
+    """There is nothing to take yet."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("the aggregators", what, fix="allow more time with timeout=")
+
+
+def read_file(file: str | Path | Mapping[str, Any]) -> tuple[Party, ...]:
+    """The aggregators of a federation.json, by rank. Raises ServiceError."""
+    where = "federation.json" if isinstance(file, Mapping) else str(file)
+    fix = "ask the operator of the federation for its federation.json again"
+    try:
+        found = file if isinstance(file, Mapping) else load(Path(file).read_bytes(), "federation.json", 1 << 20)
+        if found.get("securemodel_federation") != 1 or not isinstance(found.get("aggregators"), list):
+            raise WireError("bad_header", "it is of another version, or names no aggregators")
+        parties = tuple(
+            service_file.read_party(part, f"aggregators[{at}]") for at, part in enumerate(found["aggregators"])
+        )
+    except OSError as error:
+        raise ServiceError("federation.json cannot be read", where=where, why=error.strerror or "", fix=fix) from error
+    except ValueError as error:
+        raise ServiceError("federation.json is wrong", where=where, why=str(error), fix=fix) from error
+    names = {party.name for party in parties}
+    if len(parties) < 2 or len(names) != len(parties) or any(party.hpke is None for party in parties):
+        why = "there must be two aggregators or more, with different names, each with its key in hpke"
+        raise ServiceError("federation.json is wrong", where=where, why=why, fix=fix)
+    return parties

@@ -1,0 +1,369 @@
+"""One aggregator: it takes its parts of uploads, and meets the others to open rounds and to end them.
+
+A round goes open → agreed → computed → released; or it is refused. What it does is in its journal before anybody hears of
+it, so after a crash the next meeting goes on: with the uploads that are there, the same clients and the same noise, in a
+new epoch. A result may be seen once every aggregator has its own of the same epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from protocols.channel import Channel, Label, Purpose
+from protocols.errors import InputError, Mismatch, explain
+from securemodel.edge.updates import RoundCard, arrays_of, result_part
+from securemodel.federated import agreement
+from securemodel.federated.agreement import Decision, Standing, check_same, decide, exchange_standings
+from securemodel.federated.budgets import exceeded
+from securemodel.federated.journal import COMPUTED, OPEN, REFUSED, RELEASED, Journal, Round
+from securemodel.federated.spool import Spool
+from securemodel.federated.stages import Exchange, Made, open_result, protected, walk
+from securemodel.federated.task import Outcome, Task
+from securemodel.federated.uploads import Inbox, Presence
+from securemodel.ledger import Ledger
+from securemodel.service.desk import Refused
+
+ENDED = (RELEASED, REFUSED)
+_SKEW_S = 300.0
+"""How much the leader's clock may be ahead of another one's."""
+_FIRST_EXCHANGE = 32
+_REFUSALS = {"length": "shape", "other_round": "wrong_program", "other_card": "wrong_program", "relabeled": "id_reused"}
+"""How a front calls what is wrong with a part."""
+_T = TypeVar("_T")
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """This aggregator's result of a round: its share, what was opened (if anything), and who gets it under which key."""
+
+    bits: int
+    total: bytes
+    divisor: int
+    unit: float
+    keys: dict[str, str]
+    refused: dict[str, str]
+    opened: tuple[bytes, int] | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who an aggregator is: its name, its folder, the public keys of all by rank, and its own private one."""
+
+    me: str
+    folder: Path
+    keys: Sequence[str]
+    private_key: Any
+
+
+class Aggregator:
+    """One aggregator of a task. A front's threads and the meetings may use it at a time.
+
+    `rounds`: after so many, no other one is opened, and `finished` is True once that is so everywhere. `model(number)` is the
+    digest of the model that the updates of a round start from; `run` runs a program of the task.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        place: Place,
+        *,
+        rounds: int | None = None,
+        model: Callable[[int], str] = lambda number: "",
+        run: Callable[[Any], Any] | None = None,
+        ledger: Ledger | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.task, self.place, self.rank = task, place, task.aggregators.index(place.me)
+        self.rounds, self.finished = rounds, False
+        self.journal = Journal(place.folder / "journal.db")
+        self._model, self._run, self._ledger, self._clock = model, run, ledger, clock
+        self._lock = threading.RLock()
+        self._inbox: Inbox | None = None
+        last = self.journal.last()
+        if last is not None and last.state not in ENDED:
+            self._inbox = self._opened(last)
+        for left in place.folder.glob("round-*"):
+            if self._inbox is None or left != self._inbox.spool.folder:
+                Spool(left).clear()
+
+    # ---- what the front asks
+    def card(self) -> bytes:
+        """The card of the round that takes uploads now. Raises Refused."""
+        with self._lock:
+            last = self.journal.last()
+            if self._inbox is None or last is None or last.state != OPEN or self._clock() >= last.deadline:
+                raise Refused("not_found", "no round takes uploads now", fix="ask again", retry_after=1.0)
+            return self._inbox.card.text()
+
+    def most_bytes(self, number: int) -> int:
+        """The most bytes of a part of a round's uploads."""
+        with self._lock:
+            return 0 if self._inbox is None else self._inbox.card.value_bytes + (16 << 10)
+
+    def receive(self, number: int, client: str, data: bytes) -> None:
+        """Takes this aggregator's part of a client's upload. The same part may come again. Raises Refused."""
+        with self._lock:
+            self._check_open(number)
+            why = exceeded(self.task.budget, self.journal.spent(client), self.task.protection)
+            if why:
+                raise Refused("budget", f"client {client!r} takes no more part", why=why)
+            assert self._inbox is not None
+            try:
+                self._inbox.receive(client, data)
+            except InputError as error:
+                code = _REFUSALS.get(
+                    getattr(error.__cause__, "code", ""), "id_reused" if error.__cause__ is None else "shape"
+                )
+                what, *more = str(error).splitlines()
+                raise Refused(code, what, why=" ".join(line.strip() for line in more)) from None
+
+    def _check_open(self, number: int) -> None:
+        last = self.journal.last()
+        if last is None or number > last.number:
+            raise Refused("not_found", f"there is no round {number} yet", fix="take the card of the current round")
+        if number < last.number or last.state != OPEN or self._clock() >= last.deadline:
+            fix = "take part in the next round"
+            raise Refused("gone", f"an upload to round {number} came after its deadline", fix=fix)
+
+    def result(self, number: int, client: str) -> bytes:
+        """This aggregator's part of the result of a round, for clients to add up. Raises Refused."""
+        found = self.journal.round(number)
+        if found is None or found.state not in ENDED:
+            raise Refused("not_found", f"round {number} has no result yet", fix="ask again", retry_after=1.0)
+        if found.state == REFUSED:
+            raise Refused("gone", f"round {number} has no result", why=found.reason, fix="take part in the next round")
+        stored, key = self._stored(number), ""
+        if self.task.reveal == "clients":
+            if client not in stored.keys:
+                raise Refused("model_not_allowed", f"client {client!r} was not in round {number}")
+            key = stored.keys[client]
+        share = np.frombuffer(stored.total, f"<u{stored.bits // 8}")
+        return result_part(self._card(found), self.rank, share, stored.divisor, stored.unit, key)
+
+    # ---- what this process asks
+    def held(self, number: int) -> tuple[str, ...]:
+        """The clients whose parts of the current round are here; nobody of another round."""
+        with self._lock:
+            inbox = self._inbox
+            return () if inbox is None or inbox.card.round != number else tuple(inbox.receipts)
+
+    def outcome(self, number: int) -> Outcome:
+        """How a round ended, as this aggregator knows it. Raises InputError while it has not."""
+        found = self.journal.round(number)
+        if found is None or found.state not in ENDED:
+            raise InputError(explain(f"round {number} has not ended", fix="wait for its deadline"))
+        absent = tuple(client for client, why in found.refused.items() if why == agreement.OTHERS_LACK)
+        refused = {client: why for client, why in found.refused.items() if why != agreement.OTHERS_LACK}
+        if found.state == REFUSED:
+            return Outcome(None, found.members or (), absent, refused, f"nothing: {found.reason}", {})
+        stored, card = self._stored(number), self._card(found)
+        present, refused = tuple(stored.keys), {**refused, **stored.refused}
+        spent = max((self.journal.spent(client) for client in present), default=0)
+        epsilon = self.task.protection.epsilon(spent) if self.task.protection else None
+        if stored.opened is None:
+            return Outcome(None, present, absent, refused, "to clients: the aggregate", {}, epsilon)
+        data, divisor = stored.opened
+        total = np.frombuffer(data, f"<i{stored.bits // 8}")
+        aggregate = arrays_of(card, total, divisor, stored.unit)
+        return Outcome(aggregate, present, absent, refused, "to aggregators: the aggregate", {}, epsilon)
+
+    # ---- meetings
+    @property
+    def due(self) -> float:
+        """When the next meeting is, in seconds of Unix time; 0 at once."""
+        last = self.journal.last()
+        return last.deadline if last is not None and last.state == OPEN else 0.0
+
+    def meet(self, channel: Channel) -> Round | None:
+        """One meeting: it opens a round, or ends one, or goes on where a crash stopped. Returns the latest round.
+
+        Raises PeerError, which names the aggregator that is the reason; the next meeting goes on.
+        """
+        with self._lock:  # what came until now counts, and nothing comes after it
+            mine = self._standing()
+            if self._inbox is not None and mine.number and self._clock() >= mine.deadline:
+                self._inbox.closed = True
+        said = exchange_standings(channel, mine, self.task.aggregators)
+        newest = max(one.number for one in said.values())
+        self._check_not_lost(said, newest)
+        if newest == 0 or all(one.number == newest and one.state in ENDED for one in said.values()):
+            self.finished = self.rounds is not None and newest >= self.rounds
+            if not self.finished:
+                self._open(channel, newest + 1, said[self.task.aggregators[0]].proposed)
+        elif any(one.number < newest for one in said.values()):
+            if mine.number < newest:  # it crashed when the others opened this round
+                self._begin(newest, next(one.deadline for one in said.values() if one.number == newest))
+        elif all(one.state != OPEN or self._clock() >= one.deadline for one in said.values()):
+            self._finish(channel, decide(said, self.task.minimum, self.task.slots))
+        return self.journal.last()
+
+    def _standing(self) -> Standing:
+        last = self.journal.last() or Round(0, 0.0, "")
+        held = dict(self._inbox.receipts) if self._inbox is not None else {}
+        refused = self._barred() if last.state == OPEN else dict(last.refused)
+        members = None if last.members is None else list(last.members)
+        proposed = self._clock() + self.task.deadline_s
+        return Standing(
+            task_digest(self.task, self.place.keys, self.rounds), last.number, last.state, last.epoch, last.deadline, held, members,
+            refused, last.reason, proposed,
+        )  # fmt: skip
+
+    def _barred(self) -> dict[str, str]:
+        """Clients whose parts were not as they should be, and those that are not let in, with why."""
+        if self._inbox is None:
+            return {}
+        wrong = {c: why for c, why in self._inbox.refused.items() if c not in self._inbox.receipts}
+        budget, protection = self.task.budget, self.task.protection
+        over = {c: exceeded(budget, self.journal.spent(c), protection) for c in self._inbox.receipts}
+        return dict(islice(wrong.items(), self.task.slots)) | {client: why for client, why in over.items() if why}
+
+    def _check_not_lost(self, said: Mapping[str, Standing], newest: int) -> None:
+        for name, one in said.items():
+            if one.number < newest - 1 or (one.number == newest - 1 and one.number and one.state not in ENDED):
+                what, fix = f"aggregator {name!r} has lost rounds", "restore its folder from a backup"
+                why = f"its latest is round {one.number}, and others have ended that and begun round {newest}"
+                raise Mismatch(name, explain(what, why=why, fix=fix))
+
+    def _open(self, channel: Channel, number: int, deadline: float) -> None:
+        """A new round, until the leader's deadline. Raises Mismatch."""
+        now, leader = self._clock(), self.task.aggregators[0]
+        if not math.isfinite(deadline) or not now - _SKEW_S < deadline < now + self.task.deadline_s + _SKEW_S:
+            fix = "set the clocks of all aggregators"
+            raise Mismatch(leader, explain(f"the deadline that {leader!r} names is not as the task says", fix=fix))
+        check_same(channel, Decision(number, OPEN, reason=deadline.hex()))
+        self._begin(number, deadline)
+
+    def _begin(self, number: int, deadline: float) -> None:
+        with self._lock:
+            self.journal.open(number, deadline)
+            self._inbox = self._opened(Round(number, deadline, OPEN))
+
+    def _finish(self, channel: Channel, decision: Decision) -> None:
+        check_same(channel, decision)
+        if decision.state == REFUSED:
+            self._end(decision.number, lambda: self.journal.refuse(decision.number, decision.reason, decision.refused))
+        elif decision.state == RELEASED:
+            self._release(decision)
+        else:
+            self._aggregate(channel, decision)
+
+    def _aggregate(self, channel: Channel, decision: Decision) -> None:
+        number = decision.number
+        self.journal.agree(number, decision.members, decision.refused)
+        self.journal.attempt(number, decision.epoch)
+        assert self._inbox is not None
+        steps = _Steps(channel, self.task.aggregators, decision.epoch, self._run)
+        presence = Presence(decision.members, (), {})
+        made = steps.through(walk(self.task, self._inbox, presence))
+        if len(made.accepted) < self.task.minimum:
+            reason = f"{len(made.accepted)} clients passed, and the round has a minimum of {self.task.minimum}"
+            refused = {**decision.refused, **made.refused}
+            self._end(number, lambda: self.journal.refuse(number, reason, refused))
+            return
+        made = protected(self.task, self._inbox, made)
+        opened = steps.through(open_result(self.task, made)) if self.task.reveal == "aggregators" else None
+        self.journal.computed(number, msgspec.msgpack.encode(self._to_store(made, opened)))
+        check_same(channel, Decision(number, COMPUTED, decision.epoch))
+        self._release(decision)
+
+    def _to_store(self, made: Made, opened: tuple[np.ndarray, int] | None) -> _Stored:
+        assert self._inbox is not None
+        keys = {client: self._inbox.receipts[client].answer_key for client in made.accepted}
+        told = None if opened is None else (opened[0].tobytes(), opened[1])
+        return _Stored(
+            8 * made.total.itemsize, made.total.tobytes(), made.divisor % 2**64, made.unit, keys, made.refused, told
+        )
+
+    def _release(self, decision: Decision) -> None:
+        number = decision.number
+        if self._ledger is not None:
+            self._ledger.append(self._line(number, decision.epoch))
+        self._end(number, lambda: self.journal.release(number))
+
+    def _line(self, number: int, epoch: int) -> dict[str, Any]:
+        """The ledger's line of a round."""
+        stored = msgspec.msgpack.decode(self.journal.kept(number) or b"", type=_Stored)
+        what = f"{self.task.aggregation.name} of round {number}"
+        receivers = self.task.aggregators if self.task.reveal == "aggregators" else ("clients",)
+        return {
+            "session": task_digest(self.task, self.place.keys, self.rounds).hex()[:16], "epoch": epoch, "program": self.task.digest,
+            "protocol": "federated", "me": self.place.me,
+            "peers": [name for name in self.task.aggregators if name != self.place.me],
+            "reveals": {name: [what] for name in receivers}, "rows": len(stored.keys),
+        }  # fmt: skip
+
+    def _end(self, number: int, written: Callable[[], None]) -> None:
+        """The round is over, and its uploads are not needed any more."""
+        with self._lock:
+            written()
+            if self._inbox is not None:
+                self._inbox.spool.clear()
+                self._inbox = None
+
+    def _opened(self, found: Round) -> Inbox:
+        return Inbox(self._card(found), self.rank, Spool(self._folder(found.number)), self.place.private_key)
+
+    def _folder(self, number: int) -> Path:
+        return self.place.folder / f"round-{number}"
+
+    def _card(self, found: Round) -> RoundCard:
+        return self.task.card(found.number, self.place.keys, model=self._model(found.number), deadline=found.deadline)
+
+    def _stored(self, number: int) -> _Stored:
+        return msgspec.msgpack.decode(self.journal.result(number) or b"", type=_Stored)
+
+    def close(self) -> None:
+        """Closes the journal; what it holds goes on with another process."""
+        self.journal.close()
+
+
+@dataclass
+class _Steps:
+    """Steps this aggregator's walks, over a channel to the others."""
+
+    channel: Channel
+    names: Sequence[str]
+    epoch: int
+    run: Callable[[Any], Any] | None
+    count: int = 0
+
+    def through(self, steps: Generator[Any, Any, _T]) -> _T:
+        """What a walk returns at its end."""
+        answer: Any = None
+        while True:
+            try:
+                ask = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = self._swap(ask.data) if isinstance(ask, Exchange) else self._ran(ask)
+
+    def _swap(self, data: bytes) -> list[bytes]:
+        """Everybody's bytes by rank, as many as this aggregator's own."""
+        label = Label(self.epoch, _FIRST_EXCHANGE + self.count, Purpose.CONTROL)
+        self.count += 1
+        peers = self.channel.peers
+        heard = self.channel.exchange(label, {peer: [data] for peer in peers}, dict.fromkeys(peers, len(data)))
+        return [data if name == self.channel.me else heard[name].numpy().tobytes() for name in self.names]
+
+    def _ran(self, ask: Any) -> Any:
+        if self.run is None:
+            raise InputError(explain("this aggregator has no session to run programs in", fix="give run="))
+        return self.run(ask)
+
+
+def task_digest(task: Task, keys: Sequence[str], rounds: int | None) -> bytes:
+    """SHA-256 of all that aggregators must have in common."""
+    card = task.card(0, keys, deadline=0.0)
+    more = repr((rounds, task.deadline_s, task.protection, task.budget))
+    return hashlib.sha256(card.text() + more.encode()).digest()

@@ -1,0 +1,132 @@
+"""The HTTP front of an aggregator: clients read the round's card, hand in their parts, and get the round's result.
+
+    GET  /v2/federation/round                                the card of the round that takes uploads now
+    POST /v2/federation/rounds/{number}/uploads/{client}     this aggregator's part of a client's update
+    GET  /v2/federation/rounds/{number}/result               this aggregator's part of the result (of ?client=, sealed to it)
+
+Connections, limits of bodies, keys and problem details are those of a service. A key is for the clients that it names, or,
+where it names none, for all: such a one is for a relay, which passes on parts that clients sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from securemodel.service import headers, problems
+from securemodel.service.bodies import Body, ClientGone, Room
+from securemodel.service.desk import Refused
+from securemodel.service.logs import Log, place_of
+from securemodel.service.settings import KeyBook
+
+PATH = "/v2/federation"
+_ROOM_BYTES = 512 << 20
+_Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Rounds(Protocol):
+    """What the front asks of its aggregator. All raise Refused."""
+
+    def card(self) -> bytes:
+        """The card of the round that takes uploads now."""
+        ...
+
+    def most_bytes(self, number: int) -> int:
+        """The most bytes of a part of a round's uploads."""
+        ...
+
+    def receive(self, number: int, client: str, data: bytes) -> None:
+        """Takes this aggregator's part of a client's upload."""
+        ...
+
+    def result(self, number: int, client: str) -> bytes:
+        """This aggregator's part of the result of a round."""
+        ...
+
+
+class Front:
+    """The application. `keys` None: nobody is asked for a key."""
+
+    def __init__(self, rounds: Rounds, keys: KeyBook | None, log: Log) -> None:
+        self._rounds, self._keys, self._log, self._room = rounds, keys, log, Room(_ROOM_BYTES)
+        self._router = Router(
+            [
+                Route(f"{PATH}/round", self._told(self._card)),
+                Route(f"{PATH}/rounds/{{number:int}}/uploads/{{client}}", self._told(self._upload), methods=["POST"]),
+                Route(f"{PATH}/rounds/{{number:int}}/result", self._told(self._result)),
+            ],
+            redirect_slashes=False,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # then the router raises what it would answer
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            allow = (error.headers or {}).get("Allow", "")
+            await _problem(problems.of_router(error.status_code, scope["method"], allow))(scope, receive, send)
+        except ClientGone:
+            pass
+
+    def _told(self, answer: _Answer) -> _Answer:
+        """An answer, or what went wrong as a problem."""
+
+        async def told(request: Request) -> Response:
+            try:
+                request.scope["head"] = headers.head_of(request.scope["headers"])
+                return await answer(request)
+            except Refused as refused:
+                return _problem(refused)
+            except ClientGone:
+                raise
+            except Exception as error:
+                self._log.event("mistake", kind=type(error).__name__, place=place_of(error))
+                return _problem(problems.unexpected(error))
+
+        return told
+
+    async def _card(self, request: Request) -> Response:
+        return Response(self._rounds.card(), 200, problems.OWN, "application/json")
+
+    async def _upload(self, request: Request) -> Response:
+        number, client = request.path_params["number"], request.path_params["client"]
+        self._check_key(request.scope["head"], client)
+        body = Body(request.receive, request.scope["head"], self._rounds.most_bytes(number), self._room)
+        with body.reading():
+            size = request.scope["head"].get(b"content-length", b"")
+            if not size.isdigit():
+                raise Refused("bad_header", "the body's length is not told", fix="send Content-Length")
+            data = await body.take(int(size), "a part of an update")
+            await body.end()
+            await run_in_threadpool(self._rounds.receive, number, client, data)
+        self._log.event("upload", round=number, client=client, bytes=len(data))
+        return Response(status_code=204, headers=problems.OWN)
+
+    async def _result(self, request: Request) -> Response:
+        client = request.query_params.get("client", "")
+        self._check_key(request.scope["head"], client)
+        data = await run_in_threadpool(self._rounds.result, request.path_params["number"], client)
+        return Response(data, 200, problems.OWN, "application/octet-stream")
+
+    def _check_key(self, head: Mapping[bytes, bytes], client: str) -> None:
+        """Raises Refused where a key is asked for, and the one that is shown is not for this client."""
+        if self._keys is None:
+            return
+        scheme, _, bearer = head.get(b"authorization", b"").decode("latin-1").partition(" ")
+        key = self._keys.lookup(bearer.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise Refused("key", "the API key is missing or not known", fix="send 'Authorization: Bearer KEY'")
+        if not key.allows(client):
+            raise Refused("model_not_allowed", "this API key is of another client", fix="ask the operator")
+
+
+def _problem(refused: Refused) -> Response:
+    body, more = problems.body_of(refused)
+    return Response(body, refused.status, more)

@@ -1,0 +1,237 @@
+"""Aggregators over their TLS links and clients over HTTP: whole rounds, keys, and aggregators that are gone."""
+
+import http.client
+import time
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+
+from protocols.channel.testing import loopback_parties, run_together
+from protocols.errors import ConfigError, Mismatch, PeerAbsent, PeerDied
+from protocols.identity import Timeouts
+from securemodel.edge.errors import Disagreement, EdgeError, Refused, ServiceError
+from securemodel.edge.federation import Federation, read_file
+from securemodel.edge.updates import Layout, share_update
+from securemodel.federated import Task, weighted_mean
+from securemodel.federated.aggregator import Aggregator
+from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, run
+from securemodel.service.keys import KeyBook, digest_of, new_key
+from securemodel.service.logs import Log
+
+NAMES = ("north", "south")
+LAYOUT = Layout.of({"w": np.zeros((2, 3), np.float32), "b": np.zeros(())})
+
+
+def task(**more):
+    return Task(
+        "t", weighted_mean(), LAYOUT, **{"slots": 4, "limit": 8.0, "max_weight": 10, "aggregators": NAMES, **more}
+    )
+
+
+def update(value):
+    return {"w": np.full((2, 3), value, np.float32), "b": np.array(float(value))}
+
+
+@pytest.fixture(scope="module")
+def roster(tmp_path_factory):
+    return loopback_parties(NAMES, tmp_path_factory.mktemp("parties"), timeouts=Timeouts(30, 30))
+
+
+@contextmanager
+def federation(roster, folder, rounds=2, keys=None, clock=time.time):
+    """(aggregators, federation.json) of fronts that answer."""
+    config, identities = roster
+    with ExitStack() as stack:
+        ends, told = {}, []
+        for name in NAMES:
+            place = place_of(task(), name, config, identities[name], folder / name)
+            ends[name] = Aggregator(task(), place, rounds=rounds, clock=clock)
+            port = stack.enter_context(front(ends[name], Listening("127.0.0.1", 0, None, keys), Log(None)))
+            told.append({"name": name, "url": f"http://127.0.0.1:{port}", "hpke": public_key(config, name)})
+        yield ends, {"securemodel_federation": 1, "aggregators": told}
+
+
+def test_two_rounds_over_links_and_http(roster, tmp_path):
+    """Sites that know nothing but federation.json; aggregators in a thread each, over their TLS links."""
+    config, identities = roster
+    seen = {name: [] for name in NAMES}
+
+    def site(value, weight):
+        with Federation(file, client=f"site{value}") as sites:
+            for number in (1, 2):
+                card = sites.card(after=number - 1)
+                uploads = sites.share(card, update(value * number), weight=weight)
+                results.append((number, sites.result(uploads)))
+
+    def pass_deadlines():
+        for number in (1, 2):
+            until = time.monotonic() + 60
+            while not all(len(end.held(number)) == 2 for end in ends.values()) and time.monotonic() < until:
+                time.sleep(0.02)
+            skipped[0] += task().deadline_s + 1
+
+    results, skipped = [], [0.0]
+    clock = lambda: time.time() + skipped[0]
+    with federation(roster, tmp_path, clock=clock) as (ends, file):
+        loops = {
+            name: lambda name=name: run(
+                ends[name],
+                meetings(name, config, identities[name]),
+                ended=lambda number, outcome: seen[name].append((number, outcome.present)),
+                clock=clock,
+                sleep=lambda seconds: time.sleep(0.02),
+            )
+            for name in NAMES
+        }
+        sites = {"a": lambda: site(1, 1), "b": lambda: site(3, 3)}
+        found = run_together({**loops, **sites, "time": pass_deadlines}, timeout_s=120)
+    assert not any(found.values()), found
+    for number, aggregate in results:
+        assert aggregate["w"].dtype == np.float32
+        assert np.allclose(aggregate["w"], 2.5 * number, atol=2**-15)
+    assert len(results) == 4
+    assert list(seen.values()) == [[(1, ("site1", "site3")), (2, ("site1", "site3"))]] * 2
+
+
+@pytest.fixture
+def open_round(roster, tmp_path):
+    """(aggregators, federation.json, keys of the clients a and relay) where a round is open."""
+    config, identities = roster
+    book = KeyBook(tmp_path / "keys.json")
+    keys = {"a": new_key(), "relay": new_key()}
+    book.add(digest_of(keys["a"]), "a", ["a"])
+    book.add(digest_of(keys["relay"]), "relay")
+    with federation(roster, tmp_path, keys=book) as (ends, file):
+        links = {name: meetings(name, config, identities[name]) for name in NAMES}
+
+        def met(name):
+            with links[name]() as channel:
+                ends[name].meet(channel)
+
+        assert not any(run_together({name: lambda name=name: met(name) for name in NAMES}).values())
+        yield ends, file, keys
+
+
+def test_keys_are_for_clients(open_round):
+    ends, file, keys = open_round
+    with Federation(file, client="a", key=keys["a"]) as mine, Federation(file, client="b", key=keys["a"]) as other:
+        card = mine.card()
+        mine.share(card, update(1.0))
+        with pytest.raises(Refused, match="model_not_allowed"):
+            other.share(card, update(1.0))
+    with Federation(file, client="a") as nobody, pytest.raises(Refused) as caught:
+        nobody.share(card, update(1.0))
+    assert caught.value.code == "key" and caught.value.party == "north"
+    with Federation(file, client="c", key=keys["relay"]) as relay:
+        relay.upload(share_update(card, update(2.0), id="c"))
+    assert [list(end.held(1)) for end in ends.values()] == [["a", "c"]] * 2
+
+
+def test_what_an_aggregator_refuses_is_told(open_round):
+    _, file, keys = open_round
+    with Federation(file, client="a", key=keys["a"]) as mine:
+        card = mine.card()
+        uploads = mine.share(card, update(1.0))
+        mine.upload(uploads)
+        with pytest.raises(Refused, match="a second upload in round 1") as caught:
+            mine.upload(share_update(card, update(2.0), id="a"))
+        assert caught.value.status == 409
+        with pytest.raises(Refused, match="has no result yet"):
+            mine.result(uploads, timeout=0.1)
+        with pytest.raises(EdgeError):
+            mine.card(after=1, timeout=0.1)
+
+
+def asked(file, method, path, body=b"", **headers):
+    connection = http.client.HTTPConnection(file["aggregators"][0]["url"].removeprefix("http://"), timeout=60)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_hostile_requests_get_problems(open_round):
+    _, file, keys = open_round
+    bearer = {"Authorization": f"Bearer {keys['relay']}"}
+    path = "/v2/federation/rounds/1/uploads/x"
+    assert asked(file, "POST", path, b"x" * 200_000, **bearer)[0] == 413
+    assert asked(file, "POST", path, b"x", **bearer)[0] == 422
+    assert asked(file, "POST", path, iter([b"x"]), **bearer)[0] == 400  # chunked: its length is not told
+    assert asked(file, "GET", path, **bearer)[0] == 405
+    assert asked(file, "POST", "/v2/federation/rounds/-1/uploads/x", b"x", **bearer)[0] == 404
+    assert asked(file, "POST", "/v2/federation/rounds/7/uploads/x", b"x", **bearer)[0] == 404
+    assert asked(file, "GET", "/v2/federation/rounds/1/result")[0] == 401
+    status, body = asked(file, "GET", "/nothing")
+    assert status == 404 and b'"code":"not_found"' in body
+
+
+def test_a_card_with_other_keys_is_refused(open_round):
+    _, file, keys = open_round
+    swapped = [{**part, "hpke": file["aggregators"][1 - at]["hpke"]} for at, part in enumerate(file["aggregators"])]
+    with Federation({**file, "aggregators": swapped}, key=keys["a"]) as mine, pytest.raises(Disagreement, match="keys"):
+        mine.card()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"securemodel_federation": 2},
+        {"aggregators": []},
+        {"aggregators": [{"name": "n", "url": "https://n.example"}] * 2},
+        {"aggregators": [{"name": "n", "url": "nowhere", "hpke": "A" * 43}]},
+    ],
+)
+def test_a_wrong_file_is_refused(wrong):
+    good = [{"name": name, "url": f"https://{name}.example", "hpke": "A" * 43} for name in NAMES]
+    file = {"securemodel_federation": 1, "aggregators": good}
+    assert [party.name for party in read_file(file)] == list(NAMES)
+    with pytest.raises(ServiceError):
+        read_file({**file, **wrong})
+
+
+def loop(aggregator, meet, patience_s):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    run(aggregator, meet, patience_s=patience_s, clock=lambda: now[0], sleep=sleep)
+
+
+@pytest.mark.parametrize("error", [PeerAbsent, PeerDied])
+def test_an_aggregator_that_stays_away_is_named_when_its_time_is_over(roster, tmp_path, error):
+    config, identities = roster
+    tries = []
+
+    def meet():
+        tries.append(1)
+        raise error("south", "it is not there")
+
+    mine = Aggregator(task(), place_of(task(), "north", config, identities["north"], tmp_path), rounds=1)
+    with pytest.raises(error) as caught:
+        loop(mine, meet, 5.0)
+    assert caught.value.party == "south" and 3 <= len(tries) <= 7
+
+
+def test_a_disagreement_is_not_tried_again(roster, tmp_path):
+    config, identities = roster
+    tries = []
+
+    def meet():
+        tries.append(1)
+        raise Mismatch("south", "it is another task")
+
+    mine = Aggregator(task(), place_of(task(), "north", config, identities["north"], tmp_path), rounds=1)
+    with pytest.raises(Mismatch):
+        loop(mine, meet, 100.0)
+    assert len(tries) == 1
+
+
+def test_an_address_in_use_is_named(roster, tmp_path):
+    with federation(roster, tmp_path) as (ends, file):
+        port = int(file["aggregators"][0]["url"].rpartition(":")[2])
+        with pytest.raises(ConfigError, match=str(port)), front(ends["north"], Listening("127.0.0.1", port), Log(None)):
+            pass
