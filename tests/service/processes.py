@@ -24,13 +24,14 @@ LIMIT_S = 240.0
 
 @dataclass
 class Running:
-    """All roles as processes. `key` is a client's."""
+    """All roles as processes. `key` is a client's, `seed` that of the current weights."""
 
     folder: Path
     roles: Roles
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     opened: ExitStack = field(default_factory=ExitStack)
     key: str = ""
+    seed: int = 1
 
     def start(self, *names: str) -> None:
         for name in names:

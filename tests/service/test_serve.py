@@ -1,6 +1,6 @@
 """A service as its organizations run it: `securemodel serve` at each party, `securemodel dealer`, and commands beside it.
 
-One start serves all of these tests, in the order in which they stand.
+One start serves all of these tests, or those of them that one worker runs, in the order in which they stand.
 """
 
 from __future__ import annotations
@@ -41,23 +41,27 @@ def plain(seed: int, rows: np.ndarray) -> np.ndarray:
         return network(seed)(torch.from_numpy(rows).float()).numpy()
 
 
+def is_right(running: Running, rows: np.ndarray = ROWS, expected: np.ndarray | None = None, **options: object) -> bool:
+    """Whether a client's answers are those of plain torch with the current weights."""
+    found = running.client(**options).infer("small", rows, timeout=60)
+    return is_of(running.seed, rows if expected is None else expected, found)
+
+
 def is_of(seed: int, rows: np.ndarray, scores: np.ndarray) -> bool:
     return bool(np.abs(scores - plain(seed, rows)).max() < 0.001)
 
 
 def test_answers_are_those_of_plain_torch(running: Running) -> None:
-    assert is_of(1, ROWS, running.client().infer("small", ROWS, timeout=60))
-    assert is_of(1, np.tile(ROWS, (3, 1)), running.client().infer("small", np.tile(ROWS, (3, 1)), timeout=60))
+    assert is_right(running) and is_right(running, np.tile(ROWS, (3, 1)))
     assert running.get("bank", "/service.json") == running.get("shop", "/service.json")
 
 
 def test_one_party_passes_on_what_is_sealed_to_the_other(running: Running) -> None:
-    assert is_of(1, ROWS, running.client(transport="relay").infer("small", ROWS, timeout=60))
+    assert is_right(running, transport="relay")
 
 
 def test_inputs_beyond_the_clamp_are_clamped(running: Running) -> None:
-    wide = ROWS * 1000
-    assert is_of(1, wide.clip(-2, 2), running.client().infer("small", wide, timeout=60))
+    assert is_right(running, ROWS * 1000, (ROWS * 1000).clip(-2, 2))
 
 
 def test_keys_are_asked_for_at_every_party(running: Running) -> None:
@@ -68,7 +72,7 @@ def test_keys_are_asked_for_at_every_party(running: Running) -> None:
         client.infer("small", ROWS[:1], timeout=20)
     assert getattr(caught.value, "code", "") in ("key", "share_missing")
     assert running.call("key", "add", running.service("shop"), sha256, "narrow", "--rows-per-day", 2).exit_code == 0
-    assert is_of(1, ROWS[:2], client.infer("small", ROWS[:2], timeout=60))
+    assert is_of(running.seed, ROWS[:2], client.infer("small", ROWS[:2], timeout=60))
     with pytest.raises(Refused) as caught:
         client.infer("small", ROWS[:1], timeout=20)
     assert caught.value.code == "budget"
@@ -126,6 +130,7 @@ def test_a_version_is_published_under_load_and_no_request_fails(running: Running
         running.wait(lambda: len(load.answers) > count + 3)
     assert not load.errors, load.errors
     of_two = [is_of(2, ROWS, answer) for answer in load.answers]
+    running.seed = 2
     assert all(two or is_of(1, ROWS, answer) for two, answer in zip(of_two, load.answers, strict=True))
     assert of_two == sorted(of_two) and not of_two[0] and of_two[-1], "first the old version, then the new one"
     running.wait(lambda: all(running.get(name, "/service.json")[1]["models"][0]["versions"] == [2] for name in running.roles.services))  # fmt: skip
@@ -136,7 +141,7 @@ def test_weights_that_cannot_be_loaded_change_nothing(running: Running) -> None:
     wrong = save(torch.nn.Linear(2, 2), running.folder / "wrong.safetensors")
     published = running.call("publish", running.service("bank"), "small", "--weights", wrong)
     assert published.exit_code == 1 and "was not published" in published.output, published.output
-    assert is_of(2, ROWS, running.client().infer("small", ROWS, timeout=60))
+    assert is_right(running)
     follower = running.call("publish", running.service("bank"), "other", "--weights", wrong)
     assert follower.exit_code == 1 and "there is no model 'other'" in follower.output
 
@@ -154,7 +159,7 @@ def test_a_front_that_is_killed_comes_back(running: Running) -> None:
     assert problem["code"] == "peer_down"
     running.start("shop")
     running.wait(running.ready)
-    assert is_of(2, ROWS, running.client().infer("small", ROWS, timeout=60))
+    assert is_right(running)
 
 
 def test_the_service_outlives_the_owners_files(running: Running) -> None:
@@ -165,13 +170,14 @@ def test_the_service_outlives_the_owners_files(running: Running) -> None:
     running.start("bank", "shop", "dealer")
     running.wait(running.ready)
     assert "stored" in running.call("status", running.service("bank")).output
-    assert is_of(2, ROWS, running.client().infer("small", ROWS, timeout=60))
+    assert is_right(running)
 
 
 def test_nothing_secret_is_in_logs_and_folders(running: Running) -> None:
-    weight = network(2)[0].weight.detach().numpy()
+    weight = network(running.seed)[0].weight.detach().numpy()
     encoded = np.rint(weight * 65536).astype(np.int64)
-    for file in [path for path in running.folder.rglob("*") if path.is_file() and path.name != "new.safetensors"]:
+    owners = (".safetensors", ".weights")
+    for file in [path for path in running.folder.rglob("*") if path.is_file() and path.suffix not in owners]:
         data = file.read_bytes()
         assert running.key.encode() not in data, file
         assert weight[0].tobytes() not in data and encoded[0].tobytes() not in data, file
@@ -184,7 +190,7 @@ def test_drain_finishes_what_waits_and_then_ends(running: Running) -> None:
         assert drained.exit_code == 0, drained.output
         running.processes["shop"].wait(60)
     assert running.processes["shop"].returncode == 0
-    assert all(is_of(2, ROWS, answer) for answer in load.answers)
+    assert all(is_of(running.seed, ROWS, answer) for answer in load.answers)
     codes = {getattr(error, "code", "down") for error in load.errors}
     assert codes <= {"draining", "down", "peer_down", "share_missing"}, codes
     gone = running.call("drain", running.service("shop"))
