@@ -101,21 +101,25 @@ def _read(source: str, certificate: str | None, insecure_plain: bool) -> Mapping
         address = f"{parts.scheme}://{parts.netloc}"
         with closing(Line(service_file.Party("the service", address, certificate, None, None),
                           insecure_plain=insecure_plain)) as line:  # fmt: skip
-            content, _ = _fetched(line, "service.json")
+            content, _ = _asked(line, "service.json")
     else:
         with file_errors(Path(source)):
             content = Path(source).read_bytes()
-    found = wire.load(content, "the service's file", service_file.MAX_FILE_BYTES)
-    service_file.read(found, source)
-    return found
+    service_file.parse(content, source)
+    return wire.load(content, limit=service_file.MAX_FILE_BYTES)
 
 
 def _fetched(line: Line, path: str) -> tuple[bytes, str]:
-    """A file of a party's page, and the policy that came with it. Raises OSError where the party does not serve it."""
+    """The same, with an OSError where the party cannot be reached."""
     try:
-        status, headers, content = line.ask("GET", f"/{path}", b"", {}, time.monotonic() + _TIMEOUT_S)
+        return _asked(line, path)
     except EdgeError as error:
         raise OSError(f"{error.what}: {error.why}") from error
+
+
+def _asked(line: Line, path: str) -> tuple[bytes, str]:
+    """A file of a party's page, and the policy that came with it. Raises EdgeError, OSError where it is not served."""
+    status, headers, content = line.ask("GET", f"/{path}", b"", {}, time.monotonic() + _TIMEOUT_S)
     if status != 200:
         raise OSError(f"HTTP status {status}")
     return content, headers.get("content-security-policy", "none")

@@ -113,7 +113,10 @@ class Line:
 
     def _stranger(self, why: str) -> ServiceError:
         what = f"whoever answers at the address of {self.party.name} is not {self.party.name}"
-        fix = "nothing was sent; if its certificate was renewed, take a new service.json from somebody you trust"
+        if self.party.certificate is None and self.party.ca is None:
+            fix = "nothing was sent; where no authority vouches for it, name the SHA-256 of its certificate"
+        else:
+            fix = "nothing was sent; if its certificate was renewed, take a new service.json from somebody you trust"
         return ServiceError(what, where=self.party.url, why=why, fix=fix)
 
     def _down(self, error: Exception, end: float) -> PartyDown:

@@ -119,7 +119,9 @@ def open_file(path: str | Path) -> Service:
         text = Path(path).read_bytes()
     except OSError as error:
         what = "the service's file cannot be read"
-        raise ServiceError(what, where=str(path), why=error.strerror or "") from error
+        raise ServiceError(
+            what, where=str(path), why=error.strerror or "", fix="name the file, or its address"
+        ) from error
     return parse(text, str(path))
 
 

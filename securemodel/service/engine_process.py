@@ -168,7 +168,7 @@ class Engine:
                 explain(
                     f"nobody can load the weights of {self.lane.model!r}",
                     why=f"{' and '.join(missing)} named no file of them, and the parties have no stored shares that belong together",
-                    fix=f'at {" and ".join(missing)}, write [me.weights] {self.lane.model} = "FILE"',
+                    fix=f"at {' and '.join(missing)}, name the file in [me] weights, or publish it there",
                 )
             )
         session.load(family, model)

@@ -32,7 +32,7 @@ _TEXT = re.compile(r"[A-Za-z0-9_-]{43}")
 class Key(Struct, forbid_unknown_fields=True, frozen=True):
     """What a party knows of a key. No models: all of them. No rows_per_day: what the model's own limit says."""
 
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     name: Annotated[str, Meta(max_length=100)]
     created: int
     """In seconds of Unix time."""
@@ -100,8 +100,10 @@ class KeyBook:
         try:
             key = msgspec.convert(given, Key)
         except msgspec.ValidationError as error:
-            fix = "give the 64 digits that `securemodel key new` printed at the other party"
-            raise ConfigError(explain("this is not a key", why=str(error), fix=fix)) from None
+            what, fix = "this is not the SHA-256 of a key", "give the 64 digits that `securemodel key new` printed"
+            if "$.name" in str(error):
+                what, fix = "a client's name has at most 100 characters", "choose a shorter one"
+            raise ConfigError(explain(what, fix=fix)) from None
         with self._changing() as keys:
             if key.id in keys:
                 fix = "it is in the list of `securemodel key list`; a revoked key stays revoked"

@@ -47,7 +47,7 @@ class EngineLane:
         self.dry_since: float | None = None
         self._config, self._me, self._told = config, me, told
         self._seconds: dict[int, float] = {}
-        self._session = 0
+        self._session, self._stopping = 0, False
         self._jobs: dict[int, tuple[Job, asyncio.Future[tuple[str, list[np.ndarray]]]]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -74,6 +74,7 @@ class EngineLane:
 
     async def stop(self) -> None:
         """Ends the engine, in good order where it is idle."""
+        self._stopping = True
         if self._watching:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -124,7 +125,8 @@ class EngineLane:
             self._writer = None
             await _end(self._process)
             code = self._process.returncode
-            self._fail("ended", self.reason if self.state == "down" else f"its engine ended with code {code}")
+            ended = "its engine was ended by this party" if self._stopping else f"its engine ended with code {code}"
+            self._fail("ended", self.reason if self.state == "down" else ended)
 
     def _words(self, handle: int) -> list[str]:
         lane = self.lane

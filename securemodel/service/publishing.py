@@ -143,9 +143,10 @@ class Publishing:
 
     def lane_changed(self, lane: EngineLane) -> None:
         """A lane of a version that is being loaded is ready, or its engine found something wrong."""
-        if self._loading.get(lane.model) != lane.version:
+        lanes = self._party.lanes.get((lane.model, lane.version), [])
+        if self._loading.get(lane.model) != lane.version or lane not in lanes:  # of a try before, which is being ended
             return
-        if all(one.up for one in self._party.lanes.get((lane.model, lane.version), [lane])):
+        if all(one.up for one in lanes):
             self._tell_leader(Publish(lane.model, lane.version, "loaded"))
         elif lane.state == "ended":
             self._tell_leader(Publish(lane.model, lane.version, "failed", lane.reason.split("\n")[0][:_LONGEST_WHY]))

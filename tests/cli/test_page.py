@@ -60,11 +60,12 @@ def test_what_is_no_service_file_is_refused(call, tmp_path: Path, text: str) -> 
     for words in (["page", "verify"], ["page", "offline", "-o", tmp_path / "page.html", "--service"]):
         result = call(*words, tmp_path / "service.json")
         assert result.exit_code == 1 and "error: " in result.output and not (tmp_path / "page.html").exists()
+        assert "ask the service for its service.json again" in result.output
 
 
 def test_an_address_where_no_service_is(call) -> None:
     result = call("page", "verify", "http://127.0.0.1:9")
-    assert result.exit_code == 1 and "service.json cannot be fetched" in result.output
+    assert result.exit_code == 1 and "the service cannot be reached" in result.output
 
 
 def test_the_offline_page_is_written_whole(call, parties: list[Party], tmp_path: Path) -> None:

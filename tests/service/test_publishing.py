@@ -146,6 +146,18 @@ def test_what_one_party_cannot_load_is_given_up_by_all(fronts: dict[str, Front],
     assert done["version"] == 2 and all(front.loaded == [2] for front in fronts.values())
 
 
+def test_an_engine_of_a_try_before_that_ends_late_is_no_failure_of_the_next(fronts, tmp_path: Path) -> None:
+    late, begin = Lane("small", 2, "ended", "of the file before"), fronts["shop"].begin
+
+    def begin_and_hear_of_the_other(model: str, version: int) -> list[Lane]:
+        made = begin(model, version)
+        fronts["shop"].publishing.lane_changed(late)
+        return made
+
+    fronts["shop"].begin = begin_and_hear_of_the_other
+    assert asyncio.run(_publish_and_settle(fronts, tmp_path))["version"] == 2
+
+
 async def _publish_and_settle(fronts: dict[str, Front], folder: Path) -> Any:
     done = await fronts["shop"].publishing.publish("small", folder / "new", lambda text: None)
     await settled(fronts)

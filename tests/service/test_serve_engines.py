@@ -130,7 +130,7 @@ def test_nobody_has_the_weights(service) -> None:
     async def missing() -> None:
         async with lanes_of(configs, 7, None) as lanes:
             await until(lambda: all("weights" in lane.reason for lane in lanes.values()))
-            assert "bank" in lanes["shop"].reason and "[me.weights]" in lanes["bank"].reason
+            assert "bank" in lanes["shop"].reason and "[me] weights" in lanes["bank"].reason
             assert not any(lane.up for lane in lanes.values())
 
     asyncio.run(missing())

@@ -67,10 +67,12 @@ def test_the_file_of_keys_holds_no_key(tmp_path: Path) -> None:
         KeyBook(path).lookup(secret)
 
 
-@pytest.mark.parametrize("sha256", ["", "ab", "zz" * 32, "AB" * 32, "ab" * 33])
+@pytest.mark.parametrize("sha256", ["", "ab", "zz" * 32, "AB" * 32, "ab" * 33, "ab" * 32 + "\n"])
 def test_what_is_no_digest_is_no_key(tmp_path: Path, sha256: str) -> None:
-    with pytest.raises(ConfigError, match="not a key"):
+    with pytest.raises(ConfigError, match="not the SHA-256 of a key"):
         KeyBook(tmp_path / "keys.json").add(sha256, "tablet")
+    with pytest.raises(ConfigError, match="at most 100 characters"):
+        KeyBook(tmp_path / "keys.json").add("ab" * 32, "tablet" * 20)
 
 
 def test_a_damaged_list_lets_nobody_in(tmp_path: Path) -> None:
