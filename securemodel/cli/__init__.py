@@ -2,12 +2,12 @@
 
 base       what all commands share: exit codes, and errors printed without a traceback
 script     reads facts out of a user's Python files, and runs one of them as a party
-launch     all parties of a script as processes of this machine
-tables     rows of inputs out of files
+processes  commands as processes of this machine
+launch     all parties of a script as such processes
 results    what `predict` keeps on disk
 part       what one party brings to `predict`
-commands   one file each: run, dealer, predict, keys, programs (plan, check, prepare), doctor
-app        the `securemodel` command itself
+commands   one file each, but for programs (plan, check, prepare) and serve (publish, drain, status, key)
+app        the `securemodel` command itself; it imports a command when it is asked for
 """
 
 from securemodel.cli.app import main

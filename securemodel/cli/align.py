@@ -20,9 +20,10 @@ from protocols.psi import with_dealer
 from protocols.psi.costs import cost
 from protocols.psi.terms import ALL, COUNT, NOBODY, Terms
 from protocols.psi.workers import multiplication_s
-from securemodel.cli.base import Command, wants_traceback
+from securemodel.cli.base import FILE, Command, wants_traceback
 from securemodel.cli.launch import run_local
-from securemodel.cli.run import FILE, end_as, prefixed
+from securemodel.cli.processes import prefixed
+from securemodel.cli.run import end_as
 from securemodel.data.align import ChangedSetWarning, revealed
 from securemodel.data.aligned_files import load, path_of
 from securemodel.data.connecting import connect

@@ -2,30 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 import click
 
-import securemodel
-from securemodel.cli import (
-    align,
-    auditing,
-    compare,
-    describe,
-    doctor,
-    edge,
-    evaluate,
-    keys,
-    page,
-    predict,
-    programs,
-    run,
-    serve,
-    train,
-)
 from securemodel.cli.base import print_anywhere
+from securemodel.version import __version__
+
+if TYPE_CHECKING:
+    from securemodel.cli import (  # noqa: F401
+        align,
+        auditing,
+        compare,
+        dealing,
+        describe,
+        doctor,
+        edge,
+        evaluate,
+        keys,
+        page,
+        predict,
+        programs,
+        run,
+        serve,
+        train,
+    )
+
+COMMANDS = {
+    "align": ("align:align_command", "Find out which rows of several files belong together."),
+    "audit": ("auditing:audit", "Say who learns what of a program, and sum up ledgers."),
+    "check": ("programs:check", "Say which operators of a model have no secure version."),
+    "compare": ("compare:compare", "Show layer by layer what fixed point does to a model."),
+    "dealer": ("dealing:dealer", "Serve correlated randomness to the parties of a file."),
+    "describe": ("describe:describe_command", "Count, mean, deviation and quantiles of a joint table."),
+    "doctor": ("doctor:doctor", "Test that this installation works."),
+    "drain": ("serve:drain", "End this party's part of a service in good order."),
+    "edge": ("edge:edge", "Ask a service, as somebody who is no party of it."),
+    "evaluate": ("evaluate:evaluate_command", "Evaluate a model on joint rows."),
+    "key": ("serve:key", "Make, add, list and revoke API keys of a service."),
+    "keys": ("keys:keys", "Make and show the identity of a party."),
+    "page": ("page:page", "Check the web page of a service, or keep it on a disk."),
+    "plan": ("programs:plan", "Print what a run costs."),
+    "predict": ("predict:predict", "Run the rows of a file through a secure program."),
+    "prepare": ("programs:prepare", "Make correlated randomness beforehand."),
+    "publish": ("serve:publish", "Make new weights current at a running service."),
+    "run": ("run:run", "Run a script as one party, or as all of them."),
+    "serve": ("serve:serve", "Serve models as one party of a service, or as all of them."),
+    "share": ("train:share", "Share rows for a training script, and leave."),
+    "status": ("serve:status", "Show how this party's part of a service is."),
+    "train": ("train:train", "Run a training script as one party, or as all of them."),
+}
+"""Where each command is (module:name), and what it is for, in a line."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(securemodel.__version__, prog_name="securemodel")
+class _Commands(Mapping[str, click.Command]):
+    """The commands by name. Each is imported when it is asked for: most need torch, which takes seconds."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        return getattr(import_module(f"{__package__}.{module}"), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(click.Group):
+    """Lists the commands without importing them."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Group,
+    commands=_Commands(),  # type: ignore[arg-type]  # nobody adds to them
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="securemodel")
 def main() -> None:
     """Run PyTorch models on data that none of the parties shows to another.
 
@@ -48,30 +107,3 @@ def main() -> None:
       securemodel page verify service.json    do all parties serve the same web page?
     """
     print_anywhere()
-
-
-for command in (
-    run.run,
-    train.train,
-    train.share,
-    align.align_command,
-    describe.describe_command,
-    evaluate.evaluate_command,
-    predict.predict,
-    run.dealer,
-    keys.keys,
-    programs.prepare,
-    programs.plan,
-    programs.check,
-    compare.compare,
-    auditing.audit,
-    edge.edge,
-    page.page,
-    serve.serve,
-    serve.publish,
-    serve.drain,
-    serve.status,
-    serve.key,
-    doctor.doctor,
-):
-    main.add_command(command)

@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from protocols import identity
-from securemodel.cli.base import FAILED, Command
+from securemodel.cli.base import FAILED, FILE, Command
 from securemodel.cli.programs import load_target
-from securemodel.cli.run import FILE
 from securemodel.inspect.answers import Summary, summed_up
 from securemodel.inspect.attack import Attacked, attack
 from securemodel.inspect.audit import Audit

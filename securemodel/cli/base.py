@@ -6,15 +6,16 @@ import codecs
 import io
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
 
 from protocols.errors import ProtocolError, SecureModelError, explain
-from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 
 OK, FAILED, USAGE, SESSION_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 _TRACEBACK = "securemodel.traceback"
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 _PLAIN = {"→": "->", "✓": "ok", "✗": "failed", "…": "...", "·": "*", "−": "-", "≤": "<=", "λ": "lambda"}
@@ -88,15 +89,6 @@ class Command(click.Command):
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             ctx.exit(INTERRUPTED)
-
-
-max_gib_option = click.option(
-    "--max-gib",
-    type=click.FloatRange(min=0, min_open=True, max=2.0**30),
-    default=MAX_PROGRAM_BYTES / 2**30,
-    show_default=True,
-    help="Refuse a program whose values, with what is dealt for them, take more GiB than this.",
-)
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -15,9 +15,10 @@ from protocols.errors import InputError, explain
 from protocols.identity import load_config
 from protocols.names import is_name
 from securemodel.cli.align import table_files
-from securemodel.cli.base import Command, wants_traceback
+from securemodel.cli.base import FILE, Command, wants_traceback
 from securemodel.cli.launch import run_local
-from securemodel.cli.run import FILE, end_as, prefixed
+from securemodel.cli.processes import prefixed
+from securemodel.cli.run import end_as
 from securemodel.data.connecting import connect, local
 from securemodel.data.joint import Joint
 from securemodel.data.moments import correlation

@@ -13,8 +13,9 @@ import click
 
 from protocols.errors import InputError, explain
 from securemodel.cli import script as scripts
-from securemodel.cli.base import Command
-from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
+from securemodel.cli.base import FILE, Command
+from securemodel.cli.processes import prefixed
+from securemodel.cli.run import Here, end_as, party_options, run_all
 from securemodel.data.connecting import connect
 from securemodel.data.evaluate import Evaluation
 from securemodel.data.evaluation import EvaluationSetup

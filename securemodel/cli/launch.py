@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from protocols.channel.testing import loopback_parties
 from protocols.identity import DEALER, Timeouts
 from securemodel.cli.base import OK, SESSION_FAILED
+from securemodel.cli.processes import (
+    Say,
+    end_processes,
+    folder_with_heir,
+    read_output,
+    start_process,
+    terminated_like_interrupted,
+)
 from securemodel.engines.masked.dealer import MOST_SESSIONS
 
 GRACE_S = 2.0  # after a failure, for the other parties to notice and say what they saw
-_TERMINATE_S = 2.0
+_READ_S = 2.0
 _POLL_S = 0.02
 # Long, as a silent process here is a busy one: when one ends, all are ended.
 _TIMEOUTS = Timeouts(connect_s=300.0, receive_s=600.0)
-
-_INHERIT = """
-while read -r group; do groups="$groups -$group"; done
-[ -z "$groups" ] || kill -s KILL -- $groups
-rm -rf -- "$1"
-"""
-
-Say = Callable[[str, str, bool], None]
-"""Takes a line of output: whose it is, its text, and whether it went to the error output."""
 
 
 @dataclass(frozen=True)
@@ -99,27 +92,7 @@ def run_local(
         finally:
             end_processes(processes.values())
             for reader in readers:
-                reader.join(_TERMINATE_S)
-
-
-@contextmanager
-def folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
-    """A temporary folder, and a pipe to a shell that is told the process groups that are started here.
-
-    When this process ends in a way that it cannot handle, the pipe ends, and the shell ends these groups and removes the
-    folder with its private keys.
-    """
-    folder = tempfile.mkdtemp(prefix="securemodel-")
-    command = ["/bin/sh", "-c", _INHERIT, "securemodel-heir", folder]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
-    ) as heir:
-        try:
-            yield Path(folder), cast(IO[bytes], heir.stdin)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            heir.kill()
+                reader.join(_READ_S)
 
 
 def _configurations(
@@ -134,35 +107,6 @@ def _configurations(
         paths[name] = folder / f"{name}.toml"
         paths[name].write_text(f'{text}[me]\nidentity = "{name}"\n')
     return paths
-
-
-def start_process(command: Sequence[str], parties: int) -> subprocess.Popen[bytes]:
-    """Starts one of the commands of `securemodel` for one of so many parties, in a process group of its own."""
-    threads = str(max(1, (os.cpu_count() or 1) // parties))  # the parties share this machine's cores
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "securemodel.cli", *command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends them in order
-    )
-
-
-def read_output(name: str, process: subprocess.Popen[bytes], say: Say) -> list[threading.Thread]:
-    """Says each line that a process writes, in threads that end with it."""
-
-    def read(pipe: IO[bytes], error: bool) -> None:
-        with pipe:
-            for line in pipe:
-                say(name, line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2], error)
-
-    pipes = ((process.stdout, False), (process.stderr, True))
-    readers = [threading.Thread(target=read, args=pipe, daemon=True, name=f"read-{name}") for pipe in pipes]
-    for reader in readers:
-        reader.start()
-    return readers
 
 
 def _wait(processes: Mapping[str, subprocess.Popen[bytes]]) -> Outcome:
@@ -185,37 +129,3 @@ def _wait(processes: Mapping[str, subprocess.Popen[bytes]]) -> Outcome:
     # A party that complains about another is not the cause, even if it was quicker to end.
     cause = next((name for name, code in failed.items() if code != SESSION_FAILED), next(iter(failed)))
     return Outcome(failed[cause], cause, running)
-
-
-def end_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ends what still runs, with everything it started: first politely, then at once."""
-    running = [process for process in processes if process.poll() is None]
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        for process in running:
-            try:
-                os.killpg(process.pid, signum)
-            except (ProcessLookupError, PermissionError):
-                pass
-        deadline = time.monotonic() + _TERMINATE_S
-        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-
-
-@contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) end this process the way Ctrl-C does, so that nothing is left behind.
-
-    Who started it with SIGHUP ignored, as `nohup` does, wants it to go on.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    for signum, handler in before.items():
-        if handler != signal.SIG_IGN:
-            signal.signal(signum, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -21,13 +21,14 @@ from protocols.errors import explain
 from protocols.identity import load_config
 from securemodel.api import connect
 from securemodel.cli import script as scripts
-from securemodel.cli.base import Command
+from securemodel.cli.base import FILE, Command
 from securemodel.cli.lanes import MOST, Crew, Lanes, Processes
 from securemodel.cli.part import Given, Part, open_part, page_of
+from securemodel.cli.processes import prefixed
 from securemodel.cli.programs import program_of, weights_of
 from securemodel.cli.ray_lanes import LOCAL, RayLanes
 from securemodel.cli.results_page import read_labels, write_page
-from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
+from securemodel.cli.run import Here, end_as, party_options, run_all
 from securemodel.errors import InputError
 from securemodel.invocation import current
 from securemodel.scripts import load_file

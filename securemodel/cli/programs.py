@@ -14,7 +14,8 @@ from protocols.errors import InputError, explain
 from protocols.names import PUBLIC
 from securemodel.api import ENGINES, compile_again
 from securemodel.api import check as check_model
-from securemodel.cli.base import FAILED, Command, max_gib_option
+from securemodel.cli.base import FAILED, Command
+from securemodel.cli.dealing import max_gib_option
 from securemodel.compiler.capture import Examples
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.owners import weight_owners

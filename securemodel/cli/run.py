@@ -1,9 +1,8 @@
-"""securemodel run and securemodel dealer: the processes of a session."""
+"""securemodel run: a script as one party of a session, or as all of them."""
 
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,15 +12,13 @@ import click
 
 from protocols import identity
 from protocols.errors import ConfigError, explain
-from protocols.identity import DEALER, Identity, PartiesConfig
+from protocols.identity import DEALER
 from securemodel.api import ENGINES
 from securemodel.cli import script as scripts
-from securemodel.cli.base import Command, max_gib_option, print_error, wants_traceback
-from securemodel.cli.launch import Outcome, Say, run_local
-from securemodel.engines.masked.dealer import MOST_SESSIONS, serve
-
-_COLORS = ("cyan", "magenta", "yellow", "green", "blue", "bright_red")
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+from securemodel.cli.base import FILE, Command, print_error, wants_traceback
+from securemodel.cli.dealing import own_identity
+from securemodel.cli.launch import Outcome, run_local
+from securemodel.cli.processes import Say, prefixed
 
 _PARTY_OPTIONS = (
     click.option(
@@ -180,66 +177,4 @@ def check_identity(me: str, config: Path) -> None:
         raise ConfigError(explain("the dealer runs no script", fix=f"securemodel dealer --config {config}"))
     parties = identity.load_config(config)
     parties.entry(me)
-    _own_identity(parties, me)
-
-
-def _own_identity(parties: PartiesConfig, me: str) -> Identity:
-    """The identity the parties file names for this process; checked before the script starts. Raises ConfigError."""
-    if parties.identity is None:
-        raise ConfigError(
-            explain(
-                f"the parties file does not say where the identity of {me!r} is",
-                where=str(parties.path),
-                fix=f'make one with `securemodel keys new {me}`, and name its folder: [me] identity = "keys/{me}"',
-            )
-        )
-    own = identity.load(parties.identity)
-    if own.name != me:
-        fix = "use this party's own parties file and identity"
-        raise ConfigError(explain(f"the identity is of {own.name!r}, not {me!r}", where=str(parties.identity), fix=fix))
-    return own
-
-
-def prefixed(names: tuple[str, ...], echo: Callable[..., None] = click.echo) -> Say:
-    """Prints each line behind the colored name of the party it is from."""
-    width, lock = max(map(len, (*names, DEALER))), threading.Lock()
-    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
-
-    def say(name: str, text: str, error: bool) -> None:
-        with lock:
-            prefix = click.style(f"{name:>{width}} | ", fg=colors.get(name, "white"), dim=name == DEALER)
-            echo(prefix + text, err=error)
-
-    return say
-
-
-@click.command(cls=Command)
-@click.option("--config", required=True, type=FILE, help="A parties file with [dealer], and [me] of the dealer.")
-@click.option("--once", is_flag=True, help="End after the first session, with an error if it failed.")
-@click.option(
-    "--sessions",
-    type=click.IntRange(1, 1024),
-    default=MOST_SESSIONS,
-    show_default=True,
-    help="Serve at most so many sessions at a time, each of up to --max-gib.",
-)
-@max_gib_option
-def dealer(config: Path, once: bool, sessions: int, max_gib: float) -> None:
-    """Serve correlated randomness to the parties of a file.
-
-    The dealer learns which program the parties run, and sees neither their data nor their messages. It must not
-    work together with any of them. It serves sessions, several at a time, until it is stopped.
-
-    \b
-    Example:
-      securemodel dealer --config parties.toml
-    """
-    parties = identity.load_config(config)
-    entry = parties.entry(DEALER)
-    own = _own_identity(parties, DEALER)
-    click.echo(f"dealer for {', '.join(parties.parties)} on {entry.address}")
-    if not once:
-        click.echo(
-            f"at most {sessions} sessions at a time, of up to {max_gib:g} GiB: {sessions * max_gib:g} GiB in all"
-        )
-    serve(parties, own, once=once, sessions=sessions, max_bytes=int(max_gib * 2**30), say=click.echo)
+    own_identity(parties, me)

@@ -17,10 +17,9 @@ from rich.table import Table
 
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
-from securemodel.cli.base import Command
-from securemodel.cli.launch import end_processes, folder_with_heir, read_output, start_process
-from securemodel.cli.launch import terminated_like_interrupted as terminated
-from securemodel.cli.run import FILE, prefixed
+from securemodel.cli.base import FILE, Command
+from securemodel.cli.processes import end_processes, folder_with_heir, prefixed, read_output, start_process
+from securemodel.cli.processes import terminated_like_interrupted as terminated
 
 if TYPE_CHECKING:
     from securemodel.service.config import ServiceConfig

@@ -14,9 +14,10 @@ from rich.progress import Progress as Bar
 
 from protocols.errors import explain
 from securemodel.cli import script as scripts
-from securemodel.cli.base import Command
+from securemodel.cli.base import FILE, Command
+from securemodel.cli.processes import prefixed
 from securemodel.cli.programs import load_target
-from securemodel.cli.run import FILE, Here, end_as, party_options, prefixed, run_all
+from securemodel.cli.run import Here, end_as, party_options, run_all
 from securemodel.errors import InputError
 from securemodel.invocation import Progress
 from securemodel.planning.units import bytes_text
