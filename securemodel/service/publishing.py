@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -127,6 +127,8 @@ class Publishing:
         if self._busy(model):
             fix = "wait until `securemodel status` shows one version of it"
             raise NotPublished(explain(f"two versions of {model!r} are loaded already", fix=fix))
+        if away := self._away():
+            raise _not_published(away)
         versions.keep(model, version, weights)
         asked = self._asked[model, version] = asyncio.get_running_loop().create_future()
         say(f"loading version {version} of {model} beside version {version - 1}")
@@ -173,10 +175,24 @@ class Publishing:
             self._tell(name, message)
 
     def _linked(self, party: str, up: bool) -> None:
-        """The leader tells a party that connects which versions are current; it may have missed that."""
-        if up and self._leads:
+        """The leader tells a party that connects which versions are current, as it may have missed that, and gives up
+        what is being loaded where one leaves. Without the leader nobody knows what became of it."""
+        if self._leads and up:
             for model in self._party.config.models:
                 self._tell(party, Publish(model.name, self._party.versions.current(model.name), "current"))
+        elif self._leads:
+            for key in list(self._ready):
+                self._give_up_everywhere(key, _unreachable([party]))
+        elif not up:
+            what = f"{party} cannot be reached any more, and may have made the version current, or not"
+            fix = "once the link is up, `securemodel status` says which version is current"
+            for asked in self._asked.values():
+                _refuse(asked, NotPublished(explain(what, fix=fix)))
+
+    def _away(self) -> str:
+        """Which of the parties that this one has links to are not there, in words; nothing where all are."""
+        away = [name for name, up in self._party.desk.connected.items() if not up]
+        return _unreachable(away) if away else ""
 
     def _hear(self, party: str, message: Publish) -> None:
         """What a follower says to the leader, and what the leader says to all, itself included."""
@@ -195,14 +211,16 @@ class Publishing:
         if self._busy(model) or version != self._party.versions.current(model) + 1:
             self._tell(party, Publish(model, version, "refused", "another version is being loaded, or was published"))
             return
+        if away := self._away():
+            self._tell(party, Publish(model, version, "refused", away))
+            return
         self._ready[key] = set()
         self._tell_all(Publish(model, version, "load"))
 
     def _count(self, party: str, key: tuple[str, int], message: Publish) -> None:
         ready = self._ready[key]
         if message.stage == "failed":
-            del self._ready[key]
-            self._tell_all(Publish(*key, "given up", (_blame(party) + message.why)[:_LONGEST_WHY]))
+            self._give_up_everywhere(key, _blame(party) + message.why)
             return
         ready.add(party)
         if ready == set(self._party.desk.parties):
@@ -210,6 +228,10 @@ class Publishing:
             self._party.versions.set_current(*key)
             self._party.desk.switch(*key)
             self._tell_all(Publish(*key, "current"))
+
+    def _give_up_everywhere(self, key: tuple[str, int], why: str) -> None:
+        del self._ready[key]
+        self._tell_all(Publish(*key, "given up", why[:_LONGEST_WHY]))
 
     def _follow(self, key: tuple[str, int], message: Publish) -> None:
         if message.stage == "load" and key not in self._party.lanes:
@@ -252,14 +274,27 @@ class Publishing:
 
     def _fail(self, model: str, version: int, why: str) -> None:
         """Tells whoever asked for it here."""
-        if (asked := self._asked.get((model, version))) and not asked.done():
-            fix = "correct that and publish again; the version before is still served"
-            asked.set_exception(NotPublished(explain("the version was not published", why=why, fix=fix)))
+        if asked := self._asked.get((model, version)):
+            _refuse(asked, _not_published(why))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _refuse(asked: asyncio.Future[None], error: NotPublished) -> None:
+    if not asked.done():
+        asked.set_exception(error)
+
+
+def _not_published(why: str) -> NotPublished:
+    fix = "correct that and publish again; the version before is still served"
+    return NotPublished(explain("the version was not published", why=why, fix=fix))
+
+
+def _unreachable(parties: Sequence[str]) -> str:
+    return f"{' and '.join(parties)} cannot be reached; `securemodel status` shows the links"
 
 
 def _blame(party: str) -> str:

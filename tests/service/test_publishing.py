@@ -38,12 +38,18 @@ class Desk:
     def __init__(self, me: str, fronts: dict[str, Front]) -> None:
         self.me, self._fronts = me, fronts
         self.switched: list[tuple[str, int]] = []
+        self.away: set[str] = set()
         self.on_publish: Callable[[str, Publish], None] | None = None
         self.on_link: Callable[[str, bool], None] | None = None
 
     def tell(self, party: str, message: Publish) -> None:
         assert self.leader in (party, self.me), "followers have a link to the leader alone"
         asyncio.get_running_loop().call_soon(self._fronts[party].desk.on_publish, self.me, message)
+
+    @property
+    def connected(self) -> dict[str, bool]:
+        linked = [name for name in PARTIES if name != self.me] if self.me == self.leader else [self.leader]
+        return {name: name not in self.away for name in linked}
 
     def switch(self, model: str, version: int) -> None:
         self.switched.append((model, version))
@@ -204,6 +210,29 @@ def test_a_party_that_never_answers_is_waited_for_so_long(
 
     asyncio.run(publish())
     assert fronts["bank"].loaded == fronts["shop"].loaded == [1]
+
+
+@pytest.mark.parametrize(("asks", "away"), [("bank", "clinic"), ("shop", "clinic"), ("shop", "bank")])
+@pytest.mark.parametrize("leaves", ["before", "meanwhile"])
+def test_who_cannot_be_reached_is_named_at_once(
+    fronts: dict[str, Front], tmp_path: Path, asks: str, away: str, leaves: str
+) -> None:
+    """The leader sees that a follower leaves, and every follower that the leader does."""
+    witness = fronts["shop" if away == "bank" else "bank"].desk
+
+    async def publish() -> None:
+        if leaves == "before":
+            witness.away.add(away)
+        else:
+            fronts[away].begin = lambda model, version: witness.on_link(away, False) or []
+        with pytest.raises(NotPublished, match=f"{away} cannot be reached"):
+            await asyncio.wait_for(fronts[asks].publishing.publish("small", tmp_path / "new", lambda text: None), 60)
+        if away == "bank" and leaves == "meanwhile":  # what became of it, the leader says when it is back
+            return
+        await settled(fronts)
+        assert fronts[asks].loaded == [1] and fronts[asks].versions.current("small") == 1
+
+    asyncio.run(publish())
 
 
 def test_followers_obey_the_leader_alone(fronts: dict[str, Front]) -> None:
