@@ -230,6 +230,7 @@ class Front:
 
     def _asked(self, request: Request) -> tuple[str, int | None]:
         """The model and the version that the address names, both served here. Raises Refused."""
+        self._settings.check_started()
         name, text = request.path_params["model"], request.path_params.get("version")
         version = int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
         versions = self._desk.models.get(name, {})
@@ -281,11 +282,13 @@ class Front:
 
     async def _ready(self, request: Request) -> Response:
         """Whether requests can be answered now, of any model or of one."""
+        self._settings.check_started()
         asked = self._asked(request) if "model" in request.path_params else ()
         self._desk.check_ready(*asked)
         return _json({"ready": True})
 
     async def _document(self, request: Request) -> Response:
+        self._settings.check_started()
         return _json(self._settings.document())
 
     async def _description(self, request: Request) -> Response:
@@ -293,6 +296,7 @@ class Front:
 
     async def _page(self, request: Request) -> Response:
         """A file of the web page, with the policy that lets it load and ask nothing but what belongs to the service."""
+        self._settings.check_started()
         found = page_files().get(request.path_params.get("path", "index.html"))
         if found is None:
             raise HTTPException(404)

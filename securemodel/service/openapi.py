@@ -188,7 +188,7 @@ def _paths() -> dict[str, Any]:
         "/v2": _get("What this server is", "Server"),
         "/v2/health/live": _get("Whether it runs", "Live"),
         "/v2/health/ready": _get("Whether it can answer now", "Ready", _ANSWER),
-        "/service.json": _get("Parties, models, and who is trusted", "Service"),
+        "/service.json": _get("Parties, models, and who is trusted", "Service", ("peer_down",)),
         "/v2/requests/{id}": _asked(),
     }
     model = _parameter("model", {"type": "string", "minLength": 1})
@@ -200,7 +200,7 @@ def _paths() -> dict[str, Any]:
         ("/v2/models/{model}/versions/{version}", [model, version]),
     ):
         operations = {
-            "": _get("What a model is", "Model"),
+            "": _get("What a model is", "Model", ("peer_down",)),
             "/ready": _get("Whether a model can answer now", "Ready", _ANSWER),
             "/infer": _post("Ask with shares", _ONE, {"200": answer, "202": _json("State", "It waits.")}),
             "/infer_many": _post("Ask many times at once", _MANY, {"200": answers}),

@@ -33,6 +33,7 @@ from securemodel.service import admin, agreement, certificates, server
 from securemodel.service.app import make_app
 from securemodel.service.config import ServiceConfig
 from securemodel.service.control import ControlLinks
+from securemodel.service.desk import Refused
 from securemodel.service.journal import Journal
 from securemodel.service.keys import KeyBook
 from securemodel.service.lanes import EngineLane
@@ -44,7 +45,7 @@ from securemodel.service.publishing import Publishing, Versions
 from securemodel.service.relay import Relay
 from securemodel.service.settings import Settings
 
-_MEASURE_S = 1.0
+_MEASURE_S, _STARTING_S = 1.0, 1.0
 _LOCALHOST = "127.0.0.1"
 
 
@@ -57,7 +58,7 @@ class Party:
         self.lanes: dict[tuple[str, int], list[EngineLane]] = {}
         self.versions = Versions(config)
         self.keys = KeyBook(config.data / "keys.json")
-        self._drained, self._known = asyncio.Event(), asyncio.Event()
+        self._drained = asyncio.Event()
         self._opened = AsyncExitStack()
         self._certificates = self._read_certificates()
         self._hpke = {name: _base64(encryption_key(entry)) for name, entry in config.parties.parties.items()}
@@ -90,13 +91,13 @@ class Party:
         opened.callback(measuring.cancel)
 
     async def listen(self) -> None:
-        """Listens to clients, once it is known what each model takes: from the last start, or from its engine. Raises ConfigError."""
-        await self._known.wait()
+        """Listens to clients. Until it is known what each model takes, from the last start or from its engine, they are
+        told that the party starts. Raises ConfigError."""
         own = self.config.own
         settings = Settings(
             self.config.service.name, self.config.ranks.index(self.me), self.document,
             keys=self.keys if self.config.service.keys else None, metrics=self.metrics, log=self.log,
-            per_second=self.config.limits.requests_per_second,
+            per_second=self.config.limits.requests_per_second, check_started=self._check_started,
         )  # fmt: skip
         host, _, port = (own.listen or "0.0.0.0:8443").rpartition(":")
         tls = (Path(own.tls_certificate), Path(own.tls_key)) if own.tls_certificate and own.tls_key else None
@@ -114,6 +115,15 @@ class Party:
         files = [file for front in fronts for file in (front.certificate, front.ca) if file]
         watching = asyncio.create_task(certificates.watch([*files, *(tls or ())], renew, self.log))
         self._opened.callback(watching.cancel)
+
+    def _check_started(self) -> None:
+        if unknown := [model.name for model in self.config.models if model.name not in self.desk.models]:
+            doing = {lane.state for key, lanes in self.lanes.items() if key[0] in unknown for lane in lanes}
+            raise Refused(
+                "peer_down", f"party {self.me!r} is starting",
+                why=f"the engines of {', '.join(unknown)} are at: {', '.join(sorted(doing))}", fix="try again in some seconds",
+                retry_after=_STARTING_S, parties=(self.me,),
+            )  # fmt: skip
 
     def _read_certificates(self) -> Mapping[str, str | None]:
         return {name: certificates.fingerprint(front.certificate) for name, front in self.config.fronts.items()}
@@ -160,8 +170,6 @@ class Party:
             alone=not card["row_independent"], rows_per_day=limit,
         )  # fmt: skip
         self.desk.add(made, self.lanes[model, version])
-        if {model.name for model in self.config.models} <= self.desk.models.keys():
-            self._known.set()
 
     async def drain(self) -> None:
         """Takes nothing new, finishes what waits, and then lets `ended` return."""
@@ -305,14 +313,10 @@ async def serve(config: ServiceConfig, me: str, say: Callable[[str], None]) -> N
         loop.add_signal_handler(signum, drain)
     try:
         await party.start()
+        await party.listen()
         _notify("READY=1")
-        ended, listening = asyncio.ensure_future(party.ended()), asyncio.ensure_future(party.listen())
-        tasks |= {ended, listening}
-        await asyncio.wait({ended, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if listening.done():
-            await listening
-            say(f"{me} answers at {config.fronts[me].url}")
-            await ended
+        say(f"{me} listens for {config.fronts[me].url}")
+        await party.ended()
     finally:
         for task in tasks:
             task.cancel()

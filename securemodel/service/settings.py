@@ -54,6 +54,8 @@ class Settings:
     per_second: float = 2000.0
     """Requests a second with one key; `burst` of them can be saved up."""
     burst: int = 4000
+    check_started: Callable[[], None] = lambda: None
+    """Raises Refused while it is not known yet what the models take."""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     def ended(self, record: Record) -> None:
