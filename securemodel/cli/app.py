@@ -81,7 +81,7 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    commands=_Commands(),  # type: ignore[arg-type]  # nobody adds to them
+    commands=_Commands(),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="securemodel")
