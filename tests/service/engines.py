@@ -45,12 +45,6 @@ SERVICE = """
 name = "small"
 leader = "bank"
 keys = {keys}
-[fronts.bank]
-url = "https://bank.example"
-control = "bank.example:7101"
-[fronts.shop]
-url = "https://shop.example"
-control = "shop.example:7101"
 [me]
 data = "data"
 weights = {{ small = "small.safetensors" }}
@@ -62,6 +56,12 @@ name = "small"
 script = "small.py"
 sizes = [1, 4]
 rows_per_day = {rows_per_day}
+lanes = {lanes}
+"""
+FRONT = """
+[fronts.{name}]
+url = "https://{name}.example"
+control = "{name}.example:7101"
 """
 
 
@@ -78,10 +78,19 @@ def save(model: nn.Module, path: Path) -> Path:
     return path
 
 
-def write_service(folder: Path, port: int = 0, keys: str = "false", rows_per_day: int = 100_000) -> Roles:
+def write_service(
+    folder: Path,
+    port: int = 0,
+    keys: str = "false",
+    rows_per_day: int = 100_000,
+    parties: tuple[str, ...] = ("bank", "shop"),
+    lanes: int = 1,
+) -> Roles:
     """Files of all roles of a small service, with weights of seed 1."""
-    (folder / "small.py").write_text(SCRIPT)
-    (folder / "service.toml").write_text(SERVICE.format(keys=keys, rows_per_day=rows_per_day))
+    (folder / "small.py").write_text(SCRIPT.replace('("bank", "shop")', repr(parties)))
+    fronts = "".join(FRONT.format(name=name) for name in parties)
+    text = SERVICE.format(keys=keys, rows_per_day=rows_per_day, lanes=lanes)
+    (folder / "service.toml").write_text(text + fronts)
     save(network(1), folder / "small.safetensors")
     roles = folder / "roles"
     roles.mkdir(mode=0o700)
