@@ -130,6 +130,9 @@ class Publishing:
         if away := self._away():
             raise _not_published(away)
         versions.keep(model, version, weights)
+        for lane in self._party.lanes.get((model, version - 1), []):
+            if not lane.up:  # what stands in its way, such as a dealer who is away, may be in the new one's, too
+                say(f"version {version - 1} is not ready here: {lane.reason.partition(chr(10))[0] or lane.state}")
         asked = self._asked[model, version] = asyncio.get_running_loop().create_future()
         say(f"loading version {version} of {model} beside version {version - 1}")
         try:

@@ -235,6 +235,13 @@ def test_who_cannot_be_reached_is_named_at_once(
     asyncio.run(publish())
 
 
+def test_what_keeps_the_version_before_from_running_is_said(fronts: dict[str, Front], tmp_path: Path) -> None:
+    fronts["shop"].lanes["small", 1] = [Lane("small", 1, "down", "the dealer cannot be reached\nat all")]
+    said: list[str] = []
+    asyncio.run(fronts["shop"].publishing.publish("small", tmp_path / "new", said.append))
+    assert said[0] == "version 1 is not ready here: the dealer cannot be reached" and "loading version 2" in said[1]
+
+
 def test_followers_obey_the_leader_alone(fronts: dict[str, Front]) -> None:
     async def lie() -> None:
         for stage in ("load", "current", "given up", "nonsense"):

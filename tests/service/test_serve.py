@@ -34,7 +34,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         made.key = made.new_key("tests")
         made.wait(lambda: made.get("bank", "/v2/health/live")[0] == 200)
         status, problem = made.get("bank", "/service.json")
-        assert (status, problem["what"]) == (503, "party 'bank' is starting"), "it is reached before its engine is there"
+        assert (status, problem["what"]) == (503, "party 'bank' is starting"), (
+            "it is reached before its engine is there"
+        )
         made.wait(made.ready)
         yield made
 
