@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from securemodel.service.agreement import (
     COMPUTED,
@@ -37,7 +36,6 @@ from securemodel.service.messages import (
     Have,
     Held,
     Message,
-    Place,
     Refuse,
     Release,
     Run,
@@ -45,19 +43,7 @@ from securemodel.service.messages import (
     misbehaved,
     parts,
 )
-from securemodel.service.queueing import choose, smallest, wait_s
-
-MAX_PLACES = 128
-
-
-@dataclass
-class _Lane:
-    """Whether a lane can run, what it runs, and how long its sizes take."""
-
-    up: bool = True
-    run: int = 0
-    seconds: Mapping[int, float] = field(default_factory=dict)
-    session: str = ""
+from securemodel.service.waiting import LaneKey, LaneState, Waiting
 
 
 class Leader:
@@ -74,9 +60,8 @@ class Leader:
         known: Mapping[str, str] | None = None,
     ) -> None:
         self.me, self.followers, self.limits = me, tuple(followers), limits
-        self.shapes: dict[Key, Shape] = {}
+        self.waiting = Waiting()
         self.current: dict[str, int] = {}
-        self.lanes: dict[tuple[str, int, int], _Lane] = {}
         self.up: set[str] = set()
         self.requests: dict[str, Request] = {}
         self.batches: dict[int, Batch] = {}
@@ -84,7 +69,6 @@ class Leader:
         """Versions whose runs wait for preprocessing: at whom, and since when."""
         self._next_run = first_run
         self._started = now
-        self._ready: dict[Key, list[Request]] = {}
         self._unconfirmed: dict[str, dict[str, int]] = {party: {} for party in self.followers}
         self._early: dict[str, tuple[str, tuple[str, ...], float]] = {}
         self._ended: dict[str, tuple[str, float]] = {}
@@ -93,6 +77,16 @@ class Leader:
                 self._ended[id] = (state, now + limits.keep_s)
         self._doubtful = {id: None for id, state in (known or {}).items() if state == COMPUTED}
         self._out: list[Action] = []
+
+    @property
+    def shapes(self) -> dict[Key, Shape]:
+        """Versions that can be asked for."""
+        return self.waiting.shapes
+
+    @property
+    def lanes(self) -> dict[LaneKey, LaneState]:
+        """This party's lanes."""
+        return self.waiting.lanes
 
     # What this party does
 
@@ -105,7 +99,7 @@ class Leader:
         request = self._request(now, claim.id)
         request.claim, request.version = claim, claim.version or self.current.get(claim.model, 0)
         request.deadline = min([now + c.left_ms / 1000 for c in [claim, *request.claims.values()]])
-        if self._hopeless(now, request):
+        if self.waiting.hopeless(now, request):
             self._drop(now, [claim.id], "deadline")
         else:
             self._complete(now, request)
@@ -156,11 +150,9 @@ class Leader:
             self._fail(now, batch, party)
         return self._done(now)
 
-    def lane(
-        self, now: float, key: tuple[str, int, int], up: bool, seconds: Mapping[int, float], session: str = ""
-    ) -> list[Action]:
+    def lane(self, now: float, key: LaneKey, up: bool, seconds: Mapping[int, float], session: str = "") -> list[Action]:
         """A lane, (model, version, number), came up or went down, met the others anew, or measured its runs."""
-        lane = self.lanes.setdefault(key, _Lane())
+        lane = self.lanes.setdefault(key, LaneState())
         lane.up, lane.seconds, lane.session = up, seconds, session
         return self._done(now)
 
@@ -242,7 +234,7 @@ class Leader:
             missing = self._missing(request)
             if missing and now >= self._patience(request):
                 self._drop(now, [request.id], "share_missing", missing)
-            elif not missing and self._too_late(now, request):
+            elif not missing and self.waiting.too_late(now, request):
                 late.setdefault(self._why_late(request), []).append(request.id)
         for (code, parties), ids in late.items():
             self._drop(now, ids, code, parties)
@@ -310,7 +302,7 @@ class Leader:
         if others:
             self._drop(now, [request.id], "commit_mismatch", others)
         elif not self._missing(request):
-            self._ready.setdefault((mine.model, request.version), []).append(request)
+            self.waiting.add(request)
 
     def _missing(self, request: Request) -> tuple[str, ...]:
         """The parties that have no share of a request."""
@@ -361,9 +353,7 @@ class Leader:
         for id in ids:
             request = self.requests.pop(id, None)
             if request and request.state == HELD and request.claim:
-                queue = self._ready.get((request.claim.model, request.version), [])
-                if request in queue:
-                    queue.remove(request)
+                self.waiting.remove(request)
             if code == LOST:
                 self._doubtful.pop(id, None)
                 self._ended.pop(id, None)
@@ -390,26 +380,14 @@ class Leader:
         """Every idle lane gets what waits for it, if all parties can be told."""
         if len(self.up) < len(self.followers):
             return
-        for (model, version, number), lane in self.lanes.items():
-            queue = self._ready.get((model, version))
-            shape = self.shapes.get((model, version))
-            if queue and shape and lane.up and not lane.run:
-                self._run(now, model, version, number, lane, shape, queue)
+        for key, lane in self.waiting.idle():
+            self._run(now, key, lane)
 
-    def _run(
-        self, now: float, model: str, version: int, number: int, lane: _Lane, shape: Shape, queue: list[Request]
-    ) -> None:
-        queue.sort(key=lambda request: request.deadline)
-        rows = [request.claim.rows for request in queue if request.claim]
-        size, taken = choose(rows, shape.sizes, lane.seconds, shape.alone)
-        places, row = [], 0
-        for position in taken[:MAX_PLACES]:
-            places.append(Place(queue[position].id, row, rows[position]))
-            row += rows[position]
-        chosen = {place.id for place in places}
-        self._ready[model, version] = [request for request in queue if request.id not in chosen]
+    def _run(self, now: float, key: LaneKey, lane: LaneState) -> None:
+        model, version, number = key
+        size, places = self.waiting.take(key)
         run, self._next_run = self._next_run, self._next_run + 1
-        digest = manifest(run, number, shape.digest, version, size, places)
+        digest = manifest(run, number, self.shapes[model, version].digest, version, size, places)
         order = Run(run, number, model, version, size, places, digest, lane.session)
         self.batches[run], lane.run = Batch(order), run
         for request in [self.requests[place.id] for place in places]:
@@ -481,33 +459,7 @@ class Leader:
             request.since, request.wait_s = now, self.limits.restart_wait_s
         for batch in list(self.batches.values()):
             self._fail(now, batch, party)
-        self._ready = {}
-
-    # Time
-
-    def _too_late(self, now: float, request: Request) -> bool:
-        """Whether not even a run that begins now would answer in time."""
-        return now + self._seconds(request).get(self._size(request), 0.0) > request.deadline
-
-    def _hopeless(self, now: float, request: Request) -> bool:
-        """Whether what waits before a new request takes too long for it."""
-        key = (request.own.model, request.version)
-        shape = self.shapes.get(key)
-        if shape is None:
-            return False
-        ahead = sum(r.claim.rows for r in self._ready.get(key, ()) if r.claim and r.deadline <= request.deadline)
-        lanes = sum(1 for (model, version, _), lane in self.lanes.items() if (model, version) == key and lane.up)
-        wait = wait_s(ahead, shape.sizes, self._seconds(request), lanes) if ahead > shape.sizes[-1] else 0.0
-        return self._too_late(now + wait, request)
-
-    def _seconds(self, request: Request) -> Mapping[int, float]:
-        key = (request.own.model, request.version)
-        found = [lane.seconds for (model, version, _), lane in self.lanes.items() if (model, version) == key]
-        return found[0] if found else {}
-
-    def _size(self, request: Request) -> int:
-        shape = self.shapes.get((request.own.model, request.version))
-        return smallest(shape.sizes, request.own.rows) if shape else 0
+        self.waiting.clear()
 
     def _done(self, now: float) -> list[Action]:
         self._propose(now)

@@ -505,10 +505,10 @@ class PartyDesk:
     async def _until_met(self, key: tuple[str, int, int], order: Run) -> None:
         """Returns once this party's lane is in the session of a run: the leader's may have been ready a little earlier.
 
-        Raises LaneDown where that session is over, or does not come.
+        Raises LaneDown where that session is over, or does not come: then the leader has proposed the lane's next run.
         """
         until = time.monotonic() + self.limits.restart_wait_s
-        while order.run in self._machine.batches and key in self._lanes and time.monotonic() < until:
+        while self._newest(key) == order.run and key in self._lanes and time.monotonic() < until:
             self._step_lane(key)
             lane = self._lanes[key]
             if lane.session == order.session and lane.up:
@@ -517,6 +517,11 @@ class PartyDesk:
                 break
             await asyncio.sleep(_MEET_S)
         raise LaneDown("the session that a run was proposed for is over, or did not come")
+
+    def _newest(self, key: tuple[str, int, int]) -> int:
+        """The last run that was proposed on a lane and counts; 0 where there is none."""
+        orders = [batch.order for batch in self._machine.batches.values()]
+        return max((order.run for order in orders if (order.model, order.version, order.lane) == key), default=0)
 
     def _gathered(self, order: Run) -> list[np.ndarray]:
         """This party's shares of each input, for all rows of a run. Raises LaneDown if some are there no more."""

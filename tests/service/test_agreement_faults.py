@@ -157,6 +157,21 @@ def test_a_run_of_a_session_that_is_over_fails_and_meets_no_other(tmp_path) -> N
     Parties(2, tmp_path).run(test)
 
 
+def test_a_run_whose_session_never_comes_ends_with_the_next_run_of_its_lane(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        desk = service.desks["hospital"]
+        old = Run(1, 0, "linear", 1, 1, [], b"", "f" * 16)
+        desk._machine.batches[old.run] = Batch(old)
+        waiting = asyncio.create_task(desk._run(old))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        assert (await service.ask(X) == X @ WEIGHT).all()
+        await waiting
+        assert old.run not in desk._machine.batches and len(service.rooms[0].runs) == 1
+
+    Parties(2, tmp_path).run(test)
+
+
 def test_a_failed_run_is_run_again_in_another_epoch(tmp_path) -> None:
     async def test(service: Parties) -> None:
         room = service.rooms[0]
