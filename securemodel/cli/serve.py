@@ -105,15 +105,17 @@ def status(service: Path) -> None:
     waiting = found["waiting"]
     console.print(f"{found['service']}: {found['party']}, leader {found['leader']}; links: {links}")
     console.print(f"waiting: {waiting['requests']} requests, {waiting['rows']} rows")
-    table = Table("model", "version", "lane", "state", "weights from", "starts", "ms by size", "why")
+    table = Table("model", "version", "lane", "state", "weights from", "starts", "ms by size")
     for lane in found["lanes"]:
         version = f"{lane['version']}{' (current)' if found['current'].get(lane['model']) == lane['version'] else ''}"
         times = ", ".join(f"{size}: {took:g}" for size, took in lane["milliseconds"].items())
-        why = lane["reason"].split("\n")[0]
         table.add_row(
-            lane["model"], version, str(lane["lane"]), lane["state"], lane["weights"], str(lane["starts"]), times, why
+            lane["model"], version, str(lane["lane"]), lane["state"], lane["weights"], str(lane["starts"]), times
         )
     console.print(table)
+    for lane in found["lanes"]:
+        if lane["reason"]:
+            click.echo(f"{lane['model']} {lane['version']}, lane {lane['lane']}: {lane['reason']}")
 
 
 @click.group()

@@ -23,7 +23,7 @@ import msgspec
 
 from protocols.channel import tls
 from protocols.channel.listen import HANDSHAKE_S, address_text, listen_on_all
-from protocols.errors import BadFrame, ConfigError, IdentityError, Mismatch, PeerError, PeerStalled, explain
+from protocols.errors import BadFrame, ConfigError, IdentityError, Mismatch, PeerAbsent, PeerError, PeerStalled, explain
 from protocols.identity import Entry, Identity
 from securemodel.service.messages import (
     MAX_BYTES,
@@ -87,6 +87,13 @@ class _Peer:
     received: int = 0
     writer: asyncio.StreamWriter | None = None
     flushing: bool = False
+    complaint: str = ""
+
+    def complain(self, error: Exception) -> None:
+        """Logs what is wrong with it, once until it is linked or something else is wrong."""
+        if str(error) != self.complaint:
+            self.complaint = str(error)
+            _log.error("%s", error)
 
     def renew(self, theirs: bytes = b"") -> None:
         """Nothing was said or received yet."""
@@ -214,7 +221,7 @@ class ControlLinks:
         """Connects with the leader, for as long as this party is there."""
         wait_s = _REDIAL_S[0]
         while True:
-            with suppress(OSError, asyncio.TimeoutError, EOFError):
+            try:
                 reader, writer = await asyncio.wait_for(
                     asyncio.open_connection(*self._at, ssl=context, server_hostname="", limit=4 * MAX_BYTES),
                     HANDSHAKE_S,
@@ -225,6 +232,8 @@ class ControlLinks:
                         wait_s = _REDIAL_S[0]
                 finally:
                     writer.close()
+            except (OSError, asyncio.TimeoutError, EOFError, IdentityError) as error:
+                peer.complain(_no_link(peer.entry, self._at, error))
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _REDIAL_S[1])
 
@@ -237,7 +246,7 @@ class ControlLinks:
             writer.write(_frame(_ENCODER.encode(hello)))
             self._greet(peer, await self._read(peer, reader), writer)
         except PeerError as wrong:
-            _log.error("%s", wrong)
+            peer.complain(wrong)
             return False
         guest = asyncio.current_task()
         if guest in self._guests:
@@ -292,7 +301,7 @@ class ControlLinks:
             peer.sent = peer.said - len(peer.kept)
         else:
             peer.renew(hello.mine)
-        peer.writer = writer
+        peer.writer, peer.complaint = writer, ""
         self._connected(name, not goes_on)
         self._flush(peer)
 
@@ -336,7 +345,7 @@ class ControlLinks:
     def _hang_up(self, peer: _Peer, error: Exception | None = None) -> None:
         """Ends a connection, and says so."""
         if error:
-            _log.error("%s", error)
+            peer.complain(error)
         if peer.writer:
             peer.writer.close()
             peer.writer = None
@@ -352,6 +361,14 @@ async def _next(reader: asyncio.StreamReader, party: str) -> bytes:
 
 def _frame(raw: bytes) -> bytes:
     return len(raw).to_bytes(4, "big") + raw
+
+
+def _no_link(leader: Entry, at: tuple[str, int], error: Exception) -> PeerAbsent:
+    """Why there is no link with the leader, as its log says it to the operator of a follower."""
+    why = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+    fix = "see whether it is served, and whether address and certificates are those of both parties' files"
+    what = f"no link with the front of {leader.name!r}"
+    return PeerAbsent(leader.name, explain(what, where=address_text(at), why=why, fix=fix))
 
 
 def _split(address: str) -> tuple[str, int]:

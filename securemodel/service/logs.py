@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Mapping
@@ -52,6 +53,17 @@ class Log:
         with suppress(OSError):  # what cannot be logged, on a full disk, is done all the same
             self._stream.write(msgspec.json.encode(line) + b"\n")
             self._stream.flush()
+
+
+class Handler(logging.Handler):
+    """Makes lines of a log of what parts of a service say to Python's."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.event(record.levelname.lower(), text=record.getMessage())
 
 
 def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -113,5 +113,5 @@ def read(path: Path, key: bytes, program: str, version: int) -> tuple[dict[str, 
 
 
 def _unusable(path: Path, why: str) -> DecodeError:
-    fix = "restore it from a backup, or let the weights' owner load them again"
+    fix = "restore it, or the key that it was made with; or remove it, and the weights' owner loads them again"
     return DecodeError(explain("stored weights cannot be used", where=str(path), why=why, fix=fix))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import signal
 import socket
@@ -37,7 +38,7 @@ from securemodel.service.desk import Refused
 from securemodel.service.journal import Journal
 from securemodel.service.keys import KeyBook
 from securemodel.service.lanes import EngineLane
-from securemodel.service.logs import Log
+from securemodel.service.logs import Handler, Log
 from securemodel.service.metrics import Metrics
 from securemodel.service.naming import Lane
 from securemodel.service.party import Model, make_desk
@@ -302,7 +303,9 @@ async def serve(config: ServiceConfig, me: str, say: Callable[[str], None]) -> N
         raise ConfigError(explain(f"the identity is of {own.name!r}, not {me!r}", where=str(config.path), fix=fix))
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     admin.check_unserved(config.data)  # before the journal, which the other process has open
-    party = Party(config, me, own, Log(sys.stderr.buffer))
+    log = Log(sys.stderr.buffer)
+    logging.getLogger("securemodel.service").addHandler(Handler(log))
+    party = Party(config, me, own, log)
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Future[None]] = set()
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from securemodel.edge.sealing import RELAY_PATH
 from securemodel.service import headers
 from securemodel.service.app import make_app
 from securemodel.service.desk import STATUS, Refused
-from securemodel.service.logs import Log
+from securemodel.service.logs import Handler, Log
 from securemodel.service.problems import MEANING
 from securemodel.service.relay import Relay
 from tests.edge.conftest import VECTORS
@@ -541,3 +542,14 @@ def test_a_mistake_of_the_relay_is_told_by_its_kind_alone() -> None:
     assert reply.code == "internal" and b"12345" not in reply.body + told.getvalue()
     assert json.loads(told.getvalue())["code"] == "internal"
     assert reply.headers["access-control-allow-origin"] == "*"
+
+
+def test_what_parts_of_a_service_log_are_lines_of_its_log() -> None:
+    told = io.BytesIO()
+    logger = logging.getLogger("securemodel.service.test")
+    logger.addHandler(Handler(Log(told)))
+    logger.error("party %s broke\nthe agreement", "bank")
+    line = json.loads(told.getvalue())
+    assert (line["event"], line["text"]) == ("error", "party bank broke\nthe agreement") and told.getvalue().count(
+        b"\n"
+    ) == 1

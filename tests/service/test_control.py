@@ -133,6 +133,8 @@ def test_another_service_file_is_refused_by_name(tmp_path, caplog) -> None:
         while "'hospital' has another SERVICE.toml" not in caplog.text:
             await asyncio.sleep(0.01)
         assert codes(await service.send(service.bodies(X, new_id()))) == {"peer_down"}
+        await asyncio.sleep(0.5)  # hospital dials again meanwhile
+        assert caplog.text.count("'hospital' has another SERVICE.toml") == 1, "once is enough"
 
     service = OverTLS(2, tmp_path)
     service.digests["hospital"] = b"\0" * 32
@@ -162,3 +164,26 @@ def test_bytes_are_a_message_or_refused_by_name(raw) -> None:
         assert error.party == "hospital"
     else:
         assert unpack(pack(message), "hospital") == message
+
+
+def test_why_there_is_no_link_with_the_leader_is_told_once(tmp_path, caplog) -> None:
+    async def test(service: OverTLS) -> None:
+        await service.ready()
+        await service.desks.pop("bank").close()
+        while "no link with the front of 'bank'" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        assert caplog.text.count("no link with the front of 'bank'") == 1 and f"127.0.0.1:{service.port}" in caplog.text
+
+    OverTLS(2, tmp_path).run(test)
+
+
+def test_whom_the_leader_does_not_know_is_told_so(tmp_path, caplog) -> None:
+    async def test(service: OverTLS) -> None:
+        while "no link with the front of 'bank'" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert "certificates are those of both parties' files" in caplog.text
+
+    service = OverTLS(2, tmp_path)
+    service.own["hospital"] = service.own["stranger"]
+    service.run(test)
