@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         doctor,
         edge,
         evaluate,
+        federate,
         keys,
         page,
         predict,
@@ -41,6 +42,7 @@ COMMANDS = {
     "drain": ("serve:drain", "End this party's part of a service in good order."),
     "edge": ("edge:edge", "Ask a service, as somebody who is no party of it."),
     "evaluate": ("evaluate:evaluate_command", "Evaluate a model on joint rows."),
+    "federate": ("federate:federate", "Aggregate the updates of many sites, and learn nothing else of them."),
     "key": ("serve:key", "Make, add, list and revoke API keys of a service."),
     "keys": ("keys:keys", "Make and show the identity of a party."),
     "page": ("page:page", "Check the web page of a service, or keep it on a disk."),
@@ -98,6 +100,7 @@ def main() -> None:
       securemodel run infer.py --me bank --config parties.toml
       securemodel train train.py --local      joint training, all parties on this machine
       securemodel share train.py --me NAME    share rows for a training, and leave
+      securemodel federate rounds.py --local  federated learning, all sites on this machine
       securemodel align joint.toml --local    which rows of several files belong together
       securemodel describe joint.toml --local count, mean, deviation and quantiles of a joint table
       securemodel evaluate score.py --local   metrics of a model on joint rows, and a report

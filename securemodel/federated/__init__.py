@@ -10,6 +10,7 @@ aggregations  what can be aggregated
 task          what is aggregated, of whom, by whom, within which bounds
 stages        an aggregator's walk through a closed round
 local         all aggregators in one process
+scripts       a user's script of a federation, and all its rounds in one process
 journal       what an aggregator must know after a restart
 agreement     who is in, and when a result may be seen: the same at all aggregators
 aggregator    one aggregator: parts of uploads, and meetings with the others

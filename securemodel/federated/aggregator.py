@@ -68,8 +68,8 @@ class Place:
 class Aggregator:
     """One aggregator of a task. A front's threads and the meetings may use it at a time.
 
-    `rounds`: after so many, no other one is opened, and `finished` is True once that is so everywhere. `model(number)` is the
-    digest of the model that the updates of a round start from; `run` runs a program of the task.
+    `rounds`: after so many, no other one is opened, and `finished` is True once that is so everywhere. `model(number,
+    outcome)` is the digest of the model that the updates of a round start from, given how the rounds before ended; `run` runs a program of the task.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Aggregator:
         place: Place,
         *,
         rounds: int | None = None,
-        model: Callable[[int], str] = lambda number: "",
+        model: Callable[[int, Callable[[int], Outcome]], str] = lambda number, outcome: "",
         run: Callable[[Any], Any] | None = None,
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
@@ -181,9 +181,11 @@ class Aggregator:
     # ---- meetings
     @property
     def due(self) -> float:
-        """When the next meeting is, in seconds of Unix time; 0 at once."""
+        """When the next meeting is, in seconds of Unix time; 0 at once, as when all slots of the open round are taken."""
         last = self.journal.last()
-        return last.deadline if last is not None and last.state == OPEN else 0.0
+        if last is None or last.state != OPEN or len(self.held(last.number)) >= self.task.slots:
+            return 0.0
+        return last.deadline
 
     def meet(self, channel: Channel) -> Round | None:
         """One meeting: it opens a round, or ends one, or goes on where a crash stopped. Returns the latest round.
@@ -192,7 +194,7 @@ class Aggregator:
         """
         with self._lock:  # what came until now counts, and nothing comes after it
             mine = self._standing()
-            if self._inbox is not None and mine.number and self._clock() >= mine.deadline:
+            if self._inbox is not None and self._clock() >= mine.deadline:
                 self._inbox.closed = True
         said = exchange_standings(channel, mine, self.task.aggregators)
         newest = max(one.number for one in said.values())
@@ -204,9 +206,13 @@ class Aggregator:
         elif any(one.number < newest for one in said.values()):
             if mine.number < newest:  # it crashed when the others opened this round
                 self._begin(newest, next(one.deadline for one in said.values() if one.number == newest))
-        elif all(one.state != OPEN or self._clock() >= one.deadline for one in said.values()):
+        elif all(self._is_over(one) for one in said.values()):
             self._finish(channel, decide(said, self.task.minimum, self.task.slots))
         return self.journal.last()
+
+    def _is_over(self, one: Standing) -> bool:
+        """Whether an aggregator takes no more uploads to its round: it is past its deadline, or all slots are taken."""
+        return one.state != OPEN or self._clock() >= one.deadline or len(one.held) >= self.task.slots
 
     def _standing(self) -> Standing:
         last = self.journal.last() or Round(0, 0.0, "")
@@ -231,7 +237,8 @@ class Aggregator:
     def _check_not_lost(self, said: Mapping[str, Standing], newest: int) -> None:
         for name, one in said.items():
             if one.number < newest - 1 or (one.number == newest - 1 and one.number and one.state not in ENDED):
-                what, fix = f"aggregator {name!r} has lost rounds", "restore its folder from a backup"
+                what = f"aggregator {name!r} has lost rounds"
+                fix = "begin a new federation with the latest model, in empty folders at all aggregators"
                 why = f"its latest is round {one.number}, and others have ended that and begun round {newest}"
                 raise Mismatch(name, explain(what, why=why, fix=fix))
 
@@ -318,7 +325,9 @@ class Aggregator:
         return self.place.folder / f"round-{number}"
 
     def _card(self, found: Round) -> RoundCard:
-        return self.task.card(found.number, self.place.keys, model=self._model(found.number), deadline=found.deadline)
+        return self.task.card(
+            found.number, self.place.keys, model=self._model(found.number, self.outcome), deadline=found.deadline
+        )
 
     def _stored(self, number: int) -> _Stored:
         return msgspec.msgpack.decode(self.journal.result(number) or b"", type=_Stored)

@@ -105,7 +105,7 @@ def _members(standings: Mapping[str, Standing], slots: int) -> tuple[tuple[str, 
 
 
 def _differs(party: str, what: str, why: str) -> Mismatch:
-    fix = "restore that aggregator's folder from a backup, or end this round everywhere: delete nothing by hand"
+    fix = "begin a new federation with the latest model, in empty folders at all aggregators"
     return Mismatch(party, explain(f"aggregator {party!r} {what}", why=why, fix=fix))
 
 

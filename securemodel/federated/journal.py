@@ -31,7 +31,7 @@ CREATE TABLE spent (client TEXT PRIMARY KEY, rounds INTEGER NOT NULL) WITHOUT RO
 """
 _UNUSABLE = (
     "the journal of this aggregator cannot be used",
-    "if another process has it open, end that one; if it is damaged, restore the folder, or use an empty one",
+    "if another process has it open, end that one; if it is damaged, begin anew in empty folders at all aggregators",
 )
 
 
@@ -146,7 +146,7 @@ class Journal:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 what = "the journal of this aggregator cannot be read or written"
-                fix = "make room on the disk, or restore the file; then start the aggregator again"
+                fix = "make room on the disk; then start the aggregator again"
                 raise FileError(explain(what, where=str(self.path), why=str(error), fix=fix)) from None
 
     @contextmanager

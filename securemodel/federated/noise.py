@@ -70,5 +70,7 @@ def _drawn(path: Path, scale: float, count: int) -> np.ndarray:
         data = discrete_gaussian(scale, count).numpy().astype("<i8").tobytes()
         write_secret(path, data, _WHAT, new=True)
     if len(data) != 8 * count:
-        raise InputError(explain(f"{_WHAT} is of another size", where=str(path), fix="restore the round's folder"))
+        raise InputError(
+            explain(f"{_WHAT} is of another size", where=str(path), fix="begin anew, in empty folders everywhere")
+        )
     return np.frombuffer(data, "<i8")

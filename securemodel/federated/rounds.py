@@ -28,6 +28,7 @@ from securemodel.federated.aggregator import ENDED, Aggregator, Place
 from securemodel.federated.front import Front
 from securemodel.federated.task import Outcome, Task
 from securemodel.service import server
+from securemodel.service.certificates import fingerprint
 from securemodel.service.connections import Limits
 from securemodel.service.keys import KeyBook
 from securemodel.service.logs import Log
@@ -60,6 +61,12 @@ def public_key(config: PartiesConfig, name: str) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
+def entry(me: str, config: PartiesConfig, url: str, tls: tuple[Path, Path] | None) -> dict[str, Any]:
+    """What federation.json says of this aggregator. Raises ConfigError."""
+    shown = None if tls is None else fingerprint(str(tls[0]))
+    return {"name": me, "url": url, "certificate": shown, "ca": None, "hpke": public_key(config, me)}
+
+
 def meetings(me: str, config: PartiesConfig, own: Identity) -> Callable[[], AbstractContextManager[Channel]]:
     """Each call connects with all other aggregators. Raises PeerAbsent after the parties file's time."""
     return lambda: connect_channel(me, config, own)
@@ -77,7 +84,8 @@ def run(
     """All rounds of an aggregator, to the last one. `ended` is told each round that ends here.
 
     Where another one is gone, dies or is silent, the meeting is tried again until `patience_s` seconds after the first
-    failure; then its PeerError is raised, and the journal keeps what there is. Other errors of the agreement are raised at once.
+    failure and the round's deadline; then its PeerError is raised, and the journal keeps what there is. Other errors of the
+    agreement are raised at once.
     """
     told, failed_at = 0, None
     while not aggregator.finished:
@@ -88,7 +96,8 @@ def run(
             with meet() as channel:
                 aggregator.meet(channel)
         except (PeerAbsent, PeerAborted, PeerDied, PeerStalled):
-            failed_at = clock() if failed_at is None else failed_at
+            last = aggregator.journal.last()
+            failed_at = max(clock() if failed_at is None else failed_at, 0.0 if last is None else last.deadline)
             if clock() - failed_at >= patience_s:
                 raise
             sleep(min(_POLL_S, patience_s))

@@ -22,6 +22,7 @@ COMMANDS = [
     ["run"],
     ["train"],
     ["share"],
+    ["federate"],
     ["align"],
     ["describe"],
     ["evaluate"],

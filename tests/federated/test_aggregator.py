@@ -326,3 +326,19 @@ def test_another_task_is_refused(world):
     here.ends["second"].task = replace(here.task, deadline_s=601.0)
     found = here.meet()
     assert isinstance(found["first"], Mismatch) and found["first"].party == "second"
+
+
+def test_a_round_ends_early_when_all_slots_are_taken(world):
+    here = world(slots=2)
+    card = here.open()
+    here.upload(card, "a", 1.0)
+    assert [end.due for end in here.ends.values()] == [card.deadline] * 2
+    here.upload(card, "b", 1.0, ranks=(0,))
+    assert [end.due for end in here.ends.values()] == [0.0, card.deadline]
+    assert set(here.meet_well().values()) == {OPEN}
+    other = share_update(card, update(1.0), id="c")
+    assert refusal(here.ends["first"].receive, 1, "c", other[0]).code == "id_reused"
+    here.ends["second"].receive(1, "c", other[1])
+    assert set(here.meet_well().values()) == {REFUSED}
+    outcome = here.ends["first"].outcome(1)
+    assert outcome.absent == ("b",) and "all 2 slots" in outcome.refused["c"]
