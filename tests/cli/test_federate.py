@@ -5,6 +5,7 @@ import re
 import textwrap
 import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,14 @@ def test_everybody_on_this_machine(call, script, tmp_path, reveal):
     assert "Picture" in result.output
     drawn = ET.parse(tmp_path / "out.svg").getroot()
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and f"{found[-1]:.3f} in round 3" in "".join(drawn.itertext())
+
+
+def test_the_example(call):
+    example = Path(__file__).parents[2] / "examples" / "federated_plain" / "rounds.py"
+    result = call("federate", example, "--local")
+    assert result.exit_code == 0, result.output
+    found = [float(x) for x in re.findall(r"accuracy (\d\.\d+)", result.output)]
+    assert len(found) == 10 and 0.6 < found[0] < found[-1]
 
 
 @pytest.mark.parametrize(
