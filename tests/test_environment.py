@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 READERS = {
     "securemodel/ledger.py": "the folder of the user's state, as all programs have it",
     "securemodel/cli/processes.py": "passes everything on to the parties of --local; sets the number of threads",
+    "securemodel/cli/forks.py": "gives numpy the threads back that it must not have before a fork",
     "securemodel/cli/ray_lanes.py": "switches off what Ray would tell its makers",
     "securemodel/cli/lanes.py": "passes everything on to the lanes of predict; sets the number of threads",
     "securemodel/service/lanes.py": "passes everything on to the engines of a service; sets the number of threads",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,11 +14,12 @@ from protocols.channel.testing import loopback_parties
 from protocols.identity import DEALER, Timeouts
 from securemodel.cli.base import OK, SESSION_FAILED
 from securemodel.cli.processes import (
+    Process,
     Say,
     end_processes,
     folder_with_heir,
     read_output,
-    start_process,
+    starter,
     terminated_like_interrupted,
 )
 from securemodel.engines.masked.dealer import MOST_SESSIONS
@@ -58,7 +59,7 @@ def run_local(
     one fails the others are stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
     terminal and the end of this process, whatever ends it, end all processes. Raises ConfigError for names that cannot be a party's.
     """
-    with terminated_like_interrupted(), folder_with_heir() as (folder, heir):
+    with terminated_like_interrupted(), folder_with_heir() as (folder, heir), ExitStack() as stack:
         configs = _configurations(parties, folder, dealer, contributors, lanes)
         rows = folder / "rows"
         shown = ["--traceback"] if traceback else []
@@ -72,11 +73,12 @@ def run_local(
             options = ["--me", name, "--config", str(configs[name]), *shown]
             options += ["--rows", str(rows)] if contributors else []
             commands[name] = [*command, *options, "--", str(script), *args]
-        processes: dict[str, subprocess.Popen[bytes]] = {}
+        processes: dict[str, Process] = {}
         readers: list[threading.Thread] = []
+        starts = stack.enter_context(starter(len(parties), heir))
 
         def start(name: str, words: Sequence[str]) -> None:
-            processes[name] = start_process(words, len(parties))
+            processes[name] = starts(words)
             heir.write(b"%d\n" % processes[name].pid)
             readers.extend(read_output(name, processes[name], say))
 
@@ -109,7 +111,7 @@ def _configurations(
     return paths
 
 
-def _wait(processes: Mapping[str, subprocess.Popen[bytes]]) -> Outcome:
+def _wait(processes: Mapping[str, Process]) -> Outcome:
     """Waits for all parties, or for the first failure and a little longer."""
     failed: dict[str, int] = {}
     deadline = float("inf")

@@ -11,13 +11,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, cast
 
 import click
 
 from protocols.identity import DEALER
+from securemodel.cli.forks import HAVE_FORKS, Forked, Forks
 
 _TERMINATE_S = 2.0
 _POLL_S = 0.02
@@ -29,6 +30,7 @@ while read -r group; do groups="$groups -$group"; done
 rm -rf -- "$1"
 """
 
+Process = subprocess.Popen[bytes] | Forked
 Say = Callable[[str, str, bool], None]
 """Takes a line of output: whose it is, its text, and whether it went to the error output."""
 
@@ -53,13 +55,28 @@ def folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
             heir.kill()
 
 
+@contextmanager
+def starter(parties: int, heir: IO[bytes]) -> Iterator[Callable[[Sequence[str]], Process]]:
+    """Starts commands of `securemodel` for so many parties, each in a process group of its own: as forks where possible."""
+    if not HAVE_FORKS:
+        yield lambda command: start_process(command, parties)
+        return
+    with closing(Forks(_environment(parties))) as forks:
+        heir.write(b"%d\n" % forks.pid)
+        yield forks.start
+
+
+def _environment(parties: int) -> dict[str, str]:
+    """The parties share this machine's cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // parties))
+    return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
 def start_process(command: Sequence[str], parties: int) -> subprocess.Popen[bytes]:
     """Starts one of the commands of `securemodel` for one of so many parties, in a process group of its own."""
-    threads = str(max(1, (os.cpu_count() or 1) // parties))  # the parties share this machine's cores
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "securemodel.cli", *command],
-        env=environment,
+        env=_environment(parties),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,7 +84,7 @@ def start_process(command: Sequence[str], parties: int) -> subprocess.Popen[byte
     )
 
 
-def read_output(name: str, process: subprocess.Popen[bytes], say: Say) -> list[threading.Thread]:
+def read_output(name: str, process: Process, say: Say) -> list[threading.Thread]:
     """Says each line that a process writes, in threads that end with it."""
 
     def read(pipe: IO[bytes], error: bool) -> None:
@@ -82,7 +99,7 @@ def read_output(name: str, process: subprocess.Popen[bytes], say: Say) -> list[t
     return readers
 
 
-def end_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+def end_processes(processes: Iterable[Process]) -> None:
     """Ends what still runs, with everything it started: first politely, then at once."""
     running = [process for process in processes if process.poll() is None]
     for signum in (signal.SIGTERM, signal.SIGKILL):

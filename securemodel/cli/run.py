@@ -13,12 +13,14 @@ import click
 from protocols import identity
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
-from securemodel.api import ENGINES
 from securemodel.cli import script as scripts
 from securemodel.cli.base import FILE, Command, print_error, wants_traceback
 from securemodel.cli.dealing import own_identity
 from securemodel.cli.launch import Outcome, run_local
 from securemodel.cli.processes import Say, prefixed
+
+PROTOCOLS = ("masked", "paillier")
+"""Those that a script can be run with. Who starts the others needs none of the engines, which take seconds to import."""
 
 _PARTY_OPTIONS = (
     click.option(
@@ -95,7 +97,7 @@ def party_options(command: Callable) -> Callable:
 @party_options
 @click.option(
     "--protocol",
-    type=click.Choice([name for name in ENGINES if name != "crypten"]),
+    type=click.Choice(PROTOCOLS),
     help="What runs programs whose compile() names no protocol; the same at every party.",
 )
 @click.option(

@@ -16,7 +16,9 @@ import pytest
 
 from protocols.channel.testing import loopback_parties
 from protocols.identity import Timeouts
+from securemodel.api import ENGINES
 from securemodel.cli import launch
+from securemodel.cli.run import PROTOCOLS
 from securemodel.cli.script import declared_parties
 from securemodel.errors import ConfigError
 
@@ -165,6 +167,10 @@ def test_signals_stop_all(write, tmp_path: Path, own_temporary_folder: Path, sig
         assert errors.strip() == "stopped"
     for name in ("a.pid", "b.pid", "a.child", "b.child"):
         assert gone(tmp_path / name)
+
+
+def test_every_protocol_can_be_named_but_that_which_starts_its_own_processes() -> None:
+    assert {*PROTOCOLS, "crypten"} == set(ENGINES)
 
 
 def test_names_can_be_given(monkeypatch: pytest.MonkeyPatch, call, write) -> None:

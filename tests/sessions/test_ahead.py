@@ -171,3 +171,16 @@ def test_close_while_somebody_takes(worker) -> None:
     assert not made.close(0.1)  # the source keeps the worker, but nobody else waits for it
     thread.join(5)
     assert time.monotonic() - start < 4 and "closed" in caught[0]
+
+
+def test_the_end_of_a_session_hides_no_error_by_another(world, program, tools) -> None:
+    """Whatever ended the link to the dealer, the user's own error, or exit code, is what is seen."""
+
+    def leave(session) -> None:
+        session.run(None if session.me == "bank" else tools.rows(2))
+        if session.me == "hospital":
+            session.walks["hospital"].source._link.abort("as a thread that prepares does when it fails")
+            raise SystemExit(7)
+
+    results = world.run(dict.fromkeys(program.parties, leave))
+    assert isinstance(results["hospital"], SystemExit) and results["hospital"].code == 7

@@ -165,6 +165,6 @@ class DealerSource(NoSource):
             self._link.send(END_OF_SESSION, [REQUEST.pack(0, 0, END)], timeout_s=_GOODBYE_S)
             while (left := deadline - time.monotonic()) > 0:
                 self._link.receive_next((Purpose.DEAL,), self._largest, timeout_s=left)
-        except PeerError:
-            pass  # the dealer's goodbye, or its end
+        except ProtocolError:
+            pass  # the dealer's goodbye or its end, or an error that closed the link before
         self._link.close()
