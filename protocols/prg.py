@@ -5,6 +5,7 @@ that no two uses ever read the same bytes as long as no address is used twice wi
 """
 
 import os
+import struct
 from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import sha256
@@ -17,6 +18,7 @@ from protocols import kernels
 KEY_BYTES = 32
 EPOCHS = 1 << 40
 """Epochs under one key: at a thousand runs a second they last for 34 years."""
+_NONCE = struct.Struct("<IIBBH")
 
 
 class Use(IntEnum):
@@ -69,13 +71,13 @@ class Stream:
         "add", "sub", "xor", see `kernels.chacha20`. The nonce is, little-endian, so that no two addresses share one:
         epoch, low u32 | node u32 | purpose u8 | epoch, high u8 | index u16.
         """
-        if not (0 <= epoch < EPOCHS and 0 <= node < 1 << 32 and 0 <= purpose < 1 << 8 and 0 <= index < 1 << 16):
+        try:
+            nonce = _NONCE.pack(epoch & 0xFFFFFFFF, node, purpose, epoch >> 32, index)
+        except struct.error:
             raise ValueError(
                 f"Stream.fill: epoch {epoch} must be below 2^40, node {node} below 2^32, purpose {int(purpose)} below 2^8 "
                 f"and index {index} below 2^16, none negative; start a new key when numbers run out"
-            )
-        low, high = epoch & 0xFFFFFFFF, epoch >> 32
-        nonce = (low | node << 32 | int(purpose) << 64 | high << 72 | index << 80).to_bytes(12, "little")
+            ) from None
         return kernels.chacha20(out, self._key, nonce, mode)
 
 
