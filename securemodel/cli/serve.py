@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import subprocess
 import time
@@ -56,8 +55,10 @@ def serve(service: Path, me: str | None, local: bool, port: int) -> None:
     config = _load(service)
     config.parties.entry(me)
     with _packages():
+        import uvloop
+
         from securemodel.service import serving
-    asyncio.run(serving.serve(config, me, click.echo))
+    uvloop.run(serving.serve(config, me, click.echo))
 
 
 @click.command(cls=Command, no_args_is_help=True)

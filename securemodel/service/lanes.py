@@ -114,7 +114,7 @@ class EngineLane:
             here.close()
             self._fail("ended", f"its engine cannot be started: {error.strerror}")
             return
-        reader, self._writer = await asyncio.open_connection(sock=here)
+        reader, self._writer = await asyncio.open_unix_connection(sock=here)
         try:
             while True:
                 self._hear(*await frames.receive_async(reader))
