@@ -2,8 +2,9 @@
 
 Two parties and a dealer, each a process of its own with the engine processes that it starts, links over TLS, and clients
 over HTTPS with keys: LeNet-5, sizes 1, 8, 32 and 128. The clients share, post to both parties and add the shares up, in
-one process; all of it is on this machine. Beside it: the engine alone, size 32, and plain torch behind the same HTTP
-server. And what restarts take: from the start to ready, after `kill -9` of each role, and a new version under load.
+one process; all of it is on this machine. Beside it: the engine alone, sizes 1 and 32, and plain torch behind the same
+HTTP server. Processor time a request, by role, says the same on a busy machine. And what restarts take: from the start to
+ready, after `kill -9` of each role, and a new version under load.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from urllib.parse import urlsplit
 import click
 import httptools
 import numpy as np
+import psutil
 import torch
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -58,6 +61,7 @@ from securemodel.service import local, server
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "service"
 WEIGHTS = EXAMPLE.parent / "lenet_mnist" / "lenet5.safetensors"
+ROLES = ("clients", "fronts", "engines", "dealer")
 _READY_S = 300.0
 
 
@@ -162,7 +166,7 @@ async def _again(urls: Sequence[str], context: ssl.SSLContext | None, until: flo
 
 
 def load(target: dict[str, Any], clients: int, seconds: float) -> dict[str, Any]:
-    """So many clients for so many seconds, after one second that is not counted."""
+    """So many clients for so many seconds, after one second that is not counted. Processor times are of a request."""
     rows = target["rows"]
 
     async def run(seconds: float) -> tuple[list[float], Counter]:
@@ -172,15 +176,23 @@ def load(target: dict[str, Any], clients: int, seconds: float) -> dict[str, Any]
         await asyncio.gather(*(client(target, rows, until, seen, codes) for _ in range(clients)))
         return seen, codes
 
-    asyncio.run(run(1.0))
-    seen, codes = asyncio.run(run(seconds))
+    uvloop.run(run(1.0))
+    before = target["processes"]()
+    seen, codes = uvloop.run(run(seconds))
+    after = target["processes"]()
     batches = {key[1]: count for key, count in codes.items() if isinstance(key, tuple)}
     cuts = statistics.quantiles(seen, n=100) if len(seen) > 1 else [float("nan")] * 99
     return {
         "clients": clients, "requests/s": len(seen) / seconds, "p50 ms": cuts[49], "p95 ms": cuts[94],
         "p99 ms": cuts[98], "rows in a batch": sum(b * n for b, n in batches.items()) / max(sum(batches.values()), 1),
+        **{f"{role}, CPU ms": 1000 * (after[role] - before[role]) / max(len(seen), 1) for role in ROLES},
         "not answered": {key: count for key, count in codes.items() if not isinstance(key, tuple)},
     }  # fmt: skip
+
+
+def busy_s(*pids: int) -> float:
+    """Seconds that processes have kept processors busy."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
 
 
 # ---- the service's processes
@@ -239,6 +251,20 @@ class Roles:
                 raise RuntimeError(f"the service did not get ready; see {self.folder}")
             time.sleep(0.02)
         return time.perf_counter() - start
+
+    def busy(self) -> dict[str, float]:
+        """Seconds of processors that each kind of process has taken, that of the clients among them."""
+        fronts = [psutil.Process(self.running[name].pid) for name in self.services]
+        engines = [child.pid for front in fronts for child in front.children()]
+        pids = ([os.getpid()], [front.pid for front in fronts], engines, [self.running[DEALER].pid])
+        return {role: busy_s(*some) for role, some in zip(ROLES, pids, strict=True)}
+
+    def stages(self, requests: int) -> dict[str, float]:
+        """Median milliseconds by stage of the last so many requests, as the leader's log has them."""
+        lines = (self.folder / f"{next(iter(self.services))}.log").read_bytes().splitlines()
+        told = [json.loads(line)["ms"] for line in lines if b'"event":"request"' in line and b'"run":' in line]
+        last = told[-requests:]
+        return {name: statistics.median(one[name] for one in last) for name in last[-1]}
 
     def kill(self, name: str) -> None:
         """kill -9 of a role with all its processes."""
@@ -310,7 +336,7 @@ def target_of(roles: Roles) -> dict[str, Any]:
     rows = np.random.default_rng(0).uniform(low, high, (256, *shape))
     return {
         "urls": roles.urls, "key": key, "card": model["card"], "model": model["name"], "rows": rows,
-        "context": roles.context,
+        "context": roles.context, "processes": roles.busy,
     }  # fmt: skip
 
 
@@ -318,7 +344,8 @@ def target_of(roles: Roles) -> dict[str, Any]:
 
 
 def be_engine(folder: Path, me: str, seconds: float, size: int) -> None:
-    """One party of the engine alone: runs of `size` rows, one after the other; prints how many rows a second."""
+    """One party of the engine alone: runs of `size` rows, one after the other; prints the median of their milliseconds,
+    rows a second, and milliseconds of processors for a row."""
     script = load_file(EXAMPLE / "infer.py")
     family = script.make_family(sizes=(size,))
     config = identity.load_config(folder / f"{me}.toml")
@@ -328,15 +355,17 @@ def be_engine(folder: Path, me: str, seconds: float, size: int) -> None:
         session.load(family, script.load_model(WEIGHTS) if me == family.parties[0] else None)
         for number in range(10):
             session.run_shares(size, shares, size, number.to_bytes(32, "little"))
-        start, rows = time.perf_counter(), 0
-        for number in range(round(seconds * 25)):
+        count, took, busy = round(seconds * 25), [], time.process_time()
+        for number in range(count):
+            start = time.perf_counter()
             session.run_shares(size, shares, size, number.to_bytes(32, "big"))
-            rows += size
-        print(rows / (time.perf_counter() - start))
+            took.append(1000 * (time.perf_counter() - start))
+        busy = time.process_time() - busy
+        print(statistics.median(took), 1000 * count * size / sum(took), 1000 * busy / (count * size))
 
 
-def engine_alone(seconds: float, size: int) -> float:
-    """Rows a second of runs of one size, the dealer and both parties by processes over TLS."""
+def engine_alone(seconds: float, size: int) -> str:
+    """What runs of one size take, the dealer and both parties by processes over TLS."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         names = load_file(EXAMPLE / "infer.py").make_family(sizes=(1,)).parties
@@ -351,7 +380,10 @@ def engine_alone(seconds: float, size: int) -> float:
         try:
             told = ["engine", str(folder), str(seconds), str(size)]
             parties = [start("-m", "benchmarks.service", *told, name) for name in names]
-            return min(float(party.communicate(timeout=300)[0]) for party in parties)
+            ms, rate, busy = zip(
+                *(map(float, party.communicate(timeout=300)[0].split()) for party in parties), strict=True
+            )
+            return f"p50 {max(ms):.1f} ms, {min(rate):.0f} rows/s, the parties' CPU {sum(busy):.2f} ms a row"
         finally:
             dealer.kill()
 
@@ -380,7 +412,7 @@ def be_plain(folder: Path, port: int) -> None:
         await asyncio.Event().wait()
 
     torch.set_num_threads(1)
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 def plain(target: dict[str, Any], clients: int, seconds: float) -> dict[str, Any]:
@@ -395,7 +427,8 @@ def plain(target: dict[str, Any], clients: int, seconds: float) -> dict[str, Any
             start = time.perf_counter()
             while not _listens(port) and time.perf_counter() - start < _READY_S:
                 time.sleep(0.05)
-            return load({**target, "urls": [url], "context": context}, clients, seconds)
+            busy = lambda: {**dict.fromkeys(ROLES, 0.0), "clients": busy_s(os.getpid()), "fronts": busy_s(process.pid)}
+            return load({**target, "urls": [url], "context": context, "processes": busy}, clients, seconds)
         finally:
             process.kill()
 
@@ -441,11 +474,14 @@ def main(context: click.Context, clients: tuple[int, ...], seconds: float, resta
     """Measures a service of two parties from its clients' side, beside the engine alone and plain torch."""
     if context.invoked_subcommand:
         return
-    console, rows = Console(width=140), []
+    console, rows = Console(width=200), []
     with service() as roles:
         ready = roles.wait_until_ready()
         target = target_of(roles)
-        rows += [("securemodel", load(target, count, seconds)) for count in clients]
+        stages = []
+        for count in clients:
+            rows.append(("securemodel", load(target, count, seconds)))
+            stages.append((count, roles.stages(round(rows[-1][1]["requests/s"] * seconds))))
         rows += [("plain torch", plain(target, count, seconds)) for count in clients]
         took = faults(roles, target) if restarts else {}
     shown = Table(title=f"LeNet-5 behind HTTPS, all processes on {machine()}")
@@ -456,10 +492,14 @@ def main(context: click.Context, clients: tuple[int, ...], seconds: float, resta
         cells = (f"{value:.1f}" if isinstance(value, float) else str(value or "none") for value in row.values())
         shown.add_row(system, *cells)
     console.print(shown)
+    for count, medians in stages:
+        told = ", ".join(f"{name} {value:.1f}" for name, value in medians.items())
+        console.print(f"the leader's median milliseconds, {count} clients: {told}")
     console.print(f"start to ready: {ready:.1f} s")
     for name, value in took.items():
         console.print(f"{name}: {value:.1f} s" if isinstance(value, float) else f"{name}: {value}")
-    console.print(f"the engine alone, runs of 32: {engine_alone(seconds, 32):.0f} rows/s")
+    for size in (1, 32):
+        console.print(f"the engine alone, runs of {size}: {engine_alone(seconds, size)}")
 
 
 @main.command(hidden=True)
