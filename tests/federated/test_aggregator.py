@@ -13,7 +13,7 @@ from protocols.channel.testing import run_together
 from protocols.errors import Mismatch, PeerAborted, PeerDied, PeerError
 from securemodel.edge import sealing
 from securemodel.edge.updates import Layout, RoundCard, add_results, share_update
-from securemodel.federated import Task, mean, noise, weighted_mean
+from securemodel.federated import Task, mean, noise
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
 from securemodel.federated.budgets import Budget
@@ -69,8 +69,8 @@ class World:
         assert len(cards) == 1
         return RoundCard.read(cards.pop())
 
-    def upload(self, card, client, value, weight=1, ranks=(0, 1)):
-        uploads = share_update(card, update(value), weight=weight, id=client)
+    def upload(self, card, client, value, ranks=(0, 1)):
+        uploads = share_update(card, update(value), id=client)
         sealed = uploads.sealed()
         for rank in ranks:
             self.ends[self.task.aggregators[rank]].receive(card.round, client, sealed[rank])
@@ -87,9 +87,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path) -> Callable[..., World]:
-    return lambda aggregation=None, **more: World(
-        tmp_path, Task("t", aggregation or mean(), LAYOUT, **{"slots": 4, "limit": 8.0, "minimum": 2, **more})
-    )
+    return lambda **more: World(tmp_path, Task("t", mean(), LAYOUT, **{"slots": 4, "limit": 8.0, "minimum": 2, **more}))
 
 
 def refusal(call, *given):
@@ -100,18 +98,18 @@ def refusal(call, *given):
 
 @pytest.mark.parametrize("reveal", ["aggregators", "clients"])
 def test_a_round_from_open_to_released(world, reveal):
-    here = world(weighted_mean(), max_weight=100, reveal=reveal)
+    here = world(reveal=reveal)
     card = here.open()
-    first = here.upload(card, "a", 1.0, weight=60)
-    here.upload(card, "b", -2.0, weight=40)
+    first = here.upload(card, "a", 1.0)
+    here.upload(card, "b", -2.0)
     here.upload(card, "c", 5.0, ranks=(0,))
     here.pass_deadline()
     assert set(here.meet_well().values()) == {RELEASED}
     outcome = here.ends["second"].outcome(1)
     assert (outcome.present, outcome.absent, outcome.refused) == (("a", "b"), ("c",), {})
-    assert np.allclose(here.result(first)["w"], update(-0.2)["w"], atol=2**-16)
+    assert np.allclose(here.result(first)["w"], update(-0.5)["w"], atol=2**-16)
     if reveal == "aggregators":
-        assert np.allclose(outcome.aggregate["b"], -0.2, atol=2**-16)
+        assert np.allclose(outcome.aggregate["b"], -0.5, atol=2**-16)
     else:
         assert outcome.aggregate is None
         assert refusal(here.ends["first"].result, 1, "c").code == "model_not_allowed"

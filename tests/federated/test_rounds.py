@@ -13,7 +13,7 @@ from protocols.identity import Timeouts
 from securemodel.edge.errors import Disagreement, EdgeError, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
 from securemodel.edge.updates import Layout, share_update
-from securemodel.federated import Task, weighted_mean
+from securemodel.federated import Task, mean
 from securemodel.federated.aggregator import Aggregator
 from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, run
 from securemodel.service.keys import KeyBook, digest_of, new_key
@@ -24,9 +24,7 @@ LAYOUT = Layout.of({"w": np.zeros((2, 3), np.float32), "b": np.zeros(())})
 
 
 def task(**more):
-    return Task(
-        "t", weighted_mean(), LAYOUT, **{"slots": 4, "limit": 8.0, "max_weight": 10, "aggregators": NAMES, **more}
-    )
+    return Task("t", mean(), LAYOUT, **{"slots": 4, "limit": 8.0, "aggregators": NAMES, **more})
 
 
 def update(value):
@@ -57,11 +55,11 @@ def test_two_rounds_over_links_and_http(roster, tmp_path):
     config, identities = roster
     seen = {name: [] for name in NAMES}
 
-    def site(value, weight):
+    def site(value):
         with Federation(file, client=f"site{value}") as sites:
             for number in (1, 2):
                 card = sites.card(after=number - 1)
-                uploads = sites.share(card, update(value * number), weight=weight)
+                uploads = sites.share(card, update(value * number))
                 results.append((number, sites.result(uploads)))
 
     def pass_deadlines():
@@ -84,12 +82,12 @@ def test_two_rounds_over_links_and_http(roster, tmp_path):
             )
             for name in NAMES
         }
-        sites = {"a": lambda: site(1, 1), "b": lambda: site(3, 3)}
+        sites = {"a": lambda: site(1), "b": lambda: site(3)}
         found = run_together({**loops, **sites, "time": pass_deadlines}, timeout_s=120)
     assert not any(found.values()), found
     for number, aggregate in results:
         assert aggregate["w"].dtype == np.float32
-        assert np.allclose(aggregate["w"], 2.5 * number, atol=2**-15)
+        assert np.allclose(aggregate["w"], 2.0 * number, atol=2**-15)
     assert len(results) == 4
     assert list(seen.values()) == [[(1, ("site1", "site3")), (2, ("site1", "site3"))]] * 2
 
