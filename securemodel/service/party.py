@@ -239,6 +239,7 @@ class PartyDesk:
         """A version that cannot be asked for any more."""
         self._models.get(name, {}).pop(version, None)
         self._machine.shapes.pop((name, version), None)
+        self._machine.dry.pop((name, version), None)
         for key in [key for key in self._lanes if key[:2] == (name, version)]:
             del self._lanes[key]
             self._turns.pop(key, None)
