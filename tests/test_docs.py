@@ -317,6 +317,11 @@ def test_lines_are_not_too_long(page):
     assert not long, f"{name_of(page)}: lines {long} have more than 120 columns"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_number_is_still_to_be_filled_in(page):
+    assert not re.search("@[A-Z]+@", page.read_text())
+
+
 @pytest.mark.parametrize("folder", ["protocols", "securemodel"])
 def test_readmes_list_every_module(folder):
     text = (ROOT / folder / "README.md").read_text()
