@@ -40,10 +40,12 @@ class Stranger:
     """How the real inputs of a client are taken: each number within [low, high] by `clamp`, or (None) as it comes.
 
     `other`: the captured model with another number of rows, where what it makes of its weights must not depend on that.
+    `all_in_run`: the model's numbers are public values of each run, so that programs of different models have one load.
     """
 
     clamp: tuple[float, float] | None = None
     other: torch.fx.Graph | None = None
+    all_in_run: bool = False
 
 
 Rounding = Literal["exact", "fast"]

@@ -174,7 +174,7 @@ def lower_model(
     pool_before_activation(captured.graph)
     kept = {part.placeholder: part for part in captured.kept}
     for_checks = _only_for_checks(captured.graph)
-    for_softmax = _for_softmax(captured.graph)
+    for_softmax, in_run = _for_softmax(captured.graph), stranger is not None and stranger.all_in_run
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             if isinstance(node.meta.get("val"), torch.Tensor) or node.name in captured.constants:
@@ -199,7 +199,7 @@ def lower_model(
         elif node.op == "call_function" and not _is_torchs_own(node):
             if node not in for_checks:
                 operators[str(node.target)] = None
-            g.source, g.scores, g.in_run = source_line(node), node in for_softmax, IN_RUN in node.meta
+            g.source, g.scores, g.in_run = source_line(node), node in for_softmax, in_run or IN_RUN in node.meta
             try:
                 env[node] = _marked(_lower_node(g, node, env, secure or secure_version), node.meta.get("val"))
             except CannotLower as problem:

@@ -99,7 +99,9 @@ class Layout:
                     fix="train the model that the round is about",
                 )
             if each.size:
-                flat[at : at + each.size] = bounded(x, limit, each.name).reshape(-1)
+                if not max(-float(x.min()), float(x.max())) <= limit:  # also where one is not a number
+                    bounded(x, limit, each.name)
+                flat[at : at + each.size] = x.reshape(-1)
                 at += each.size
         return flat
 
@@ -139,7 +141,8 @@ class RoundCard:
     task, program: the task's name, and the digest of what is computed. round, model: its number, and the digest of the
     model that updates start from. bits: the ring is modulo 2^bits. frac_bits: unit = 2^-frac_bits, or with `levels` limit /
     levels. deadline: seconds since 1970. minimum: with fewer clients nothing is revealed. positions: which numbers of the
-    flattened update are sent, in order, or None for all.
+    flattened update are sent, in order, or None for all. premultiplied: numbers are multiplied by the weight before they are
+    shared. bound: the largest Euclidean norm of an update, before that; one beyond it is dropped.
     """
 
     task: str
@@ -156,6 +159,8 @@ class RoundCard:
     deadline: float
     minimum: int
     reveal: str = "aggregators"
+    premultiplied: bool = True
+    bound: float | None = None
     levels: int | None = None
     positions: tuple[int, ...] | None = field(default=None, repr=False)
 
@@ -174,11 +179,16 @@ class RoundCard:
             return "its minimum or deadline is out of range"
         if self.reveal not in ("aggregators", "clients"):
             return "it names nobody who gets the result"
+        if type(self.premultiplied) is not bool or (
+            self.bound is not None and not (real(self.bound) and self.bound > 0)
+        ):
+            return "its bound is out of range"
         if self.levels is not None and not whole(self.levels, 1, 2**31):
             return "its levels are out of range"
         if not 2 <= len(self.aggregators) <= 16 or not all(is_key(each.key) for each in self.aggregators):
             return "it has not two aggregators or more with public keys"
-        if self.slots * self.max_weight * max(1.0, self.limit / self.unit) >= 2.0 ** (self.bits - 1):
+        times = self.slots * (self.max_weight if self.premultiplied else 1)
+        if times * max(1.0, self.limit / self.unit) >= 2.0 ** (self.bits - 1):
             return f"the sum of {self.slots} updates within ±{self.limit:g} does not fit {self.bits} bits"
         size = self.layout.size
         if self.positions is not None and not _increasing(self.positions, size):

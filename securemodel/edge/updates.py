@@ -186,8 +186,13 @@ def share_update(card: RoundCard, arrays: Mapping[str, Any], *, weight: int = 1,
     client = os.urandom(16).hex() if id is None else id
     if not isinstance(client, str) or not 1 <= len(client) <= 128 or not client.isprintable():
         raise InputError("a client's name has 1 to 128 characters that print")
+    return share_elements(card, encode(card, arrays, weight), weight, client)
+
+
+def share_elements(card: RoundCard, encoded: np.ndarray, weight: int, client: str) -> Uploads:
+    """Elements of the ring in shares, whatever they stand for; they are used up."""
     upload = os.urandom(16).hex()
-    bodies = _bodies(card, encode(card, arrays, weight), weight, upload)
+    bodies = _bodies(card, encoded, weight, upload)
     commit = commitment([sha256(body).hexdigest() for body in bodies])
     key = sealing.one_time_key() if card.reveal == "clients" else None
     answer = sealing.public_of(key) if key else ""
@@ -203,12 +208,27 @@ def _form(rank: int) -> Form:
 
 
 def encode(card: RoundCard, arrays: Mapping[str, Any], weight: int = 1) -> np.ndarray:
-    """An update's numbers, weighted, as elements of the ring."""
+    """An update's numbers, weighted, as elements of the ring. InputError says what of it is not as the card says."""
     flat = card.layout.flatten(arrays, card.limit)
     if card.positions is not None:
         flat = flat[np.array(card.positions)]
-    flat *= weight / card.unit
-    return np.rint(flat, out=flat).astype(np.int64).astype(card.dtype)
+    if card.bound is not None and not float(np.einsum("i,i->", flat, flat)) <= card.bound**2:
+        what = "the update's norm is beyond the round's bound"
+        raise InputError(what, why=f"it would be dropped: at most {card.bound:g} counts", fix="clip it to this norm")
+    flat *= (weight if card.premultiplied else 1) / card.unit
+    encoded = np.empty(card.count, card.dtype)
+    for start, stop in _pieces(card):
+        piece = flat[start:stop]
+        encoded[start:stop] = np.rint(piece, out=piece).astype(np.int64)
+    return encoded
+
+
+PIECE = 1 << 16
+"""How many numbers are encoded and split at a time, so that they stay in the processor's cache."""
+
+
+def _pieces(card: RoundCard) -> list[tuple[int, int]]:
+    return [(start, min(start + PIECE, card.count)) for start in range(0, card.count, PIECE)]
 
 
 def _bodies(card: RoundCard, encoded: np.ndarray, weight: int, upload: str) -> list[bytes]:
@@ -217,11 +237,12 @@ def _bodies(card: RoundCard, encoded: np.ndarray, weight: int, upload: str) -> l
     for rank in range(1, len(card.aggregators)):
         data = os.urandom(SEED_BYTES if HAS_AES else card.value_bytes)
         part = Part("", 0, "", rank, upload, _form(rank), "", "", bytes(NONCE_BYTES) + data)
-        encoded -= part.share(card)
+        for start, stop in _pieces(card):
+            encoded[start:stop] -= part.share(card, start, stop)
         weight -= part.weight()
         others.append(data)
-    values = encoded.tobytes() + (weight % 2**64).to_bytes(8, "little")
-    return [os.urandom(NONCE_BYTES) + data for data in (values, *others)]
+    first = b"".join([os.urandom(NONCE_BYTES), encoded.data, (weight % 2**64).to_bytes(8, "little")])
+    return [first, *(os.urandom(NONCE_BYTES) + data for data in others)]
 
 
 def commitment(digests: Sequence[str]) -> str:

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+from protocols.errors import explain
+from securemodel.errors import CompileError
+
+Kind = Literal["sum", "scaled", "sorted", "closest", "custom", "norms"]
+Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """`name` and its options say what is computed. `weighted`: by the clients' secret weights."""
+    """`name` and the numbers say what is computed, `kind` how.
+
+    weighted: by the clients' secret weights. bound: the norm that an update is checked against. rows: of projections that
+    check updates, 0 for none. trim: the share of values left out at each end. edges: of bins. dishonest, keep: how many
+    such clients there may be, and how many updates are chosen.
+    """
 
     name: str
+    kind: Kind = "sum"
     weighted: bool = False
+    bound: float | None = None
+    rows: int = 0
+    trim: float = 0.0
+    edges: tuple[float, ...] = ()
+    dishonest: int = 0
+    keep: int = 0
+    function: Function | None = None
 
     def text(self) -> str:
-        """What is computed, in words that its digest is made of."""
-        return f"{self.name} weighted={self.weighted}"
+        """What is computed, but for a function of one's own, in words that the task's digest is made of."""
+        told = (
+            self.name,
+            self.kind,
+            self.weighted,
+            self.bound,
+            self.rows,
+            self.trim,
+            self.edges,
+            self.dishonest,
+            self.keep,
+        )
+        return repr(told)
+
+
+ROWS = 64
+"""Projections that check an update, by default: one that passes has at most 4.6 times the norm that it may have."""
 
 
 def mean() -> Aggregation:
@@ -25,3 +64,66 @@ def mean() -> Aggregation:
 def weighted_mean() -> Aggregation:
     """The mean of all updates, each as often as its client's secret weight says; the sum of weights is revealed, too."""
     return Aggregation("weighted_mean", weighted=True)
+
+
+def norm_bounded_mean(
+    bound: float, *, over: Literal["drop", "scale"] = "drop", weighted: bool = False, rows: int = ROWS
+) -> Aggregation:
+    """The mean of updates of Euclidean norm at most `bound`. Others are dropped by name, or scaled to it in secret.
+
+    An update within the bound always counts; one beyond `projections.slack(rows)` times the bound never does (but for
+    probabilities of 2^-40), and between them it depends on the projections, or it is scaled. Raises CompileError.
+    """
+    if not 0 < bound < float("inf") or over not in ("drop", "scale") or not 48 <= rows <= 1024:
+        raise CompileError(
+            explain(f"bound={bound}, over={over!r}, rows={rows} make no norm-bounded mean",
+                    fix="give a bound above 0, over='drop' or 'scale', and 48 to 1024 rows")
+        )  # fmt: skip
+    if over == "scale" and weighted:
+        raise CompileError(explain("weighted updates are dropped, not scaled", fix="leave out over= or weighted="))
+    return Aggregation("norm_bounded_mean", "sum" if over == "drop" else "scaled", weighted, float(bound), rows)
+
+
+def trimmed_mean(trim: float = 0.2) -> Aggregation:
+    """For each coordinate, the mean of the values left after the share `trim` of the smallest and of the largest, rounded
+    down, is taken away. Raises CompileError."""
+    if not 0 <= trim < 0.5:
+        raise CompileError(explain(f"trim={trim} leaves nothing", fix="give a share below 0.5, such as 0.2"))
+    return Aggregation("trimmed_mean", "sorted", rows=ROWS, trim=float(trim))
+
+
+def median() -> Aggregation:
+    """For each coordinate, the median, or the mean of the two in the middle."""
+    return Aggregation("median", "sorted", rows=ROWS, trim=0.5)
+
+
+def krum(dishonest: int, *, bound: float, keep: int = 2) -> Aggregation:
+    """The mean of the `keep` updates closest to their neighbors, with up to so many dishonest clients [Blanchard et al.,
+    NeurIPS 2017]. Updates of norm beyond `bound` are dropped first. The aggregators learn which are chosen.
+
+    Raises CompileError.
+    """
+    if dishonest < 0 or keep < 1 or not 0 < bound < float("inf"):
+        what = f"dishonest={dishonest}, bound={bound}, keep={keep} choose no updates"
+        raise CompileError(explain(what, fix="give numbers from 0 and 1 on, and a bound of norms above 0"))
+    return Aggregation("krum", "closest", bound=float(bound), rows=ROWS, dishonest=dishonest, keep=keep)
+
+
+def norm_histogram(edges: Sequence[float]) -> Aggregation:
+    """How many updates have a norm below the first edge, between each two, and from the last one on; nothing else.
+
+    Raises CompileError.
+    """
+    told = tuple(map(float, edges))
+    if not 1 <= len(told) <= 64 or told[0] <= 0 or any(a >= b for a, b in pairwise(told)):
+        raise CompileError(explain("these edges make no bins", fix="give 1 to 64 growing numbers above 0"))
+    return Aggregation("norm_histogram", "norms", bound=told[-1], rows=ROWS, edges=told)
+
+
+def custom(function: Function, *, weighted: bool = False) -> Aggregation:
+    """A function of one's own, `function(updates, weights)`, of tensors: (slots, n) and (slots,) to (n,).
+
+    It is compiled as models are, and must treat each column alike, since it sees some of the parameters at a time. The
+    rows of clients who are not there are zeros of weight 0; weights are 1, or the clients' own where `weighted`.
+    """
+    return Aggregation("custom", "custom", weighted, rows=ROWS, function=function)

@@ -22,13 +22,13 @@ import numpy as np
 
 from protocols.channel import Channel, Label, Purpose
 from protocols.errors import InputError, Mismatch, explain
-from securemodel.edge.updates import RoundCard, arrays_of, result_part
+from securemodel.edge.updates import RoundCard, result_part
 from securemodel.federated import agreement
 from securemodel.federated.agreement import Decision, Standing, check_same, decide, exchange_standings
 from securemodel.federated.budgets import exceeded
 from securemodel.federated.journal import COMPUTED, OPEN, REFUSED, RELEASED, Journal, Round
 from securemodel.federated.spool import Spool
-from securemodel.federated.stages import Exchange, Made, open_result, protected, walk
+from securemodel.federated.stages import Exchange, Made, aggregate_of, open_result, protected, walk
 from securemodel.federated.task import Outcome, Task
 from securemodel.federated.uploads import Inbox, Presence
 from securemodel.ledger import Ledger
@@ -175,7 +175,7 @@ class Aggregator:
             return Outcome(None, present, absent, refused, "to clients: the aggregate", {}, epsilon)
         data, divisor = stored.opened
         total = np.frombuffer(data, f"<i{stored.bits // 8}")
-        aggregate = arrays_of(card, total, divisor, stored.unit)
+        aggregate = aggregate_of(self.task, card, len(present), (total, divisor), stored.unit)
         return Outcome(aggregate, present, absent, refused, "to aggregators: the aggregate", {}, epsilon)
 
     # ---- meetings

@@ -6,15 +6,18 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocols.errors import InputError, explain
 from securemodel.edge import sealing
-from securemodel.edge.updates import RoundCard, arrays_of, result_part
+from securemodel.edge.updates import RoundCard, result_part
 from securemodel.federated.spool import Spool
-from securemodel.federated.stages import Made, open_result, protected, walk
+from securemodel.federated.stages import Exchange, Made, Run, Walk, aggregate_of, open_result, protected, walk
 from securemodel.federated.task import Outcome, Task
 from securemodel.federated.uploads import Inbox, agree
+
+if TYPE_CHECKING:
+    from securemodel.sessions.serving import ServingSession
 
 
 class LocalFederation:
@@ -28,6 +31,7 @@ class LocalFederation:
         self._rounds: dict[int, list[Inbox]] = {}
         self._cards: dict[int, RoundCard] = {}
         self._last = -1
+        self._opened: ServingSession | None = None
 
     def __enter__(self):
         return self
@@ -36,7 +40,9 @@ class LocalFederation:
         self.close()
 
     def close(self) -> None:
-        """Removes what clients sent, where no folder was given for it."""
+        """Ends the session, and removes what clients sent, where no folder was given for it."""
+        if self._opened is not None:
+            self._opened.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -81,27 +87,21 @@ class LocalFederation:
         refused = {client: why for client, why in refused.items() if client not in presence.present}
         sent = {card.aggregators[inbox.rank].name: inbox.received_bytes for inbox in inboxes}
         absent = tuple(client for client in presence.absent if client not in refused)
-        nothing = lambda present, more: Outcome(
-            None, present, absent, refused | more, f"nothing: fewer than {card.minimum} clients", sent
-        )
-        if len(presence.present) < card.minimum:
-            return nothing(presence.present, {})
         made = self._step([walk(self.task, inbox, presence) for inbox in inboxes])
-        accepted, more = made[0].accepted, made[0].refused
+        accepted, refused = made[0].accepted, refused | made[0].refused
         if len(accepted) < card.minimum:
-            return nothing(accepted, more)
+            return Outcome(None, accepted, absent, refused, f"nothing: fewer than {card.minimum} clients", sent)
         made = [protected(self.task, inbox, own) for inbox, own in zip(inboxes, made, strict=True)]
         if card.reveal == "clients":
-            deliveries = {
-                inbox.rank: deliveries_of(inbox, own, accepted) for inbox, own in zip(inboxes, made, strict=True)
-            }
+            each = zip(inboxes, made, strict=True)
+            deliveries = {inbox.rank: deliveries_of(inbox, own, accepted) for inbox, own in each}
             told = "to clients: the aggregate"
-            return Outcome(None, accepted, absent, refused | more, told, sent, deliveries=deliveries)
-        total, divisor = self._step([open_result(self.task, own) for own in made])[0]
-        aggregate = arrays_of(card, total, divisor, made[0].unit)
-        return Outcome(aggregate, accepted, absent, refused | more, "to aggregators: the aggregate", sent)
+            return Outcome(None, accepted, absent, refused, told, sent, deliveries=deliveries)
+        opened = self._step([open_result(self.task, own) for own in made])[0]
+        aggregate = aggregate_of(self.task, card, len(accepted), opened, made[0].unit)
+        return Outcome(aggregate, accepted, absent, refused, "to aggregators: the aggregate", sent)
 
-    def _step(self, walks: Sequence[Any]) -> list[Any]:
+    def _step(self, walks: Sequence[Walk]) -> list[Any]:
         """Steps the walks of all aggregators together; what each returns, by rank."""
         answers: list[Any] = [None] * len(walks)
         while True:
@@ -113,7 +113,25 @@ class LocalFederation:
                     ended.append(end.value)
             if ended:
                 return ended
-            answers = [[ask.data for ask in asks]] * len(asks)
+            answers = self._answers(asks)
+
+    def _answers(self, asks: Sequence[Exchange | Run]) -> list[Any]:
+        first = asks[0]
+        if isinstance(first, Exchange):
+            return [[ask.data for ask in asks if isinstance(ask, Exchange)]] * len(asks)
+        names = self.task.aggregators
+        shares = {name: ask.shares for name, ask in zip(names, asks, strict=True) if isinstance(ask, Run)}
+        made = self._session().run_shares(first.program, shares, first.program, first.manifest).shares
+        return [made[name] for name in names]
+
+    def _session(self) -> ServingSession:
+        """The session of the task's programs, from its first run on."""
+        if self._opened is None:
+            from securemodel.sessions import serving  # not needed for sums, and large
+
+            self._opened = serving.open_local(self.task.programs, self.task.digest)
+            self._opened.load(self.task, None)
+        return self._opened
 
 
 def deliveries_of(inbox: Inbox, made: Made, clients: Sequence[str]) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from protocols.errors import explain
 from protocols.names import NAME_RULE, is_name
@@ -18,9 +18,14 @@ from securemodel.errors import CompileError
 from securemodel.federated.aggregations import Aggregation
 from securemodel.federated.budgets import Budget
 from securemodel.federated.noise import Protection
+from securemodel.federated.projections import FACTOR_BITS, Bounds, bounds, slack
 
-LEAST_FRAC_BITS, MOST_FRAC_BITS = 16, 24
-"""With 16 fractional bits, rounding moves a mean by 2^-17 at most; more than 24 are for nothing."""
+if TYPE_CHECKING:
+    from securemodel.program import Program
+
+FEWEST_FRAC_BITS, LEAST_FRAC_BITS, MOST_FRAC_BITS = 8, 16, 24
+"""With 16 fractional bits, for which 64 bits are taken where need be, rounding moves a mean by 2^-17 at most; more than 24 are
+for nothing, and fewer than 8 are taken only if asked for."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,34 @@ class Task:
                     fix="take weighted_mean(), or leave max_weight out",
                 )
             )
+        self._check_aggregation()
+        bits, frac_bits = self.ring
+        enough = frac_bits >= (0 if self.frac_bits is not None else FEWEST_FRAC_BITS)
+        if self.levels is None and not (enough and self._fits(bits, frac_bits)):
+            what = f"{self.slots} updates of {self.layout.size} numbers within ±{self.limit:g} do not fit {bits} bits"
+            raise CompileError(explain(what, fix="give smaller limits, bounds or weights, or bits=64"))
         try:
-            card = self.card(0, ["A" * 43] * len(self.aggregators))
+            card = self._card("", 0, ["A" * 43] * len(self.aggregators), "", 0.0, None)
         except WireError as error:
             raise CompileError(explain("this task cannot be carried out", why=error.why)) from error
         if self.protection is not None:
             most = self.slots * self.max_weight * self.limit / card.unit
             self.protection.check_room(most, card.unit, card.count, len(self.aggregators), card.bits)
+
+    def _check_aggregation(self) -> None:
+        """Raises CompileError for what does not go together with the aggregation."""
+        if self.aggregation.kind != "sum" and self.bits not in (None, 64):
+            raise CompileError(f"{self.aggregation.name} computes with 64 bits, not {self.bits}")
+        if self.aggregation.kind == "closest" and self.aggregation.keep < self.minimum:
+            what = f"{self.aggregation.keep} updates are chosen, fewer than the minimum of {self.minimum}"
+            raise CompileError(explain(what, why="the mean of so few shows too much of each", fix="raise keep="))
+        if self.protection is not None and self.aggregation.kind not in ("sum", "scaled"):
+            what = f"noise hides what a client adds to a sum, and {self.aggregation.name} is none"
+            raise CompileError(explain(what, fix="take norm_bounded_mean(), or leave out protection="))
+        if self.reveal == "clients" and self.aggregation.kind == "norms":
+            raise CompileError("a histogram of norms is for the aggregators: leave out reveal='clients'")
+        if self.levels is not None and (self.aggregation.kind != "sum" or self.aggregation.rows):
+            raise CompileError(f"coarse updates (levels=) can be added up only, not given to {self.aggregation.name}")
 
     @cached_property
     def ring(self) -> tuple[int, int]:
@@ -76,18 +102,78 @@ class Task:
             span = int(self.slots * self.max_weight * self.levels).bit_length()
             return self.bits or next(bits for bits in BITS if span < bits), 0
         least = LEAST_FRAC_BITS if self.frac_bits is None else self.frac_bits
-        bits = self.bits or (32 if self._fraction(32) >= least else 64)
-        return bits, min(self._fraction(bits), MOST_FRAC_BITS) if self.frac_bits is None else self.frac_bits
+        narrow = self.aggregation.kind == "sum" and self._fits(32, least)
+        bits = self.bits or (32 if narrow else 64)
+        fraction = next((f for f in range(MOST_FRAC_BITS, -1, -1) if self._fits(bits, f)), 0)
+        return bits, fraction if self.frac_bits is None else self.frac_bits
 
-    def _fraction(self, bits: int) -> int:
-        """The most fractional bits with which the sum of all slots fits."""
-        room = 2.0 ** (bits - 1) / (self.slots * self.max_weight * max(self.limit, 2.0**-20))
-        return max(0, math.ceil(math.log2(room)) - 1)
+    @property
+    def _times(self) -> int:
+        """How often a number counts at most before it is shared."""
+        return self.max_weight if self.premultiplied else 1
+
+    @property
+    def premultiplied(self) -> bool:
+        """Whether clients multiply their numbers by their weights."""
+        return self.aggregation.kind != "custom"
+
+    def _fits(self, bits: int, frac_bits: int) -> bool:
+        """Whether all that is computed fits a ring, for everybody whose update is not dropped."""
+        most, found = 2.0 ** (bits - 1), self._bounds(bits, frac_bits)
+        largest = self.limit * 2.0**frac_bits
+        if self.aggregation.bound is not None:
+            largest = max(largest, slack(self.aggregation.rows) * 1.01 * found.norm)
+        fits = self.slots * self._times * largest < most
+        if self.aggregation.rows:
+            largest = 2.0 * found.reach * self._times
+            fits = fits and 16 * largest < most and (bits < 64 or self.layout.size * largest < most / 4)
+        if self.aggregation.kind in ("scaled", "closest", "norms"):
+            fits = fits and 16 * self.slots * (slack(self.aggregation.rows) * found.norm) ** 2 < most
+        if self.aggregation.kind in ("scaled", "custom"):
+            fits = fits and frac_bits <= FACTOR_BITS
+        return fits
+
+    def _bounds(self, bits: int, frac_bits: int) -> Bounds:
+        norm = self.aggregation.bound
+        norm = self.limit * math.sqrt(self.layout.size) if norm is None else norm
+        unit = 2.0**-frac_bits if self.levels is None else self.limit / self.levels
+        return bounds(norm / unit, self.layout.size, self.aggregation.rows or 1, self._times, bits)
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """What updates are checked against."""
+        return self._bounds(*self.ring)
+
+    @cached_property
+    def block(self) -> int:
+        """How many numbers of all updates a program takes at a time."""
+        needed = -(-self.layout.size // 16) * 16
+        return min(needed, 4096, max(64, 2**16 // self.slots // 16 * 16))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Program]:
+        if self.aggregation.kind == "sum" and not self.aggregation.rows and not self.aggregation.weighted:
+            return {}
+        from securemodel.federated.programs import compiled, models  # the compiler takes 100 MB, which sums do not need
+
+        parts = models(self.aggregation, self.slots, self.block, self.ring[1], self.bounds, self.max_weight)
+        return compiled(parts, self.aggregators)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each program by its name."""
+        return {name: number for number, name in enumerate(self._by_name, 1)}
+
+    @cached_property
+    def programs(self) -> dict[int, Program]:
+        """The programs by their numbers, for a session that serves them; none where sums are enough."""
+        return {self.numbers[name]: program for name, program in self._by_name.items()}
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what is computed."""
-        return sha256(self.aggregation.text().encode()).hexdigest()
+        told = [self.aggregation.text(), *(program.digest for program in self.programs.values())]
+        return sha256("\n".join(told).encode()).hexdigest()
 
     def card(
         self,
@@ -99,10 +185,22 @@ class Task:
         positions: Sequence[int] | None = None,
     ) -> RoundCard:
         """The card of a round. `keys`: the aggregators' public keys; `model`: the digest of what updates start from."""
+        ends = time.time() + self.deadline_s if deadline is None else deadline
+        return self._card(self.digest, number, keys, model, ends, positions)
+
+    def _card(
+        self,
+        program: str,
+        number: int,
+        keys: Sequence[str],
+        model: str,
+        deadline: float,
+        positions: Sequence[int] | None,
+    ) -> RoundCard:
         bits, frac_bits = self.ring
         return RoundCard(
             task=self.name,
-            program=self.digest,
+            program=program,
             round=number,
             model=model,
             layout=self.layout,
@@ -112,9 +210,11 @@ class Task:
             slots=self.slots,
             max_weight=self.max_weight,
             aggregators=tuple(Aggregator(*each) for each in zip(self.aggregators, keys, strict=True)),
-            deadline=time.time() + self.deadline_s if deadline is None else deadline,
+            deadline=deadline,
             minimum=self.minimum,
             reveal=self.reveal,
+            premultiplied=self.premultiplied,
+            bound=self.aggregation.bound if self.aggregation.kind == "sum" else None,
             levels=self.levels,
             positions=None if positions is None else tuple(map(int, positions)),
         )

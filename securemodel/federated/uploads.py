@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocols.errors import InputError, explain
@@ -43,11 +43,12 @@ class Inbox:
     refused: dict[str, str] = field(default_factory=dict)
     received_bytes: int = 0
     closed: bool = False
+    _known: dict[str, tuple[Part, int]] = field(default_factory=dict, repr=False)
+    """By client, its part, which has no body if that is numbers, and where in the file these begin."""
 
     def __post_init__(self) -> None:
         for data in self.spool.all():  # of a process that ended
-            part = read_part(self.card, self.rank, None, data)
-            self.receipts[part.client] = _receipt(part)
+            self._keep(read_part(self.card, self.rank, None, data), len(data))
 
     def receive(self, client: str, data: bytes) -> None:
         """Takes a client's part. InputError says what is wrong with it; a part that was taken before stays."""
@@ -78,12 +79,18 @@ class Inbox:
             raise InputError(explain(what, where=f"client {client!r}", fix="take part in the next round"))
         self.spool.put(client, plain)
         self.received_bytes += len(data)
-        self.receipts[client] = now
+        self._keep(part, len(plain))
         self.refused.pop(client, None)
 
+    def _keep(self, part: Part, size: int) -> None:
+        self.receipts[part.client] = _receipt(part)
+        body = bytes(part.body) if part.form == "seed" else b""
+        self._known[part.client] = (replace(part, body=body), size - len(part.body))
+
     def part(self, client: str) -> Part:
-        """A client's part, read in place."""
-        return read_part(self.card, self.rank, client, self.spool.get(client))
+        """A client's part; its numbers are read in place."""
+        part, start = self._known[client]
+        return part if part.form == "seed" else replace(part, body=self.spool.get(client)[start:])
 
 
 def _receipt(part: Part) -> Receipt:

@@ -49,6 +49,9 @@ class Result:
 class ServingSession(Session):
     """Programs of several sizes with one load. Every party makes the same calls in the same order.
 
+    A run of as many rows as its size takes and gives whole tensors, whatever their axes are: so programs may be numbered
+    in place of sizes, too.
+
     `pools`: how many runs of each size are prepared before they are asked for, the same at every party.
     """
 
@@ -173,13 +176,14 @@ class ServingSession(Session):
 
     def _filled(self, shares: Shares, size: int, rows: int) -> list[torch.Tensor]:
         """Shares of a whole run: the rows that nobody gave are zeros at every party."""
-        shapes = self.programs[size].header.input_shapes
+        whole = self.programs[size].header.input_shapes
+        shapes = whole if rows == size else [(rows, *shape[1:]) for shape in whole]
         fits = len(shares) == len(shapes) and all(
-            isinstance(x, torch.Tensor) and x.dtype == torch.int64 and tuple(x.shape) == (rows, *shape[1:])
+            isinstance(x, torch.Tensor) and x.dtype == torch.int64 and tuple(x.shape) == shape
             for x, shape in zip(shares, shapes, strict=True)
         )
         if not fits:
-            expected = ", ".join(str([rows, *shape[1:]]) for shape in shapes)
+            expected = ", ".join(str(list(shape)) for shape in shapes)
             raise InputError(f"the shares of {rows} rows are int64 tensors of the shapes {expected}")
         return [torch.cat([x, x.new_zeros(size - rows, *x.shape[1:])]) if rows < size else x for x in shares]
 
@@ -213,7 +217,8 @@ class ServingSession(Session):
                 finished = self._step(runs)
             if self._depths.get(size, 0):
                 pool.append(self._ask(size))
-        outputs = {name: [share[:rows] for share in shares] for name, (shares, _) in finished.items()}
+        cut = lambda share: share if rows == size else share[:rows]
+        outputs = {name: [cut(share) for share in shares] for name, (shares, _) in finished.items()}
         run = f"{self.channel.session.hex()[:16]}:{epoch}"
         return Result(outputs[self.me] if self._awaited else outputs, run)
 

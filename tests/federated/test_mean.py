@@ -13,6 +13,8 @@ from securemodel.edge.updates import Layout, add_results, share_update
 from securemodel.errors import CompileError
 from securemodel.federated import Task, mean, open_local, weighted_mean
 
+WEIGHTED = Task("w", weighted_mean(), Layout.of({"x": np.zeros(())}), slots=6, limit=8.0, max_weight=60_000)
+
 
 def close(made, expected) -> None:
     assert set(made) == set(expected)
@@ -32,7 +34,7 @@ def test_a_mean(aggregators, bits: int) -> None:
     assert out.aggregate["temperature"].shape == () and out.present == tuple(updates) and not out.refused
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -44,10 +46,9 @@ def test_a_mean(aggregators, bits: int) -> None:
     ).filter(lambda each: sum(weight for weight, _ in each) > 0)
 )
 def test_means_do_not_depend_on_the_scale_of_weights(each) -> None:
-    made = Task("w", weighted_mean(), Layout.of({"x": np.zeros(())}), slots=6, limit=8.0, max_weight=60_000)
     updates = {f"c{at}": {"x": np.array(x)} for at, (_, x) in enumerate(each)}
     weights = {f"c{at}": weight for at, (weight, _) in enumerate(each)}
-    out = play(made, updates, weights)
+    out = play(WEIGHTED, updates, weights)
     close(out.aggregate, clear_mean(updates, weights))
 
 

@@ -1,0 +1,266 @@
+"""Aggregations that look at updates: equal to those in the clear, whoever is absent, and whatever liars share."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from rounds import arrays, clear_mean, play, task
+
+from protocols.errors import Mismatch
+from securemodel.edge.updates import Layout, RoundCard, Uploads, share_elements, share_update
+from securemodel.errors import CompileError
+from securemodel.federated import (
+    Outcome,
+    Protection,
+    Task,
+    custom,
+    krum,
+    median,
+    norm_bounded_mean,
+    norm_histogram,
+    open_local,
+    stages,
+    trimmed_mean,
+    weighted_mean,
+)
+from securemodel.federated.projections import slack
+from securemodel.federated.uploads import Presence
+
+SIZE, CLIENTS = 40, 6
+OWN = torch.tensor([0.5])
+NAMES = "abcdef"
+
+
+def vectors(seed: int = 1) -> dict[str, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return {name: {"x": rng.uniform(-1, 1, SIZE)} for name in NAMES}
+
+
+AGGREGATIONS = {
+    "bounded": norm_bounded_mean(3.0),
+    "bounded, weighted": norm_bounded_mean(3.0, weighted=True),
+    "scaled": norm_bounded_mean(3.0, over="scale"),
+    "trimmed": trimmed_mean(0.2),
+    "median": median(),
+    "krum": krum(1, bound=6.0, keep=3),
+    "norms": norm_histogram([2.0, 3.5, 3.7]),
+    "custom": custom(lambda updates, weights: (updates * weights.unsqueeze(1)).sum(0) / weights.sum(), weighted=True),
+    "weighted": weighted_mean(),
+}
+
+
+@cache
+def made(name: str) -> Task:
+    aggregation = AGGREGATIONS[name]
+    most = 1000 if aggregation.weighted else 1
+    return Task("t", aggregation, Layout.of({"x": np.zeros(SIZE)}), slots=8, max_weight=most)
+
+
+def matrix_of(updates) -> np.ndarray:
+    return np.stack([update["x"] for update in updates.values()])
+
+
+def in_the_clear(name: str, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    norms, count = np.linalg.norm(x, axis=1), len(x)
+    if name == "trimmed":
+        cut = int(0.2 * count)
+        return np.sort(x, axis=0)[cut : count - cut].mean(0)
+    if name == "median":
+        return np.median(x, axis=0)
+    if name == "scaled":
+        return (x * np.minimum(1, 3.0 / norms)[:, None]).mean(0)
+    if name == "krum":
+        distances = np.sort(((x[:, None] - x[None]) ** 2).sum(-1), axis=1)
+        return x[np.argsort(distances[:, : count - 3 + 1].sum(1))[:3]].mean(0)
+    return np.average(x, axis=0, weights=weights)
+
+
+@pytest.mark.parametrize("present", [NAMES, NAMES[:5], "abde"])
+@pytest.mark.parametrize("name", ["trimmed", "median", "scaled", "krum", "custom", "weighted"])
+def test_as_in_the_clear(name: str, present: str) -> None:
+    updates = {client: update for client, update in vectors().items() if client in present}
+    weights = {client: 1 + 99 * (client in "bd") for client in updates}
+    weights = weights if made(name).max_weight > 1 else dict.fromkeys(updates, 1)
+    out = play(made(name), updates, weights)
+    expected = in_the_clear(name, matrix_of(updates), np.array(list(weights.values())))
+    near = 2**-14 if name in ("custom", "scaled") else 2**-16
+    assert out.aggregate is not None and np.abs(out.aggregate["x"] - expected).max() <= near
+
+
+@pytest.mark.parametrize("name", ["bounded", "bounded, weighted"])
+def test_updates_within_the_bound_all_count(name: str) -> None:
+    updates = {client: {"x": 2.999 * x["x"] / np.linalg.norm(x["x"])} for client, x in vectors().items()}
+    weights = dict.fromkeys(updates, 1)
+    if name.endswith("weighted"):
+        weights |= {"a": 1000, "b": 0, "c": 7}
+    out = play(made(name), updates, weights)
+    assert out.present == tuple(NAMES)
+    assert np.abs(out.aggregate["x"] - clear_mean(updates, weights)["x"]).max() <= 2**-16
+
+
+def test_norms_in_bins() -> None:
+    updates = vectors()
+    norms = np.linalg.norm(matrix_of(updates), axis=1)
+    out = play(made("norms"), updates)
+    assert out.aggregate["counts"].tolist() == np.histogram(norms, [0, 2.0, 3.5, 3.7, np.inf])[0].tolist()
+    assert out.aggregate["edges"].tolist() == [2.0, 3.5, 3.7] and sum(out.aggregate["counts"]) == CLIENTS
+
+
+def test_a_client_hears_that_its_update_is_too_large_before_it_is_dropped() -> None:
+    with pytest.raises(ValueError, match="norm"):
+        play(made("bounded"), {"a": {"x": np.full(SIZE, 0.9)}})
+
+
+# ---- liars
+def lie(card: RoundCard, client: str, elements, weight: int = 1) -> Uploads:
+    return share_elements(card, np.array(elements, np.int64).astype(card.dtype), weight, client)
+
+
+def liars(card: RoundCard) -> dict[str, np.ndarray]:
+    """What somebody might share who hopes that something wraps around."""
+    half, size = 1 << (card.bits - 1), card.count
+    one = np.eye(1, size, dtype=np.int64)[0]
+    alternating = np.where(np.arange(size) % 2, 1, -1).astype(np.int64)
+    return {
+        "least": one * -half,
+        "most": one * (half - 1),
+        "quarter": one * (half // 2),
+        "all quarters": alternating * (half // 2),
+        "squares are zero": alternating << (card.bits - 4),
+        "pairs that cancel": alternating * (half - 3),
+    }
+
+
+def attacked(task_of: Task, cheats: dict[str, np.ndarray], honest, weight: int = 1) -> Outcome:
+    with open_local(task_of) as federation:
+        card = federation.card(1)
+        given = [share_update(card, update, id=client) for client, update in honest.items()]
+        given += [lie(card, client, elements, weight) for client, elements in cheats.items()]
+        for uploads in given:
+            for rank, part in uploads.items():
+                federation.receive(1, rank, uploads.client, part)
+        return federation.finish(1)
+
+
+@pytest.mark.parametrize("name", ["bounded", "scaled", "trimmed", "krum"])
+def test_ring_elements_out_of_range_are_dropped_by_name(name: str) -> None:
+    honest = {
+        client: update for client, update in vectors().items() if client in "abcdef"[: 5 if name == "krum" else 2]
+    }
+    honest = {client: {"x": update["x"] * 0.5} for client, update in honest.items()}
+    of, room = made(name), 8 - len(honest)
+    card = of.card(1, ["A" * 43] * 2)
+    cheats = dict(list(liars(card).items())[:room])
+    out = attacked(of, cheats, honest)
+    assert set(cheats) <= set(out.refused) and set(out.present) <= set(honest)
+    if name != "krum":
+        expected = in_the_clear(name, matrix_of(honest), np.ones(len(honest)))
+        assert np.abs(out.aggregate["x"] - expected).max() <= 2**-14
+
+
+def test_a_liar_who_passes_moves_the_mean_by_no_more_than_is_stated() -> None:
+    of, honest = made("bounded"), {client: {"x": vectors()[client]["x"] * 0.5} for client in "ab"}
+    card = of.card(1, ["A" * 43] * 2)
+    direction = np.ones(SIZE) / np.sqrt(SIZE)
+    cheats = {f"times {times}": np.rint(direction * 3.0 * times / card.unit) for times in (0.99, 1.5, 2, 3, 5, 50)}
+    out = attacked(of, cheats, honest)
+    moved = out.aggregate["x"] * len(out.present) - matrix_of(honest).sum(0)
+    passed = [client for client in out.present if client in cheats]
+    assert "times 0.99" in passed and not {"times 5", "times 50"} & set(passed)
+    assert np.linalg.norm(moved) <= len(passed) * slack(64) * 1.01 * 3.0
+
+
+def test_scaled_liars_move_the_mean_by_the_bound() -> None:
+    of, honest = made("scaled"), {client: {"x": vectors()[client]["x"] * 0.5} for client in "ab"}
+    card = of.card(1, ["A" * 43] * 2)
+    out = attacked(of, {"double": np.rint(np.ones(SIZE) / np.sqrt(SIZE) * 6.0 / card.unit)}, honest)
+    moved = out.aggregate["x"] * len(out.present) - matrix_of(honest).sum(0)
+    assert "double" not in out.present or abs(np.linalg.norm(moved) - 3.0) < 0.01
+
+
+@pytest.mark.parametrize("weight", [-1, 1001, 2**62, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("name", ["weighted", "bounded, weighted", "custom"])
+def test_weights_out_of_range_are_dropped_by_name(name: str, weight: int) -> None:
+    honest = {client: vectors()[client] for client in "ab"}
+    honest = {client: {"x": update["x"] * 0.5} for client, update in honest.items()}
+    out = attacked(made(name), {"liar": np.zeros(SIZE)}, honest, weight)
+    assert out.present == ("a", "b") and "liar" in out.refused
+    assert np.abs(out.aggregate["x"] - clear_mean(honest)["x"]).max() <= 2**-14
+
+
+def test_a_large_update_cannot_hide_behind_a_small_weight() -> None:
+    of, honest = made("bounded, weighted"), {client: {"x": vectors()[client]["x"] * 0.5} for client in "ab"}
+    card = of.card(1, ["A" * 43] * 2)
+    cheat = np.rint(np.ones(SIZE) * 3.0 / np.sqrt(SIZE) / card.unit * 100)
+    assert "liar" in attacked(of, {"liar": cheat}, honest, 1).refused
+    assert "liar" in attacked(of, {"liar": cheat}, honest, 100).present
+
+
+@pytest.mark.parametrize("name", ["trimmed", "median"])
+def test_few_liars_within_the_range_do_not_get_outside_of_what_honest_clients_have(name: str) -> None:
+    of, honest = made(name), {client: vectors()[client] for client in "abcde"}
+    card = of.card(1, ["A" * 43] * 2)
+    out = attacked(of, {"liar": np.full(SIZE, round(1.0 / card.unit))}, honest)
+    x = matrix_of(honest)
+    assert "liar" in out.present
+    assert (out.aggregate["x"] <= x.max(0) + 2**-16).all() and (out.aggregate["x"] >= x.min(0) - 2**-16).all()
+
+
+def test_an_aggregator_that_opens_another_toss_is_named() -> None:
+    of = made("bounded")
+    with open_local(of) as federation:
+        federation.card(1)
+        inboxes = federation._rounds[1]
+        own = [stages.Round(of, inbox, Presence((), (), {})) for inbox in inboxes]
+        steps = [stages.toss(each) for each in own]
+        promised = [next(step).data for step in steps]
+        opened = [step.send(promised).data for step in steps]
+        with pytest.raises(Mismatch, match="another toss") as caught:
+            steps[0].send([opened[0], bytes(32)])
+        assert caught.value.party == "second"
+        with pytest.raises(StopIteration) as ended:
+            steps[1].send(opened)
+        assert ended.value.value == bytes(a ^ b for a, b in zip(*opened, strict=True))
+
+
+def test_three_aggregators() -> None:
+    of = task(trimmed_mean(0.3), aggregators=("a", "b", "c"), slots=4, minimum=3)
+    updates = {str(at): arrays(at) for at in range(4)}
+    out = play(of, updates)
+    x = np.sort(np.stack([update["weight"].astype(float) for update in updates.values()]), axis=0)
+    assert np.abs(out.aggregate["weight"] - x[1:3].mean(0)).max() <= 2**-16
+
+
+def test_too_few_are_left_after_the_check() -> None:
+    of = made("bounded")
+    card = of.card(1, ["A" * 43] * 2)
+    out = attacked(of, {"liar": liars(card)["most"]}, {"a": {"x": np.zeros(SIZE)}})
+    assert out.aggregate is None and out.present == ("a",) and "liar" in out.refused
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: norm_bounded_mean(0.0), "bound"),
+        (lambda: norm_bounded_mean(1.0, over="keep"), "over"),
+        (lambda: norm_bounded_mean(1.0, over="scale", weighted=True), "weighted"),
+        (lambda: trimmed_mean(0.5), "trim"),
+        (lambda: krum(-1, bound=1.0), "dishonest"),
+        (lambda: norm_histogram([2.0, 1.0]), "bins"),
+        (lambda: task(krum(1, bound=1.0, keep=1)), "minimum"),
+        (lambda: task(median(), bits=32), "64 bits"),
+        (lambda: task(median(), levels=127), "levels"),
+        (lambda: task(norm_bounded_mean(1e18)), "fit"),
+        (lambda: task(norm_bounded_mean(100.0), frac_bits=60), "fit"),
+        (lambda: task(norm_bounded_mean(1e5), bits=32, slots=1000), "fit"),
+        (lambda: task(median(), protection=Protection(1.0, 1.0)), "noise"),
+        (lambda: task(norm_histogram([1.0]), reveal="clients"), "clients"),
+        (lambda: task(custom(lambda x, w: x.sum(0) + OWN)).programs, "tensors"),
+    ],
+)
+def test_aggregations_that_cannot_be(make, word: str) -> None:
+    with pytest.raises(CompileError, match=word):
+        make()
