@@ -49,7 +49,7 @@ class LaneActor:
 class RayLanes:
     """Lanes as actors, of a cluster that is running, or ("local") of one that is started on this machine and ended.
 
-    Raises ConfigError where Ray is not installed.
+    Raises ConfigError where Ray is not installed, or does not start.
     """
 
     def __init__(self, job: Mapping[str, Any], lanes: int, address: str = LOCAL) -> None:
@@ -62,7 +62,12 @@ class RayLanes:
         self._ray, self._job, self._lanes = ray, job, lanes
         own = {"include_dashboard": False, "object_store_memory": _MEMORY_BYTES, "num_cpus": lanes,
                "_node_ip_address": "127.0.0.1"}  # fmt: skip
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == LOCAL else {}))
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == LOCAL else {}))
+        except Exception as error:  # Ray's own are of no kind of their own
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            fix = "on a busy machine Ray's own processes start too slowly: try again, or leave --ray out"
+            raise ConfigError(explain("Ray cannot be started or reached", where=address, why=why, fix=fix)) from error
         self._actor = ray.remote(num_cpus=1, max_concurrency=2, max_restarts=0)(LaneActor)
         self._running: dict[int, Any] = {}
         self._asked: dict[Any, int] = {}

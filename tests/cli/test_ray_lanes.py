@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from protocols.errors import ConfigError
 from securemodel.cli.lanes import Crew
 from securemodel.cli.ray_lanes import RayLanes
 from securemodel.engines.packing import unpack
@@ -52,6 +53,17 @@ def test_actors_say_what_went_wrong_and_whether_they_are_there(crew: RayLanes) -
     assert until(crew, lambda words: "error" in words)[0] == 1
 
 
+def test_a_ray_that_does_not_start_is_an_error_with_a_cause(monkeypatch) -> None:
+    def init(**words: object) -> None:
+        raise RuntimeError("The current node timed out during startup.\nMore")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(
+        ConfigError, match=r"Ray cannot be started(?s:.)*timed out during startup(?s:.)*leave --ray out"
+    ):
+        RayLanes({}, 1)
+
+
 SCRIPT = """
 program = securemodel.compile(model, example_inputs, weights="bank", inputs="hospital", outputs="hospital")
 """
@@ -76,7 +88,7 @@ def test_a_party_with_actors_finishes_a_job(
         command = [sys.executable, "-m", "securemodel.cli", *words, "--config", parties_of_lanes(name)]
         processes[name] = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        for name in ("hospital", "bank"):
+        for name in ("bank", "hospital"):
             said, _ = processes[name].communicate(timeout=LIMIT_S)
             assert processes[name].returncode == 0, said.decode()
     finally:
