@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import logging
 import os
 import signal
@@ -317,6 +318,8 @@ async def serve(config: ServiceConfig, me: str, say: Callable[[str], None]) -> N
     try:
         await party.start()
         await party.listen()
+        gc.collect()
+        gc.freeze()  # what is there now stays: whenever it was looked through again, all clients waited
         _notify("READY=1")
         say(f"{me} listens for {config.fronts[me].url}")
         await party.ended()
