@@ -2,8 +2,8 @@
 
 After all uploads are in, the aggregators toss a public matrix R with entries -1, 0 and 1 of probabilities 1/4, 1/2 and 1/4,
 and compute y = R x of each update x on their shares. With B the bound of an honest update's norm, in units of the ring, a
-small program checks |y_k| <= T for all K rows and, where norms matter, y_1^2 + … + y_K^2 <= limit. docs/federated.md has
-the proofs; these are the claims:
+small program checks |y_k| <= T for all K rows and, where norms matter, y_1^2 + … + y_K^2 <= limit. docs/federated-checks.md
+has the proofs; these are the claims:
 
 range     for every x with a coordinate beyond 2 T, as a signed ring element: it passes with probability at most 2^-K.
 complete  an update of norm at most B is dropped with probability at most 2^-SAFETY: y_k is subgaussian with variance proxy
