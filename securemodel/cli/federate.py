@@ -126,6 +126,7 @@ def _aggregate(
         rounds.place_of(script.task, me, parties, own, data),
         rounds=script.rounds,
         model=models.digest,
+        sessions=rounds.sessions(script.task, me, parties),
         ledger=book,
     )
     keys = _book(data)

@@ -81,7 +81,7 @@ class Federation:
         """Hands each aggregator its part. The same upload may be sent again. Raises EdgeError."""
         end, sealed = time.monotonic() + timeout, uploads.sealed()
         path = f"{_PATH}/rounds/{uploads.card.round}/uploads/{quote(uploads.client, safe='')}"
-        self._all(lambda rank, line: self._ask(line, "POST", path, sealed[rank], end))
+        self._patiently(lambda: self._all(lambda rank, line: self._ask(line, "POST", path, sealed[rank], end)), end)
 
     def result(self, uploads: Uploads, *, timeout: float = 600.0) -> dict[str, np.ndarray]:
         """The aggregate of the round of an upload, once it is there. Raises EdgeError: also where the round was refused."""

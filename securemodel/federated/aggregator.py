@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,11 +29,12 @@ from securemodel.federated.agreement import Decision, Standing, check_same, deci
 from securemodel.federated.budgets import exceeded
 from securemodel.federated.journal import COMPUTED, OPEN, REFUSED, RELEASED, Journal, Round
 from securemodel.federated.spool import Spool
-from securemodel.federated.stages import Exchange, Made, aggregate_of, open_result, protected, walk
+from securemodel.federated.stages import Exchange, Made, Run, aggregate_of, open_result, protected, walk
 from securemodel.federated.task import Outcome, Task
 from securemodel.federated.uploads import Inbox, Presence
 from securemodel.ledger import Ledger
 from securemodel.service.desk import Refused
+from securemodel.sessions.serving import ServingSession
 
 ENDED = (RELEASED, REFUSED)
 _SKEW_S = 300.0
@@ -69,7 +71,8 @@ class Aggregator:
     """One aggregator of a task. A front's threads and the meetings may use it at a time.
 
     `rounds`: after so many, no other one is opened, and `finished` is True once that is so everywhere. `model(number,
-    outcome)` is the digest of the model that the updates of a round start from, given how the rounds before ended; `run` runs a program of the task.
+    outcome)` is the digest of the model that the updates of a round start from, given how the rounds before ended; `sessions`
+    opens a session of all aggregators for the task's programs, where it has any.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class Aggregator:
         *,
         rounds: int | None = None,
         model: Callable[[int, Callable[[int], Outcome]], str] = lambda number, outcome: "",
-        run: Callable[[Any], Any] | None = None,
+        sessions: Callable[[], ServingSession] | None = None,
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -87,7 +90,7 @@ class Aggregator:
         self.task, self.place, self.rank = task, place, task.aggregators.index(place.me)
         self.rounds, self.finished = rounds, False
         self.journal = Journal(place.folder / "journal.db")
-        self._model, self._run, self._ledger, self._clock = model, run, ledger, clock
+        self._model, self._sessions, self._ledger, self._clock = model, sessions, ledger, clock
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
         last = self.journal.last()
@@ -226,13 +229,11 @@ class Aggregator:
         )  # fmt: skip
 
     def _barred(self) -> dict[str, str]:
-        """Clients whose parts were not as they should be, and those that are not let in, with why."""
+        """Clients whose parts were not as they should be, with why."""
         if self._inbox is None:
             return {}
         wrong = {c: why for c, why in self._inbox.refused.items() if c not in self._inbox.receipts}
-        budget, protection = self.task.budget, self.task.protection
-        over = {c: exceeded(budget, self.journal.spent(c), protection) for c in self._inbox.receipts}
-        return dict(islice(wrong.items(), self.task.slots)) | {client: why for client, why in over.items() if why}
+        return dict(islice(wrong.items(), self.task.slots))
 
     def _check_not_lost(self, said: Mapping[str, Standing], newest: int) -> None:
         for name, one in said.items():
@@ -269,10 +270,13 @@ class Aggregator:
         number = decision.number
         self.journal.agree(number, decision.members, decision.refused)
         self.journal.attempt(number, decision.epoch)
+        with closing(_Steps(channel, self.task.aggregators, decision.epoch, self._sessions)) as steps:
+            self._compute(channel, decision, steps)
+
+    def _compute(self, channel: Channel, decision: Decision, steps: _Steps) -> None:
+        number = decision.number
         assert self._inbox is not None
-        steps = _Steps(channel, self.task.aggregators, decision.epoch, self._run)
-        presence = Presence(decision.members, (), {})
-        made = steps.through(walk(self.task, self._inbox, presence))
+        made = steps.through(walk(self.task, self._inbox, Presence(decision.members, (), {})))
         if len(made.accepted) < self.task.minimum:
             reason = f"{len(made.accepted)} clients passed, and the round has a minimum of {self.task.minimum}"
             refused = {**decision.refused, **made.refused}
@@ -344,8 +348,9 @@ class _Steps:
     channel: Channel
     names: Sequence[str]
     epoch: int
-    run: Callable[[Any], Any] | None
+    sessions: Callable[[], ServingSession] | None
     count: int = 0
+    session: ServingSession | None = None
 
     def through(self, steps: Generator[Any, Any, _T]) -> _T:
         """What a walk returns at its end."""
@@ -365,10 +370,18 @@ class _Steps:
         heard = self.channel.exchange(label, {peer: [data] for peer in peers}, dict.fromkeys(peers, len(data)))
         return [data if name == self.channel.me else heard[name].numpy().tobytes() for name in self.names]
 
-    def _ran(self, ask: Any) -> Any:
-        if self.run is None:
-            raise InputError(explain("this aggregator has no session to run programs in", fix="give run="))
-        return self.run(ask)
+    def _ran(self, ask: Run) -> Any:
+        """This aggregator's share of each output of a program; the first one opens the session."""
+        if self.session is None:
+            if self.sessions is None:
+                raise InputError(explain("this aggregator has no session to run programs in", fix="give sessions="))
+            self.session = self.sessions()
+        return self.session.run_shares(ask.program, ask.shares, ask.program, ask.manifest).shares
+
+    def close(self) -> None:
+        """Ends the session, if one was opened."""
+        if self.session is not None:
+            self.session.close()
 
 
 def task_digest(task: Task, keys: Sequence[str], rounds: int | None) -> bytes:

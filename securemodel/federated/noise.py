@@ -25,9 +25,10 @@ _WHAT = "the noise of a round"
 
 @dataclass(frozen=True)
 class Protection:
-    """Noise of standard deviation `multiplier` times what one client may change of the sum, which is twice `norm`.
+    """Noise of standard deviation `multiplier` times what one client may change of the sum: twice `norm` and its weight.
 
-    `norm` bounds the Euclidean norm of a client's (weighted) update; `delta` is that of the promise. Raises InputError.
+    `norm` bounds the Euclidean norm of a client's update, before its weight, which the client itself checks; `delta` is
+    that of the promise. Raises InputError.
     """
 
     multiplier: float
@@ -39,24 +40,27 @@ class Protection:
             what = "this is no noise: a multiplier from 0.01 on, a norm above 0, and a delta between 0 and 1"
             raise InputError(explain(what, where="Protection()", fix="multiplier=1.1, delta=1e-5 are usual"))
 
-    def scale(self, unit: float, count: int) -> float:
-        """The standard deviation in ring elements, of `unit` each; each of `count` numbers was rounded, by half of one at most."""
-        return self.multiplier * 2.0 * (self.norm / unit + math.sqrt(count) / 2)
+    def scale(self, unit: float, count: int, weight: int) -> float:
+        """The standard deviation in ring elements, of `unit` each, with weights of at most `weight`; each of `count` numbers
+        was rounded, by half an element at most.
+        """
+        return self.multiplier * 2.0 * (weight * self.norm / unit + math.sqrt(count) / 2)
 
     def epsilon(self, rounds: int) -> float:
         """Of (epsilon, delta)-differential privacy of a client in so many rounds; neighbors are NEIGHBORS. Raises InputError."""
         return privacy(DP(self.multiplier, 1.0), rounds, self.delta, ()).epsilon
 
-    def check_room(self, most: float, unit: float, count: int, parties: int, bits: int) -> None:
+    def check_room(self, most: float, unit: float, count: int, weight: int, parties: int, bits: int) -> None:
         """Raises InputError where sums of up to `most` ring elements and the noise of all parties may not fit the ring."""
-        if most + parties * _TAIL * self.scale(unit, count) >= 2.0 ** (bits - 1):
+        if most + parties * _TAIL * self.scale(unit, count, weight) >= 2.0 ** (bits - 1):
             fix = "use bits=64, fewer fractional bits, or a smaller norm"
             raise InputError(explain(f"this noise has no room beside the sum, modulo 2^{bits}", fix=fix))
 
 
-def with_noise(folder: Path, protection: Protection, total: np.ndarray, unit: float) -> np.ndarray:
+def with_noise(folder: Path, protection: Protection, total: np.ndarray, unit: float, weight: int) -> np.ndarray:
     """An aggregator's share of a total, with its noise in it."""
-    return total + _drawn(folder / "noise", protection.scale(unit, total.size), total.size).astype(total.dtype)
+    scale = protection.scale(unit, total.size, weight)
+    return total + _drawn(folder / "noise", scale, total.size).astype(total.dtype)
 
 
 def _drawn(path: Path, scale: float, count: int) -> np.ndarray:

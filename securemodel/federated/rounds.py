@@ -32,6 +32,7 @@ from securemodel.service.certificates import fingerprint
 from securemodel.service.connections import Limits
 from securemodel.service.keys import KeyBook
 from securemodel.service.logs import Log
+from securemodel.sessions.serving import ServingSession, open_connection
 
 _POLL_S = 1.0
 _GRACE_S = 5.0
@@ -70,6 +71,17 @@ def entry(me: str, config: PartiesConfig, url: str, tls: tuple[Path, Path] | Non
 def meetings(me: str, config: PartiesConfig, own: Identity) -> Callable[[], AbstractContextManager[Channel]]:
     """Each call connects with all other aggregators. Raises PeerAbsent after the parties file's time."""
     return lambda: connect_channel(me, config, own)
+
+
+def sessions(task: Task, me: str, config: PartiesConfig) -> Callable[[], ServingSession]:
+    """Each call opens a session of all aggregators and the dealer for a task's programs, one lane beside the meetings."""
+
+    def opened() -> ServingSession:
+        session = open_connection(task.programs, task.digest, me, config.at_lane(1), ahead=False)
+        session.load(task, None)
+        return session
+
+    return opened
 
 
 def run(

@@ -130,7 +130,7 @@ def protected(task: Task, inbox: Inbox, made: Made) -> Made:
     """With this aggregator's noise in its share, where the task wants it."""
     if task.protection is None:
         return made
-    return replace(made, total=with_noise(inbox.spool.folder, task.protection, made.total, made.unit))
+    return replace(made, total=with_noise(inbox.spool.folder, task.protection, made.total, made.unit, task.max_weight))
 
 
 def open_result(task: Task, made: Made) -> Walk:

@@ -78,7 +78,8 @@ class Task:
             raise CompileError(explain("this task cannot be carried out", why=error.why)) from error
         if self.protection is not None:
             most = self.slots * self.max_weight * self.limit / card.unit
-            self.protection.check_room(most, card.unit, card.count, len(self.aggregators), card.bits)
+            parties = len(self.aggregators)
+            self.protection.check_room(most, card.unit, card.count, self.max_weight, parties, card.bits)
 
     def _check_aggregation(self) -> None:
         """Raises CompileError for what does not go together with the aggregation."""
@@ -90,6 +91,10 @@ class Task:
         if self.protection is not None and self.aggregation.kind not in ("sum", "scaled"):
             what = f"noise hides what a client adds to a sum, and {self.aggregation.name} is none"
             raise CompileError(explain(what, fix="take norm_bounded_mean(), or leave out protection="))
+        scaled = 1.01 * self.aggregation.bound if self.aggregation.kind == "scaled" and self.aggregation.bound else 0.0
+        if self.protection is not None and self.protection.norm < scaled:
+            what = f"noise for a norm of {self.protection.norm:g} hides no update that is scaled to more"
+            raise CompileError(explain(what, fix=f"Protection(norm={scaled:g})"))
         if self.reveal == "clients" and self.aggregation.kind == "norms":
             raise CompileError("a histogram of norms is for the aggregators: leave out reveal='clients'")
         if self.levels is not None and (self.aggregation.kind != "sum" or self.aggregation.rows):
@@ -116,6 +121,14 @@ class Task:
     def premultiplied(self) -> bool:
         """Whether clients multiply their numbers by their weights."""
         return self.aggregation.kind != "custom"
+
+    @property
+    def _norm(self) -> float | None:
+        """The largest norm of an update, which a client checks: beyond it would be dropped, or not hidden by the noise."""
+        if self.aggregation.kind != "sum":
+            return None
+        bounds = [self.aggregation.bound, self.protection.norm if self.protection is not None else None]
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     def _fits(self, bits: int, frac_bits: int) -> bool:
         """Whether all that is computed fits a ring, for everybody whose update is not dropped."""
@@ -214,7 +227,7 @@ class Task:
             minimum=self.minimum,
             reveal=self.reveal,
             premultiplied=self.premultiplied,
-            bound=self.aggregation.bound if self.aggregation.kind == "sum" else None,
+            bound=self._norm,
             levels=self.levels,
             positions=None if positions is None else tuple(map(int, positions)),
         )

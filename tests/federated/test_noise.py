@@ -7,7 +7,10 @@ import pytest
 from rounds import arrays, play, task
 
 from protocols.errors import ConfigError, InputError
-from securemodel.federated import Budget, Protection, mean
+from securemodel import edge
+from securemodel.edge.updates import share_update
+from securemodel.errors import CompileError
+from securemodel.federated import Budget, Protection, mean, trimmed_mean, weighted_mean
 from securemodel.federated.budgets import exceeded
 from securemodel.federated.noise import with_noise
 
@@ -16,22 +19,22 @@ HALF = Protection(multiplier=0.5, norm=2.0)
 
 def test_noise_is_drawn_once_a_round(tmp_path):
     total = np.array([5, 2**64 - 7, 0], np.uint64)
-    first = with_noise(tmp_path, HALF, total, 2.0**-16)
-    assert np.array_equal(with_noise(tmp_path, HALF, total, 2.0**-16), first)
+    first = with_noise(tmp_path, HALF, total, 2.0**-16, 1)
+    assert np.array_equal(with_noise(tmp_path, HALF, total, 2.0**-16, 1), first)
     assert (first != total).all() and first.dtype == total.dtype
     with pytest.raises(InputError, match="another size"):
-        with_noise(tmp_path, HALF, total[:2], 2.0**-16)
+        with_noise(tmp_path, HALF, total[:2], 2.0**-16, 1)
     (tmp_path / "noise").chmod(0o644)
     with pytest.raises(ConfigError, match="noise of a round"):
-        with_noise(tmp_path, HALF, total, 2.0**-16)
+        with_noise(tmp_path, HALF, total, 2.0**-16, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
 def test_noise_has_the_size_that_is_promised(tmp_path, dtype):
     count, unit = 4000, 2.0**-8
-    drawn = with_noise(tmp_path, HALF, np.zeros(count, dtype), unit).view(np.dtype(dtype).str.replace("u", "i"))
-    expected = 0.5 * 2 * (2.0 / unit + math.sqrt(count) / 2)
-    assert HALF.scale(unit, count) == expected
+    drawn = with_noise(tmp_path, HALF, np.zeros(count, dtype), unit, 3).view(np.dtype(dtype).str.replace("u", "i"))
+    expected = 0.5 * 2 * (3 * 2.0 / unit + math.sqrt(count) / 2)
+    assert HALF.scale(unit, count, 3) == expected
     assert abs(drawn.std() / expected - 1) < 0.1 and abs(drawn.mean()) < 0.1 * expected  # 9 and 6 deviations
 
 
@@ -55,6 +58,18 @@ def test_noise_needs_room_beside_the_sum():
         task(mean(), protection=Protection(4.0, 64.0), bits=32, frac_bits=24)
 
 
+def test_clients_check_the_norm_that_noise_is_for():
+    made = task(weighted_mean(), protection=Protection(1.0, 0.5), bits=64, max_weight=9)
+    card = made.card(1, ["A" * 43] * 2)
+    update = arrays(0)
+    with pytest.raises(edge.InputError, match="norm"):
+        share_update(card, update)
+    small = {name: x if name == "batches" else (x / 16).astype(x.dtype) for name, x in update.items()}
+    share_update(card, small, weight=9)
+    with pytest.raises(CompileError, match="noise"):
+        task(trimmed_mean(0.2), protection=Protection(1.0, 0.5))
+
+
 def test_budgets():
     assert exceeded(Budget(), 10**6, None) == ""
     assert exceeded(Budget(rounds=3), 2, None) == ""
@@ -67,7 +82,7 @@ def test_budgets():
 
 def test_aggregators_of_one_process_add_noise_too():
     updates = {client: arrays(at) for at, client in enumerate("abc")}
-    made = task(mean(), protection=Protection(1.0, 4.0), bits=64)
+    made = task(mean(), protection=Protection(1.0, 8.0), bits=64)
     one, two = play(made, updates).aggregate, play(made, updates).aggregate
     assert one is not None and two is not None
     assert not np.array_equal(one["weight"], two["weight"])

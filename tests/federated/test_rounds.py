@@ -1,21 +1,26 @@
 """Aggregators over their TLS links and clients over HTTP: whole rounds, keys, and aggregators that are gone."""
 
 import http.client
+import threading
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from protocols.channel.testing import loopback_parties, run_together
 from protocols.errors import ConfigError, Mismatch, PeerAbsent, PeerDied
-from protocols.identity import Timeouts
+from protocols.identity import DEALER, Timeouts
 from securemodel.edge.errors import Disagreement, EdgeError, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
+from securemodel.edge.rounds import RoundCard
 from securemodel.edge.updates import Layout, share_update
-from securemodel.federated import Task, mean
+from securemodel.engines.masked.dealer import serve
+from securemodel.federated import Task, mean, trimmed_mean
 from securemodel.federated.aggregator import Aggregator
-from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, run
+from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, run, sessions
+from securemodel.service import desk as service
 from securemodel.service.keys import KeyBook, digest_of, new_key
 from securemodel.service.logs import Log
 
@@ -141,6 +146,22 @@ def test_what_an_aggregator_refuses_is_told(open_round):
             mine.card(after=1, timeout=0.1)
 
 
+def test_an_upload_that_is_refused_for_a_moment_is_sent_again(open_round, monkeypatch):
+    ends, file, keys = open_round
+    real, refused = ends["north"].receive, []
+
+    def busy(*given):
+        if not refused:
+            refused.append(given)
+            raise service.Refused("queue_full", "too many bodies are being read", retry_after=1.0)
+        real(*given)
+
+    monkeypatch.setattr(ends["north"], "receive", busy)
+    with Federation(file, client="a", key=keys["a"]) as mine:
+        mine.share(mine.card(), update(1.0))
+    assert refused and [end.held(1) for end in ends.values()] == [("a",)] * 2
+
+
 def asked(file, method, path, body=b"", **headers):
     connection = http.client.HTTPConnection(file["aggregators"][0]["url"].removeprefix("http://"), timeout=60)
     try:
@@ -233,3 +254,37 @@ def test_an_address_in_use_is_named(roster, tmp_path):
         port = int(file["aggregators"][0]["url"].rpartition(":")[2])
         with pytest.raises(ConfigError, match=str(port)), front(ends["north"], Listening("127.0.0.1", port), Log(None)):
             pass
+
+
+def test_aggregators_run_a_program_with_a_dealer(tmp_path):
+    """A trimmed mean, whose programs run in a session of their own beside the meeting."""
+    config, identities = loopback_parties(NAMES, tmp_path, dealer=True, timeouts=Timeouts(60, 60), lanes=2)
+    made = Task("t", trimmed_mean(0.25), LAYOUT, slots=4, limit=8.0, aggregators=NAMES)
+    threading.Thread(target=serve, args=(config, identities[DEALER]), daemon=True).start()
+    ends = {
+        name: Aggregator(
+            made,
+            place_of(made, name, config, identities[name], tmp_path / f"data-{name}"),
+            rounds=1,
+            sessions=sessions(made, name, replace(config, identity=tmp_path / name)),
+        )
+        for name in NAMES
+    }
+
+    def go(name):
+        run(ends[name], meetings(name, config, identities[name]), sleep=lambda seconds: time.sleep(0.02))
+
+    def clients():
+        while any(not end.held(1) and end.journal.last() is None for end in ends.values()):
+            time.sleep(0.02)
+        card = RoundCard.read(ends["north"].card())
+        for client, value in {"a": 1.0, "b": 2.0, "c": 4.0, "d": -7.5}.items():
+            sealed = share_update(card, update(value), id=client).sealed()
+            for rank, name in enumerate(NAMES):
+                ends[name].receive(1, client, sealed[rank])
+
+    found = run_together({"clients": clients, **{name: lambda name=name: go(name) for name in NAMES}}, timeout_s=180)
+    assert not any(found.values()), found
+    for end in ends.values():
+        aggregate = end.outcome(1).aggregate
+        assert aggregate is not None and np.allclose(aggregate["w"], 1.5, atol=2**-16)
