@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -213,30 +212,13 @@ class ServingSession(Session):
             for name, walk in self._serving().items():
                 walk.manifest = manifest
                 runs[name] = walk.run(epoch, given[name], Rows(rows, 0))
-            with self._preparing_rests(epoch):
-                finished = self._step(runs)
+            finished = self._step(runs)
             if self._depths.get(size, 0):
                 pool.append(self._ask(size))
         cut = lambda share: share if rows == size else share[:rows]
         outputs = {name: [cut(share) for share in shares] for name, (shares, _) in finished.items()}
         run = f"{self.channel.session.hex()[:16]}:{epoch}"
         return Result(outputs[self.me] if self._awaited else outputs, run)
-
-    @contextmanager
-    def _preparing_rests(self, epoch: int) -> Iterator[None]:
-        """Around a run: what is prepared meanwhile would make it slower, and can wait while at least half of each pool is
-        there, and the run itself."""
-        walks = self._serving().values()
-        resting = all(walk.is_prepared(epoch) for walk in walks) and all(
-            2 * ready >= self._depths.get(size, 0) for size, ready in self.runs_ahead.items()
-        )
-        for walk in walks:
-            walk.rest(resting)
-        try:
-            yield
-        finally:
-            for walk in walks:
-                walk.rest(False)
 
 
 def _fits(node: Any, share: Any) -> bool:

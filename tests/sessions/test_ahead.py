@@ -68,34 +68,6 @@ def test_hands_out_what_was_prepared_in_order(worker) -> None:
             assert take(node)["lam"][0] == epoch * 1000 + node
 
 
-def test_rests_and_goes_on(worker) -> None:
-    source, made = worker
-    source.wait.clear()
-    made.submit(1, "run")
-    made.submit(2, "run")
-    made.rest(True)
-    source.wait.set()
-    assert settled(source) <= 1 and not made.is_prepared(1)
-    made.rest(False)
-    for epoch in (1, 2):
-        take = made.take_from(epoch)
-        for node in range(source.count):
-            assert take(node)["lam"][0] == epoch * 1000 + node
-
-
-@pytest.mark.parametrize("end", ["discard", "close"])
-def test_a_rest_keeps_nobody_from_the_end(worker, end) -> None:
-    source, made = worker
-    made.rest(True)
-    made.submit(1, "run")
-    assert settled(source) == 0
-    if end == "discard":
-        made.discard()
-        assert made.is_prepared(1)
-    else:
-        assert made.close(60.0)
-
-
 def test_stops_at_the_limit_and_goes_on_with_a_slow_consumer(worker) -> None:
     source, made = worker
     made.submit(1, "run")

@@ -13,7 +13,7 @@ import torch
 import securemodel
 from protocols.channel import Label, Purpose
 from protocols.errors import Mismatch, PeerError
-from securemodel.engines.masked.serving import ServingWalk, local_serving_walks, prepared_bytes
+from securemodel.engines.masked.serving import local_serving_walks, prepared_bytes
 from securemodel.engines.masked.sources import DEAL_RUN, REQUEST
 from securemodel.family import Family
 from securemodel.sessions import serving
@@ -80,35 +80,6 @@ def test_runs_of_all_sizes_find_what_was_prepared_for_them(worlds, families, mod
     assert len(set(epochs)) == len(ASKED) and (epochs != sorted(epochs)) == ahead
     for size, program in family.programs.items():
         assert dealt[family.parties[-1], size] == program.plan().preprocessing_bytes
-
-
-@pytest.mark.parametrize("ready", [{1: 2, 4: 2}, {1: 4, 4: 1}])
-def test_nothing_is_prepared_beside_a_run_while_half_of_each_pool_is_there(
-    worlds, families, model, monkeypatch, ready
-) -> None:
-    family, rests = families(2), {"bank": [], "hospital": []}
-    rest, counted = ServingWalk.rest, serving.ServingSession.runs_ahead.fget
-    x = torch.rand(1, 4)
-    shares = split(x, 2)
-
-    def party(session: serving.ServingSession) -> serving.Result:
-        rank = family.parties.index(session.me)
-        session.load(family, model if rank == 0 else None)
-        deadline = time.monotonic() + 60
-        while counted(session) != {1: 4, 4: 4}:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        return session.run_shares(1, [shares[rank]], 1, MANIFEST)
-
-    def noted(walk: ServingWalk, resting: bool) -> None:
-        rests[walk.party.me].append(resting)
-        rest(walk, resting)
-
-    monkeypatch.setattr(ServingWalk, "rest", noted)
-    monkeypatch.setattr(serving.ServingSession, "runs_ahead", ready)
-    results = worlds(family).run(dict.fromkeys(family.parties, party), ahead=True)
-    assert (opened(list(results.values())) - model(x)).abs().max() < 1e-3
-    assert list(rests.values()) == 2 * [[min(ready.values()) == 2, False]]
 
 
 def test_pools_fit_in_memory_and_have_few_runs(families) -> None:

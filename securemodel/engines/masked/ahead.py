@@ -40,9 +40,6 @@ class AtOnce:
     def look(self) -> None:
         """Nothing can have failed before it is taken."""
 
-    def rest(self, resting: bool) -> None:
-        """Nothing is prepared before it is taken, so there is nothing to put off."""
-
     def finish(self, epoch: int) -> None:
         """Ends an epoch of which nothing is left to take."""
         for _ in self._items:
@@ -73,7 +70,7 @@ class Ahead:
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._discarding = self._closed = self._resting = False
+        self._discarding = self._closed = False
         self._open: list[int] = []
         self._wanted = False
         self._current: deque[Item] = deque()
@@ -106,12 +103,6 @@ class Ahead:
         with self._changed:
             if self._error is not None:
                 raise self._error
-
-    def rest(self, resting: bool) -> None:
-        """Lets the worker stop after the value it prepares now, or go on. No epoch that is still open is taken meanwhile."""
-        with self._changed:
-            self._resting = resting
-            self._changed.notify_all()
 
     def finish(self, epoch: int) -> None:
         """Waits until the worker is done with an epoch of which nothing is left to take."""
@@ -180,7 +171,6 @@ class Ahead:
         while (job := self._jobs.get()) is not None:
             if self._closed:
                 return
-            self._pause()
             try:
                 self._work_on(*job)
             except BaseException as error:
@@ -192,18 +182,10 @@ class Ahead:
                 self._open.remove(job[0])
                 self._changed.notify_all()
 
-    def _pause(self) -> None:
-        """Waits for the end of a rest."""
-        if self._resting:
-            with self._changed:
-                while self._resting and not self._discarding:
-                    self._changed.wait(_POLL_S)
-
     def _work_on(self, epoch: int, phase: Phase) -> None:
         batch: list[Item] = []
         nbytes = 0
         for item in self._prepare(epoch, phase):
-            self._pause()
             if self._closed:
                 return
             batch.append(item)

@@ -67,10 +67,6 @@ class ServingWalk(MaskedWalk):
         self._worker.look()
         self.source.look()
 
-    def rest(self, resting: bool) -> None:
-        """Whether nothing is prepared for now, so that a run has the interpreter and the dealer's machine for itself."""
-        self._worker.rest(resting)
-
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         """A run that was asked for. Inputs and outputs are this party's shares of them."""
         party = self._parties[self._sizes[epoch]]
