@@ -533,8 +533,8 @@ class PartyDesk:
         return [np.concatenate(parts) for parts in zip(*shares)]
 
     def _write(self, action: Record) -> None:
-        entries, marks = self._records.computed(action.ids, action.where), self._records.marks()
-        written = self._journal.write([*entries, *marks])
+        marks, entries = self._records.marks(), self._records.computed(action.ids, action.where)
+        written = self._journal.write([*marks, *entries])
         written.add_done_callback(self._later(self._written, action.run, marks))
 
     def _later(self, what: Callable[..., None], *arguments: Any) -> Callable[[Future[None]], None]:

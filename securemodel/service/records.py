@@ -49,7 +49,7 @@ class Records:
         """`entries`: ids of before a restart; their answers are no more."""
         self._keep_s = keep_s
         self._records = {entry.id: _remembered(entry) for entry in entries}
-        self._marks: list[str] = []
+        self._marks: list[Entry] = []
         self._kept: deque[tuple[str, int]] = deque()
         self._kept_bytes = 0
         self.rows = self.bytes = 0
@@ -100,7 +100,7 @@ class Records:
             size = _bytes(answer.shares)
             self._kept.append((id, size))
             self._kept_bytes += size
-            self._marks.append(id)
+            self.mark(id, RELEASED)
         if record.done and not record.done.done():
             record.done.set_result(None)
         record.done = None
@@ -131,19 +131,18 @@ class Records:
 
     def mark(self, id: str, state: str) -> None:
         """A new state of an id that the journal has; written with the next batch, or within a second."""
-        if id in self._records:
-            self._records[id].state = state
-            self._marks.append(id)
+        if record := self._records.get(id):
+            record.state = state
+            self._marks.append(_entry(id, record, state))
 
     def marks(self) -> list[Entry]:
-        """Entries of new states, to be written now."""
+        """Entries of new states, to be written now, before what is computed later."""
         marks, self._marks = self._marks, []
-        known = [(id, self._records[id]) for id in marks if id in self._records]
-        return [_entry(id, record, record.state) for id, record in known if record.state in (RELEASED, LOST)]
+        return marks
 
-    def put_back(self, marks: Iterable[Entry]) -> None:
-        """These could not be written; they are once more in the next `marks`."""
-        self._marks += [entry.id for entry in marks]
+    def put_back(self, marks: list[Entry]) -> None:
+        """These could not be written; they are once more in the next `marks`, before newer ones."""
+        self._marks = marks + self._marks
 
 
 def _remembered(entry: Entry) -> Known:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import FileError
 from securemodel.service.agreement import Batch, Limits
-from securemodel.service.desk import Refused
+from securemodel.service.desk import LaneDown, Refused
 from securemodel.service.journal import Entry, Journal, JournalFailed
 from securemodel.service.messages import Run
 from tests.service.parties import WEIGHT, Parties, added, codes, new_id
@@ -239,6 +239,29 @@ def test_runs_that_always_fail_end_in_a_refusal(tmp_path) -> None:
 
     async def failing(party, job):
         raise RuntimeError("an engine's own error")
+
+    Parties(2, tmp_path, limits=QUICK).run(test)
+
+
+def test_what_one_party_computed_and_the_others_never_is_charged_nowhere(tmp_path) -> None:
+    async def test(service: Parties) -> None:
+        batches = service.desks["bank"]._machine.batches
+
+        async def fails_at_the_hospital(party, job):
+            while party == "hospital":
+                if job.run in batches and batches[job.run].recorded:
+                    raise LaneDown("its engine died", "hospital")
+                await asyncio.sleep(0.005)
+            return f"session:{job.run}", [job.shares[0] @ WEIGHT]
+
+        service.rooms[0].meet = fails_at_the_hospital
+        said = await service.send(service.bodies(X, new_id()))
+        assert codes(said) == {"peer_down"} and spent(service) == [0, 0]
+        await service.desks.pop("bank").close()
+        journal = Journal(tmp_path / "bank.sqlite")
+        assert [entry.state for entry in journal.recent(600)] == ["result_lost"]
+        assert sum(journal.spent().values()) == 0
+        journal.close()
 
     Parties(2, tmp_path, limits=QUICK).run(test)
 
