@@ -68,7 +68,7 @@ class Inbox:
         if self.closed:
             what = f"an upload came after round {self.card.round} was closed"
             raise InputError(explain(what, where=f"client {client!r}", fix="take part in the next round"))
-        before, now = self.receipts.get(client), _receipt(part)
+        before, now = self.receipts.get(client), receipt(part)
         if before == now:
             return  # sent again, as after an answer that was lost
         if before is not None:
@@ -83,7 +83,7 @@ class Inbox:
         self.refused.pop(client, None)
 
     def _keep(self, part: Part, size: int) -> None:
-        self.receipts[part.client] = _receipt(part)
+        self.receipts[part.client] = receipt(part)
         body = bytes(part.body) if part.form == "seed" else b""
         self._known[part.client] = (replace(part, body=body), size - len(part.body))
 
@@ -93,7 +93,8 @@ class Inbox:
         return part if part.form == "seed" else replace(part, body=self.spool.get(client)[start:])
 
 
-def _receipt(part: Part) -> Receipt:
+def receipt(part: Part) -> Receipt:
+    """What an aggregator tells the others of a part."""
     return Receipt(part.id, part.commit, part.digest, part.answer_key)
 
 

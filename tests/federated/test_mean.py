@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,12 @@ from hypothesis import strategies as st
 from rounds import arrays, clear_mean, play, task, upload
 
 from protocols.errors import InputError
-from securemodel.edge.updates import Layout, add_results, share_update
+from securemodel.edge import sealing
+from securemodel.edge.updates import Layout, add_results, read_part, share_update
 from securemodel.errors import CompileError
 from securemodel.federated import Task, mean, open_local, weighted_mean
+from securemodel.federated.spool import Spool
+from securemodel.federated.uploads import Inbox, agree, receipt
 
 WEIGHTED = Task("w", weighted_mean(), Layout.of({"x": np.zeros(())}), slots=6, limit=8.0, max_weight=60_000)
 
@@ -107,6 +112,17 @@ def test_who_is_not_in() -> None:
     assert out.refused["client 3"] == "its parts belong to different uploads" and "client 4" in out.refused
 
 
+def test_a_part_that_is_not_of_the_committed_upload() -> None:
+    """Its header says the right upload, but what follows it is another one's."""
+    told = task(mean()).card(1, [sealing.public_of(sealing.one_time_key())] * 2)
+    one, other = (share_update(told, arrays(at), id="c") for at in range(2))
+    mixed = replace(read_part(told, 1, "c", one[1]), body=read_part(told, 1, "c", other[1]).body)
+    receipts = [{"c": receipt(read_part(told, 0, "c", one[0]))}, {"c": receipt(mixed)}]
+    assert agree(receipts, 8).refused == {"c": "its parts belong to different uploads"}
+    receipts[1] = {"c": receipt(read_part(told, 1, "c", one[1]))}
+    assert agree(receipts, 8).present == ("c",)
+
+
 def test_a_second_a_late_and_a_repeated_upload() -> None:
     with open_local(task(mean())) as federation:
         card = federation.card(1)
@@ -149,10 +165,6 @@ def test_weights_of_zero_alone_make_no_mean() -> None:
 
 def test_uploads_outlive_a_process(tmp_path) -> None:
     """What an aggregator wrote is there when it starts again, and gone after the round."""
-    from securemodel.edge import sealing
-    from securemodel.federated.spool import Spool
-    from securemodel.federated.uploads import Inbox
-
     made = task(mean())
     card = made.card(1, [sealing.public_of(sealing.one_time_key())] * 2)
     inbox = Inbox(card, 1, Spool(tmp_path / "round"))

@@ -226,6 +226,26 @@ def test_an_aggregator_that_opens_another_toss_is_named() -> None:
         assert ended.value.value == bytes(a ^ b for a, b in zip(*opened, strict=True))
 
 
+@pytest.mark.parametrize("name", ["trimmed", "bounded"])
+def test_the_program_that_admits_is_exact_at_its_edges(name: str) -> None:
+    """On projections that nobody could choose: one number at the edge, and, where norms matter, squares at the edge."""
+    of, shift = made(name), 64 - made(name).ring[0]
+    reach, half = of.bounds.reach, 1 << (of.ring[0] - 1)
+    rows = torch.zeros(8, 64, dtype=torch.int64)
+    for slot, edge in enumerate([reach, -reach, reach + 1, -reach - 1, half - 1, -half]):
+        rows[slot, slot + 7] = edge
+    rows[6:] = torch.tensor([[reach * 2 // 11], [reach * 5 // 22]])  # 64 of them: 1.45 and 1.82 times the reach
+    within = [1, 1, 0, 0, 0, 0, 1, 0 if name == "bounded" else 1]
+    weights = torch.ones(8, dtype=torch.int64)
+    limits = of.bounds.limits(weights, lambda values: torch.tensor(values, dtype=torch.int64))
+    given = [rows << shift, limits[0], weights, rows << shift, limits[1]][: 5 if name == "bounded" else 3]
+    with open_local(of) as federation:
+        drawn = [torch.randint(-(2**62), 2**62, x.shape) for x in given]
+        shares = {"first": [x - r for x, r in zip(given, drawn, strict=True)], "second": drawn}
+        out = federation._session().run_shares(1, shares, 1, bytes(32)).shares
+    assert (out["first"][0] + out["second"][0]).tolist() == within
+
+
 def test_three_aggregators() -> None:
     of = task(trimmed_mean(0.3), aggregators=("a", "b", "c"), slots=4, minimum=3)
     updates = {str(at): arrays(at) for at in range(4)}
