@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from protocols.errors import ConfigError, DecodeError, explain
 from protocols.files import create_secret, open_secret, sync_directory
 from protocols.strict import strict_json, typed
 from securemodel.errors import LedgerError
 from securemodel.invocation import current
-from securemodel.program import Program
+
+if TYPE_CHECKING:
+    from securemodel.program import Program
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "time": str, "session": str, "epoch": int, "program": str, "protocol": str, "me": str, "peers": list,

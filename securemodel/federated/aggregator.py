@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,7 +34,9 @@ from securemodel.federated.task import Outcome, Task
 from securemodel.federated.uploads import Inbox, Presence
 from securemodel.ledger import Ledger
 from securemodel.service.desk import Refused
-from securemodel.sessions.serving import ServingSession
+
+if TYPE_CHECKING:
+    from securemodel.sessions.serving import ServingSession
 
 ENDED = (RELEASED, REFUSED)
 _SKEW_S = 300.0

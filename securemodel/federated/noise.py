@@ -15,8 +15,6 @@ import numpy as np
 
 from protocols.errors import InputError, explain
 from protocols.files import read_secret, write_secret
-from securemodel.data.noise import discrete_gaussian
-from securemodel.training.privacy import DP, privacy
 
 NEIGHBORS = "one client's update replaced by any other update of a norm within the bound"
 _TAIL = 9.0  # a normal number is beyond so many standard deviations once in 2^62 times
@@ -48,6 +46,8 @@ class Protection:
 
     def epsilon(self, rounds: int) -> float:
         """Of (epsilon, delta)-differential privacy of a client in so many rounds; neighbors are NEIGHBORS. Raises InputError."""
+        from securemodel.training.privacy import DP, privacy  # 100 MB, for rounds with noise alone
+
         return privacy(DP(self.multiplier, 1.0), rounds, self.delta, ()).epsilon
 
     def check_room(self, most: float, unit: float, count: int, weight: int, parties: int, bits: int) -> None:
@@ -71,6 +71,8 @@ def _drawn(path: Path, scale: float, count: int) -> np.ndarray:
     try:
         data = read_secret(path, _WHAT)
     except FileNotFoundError:
+        from securemodel.data.noise import discrete_gaussian  # 100 MB, for rounds with noise alone
+
         data = discrete_gaussian(scale, count).numpy().astype("<i8").tobytes()
         write_secret(path, data, _WHAT, new=True)
     if len(data) != 8 * count:

@@ -11,9 +11,10 @@ import pytest
 from protocols.channel import local_channels
 from protocols.channel.testing import run_together
 from protocols.errors import Mismatch, PeerAborted, PeerDied, PeerError
+from securemodel.data import noise
 from securemodel.edge import sealing
 from securemodel.edge.updates import Layout, RoundCard, add_results, share_update
-from securemodel.federated import Task, mean, noise
+from securemodel.federated import Task, mean
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
 from securemodel.federated.budgets import Budget
@@ -207,9 +208,7 @@ def test_an_aggregator_that_dies_mid_round_comes_back(world, write, after, monke
     here.restart("second")
     here.restart("first")
     drawn = []
-    monkeypatch.setattr(
-        "securemodel.federated.noise.discrete_gaussian", lambda *given: drawn.append(given) or _draw(*given)
-    )
+    monkeypatch.setattr("securemodel.data.noise.discrete_gaussian", lambda *given: drawn.append(given) or _draw(*given))
     while set((states := here.meet_well()).values()) == {AGREED, COMPUTED}:
         pass
     assert states["second"] in (RELEASED, OPEN)
