@@ -119,12 +119,12 @@ class Federation:
         return answer
 
     def _patiently(self, ask: Callable[[], _T], end: float) -> _T:
-        """Asks again while there is only something to wait for."""
+        """Asks again while there is only something to wait for, also an aggregator that is started again."""
         while True:
             try:
                 return ask()
-            except (Refused, _NotYet) as error:
-                wait = isinstance(error, _NotYet) or error.retry_after is not None
+            except (Refused, PartyDown) as error:
+                wait = isinstance(error, PartyDown) or error.retry_after is not None
                 if not wait or time.monotonic() + _PAUSE_S >= end:
                     raise
             time.sleep(_PAUSE_S)

@@ -12,7 +12,7 @@ import pytest
 from protocols.channel.testing import loopback_parties, run_together
 from protocols.errors import ConfigError, Mismatch, PeerAbsent, PeerDied
 from protocols.identity import DEALER, Timeouts
-from securemodel.edge.errors import Disagreement, EdgeError, Refused, ServiceError
+from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
 from securemodel.edge.rounds import RoundCard
 from securemodel.edge.updates import Layout, share_update
@@ -144,6 +144,15 @@ def test_what_an_aggregator_refuses_is_told(open_round):
             mine.result(uploads, timeout=0.1)
         with pytest.raises(EdgeError):
             mine.card(after=1, timeout=0.1)
+
+
+def test_an_aggregator_that_cannot_be_reached_is_named_in_time(open_round):
+    _, file, keys = open_round
+    away = {**file["aggregators"][1], "url": "http://127.0.0.1:9"}
+    apart = {**file, "aggregators": [file["aggregators"][0], away]}
+    with Federation(apart, key=keys["a"]) as mine, pytest.raises(PartyDown) as caught:
+        mine.card(timeout=0.5)
+    assert caught.value.party == "south"
 
 
 def test_an_upload_that_is_refused_for_a_moment_is_sent_again(open_round, monkeypatch):
