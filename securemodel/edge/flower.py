@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp.typing import ClientAppCallable
 
 from securemodel.edge.errors import InputError, ServiceError, WireError
-from securemodel.edge.rounds import Layout, RoundCard
+from securemodel.edge.rounds import Layout, RoundCard, digest_of
 from securemodel.edge.updates import share_update
 
 RECORD = "securemodel"
@@ -169,15 +168,6 @@ def _numpy(content: RecordDict, what: str) -> dict[str, np.ndarray]:
     if len(records) != 1:
         raise InputError(f"{what} has {len(records)} array records", fix="put all arrays into one")
     return numpy_of(records[0])
-
-
-def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of a model: names, types, shapes and bytes."""
-    found = sha256()
-    for name, x in arrays.items():
-        found.update(json.dumps([name, x.dtype.str, x.shape]).encode() + b"\n")
-        found.update(np.ascontiguousarray(x).tobytes())
-    return found.hexdigest()
 
 
 def layout_of(arrays: Mapping[str, np.ndarray], metrics: Collection[str], *, integers: bool) -> Layout:

@@ -125,6 +125,16 @@ def _field(name: Any, shape: Any, dtype: Any, rule: Any) -> Field:
     return Field(name, sizes, np.dtype(dtype).name, rule)
 
 
+def digest_of(model: Mapping[str, Any]) -> str:
+    """What tells models apart: SHA-256 of names, types, shapes and numbers."""
+    found = sha256()
+    for name in sorted(model):
+        x = np.ascontiguousarray(model[name])
+        found.update(dump([name, x.dtype.str, list(np.shape(model[name]))]))
+        found.update(x.tobytes())
+    return found.hexdigest()
+
+
 # ---- the round
 @dataclass(frozen=True)
 class Aggregator:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +23,8 @@ import numpy as np
 
 from protocols.errors import InputError, explain
 from securemodel.edge.errors import EdgeError
-from securemodel.edge.rounds import RoundCard
+from securemodel.edge.rounds import RoundCard, digest_of
 from securemodel.edge.updates import Uploads, add_results, share_update
-from securemodel.edge.wire import dump
 from securemodel.federated.local import LocalFederation, open_local
 from securemodel.federated.task import Outcome, Task
 from securemodel.scripts import explained, load_file
@@ -96,16 +94,6 @@ def read(path: Path) -> Script:
             explain("SITES is no list of different names", where=str(path), fix='SITES = ("north", "south")')
         )
     return Script(path, made, rounds, names, module)
-
-
-def digest_of(model: Model) -> str:
-    """What tells models apart: SHA-256 of names, types, shapes and numbers."""
-    found = sha256()
-    for name in sorted(model):
-        x = np.ascontiguousarray(model[name])
-        found.update(dump([name, x.dtype.str, list(np.shape(model[name]))]))
-        found.update(x.tobytes())
-    return found.hexdigest()
 
 
 class Models:

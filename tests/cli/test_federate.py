@@ -14,7 +14,8 @@ from protocols.channel.testing import loopback_parties, run_together
 from protocols.errors import InputError
 from securemodel.cli import federate as command
 from securemodel.edge.federation import Federation
-from securemodel.federated.scripts import digest_of, read
+from securemodel.edge.rounds import digest_of
+from securemodel.federated.scripts import read
 
 SCRIPT = '''
     """Three sites fit a line, each to points of its own."""

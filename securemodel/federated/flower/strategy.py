@@ -15,8 +15,8 @@ from flwr.supercore import log
 
 from protocols.errors import ConfigError, InputError, explain
 from securemodel.edge.errors import EdgeError
-from securemodel.edge.flower import METRIC, RECORD, card_record, digest_of, layout_of, numpy_of, record_of, unpacked
-from securemodel.edge.rounds import Layout, RoundCard
+from securemodel.edge.flower import METRIC, RECORD, card_record, layout_of, numpy_of, record_of, unpacked
+from securemodel.edge.rounds import Layout, RoundCard, digest_of
 from securemodel.federated.task import Outcome
 
 LOOK_AT_EACH = (
