@@ -6,12 +6,14 @@ import codecs
 import io
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from protocols.errors import ProtocolError, SecureModelError, explain
+from protocols.errors import ConfigError, ProtocolError, SecureModelError, explain
 
 OK, FAILED, USAGE, SESSION_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 _TRACEBACK = "securemodel.traceback"
@@ -51,6 +53,16 @@ def print_error(error: BaseException | str) -> None:
     """Writes an error's own text to the error output."""
     first, *rest = str(error).splitlines() or [type(error).__name__]
     click.echo("\n".join([click.style("error: ", fg="red", bold=True) + first, *rest]), err=True)
+
+
+@contextmanager
+def service_packages() -> Iterator[None]:
+    """Around imports of what a service needs. Raises ConfigError that says how to get it."""
+    try:
+        yield
+    except ImportError as error:
+        fix = 'pip install "securemodel[serve]"'
+        raise ConfigError(explain(f"a service needs the package {error.name}", fix=fix)) from None
 
 
 class Command(click.Command):

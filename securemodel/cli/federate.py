@@ -16,8 +16,7 @@ from rich.progress import Progress as Bar
 
 from protocols.errors import ConfigError, explain
 from protocols.files import write_atomically
-from securemodel.cli.base import Command
-from securemodel.cli.run import FILE
+from securemodel.cli.base import FILE, Command, service_packages
 from securemodel.data.pictures import drawn
 from securemodel.federated.scripts import Models, Script, play, read
 from securemodel.federated.task import Outcome
@@ -110,9 +109,10 @@ def _aggregate(
     picture: Path | None,
 ) -> None:
     """All rounds as one aggregator."""
-    from securemodel.federated import rounds
-    from securemodel.federated.aggregator import Aggregator
-    from securemodel.service.logs import Log
+    with service_packages():
+        from securemodel.federated import rounds
+        from securemodel.federated.aggregator import Aggregator
+        from securemodel.service.logs import Log
 
     me, parties, own = place(script.task.aggregators, me, config, False, "federate")
     assert own is not None
@@ -150,17 +150,18 @@ def _aggregate(
 
 
 def _book(data: Path) -> KeyBook:
-    from securemodel.service.keys import KeyBook
+    with service_packages():
+        from securemodel.service.keys import KeyBook
 
     return KeyBook(data / "keys.json")
 
 
 def _keys(data: Path | None, new: str | None, add: str | None) -> None:
     """Makes or takes a site's key."""
-    from securemodel.service.keys import digest_of, new_key
-
     if data is None:
         raise click.UsageError("keys are kept in --data DIR.")
+    with service_packages():
+        from securemodel.service.keys import digest_of, new_key
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if new:
         made = new_key()

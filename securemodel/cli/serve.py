@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
-from securemodel.cli.base import FILE, Command
+from securemodel.cli.base import FILE, Command, service_packages
 from securemodel.cli.processes import end_processes, folder_with_heir, prefixed, read_output, start_process
 from securemodel.cli.processes import terminated_like_interrupted as terminated
 
@@ -54,7 +51,7 @@ def serve(service: Path, me: str | None, local: bool, port: int) -> None:
         raise click.UsageError("give --local, or --me NAME.")
     config = _load(service)
     config.parties.entry(me)
-    with _packages():
+    with service_packages():
         import uvloop
 
         from securemodel.service import serving
@@ -213,19 +210,9 @@ def _book(config: ServiceConfig) -> KeyBook:
     return KeyBook(config.data / "keys.json")
 
 
-@contextmanager
-def _packages() -> Iterator[None]:
-    """Around imports of what a service needs. Raises ConfigError that says how to get it."""
-    try:
-        yield
-    except ImportError as error:
-        fix = 'pip install "securemodel[serve]"'
-        raise ConfigError(explain(f"a service needs the package {error.name}", fix=fix)) from None
-
-
 def _load(service: Path) -> ServiceConfig:
     """The service file. Raises ConfigError."""
-    with _packages():
+    with service_packages():
         from securemodel.service import config
     return config.load(service)
 
@@ -246,7 +233,7 @@ def _ask(service: Path, do: str, **arguments: object) -> dict[str, Any]:
 # ---- all roles on one machine
 def _serve_all(service: Path, port: int) -> None:
     """Starts the dealer and all parties, and starts what ends again, until SIGINT or SIGTERM."""
-    with _packages():
+    with service_packages():
         from securemodel.service import local
     with terminated(), folder_with_heir() as (folder, heir):
         roles = local.write_roles(service, folder, port)

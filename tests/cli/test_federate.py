@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import textwrap
 import time
 import xml.etree.ElementTree as ET
@@ -127,6 +128,13 @@ def test_keys_of_sites(call, script, tmp_path):
     assert books[0][0]["sha256"] == books[1][0]["sha256"] and books[0][0]["models"] == ["north"]
     assert made.split("key of north: ")[1][:43] not in str(books)
     assert call("federate", script(), "--data", tmp_path / "first", "--add-key", "north=12").exit_code == 1
+
+
+def test_what_an_aggregator_needs_is_named(call, script, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    monkeypatch.delitem(sys.modules, "securemodel.service.keys", raising=False)
+    result = call("federate", script(), "--data", tmp_path / "first", "--new-key", "north")
+    assert result.exit_code == 1 and "securemodel[serve]" in result.output
 
 
 def test_models_have_digests():
