@@ -166,10 +166,6 @@ def tensor(name: str, shape: list[int], size: int, share: str) -> dict[str, Any]
     return {"name": name, "shape": shape, "datatype": "INT64", "parameters": parameters}
 
 
-def commit(datas: list[bytes]) -> str:
-    return hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in datas)).hexdigest()
-
-
 def messages() -> list[dict[str, Any]]:
     """Whole requests: the encoded tensors, the random bytes by tensor and rank, and each party's header and bytes."""
     cases = [
@@ -187,7 +183,13 @@ def messages() -> list[dict[str, Any]]:
         shares = [shares_of(e, randoms[t], form, bytes.fromhex(ID), t) for t, (_, _, e) in enumerate(tensors)]
         parts = [[little(shares[t][0]), *randoms[t]] for t in range(len(tensors))]
         datas = [b"".join(part[rank] for part in parts) for rank in range(n)]
-        told = {"securemodel": 1, "program": program, "commit": commit(datas), "time": when, "deadline_ms": 2000}
+        told = {
+            "securemodel": 1,
+            "program": program,
+            "commit": material(f"{name} commit", 32).hex(),
+            "time": when,
+            "deadline_ms": 2000,
+        }
         headers = [
             compact({"id": ID, "inputs": inputs, "parameters": told})
             for inputs in (
@@ -235,7 +237,7 @@ def answers() -> list[dict[str, Any]]:
 def refusals() -> list[dict[str, Any]]:
     """Requests that a party of the given rank refuses, with the code that it answers."""
     program, data = material("program", 32).hex(), little([65536, -1, 2**40])
-    told = {"securemodel": 1, "program": program, "commit": commit([data]), "time": 1764516151000}
+    told = {"securemodel": 1, "program": program, "commit": material("commit", 32).hex(), "time": 1764516151000}
 
     def case(name: str, code: str, rank: int = 0, body: bytes = data, **changes: Any) -> dict[str, Any]:
         header = {"id": ID, "inputs": [tensor("x", [1, 3], 24, "values")], "parameters": told} | changes

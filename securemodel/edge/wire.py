@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -91,22 +91,29 @@ def dump(value: Any) -> bytes:
     return _WRITER.encode(value).encode()
 
 
-def commit(datas: Sequence[bytes]) -> str:
-    """What ties the parties' bodies together: SHA-256 over the SHA-256 of each one's tensor bytes, in hex."""
-    return sha256(b"".join(sha256(data).digest() for data in datas)).hexdigest()
-
-
 def requests(
     id: str,
     program: str,
     tensors: Sequence[tuple[str, Sequence[int], Sequence[Share]]],
     time: int,
     deadline_ms: int = DEFAULT_DEADLINE_MS,
+    *,
+    commit: str | None = None,
 ) -> list[Message]:
-    """The message for each party, by rank. A tensor is its name, its shape with the rows first, and a share a party."""
+    """The message for each party, by rank. A tensor is its name, its shape with the rows first, and a share a party.
+
+    `commit` ties the parties' bodies together: 32 random bytes in hex. It must not follow from the shares: with its own
+    share and a digest of the others', a party could try inputs out until one fits.
+    """
     ranks = range(len(tensors[0][2]))
     datas = [b"".join(shares[rank].data for _, _, shares in tensors) for rank in ranks]
-    told = {"securemodel": 1, "program": program, "commit": commit(datas), "time": time, "deadline_ms": deadline_ms}
+    told = {
+        "securemodel": 1,
+        "program": program,
+        "commit": commit or os.urandom(32).hex(),
+        "time": time,
+        "deadline_ms": deadline_ms,
+    }
     headers = [
         {
             "id": id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from base64 import urlsafe_b64encode
 from typing import Any
@@ -80,7 +81,9 @@ def test_requests_are_written_byte_by_byte_and_read_again(vectors) -> None:
                 e, len(case["headers"]), id, index, seeds=form == "seed", random=lambda _, left=random: next(left)
             )
             tensors.append((tensor["name"], tensor["shape"], shares))
-        messages = wire.requests(case["id"], case["program"], tensors, int(case["time"]), case["deadline_ms"])
+        messages = wire.requests(
+            case["id"], case["program"], tensors, int(case["time"]), case["deadline_ms"], commit=case["commit"]
+        )
         assert [message.header.decode() for message in messages] == case["headers"]
         assert [message.data.hex() for message in messages] == case["data"]
         for rank, message in enumerate(messages):
@@ -91,6 +94,14 @@ def test_requests_are_written_byte_by_byte_and_read_again(vectors) -> None:
             for share, tensor in zip(read.shares(), case["tensors"], strict=True):
                 assert share.shape == tuple(tensor["shape"])
                 assert share.reshape(-1).tolist() == ints(tensor["shares"][rank])
+
+
+def test_what_ties_bodies_together_does_not_follow_from_the_shares() -> None:
+    """Else a party could try out which input fits its own share and a digest of the other's."""
+    shares = sharing.split(np.array([1, 0, 0]), 2, bytes(16), 0, random=bytes)
+    made = [wire.requests("0" * 32, "ab" * 32, [("x", [1, 3], shares)], 1) for _ in range(2)]
+    commits = [{json.loads(message.header)["parameters"]["commit"] for message in messages} for messages in made]
+    assert [len(one) for one in commits] == [1, 1] and commits[0] != commits[1]
 
 
 def test_refused_requests(vectors) -> None:

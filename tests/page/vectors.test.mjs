@@ -52,7 +52,7 @@ each("request", async ({ id, program, time, deadline_ms: deadlineMs, form, tenso
   const made = await Promise.all(tensors.map(async ({ name, shape, e, random }, tensor) => ({
     name, shape, shares: await share.split(halves(e), headers.length, { id, tensor, form, random: given(random) }),
   })));
-  const parts = await message(id, program, made, { time: Number(time), deadlineMs });
+  const parts = await message(id, program, made, { time: Number(time), deadlineMs, commit });
   assert.deepEqual(parts.map((part) => JSON.stringify(part.header)), headers);
   assert.deepEqual(parts.map((part) => share.toHex(part.data)), data);
   assert.equal(parts[0].header.parameters.commit, commit);
