@@ -79,18 +79,30 @@ class Federation:
 
     def upload(self, uploads: Uploads, *, timeout: float = 60.0) -> None:
         """Hands each aggregator its part. The same upload may be sent again. Raises EdgeError."""
-        end, sealed = time.monotonic() + timeout, uploads.sealed()
-        path = f"{_PATH}/rounds/{uploads.card.round}/uploads/{quote(uploads.client, safe='')}"
-        self._patiently(lambda: self._all(lambda rank, line: self._ask(line, "POST", path, sealed[rank], end)), end)
+        sealed, card = uploads.sealed(), uploads.card
+        self._all(lambda rank, line: self.pass_on(card.round, rank, uploads.client, sealed[rank], timeout=timeout))
+
+    def pass_on(self, number: int, rank: int, client: str, part: bytes, *, timeout: float = 60.0) -> None:
+        """Hands the aggregator of a rank the part that a client sealed to it, for a relay. Raises EdgeError."""
+        path = f"{_PATH}/rounds/{number}/uploads/{quote(client, safe='')}"
+        end = time.monotonic() + timeout
+        self._patiently(lambda: self._ask(self._lines[rank], "POST", path, part, end), end)
 
     def result(self, uploads: Uploads, *, timeout: float = 600.0) -> dict[str, np.ndarray]:
         """The aggregate of the round of an upload, once it is there. Raises EdgeError: also where the round was refused."""
-        end, card = time.monotonic() + timeout, uploads.card
-        path = f"{_PATH}/rounds/{card.round}/result?client={quote(uploads.client, safe='')}"
+        return self._result(uploads.card, uploads.client, uploads.key, timeout)
+
+    def revealed(self, card: RoundCard, *, timeout: float = 600.0) -> dict[str, np.ndarray]:
+        """The same for whoever has sent nothing, where aggregators reveal it."""
+        return self._result(card, "", None, timeout)
+
+    def _result(self, card: RoundCard, client: str, key: Any, timeout: float) -> dict[str, np.ndarray]:
+        end = time.monotonic() + timeout
+        path = f"{_PATH}/rounds/{card.round}/result?client={quote(client, safe='')}"
 
         def asked() -> dict[str, np.ndarray]:
             blobs = self._all(lambda rank, line: self._ask(line, "GET", path, b"", end))
-            return add_results(card, dict(enumerate(blobs)), uploads.key)
+            return add_results(card, dict(enumerate(blobs)), key)
 
         return self._patiently(asked, end)
 

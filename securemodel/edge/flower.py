@@ -1,6 +1,6 @@
 """The client's side of a Flower app: what training makes leaves as sealed shares, and nothing else of it does.
 
-    app = ClientApp(mods=[SecureMod("aggregators.json")])
+    app = ClientApp(mods=[SecureMod("federation.json")])
 
 Needs flwr 1.42 or newer and cryptography, but no torch. The server puts the round's card into the record "securemodel" of a
 message; the reply is one record of that name, with a sealed part for each aggregator.
@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp.typing import ClientAppCallable
 
 from securemodel.edge.errors import InputError, ServiceError, WireError
+from securemodel.edge.federation import read_file
 from securemodel.edge.rounds import Layout, RoundCard, digest_of
 from securemodel.edge.updates import share_update
 
@@ -31,26 +32,26 @@ _SEALED = "securemodel.sealed"
 class SecureMod:
     """Shares what a client trained with the aggregators, instead of sending it to the server.
 
-    `aggregators`: their names and public keys in order, or the path of a JSON file of them. Whoever gives them decides who
-    gets the shares, so take them from somebody you trust, and not from the server that relays. Without them, and with
-    `insecure_trust_server`, they are those that the server names: for simulations. `clear`: kinds of messages ("evaluate",
+    `federation`: federation.json, its path or what it holds: the aggregators' names and public keys. Whoever gives it
+    decides who gets the shares, so take it from somebody you trust, and not from the server that relays. Without it, and
+    with `insecure_trust_server`, they are those that the server names: for simulations. `clear`: kinds of messages ("evaluate",
     "query") whose replies go to the server as they are; others need a card. Raises EdgeError, which names what is wrong.
     """
 
     def __init__(
         self,
-        aggregators: Mapping[str, str] | str | Path | None = None,
+        federation: str | Path | Mapping[str, Any] | None = None,
         *,
         insecure_trust_server: bool = False,
         clear: Collection[str] = (),
     ) -> None:
-        if (aggregators is None) != insecure_trust_server:
+        if (federation is None) != insecure_trust_server:
             raise ServiceError(
                 "the mod has to know whom it shares with",
                 why="with keys that the server names, the server can read what is shared",
-                fix="give the aggregators' names and public keys; for simulations alone: insecure_trust_server=True",
+                fix="give it the federation.json of the aggregators; for simulations alone: insecure_trust_server=True",
             )
-        self._trusted = None if aggregators is None else read_aggregators(aggregators)
+        self._trusted = None if federation is None else [(each.name, each.hpke) for each in read_file(federation)]
         self._clear = frozenset(clear)
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -58,7 +59,7 @@ class SecureMod:
             return call_next(message, context)
         card, told = self._round(message)
         before = _numpy(message.content, "the message")
-        if card.model != digest_of(before):
+        if card.model and card.model != digest_of(before):
             raise WireError(
                 "other_model",
                 "the server sent another model than the round's card names",
@@ -91,27 +92,16 @@ class SecureMod:
             if isinstance(error, WireError):
                 raise
             raise WireError("bad_card", "the server's message has no readable card", where=RECORD) from error
-        named = {each.name: each.key for each in card.aggregators}
-        if self._trusted is not None and list(named.items()) != list(self._trusted.items()):
+        named = [(each.name, each.key) for each in card.aggregators]
+        if self._trusted is not None and named != self._trusted:
             raise WireError(
                 "other_aggregators",
                 "the server names other aggregators, or other keys of theirs, than the ones that are trusted here",
-                where=f"round {card.round}: {', '.join(named)}",
+                where=f"round {card.round}: {', '.join(name for name, _ in named)}",
                 why="whoever has a key's private half reads the shares that are sealed to it",
                 fix="ask the aggregators, not the server, for their public keys",
             )
         return card, asked
-
-
-def read_aggregators(given: Mapping[str, str] | str | Path) -> dict[str, str]:
-    """Names and public keys of aggregators, in order, of a mapping or of a JSON file. ServiceError where it is none."""
-    try:
-        found = dict(given) if isinstance(given, Mapping) else json.loads(Path(given).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ServiceError("the aggregators' keys cannot be read", where=str(given), why=str(error)) from error
-    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
-        raise ServiceError("the aggregators' file is no object of names and public keys", where=str(given)[:80])
-    return found
 
 
 def _has_arrays(card: RoundCard) -> bool:

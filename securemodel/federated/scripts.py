@@ -42,6 +42,11 @@ class Script:
     sites: tuple[str, ...]
     module: ModuleType
 
+    @property
+    def has_start(self) -> bool:
+        """Whether the script knows the model; one for a Flower app does not."""
+        return self._has("start")
+
     def start(self) -> Model:
         """The first model."""
         return self._call("start")
@@ -97,25 +102,28 @@ def read(path: Path) -> Script:
 
 
 class Models:
-    """The model before each round, as all know it who know the aggregates; nobody does where clients alone get these.
+    """The model before each round, as all know it who know the aggregates; nobody does where clients alone get these, or the
+    script has no `start`.
 
     `outcome(number)` tells how a round ended. A round without a result changes nothing.
     """
 
     def __init__(self, script: Script) -> None:
-        self._script, self._last, self._model = script, 1, script.start()
+        self._script, self._last = script, 1
+        self._hidden = script.task.reveal == "clients" or not script.has_start
+        self._model = {} if self._hidden else script.start()
         self._digests, self._accuracies = {1: digest_of(self._model)}, dict[int, float | None]()
 
     def digest(self, number: int, outcome: Callable[[int], Outcome]) -> str:
         """The digest of the model that a round starts from; empty where it is not known."""
-        if self._script.task.reveal == "clients":
+        if self._hidden:
             return ""
         self._known(number, outcome)
         return self._digests[number]
 
     def accuracy(self, number: int, outcome: Callable[[int], Outcome]) -> float | None:
         """How good the model is after a round, where that is known."""
-        if self._script.task.reveal == "clients":
+        if self._hidden:
             return None
         self._known(number + 1, outcome)
         return self._accuracies[number]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,17 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedProx, Krum, QFedAvg
 
+from protocols.channel.testing import loopback_parties, run_together
 from protocols.errors import ConfigError
+from protocols.identity import Timeouts
 from securemodel.edge.errors import ServiceError
-from securemodel.edge.flower import RECORD, SecureMod, packed, unpacked
-from securemodel.federated import mean, weighted_mean
-from securemodel.federated.flower import SecureStrategy, insecure_local, record_to_state, state_to_record
+from securemodel.edge.flower import RECORD, SecureMod, layout_of, packed, unpacked
+from securemodel.edge.rounds import Layout
+from securemodel.federated import Task, mean, weighted_mean
+from securemodel.federated.aggregator import Aggregator
+from securemodel.federated.flower import SecureStrategy, insecure_local, record_to_state, relay, state_to_record
+from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key
+from securemodel.service.logs import Log
 
 Model = Mapping[str, np.ndarray]
 
@@ -208,17 +217,19 @@ def test_more_clients_than_slots_are_refused_before_any_is_asked() -> None:
 
 
 # ---- a server that lies
-def keys_of(strategy: SecureStrategy) -> dict[str, str]:
+def file_of(strategy: SecureStrategy) -> dict[str, Any]:
+    """A federation.json of a strategy's aggregators."""
     card = strategy._train._card
     assert card is not None
-    return {each.name: each.key for each in card.aggregators}
+    told = [{"name": each.name, "url": "http://127.0.0.1:1", "hpke": each.key} for each in card.aggregators]
+    return {"securemodel_federation": 1, "aggregators": told}
 
 
 def test_clients_share_with_the_aggregators_that_they_trust_and_no_others() -> None:
     honest, other = secure(), secure()
     for strategy in (honest, other):
         strategy.configure_train(1, record(ZERO), ConfigRecord(), DirectGrid(app(ones), 2))
-    trusting = app(ones, mods=[SecureMod(keys_of(honest))])
+    trusting = app(ones, mods=[SecureMod(file_of(honest))])
     assert round_of(honest, DirectGrid(trusting, 2), ZERO, 2) is not None
     assert round_of(other, DirectGrid(trusting, 2), ZERO, 2) is None
     assert all("other aggregators" in why for why in other.outcomes[2].refused.values())
@@ -320,3 +331,50 @@ def test_errors_of_flower_are_told_as_they_are() -> None:
     broken = lambda reply: Message(Error(3, "node unavailable"), reply_to=reply)
     assert round_of(strategy, DirectGrid(app(ones), 2, tamper=broken), ZERO) is None
     assert all("node unavailable" in why for why in strategy.outcomes[1].refused.values())
+
+
+# ---- aggregators elsewhere
+class Fronts:
+    """Aggregators that answer over HTTP, and meet when all clients have shared."""
+
+    def __init__(self, layout: Layout, folder: Path, clients: int) -> None:
+        names = ("north", "south")
+        config, identities = loopback_parties(names, folder / "parties", timeouts=Timeouts(30, 30))
+        task = Task("t", mean(), layout, slots=clients, limit=4.0, aggregators=names)
+        self._links = {name: meetings(name, config, identities[name]) for name in names}
+        self.ends = {
+            name: Aggregator(task, place_of(task, name, config, identities[name], folder / name), rounds=9)
+            for name in names
+        }
+        self.stack, told = ExitStack(), []
+        for name, end in self.ends.items():
+            port = self.stack.enter_context(front(end, Listening("127.0.0.1", 0), Log(None)))
+            told.append({"name": name, "url": f"http://127.0.0.1:{port}", "hpke": public_key(config, name)})
+        self.file = {"securemodel_federation": 1, "aggregators": told}
+
+    def meet(self) -> None:
+        def met(name: str) -> None:
+            with self._links[name]() as channel:
+                self.ends[name].meet(channel)
+
+        assert not any(run_together({name: lambda name=name: met(name) for name in self.ends}).values())
+
+
+def test_a_server_relays_to_aggregators_elsewhere(tmp_path: Path) -> None:
+    layout = layout_of(ZERO, ["loss"], integers=False)
+    fronts = Fronts(layout, tmp_path, 3)
+    with fronts.stack:
+        fronts.meet()  # opens round 1
+        trusting = app(own, lambda node: 100 * node, mods=[SecureMod(fronts.file)])
+        grid = DirectGrid(trusting, 3)
+        with pytest.raises(ConfigError, match="other arrays"):  # without the loss
+            SecureStrategy(FedAvg(), relay(fronts.file)).configure_train(1, record(ZERO), ConfigRecord(), grid)
+        strategy = SecureStrategy(FedAvg(), relay(fronts.file), metrics={"loss": 10.0})
+        replies = grid.send_and_receive(strategy.configure_train(1, record(ZERO), ConfigRecord(), grid))
+        ending = threading.Timer(1.0, fronts.meet)  # all slots are taken: the round ends
+        ending.start()
+        arrays, metrics = strategy.aggregate_train(1, replies)
+        ending.join()
+    assert arrays is not None and metrics is not None
+    np.testing.assert_allclose(arrays["w"].numpy(), [0.5] * 3, atol=2**-16)
+    assert metrics["loss"] == pytest.approx(2.5, abs=1e-3)

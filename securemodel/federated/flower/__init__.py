@@ -7,8 +7,8 @@ strategy  the server's side of a round
 config    who the aggregators are
 """
 
-from securemodel.federated.flower.config import insecure_local
+from securemodel.federated.flower.config import insecure_local, relay
 from securemodel.federated.flower.records import record_to_state, state_to_record
 from securemodel.federated.flower.strategy import SecureStrategy
 
-__all__ = ["SecureStrategy", "insecure_local", "record_to_state", "state_to_record"]
+__all__ = ["SecureStrategy", "insecure_local", "record_to_state", "relay", "state_to_record"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from securemodel.edge.rounds import Layout
+from protocols.errors import ConfigError, explain
+from securemodel.edge.federation import Federation
+from securemodel.edge.rounds import Layout, RoundCard
 from securemodel.federated.aggregations import Aggregation
 from securemodel.federated.flower.strategy import Aggregators, Opens
 from securemodel.federated.local import open_local
-from securemodel.federated.task import Task
+from securemodel.federated.task import Outcome, Task
 
 
 def insecure_local(aggregation: Aggregation, *, slots: int, name: str = "flower", **options: Any) -> Opens:
@@ -21,3 +26,46 @@ def insecure_local(aggregation: Aggregation, *, slots: int, name: str = "flower"
         return open_local(Task(name, aggregation, layout, slots=slots, **options))
 
     return opens
+
+
+def relay(file: str | Path | Mapping[str, Any], *, key: str = "", patience_s: float = 60.0) -> Opens:
+    """The aggregators of a federation.json, each where it runs; the server hands them what the clients sealed.
+
+    Rounds begin and end when the aggregators say so. `key`: the API key, where they ask for one; `patience_s`: how long
+    after a deadline an answer may take. Raises ConfigError where the task is of other arrays than the app's model.
+    """
+    return lambda layout: _Relay(Federation(file, key=key), layout, patience_s)
+
+
+class _Relay:
+    """Aggregators elsewhere, asked over HTTP."""
+
+    def __init__(self, federation: Federation, layout: Layout, patience_s: float) -> None:
+        self._federation, self._layout, self._patience_s = federation, layout, patience_s
+        self._card: RoundCard | None = None
+
+    def card(self, number: int, *, model: str = "") -> RoundCard:
+        """The round that begins next; its number is that of the aggregators."""
+        last = -1 if self._card is None else self._card.round
+        card = self._federation.card(after=last, timeout=self._patience_s)
+        if card.layout != self._layout:
+            raise ConfigError(
+                explain(
+                    "the aggregators' task is of other arrays than the app's model and metrics",
+                    where=f"task {card.task!r}",
+                    fix="give the task layout_of(arrays, metrics, integers=False) of securemodel.edge.flower",
+                )
+            )
+        self._card = card
+        return card
+
+    def receive(self, number: int, rank: int, client: str, data: bytes) -> None:
+        """Hands an aggregator a client's part."""
+        self._federation.pass_on(number, rank, client, data, timeout=self._patience_s)
+
+    def finish(self, number: int) -> Outcome:
+        """The aggregate, once the round has ended; who was in is known to the aggregators alone."""
+        assert self._card is not None
+        left = max(0.0, self._card.deadline - time.time()) + self._patience_s
+        aggregate = self._federation.revealed(self._card, timeout=left)
+        return Outcome(aggregate, (), (), {}, "to aggregators: the aggregate", {})
