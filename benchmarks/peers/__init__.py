@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.peers.common import CASES
 from protocols.errors import ConfigError, InputError, explain
 
-__all__ = ["CASES", "PEERS", "PSI", "Peer", "missing_peers", "run_he", "run_peers"]
+__all__ = ["CASES", "PEERS", "PSI", "Peer", "missing_peers", "run_he", "run_peers", "run_secagg"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -43,6 +43,7 @@ class Peer:
 
 PEERS = {name: Peer(name, HERE / f"{name}_runner.py") for name in ("spu", "crypten")}
 PSI = Peer("psi", HERE / "psi_runner.py")  # OpenMined's PSI, which has no cases but alignments
+FLOWER = Peer("flower", HERE / "secagg_runner.py")  # Flower's SecAgg+, which has no cases but one round
 HE = Peer("he", HERE / "he_runner.py")  # libraries of homomorphic encryption, which have no cases but operations
 
 
@@ -89,6 +90,15 @@ def run_he(bits: Sequence[int], *, repeat: int = 3, rows: int = 8, threads: int 
         return []
     sizes = ",".join(map(str, bits))
     return _rows(HE, ["--bits", sizes, "--repeat", str(repeat), "--rows", str(rows), "--threads", str(threads)])
+
+
+def run_secagg(clients: int, size: int, dropouts: float, neighbors: int) -> list[dict[str, Any]]:
+    """Times a round of Flower's SecAgg+; `secagg_runner.py` says what a row holds. Raises ConfigError without its environment."""
+    if not FLOWER.is_built:
+        fix = "build it with: benchmarks/peers/setup.sh flower"
+        raise ConfigError(explain("the environment of Flower is not built", where=".venv-flower", fix=fix))
+    sizes = ["--clients", str(clients), "--size", str(size), "--dropouts", str(dropouts)]
+    return _rows(FLOWER, [*sizes, "--neighbors", str(neighbors)])
 
 
 def _rows(peer: Peer, options: list[str]) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@
 #     benchmarks/peers/setup.sh crypten    .venv-crypten
 #     benchmarks/peers/setup.sh he         .venv-he (CPython 3.10 or 3.11), for benchmarks/paillier.py
 #     benchmarks/peers/setup.sh psi        .venv-psi, for benchmarks/alignment.py
+#     benchmarks/peers/setup.sh flower     .venv-flower (CPython 3.11 or newer), for benchmarks/federated.py
 #
-# PYTHON_SPU, PYTHON_CRYPTEN, PYTHON_HE and PYTHON_PSI name an interpreter to use instead of the one found.
+# PYTHON_SPU, PYTHON_CRYPTEN, PYTHON_HE, PYTHON_PSI and PYTHON_FLOWER name an interpreter to use instead of the one found.
 # An environment that is already complete is left as it is; delete its folder to build it anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -107,11 +108,23 @@ make_psi() {
     echo "$env is ready"
 }
 
+make_flower() {
+    local python env=.venv-flower
+    [ -e $env/complete ] && { echo "$env is complete"; return; }
+    python=$(find_python flower "${PYTHON_FLOWER:-}" python3.11 python3.12 python3.13 python3)
+    "$python" -m venv --clear $env
+    $env/bin/pip install --quiet flwr==1.42.0 numpy==2.4.6
+    $env/bin/python -c 'import flwr.server.workflow' || fail "$env was built, but Flower does not import (message above)"
+    touch $env/complete
+    echo "$env is ready"
+}
+
 case "${1:-all}" in
     spu) make_spu ;;
     crypten) make_crypten ;;
     he) make_he ;;
     psi) make_psi ;;
-    all) make_spu; make_crypten; make_he; make_psi ;;
-    *) fail "unknown environment '$1'; the choices are: spu, crypten, he, psi, all" ;;
+    flower) make_flower ;;
+    all) make_spu; make_crypten; make_he; make_psi; make_flower ;;
+    *) fail "unknown environment '$1'; the choices are: spu, crypten, he, psi, flower, all" ;;
 esac
