@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from securemodel.compiler.ops import verify
 from securemodel.engines.masked import compiling as masked
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side have a core each: threads that wait for each other there take more time than they save."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: to look through a million such objects again and again took a third of the
+    time of all tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(autouse=True, scope="session")
