@@ -15,7 +15,7 @@ import torch
 UNBOUNDED = 2.0**300
 """Bounds from here on are none. Products of two are finite, and with any number of fixed point too large for it."""
 _SLACK = 2.0**-40
-_FORBIDDEN, _INFINITE = 2.0**24, 2.0**29
+_FORBIDDEN, INFINITE = 2.0**24, 2.0**29
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +68,7 @@ def as_interval(x: Any) -> Interval:
     if isinstance(x, Interval):
         return x
     known = torch.as_tensor(x).double()
-    known = torch.where(known.abs() >= _INFINITE, known.sign() * _FORBIDDEN, known)
+    known = torch.where(known.abs() >= INFINITE, known.sign() * _FORBIDDEN, known)
     return Interval(known, known)
 
 

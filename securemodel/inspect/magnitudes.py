@@ -19,7 +19,7 @@ from securemodel.compiler.ir import Graph
 from securemodel.compiler.report import Magnitudes, Suspect
 from securemodel.errors import InputError
 from securemodel.inspect.bounds import of_operator
-from securemodel.inspect.intervals import Interval, as_interval, between, unbounded
+from securemodel.inspect.intervals import INFINITE, Interval, as_interval, between, unbounded
 
 Range = tuple[float | torch.Tensor, float | torch.Tensor]
 Ranges = Range | Mapping[str, Range] | Sequence[Range | None] | None
@@ -61,8 +61,54 @@ def magnitudes(
             suspects.append(_suspect(node, made, most))
         elif 0 < made.largest < few and not any(0 < x.largest < few for x in operands):
             suspects.append(_suspect(node, made, few))
+    for node in _shown_as_infinite(captured.graph, walk.env):
+        number = max(map(_huge, _known_of(node, walk.env)))
+        suspects.append(Suspect(str(node.target), source_line(node), -number, number, INFINITE))
     said = None if ranges is not None else _assumed(captured, given)
     return Magnitudes(tuple(suspects), tuple(walk.without), said)
+
+
+def _shown_as_infinite(graph: torch.fx.Graph, env: Mapping[torch.fx.Node, Any]) -> list[torch.fx.Node]:
+    """Where a finite number that stands for infinity, as in masks, is put to secrets and goes into a result itself: by sums,
+    factors and places alone, past nothing that would make a mask of it."""
+    results = next(node for node in graph.nodes if node.op == "output").all_input_nodes
+    open_, seen = list(results), set(results)
+    while open_:
+        node = open_.pop()
+        if getattr(node.target, "overloadpacket", None) in _LINEAR:
+            more = [x for x in node.all_input_nodes if isinstance(env.get(x), Interval) and x not in seen]
+            open_ += more
+            seen.update(more)
+    reached = [node for node in graph.nodes if node in seen and getattr(node.target, "overloadpacket", None) in _LINEAR]
+    return [
+        node
+        for node in reached
+        if any(isinstance(env.get(x), Interval) for x in node.all_input_nodes) and any(map(_huge, _known_of(node, env)))
+    ]
+
+
+aten = torch.ops.aten
+_LINEAR = frozenset(
+    getattr(aten, name)
+    for name in (
+        "add", "sub", "rsub", "mul", "neg", "sum", "mean", "view", "_unsafe_view", "reshape", "permute", "transpose", "t",
+        "unsqueeze", "squeeze", "expand", "slice", "select", "clone", "cat", "_to_copy", "alias",
+    )
+)  # fmt: skip
+
+
+def _known_of(node: torch.fx.Node, env: Mapping[torch.fx.Node, Any]) -> list[Any]:
+    """The numbers that an operator is given, as arguments or in tensors that are known."""
+    given = [env.get(x) if isinstance(x, torch.fx.Node) else x for x in node.args]
+    return [
+        x for x in given if isinstance(x, torch.Tensor) or (isinstance(x, (int, float)) and not isinstance(x, bool))
+    ]
+
+
+def _huge(x: Any) -> float:
+    """The largest finite magnitude of numbers that stand for infinity; 0 if there is none."""
+    known = torch.as_tensor(x).double().abs()
+    return float(torch.where(known.isfinite() & (known >= INFINITE), known, 0.0).amax()) if known.numel() else 0.0
 
 
 def _suspect(node: torch.fx.Node, made: Interval, limit: float) -> Suspect:

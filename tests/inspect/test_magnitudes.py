@@ -234,6 +234,34 @@ def test_masks_are_no_alarm():
     assert not report.magnitudes
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.relu() * x + 2.0**40,
+        lambda x: 1e9 - x.relu().T,
+        lambda x: x.relu() + torch.tensor([0.0, -1e12, 0.0]),
+        lambda x: (x > 0).long() * 2**40,
+    ],
+)
+def test_a_huge_number_that_is_no_mask_is_named(function):
+    """It stands for infinity: in a result, that is another number than in the clear."""
+    (found,) = securemodel.check(Fn(function), torch.ones(3, 3)).magnitudes.suspects
+    assert found.high >= 1e9 and found.too_large and __file__.rpartition("/")[2] in found.source
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.softmax(x.relu() + (1 - torch.eye(3)) * -1e9, -1),
+        lambda x: torch.softmax(x + torch.finfo(torch.float32).min * (x.relu() > 0.5), -1) + 1,
+        lambda x: x.relu().masked_fill(torch.eye(3).bool(), -torch.inf),
+        lambda x: x.relu().clamp(max=1e12) + 2.0**20,
+    ],
+)
+def test_huge_numbers_that_are_masks_or_bounds_are_no_alarm(function):
+    assert not securemodel.check(Fn(function), torch.ones(3, 3)).magnitudes.suspects
+
+
 def test_intervals_of_known_things():
     assert as_interval(2).largest == 2.0 and as_interval(torch.tensor(-torch.inf)).largest == 2.0**24
     assert isinstance(as_interval(as_interval(2)), Interval)
