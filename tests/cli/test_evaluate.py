@@ -91,8 +91,7 @@ def test_what_is_called_wrongly(call: Callable, script: Path, extra: list[str], 
     assert result.exit_code == 2 and said in result.output
 
 
-def test_a_script_that_says_nothing_is_named(script: Path, tmp_path: Path) -> None:
+def test_a_script_that_says_nothing_is_named(call, script: Path) -> None:
     script.write_text('PARTIES = ("bank", "shop")\n')
-    command = [sys.executable, "-m", "securemodel.cli", "evaluate", str(script), "--local"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 1 and "make_evaluation()" in done.stdout + done.stderr
+    result = call("evaluate", script, "--local")
+    assert result.exit_code == 1 and "make_evaluation()" in result.output

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 BOUND = 2.0**-10
 BATCH, STEPS, WIDTH = 2, 6, 16
 MASK = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+ATTENTION = pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 KINDS = pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2"])
 
 
@@ -41,7 +42,7 @@ def kept(made: torch.Tensor) -> torch.Tensor:
 
 
 @KINDS
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@ATTENTION
 def test_embedded_tokens(kind, attention):
     assert difference(model(kind, attention), embedded()) < BOUND
 
@@ -53,7 +54,7 @@ def test_three_parties(kind):
 
 @KINDS
 @pytest.mark.parametrize("owner", ["public", "b"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@ATTENTION
 def test_padding(kind, owner, attention):
     settings = {**TWO, "inputs": {"inputs_embeds": "b", "attention_mask": owner}}
     assert difference(model(kind, attention), embedded(attention_mask=MASK), settings, where=kept) < BOUND

@@ -10,6 +10,9 @@ BATCH, STEPS, OTHERS, WIDTH, HEADS = 2, 4, 3, 8, 2
 CAUSAL = nn.Transformer.generate_square_subsequent_mask(STEPS)
 PADDING = torch.tensor([[False, False, False, True], [False, False, True, True]])
 SETTINGS = pytest.mark.parametrize("settings", [TWO, THREE], ids=["two", "three"])
+OF_LAYERS = pytest.mark.parametrize(
+    "settings", [pytest.param(TWO, id="two"), pytest.param(THREE, id="three", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +78,7 @@ def layer(kind: type[nn.Module], **options) -> nn.Module:
     return kind(WIDTH, HEADS, 16, batch_first=True, **options)
 
 
-@SETTINGS
+@OF_LAYERS
 @pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu"}], ids=["post-norm", "pre-norm"])
 def test_encoder(options, settings):
     encoder = nn.TransformerEncoder(layer(nn.TransformerEncoderLayer, **options), 2, nn.LayerNorm(WIDTH))
@@ -91,7 +94,7 @@ def test_encoder_of_padded_sequences():
     assert difference(padded, (queries(), PADDING), settings, where=lambda made: made[~PADDING]) < BOUND
 
 
-@SETTINGS
+@OF_LAYERS
 @pytest.mark.parametrize("hint", [None, True, False])
 def test_decoder(hint, settings):
     decoder = nn.TransformerDecoder(layer(nn.TransformerDecoderLayer), 2)
