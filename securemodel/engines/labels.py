@@ -38,6 +38,11 @@ END_OF_SESSION = Label(0, 1, Purpose.REQUEST)
 """The last party's last request to the dealer; those for an epoch's shares are about node 0."""
 
 
+def exchange_label(epoch: int, number: int) -> Label:
+    """Between aggregators: what they exchange in the epoch of a round, one after the other."""
+    return Label(epoch, 32 + number, Purpose.CONTROL)
+
+
 def lanes_label(number: int) -> Label:
     """Between parties of a job that runs in lanes, again and again: how far each of them is."""
     return Label(number, 18, Purpose.CONTROL)

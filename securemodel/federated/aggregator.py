@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import numpy as np
 
-from protocols.channel import Channel, Label, Purpose
+from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, explain
 from securemodel.edge.updates import RoundCard, result_part
+from securemodel.engines.labels import exchange_label
 from securemodel.federated import agreement
 from securemodel.federated.agreement import Decision, Standing, check_same, decide, exchange_standings
 from securemodel.federated.budgets import exceeded
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 ENDED = (RELEASED, REFUSED)
 _SKEW_S = 300.0
 """How much the leader's clock may be ahead of another one's."""
-_FIRST_EXCHANGE = 32
 _REFUSALS = {"length": "shape", "other_round": "wrong_program", "other_card": "wrong_program", "relabeled": "id_reused"}
 """How a front calls what is wrong with a part."""
 _T = TypeVar("_T")
@@ -366,7 +366,7 @@ class _Steps:
 
     def _swap(self, data: bytes) -> list[bytes]:
         """Everybody's bytes by rank, as many as this aggregator's own."""
-        label = Label(self.epoch, _FIRST_EXCHANGE + self.count, Purpose.CONTROL)
+        label = exchange_label(self.epoch, self.count)
         self.count += 1
         peers = self.channel.peers
         heard = self.channel.exchange(label, {peer: [data] for peer in peers}, dict.fromkeys(peers, len(data)))

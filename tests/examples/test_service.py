@@ -60,6 +60,7 @@ def test_digits_are_read_as_plain_torch_reads_them(started) -> None:
     with np.load(ROOT / "examples" / "lenet_mnist" / "images.npz") as file:
         images = file["images"][:40, None]
     scores = client.infer("lenet5", images, timeout=60)
+    sys.modules.pop("model", None)  # of another script
     script = load_file(EXAMPLE / "infer.py")
     with torch.no_grad():
         pixels = (torch.from_numpy(images).float() / 255 - script.MEAN) / script.STD
