@@ -115,7 +115,8 @@ def _aggregate(
         from securemodel.service.logs import Log
 
     me, parties, own = place(script.task.aggregators, me, config, False, "federate")
-    assert own is not None
+    if own is None:
+        raise ConfigError(explain("this aggregator has no identity", fix="name it in the parties file: [me] identity"))
     host, _, port = listen.rpartition(":")
     if not port.isdigit():
         raise click.UsageError("--listen is HOST:PORT.")

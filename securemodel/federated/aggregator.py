@@ -116,6 +116,11 @@ class Aggregator:
         with self._lock:
             return 0 if self._inbox is None else self._inbox.card.value_bytes + (16 << 10)
 
+    def _open_inbox(self) -> Inbox:
+        if self._inbox is None:
+            raise InputError(explain("no round is open at this aggregator", fix="open the next one first"))
+        return self._inbox
+
     def receive(self, number: int, client: str, data: bytes) -> None:
         """Takes this aggregator's part of a client's upload. The same part may come again. Raises Refused."""
         with self._lock:
@@ -123,9 +128,8 @@ class Aggregator:
             why = exceeded(self.task.budget, self.journal.spent(client), self.task.protection)
             if why:
                 raise Refused("budget", f"client {client!r} takes no more part", why=why)
-            assert self._inbox is not None
             try:
-                self._inbox.receive(client, data)
+                self._open_inbox().receive(client, data)
             except InputError as error:
                 code = _REFUSALS.get(
                     getattr(error.__cause__, "code", ""), "id_reused" if error.__cause__ is None else "shape"
@@ -277,22 +281,22 @@ class Aggregator:
 
     def _compute(self, channel: Channel, decision: Decision, steps: _Steps) -> None:
         number = decision.number
-        assert self._inbox is not None
-        made = steps.through(walk(self.task, self._inbox, Presence(decision.members, (), {})))
+        inbox = self._open_inbox()
+        made = steps.through(walk(self.task, inbox, Presence(decision.members, (), {})))
         if len(made.accepted) < self.task.minimum:
             reason = f"{len(made.accepted)} clients passed, and the round has a minimum of {self.task.minimum}"
             refused = {**decision.refused, **made.refused}
             self._end(number, lambda: self.journal.refuse(number, reason, refused))
             return
-        made = protected(self.task, self._inbox, made)
+        made = protected(self.task, inbox, made)
         opened = steps.through(open_result(self.task, made)) if self.task.reveal == "aggregators" else None
         self.journal.computed(number, msgspec.msgpack.encode(self._to_store(made, opened)))
         check_same(channel, Decision(number, COMPUTED, decision.epoch))
         self._release(decision)
 
     def _to_store(self, made: Made, opened: tuple[np.ndarray, int] | None) -> _Stored:
-        assert self._inbox is not None
-        keys = {client: self._inbox.receipts[client].answer_key for client in made.accepted}
+        inbox = self._open_inbox()
+        keys = {client: inbox.receipts[client].answer_key for client in made.accepted}
         told = None if opened is None else (opened[0].tobytes(), opened[1])
         return _Stored(
             8 * made.total.itemsize, made.total.tobytes(), made.divisor % 2**64, made.unit, keys, made.refused, told

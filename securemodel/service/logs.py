@@ -45,11 +45,11 @@ class Log:
 
     def event(self, event: str, **facts: str | float) -> None:
         """The line of anything else; `facts` are names and counts."""
-        if self._stream is not None:
-            self._write({"time": round(time.time(), 3), "event": event, **facts})
+        self._write({"time": round(time.time(), 3), "event": event, **facts})
 
     def _write(self, line: Mapping[str, object]) -> None:
-        assert self._stream is not None
+        if self._stream is None:
+            return
         with suppress(OSError):  # what cannot be logged, on a full disk, is done all the same
             self._stream.write(msgspec.json.encode(line) + b"\n")
             self._stream.flush()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protocols.errors import ConfigError, explain
+from protocols.errors import ConfigError, InputError, explain
 from securemodel.edge.federation import Federation
 from securemodel.edge.rounds import Layout, RoundCard
 from securemodel.federated.aggregations import Aggregation
@@ -65,7 +65,8 @@ class _Relay:
 
     def finish(self, number: int) -> Outcome:
         """The aggregate, once the round has ended; who was in is known to the aggregators alone."""
-        assert self._card is not None
+        if self._card is None:
+            raise InputError(explain(f"round {number} is not open", fix="ask for its card first"))
         left = max(0.0, self._card.deadline - time.time()) + self._patience_s
         aggregate = self._federation.revealed(self._card, timeout=left)
         return Outcome(aggregate, (), (), {}, "to aggregators: the aggregate", {})
