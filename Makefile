@@ -63,7 +63,7 @@ sanitize: $(INSTALLED_DEV) ## Run the kernels' tests and TEXTS odd programs (200
 	$(CHECKS) $(BIN)/pytest -q -p no:cacheprovider tests/protocols/test_kernels.py
 	$(CHECKS) $(BIN)/python tests/compiler/fuzz_programs.py --texts $(TEXTS)
 
-bench: $(INSTALLED_DEV) ## Measure this machine (ARGS=case to measure one case)
+bench: $(INSTALLED_DEV) ## Measure this machine (ARGS=case for one case, ARGS="case --against COMMIT" beside a commit)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-peers: $(INSTALLED_DEV) ## Measure other systems as well (builds their environments first, about 2 GB)

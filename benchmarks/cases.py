@@ -19,7 +19,7 @@ _ELEMENTS = 1 << 20
 class Case:
     """One measurement. `build` gives the model and its inputs, seeded; alice owns weights, `inputs` the inputs.
 
-    `clear` gives what is timed in the clear in place of the model.
+    `clear` gives what is timed in the clear in place of the model. `items`: images or sequences of a run whose costs are told apart.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Case:
     width: int = 64
     peer: str | None = None
     clear: Callable[[], Callable[[], None]] | None = None
+    items: int = 1
 
     @property
     def peer_name(self) -> str:
@@ -98,7 +99,9 @@ ALL: tuple[Case | steps.StepCase, ...] = (
     _case("lenet5_b32", models.lenet5, (32, 1, 28, 28), draw=torch.rand),
     _case("lenet5_b128", models.lenet5, (128, 1, 28, 28), draw=torch.rand),
     _case("vgg16_b1", models.vgg16_cifar, (1, 3, 32, 32), draw=torch.rand),
+    _case("vgg16_b16", models.vgg16_cifar, (16, 3, 32, 32), draw=torch.rand, items=16),
     _case("resnet18_b1", models.resnet18_cifar, (1, 3, 32, 32), draw=torch.rand),
+    _case("resnet18_b16", models.resnet18_cifar, (16, 3, 32, 32), draw=torch.rand, items=16),
     *(_function(name) for name in FUNCTIONS),
     _case("softmax", lambda: models.WithParameter(lambda x: torch.softmax(x, 1)), (1000, 128)),
     _case("argmax", lambda: models.WithParameter(lambda x: x.argmax(1)), (10_000, 10)),
@@ -108,6 +111,7 @@ ALL: tuple[Case | steps.StepCase, ...] = (
     _case("lstm", lambda: models.Sequence(nn.LSTM(40, 128, batch_first=True)), (16, 20, 40)),
     _case("encoder_layer", models.encoder_layer, (1, 32, 384)),
     _case("minilm6", models.minilm6, (1, 32, 384)),
+    _case("bert_base_128", models.bert_base, (1, 128, 768)),
     *(Case(name, build, ("alice", "bob", "bob"), clear=clear) for name, (build, clear) in evaluation.ALL.items()),
     *steps.ALL,
 )

@@ -6,12 +6,13 @@ A tenth of the scores are the same as others. Counts and quotients are revealed 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from securemodel.data import metrics
-from securemodel.data.measured import Metric
+if TYPE_CHECKING:
+    from securemodel.data.measured import Metric
 
 Rows = tuple[Tensor, Tensor, Tensor]
 
@@ -59,6 +60,8 @@ def _losses(label: Tensor, score: Tensor) -> None:
 
 def _case(names: list[str], count: int, exact: bool = False):
     def build() -> tuple[nn.Module, Rows]:
+        from securemodel.data import metrics
+
         return Measuring(metrics.named(names, exact=exact)), _rows(count)
 
     return build

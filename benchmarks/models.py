@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from securemodel.models.forest import Trees
-from securemodel.models.sources import code_less
-
 VGG16_PLAN = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 
 
@@ -103,6 +100,12 @@ def minilm6() -> nn.Module:
     return nn.TransformerEncoder(encoder_layer(), 6, enable_nested_tensor=False)
 
 
+def bert_base() -> nn.Module:
+    """BERT-base from embedded tokens on: their normalization and twelve layers, with random weights."""
+    layer = nn.TransformerEncoderLayer(768, 12, 3072, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True)
+    return nn.Sequential(nn.LayerNorm(768, eps=1e-12), nn.TransformerEncoder(layer, 12, enable_nested_tensor=False))
+
+
 class Operator(nn.Module):
     """A function of inputs only."""
 
@@ -141,6 +144,9 @@ class EncoderClassifier(nn.Module):
 
 def forest(trees: int = 100, depth: int = 6, columns: int = 20) -> nn.Module:
     """A forest of full trees with one output, each condition on a column and a threshold of its own."""
+    from securemodel.models.forest import Trees
+    from securemodel.models.sources import code_less
+
     made, inner = Trees(1, single=True), 2**depth - 1
     for _ in range(trees):
         reads = torch.randint(columns, (inner,)).tolist()

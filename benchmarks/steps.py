@@ -1,5 +1,6 @@
 """Training steps as cases: the step in ordinary PyTorch, whose batch it is, and its secure program.
 
+What they need of this project is imported when a case is used: a build that lacks it can be measured on other cases.
 Rows are shared once, before the steps that are measured: ten batches of the one that there is.
 """
 
@@ -7,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import models
-from securemodel.compiler.ir import Rounding
-from securemodel.training import capture_step, dataset, draws, owned
-from securemodel.training.compiling import TrainingProgram, compile_step, reading_tables
-from securemodel.training.datasets import Batches
+
+if TYPE_CHECKING:
+    from securemodel.compiler.ir import Rounding
+    from securemodel.training.compiling import TrainingProgram
+    from securemodel.training.datasets import Batches
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -46,6 +49,7 @@ class StepCase:
     build: Callable[[], Training]
     inputs: tuple[str, ...] = ("alice", "bob")
     peer: str | None = None
+    items: int = 1
 
     @property
     def peer_name(self) -> str:
@@ -60,6 +64,9 @@ def step_program(
 
     resident: rows are shared once; else each step takes its batch as input.
     """
+    from securemodel.training import capture_step, draws
+    from securemodel.training.compiling import compile_step, reading_tables
+
     training = case.build()
     captured = capture_step(training.step, training.model, training.optimizer, training.batch)
     receivers = [None] * len(captured.returned.names)
@@ -73,6 +80,8 @@ def step_program(
 
 def batches_of(case: StepCase, training: Training) -> Batches:
     """Ten times the rows of the batch, so that it is what each step reads."""
+    from securemodel.training import dataset, owned
+
     columns = zip(case.inputs, training.batch, strict=True)
     data = dataset(**{f"column{at}": owned(party, torch.cat([x] * 10)) for at, (party, x) in enumerate(columns)})
     return data.batches(len(training.batch[0]), shuffle=False)

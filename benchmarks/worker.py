@@ -14,7 +14,8 @@ import securemodel
 from benchmarks.cases import BY_NAME, PARTIES
 from benchmarks.measure import compiled, evaluation_bytes
 from benchmarks.steps import StepCase
-from protocols import identity
+from protocols import identity, kernels
+from protocols.errors import PeerError
 from protocols.names import PUBLIC
 from securemodel.engines.masked.dealer import serve
 
@@ -54,6 +55,7 @@ def main(folder: str, case_name: str, transport: str, repeat: str, role: str) ->
             "load_seconds": session.load_stats.seconds,
             "compile_seconds": compile_seconds,
             "peak_memory_bytes": _peak_memory() - before,
+            "kernels": kernels.info()["variant"],
             "error": _error(program.model, inputs, output) if role == PARTIES[1] and not trains else None,
         }
     (directory / f"{role}.json").write_text(json.dumps(report))
@@ -69,5 +71,16 @@ def _error(model: torch.nn.Module, inputs, output: torch.Tensor) -> float:
         return (model(*inputs).to(torch.float64) - output.to(torch.float64)).abs().max().item()
 
 
+def _tell(folder: str, role: str, error: Exception) -> None:
+    """Leaves the first line of an error for who started this process."""
+    line = next(iter(str(error).splitlines()), "")
+    problem = {"line": f"{type(error).__name__}: {line}", "of_peer": isinstance(error, PeerError)}
+    (Path(folder) / f"{role}.problem").write_text(json.dumps(problem))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:
+        _tell(sys.argv[1], sys.argv[-1], error)
+        raise
