@@ -10,28 +10,25 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import numpy as np
-import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
+from benchmarks.fedavg import Training, learn
 from benchmarks.peers import run_secagg
 from securemodel.edge.rounds import Layout
-from securemodel.edge.updates import encode, share_elements, share_update
+from securemodel.edge.updates import share_update
 from securemodel.federated import Aggregation, Task, mean, norm_bounded_mean, open_local, trimmed_mean
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "lenet_mnist" / "images.npz"
 LIMIT = 1.0
-BATCH = 10
 
 
 @dataclass(frozen=True)
@@ -124,109 +121,6 @@ def _in_the_clear(case: Case, clients: Sequence[int]) -> np.ndarray:
     return np.sort(np.stack(list(updates)), axis=0)[cut : len(clients) - cut].mean(axis=0)
 
 
-# ---- FedAvg
-@dataclass(frozen=True)
-class Federation:
-    """Sites with unequal mixes of labels, and what is held out."""
-
-    sites: Sequence[tuple[torch.Tensor, torch.Tensor]]
-    held_out: tuple[torch.Tensor, torch.Tensor]
-
-    @classmethod
-    def of(cls, path: Path, sites: int, held_out: float, *, alpha: float = 0.5, every: int = 1) -> Federation:
-        """Of an .npz of `images` and `labels`; each label is spread over the sites by a Dirichlet distribution.
-
-        `every`: of how many rows and columns of a picture one is kept.
-        """
-        rng = np.random.default_rng(0)
-        with np.load(path) as file:
-            images, labels = file["images"][:, ::every, ::every] / np.float32(255), file["labels"]
-        images = images.reshape(len(labels), -1)
-        order = rng.permutation(len(labels))
-        images, labels = torch.from_numpy(images[order]), torch.from_numpy(labels[order].astype(np.int64))
-        kept = round(held_out * len(labels))
-        mixes = rng.dirichlet(np.full(sites, alpha), 10)
-        where = torch.tensor([rng.choice(sites, p=mixes[label]) for label in labels[kept:]])
-        rows = [torch.nonzero(where == site).squeeze(1) + kept for site in range(sites)]
-        return cls([(images[each], labels[each]) for each in rows], (images[:kept], labels[:kept]))
-
-
-def network(features: int, hidden: int) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-
-
-def fedavg(
-    data: Federation,
-    rounds: int,
-    aggregation: Aggregation | None,
-    *,
-    bound: float,
-    poisoned: int = 0,
-    hidden: int = 64,
-    rate: float = 0.1,
-) -> tuple[float, float]:
-    """(accuracy on what is held out, seconds of aggregation) after FedAvg with equal weights; None: in the clear.
-
-    Honest sites clip their updates to the norm `bound`; poisoned ones send 30 times the opposite of what they learned.
-    """
-    model, seconds = network(data.held_out[0].shape[1], hidden), 0.0
-    state = {name: x.detach().numpy().copy() for name, x in model.state_dict().items()}
-    task = aggregation and Task(
-        "digits", aggregation, Layout.of(state), slots=len(data.sites), limit=8.0, minimum=len(data.sites) // 2
-    )
-    federation = task and open_local(task)
-    for number in range(rounds):
-        updates = [
-            _poison(learned) if site < poisoned else _clipped(learned, bound)
-            for site, learned in enumerate(_learned(model, state, rows, rate) for rows in data.sites)
-        ]
-        start = time.perf_counter()
-        moved = _aggregate(federation, number, updates)
-        seconds += time.perf_counter() - start
-        state = {name: (x + moved[name]).astype(np.float32) for name, x in state.items()}
-    if federation:
-        federation.close()
-    model.load_state_dict({name: torch.from_numpy(x) for name, x in state.items()})
-    images, labels = data.held_out
-    return float((model(images).argmax(1) == labels).float().mean()), seconds
-
-
-def _learned(
-    model: nn.Module, state: Mapping[str, np.ndarray], rows: tuple[torch.Tensor, torch.Tensor], rate: float
-) -> dict[str, np.ndarray]:
-    """What a site changes in an epoch of SGD."""
-    model.load_state_dict({name: torch.from_numpy(x) for name, x in state.items()})
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    for images, labels in zip(rows[0].split(BATCH), rows[1].split(BATCH), strict=True):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    return {name: x.detach().numpy() - state[name] for name, x in model.state_dict().items()}
-
-
-def _clipped(update: Mapping[str, np.ndarray], bound: float) -> dict[str, np.ndarray]:
-    norm = float(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in update.values())))
-    return {name: x * np.float32(min(1.0, 0.999 * bound / norm)) for name, x in update.items()}
-
-
-def _poison(update: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.clip(-30 * x, -8, 8) for name, x in update.items()}
-
-
-def _aggregate(federation, number: int, updates: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    if federation is None:
-        return {name: np.mean([each[name] for each in updates], axis=0) for name in updates[0]}
-    card = federation.card(number)
-    for site, update in enumerate(updates):
-        encoded = encode(replace(card, bound=None), update)  # liars do not check themselves
-        for rank, part in share_elements(card, encoded, 1, f"site{site}").items():
-            federation.receive(number, rank, f"site{site}", part)
-    outcome = federation.finish(number)
-    assert outcome.aggregate is not None
-    return outcome.aggregate
-
-
 # ---- the command
 @click.command()
 @click.argument("names", nargs=-1, metavar="[CASE]...")
@@ -237,10 +131,11 @@ def _aggregate(federation, number: int, updates: Sequence[Mapping[str, np.ndarra
 @click.option("--images", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=DIGITS,
               help="An .npz of digits for FedAvg; those of the examples by default.")  # fmt: skip
 @click.option("--rounds", default=10, show_default=True, help="Of FedAvg.")
+@click.option("--seeds", default=1, show_default=True, help="Of FedAvg: so many mixes and first models.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Save the rows here.")
 def main(
     names: tuple[str, ...], clients: int | None, size: int | None, peers: bool, neighbors: str, images: Path,
-    rounds: int, json_file: Path | None,
+    rounds: int, seeds: int, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Times rounds (CASEs: mean, dropouts, many, plain, bounded, trimmed) and trains (learning); all by default."""
     known = [*(case.name for case in CASES), "learning"]
@@ -259,7 +154,9 @@ def main(
                     Row(case=case.name, **row) for row in run_secagg(case.clients, case.size, case.dropouts, count)
                 ]
     _show(found)
-    learned = _learn(images, rounds) if not names or "learning" in names else []
+    learned = []
+    if not names or "learning" in names:
+        learned = learn(images, 0.4 if images == DIGITS else 1 / 9, Training(rounds), seeds)
     if json_file:
         json_file.write_text(json.dumps([*map(asdict, found), *learned], indent=1))
 
@@ -274,24 +171,6 @@ def _show(rows: Sequence[Row]) -> None:
         )  # fmt: skip
     if rows:
         Console(width=170).print(table)
-
-
-def _learn(images: Path, rounds: int) -> list[dict[str, str | float]]:
-    own = images == DIGITS
-    data, bound = Federation.of(images, 10, 0.4 if own else 1 / 9), 1.0 if own else 4.0
-    runs = [
-        ("clear", None, 0), ("mean", mean(), 0), ("bounded", norm_bounded_mean(bound), 0),
-        ("trimmed", trimmed_mean(0.2), 0), ("clear, 2 poisoned", None, 2),
-        ("bounded, 2 poisoned", norm_bounded_mean(bound), 2), ("trimmed, 2 poisoned", trimmed_mean(0.2), 2),
-    ]  # fmt: skip
-    table, rows = Table("FedAvg of 10 sites", "accuracy", "s of aggregation"), []
-    for name, aggregation, poisoned in runs:
-        accuracy, seconds = fedavg(data, rounds, aggregation, bound=bound, poisoned=poisoned)
-        table.add_row(name, f"{accuracy:.2%}", f"{seconds:.1f}")
-        rows.append({"case": "learning", "what": name, "accuracy": accuracy, "seconds": seconds})
-        click.echo(f"{name}: {accuracy:.2%}, {seconds:.1f} s of aggregation", err=True)
-    Console().print(table)
-    return rows
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from functools import cache
 import pytest
 import torch
 
-from benchmarks.federated import DIGITS, Case, Federation, fedavg, measure
+from benchmarks.fedavg import Federation, Lies, Training, fedavg, tuned
+from benchmarks.federated import DIGITS, Case, measure
 from securemodel.federated import Aggregation, mean, norm_bounded_mean, trimmed_mean
 
 BOUND = 2.0
+DATA = Federation.of(DIGITS, 10, 0.4, alpha=2.0, every=2)
+TRAINING = Training(5, hidden=16, rate=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +30,8 @@ def one_thread() -> Iterator[None]:
 @cache
 def accuracy(aggregation: Aggregation | None, poisoned: int = 0, without: int = 0) -> float:
     """After five rounds; the first sites lie, or are left out."""
-    data = Federation.of(DIGITS, 10, 0.4, alpha=2.0, every=2)
-    data = replace(data, sites=data.sites[without:])
-    return fedavg(data, 5, aggregation, bound=BOUND, poisoned=poisoned, hidden=16, rate=0.5)[0]
+    data = replace(DATA, sites=DATA.sites[without:])
+    return fedavg(data, TRAINING, aggregation, bound=BOUND, lies=Lies(poisoned))[0]
 
 
 def test_as_good_as_in_the_clear() -> None:
@@ -44,6 +46,10 @@ def test_sites_that_lie_beyond_the_bound_are_as_if_they_were_not_there() -> None
 
 def test_a_trimmed_mean_learns_where_the_mean_fails() -> None:
     assert accuracy(trimmed_mean(0.2), poisoned=2) > accuracy(mean(), poisoned=2) + 0.1
+
+
+def test_liars_do_not_move_the_bound_that_a_histogram_gives() -> None:
+    assert 0.5 < tuned(DATA, TRAINING, Lies()) <= tuned(DATA, TRAINING, Lies(2)) < 4.0
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "bounded", "trimmed"])
