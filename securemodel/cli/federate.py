@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 @click.option(
     "--add-key", metavar="SITE=SHA256", help="With --data: take a site's key that was made elsewhere, and end."
 )
+@click.option(
+    "--all-sites", is_flag=True, help="With --new-key and --add-key: for all sites, as a relay needs it; SITE names it."
+)
 @click.option("--patience", type=click.FloatRange(min=0), default=600.0, show_default=True,
               help="With --me: seconds to wait for an aggregator that is gone.")  # fmt: skip
 @click.option("--linger", type=click.FloatRange(min=0), default=600.0, show_default=True,
@@ -61,6 +64,7 @@ def federate(
     key: Path | None,
     new_key: str | None,
     add_key: str | None,
+    all_sites: bool,
     patience: float,
     linger: float,
     ledger: str | None,
@@ -78,12 +82,13 @@ def federate(
       securemodel federate rounds.py --data north --new-key hospital
       securemodel federate rounds.py --me north --config parties.toml --data north --listen 0.0.0.0:8450
     """
-    if new_key or add_key:
-        return _keys(data, new_key, add_key)
+    if new_key or add_key or all_sites:
+        return _keys(data, new_key, add_key, all_sites)
     if local:
         if any((me, config, data, certificate, key)):
             raise click.UsageError("--local is for everybody: leave out options that go with --me.")
         told = read(script)
+        _promise(told)
         with _shown(told) as shown:
             play(told, shown)
         return _draw(picture, told, shown.accuracies)
@@ -133,6 +138,7 @@ def _aggregate(
     keys = _book(data)
     if not keys.keys:
         click.echo("No site has a key (--new-key): whoever reaches this address may take part.", err=True)
+    _promise(script)
     shown = _Lines(script)
     at = rounds.Listening(host.strip("[]"), int(port), tls, keys if keys.keys else None)
     with rounds.front(aggregator, at, Log(sys.stderr.buffer)) as bound:
@@ -150,6 +156,17 @@ def _aggregate(
         time.sleep(linger)
 
 
+def _promise(script: Script) -> None:
+    """Says what the noise and the budget of a task promise, or that there is no noise."""
+    task, rounds = script.task, script.rounds
+    if task.protection is not None:
+        click.echo(f"Privacy of a site after {rounds} rounds: {task.protection.told(task.protection.epsilon(rounds))}.")
+        click.echo("No amplification is claimed: who takes part in a round is public.")
+    limits = [("rounds", task.budget.rounds), ("epsilon", task.budget.epsilon)]
+    if given := [f"{name} {limit:g}" for name, limit in limits if limit is not None]:
+        click.echo(f"Budget of a site: at most {', '.join(given)}.")
+
+
 def _book(data: Path) -> KeyBook:
     with service_packages():
         from securemodel.service.keys import KeyBook
@@ -157,23 +174,23 @@ def _book(data: Path) -> KeyBook:
     return KeyBook(data / "keys.json")
 
 
-def _keys(data: Path | None, new: str | None, add: str | None) -> None:
-    """Makes or takes a site's key."""
-    if data is None:
-        raise click.UsageError("keys are kept in --data DIR.")
+def _keys(data: Path | None, new: str | None, add: str | None, all_sites: bool) -> None:
+    """Makes or takes the key of a site, or of a relay for all of them."""
+    if data is None or not (new or add):
+        raise click.UsageError("keys are kept in --data DIR; give one with --new-key or --add-key.")
     with service_packages():
         from securemodel.service.keys import digest_of, new_key
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if new:
         made = new_key()
-        _book(data).add(digest_of(made), new, [new])
+        _book(data).add(digest_of(made), new, [] if all_sites else [new])
         click.echo(f"key of {new}: {made}\nIt is kept nowhere: give it to the site. At the other aggregators:")
-        click.echo(f"  --add-key {new}={digest_of(made)}")
+        click.echo(f"  --add-key {new}={digest_of(made)}{' --all-sites' if all_sites else ''}")
     if add:
         site, _, sha256 = add.rpartition("=")
         if not site:
             raise click.UsageError("--add-key is SITE=SHA256.")
-        _book(data).add(sha256, site, [site])
+        _book(data).add(sha256, site, [] if all_sites else [site])
         click.echo(f"the key of {site} is taken")
 
 
@@ -201,6 +218,8 @@ class _Lines:
         self._note(number, accuracy)
         parts = [f"round {number} of {self._rounds}: {len(outcome.present)} in, {len(outcome.absent)} absent"]
         parts += [f"{outcome.revealed}{_accuracy(accuracy)}"]
+        if outcome.epsilon is not None:
+            parts.append(f"epsilon {outcome.epsilon:.4g} for who was in most rounds")
         parts += [f"refused {client}: {why}" for client, why in outcome.refused.items()]
         self._say("; ".join(parts))
 

@@ -11,7 +11,7 @@ by rank, with the members that a party has in service.json.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from securemodel.edge import service_file
+from securemodel.edge import sealing, service_file
 from securemodel.edge.errors import Disagreement, PartyDown, Refused, ServiceError, WireError
 from securemodel.edge.lines import Line
 from securemodel.edge.rounds import MAX_CARD_BYTES, RoundCard
@@ -60,11 +60,16 @@ class Federation:
         texts = self._all(lambda rank, line: self._ask(line, "GET", f"{_PATH}/round", b"", end))
         if len(set(texts)) != 1:
             raise _NotYet("the aggregators are not in the same round")
+        card = self._read_card(texts)
+        if card.round <= after:
+            raise _NotYet(f"round {card.round} is still the current one")
+        return card
+
+    def _read_card(self, texts: list[bytes]) -> RoundCard:
+        """The card that all aggregators gave, which names those of the file."""
         if len(texts[0]) > MAX_CARD_BYTES:
             raise WireError("bad_card", "the round's card is too long")
         card = RoundCard.read(texts[0])
-        if card.round <= after:
-            raise _NotYet(f"round {card.round} is still the current one")
         expected = [(party.name, party.hpke) for party in self.aggregators]
         if [(each.name, each.key) for each in card.aggregators] != expected:
             fix = "take a new federation.json from somebody you trust"
@@ -96,15 +101,53 @@ class Federation:
         """The same for whoever has sent nothing, where aggregators reveal it."""
         return self._result(card, "", None, timeout)
 
-    def _result(self, card: RoundCard, client: str, key: Any, timeout: float) -> dict[str, np.ndarray]:
+    def sealed_result(self, card: RoundCard, client: str, *, timeout: float = 600.0) -> dict[int, bytes] | None:
+        """What every aggregator sealed for a client, by rank, for a relay; None for one that was in no round until then.
+
+        Raises EdgeError.
+        """
+        try:
+            return self._parts(card.round, client, "", time.monotonic() + timeout)
+        except Refused as refused:
+            if refused.code != "model_not_allowed":
+                raise
+            return None
+
+    def earlier(self, before: int, *, timeout: float = 600.0) -> Iterator[tuple[RoundCard, dict[str, np.ndarray]]]:
+        """(card, aggregate) of each round with a result before that of a number, in order: for a site that comes late.
+
+        Where sites alone get aggregates, the site needs an API key of its own. Raises EdgeError.
+        """
         end = time.monotonic() + timeout
-        path = f"{_PATH}/rounds/{card.round}/result?client={quote(client, safe='')}"
+        for number in range(1, before):
+            if (card := self._card_of(number, end)) is not None:
+                key = sealing.one_time_key() if card.reveal == "clients" else None
+                yield card, self._result(card, self._client, key, end - time.monotonic(), sealed_to=key)
 
-        def asked() -> dict[str, np.ndarray]:
-            blobs = self._all(lambda rank, line: self._ask(line, "GET", path, b"", end))
-            return add_results(card, dict(enumerate(blobs)), key)
+    def _card_of(self, number: int, end: float) -> RoundCard | None:
+        """The card of a round that has ended; None where it did without a result."""
+        path = f"{_PATH}/rounds/{number}/card"
+        try:
+            texts = self._patiently(lambda: self._all(lambda _, line: self._ask(line, "GET", path, b"", end)), end)
+        except Refused as refused:
+            if refused.code != "gone":
+                raise
+            return None
+        if len(set(texts)) != 1:
+            raise Disagreement("the aggregators tell different things of an earlier round", where=f"round {number}")
+        return self._read_card(texts)
 
-        return self._patiently(asked, end)
+    def _result(
+        self, card: RoundCard, client: str, key: Any, timeout: float, sealed_to: Any = None
+    ) -> dict[str, np.ndarray]:
+        seal = sealing.public_of(sealed_to) if sealed_to else ""
+        return add_results(card, self._parts(card.round, client, seal, time.monotonic() + timeout), key)
+
+    def _parts(self, number: int, client: str, seal: str, end: float) -> dict[int, bytes]:
+        """What every aggregator gives of a round's result, by rank, once all do."""
+        path = f"{_PATH}/rounds/{number}/result?client={quote(client, safe='')}" + (f"&seal={seal}" if seal else "")
+        ask = lambda: self._all(lambda _, line: self._ask(line, "GET", path, b"", end))
+        return dict(enumerate(self._patiently(ask, end)))
 
     def close(self) -> None:
         """Ends all connections."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, explain
+from securemodel.edge.sealing import is_key
 from securemodel.edge.updates import RoundCard, result_part
 from securemodel.engines.labels import exchange_label
 from securemodel.federated import agreement
@@ -57,6 +58,10 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     keys: dict[str, str]
     refused: dict[str, str]
     opened: tuple[bytes, int] | None
+    earlier: dict[str, str]
+    """Of clients that were in an earlier round and not in this one, the key of their last."""
+    received: int
+    """Bytes of uploads."""
 
 
 @dataclass(frozen=True)
@@ -145,20 +150,32 @@ class Aggregator:
             fix = "take part in the next round"
             raise Refused("gone", f"an upload to round {number} came after its deadline", fix=fix)
 
-    def result(self, number: int, client: str) -> bytes:
-        """This aggregator's part of the result of a round, for clients to add up. Raises Refused."""
+    def card_of(self, number: int) -> bytes:
+        """The card of a round that has ended with a result. Raises Refused."""
+        return self._card(self._released(number)).text()
+
+    def result(self, number: int, client: str, seal: str = "") -> bytes:
+        """This aggregator's part of the result of a round, for clients to add up. Raises Refused.
+
+        Where clients alone get it, it is sealed to the key of the client's last upload that was in until then, or to `seal`.
+        """
+        found, stored = self._released(number), self._stored(number)
+        if self.task.reveal == "clients":
+            seal = seal or stored.keys.get(client) or stored.earlier.get(client, "")
+            if not is_key(seal):
+                fix = "ask with the API key of the client itself, and with a key to seal to"
+                raise Refused("model_not_allowed", f"client {client!r} was in no round until {number}", fix=fix)
+        share = np.frombuffer(stored.total, f"<u{stored.bits // 8}")
+        key = seal if self.task.reveal == "clients" else ""
+        return result_part(self._card(found), self.rank, share, stored.divisor, stored.unit, key)
+
+    def _released(self, number: int) -> Round:
         found = self.journal.round(number)
         if found is None or found.state not in ENDED:
             raise Refused("not_found", f"round {number} has no result yet", fix="ask again", retry_after=1.0)
         if found.state == REFUSED:
             raise Refused("gone", f"round {number} has no result", why=found.reason, fix="take part in the next round")
-        stored, key = self._stored(number), ""
-        if self.task.reveal == "clients":
-            if client not in stored.keys:
-                raise Refused("model_not_allowed", f"client {client!r} was not in round {number}")
-            key = stored.keys[client]
-        share = np.frombuffer(stored.total, f"<u{stored.bits // 8}")
-        return result_part(self._card(found), self.rank, share, stored.divisor, stored.unit, key)
+        return found
 
     # ---- what this process asks
     def held(self, number: int) -> tuple[str, ...]:
@@ -180,12 +197,13 @@ class Aggregator:
         present, refused = tuple(stored.keys), {**refused, **stored.refused}
         spent = max((self.journal.spent(client) for client in present), default=0)
         epsilon = self.task.protection.epsilon(spent) if self.task.protection else None
+        received = {self.place.me: stored.received}
         if stored.opened is None:
-            return Outcome(None, present, absent, refused, "to clients: the aggregate", {}, epsilon)
+            return Outcome(None, present, absent, refused, "to clients: the aggregate", received, epsilon)
         data, divisor = stored.opened
         total = np.frombuffer(data, f"<i{stored.bits // 8}")
         aggregate = aggregate_of(self.task, card, len(present), (total, divisor), stored.unit)
-        return Outcome(aggregate, present, absent, refused, "to aggregators: the aggregate", {}, epsilon)
+        return Outcome(aggregate, present, absent, refused, "to aggregators: the aggregate", received, epsilon)
 
     # ---- meetings
     @property
@@ -299,8 +317,16 @@ class Aggregator:
         keys = {client: inbox.receipts[client].answer_key for client in made.accepted}
         told = None if opened is None else (opened[0].tobytes(), opened[1])
         return _Stored(
-            8 * made.total.itemsize, made.total.tobytes(), made.divisor % 2**64, made.unit, keys, made.refused, told
-        )
+            8 * made.total.itemsize, made.total.tobytes(), made.divisor % 2**64, made.unit, keys, made.refused, told,
+            self._earlier_keys(inbox.card.round, keys), inbox.received_bytes,
+        )  # fmt: skip
+
+    def _earlier_keys(self, number: int, now: Mapping[str, str]) -> dict[str, str]:
+        """The last keys of clients that were in before a round, and are not in it."""
+        if self.task.reveal == "aggregators" or (last := self.journal.last_result(number)) is None:
+            return {}
+        before = self._stored(last)
+        return {client: key for client, key in {**before.earlier, **before.keys}.items() if client not in now}
 
     def _release(self, decision: Decision) -> None:
         number = decision.number

@@ -2,10 +2,12 @@
 
     GET  /v2/federation/round                                the card of the round that takes uploads now
     POST /v2/federation/rounds/{number}/uploads/{client}     this aggregator's part of a client's update
+    GET  /v2/federation/rounds/{number}/card                 the card of a round that has ended
     GET  /v2/federation/rounds/{number}/result               this aggregator's part of the result (of ?client=, sealed to it)
 
 Connections, limits of bodies, keys and problem details are those of a service. A key is for the clients that it names, or,
-where it names none, for all: such a one is for a relay, which passes on parts that clients sealed.
+where it names none, for all: such a one is for a relay, which passes on parts that clients sealed. A client with a key of its
+own may name another one with ?seal=, to which a result is sealed: so who comes late, or lost what it had, gets it, too.
 """
 
 from __future__ import annotations
@@ -46,8 +48,12 @@ class Rounds(Protocol):
         """Takes this aggregator's part of a client's upload."""
         ...
 
-    def result(self, number: int, client: str) -> bytes:
-        """This aggregator's part of the result of a round."""
+    def card_of(self, number: int) -> bytes:
+        """The card of a round that has ended with a result."""
+        ...
+
+    def result(self, number: int, client: str, seal: str = "") -> bytes:
+        """This aggregator's part of the result of a round, sealed to the client, or to a key of it that it names."""
         ...
 
 
@@ -59,6 +65,7 @@ class Front:
         self._router = Router(
             [
                 Route(f"{PATH}/round", self._told(self._card)),
+                Route(f"{PATH}/rounds/{{number:int}}/card", self._told(self._card_of)),
                 Route(f"{PATH}/rounds/{{number:int}}/uploads/{{client}}", self._told(self._upload), methods=["POST"]),
                 Route(f"{PATH}/rounds/{{number:int}}/result", self._told(self._result)),
             ],
@@ -95,6 +102,10 @@ class Front:
     async def _card(self, request: Request) -> Response:
         return Response(self._rounds.card(), 200, problems.OWN, "application/json")
 
+    async def _card_of(self, request: Request) -> Response:
+        data = await run_in_threadpool(self._rounds.card_of, request.path_params["number"])
+        return Response(data, 200, problems.OWN, "application/json")
+
     async def _upload(self, request: Request) -> Response:
         number, client = request.path_params["number"], request.path_params["client"]
         self._check_key(request.scope["head"], client)
@@ -110,21 +121,26 @@ class Front:
         return Response(status_code=204, headers=problems.OWN)
 
     async def _result(self, request: Request) -> Response:
-        client = request.query_params.get("client", "")
-        self._check_key(request.scope["head"], client)
-        data = await run_in_threadpool(self._rounds.result, request.path_params["number"], client)
+        client, seal = (request.query_params.get(name, "") for name in ("client", "seal"))
+        own = self._check_key(request.scope["head"], client)
+        if seal and not own:
+            why = "whoever may ask for every client could read what is for clients alone"
+            raise Refused("model_not_allowed", "a key to seal to is taken from the client itself", why=why,
+                          fix="show the API key of this client")  # fmt: skip
+        data = await run_in_threadpool(self._rounds.result, request.path_params["number"], client, seal)
         return Response(data, 200, problems.OWN, "application/octet-stream")
 
-    def _check_key(self, head: Mapping[bytes, bytes], client: str) -> None:
-        """Raises Refused where a key is asked for, and the one that is shown is not for this client."""
+    def _check_key(self, head: Mapping[bytes, bytes], client: str) -> bool:
+        """Whether the key that is shown is of this client alone. Raises Refused where a key is asked for, and it is another's."""
         if self._keys is None:
-            return
+            return False
         scheme, _, bearer = head.get(b"authorization", b"").decode("latin-1").partition(" ")
         key = self._keys.lookup(bearer.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise Refused("key", "the API key is missing or not known", fix="send 'Authorization: Bearer KEY'")
         if not key.allows(client):
             raise Refused("model_not_allowed", "this API key is of another client", fix="ask the operator")
+        return bool(key.models)
 
 
 def _problem(refused: Refused) -> Response:

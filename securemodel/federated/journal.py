@@ -64,6 +64,12 @@ class Journal:
             found = run("SELECT max(number) FROM rounds").fetchone()[0]
         return None if found is None else self.round(found)
 
+    def last_result(self, before: int) -> int | None:
+        """The number of the last round before this one that was released, or None."""
+        query = "SELECT max(number) FROM rounds WHERE state = ? AND number < ?"
+        with self._reading() as run:
+            return run(query, (RELEASED, before)).fetchone()[0]
+
     def round(self, number: int) -> Round | None:
         """The round of a number, or None."""
         columns = "number, deadline, state, epoch, members, refused, reason"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from protocols.errors import InputError, explain
 from securemodel.edge import sealing
 from securemodel.edge.updates import RoundCard, result_part
+from securemodel.federated.budgets import exceeded
 from securemodel.federated.spool import Spool
 from securemodel.federated.stages import Exchange, Made, Run, Walk, aggregate_of, open_result, protected, walk
 from securemodel.federated.task import Outcome, Task
@@ -32,6 +34,10 @@ class LocalFederation:
         self._cards: dict[int, RoundCard] = {}
         self._last = -1
         self._opened: ServingSession | None = None
+        self._spent = Counter[str]()
+        self._answer_keys: dict[str, str] = {}
+        """Of each client that was in a round, the key of its last upload that was."""
+        self._results: dict[int, tuple[RoundCard, list[Made]]] = {}
 
     def __enter__(self):
         return self
@@ -65,6 +71,8 @@ class LocalFederation:
         if number not in self._rounds:
             why = "it is over" if number <= self._last else "it has not begun"
             raise InputError(explain(f"round {number} takes no uploads", where=f"client {client!r}", why=why))
+        if why := exceeded(self.task.budget, self._spent[client], self.task.protection):
+            raise InputError(explain(f"client {client!r} takes no more part", why=why))
         self._rounds[number][rank].receive(client, data)
 
     def finish(self, number: int) -> Outcome:
@@ -79,6 +87,15 @@ class LocalFederation:
             for inbox in inboxes:
                 inbox.spool.clear()
 
+    def delivered(self, number: int, client: str) -> dict[int, bytes] | None:
+        """Each aggregator's share of the result of a round, by rank, where clients alone get it: sealed to the key of the
+        client's last upload. None for a client that was in no round, and for a round without a result."""
+        key = self._answer_keys.get(client)
+        if key is None or number not in self._results:
+            return None
+        card, made = self._results[number]
+        return {rank: result_part(card, rank, own.total, own.divisor, own.unit, key) for rank, own in enumerate(made)}
+
     def _finish(self, inboxes: list[Inbox], card: RoundCard) -> Outcome:
         for inbox in inboxes:
             inbox.closed = True
@@ -92,14 +109,19 @@ class LocalFederation:
         if len(accepted) < card.minimum:
             return Outcome(None, accepted, absent, refused, f"nothing: fewer than {card.minimum} clients", sent)
         made = [protected(self.task, inbox, own) for inbox, own in zip(inboxes, made, strict=True)]
+        self._spent.update(presence.present)
+        spent = max(self._spent[client] for client in accepted)
+        epsilon = self.task.protection.epsilon(spent) if self.task.protection else None
         if card.reveal == "clients":
-            each = zip(inboxes, made, strict=True)
-            deliveries = {inbox.rank: deliveries_of(inbox, own, accepted) for inbox, own in each}
+            self._answer_keys |= {client: inboxes[0].receipts[client].answer_key for client in accepted}
+            self._results[card.round] = card, made
+            each = {client: self.delivered(card.round, client) or {} for client in accepted}
+            deliveries = {rank: {client: parts[rank] for client, parts in each.items()} for rank in range(len(made))}
             told = "to clients: the aggregate"
-            return Outcome(None, accepted, absent, refused, told, sent, deliveries=deliveries)
+            return Outcome(None, accepted, absent, refused, told, sent, epsilon, deliveries)
         opened = self._step([open_result(self.task, own) for own in made])[0]
         aggregate = aggregate_of(self.task, card, len(accepted), opened, made[0].unit)
-        return Outcome(aggregate, accepted, absent, refused, "to aggregators: the aggregate", sent)
+        return Outcome(aggregate, accepted, absent, refused, "to aggregators: the aggregate", sent, epsilon)
 
     def _step(self, walks: Sequence[Walk]) -> list[Any]:
         """Steps the walks of all aggregators together; what each returns, by rank."""
@@ -132,14 +154,6 @@ class LocalFederation:
             self._opened = serving.open_local(self.task.programs, self.task.digest)
             self._opened.load(self.task, None)
         return self._opened
-
-
-def deliveries_of(inbox: Inbox, made: Made, clients: Sequence[str]) -> dict[str, bytes]:
-    """This aggregator's share of the result for each client, sealed to its one-time key."""
-    give = lambda client: result_part(
-        inbox.card, inbox.rank, made.total, made.divisor, made.unit, inbox.receipts[client].answer_key
-    )
-    return {client: give(client) for client in clients}
 
 
 def open_local(task: Task, folder: Path | None = None) -> LocalFederation:

@@ -50,6 +50,10 @@ class Protection:
 
         return privacy(DP(self.multiplier, 1.0), rounds, self.delta, ()).epsilon
 
+    def told(self, epsilon: float) -> str:
+        """What noise promises of a client, for people: of this `epsilon`."""
+        return f"epsilon {epsilon:.4g} at delta {self.delta:g}, of one aggregator's noise; neighbors: {NEIGHBORS}"
+
     def check_room(self, most: float, unit: float, count: int, weight: int, parties: int, bits: int) -> None:
         """Raises InputError where sums of up to `most` ring elements and the noise of all parties may not fit the ring."""
         if most + parties * _TAIL * self.scale(unit, count, weight) >= 2.0 ** (bits - 1):

@@ -241,6 +241,8 @@ Deliveries = dict[int, dict[str, bytes]]
 class Outcome:
     """How a round ended. `aggregate`: by array, or None where clients get it or nothing was revealed (`revealed` says what).
 
+    `bytes`: what aggregators received of clients, by name; an aggregator that is a process knows its own alone, and after
+    a restart counts parts without their seal. `epsilon`: of the client that was in most rounds, where there is noise.
     `deliveries`: what each present client is to be given, where clients get the result.
     """
 

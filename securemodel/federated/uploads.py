@@ -49,6 +49,7 @@ class Inbox:
     def __post_init__(self) -> None:
         for data in self.spool.all():  # of a process that ended
             self._keep(read_part(self.card, self.rank, None, data), len(data))
+            self.received_bytes += len(data)
 
     def receive(self, client: str, data: bytes) -> None:
         """Takes a client's part. InputError says what is wrong with it; a part that was taken before stays."""

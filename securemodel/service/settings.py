@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,11 @@ class Key(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def models(self) -> Sequence[str]:
+        """What it is for; nothing: for all."""
+        ...
 
     def allows(self, model: str) -> bool:
         """Whether it may ask this model."""

@@ -72,6 +72,21 @@ def test_everybody_on_this_machine(call, script, tmp_path, reveal):
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and f"{found[-1]:.3f} in round 3" in "".join(drawn.itertext())
 
 
+def test_what_noise_promises_is_printed(call, script):
+    noise = "protection=federated.Protection(50.0, 4.0), budget=federated.Budget(rounds=3, epsilon=1.0), bits=64,"
+    text = (
+        SCRIPT.replace("deadline_s", f"{noise} deadline_s")
+        + "\n    def apply(model, aggregate):\n        return model\n"
+    )
+    result = call("federate", script(text=text), "--local")
+    assert result.exit_code == 0, result.output
+    told = r"after 3 rounds: epsilon 0\.1\d+ at delta 1e-05, of one aggregator's noise; neighbors: one client's update"
+    assert re.search(told, result.output), result.output
+    assert "at most rounds 3, epsilon 1." in result.output and "No amplification" in result.output
+    spent = call("federate", script(text=text.replace("rounds=3", "rounds=2")), "--local")
+    assert spent.exit_code == 1 and "takes no more part" in spent.output
+
+
 def test_the_example(call):
     example = Path(__file__).parents[2] / "examples" / "federated_plain" / "rounds.py"
     result = call("federate", example, "--local")
@@ -110,6 +125,7 @@ def test_what_a_script_lacks_is_named(call, script, tmp_path, old, new, told):
         ["--me", "first"],
         ["--me", "first", "--config", "{config}", "--data", "d", "--certificate", "{config}"],
         ["--new-key", "north"],
+        ["--data", "d", "--all-sites"],
     ],
 )
 def test_words_that_do_not_go_together(call, script, write, words):
@@ -128,6 +144,12 @@ def test_keys_of_sites(call, script, tmp_path):
     assert books[0][0]["sha256"] == books[1][0]["sha256"] and books[0][0]["models"] == ["north"]
     assert made.split("key of north: ")[1][:43] not in str(books)
     assert call("federate", script(), "--data", tmp_path / "first", "--add-key", "north=12").exit_code == 1
+    made = call("federate", script(), "--data", tmp_path / "first", "--new-key", "server", "--all-sites").output
+    option = re.search(r"--add-key (server=[0-9a-f]{64}) --all-sites", made)
+    assert option
+    call("federate", script(), "--data", tmp_path / "second", "--add-key", option[1], "--all-sites")
+    for name in ("first", "second"):
+        assert json.loads((tmp_path / name / "keys.json").read_text())[1]["models"] == []
 
 
 def test_what_an_aggregator_needs_is_named(call, script, tmp_path, monkeypatch):

@@ -114,10 +114,32 @@ def test_a_round_from_open_to_released(world, reveal):
     else:
         assert outcome.aggregate is None
         assert refusal(here.ends["first"].result, 1, "c").code == "model_not_allowed"
+    assert list(outcome.bytes) == ["second"] and 0 < outcome.bytes["second"] < 5000
     lines = read_ledger(here.folder / "first.ledger").lines
     assert [(line.fields["rows"], line.fields["epoch"]) for line in lines] == [(2, 1)]
     assert not list((here.folder / "first").glob("round-*"))
     assert here.open().round == 2
+
+
+def test_who_comes_late_or_missed_a_round_gets_results_for_clients_alone(world):
+    here, key = world(reveal="clients"), sealing.one_time_key()
+    uploads = {}
+    for number, clients in ((1, "abc"), (2, "ab"), (3, "ac")):
+        card = here.open()
+        uploads[number] = {client: here.upload(card, client, float(number)) for client in clients}
+        here.pass_deadline()
+        here.meet_well()
+
+    def opened(number, client, private, seal=""):
+        blobs = {rank: end.result(number, client, seal) for rank, end in enumerate(here.ends.values())}
+        return add_results(next(iter(uploads[number].values())).card, blobs, private)["b"]
+
+    assert opened(2, "c", uploads[1]["c"].key) == pytest.approx(2.0, abs=2**-16)  # by the key of its last round
+    assert opened(3, "b", uploads[2]["b"].key) == pytest.approx(3.0, abs=2**-16)
+    assert refusal(here.ends["first"].result, 2, "new").code == "model_not_allowed"
+    assert refusal(here.ends["first"].result, 2, "new", "no key").code == "model_not_allowed"
+    assert opened(2, "new", key, sealing.public_of(key)) == pytest.approx(2.0, abs=2**-16)
+    assert RoundCard.read(here.ends["first"].card_of(2)) == uploads[2]["a"].card
 
 
 def test_below_the_minimum_nothing_is_revealed_and_the_next_round_begins(world):

@@ -15,7 +15,7 @@ from protocols.identity import DEALER, Timeouts
 from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
 from securemodel.edge.rounds import RoundCard
-from securemodel.edge.updates import Layout, share_update
+from securemodel.edge.updates import Layout, add_results, share_update
 from securemodel.engines.masked.dealer import serve
 from securemodel.federated import Task, mean, trimmed_mean
 from securemodel.federated.aggregator import Aggregator
@@ -42,14 +42,14 @@ def roster(tmp_path_factory):
 
 
 @contextmanager
-def federation(roster, folder, rounds=2, keys=None, clock=time.time):
-    """(aggregators, federation.json) of fronts that answer."""
+def federation(roster, folder, rounds=2, keys=None, clock=time.time, **more):
+    """(aggregators, federation.json) of fronts that answer; `more`: of the task."""
     config, identities = roster
     with ExitStack() as stack:
         ends, told = {}, []
         for name in NAMES:
-            place = place_of(task(), name, config, identities[name], folder / name)
-            ends[name] = Aggregator(task(), place, rounds=rounds, clock=clock)
+            place = place_of(task(**more), name, config, identities[name], folder / name)
+            ends[name] = Aggregator(task(**more), place, rounds=rounds, clock=clock)
             port = stack.enter_context(front(ends[name], Listening("127.0.0.1", 0, None, keys), Log(None)))
             told.append({"name": name, "url": f"http://127.0.0.1:{port}", "hpke": public_key(config, name)})
         yield ends, {"securemodel_federation": 1, "aggregators": told}
@@ -89,31 +89,62 @@ def test_two_rounds_over_links_and_http(roster, tmp_path):
         }
         sites = {"a": lambda: site(1), "b": lambda: site(3)}
         found = run_together({**loops, **sites, "time": pass_deadlines}, timeout_s=120)
+        with Federation(file, client="late") as late:
+            known = [(card.round, aggregate["b"]) for card, aggregate in late.earlier(3)]
     assert not any(found.values()), found
     for number, aggregate in results:
         assert aggregate["w"].dtype == np.float32
         assert np.allclose(aggregate["w"], 2.0 * number, atol=2**-15)
-    assert len(results) == 4
+    assert len(results) == 4 and known == [(number, pytest.approx(2.0 * number, abs=2**-15)) for number in (1, 2)]
     assert list(seen.values()) == [[(1, ("site1", "site3")), (2, ("site1", "site3"))]] * 2
+
+
+def meet(roster, ends):
+    """A meeting of all over their links."""
+    config, identities = roster
+
+    def met(name):
+        with meetings(name, config, identities[name])() as channel:
+            ends[name].meet(channel)
+
+    assert not any(run_together({name: lambda name=name: met(name) for name in NAMES}).values())
+
+
+@contextmanager
+def opened(roster, folder, **more):
+    """(aggregators, federation.json, keys of the clients a and late, and of a relay) where a round is open."""
+    book, keys = KeyBook(folder / "keys.json"), {name: new_key() for name in ("a", "late", "relay")}
+    for name, key in keys.items():
+        book.add(digest_of(key), name, [] if name == "relay" else [name])
+    with federation(roster, folder, keys=book, **more) as (ends, file):
+        meet(roster, ends)
+        yield ends, file, keys
 
 
 @pytest.fixture
 def open_round(roster, tmp_path):
-    """(aggregators, federation.json, keys of the clients a and relay) where a round is open."""
-    config, identities = roster
-    book = KeyBook(tmp_path / "keys.json")
-    keys = {"a": new_key(), "relay": new_key()}
-    book.add(digest_of(keys["a"]), "a", ["a"])
-    book.add(digest_of(keys["relay"]), "relay")
-    with federation(roster, tmp_path, keys=book) as (ends, file):
-        links = {name: meetings(name, config, identities[name]) for name in NAMES}
+    with opened(roster, tmp_path) as found:
+        yield found
 
-        def met(name):
-            with links[name]() as channel:
-                ends[name].meet(channel)
 
-        assert not any(run_together({name: lambda name=name: met(name) for name in NAMES}).values())
-        yield ends, file, keys
+def test_sites_alone_get_the_result_over_http_late_ones_too(roster, tmp_path):
+    with (
+        opened(roster, tmp_path, reveal="clients", slots=2) as (ends, file, keys),
+        Federation(file, client="a", key=keys["a"]) as mine,
+        Federation(file, client="late", key=keys["late"]) as late,
+        Federation(file, client="late", key=keys["relay"]) as relay,
+    ):
+        card = mine.card()
+        uploads, passed = mine.share(card, update(1.0)), share_update(card, update(4.0), id="c")
+        relay.upload(passed)
+        meet(roster, ends)
+        assert mine.result(uploads)["b"] == pytest.approx(2.5, abs=2**-15)
+        blobs = relay.sealed_result(card, "c")
+        assert add_results(card, blobs, passed.key)["b"] == pytest.approx(2.5, abs=2**-15)
+        assert relay.sealed_result(card, "late") is None
+        assert [aggregate["b"] for _, aggregate in late.earlier(2)] == [pytest.approx(2.5, abs=2**-15)]
+        with pytest.raises(Refused, match="from the client itself"):
+            list(relay.earlier(2))
 
 
 def test_keys_are_for_clients(open_round):
