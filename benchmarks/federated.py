@@ -156,7 +156,9 @@ def main(
     _show(found)
     learned = []
     if not names or "learning" in names:
-        learned = learn(images, 0.4 if images == DIGITS else 1 / 9, Training(rounds), seeds)
+        learned = learn(
+            images, 0.4 if images == DIGITS else 2 / 9, Training(rounds, batch=20, judged=min(rounds, 10)), seeds
+        )
     if json_file:
         json_file.write_text(json.dumps([*map(asdict, found), *learned], indent=1))
 
