@@ -56,7 +56,7 @@ def aggregation_of(name: str, size: int) -> Aggregation:
     """An aggregation by its name; the bound is one that uniform numbers from -1 to 1 keep."""
     kinds: dict[str, Callable[[], Aggregation]] = {
         "mean": mean,
-        "bounded": lambda: norm_bounded_mean(float(np.sqrt(size))),
+        "bounded": lambda: norm_bounded_mean(1.05 * float(np.sqrt(size / 3))),
         "trimmed": trimmed_mean,
     }
     return kinds[name]()

@@ -99,6 +99,15 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
     return kernels_for(a, b, out).matmul(a, b, out, accumulate)
 
 
+def sign_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ sign(b) modulo 2^32: int32[M, K] and int8[K, N] make int32[M, N]."""
+    if a.dtype is not torch.int32 or b.dtype is not torch.int8:
+        raise TypeError(f"sign_product: takes int32 and int8, not {a.dtype} and {b.dtype}")
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"sign_product: cannot multiply {tuple(a.shape)} by {tuple(b.shape)}")
+    return kernels_for(a, b).sign_product(a.contiguous(), b.contiguous())
+
+
 def conv2d(
     x: Tensor, w: Tensor, stride: Pair = 1, padding: Padding = 0, dilation: Pair = 1, groups: int = 1,
     out: Tensor | None = None, accumulate: str | None = None,

@@ -33,7 +33,7 @@ SAFETY = 40
 """Errors of both kinds have probability at most 2^-40 for one update."""
 FACTOR_BITS = 16
 """The fractional bits of factors that updates are scaled by."""
-PIECE, GROUP = 1 << 16, 16
+PIECE, GROUP = 1 << 16, 32
 """Numbers of an update and how many updates are projected at a time."""
 
 
@@ -107,30 +107,29 @@ def bounds(norm: float, numbers: int, rows: int, most: int, bits: int) -> Bounds
 
 
 def matrix(seed: bytes, rows: int, start: int, stop: int) -> np.ndarray:
-    """Columns `start` (a multiple of PIECE) to `stop` of R, int8 (rows, stop - start)."""
+    """Columns `start` (a multiple of PIECE) to `stop` of R, turned: int8 (stop - start, rows)."""
     words = -(-2 * rows * (stop - start) // 64)
     stream = expand(seed, start.to_bytes(16, "little"), 0, words)
     bits = np.unpackbits(stream.view(np.uint8))[: 2 * rows * (stop - start)].view(np.int8)
-    first, second = bits.reshape(2, rows, stop - start)
+    first, second = bits.reshape(2, stop - start, rows)
     return first - second
 
 
 def project(inbox: Inbox, clients: Sequence[str], seed: bytes, rows: int) -> torch.Tensor:
-    """This aggregator's shares of the projections of all updates, int64 (clients, rows), modulo 2^bits.
-
-    Sums of a piece of elements below 2^32 are exact in float64, in which products are fastest.
-    """
+    """This aggregator's shares of the projections of all updates, int64 (clients, rows), modulo 2^bits."""
     card = inbox.card
-    kind = np.dtype(np.int64 if card.bits == 64 else np.float64)
-    out = torch.zeros(len(clients), rows, dtype=torch.int64)
+    kind, held = (np.uint32, np.int32) if card.bits <= 32 else (np.uint64, np.int64)
+    out = np.zeros((len(clients), rows), held)
     for start, stop in pieces(card, PIECE):
-        columns = torch.from_numpy(matrix(seed, rows, start, stop).astype(kind)).T
+        columns = torch.from_numpy(matrix(seed, rows, start, stop))
         for at in range(0, len(clients), GROUP):
             group = clients[at : at + GROUP]
             each = np.empty((len(group), stop - start), kind)
             for row, client in zip(each, group, strict=True):
                 row[:] = inbox.part(client).share(card, start, stop)
-            block = torch.from_numpy(each)
-            product = kernels.matmul(block, columns) if card.bits == 64 else (block @ columns).to(torch.int64)
-            out[at : at + len(group)] += product
-    return out
+            block = torch.from_numpy(each.view(held))
+            if card.bits <= 32:
+                out[at : at + len(group)] += kernels.sign_product(block, columns).numpy()
+            else:
+                out[at : at + len(group)] += kernels.matmul(block, columns.long()).numpy()
+    return torch.from_numpy(out.astype(np.int64))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FEWEST_FRAC_BITS, LEAST_FRAC_BITS, MOST_FRAC_BITS = 8, 16, 24
 """With 16 fractional bits, for which 64 bits are taken where need be, rounding moves a mean by 2^-17 at most; more than 24 are
 for nothing, and fewer than 8 are taken only if asked for."""
+SUMS_ROOM = 16
+"""How many times the largest honest sum fits the ring where norms are bounded: docs/federated-checks.md says what it is for."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,15 @@ class Task:
     def _fits(self, bits: int, frac_bits: int) -> bool:
         """Whether all that is computed fits a ring, for everybody whose update is not dropped."""
         most, found = 2.0 ** (bits - 1), self._bounds(bits, frac_bits)
-        largest = self.limit * 2.0**frac_bits
-        if self.aggregation.bound is not None:
-            largest = max(largest, slack(self.aggregation.rows) * 1.01 * found.norm)
-        fits = self.slots * self._times * largest < most
+        sums = self.slots * self._times * self.limit * 2.0**frac_bits
+        fits = (sums if self.aggregation.bound is None else SUMS_ROOM * sums) < most
         if self.aggregation.rows:
             largest = 2.0 * found.reach * self._times
-            fits = fits and 16 * largest < most and (bits < 64 or self.layout.size * largest < most / 4)
+            fits = (
+                fits
+                and (4 if self.aggregation.kind == "sum" else 16) * largest < most
+                and (bits < 64 or self.layout.size * largest < most / 4)
+            )
         if self.aggregation.kind in ("scaled", "closest", "norms"):
             fits = fits and 16 * self.slots * (slack(self.aggregation.rows) * found.norm) ** 2 < most
         if self.aggregation.kind in ("scaled", "custom"):

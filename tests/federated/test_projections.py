@@ -8,7 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from securemodel.federated import projections
+from securemodel.edge.updates import Layout
+from securemodel.federated import Task, norm_bounded_mean, projections
 from securemodel.federated.projections import Bounds, bounds, matrix, slack
 
 ROWS, BITS, NORM = 64, 32, 1000.0
@@ -16,7 +17,7 @@ ROWS, BITS, NORM = 64, 32, 1000.0
 
 def passes(x: np.ndarray, bits: int, of: Bounds, seed: bytes) -> bool:
     """The checks of `programs.Admit` in the clear, on projections modulo 2^bits."""
-    y = matrix(seed, ROWS, 0, x.size).astype(np.int64) @ x.astype(np.int64)
+    y = x.astype(np.int64) @ matrix(seed, ROWS, 0, x.size).astype(np.int64)
     y = ((y + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)) if bits < 64 else y
     root = (
         (of.scale + of.rest) * 2.0 ** (of.frac_bits - (64 - bits)) / 2.0**of.frac_bits / (of.unit / 2.0**of.frac_bits)
@@ -68,13 +69,28 @@ def test_the_matrix_is_what_is_said_and_follows_from_its_seed() -> None:
 @pytest.mark.parametrize("a", [0.3, 0.7, 1.0, 1.2, 2.0, 5.0])
 def test_the_worst_update_is_one_number_or_many_alike(a: float) -> None:
     """E |cos(a g / sqrt(p))|^2p over p >= 1 and a normal g, also where g is on the lattice that the ring makes of it."""
-    for step in (1e-3, 0.065):
+    for step in (1e-3, 0.16 / a):
         g = np.arange(-12, 12, step)
         density = np.exp(-g * g / 2)
         density /= density.sum()
         powers = np.concatenate([np.linspace(1, 6, 60), np.geomspace(6, 1e4, 40)])
         worst = max(float((density * np.abs(np.cos(a * g / math.sqrt(p))) ** (2 * p)).sum()) for p in powers)
         assert worst <= projections._factor(a) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rows", [64, 128, 1024])
+def test_updates_of_a_million_numbers_take_32_bits(rows: int) -> None:
+    """And the lattice that the ring makes of a normal number is as fine as the test above has it."""
+    layout = Layout.of({"x": np.zeros(1_000_000, np.float32)})
+    task = Task("t", norm_bounded_mean(600.0, rows=rows), layout, slots=100)
+    assert task.ring == (32, 16)
+    best = [
+        a
+        for a in np.geomspace(0.3, 12, 400)
+        if -projections.SAFETY * math.log(2) / rows > math.log(projections._factor(a))
+    ]
+    a = min(best, key=lambda a: a * a / (-projections.SAFETY * math.log(2) / rows - math.log(projections._factor(a))))
+    assert math.pi * slack(rows) * task.bounds.norm / (2**32 * a) <= 0.16 / a
 
 
 def test_more_rows_leave_less_slack() -> None:

@@ -173,6 +173,18 @@ def test_a_liar_who_passes_moves_the_mean_by_no_more_than_is_stated() -> None:
     assert np.linalg.norm(moved) <= len(passed) * slack(64) * 1.01 * 3.0
 
 
+def test_liars_who_make_the_sum_wrap_around_move_it_by_little_more() -> None:
+    layout, bound, liars_count = Layout.of({"x": np.zeros(SIZE)}), 5.4, 34
+    of = Task("t", norm_bounded_mean(bound), layout, slots=40, limit=0.3)
+    card, honest = of.card(1, ["A" * 43] * 2), {client: {"x": vectors()[client]["x"] * 0.3} for client in "ab"}
+    cheat = np.eye(1, SIZE)[0] * 1.6 * bound
+    out = attacked(of, {f"liar {n}": np.rint(cheat / card.unit) for n in range(liars_count)}, honest)
+    moved = out.aggregate["x"] * len(out.present) - matrix_of(honest).sum(0)
+    assert card.bits == 32 and len(out.present) == liars_count + 2
+    assert moved[0] < 0 < liars_count * cheat[0]
+    assert np.linalg.norm(moved) <= 17 / 15 * liars_count * cheat[0]
+
+
 def test_scaled_liars_move_the_mean_by_the_bound() -> None:
     of, honest = made("scaled"), {client: {"x": vectors()[client]["x"] * 0.5} for client in "ab"}
     card = of.card(1, ["A" * 43] * 2)
@@ -275,7 +287,7 @@ def test_too_few_are_left_after_the_check() -> None:
         (lambda: task(median(), levels=127), "levels"),
         (lambda: task(norm_bounded_mean(1e18)), "fit"),
         (lambda: task(norm_bounded_mean(100.0), frac_bits=60), "fit"),
-        (lambda: task(norm_bounded_mean(1e5), bits=32, slots=1000), "fit"),
+        (lambda: task(norm_bounded_mean(1e6), bits=32), "fit"),
         (lambda: task(median(), protection=Protection(1.0, 1.0)), "noise"),
         (lambda: task(norm_histogram([1.0]), reveal="clients"), "clients"),
         (lambda: task(custom(lambda x, w: x.sum(0) + OWN)).programs, "tensors"),

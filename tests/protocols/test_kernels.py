@@ -137,6 +137,22 @@ def test_limb_product_equals_integer_product():
     assert torch.equal(bilinear.product(a, b, exact_integers=False), torch.matmul(a, b))
 
 
+@pytest.mark.parametrize("variant", COMPILED)
+@pytest.mark.parametrize("m, k, n", [(0, 5, 3), (1, 1, 1), (3, 513, 64), (9, 1100, 17), (5, 0, 4), (40, 2048, 96)])
+def test_sign_products_equal_the_twins(variant, m, k, n):
+    generator = np.random.default_rng(7)
+    a = ring(generator, m, k).to(torch.int32)
+    b = torch.from_numpy(generator.integers(-128, 127, (k, n), dtype=np.int8, endpoint=True))
+    expected = (a.long() @ b.sign().long()).to(torch.int32)
+    with kernels.use(variant):
+        assert torch.equal(kernels.sign_product(a, b), expected)
+    assert torch.equal(twins.sign_product(a, b), expected)
+    with pytest.raises(TypeError, match="int32 and int8"):
+        kernels.sign_product(a.long(), b)
+    with pytest.raises(ValueError, match="cannot multiply"):
+        kernels.sign_product(a, torch.zeros(k + 1, n, dtype=torch.int8))
+
+
 def test_matmul_refuses_what_does_not_fit():
     a = torch.zeros(2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="cannot multiply"):

@@ -4,7 +4,7 @@ Arguments are taken as correct, and ring values, planes and shares as contiguous
 see to both before any kernel runs.
 """
 
-from protocols.kernels.cpu.bilinear import conv2d, matmul
+from protocols.kernels.cpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.cpu.keystream import chacha20
 from protocols.kernels.cpu.planes import (
     combine,
@@ -28,7 +28,25 @@ from protocols.kernels.cpu.pointwise import (
 from protocols.kernels.cpu.tables import unit_lookup, unit_vectors
 
 __all__ = [
-    "bit_times", "bit_to_ring", "chacha20", "combine", "conv2d", "deal_truncation", "decode", "encode", "leaves",
-    "matmul", "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate",
-    "unit_lookup", "unit_vectors", "unpack_bits",
+    "bit_times",
+    "bit_to_ring",
+    "chacha20",
+    "combine",
+    "conv2d",
+    "deal_truncation",
+    "decode",
+    "encode",
+    "leaves",
+    "matmul",
+    "monomials",
+    "msb_plane",
+    "pack_bits",
+    "select",
+    "select_truncated",
+    "sign_product",
+    "thermometer",
+    "truncate",
+    "unit_lookup",
+    "unit_vectors",
+    "unpack_bits",
 ]  # fmt: skip

@@ -30,6 +30,15 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
     return out
 
 
+def sign_product(a: Tensor, b: Tensor) -> Tensor:
+    """int32 a @ sign(int8 b), modulo 2^32."""
+    out = a.new_empty(len(a), b.shape[1])
+    build.module.sign_product(
+        out.data_ptr(), a.data_ptr(), b.data_ptr(), len(a), b.shape[1], len(b), torch.get_num_threads()
+    )
+    return out
+
+
 def conv2d(
     x: Tensor, w: Tensor, stride: tuple[int, int] = (1, 1), padding: Sides = ((0, 0), (0, 0)),
     dilation: tuple[int, int] = (1, 1), groups: int = 1, out: Tensor | None = None, accumulate: str | None = None,

@@ -15,6 +15,7 @@
 #include "conv.hpp"
 #include "gemm.hpp"
 #include "lookup.hpp"
+#include "signs.hpp"
 #include "planes.hpp"
 #include "pointwise.hpp"
 #if defined(__SIZEOF_INT128__)
@@ -154,6 +155,9 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("chacha20", &py_chacha20);
   m.def("matmul", &py_matmul);
   m.def("conv2d", &py_conv2d);
+  m.def("sign_product", [](Address out, Address a, Address b, i64 m, i64 n, i64 depth, int threads) {
+    sign_product(at<u32>(out), at<u32>(a), at<std::int8_t>(b), m, n, depth, threads);
+  }, free_running);
 
   m.def("pack_bits", [](Address out, Address bits, i64 n) { pack_bits(words(out), at<u8>(bits), n); }, free_running);
   m.def("unpack_bits", [](Address out, Address bits, i64 n) {

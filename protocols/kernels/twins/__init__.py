@@ -5,7 +5,7 @@ the plane is bit e % 64 of word e // 64; bits beyond N mean nothing. Arguments a
 of `protocols.kernels` check them before any kernel runs.
 """
 
-from protocols.kernels.twins.bilinear import conv2d, matmul
+from protocols.kernels.twins.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.twins.keystream import chacha20
 from protocols.kernels.twins.planes import (
     combine,
@@ -29,7 +29,25 @@ from protocols.kernels.twins.pointwise import (
 from protocols.kernels.twins.tables import unit_lookup, unit_vectors
 
 __all__ = [
-    "bit_times", "bit_to_ring", "chacha20", "combine", "conv2d", "deal_truncation", "decode", "encode", "leaves",
-    "matmul", "monomials", "msb_plane", "pack_bits", "select", "select_truncated", "thermometer", "truncate",
-    "unit_lookup", "unit_vectors", "unpack_bits",
+    "bit_times",
+    "bit_to_ring",
+    "chacha20",
+    "combine",
+    "conv2d",
+    "deal_truncation",
+    "decode",
+    "encode",
+    "leaves",
+    "matmul",
+    "monomials",
+    "msb_plane",
+    "pack_bits",
+    "select",
+    "select_truncated",
+    "sign_product",
+    "thermometer",
+    "truncate",
+    "unit_lookup",
+    "unit_vectors",
+    "unpack_bits",
 ]  # fmt: skip

@@ -42,6 +42,11 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None, accumulate: str | No
     return store(product(a, b), out, accumulate)
 
 
+def sign_product(a: Tensor, b: Tensor) -> Tensor:
+    """int32 a @ sign(int8 b), modulo 2^32."""
+    return product(a.long(), b.sign().long()).to(torch.int32)
+
+
 def conv2d(
     x: Tensor, w: Tensor, stride: tuple[int, int] = (1, 1), padding: Sides = ((0, 0), (0, 0)),
     dilation: tuple[int, int] = (1, 1), groups: int = 1, out: Tensor | None = None, accumulate: str | None = None,
