@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from securemodel.inspect.differences import Comparison
     from securemodel.planning.costs import Network
     from securemodel.program import Program
+    from securemodel.sessions.remote import arriving
     from securemodel.sessions.session import Session
     from securemodel.training import DP, compile_training, dataset, owned, rows
 
-__all__ = ["DP", "Comparison", "Family", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "check", "compare", "compile", "compile_service", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows"]  # fmt: skip
+__all__ = ["DP", "Comparison", "Family", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "arriving", "check", "compare", "compile", "compile_service", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows"]  # fmt: skip
 
 _WHERE = {
     "api": ("check", "compile", "connect", "local"),
@@ -32,6 +33,7 @@ _WHERE = {
     "inspect.differences": ("Comparison",),
     "planning.costs": ("Network",),
     "program": ("Program",),
+    "sessions.remote": ("arriving",),
     "sessions.session": ("Session",),
     "training": ("DP", "compile_training", "dataset", "owned", "rows"),
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from protocols.channel import Meeting
+from protocols.channel.notices import silent
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Invocation:
     """What `connect` and `compile` take where the script says nothing; None where the command line does not either.
 
     `script` is the SHA-256 of the script's file in hexadecimal. The parties compare it, and `protocol`. A `ledger` of
-    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `progress` is told of each training step. `rows` is
+    False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `say` is told for whom
+    this party waits, and why. `progress` is told of each training step. `rows` is
     the folder of what owners gave who share their rows and take no part. `lane`: which of the parties' sessions this is; `lanes`: of
     how many, which the parties compare.
     """
@@ -48,6 +50,7 @@ class Invocation:
     rows: Path | None = None
     lane: int = 0
     lanes: int = 1
+    say: Callable[[str], None] = silent
 
 
 _current = Invocation()

@@ -10,7 +10,9 @@ link       one connection to one peer, and the loop that drives several
 tcp        Channel over links
 tls        TLS 1.3 with pinned certificates
 listen     all addresses of a name, and a room for connections not authenticated yet
-meeting    dialing, accepting and the first message
+hello      the first message of a link
+notices    what who waits is told: for whom, and why
+meeting    dialing and accepting, also by who is not ready yet
 reception  links that come to the dealer, put together to sessions
 connecting what parties call to be connected
 testing    throw-away parties on one host

@@ -18,23 +18,29 @@ import os
 import queue
 import socket
 import ssl
-import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from protocols.channel.frame import PROTOCOL_VERSION, Label, Purpose
+from protocols.channel.hello import (
+    EVERY_LANE,
+    HELLO,
+    MAX_HELLO_BYTES,
+    SESSION_BYTES,
+    Hello,
+    pack_hello,
+    read_hello,
+)
 from protocols.channel.link import Link
 from protocols.channel.listen import HANDSHAKE_S, Guest, Listener, address_text, dial_any
+from protocols.channel.notices import NOT_READY, Notices, Say, silent
 from protocols.channel.stream import PlainStream, TlsStream
 from protocols.channel.tls import client_context, peer_name, server_context
 from protocols.errors import (
-    BadFrame,
     ConfigError,
     IdentityError,
-    Mismatch,
     PeerAbsent,
     PeerDied,
     PeerError,
@@ -44,27 +50,11 @@ from protocols.errors import (
     public_reason,
     summary,
 )
-from protocols.identity import DEALER, MOST_LANES, Entry, Identity, PartiesConfig
+from protocols.identity import DEALER, Entry, Identity, PartiesConfig
 
-HELLO = Label(0, 0, Purpose.HELLO)
-HELLO_LAYOUT = struct.Struct("<I32s32sI32s")  # version, roster digest, nonce, lane, session; the name follows
-SESSION_BYTES = 32
-EVERY_LANE = 0xFFFFFFFF
-"""The lane of who takes part in all of them: the dealer."""
-_MAX_HELLO_BYTES = HELLO_LAYOUT.size + 64
 _RETRY_S = (0.02, 0.5)  # first and longest pause between two attempts to dial
 _BEAT_S, _POLL_S, _GOODBYE_S = 2.0, 0.5, 0.3
 _PREPARING_S = 6 * 3600.0  # longest wait for a party that is there and not ready
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What the first message of a link says, once it is checked."""
-
-    name: str
-    nonce: bytes = field(repr=False)
-    lane: int
-    session: bytes = field(repr=False)
 
 
 @dataclass
@@ -80,9 +70,9 @@ class Meeting:
     nonce: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     nonces: dict[str, bytes] = field(default_factory=dict, repr=False)
     refused: list[str] = field(default_factory=list)
-    _awaited: set[str] = field(default_factory=set)
+    awaited: set[str] = field(default_factory=set)
     _links: dict[str, Link] = field(default_factory=dict)
-    _greeting: dict[str, Link] = field(default_factory=dict)  # authenticated, and one of both is not ready
+    _greeting: list[Link] = field(default_factory=list)  # authenticated, and one of both is not ready
     _listener: Listener | None = None
     _deadline: float = math.inf
     _results: queue.SimpleQueue[tuple[Hello, Link] | SecureModelError | OSError | None] = field(
@@ -122,8 +112,8 @@ class Meeting:
         """Begins to listen and to dial; unless `ready`, who comes is told to wait. Raises ConfigError."""
         if ready:
             self._begin()
-        self._awaited = {*accept, *dial}
-        entries = {name: self.config.entry(name) for name in self._awaited}
+        self.awaited = {*accept, *dial}
+        entries = {name: self.config.entry(name) for name in self.awaited}
         contexts = {name: None if self.plain else client_context(self._own, entries[name]) for name in dial}
         for name in dial:
             self._check_local(entries[name])
@@ -136,17 +126,19 @@ class Meeting:
             arguments = (self._dial, entries[name], contexts[name])
             threading.Thread(target=self._guarded, args=arguments, daemon=True, name=f"connect-{self.me}").start()
 
-    def finish(self) -> dict[str, Link]:
-        """All links by name, or the first error that waiting cannot cure."""
+    def finish(self, say: Say = silent) -> dict[str, Link]:
+        """All links by name, or the first error that waiting cannot cure; `say` is told who is waited for, and why."""
         self._begin()
+        notices = Notices(self.me, say)
         try:
-            while self._awaited - self._links.keys():
+            while missing := self.awaited - self._links.keys():
                 try:
                     result = self._results.get(timeout=min(max(self._left_s(), 0.001), _POLL_S))
                 except queue.Empty:
+                    notices.waiting(self.reasons(missing))
                     if self._left_s() <= 0:
                         waited_s = max(self.config.timeouts.connect_s, 0 if self._links else self.idle_s)
-                        raise self._absent(sorted(self._awaited - self._links.keys()), waited_s) from None
+                        raise self._absent(sorted(missing), waited_s) from None
                     continue
                 if isinstance(result, Exception):
                     raise result
@@ -166,7 +158,7 @@ class Meeting:
         with self._lock:
             self._done.set()
             self._ready.set()
-            waiting = list(self._greeting.values())
+            waiting = list(self._greeting)
         for link in waiting:
             link.interrupt()
         if self._listener:
@@ -179,9 +171,20 @@ class Meeting:
 
     def _left_s(self) -> float:
         """Seconds until this meeting gives up; counted anew from each sign of life of a party that is not ready."""
+        return max(self._deadline, self.patience(self.awaited)) - time.monotonic()
+
+    def patience(self, names: Collection[str]) -> float:
+        """Until when those are waited for, on the monotonic clock, who said that they are there and not ready; or 0."""
         with self._lock:
-            alive = max((link.beat_at for link in self._greeting.values()), default=0.0)
-        return max(self._deadline, alive + self.config.timeouts.connect_s if alive else 0.0) - time.monotonic()
+            alive = max((link.beat_at for link in self._greeting if link.peer in names), default=0.0)
+        return alive + self.config.timeouts.connect_s if alive else 0.0
+
+    def reasons(self, names: Collection[str]) -> dict[str, str]:
+        """Why each of these is waited for."""
+        with self._lock:
+            there = {link.peer for link in self._greeting if link.beat_at}
+        last = f" ({self.refused[-1]})" if self.refused else ""
+        return {name: NOT_READY if name in there else f"it has not come{last}" for name in sorted(names)}
 
     def _guarded(self, function: Callable[..., None], *arguments: object) -> None:
         try:
@@ -316,78 +319,36 @@ class Meeting:
     def _greet(self, link: Link, allowed: set[str]) -> Hello:
         """Exchange HELLO when this party is ready. The peer's, with a name of `allowed`. Raises PeerError, OSError."""
         digest = self.config.roster_digest()
-        ours = HELLO_LAYOUT.pack(PROTOCOL_VERSION, digest, self.nonce, self.lane, self.session) + self.me.encode()
         with self._lock:
-            before = self._greeting.get(link.peer)
-            self._greeting[link.peer] = link
-        if before and not self._ready.is_set():
-            before.interrupt()  # that party was started anew
+            before = [other for other in self._greeting if other.peer == link.peer]
+            self._greeting.append(link)
+        if not self._ready.is_set():
+            for other in before:  # that party was started anew
+                other.interrupt()
         try:
             while not self._ready.is_set():
                 link.beat()
                 self._ready.wait(min(_BEAT_S, self.config.timeouts.connect_s / 4))
             if self._done.is_set():
                 raise ConnectionAbortedError(errno.ECONNABORTED, "this party stopped connecting")
+            ours = pack_hello(Hello(self.me, self.nonce, self.lane, self.session), digest)
             silence_s = self._handshake_s()
             link.send(HELLO, [ours], timeout_s=silence_s)
-            hello = link.receive(HELLO, max_bytes=_MAX_HELLO_BYTES, timeout_s=_PREPARING_S, silence_s=silence_s)
+            hello = link.receive(HELLO, max_bytes=MAX_HELLO_BYTES, timeout_s=_PREPARING_S, silence_s=silence_s)
         except PeerDied as error:
             if isinstance(error.__cause__, ssl.SSLError):
                 raise self._rejected(link.peer, error.__cause__) from error
             raise
         finally:
             with self._lock:
-                if self._greeting.get(link.peer) is link:
-                    del self._greeting[link.peer]
+                self._greeting.remove(link)
         try:
-            return self._check_hello(link.peer, hello.numpy().tobytes(), digest, allowed)
+            said = read_hello(link.peer, hello.numpy().tobytes(), digest, allowed, self.lane)
+            self._note(said)
+            return said
         except PeerError as error:
             link.abort(public_reason(error))
             raise
-
-    def _check_hello(self, peer: str, hello: bytes, digest: bytes, allowed: set[str]) -> Hello:
-        if len(hello) < HELLO_LAYOUT.size:
-            raise BadFrame(peer, explain(f"the first message of {peer!r} is cut short", fix="use the same version"))
-        version, their_digest, nonce, lane, session = HELLO_LAYOUT.unpack_from(hello)
-        if version != PROTOCOL_VERSION:
-            why = f"it speaks protocol version {version}, we speak {PROTOCOL_VERSION}"
-            raise Mismatch(
-                peer, explain(f"party {peer!r} runs another version", why=why, fix="install the same version")
-            )
-        name = hello[HELLO_LAYOUT.size :].decode("ascii", errors="replace")
-        if name not in allowed:
-            raise IdentityError(
-                peer,
-                explain(
-                    f"party {peer!r} says that it is {name[:64]!r}",
-                    where="first message of the link",
-                    why=f"expected {' or '.join(sorted(allowed))}: the name its certificate is pinned for",
-                    fix="start each party with its own identity and name",
-                ),
-            )
-        if their_digest != digest:
-            raise Mismatch(
-                name,
-                explain(
-                    f"party {name!r} has another list of parties",
-                    where="first message of the link",
-                    why="the names or certificates in its party file are not those in ours",
-                    fix="give all parties the same [parties] and [dealer] entries",
-                ),
-            )
-        wrong = lane >= MOST_LANES if self.lane == EVERY_LANE else lane != (EVERY_LANE if name == DEALER else self.lane)
-        if wrong:
-            raise Mismatch(
-                name,
-                explain(
-                    f"party {name!r} is lane {lane}, and this is lane {self.lane}",
-                    where="first message of the link",
-                    why="a lane meets the same lane of the others",
-                    fix="give all parties files with the same addresses, and ports that are lanes of one party only",
-                ),
-            )
-        self._note(said := Hello(name, nonce, lane, session))
-        return said
 
     def _note(self, hello: Hello) -> None:
         """Remembers who came. Raises IdentityError for another process of a party that is here."""

@@ -1,8 +1,8 @@
 """Links that come to the dealer at any time, put together to sessions: those of one lane and one session of all parties.
 
 What a session is called follows from what its parties drew at random when they met, so two sessions are never mixed up:
-not those of two lanes, nor one with the one before it. Who has come waits at most `connect_s` for the others, and for
-the end of what must end first. Nobody's error ends the waiting of another session.
+not those of two lanes, nor one with the one before it. Who has come waits at most `connect_s` for the others, counted anew
+while they say that they are there and not ready, and for the end of what must end first. Nobody's error ends the waiting of another session.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from protocols.channel.hello import Hello
 from protocols.channel.link import Link
-from protocols.channel.meeting import Hello, Meeting, connected_twice
+from protocols.channel.meeting import Meeting, connected_twice
+from protocols.channel.notices import Notices, Say, silent
 from protocols.errors import PeerAbsent, PeerDied, PeerError, explain, public_reason
 from protocols.identity import Identity, PartiesConfig
+
+_POLL_S = 0.5
 
 
 @dataclass
@@ -68,14 +72,16 @@ class Reception:
         self._waiting: list[Gathering] = []
         self._door.open(accept=list(names), dial=[])
 
-    def next(self, may_begin: Callable[[Gathering], str], first_s: float = math.inf) -> Gathering:
+    def next(self, may_begin: Callable[[Gathering], str], first_s: float = math.inf, say: Say = silent) -> Gathering:
         """The next session of which all links are there and that may begin; `may_begin` says why not, or nothing.
+
+        `say` is told, after some seconds, who is missing, and why.
 
         Raises what ends one session before it began, or a link, after telling those concerned: PeerAbsent for who has
         not come, or where nobody has in `first_s` seconds, Mismatch, IdentityError, BadFrame. Call it again for the
         other sessions.
         """
-        until = time.monotonic() + first_s
+        until, notices = time.monotonic() + first_s, Notices(self._door.me, say)
         while True:
             for gathering in list(self._waiting):
                 missing = sorted(self._names - gathering.links.keys())
@@ -83,13 +89,20 @@ class Reception:
                 if not (missing or obstacle):
                     self._waiting.remove(gathering)
                     return gathering
+                if missing:
+                    gathering.until = max(gathering.until, self._door.patience(missing))
                 if time.monotonic() >= gathering.until:
                     self._waiting.remove(gathering)
                     raise self._over(gathering, missing, obstacle)
+            until = max(until, self._door.patience(self._names))
             if not self._waiting and time.monotonic() >= until:
                 raise self._door._absent(sorted(self._names), first_s)
             ends = [gathering.until for gathering in self._waiting] or [until]
-            self._take(max(min(ends) - time.monotonic(), 0.001))
+            if min(ends) == math.inf:  # nobody has come, and nobody has to
+                self._take(threading.TIMEOUT_MAX)
+                notices = Notices(self._door.me, say)
+            elif not self._take(min(max(min(ends) - time.monotonic(), 0.001), _POLL_S)):
+                notices.waiting(self._door.reasons(self._missing()))
 
     def look_again(self) -> None:
         """From another thread: what may begin has changed."""
@@ -103,16 +116,22 @@ class Reception:
             gathering.abort(PeerAbsent(self._door.me, stopped))
         self._waiting.clear()
 
-    def _take(self, timeout_s: float) -> None:
-        """Waits for one more link, for a while. Raises what was wrong with one."""
+    def _missing(self) -> set[str]:
+        """Who has not come: those of the sessions that wait, or everybody."""
+        missing = [self._names - gathering.links.keys() for gathering in self._waiting]
+        return set().union(*missing) if missing else self._names
+
+    def _take(self, timeout_s: float) -> bool:
+        """Waits for one more link, for a while; whether anything came. Raises what was wrong with it."""
         try:
-            came = self._door._results.get(timeout=min(timeout_s, threading.TIMEOUT_MAX))
+            came = self._door._results.get(timeout=timeout_s)
         except queue.Empty:
-            return
+            return False
         if isinstance(came, Exception):
             raise came
         if came:
             self._seat(*came)
+        return True
 
     def _seat(self, hello: Hello, link: Link) -> None:
         """Puts a link to the others of its session. Raises IdentityError, PeerError for one that has no place."""

@@ -20,7 +20,7 @@ from protocols.psi import with_dealer
 from protocols.psi.costs import cost
 from protocols.psi.terms import ALL, COUNT, NOBODY, Terms
 from protocols.psi.workers import multiplication_s
-from securemodel.cli.base import FILE, Command, wants_traceback
+from securemodel.cli.base import FILE, Command, say_aside, wants_traceback
 from securemodel.cli.launch import run_local
 from securemodel.cli.processes import prefixed
 from securemodel.cli.run import end_as
@@ -135,7 +135,7 @@ def align_command(
     arrival = arrive(me, parties, own) if own else None  # the others hear that this party is there while it reads
     book = True if ledger is None else ledger != "none" and Path(ledger)
     try:
-        with invoked(Invocation(me, config, arrivals=[arrival] if arrival else [])):
+        with invoked(Invocation(me, config, arrivals=[arrival] if arrival else [], say=say_aside)):
             before = _Before(me, terms)
             with connect(known, [source], me, parties, ledger=book, before=before.say) as joint, _warnings_said():
                 _align(joint, terms, out)

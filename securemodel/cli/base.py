@@ -49,6 +49,11 @@ def wants_traceback() -> bool:
     return bool(click.get_current_context().meta.get(_TRACEBACK))
 
 
+def say_aside(text: str) -> None:
+    """Writes a line about what goes on to the error output."""
+    click.echo(text, err=True)
+
+
 def print_error(error: BaseException | str) -> None:
     """Writes an error's own text to the error output."""
     first, *rest = str(error).splitlines() or [type(error).__name__]

@@ -15,7 +15,7 @@ from protocols.errors import InputError, explain
 from protocols.identity import load_config
 from protocols.names import is_name
 from securemodel.cli.align import table_files
-from securemodel.cli.base import FILE, Command, wants_traceback
+from securemodel.cli.base import FILE, Command, say_aside, wants_traceback
 from securemodel.cli.launch import run_local
 from securemodel.cli.processes import prefixed
 from securemodel.cli.run import end_as
@@ -148,7 +148,7 @@ def _describe(
     arrival = arrive(me, parties, own) if own and not wish.only_plan else None
     book = True if ledger is None else ledger != "none" and Path(ledger)
     try:
-        with invoked(Invocation(me, config, arrivals=[arrival] if arrival else [])):
+        with invoked(Invocation(me, config, arrivals=[arrival] if arrival else [], say=say_aside)):
             before = wish.plan_and_stop if wish.only_plan else wish.say_plan
             with connect(known, sources, me, parties, aligned=aligned, ledger=book, before=before) as joint:
                 wish.answer(joint)

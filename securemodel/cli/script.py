@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from protocols import identity
-from protocols.channel import arrive
 from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
 from protocols.names import is_name
+from securemodel.cli.base import say_aside
 from securemodel.invocation import Invocation, Progress, invoked
 from securemodel.scripts import as_main, explained
+from securemodel.sessions.remote import arrivals
 
 
 def declared_parties(script: Path) -> tuple[str, ...]:
@@ -123,14 +124,15 @@ def as_party(
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
     `protocol` is for programs whose compile() names none; `ledger` is a file, or "none". From here on the others are
-    told that this party is there: they wait while the script compiles its program.
+    told that this party is there, and so is the dealer: they wait while the script compiles its program.
     """
     config, store, paillier_key = config.resolve(), store and store.resolve(), paillier_key and paillier_key.resolve()
     rows = rows and rows.resolve()
     book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
     parties = identity.load_config(config).at_lane(lane)
     own = identity.load(parties.identity) if parties.identity else None
-    arrivals = [made] if own and (made := arrive(me, parties, own)) else []
+    dealt = store is None and protocol != "paillier" and declares_dealer(script)
+    made = arrivals(me, parties, own, dealer=dealt)
     try:
         with (
             invoked(
@@ -142,16 +144,17 @@ def as_party(
                     protocol,
                     digest(script),
                     book,
-                    arrivals,
+                    made,
                     progress,
                     rows,
                     lane,
                     lanes,
+                    say_aside,
                 )
             ),
             as_main(script, args),
         ):
             yield
     finally:
-        for made in arrivals:
-            made.close()
+        for arrival in made:
+            arrival.close()

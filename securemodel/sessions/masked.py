@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from protocols import kernels
-from protocols.channel import Channel, Link, dial
+from protocols.channel import Channel, Link
 from protocols.errors import explain
-from protocols.identity import DEALER, Identity, PartiesConfig
+from protocols.identity import Identity, PartiesConfig
 from protocols.prg import Stream
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.party import OnlineParty
@@ -21,7 +21,7 @@ from securemodel.errors import ConfigError, InputError
 from securemodel.invocation import current
 from securemodel.program import Program
 from securemodel.sessions.agree import agree
-from securemodel.sessions.remote import aborting, join, place
+from securemodel.sessions.remote import aborting, dial_dealer, join, place
 from securemodel.sessions.session import Epochs, Session
 
 
@@ -87,7 +87,7 @@ def meet(
     channel: Channel | None = None,
 ) -> tuple[Channel, MaskedWalk]:
     """Connects, unless there is a channel, compares what the parties run, and gets this party's key."""
-    channel = channel or join(me, config, own, insecure_plain)
+    channel = channel or join(me, config, own, insecure_plain, dealer=not store)
     tables = tables or Tables()
     with aborting(channel):
         pairs = agree(program.digest, me, channel, store, config.skipped_runs)
@@ -97,7 +97,7 @@ def meet(
             party = OnlineParty(program, me, stream, pairs)
             party.tables = tables.under(store.key())
             return channel, MaskedWalk(party, stream, source, store=store, threaded=True)
-        link = dial(me, DEALER, config, own, session=channel.session, insecure_plain=insecure_plain)
+        link = dial_dealer(me, config, own, insecure_plain, channel.session)
         with aborting(link):
             keys = [tables.key_of(owner) for owner in keys_to_hand(program.graph, program.parties, me)]
             stream = Stream(introduce(program.text(), link, keys))

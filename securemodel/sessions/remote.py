@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from protocols import identity
-from protocols.channel import Channel
+from protocols.channel import Channel, Link, Meeting, arrive, dial
 from protocols.channel import connect as connect_channel
+from protocols.channel.hello import SESSION_BYTES
 from protocols.errors import explain, public_reason
-from protocols.identity import Identity, PartiesConfig
+from protocols.identity import DEALER, Identity, PartiesConfig
 from securemodel.errors import ConfigError
 from securemodel.invocation import current
 
@@ -62,16 +63,70 @@ def contributor(me: str | None, config: str | Path | PartiesConfig | None) -> tu
     return config, own
 
 
-def join(me: str, config: PartiesConfig, own: Identity | None, insecure_plain: bool) -> Channel:
-    """Connects with the others; goes on from where the command line began, if it is about the same party and file."""
-    arrival, arrivals = None, current().arrivals
-    while arrivals:
-        arrived = arrivals.pop()
-        if (arrived.me, arrived.config, arrived.plain) == (me, config, insecure_plain):
-            arrival = arrived
-        else:
-            arrived.close()
-    return connect_channel(me, config, own, insecure_plain=insecure_plain, arrival=arrival)
+def join(me: str, config: PartiesConfig, own: Identity | None, insecure_plain: bool, dealer: bool = False) -> Channel:
+    """Connects with the others, from where the command line or `arriving` began, if that is about the same party and file.
+
+    dealer: whether `dial_dealer` follows.
+    """
+    wanted = {name for name in config.parties if name != me}
+    arrival = _arrived(me, config, insecure_plain, wanted)
+    if not dealer and (unwanted := _arrived(me, config, insecure_plain, {DEALER})):
+        unwanted.close()
+    return connect_channel(me, config, own, insecure_plain=insecure_plain, arrival=arrival, say=current().say)
+
+
+def dial_dealer(
+    me: str, config: PartiesConfig, own: Identity | None, insecure_plain: bool, session: bytes = bytes(SESSION_BYTES)
+) -> Link:
+    """The link to the dealer, in the same way."""
+    arrival, say = _arrived(me, config, insecure_plain, {DEALER}), current().say
+    return dial(me, DEALER, config, own, session=session, insecure_plain=insecure_plain, arrival=arrival, say=say)
+
+
+def arrivals(me: str, config: PartiesConfig, own: Identity | None, dealer: bool = True) -> list[Meeting]:
+    """Tells the others, and the dealer where one is wanted and listed, that this party is there and not ready."""
+    if own is None:
+        return []
+    wanted = [False, True] if dealer and config.dealer else [False]
+    return [made for at_dealer in wanted if (made := arrive(me, config, own, dealer=at_dealer))]
+
+
+@contextmanager
+def arriving(
+    me: str | None = None, config: str | Path | PartiesConfig | None = None, *, lane: int = 0
+) -> Iterator[None]:
+    """Inside, the other parties and the dealer know that this party is there, though not ready, and wait for it.
+
+    For a script that is not started by `securemodel run`, around what takes long and the `connect` after it:
+    `connect_s` is then no limit for compiling, as long as this process lives. `me`, `config` and `lane` are what
+    `connect` is given. Raises ConfigError.
+    """
+    me, config = me or current().me, at_lane(config, lane)
+    if not me or not config:
+        fix = "pass me= and config=, as to connect()"
+        raise ConfigError(explain("arriving() does not know who this process is", fix=fix))
+    made = arrivals(me, config, _own_identity(config, False))
+    current().arrivals.extend(made)
+    try:
+        yield
+    finally:
+        for arrival in made:
+            if arrival in current().arrivals:
+                current().arrivals.remove(arrival)
+            arrival.close()
+
+
+def _arrived(me: str, config: PartiesConfig, plain: bool, names: set[str]) -> Meeting | None:
+    """The arrival at these, if this party has made one; its arrivals with another file are over."""
+    known = current().arrivals
+    for arrival in [arrival for arrival in known if arrival.me == me]:
+        if (arrival.config, arrival.plain) != (config, plain):
+            known.remove(arrival)
+            arrival.close()
+        elif arrival.awaited == names:
+            known.remove(arrival)
+            return arrival
+    return None
 
 
 def _own_identity(config: PartiesConfig, insecure_plain: bool) -> Identity | None:

@@ -11,9 +11,8 @@ from typing import Any, cast
 import torch
 
 from protocols import kernels
-from protocols.channel import dial
 from protocols.errors import explain
-from protocols.identity import DEALER, PartiesConfig
+from protocols.identity import PartiesConfig
 from protocols.prg import Stream
 from securemodel.compiler.capture import ModelState
 from securemodel.engines.masked.party import OnlineParty
@@ -24,7 +23,7 @@ from securemodel.errors import InputError
 from securemodel.program import Program
 from securemodel.sessions.agree import agree
 from securemodel.sessions.masked import introduce
-from securemodel.sessions.remote import aborting, join, place
+from securemodel.sessions.remote import aborting, dial_dealer, join, place
 from securemodel.sessions.session import Rounds, Session
 
 AHEAD_BYTES = 256 << 20
@@ -257,10 +256,10 @@ def open_connection(
     first = next(iter(programs.values()))
     pools = pools_of(programs) if ahead else {}
     me, config, own = place(first.parties, me, config, insecure_plain, "serve")
-    channel = join(me, config, own, insecure_plain)
+    channel = join(me, config, own, insecure_plain, dealer=True)
     with aborting(channel):
         pairs = agree(digest, me, channel, None, ahead=str(sorted(pools.items())))
-        link = dial(me, DEALER, config, own, insecure_plain=insecure_plain)
+        link = dial_dealer(me, config, own, insecure_plain)
         with aborting(link):
             stream = Stream(introduce("".join(program.text() for program in programs.values()), link))
             parties = {size: OnlineParty(program, me, stream, pairs) for size, program in programs.items()}

@@ -23,7 +23,7 @@ from protocols import identity as identity_module
 from protocols.channel import Channel, Label, Link, Purpose, Reception, connect, dial
 from protocols.channel import link as link_module
 from protocols.channel.frame import PROTOCOL_VERSION, pack_header
-from protocols.channel.meeting import EVERY_LANE, HELLO, HELLO_LAYOUT
+from protocols.channel.hello import EVERY_LANE, HELLO, HELLO_LAYOUT
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.channel.tls import client_context, server_context
 from protocols.errors import (

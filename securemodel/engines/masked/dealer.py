@@ -13,6 +13,7 @@ from protocols import kernels
 from protocols.channel import Label, Link, Purpose, Reception
 from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
+from protocols.channel.notices import Say, silent
 from protocols.channel.reception import Gathering
 from protocols.errors import BadFrame, Mismatch, PeerError, ProtocolError, explain, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
@@ -35,8 +36,6 @@ _IDLE_S = 7 * 24 * 3600.0
 _ENDING_S = 2.0  # for sessions to notice that this process ends
 MOST_SESSIONS = 16
 
-Say = Callable[[str], None]
-
 
 def serve(
     config: PartiesConfig,
@@ -46,7 +45,7 @@ def serve(
     sessions: int = MOST_SESSIONS,
     insecure_plain: bool = False,
     max_bytes: int = MAX_PROGRAM_BYTES,
-    say: Say = lambda text: None,
+    say: Say = silent,
 ) -> None:
     """Serves up to so many sessions at a time, each in a thread of its own, from when all of its parties are there.
 
@@ -60,7 +59,7 @@ def serve(
     reception = Reception(DEALER, list(config.parties), config, identity, most=sessions, insecure_plain=insecure_plain)
     with closing(reception):
         if once:
-            gathering = reception.next(lambda gathering: "", config.timeouts.connect_s)
+            gathering = reception.next(lambda gathering: "", config.timeouts.connect_s, say)
             reception.close()
             _serve_one(gathering, say, max_bytes)
             return
@@ -68,7 +67,7 @@ def serve(
         try:
             while True:
                 try:
-                    gathering = reception.next(serving.obstacle)
+                    gathering = reception.next(serving.obstacle, say=say)
                 except PeerError as error:
                     say(f"session failed: {summary(error)}")
                 else:
