@@ -107,9 +107,9 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
     ("digits", "digits of a comparison, width 32", _window(31), [(ELEMENTS,)]),
     ("digits", "digits of the carry of a division by 2^16", _window(16), [(ELEMENTS,)]),
     ("top_bit", "top bit of a comparison", {"bit": [63], "offset": [0]}, [(ELEMENTS,)]),
-    ("combine", "first layer over 16 digits (width 64)", {"digits": 16}, [(31, ELEMENTS // 64)]),
-    ("combine", "second layer, over 4 digits", {"digits": 4}, [(7, ELEMENTS // 64)]),
-    ("combine", "only layer over 2 digits", {"digits": 2}, [(3, ELEMENTS // 64)]),
+    ("combine", "first layer over 16 digits (width 64)", {"digits": 16}, [(27, ELEMENTS // 64)]),
+    ("combine", "second layer, over 4 digits", {"digits": 4}, [(6, ELEMENTS // 64)]),
+    ("combine", "only layer over 2 digits", {"digits": 2}, [(2, ELEMENTS // 64)]),
     (
         "conjunction",
         "whether three bits are set",

@@ -19,7 +19,7 @@ import torch
 import securemodel
 from protocols.channel import HEADER_BYTES
 from protocols.gates import GATES, dealt_bytes
-from protocols.gates.sign import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, opened_planes
 from protocols.identity import plain_config
 from securemodel.cli import main as command_line
 from securemodel.cli.launch import run_local
@@ -225,7 +225,7 @@ def _sign_cost(low_bits: int) -> tuple[int, int, float]:
     window = {"shift": 0, "low_bits": low_bits, "bit": low_bits}
     dealt = sum(dealt_bytes(GATES[gate], window, [(elements,)], ()) for gate in ("digits", "top_bit"))
     while digits > 1:
-        opened.append(leaf_planes(digits))
+        opened.append(len(opened_planes(digits)))
         dealt += dealt_bytes(GATES["combine"], {"digits": digits}, [(opened[-1], elements // 64)], ())
         digits = len(groups(digits))
     opened.append(1)

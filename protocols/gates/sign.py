@@ -6,9 +6,10 @@ The comparison of the low bits runs on digits. For each digit of l the dealer sh
 the 16-bit word whose bit a is [digit >= a]. With the public digit a of m a party reads two bits of it:
     ge = [digit >= a],  lt = [digit >= a + 1] = [a < digit],  eq = ge xor lt.
 (A thermometer code instead of a unit vector: the same 16 bits, and both leaves are single reads.)
-Layers of fan-in four then combine the digits: the input bits are opened under fresh masks, and
+Layers of fan-in four then combine the digits:
     LT = lt3 ^ eq3 lt2 ^ eq3 eq2 lt1 ^ eq3 eq2 eq1 lt0,   EQ = eq3 eq2 eq1 eq0
-are linear in the monomials of those masks, which the dealer shares [ABY2.0, multi-input products].
+The bits that are multiplied are opened under fresh masks, and their products are linear in the monomials of those masks,
+which the dealer shares [ABY2.0, multi-input products]. lt3 is no factor: each party adds its share of it.
 
 Planes of D digits are ordered [lt_0, lt_1, eq_1, ..., lt_{D-1}, eq_{D-1}]: the lowest digit needs no eq.
 
@@ -19,7 +20,9 @@ a partial result of the sign's: their digits are grouped apart until one is left
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
+from typing import cast
 
 import torch
 
@@ -53,8 +56,27 @@ def groups(digits: int, apart: int = 0) -> list[tuple[int, int]]:
     return [(low, high - low) for low, high in pairwise(bounds)]
 
 
-def _groups(attrs: dict) -> list[tuple[int, int]]:
-    return groups(attrs["digits"], attrs.get("apart", 0))
+@cache
+def opened_planes(digits: int, apart: int = 0) -> tuple[int, ...]:
+    """Which of the planes of D digits a layer opens: those of groups of several digits, but for each group's highest lt."""
+    return tuple(
+        plane
+        for start, count in groups(digits, apart)
+        for plane in range(*_group_planes(start, count).indices(leaf_planes(digits)))
+        if count > 1 and plane != _top_plane(start, count)
+    )
+
+
+def opened_bits(attrs: dict, bits: torch.Tensor) -> torch.Tensor:
+    """The planes that an opening is of: all or, with the attributes of a layer, `opened_planes`."""
+    if "digits" not in attrs:
+        return bits
+    return bits.index_select(0, torch.tensor(opened_planes(*layer_of(attrs)), device=bits.device))
+
+
+def layer_of(attrs: dict) -> tuple[int, int]:
+    """(digits, how many of them are apart) of a layer, or of the opening that it reads."""
+    return attrs["digits"], attrs.get("apart", 0)
 
 
 def _side_by_side(planes: list[torch.Tensor]) -> torch.Tensor:
@@ -68,6 +90,19 @@ def _monomials(start: int, count: int) -> int:
 def _group_planes(start: int, count: int) -> slice:
     first = 0 if start == 0 else 2 * start - 1
     return slice(first, 2 * (start + count) - 1)
+
+
+def _top_plane(start: int, count: int) -> int:
+    """The lt of a group's highest digit."""
+    return max(0, 2 * (start + count) - 3)
+
+
+def _opened_slices(layout: list[tuple[int, int]]) -> list[slice]:
+    """Where each group's planes are among those that are opened."""
+    ends = [0]
+    for start, count in layout:
+        ends.append(ends[-1] + (2 * count - 1 - (start == 0) if count > 1 else 0))
+    return [slice(low, high) for low, high in pairwise(ends)]
 
 
 class Digits:
@@ -123,29 +158,37 @@ class TopBit:
 
 
 class Combine:
-    """One layer of fan-in four over masked digit bits. attrs: {"digits": D, "apart": 0}, see `groups`."""
+    """One layer of fan-in four over digits. attrs: {"digits": D, "apart": 0}, see `groups`.
+
+    Operands: those of the planes that are opened (`opened_planes`), masked, and shares of all planes.
+    """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        total = sum(_monomials(start, count) for start, count in _groups(attrs))
+        total = sum(_monomials(start, count) for start, count in groups(*layer_of(attrs)))
         return (Part("monomials", "xor", (total, shapes[0][-1])),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
+        layout = groups(*layer_of(attrs))
         dealt = [
-            kernels.monomials(masks[0][_group_planes(start, count)], count, start > 0)
-            for start, count in _groups(attrs)
+            kernels.monomials(masks[0][planes], count, start > 0)
+            for (start, count), planes in zip(layout, _opened_slices(layout), strict=True)
             if count > 1
         ]
         return {"monomials": torch.cat(dealt) if len(dealt) > 1 else dealt[0]}
 
-    def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
-        (bits,) = operands
+    def evaluate(
+        self, role: Role, attrs: dict, operands: Sequence[MaskedBits | torch.Tensor], dealt: Dealt
+    ) -> torch.Tensor:
+        opened, bits = cast(MaskedBits, operands[0]), cast(torch.Tensor, operands[1])
+        layout = groups(*layer_of(attrs))
         out, used = [], 0
-        for start, count in _groups(attrs):
-            planes, size = _group_planes(start, count), _monomials(start, count)
+        for (start, count), planes in zip(layout, _opened_slices(layout), strict=True):
             if count == 1:
-                out.append(bits.hat[planes] ^ bits.beta[planes] if role.public else bits.beta[planes])
+                out.append(bits[_group_planes(start, count)])
                 continue
-            share = dealt["monomials"][used : used + size]
-            out.append(kernels.combine(bits.hat[planes], bits.beta[planes], share, count, start > 0, role.public))
+            size = _monomials(start, count)
+            share, top = dealt["monomials"][used : used + size], bits[_top_plane(start, count)]
+            hat, beta = opened.hat[planes], opened.beta[planes]
+            out.append(kernels.combine(hat, beta, share, top, count, start > 0, role.public))
             used += size
         return torch.cat(out) if len(out) > 1 else out[0]

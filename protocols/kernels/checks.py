@@ -146,10 +146,10 @@ def planes(t: Tensor, count: int, what: str) -> Tensor:
 
 
 def group_inputs(k: int, with_eq: bool, what: str) -> int:
-    """Planes of a group of k digits; ValueError for a group of another size than 2 to 4."""
+    """Planes that are opened of a group of k digits; ValueError for a group of another size than 2 to 4."""
     if not 2 <= k <= 4:
         raise ValueError(f"{what}: a group combines 2 to 4 digits, not {k}")
-    return 2 * k if with_eq else 2 * k - 1
+    return 2 * k - 1 if with_eq else 2 * k - 2
 
 
 def table_size(size: int, what: str) -> None:

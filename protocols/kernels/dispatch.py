@@ -264,30 +264,31 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int 
 
 
 def monomials(masks: Tensor, k: int, with_eq: bool) -> Tensor:
-    """Products of the mask planes of one group, int64[P,W] -> int64[Q,W], in the order of `monomial_sets`."""
+    """Products of the masks of what is opened of one group, int64[P,W] -> int64[Q,W], in the order of `monomial_sets`."""
     masks = planes(masks, group_inputs(k, with_eq, "monomials"), "monomials: masks")
     return kernels_for(masks).monomials(masks, k, with_eq)
 
 
-def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, with_eq: bool, first: int) -> Tensor:
+def combine(
+    opened: Tensor, mask_share: Tensor, monomial_share: Tensor, top: Tensor, k: int, with_eq: bool, first: int
+) -> Tensor:
     """Share of "lower than" (and of "equal") for a group of k digits, from masked bits every party knows.
 
     LT = lt_{k-1} ^ eq_{k-1} lt_{k-2} ^ ..., EQ = eq_0 ... eq_{k-1}. opened, mask_share: int64[P,W], planes in the
-    order lt0, (eq0 if with_eq), lt1, eq1, lt2, eq2, ...; monomial_share: int64[Q,W], XOR share of `monomials`.
-    -> int64[1 + with_eq, W], XOR shares.
+    order lt0, (eq0 if with_eq), lt1, eq1, ..., eq_{k-1}; monomial_share: int64[Q,W], XOR share of `monomials`; top:
+    int64[W], XOR share of lt_{k-1}, which is not opened. -> int64[1 + with_eq, W], XOR shares.
     """
     count = group_inputs(k, with_eq, "combine")
     whole_or_nothing(first, "combine")
     opened = planes(opened, count, "combine: opened")
     mask_share = planes(mask_share, count, "combine: mask_share")
     monomial_share = planes(monomial_share, len(monomial_sets(k, bool(with_eq))), "combine: monomial_share")
-    w = opened.shape[1]
-    if mask_share.shape[1] != w or monomial_share.shape[1] != w:
-        raise ValueError(
-            f"combine: planes of {w}, {mask_share.shape[1]} and {monomial_share.shape[1]} words do not fit together"
-        )
-    chosen = kernels_for(opened, mask_share, monomial_share)
-    return chosen.combine(opened, mask_share, monomial_share, k, with_eq, first)
+    w, top = opened.shape[1], ring(top, "combine: top")
+    sizes = [mask_share.shape[1], monomial_share.shape[1], top.numel()]
+    if any(size != w for size in sizes):
+        raise ValueError(f"combine: planes of {w}, {', '.join(map(str, sizes))} words do not fit together")
+    chosen = kernels_for(opened, mask_share, monomial_share, top)
+    return chosen.combine(opened, mask_share, monomial_share, top, k, bool(with_eq), first)
 
 
 # --- Element by element: truncation, selection, fixed point ----------------------------------------------------

@@ -19,7 +19,7 @@ from protocols.errors import explain
 from protocols.gates import GATES, dealt_bytes, numel
 from protocols.gates.conjunction import MAX_FAN_IN
 from protocols.gates.lookup import MAX_TERMS
-from protocols.gates.sign import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
 from protocols.gates.unit import MAX_BITS
 from protocols.kernels.checks import TABLE_SIZES
 from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
@@ -337,14 +337,31 @@ def _words(case: Case) -> int:
 
 
 def _combine(case: Case) -> Made:
-    planes, width = _planes(case.xs[0])
-    digits, apart = case.attrs["digits"], case.attrs.get("apart", 0)
+    (digits, apart), (opened, width), planes = layer_of(case.attrs), _planes(case.xs[0]), case.xs[1].shape
+    if planes != (leaf_planes(digits), width):
+        raise Wrong(f"{digits} digits are {leaf_planes(digits)} planes of {width} words, not {list(planes)}")
+    wanted = len(_layer(digits, apart))
+    if opened != wanted:
+        raise Wrong(f"{wanted} planes of {digits} digits with {apart} apart are opened, not {opened}")
+    return Made((leaf_planes(len(groups(digits, apart))), width))
+
+
+def _layer(digits: int, apart: int) -> tuple[int, ...]:
+    """The planes that a layer opens. Raises Wrong where there is nothing to combine."""
+    opened = opened_planes(digits, apart) if apart < digits else ()
+    if not opened:
+        raise Wrong(f"with {apart} of {digits} digits apart there is nothing to combine")
+    return opened
+
+
+def _mask_bits(case: Case) -> Made:
+    """All planes or, of digits, those that the layer opens."""
+    if "digits" not in case.attrs:
+        return _same(case)
+    (digits, apart), (planes, width) = layer_of(case.attrs), _planes(case.xs[0])
     if planes != leaf_planes(digits):
         raise Wrong(f"{digits} digits are {leaf_planes(digits)} planes, not {planes}")
-    layout = groups(digits, apart) if apart < digits else []
-    if len(layout) in (0, digits):
-        raise Wrong(f"with {apart} of {digits} digits apart there is nothing to combine")
-    return Made((leaf_planes(len(layout)), width))
+    return Made((len(_layer(digits, apart)), width))
 
 
 def _part(case: Case) -> Made:
@@ -691,6 +708,7 @@ _WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": ma
 _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
 _FIRSTS: Who = frozenset({"first"})
 _OF_X: Who = frozenset({0})
+_DIGITS, _APART = {"digits": whole(2, 17)}, {"apart": whole(2, 16)}
 _TABLE = {"table": many(many(INTEGER), 1)}
 _TAKEN = {"dim": AXIS, "size": STEP, "steps": STEP, "seed": INTEGER, "part": PLACE, "shuffle": flag}
 _OWNED = {
@@ -738,7 +756,7 @@ ROWS: dict[str, Row] = {
     "public_additive": Row("public -> additive", _same, may_be_empty=True, held="first"),
     "to_additive": Row("masked -> additive", _same, held="first"),
     "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}, reads=None, opens="all to all"),
-    "mask_bits": Row("bits -> masked_bits", _same, opens="all to all"),
+    "mask_bits": Row("bits -> masked_bits", _mask_bits, optional={**_DIGITS, **_APART}, opens="all to all"),
     # from one run to the next; nobody talks
     "state": Row("-> additive", _state, {"name": text}, phase=in_a_run, kept=True),
     "keep": Row(
@@ -774,7 +792,7 @@ ROWS: dict[str, Row] = {
         "(masked )+-> bits", _top_bit, {"bit": many(whole(0, 63)), "offset": many(_SHIFT)},
         reads=lambda node, index: node.attrs["bit"][index] + 1,
     ),
-    "combine": Row("masked_bits -> bits", _combine, {"digits": whole(2, 17)}, {"apart": whole(2, 16)}),
+    "combine": Row("masked_bits bits -> bits", _combine, _DIGITS, _APART),
     "conjunction": Row("masked_bits -> bits", _conjunction, {"size": whole(1, _MAX_NUMEL), "terms": many(_term, 1)}),
     "select": Row("masked_bits masked -> additive", _select, _INVERT),
     "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _EXACT),

@@ -16,6 +16,7 @@ import torch
 from protocols.bilinear import bilinear, real_bilinear
 from protocols.fixedpoint import encode
 from protocols.gates import GATES, SIGNED
+from protocols.gates.sign import opened_bits
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
 from protocols.shares import Masked, MaskedBits, Order, Role, part_of_bits
@@ -159,7 +160,8 @@ class FixedPoint:
 Compute = Callable[[FixedPoint, Node, list[Both]], Both]
 VALUES: dict[str, Compute] = {
     **dict.fromkeys(("input", "own", "encode", "positions"), FixedPoint._encoded),
-    **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask", "mask_bits"), lambda at, n, xs: xs[0]),
+    **dict.fromkeys(("public_masked", "public_additive", "to_additive", "mask"), lambda at, n, xs: xs[0]),
+    "mask_bits": lambda at, n, xs: replace(xs[0], ring=opened_bits(n.attrs, xs[0].ring)),
     **dict.fromkeys(("keep", *OUTPUTS), lambda at, n, xs: xs[0]),
     "client_input": FixedPoint._client_input,
     "state": lambda at, n, xs: at.kept[n.attrs["name"]],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from protocols.gates import numel
-from protocols.gates.sign import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Header, Node
 from securemodel.compiler.passes.masks import narrow_masks
@@ -123,17 +123,20 @@ def narrowed(graph: Graph, frac_bits: int, width: int = NARROW) -> Graph:
         if node.op == "digits":
             attrs.update(windows.get(node.id, {}))
             digits[node.id] = digit_count(attrs["low_bits"])
+            shape = (leaf_planes(digits[node.id]), shape[1])
         elif node.op == "top_bit":
             attrs["bit"] = tops.get(node.id, node.attrs["bit"])
-        elif node.op == "mask_bits" and node.args[0] in digits:
-            digits[node.id] = digits[node.args[0]]
-        elif node.op == "combine" and node.args[0] in digits:
-            attrs["digits"] = digits[node.args[0]]
-            if attrs["digits"] <= attrs.get("apart", 0):
+        elif node.op in ("mask_bits", "combine") and "digits" in attrs and node.args[-1] in digits:
+            attrs["digits"], apart = digits[node.args[-1]], attrs.get("apart", 0)
+            if attrs["digits"] <= max(apart, 1):
                 return graph  # no comparison that compile() writes
-            digits[node.id] = len(groups(attrs["digits"], attrs.get("apart", 0)))
-        if node.id in digits:
-            shape = (leaf_planes(digits[node.id]), shape[1])
+            if node.op == "mask_bits":
+                shape = (len(opened_planes(*layer_of(attrs))), shape[1])
+            else:
+                digits[node.id] = len(groups(*layer_of(attrs)))
+                shape = (leaf_planes(digits[node.id]), shape[1])
+        elif node.op == "mask_bits" and node.args[0] in digits:
+            shape = (leaf_planes(digits[node.args[0]]), shape[1])
         out.nodes.append(replace(node, attrs=attrs, shape=shape))
     narrow_masks(out)
     return out
@@ -169,6 +172,6 @@ def _sign_planes(low_bits: int) -> list[int]:
     """Planes of bits in each opening of a comparison."""
     digits, planes = digit_count(low_bits), []
     while digits > 1:
-        planes.append(leaf_planes(digits))
+        planes.append(len(opened_planes(digits)))
         digits = len(groups(digits))
     return [*planes, 1]

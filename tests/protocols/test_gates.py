@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from protocols import correlations, kernels
 from protocols.bilinear import BILINEAR
 from protocols.gates import GATES, dealt_bytes
-from protocols.gates.sign import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, leaf_planes, opened_bits, opened_planes
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Order, Role, add_shares, public_share, to_additive, words
 
@@ -61,6 +61,14 @@ class Table:
         betas = [correlations.bit_mask_share(s, 1, node, planes.shape) for s in self.streams]
         full = correlations.full_bit_mask(self.streams, 1, node, planes.shape)
         return [MaskedBits(planes ^ full, beta) for beta in betas], full
+
+    def layer(self, attrs: dict, planes: torch.Tensor, shape) -> list[torch.Tensor]:
+        """Every party's result of a layer over the planes of digits, of which it opens some under masks."""
+        node = self.node()
+        parts = [correlations.bit_mask_share(s, 1, node, planes.shape) for s in self.streams[1:]]
+        shares = [xor([planes, *parts]), *parts]
+        opened = self.mask_bits(opened_bits(attrs, planes))
+        return self.gate("combine", attrs, [opened, (shares, torch.zeros_like(planes))], shape)
 
     def hide(self, positions: torch.Tensor, size: int, by: int) -> tuple[list[Order], torch.Tensor]:
         """Every party's form of positions that a party gives, and the order that it and the dealer know."""
@@ -406,8 +414,17 @@ def test_combine(seed, parties, digits, apart):
         clear += [less] if start == 0 else [less, same]
     packed = torch.cat([plane for _, plane in rows])
     attrs = {"digits": digits, "apart": apart}
-    made = xor(table.gate("combine", attrs, [table.mask_bits(packed)], (leaf_planes(len(layout)), 2)))
+    made = xor(table.layer(attrs, packed, (leaf_planes(len(layout)), 2)))
     assert torch.equal(unpack(made, n).long(), torch.stack(clear))
+
+
+@pytest.mark.parametrize("low_bits, sent", [(63, 34), (47, 25), (31, 16), (17, 10)])
+def test_the_highest_lt_of_a_group_is_not_opened(low_bits, sent):
+    digits, planes = digit_count(low_bits), 1
+    while digits > 1:
+        planes, digits = planes + len(opened_planes(digits)), len(groups(digits))
+    assert planes == sent
+    assert opened_planes(5, 2) == (0, 2, 3, 4, 5, 6, 8)
 
 
 @settings(deadline=None, max_examples=60)
@@ -432,9 +449,8 @@ def negative(table: Table, x: torch.Tensor, shift: int, low_bits: int) -> torch.
     attrs = {"shift": [shift], "low_bits": low_bits, "offset": [0]}
     shares = table.gate("digits", attrs, [masked], (leaf_planes(digits), count))
     while digits > 1:
-        opened = table.mask_bits(xor(shares))
         shape = (leaf_planes(len(groups(digits))), count)
-        shares, digits = table.gate("combine", {"digits": digits}, [opened], shape), len(groups(digits))
+        shares, digits = table.layer({"digits": digits}, xor(shares), shape), len(groups(digits))
     top = table.gate("top_bit", {"bit": [shift + low_bits], "offset": [0]}, [masked], (1, count))
     return kernels.unpack_bits((xor(shares) ^ xor(top))[0], n).long()
 
@@ -560,7 +576,7 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     if name == "top_bit":
         return table.gate(name, {"bit": [31], "offset": [0]}, [table.mask(x)], (1, words(COUNT)))
     if name == "combine":
-        return table.gate(name, {"digits": 8}, [table.mask_bits(planes(leaf_planes(8)))], (leaf_planes(2), COUNT))
+        return table.layer({"digits": 8}, planes(leaf_planes(8)), (leaf_planes(2), COUNT))
     if name in ("lookup", "lookup_shared"):
         entries = ring(np.random.default_rng(1), 1, 256)
         return [share[0] for share in table.gate(name, {"table": entries.tolist()}, [table.mask(x)], (1, COUNT))]

@@ -9,6 +9,7 @@ import torch
 
 from protocols import kernels
 from protocols.kernels import cpu, dispatch, twins, variant
+from protocols.kernels.cpu import build
 
 COMPOSED = {"conv1d", "conv_transpose1d", "conv_transpose2d"}
 """Called like a kernel, but made of `conv2d`."""
@@ -66,7 +67,7 @@ MIXED = {
     "matmul": (RING.view(8, 8), META.view(8, 8)),
     "conv2d": (RING.view(1, 1, 8, 8), META.view(1, 1, 8, 8)),
     "leaves": (RING, META.to(torch.int16), 4),
-    "combine": (RING[:3].view(3, 1), META[:3].view(3, 1), RING[:1].view(1, 1), 2, False, True),
+    "combine": (RING[:2].view(2, 1), META[:2].view(2, 1), RING[:1].view(1, 1), RING[:1], 2, False, True),
     "truncate": (RING, META, SHORT, 16, True),
     "bit_times": (RING[:1], META, 64),
     "select": (RING[:1], RING, META, RING, RING, True),
@@ -88,6 +89,16 @@ def test_a_part_of_a_public_term_is_refused(first):
         kernels.truncate(RING, RING, SHORT, 16, first)
     with pytest.raises(ValueError, match="once or not at all"):
         kernels.bit_to_ring(RING[:1], RING, first)
+
+
+def test_a_build_of_other_sources_is_left_out_and_named(monkeypatch):
+    name = next(reversed(build.builds), None)
+    if name is None:
+        pytest.skip("no kernels are built here")
+    assert build._load(name) is build.builds[name]
+    monkeypatch.setattr(build, "INTERFACE", build.INTERFACE + 1)
+    with pytest.warns(UserWarning, match=f"_native_{name} are those of other sources(.|\n)*build them again"):
+        assert build._load(name) is None
 
 
 def test_nothing_else_asks_which_kernels_run():

@@ -428,8 +428,8 @@ def test_leaves_compare_digits(variant, seed, n, bits, offset):
 
 
 def test_monomial_sets_are_the_documented_ones():
-    assert kernels.monomial_sets(2, False) == ((0, 2),)
-    assert kernels.monomial_sets(2, True) == ((0, 3), (1, 3))
+    assert kernels.monomial_sets(2, False) == ((0, 1),)
+    assert kernels.monomial_sets(2, True) == ((0, 2), (1, 2))
     assert [len(kernels.monomial_sets(4, e)) for e in (False, True)] == [15, 22]
 
 
@@ -441,7 +441,8 @@ def test_monomial_sets_are_the_documented_ones():
 def test_combine_is_the_comparison_of_the_group(variant, k, with_eq, seed, w, parties):
     g = np.random.default_rng(seed)
     count = 2 * k if with_eq else 2 * k - 1
-    bits, masks = ring(g, count, w), ring(g, count, w)
+    bits, masks = ring(g, count, w), ring(g, count - 1, w)
+    opened, top = torch.cat((bits[: count - 2], bits[count - 1 :])), bits[count - 2]
     less = {j: bits[2 * j if with_eq else max(2 * j - 1, 0)] for j in range(k)}
     equal = {j: bits[2 * j + 1 if with_eq else 2 * j] for j in range(0 if with_eq else 1, k)}
     lt, eq = less[0].clone(), torch.full((w,), -1)
@@ -452,8 +453,8 @@ def test_combine_is_the_comparison_of_the_group(variant, k, with_eq, seed, w, pa
     with kernels.use(variant):
         products = kernels.monomials(masks, k, with_eq)
         assert torch.equal(products, twins.monomials(masks, k, with_eq))
-        pairs = zip(shares(g, masks, parties, xor=True), shares(g, products, parties, xor=True), strict=True)
-        parts = [kernels.combine(bits ^ masks, r, q, k, with_eq, i == 1) for i, (r, q) in enumerate(pairs)]
+        dealt = zip(*(shares(g, x, parties, xor=True) for x in (masks, products, top)), strict=True)
+        parts = [kernels.combine(opened ^ masks, *mine, k, with_eq, i == 1) for i, mine in enumerate(dealt)]
     assert torch.equal(total(parts, xor=True), torch.stack((lt, eq) if with_eq else (lt,)))
 
 
@@ -469,12 +470,13 @@ def test_sixteen_digits_compare_numbers(variant, parties, seed, n):
 
     def layer(parts, k, with_eq):
         count, w = parts[0].shape
-        masks = ring(g, count, w)
-        opened = total(parts, xor=True) ^ masks
+        masks, whole = ring(g, count - 1, w), total(parts, xor=True)
+        opened = torch.cat((whole[: count - 2], whole[count - 1 :])) ^ masks
         products = shares(g, kernels.monomials(masks, k, with_eq), parties, xor=True)
         mask_shares = shares(g, masks, parties, xor=True)
         return [
-            kernels.combine(opened, mask_shares[i], products[i], k, with_eq, i == 0) for i in range(parties)
+            kernels.combine(opened, mask_shares[i], products[i], parts[i][count - 2], k, with_eq, i == 0)
+            for i in range(parties)
         ]  # fmt: skip
 
     with kernels.use(variant):
@@ -622,4 +624,6 @@ def test_wrong_sizes_are_refused_before_memory_is_touched():
     with pytest.raises(ValueError, match="2 to 4"):
         kernels.monomials(x.view(10, 10), 5, False)
     with pytest.raises(ValueError, match="planes"):
-        kernels.combine(x.view(10, 10), x.view(10, 10), x.view(10, 10), 4, False, True)
+        kernels.combine(x.view(10, 10), x.view(10, 10), x.view(10, 10), x[:10], 4, False, True)
+    with pytest.raises(ValueError, match="fit together"):
+        kernels.combine(x[:20].view(2, 10), x[:20].view(2, 10), x[:10].view(1, 10), x[:9], 2, False, True)

@@ -4,9 +4,14 @@
 """
 
 import importlib
+import warnings
 from types import ModuleType
 from typing import Any
 
+from protocols.errors import explain
+
+INTERFACE = 2
+"""Which functions the builds have, with which arguments: builds of other sources say another number, or none."""
 _NEEDS = {
     "v3": {"avx2", "fma", "bmi", "bmi2"},
     "v4": {"avx2", "fma", "bmi", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -15,9 +20,15 @@ _NEEDS = {
 
 def _load(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"protocols.kernels._native_{name}")
+        module = importlib.import_module(f"protocols.kernels._native_{name}")
     except ImportError:
         return None
+    if getattr(module, "interface", None) == INTERFACE:
+        return module
+    what = f"the kernels {module.__name__.rpartition('.')[2]} are those of other sources, and are left out"
+    fix = "build them again: python setup.py build_ext --inplace, or pip install -e ."
+    warnings.warn(explain(what, why="what Python calls of them has changed; without them all is slower", fix=fix))
+    return None
 
 
 def _discover() -> tuple[dict[str, ModuleType], tuple[str, ...]]:

@@ -56,11 +56,12 @@ def monomials(masks: Tensor, k: int, with_eq: bool) -> Tensor:
     return out
 
 
-def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, with_eq: bool, first: bool) -> Tensor:
+def combine(
+    opened: Tensor, mask_share: Tensor, monomial_share: Tensor, top: Tensor, k: int, with_eq: bool, first: bool
+) -> Tensor:
     """XOR share of LT (and EQ) of a group of digits."""
     w = opened.shape[1]
     out = opened.new_empty((2 if with_eq else 1, w))
-    build.module.combine(
-        out.data_ptr(), opened.data_ptr(), mask_share.data_ptr(), monomial_share.data_ptr(), w, k, with_eq, first
-    )
+    pointers = [x.data_ptr() for x in (out, opened, mask_share, monomial_share, top)]
+    build.module.combine(*pointers, w, k, with_eq, first)
     return out

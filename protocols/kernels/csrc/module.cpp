@@ -150,6 +150,7 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.doc() = "Ring kernels compiled for one instruction set; use them through protocols.kernels.";
   const auto free_running = py::call_guard<py::gil_scoped_release>();
 
+  m.attr("interface") = 2;  // goes up with every change of what Python calls: see cpu/build.py
   m.def("cpu_features", &cpu_features);
   m.def("keep_freed_memory", &keep_freed_memory);
   m.def("chacha20", &py_chacha20);
@@ -176,9 +177,9 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("monomials", [](Address out, Address masks, i64 count, int k, bool with_eq) {
     monomials(words(out), words(masks), count, k, with_eq);
   }, free_running);
-  m.def("combine", [](Address out, Address opened, Address masks, Address products, i64 count, int k, bool with_eq,
-                      bool first) {
-    combine(words(out), words(opened), words(masks), words(products), count, k, with_eq, first);
+  m.def("combine", [](Address out, Address opened, Address masks, Address products, Address top, i64 count, int k,
+                      bool with_eq, bool first) {
+    combine(words(out), words(opened), words(masks), words(products), words(top), count, k, with_eq, first);
   }, free_running);
 
   m.def("deal_truncation", [](Address a, Address k, int wrap_bytes, Address lam, i64 n, int f, int threads) {

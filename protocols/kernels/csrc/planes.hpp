@@ -220,17 +220,18 @@ inline void leaves(u64* out, const u64* m, const u16* therm, i64 n, int low_bits
 // --- groups of digits ---------------------------------------------------------------------------------------
 
 // The polynomials of a group of K digits, as sets of input planes (bit p of a set: plane p is a factor).
-// Inputs: lt0, (eq0), lt1, eq1, lt2, eq2, ... Monomials: subsets of two or more planes, as ascending numbers.
+// Inputs: lt0, (eq0), lt1, eq1, ..., without the top lt. Monomials: subsets of two or more planes, as ascending numbers.
 template <int K, bool WithEq>
 struct Group {
-  static constexpr int kInputs = WithEq ? 2 * K : 2 * K - 1;
-  static constexpr int kSets = WithEq ? K + 1 : K;  // the last one is EQ
+  static constexpr int kTop = K - 1;
+  static constexpr int kInputs = WithEq ? 2 * K - 1 : 2 * K - 2;
+  static constexpr int kSets = WithEq ? K : K - 1;  // the last one is EQ
 
   static constexpr int less(int digit) { return WithEq ? 2 * digit : (digit == 0 ? 0 : 2 * digit - 1); }
-  static constexpr int equal(int digit) { return WithEq ? 2 * digit + 1 : 2 * digit; }
+  static constexpr int equal(int digit) { return (WithEq ? 2 * digit + 1 : 2 * digit) - (digit == kTop ? 1 : 0); }
   static constexpr unsigned set(int s) {
-    unsigned planes = s < K ? 1u << less(s) : 0u;
-    for (int d = s < K ? s + 1 : 0; d < K; ++d) planes |= 1u << equal(d);
+    unsigned planes = s < kTop ? 1u << less(s) : 0u;
+    for (int d = s < kTop ? s + 1 : 0; d < K; ++d) planes |= 1u << equal(d);
     return planes;
   }
   static constexpr bool single(unsigned t) { return (t & (t - 1)) == 0; }
@@ -330,20 +331,22 @@ inline __attribute__((always_inline)) u64 expanded(const u64* opened, const u64*
 
 template <int K, bool WithEq, int... S>
 void combine_of(u64* __restrict out, const u64* __restrict opened, const u64* __restrict masks,
-                const u64* __restrict monomials, i64 words, bool first, std::integer_sequence<int, S...>) {
+                const u64* __restrict monomials, const u64* __restrict top, i64 words, bool first,
+                std::integer_sequence<int, S...>) {
   using G = Group<K, WithEq>;
   const u64 everywhere = first ? ~u64(0) : u64(0);
   for (i64 w = 0; w < words; ++w) {
-    out[w] = (expanded<G, S>(opened + w, masks + w, monomials + w, words, everywhere) ^ ...);
+    out[w] = (expanded<G, S>(opened + w, masks + w, monomials + w, words, everywhere) ^ ... ^ top[w]);
     if constexpr (WithEq) {
-      out[words + w] = expanded<G, K>(opened + w, masks + w, monomials + w, words, everywhere);
+      out[words + w] = expanded<G, G::kTop>(opened + w, masks + w, monomials + w, words, everywhere);
     }
   }
 }
 
 template <int K, bool WithEq>
-void combine_of(u64* out, const u64* opened, const u64* masks, const u64* monomials, i64 words, bool first) {
-  combine_of<K, WithEq>(out, opened, masks, monomials, words, first, std::make_integer_sequence<int, K>());
+void combine_of(u64* out, const u64* opened, const u64* masks, const u64* monomials, const u64* top, i64 words,
+                bool first) {
+  combine_of<K, WithEq>(out, opened, masks, monomials, top, words, first, std::make_integer_sequence<int, K - 1>());
 }
 
 inline void monomials(u64* out, const u64* masks, i64 words, int k, bool with_eq) {
@@ -353,12 +356,12 @@ inline void monomials(u64* out, const u64* masks, i64 words, int k, bool with_eq
   runs[with_eq ? 1 : 0][k - 2](out, masks, words);
 }
 
-inline void combine(u64* out, const u64* opened, const u64* masks, const u64* monomials, i64 words, int k, bool with_eq,
-                    bool first) {
-  using Run = void (*)(u64*, const u64*, const u64*, const u64*, i64, bool);
+inline void combine(u64* out, const u64* opened, const u64* masks, const u64* monomials, const u64* top, i64 words, int k,
+                    bool with_eq, bool first) {
+  using Run = void (*)(u64*, const u64*, const u64*, const u64*, const u64*, i64, bool);
   constexpr Run runs[2][3] = {{combine_of<2, false>, combine_of<3, false>, combine_of<4, false>},
                               {combine_of<2, true>, combine_of<3, true>, combine_of<4, true>}};
-  runs[with_eq ? 1 : 0][k - 2](out, opened, masks, monomials, words, first);
+  runs[with_eq ? 1 : 0][k - 2](out, opened, masks, monomials, top, words, first);
 }
 
 }  // namespace kernels

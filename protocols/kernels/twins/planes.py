@@ -51,10 +51,10 @@ def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int 
 
 @cache
 def product_sets(k: int, with_eq: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Which input planes each product multiplies: the products of LT, then (if asked for) the one of EQ."""
-    lt = [2 * j if with_eq else max(2 * j - 1, 0) for j in range(k)]
-    eq = [2 * j + 1 if with_eq else 2 * j for j in range(k)]
-    less = tuple(tuple(sorted([lt[j], *eq[j + 1 :]])) for j in range(k))
+    """Which input planes each product multiplies: the products of LT but its first, then (if asked for) the one of EQ."""
+    lt = [2 * j if with_eq else max(2 * j - 1, 0) for j in range(k - 1)]
+    eq = [2 * j + with_eq for j in range(k - 1)] + [2 * k - 3 + with_eq]
+    less = tuple(tuple(sorted([lt[j], *eq[j + 1 :]])) for j in range(k - 1))
     return (less, (tuple(eq),)) if with_eq else (less,)
 
 
@@ -75,20 +75,21 @@ def monomials(masks: Tensor, k: int, with_eq: bool) -> Tensor:
     return torch.stack([reduce(torch.bitwise_and, (masks[p] for p in s)) for s in sets])
 
 
-def combine(opened: Tensor, mask_share: Tensor, monomial_share: Tensor, k: int, with_eq: bool, first: bool) -> Tensor:
+def combine(
+    opened: Tensor, mask_share: Tensor, monomial_share: Tensor, top: Tensor, k: int, with_eq: bool, first: bool
+) -> Tensor:
     """XOR share of LT (and EQ): every product of (opened ^ mask) multiplied out over the subsets of its planes."""
     place = {s: q for q, s in enumerate(monomial_sets(k, with_eq))}
     everywhere = torch.full_like(opened[0], -1)
-    results = []
-    for group in product_sets(k, with_eq):
-        total = torch.zeros_like(opened[0])
+    results = [top, torch.zeros_like(top)]
+    for at, group in enumerate(product_sets(k, with_eq)):
         for planes in group:
             for size in range(0 if first else 1, len(planes) + 1):
                 for masked in combinations(planes, size):
                     public = reduce(torch.bitwise_and, (opened[p] for p in planes if p not in masked), everywhere)
                     if size == 0:
-                        total ^= public
+                        term = public
                     else:
-                        total ^= public & (mask_share[masked[0]] if size == 1 else monomial_share[place[masked]])
-        results.append(total)
-    return torch.stack(results)
+                        term = public & (mask_share[masked[0]] if size == 1 else monomial_share[place[masked]])
+                    results[at] = results[at] ^ term
+    return torch.stack(results[: 1 + with_eq])

@@ -17,7 +17,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from protocols.gates import numel
-from protocols.gates.sign import DIGIT_BITS, digit_count, groups, leaf_planes
+from protocols.gates.sign import DIGIT_BITS, digit_count, groups, layer_of, leaf_planes, opened_planes
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
@@ -309,13 +309,16 @@ class _Pass:
         digits, apart = digit_count(low_bits + short), digit_count(rounded)
         bits = self._add(node, "digits", [x], "bits", (leaf_planes(digits), count), window)
         while digits > 1:
-            opened = self._add(node, "mask_bits", [bits], "masked_bits", self.new[bits].shape)
-            if apart == 1:
+            ends = apart == 1
+            attrs = {"digits": digits, **({"apart": apart} if apart > 1 else {})}
+            shape = (len(opened_planes(*layer_of(attrs))), count)
+            opened = self._add(node, "mask_bits", [bits], "masked_bits", shape, attrs)
+            if ends:
                 carry = self._add(node, "part", [opened], "masked_bits", (1, count), {"row": 0, "start": 0})
-                self.carries[x, rounded, offset % (1 << rounded)], apart = carry, 0
-            attrs = {"digits": digits, **({"apart": apart} if apart else {})}
-            digits, apart = len(groups(digits, apart)), len(groups(apart)) if apart else 0
-            bits = self._add(node, "combine", [opened], "bits", (leaf_planes(digits), count), attrs)
+                self.carries[x, rounded, offset % (1 << rounded)] = carry
+            apart = len(groups(apart)) if apart > 1 else 0
+            digits = len(groups(*layer_of(attrs)))
+            bits = self._add(node, "combine", [opened, bits], "bits", (leaf_planes(digits), count), attrs)
         return bits
 
     def _carry(self, node: Node) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from protocols.gates.sign import digit_count, groups, leaf_planes
+from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
 from securemodel.compiler.ir import Graph, Node
 from securemodel.compiler.passes.schedule import depths
 
@@ -31,9 +32,11 @@ def _chain(graph: Graph, users: list[list[int]], digits: int) -> _Chain | None:
     """The comparison that begins at a node; None where it is read in the middle."""
     at = digits
     layers: list[tuple[int, int]] = []
-    while len(users[at]) == 1 and graph[users[at][0]].op == "mask_bits":
-        opened = users[at][0]
+    while len(openings := [u for u in users[at] if graph[u].op == "mask_bits"]) == 1:
+        (opened,) = openings
         following = [u for u in users[opened] if graph[u].op == "combine"]
+        if users[at] != [opened, *following]:
+            return None
         if not following:
             return _Chain(digits, tuple(layers), (), opened)
         layers.append((opened, following[0]))
@@ -112,11 +115,10 @@ class _Together:
         window = {"low_bits": low_bits, "shift": shifts, "offset": offsets}
         bits = self._add(like, "digits", values, "bits", (leaf_planes(digits), count), window)
         for openings in zip(*(c.layers for c in chains), strict=True):
-            opened = self._open(like, bits, [m for m, _ in openings], starts)
-            apart = old[openings[0][1]].attrs.get("apart", 0)
-            attrs = {"digits": digits, **({"apart": apart} if apart else {})}
-            digits = len(groups(digits, apart))
-            bits = self._add(like, "combine", [opened], "bits", (leaf_planes(digits), count), attrs)
+            attrs = {**old[openings[0][1]].attrs, "digits": digits}
+            opened = self._open(like, bits, [m for m, _ in openings], starts, attrs)
+            digits = len(groups(*layer_of(attrs)))
+            bits = self._add(like, "combine", [opened, bits], "bits", (leaf_planes(digits), count), attrs)
         if chains[0].sign:
             tops = [old[c.sign[0]].attrs for c in chains]
             seen = {"bit": [t["bit"][0] for t in tops], "offset": [t["offset"][0] for t in tops]}
@@ -124,8 +126,12 @@ class _Together:
             bits = self._add(like, "xor", [bits, top], "bits", (1, count), {})
         self._open(like, bits, [c.opened for c in chains], starts)
 
-    def _open(self, like: Node, bits: int, openings: list[int], starts: list[int]) -> int:
-        opened = self._add(like, "mask_bits", [bits], "masked_bits", self.new[bits].shape, {})
+    def _open(
+        self, like: Node, bits: int, openings: list[int], starts: list[int], layer: dict[str, Any] | None = None
+    ) -> int:
+        planes, count = self.new[bits].shape
+        planes = len(opened_planes(*layer_of(layer))) if layer else planes
+        opened = self._add(like, "mask_bits", [bits], "masked_bits", (planes, count), layer or {})
         self.within.update({m: (opened, start) for m, start in zip(openings, starts, strict=False)})
         return opened
 

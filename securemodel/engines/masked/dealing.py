@@ -82,18 +82,19 @@ class Dealing:
         self._loaded = other._loaded
 
     def _gate(self, node: Node, masks: Masks, epoch: int) -> list[torch.Tensor]:
-        operands = [self._present(masks.get(a), self._graph[a].shape) for a in node.args]
+        operands = [self._present(masks.get(a), self._graph[a]) for a in node.args]
         parts = self._parts[node.id]
         if signed := SIGNED.get(node.op):
             first = expand_share(self._ranks[0], epoch, node.id, parts)
             masks[node.id] = signed.sign(node.attrs, operands, first)
         return corrections(self._ranks[:-1], epoch, node.id, parts, GATES[node.op].deal(node.attrs, operands))
 
-    def _present(self, mask: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
-        """A mask of None is zero: the value is public."""
+    def _present(self, mask: torch.Tensor | None, node: Node) -> torch.Tensor:
+        """A mask of None is zero: the value is public. Shares of bits have none, and nobody reads it."""
         if mask is not None:
             return mask
-        return torch.zeros(tuple(shape), dtype=torch.int64, device=self._ranks[0].device)
+        shape = () if node.form == "bits" else tuple(node.shape)
+        return torch.zeros(shape, dtype=torch.int64, device=self._ranks[0].device)
 
 
 class FamilyDealing:

@@ -4,7 +4,8 @@ input      its owner sends m = x + lam; lam is its own. As of a mask, it sends t
 positions  their owner sends where they stand in an order that it and the dealer alone know
 mask       all send their share of x plus their share of lam, and the sum is m. Where comparisons alone read the value,
            they send the low bytes of each element, and the sum is right in these
-mask_bits  all send their share of the bits, exclusive or their share of beta; the exclusive or is hat
+mask_bits  all send their share of the bits, exclusive or their share of beta; the exclusive or is hat. Of digits, they
+           leave out the planes that the next layer reads as shares
 reveal     all send their shares to those who may learn the value, which is the sum
 
 Only here does anything leave the device that a party computes on, or get there from a message: the wire is bytes in
@@ -22,6 +23,7 @@ import torch
 from protocols.correlations import hidden_positions
 from protocols.errors import BadFrame, explain
 from protocols.gates import numel
+from protocols.gates.sign import opened_bits
 from protocols.shares import Masked, MaskedBits, Order
 from securemodel.compiler.ir import Node
 from securemodel.compiler.wire import item_bytes, sent_bits
@@ -40,7 +42,7 @@ def part_of(node: Node, share: torch.Tensor | None, lam: torch.Tensor | None) ->
     if lam is None:
         return Part(cast(torch.Tensor, share).contiguous(), None)
     if node.form == "masked_bits":
-        return Part(cast(torch.Tensor, share) ^ lam, lam)
+        return Part(opened_bits(node.attrs, cast(torch.Tensor, share)) ^ lam, lam)
     if node.form == "order":
         return Part(hidden_positions(cast(torch.Tensor, share), lam), lam)
     return Part(lam.clone() if share is None else (share + lam).contiguous(), lam)
