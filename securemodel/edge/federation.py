@@ -101,13 +101,13 @@ class Federation:
         """The same for whoever has sent nothing, where aggregators reveal it."""
         return self._result(card, "", None, timeout)
 
-    def sealed_result(self, card: RoundCard, client: str, *, timeout: float = 600.0) -> dict[int, bytes] | None:
+    def sealed_result(self, number: int, client: str, *, timeout: float = 600.0) -> dict[int, bytes] | None:
         """What every aggregator sealed for a client, by rank, for a relay; None for one that was in no round until then.
 
         Raises EdgeError.
         """
         try:
-            return self._parts(card.round, client, "", time.monotonic() + timeout)
+            return self._parts(number, client, "", time.monotonic() + timeout)
         except Refused as refused:
             if refused.code != "model_not_allowed":
                 raise

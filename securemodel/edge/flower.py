@@ -3,7 +3,8 @@
     app = ClientApp(mods=[SecureMod("federation.json")])
 
 Needs flwr 1.42 or newer and cryptography, but no torch. The server puts the round's card into the record "securemodel" of a
-message; the reply is one record of that name, with a sealed part for each aggregator.
+message; the reply is one record of that name, with a sealed part for each aggregator. Where clients alone get the aggregates,
+the model is in the client's own state, as the record MODEL of `securemodel.edge.flower_model`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from securemodel.edge.errors import InputError, ServiceError, WireError
 from securemodel.edge.federation import read_file
+from securemodel.edge.flower_model import Kept, News
 from securemodel.edge.rounds import Layout, RoundCard, digest_of
 from securemodel.edge.updates import share_update
 
@@ -55,7 +57,14 @@ class SecureMod:
         self._clear = frozenset(clear)
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        news, kept = News.taken_from(message.content), Kept(context)
+        if news is not None:
+            kept.take(news, self._check_trusted)
+            if news.only:
+                return Message(RecordDict({RECORD: ConfigRecord({"taken": kept.round})}), reply_to=message)
         if message.metadata.message_type.split(".")[0] in self._clear:
+            if news is not None:
+                _put(kept.model, message.content)
             return call_next(message, context)
         card, told = self._round(message)
         before = _numpy(message.content, "the message")
@@ -66,6 +75,9 @@ class SecureMod:
                 where=f"round {card.round}",
                 fix="if it is not the server's mistake, take part in nothing that it asks for",
             )
+        if news is not None and kept.model is not None:
+            before = kept.model
+            _put(before, message.content)
         reply = call_next(message, context)
         if reply.has_error():
             return reply
@@ -74,6 +86,8 @@ class SecureMod:
         arrays = _update(card, before, after) | _bounded_metrics(metrics, told["metrics"], card.limit)
         weight = _weight(metrics, told["weight"]) if told["weight"] else 1
         uploads = share_update(card, arrays, weight=weight, id=str(context.node_id))
+        if card.reveal == "clients":
+            kept.shared(before, uploads)
         return Message(RecordDict({RECORD: packed(uploads.sealed())}), reply_to=message)
 
     def _round(self, message: Message) -> tuple[RoundCard, dict[str, Any]]:
@@ -92,6 +106,11 @@ class SecureMod:
             if isinstance(error, WireError):
                 raise
             raise WireError("bad_card", "the server's message has no readable card", where=RECORD) from error
+        self._check_trusted(card)
+        return card, asked
+
+    def _check_trusted(self, card: RoundCard) -> None:
+        """Raises WireError for a card of others than the aggregators that are trusted here."""
         named = [(each.name, each.key) for each in card.aggregators]
         if self._trusted is not None and named != self._trusted:
             raise WireError(
@@ -101,7 +120,6 @@ class SecureMod:
                 why="whoever has a key's private half reads the shares that are sealed to it",
                 fix="ask the aggregators, not the server, for their public keys",
             )
-        return card, asked
 
 
 def _has_arrays(card: RoundCard) -> bool:
@@ -158,6 +176,13 @@ def _numpy(content: RecordDict, what: str) -> dict[str, np.ndarray]:
     if len(records) != 1:
         raise InputError(f"{what} has {len(records)} array records", fix="put all arrays into one")
     return numpy_of(records[0])
+
+
+def _put(model: Mapping[str, np.ndarray] | None, content: RecordDict) -> None:
+    """Puts a client's own model in the place of the one that the server sent."""
+    names = list(content.array_records)
+    if model is not None and len(names) == 1:
+        content[names[0]] = record_of(model)
 
 
 def layout_of(arrays: Mapping[str, np.ndarray], metrics: Collection[str], *, integers: bool) -> Layout:

@@ -112,6 +112,16 @@ def public_of(private_key: X25519PrivateKey) -> str:
     return urlsafe_b64encode(private_key.public_key().public_bytes_raw()).rstrip(b"=").decode()
 
 
+def bytes_of(private_key: X25519PrivateKey) -> bytes:
+    """A private key, for its owner to keep."""
+    return private_key.private_bytes_raw()
+
+
+def key_of(data: bytes) -> X25519PrivateKey:
+    """The private key that its owner kept."""
+    return X25519PrivateKey.from_private_bytes(data)
+
+
 def is_key(text: str) -> bool:
     """Whether a text is a public key in base64url."""
     return bool(_KEY.fullmatch(text))

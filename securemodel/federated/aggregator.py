@@ -32,7 +32,7 @@ from securemodel.federated.budgets import exceeded
 from securemodel.federated.journal import COMPUTED, OPEN, REFUSED, RELEASED, Journal, Round
 from securemodel.federated.spool import Spool
 from securemodel.federated.stages import Exchange, Made, Run, aggregate_of, open_result, protected, walk
-from securemodel.federated.task import Outcome, Task
+from securemodel.federated.task import TO_AGGREGATORS, TO_CLIENTS, Outcome, Task
 from securemodel.federated.uploads import Inbox, Presence
 from securemodel.ledger import Ledger
 from securemodel.service.desk import Refused
@@ -199,11 +199,11 @@ class Aggregator:
         epsilon = self.task.protection.epsilon(spent) if self.task.protection else None
         received = {self.place.me: stored.received}
         if stored.opened is None:
-            return Outcome(None, present, absent, refused, "to clients: the aggregate", received, epsilon)
+            return Outcome(None, present, absent, refused, TO_CLIENTS, received, epsilon)
         data, divisor = stored.opened
         total = np.frombuffer(data, f"<i{stored.bits // 8}")
         aggregate = aggregate_of(self.task, card, len(present), (total, divisor), stored.unit)
-        return Outcome(aggregate, present, absent, refused, "to aggregators: the aggregate", received, epsilon)
+        return Outcome(aggregate, present, absent, refused, TO_AGGREGATORS, received, epsilon)
 
     # ---- meetings
     @property

@@ -15,7 +15,7 @@ from securemodel.edge.updates import RoundCard, result_part
 from securemodel.federated.budgets import exceeded
 from securemodel.federated.spool import Spool
 from securemodel.federated.stages import Exchange, Made, Run, Walk, aggregate_of, open_result, protected, walk
-from securemodel.federated.task import Outcome, Task
+from securemodel.federated.task import TO_AGGREGATORS, TO_CLIENTS, Outcome, Task
 from securemodel.federated.uploads import Inbox, agree
 
 if TYPE_CHECKING:
@@ -117,11 +117,10 @@ class LocalFederation:
             self._results[card.round] = card, made
             each = {client: self.delivered(card.round, client) or {} for client in accepted}
             deliveries = {rank: {client: parts[rank] for client, parts in each.items()} for rank in range(len(made))}
-            told = "to clients: the aggregate"
-            return Outcome(None, accepted, absent, refused, told, sent, epsilon, deliveries)
+            return Outcome(None, accepted, absent, refused, TO_CLIENTS, sent, epsilon, deliveries)
         opened = self._step([open_result(self.task, own) for own in made])[0]
         aggregate = aggregate_of(self.task, card, len(accepted), opened, made[0].unit)
-        return Outcome(aggregate, accepted, absent, refused, "to aggregators: the aggregate", sent, epsilon)
+        return Outcome(aggregate, accepted, absent, refused, TO_AGGREGATORS, sent, epsilon)
 
     def _step(self, walks: Sequence[Walk]) -> list[Any]:
         """Steps the walks of all aggregators together; what each returns, by rank."""

@@ -237,6 +237,8 @@ class Task:
         )
 
 
+TO_AGGREGATORS, TO_CLIENTS = "to aggregators: the aggregate", "to clients: the aggregate"
+"""What a round with a result revealed."""
 Deliveries = dict[int, dict[str, bytes]]
 """Each aggregator's share of a result by rank, for each client by its name."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,18 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedProx
 
 from protocols.channel.testing import loopback_parties, run_together
 from protocols.errors import ConfigError
-from protocols.identity import Timeouts
-from securemodel.edge.errors import ServiceError
+from protocols.identity import DEALER, Timeouts
+from securemodel.edge.errors import Refused, ServiceError
 from securemodel.edge.flower import RECORD, SecureMod, layout_of, packed, unpacked
+from securemodel.edge.flower_model import _KEYS as KEYS
+from securemodel.edge.flower_model import MODEL
 from securemodel.edge.rounds import Layout
-from securemodel.federated import Task, mean, weighted_mean
+from securemodel.engines.masked.dealer import serve
+from securemodel.federated import Aggregation, Task, mean, weighted_mean
 from securemodel.federated.aggregator import Aggregator
 from securemodel.federated.flower import SecureStrategy, insecure_local, record_to_state, relay, state_to_record
-from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key
+from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, sessions
+from securemodel.service.keys import KeyBook, digest_of, new_key
 from securemodel.service.logs import Log
 
 Model = Mapping[str, np.ndarray]
@@ -333,22 +339,109 @@ def test_errors_of_flower_are_told_as_they_are() -> None:
     assert all("node unavailable" in why for why in strategy.outcomes[1].refused.values())
 
 
+# ---- clients alone get the aggregate
+def hidden(strategy: FedAvg | None = None, **more: Any) -> SecureStrategy:
+    opens = insecure_local(weighted_mean(), slots=8, limit=4.0, max_weight=100, reveal="clients")
+    return SecureStrategy(strategy or FedAvg(), opens, **more)
+
+
+def whole_round(strategy: SecureStrategy, grid: DirectGrid, number: int) -> MetricRecord | None:
+    """Training and what follows it; the server gets no model."""
+    assert round_of(strategy, grid, ZERO, number) is None
+    replies = grid.send_and_receive(strategy.configure_evaluate(number, record(ZERO), ConfigRecord(), grid))
+    return strategy.aggregate_evaluate(number, replies)
+
+
+def test_clients_alone_have_the_model_also_who_was_away() -> None:
+    seen: dict[int, list[float]] = {node: [] for node in range(1, 5)}
+
+    def train(node: int, model: Model) -> Model:
+        seen[node].append(float(model["w"][0]))
+        return own(node, model)
+
+    grid, strategy = DirectGrid(app(train), 4), hidden()
+    for number, lost in ((1, {4}), (2, {3, 4}), (3, set[int]())):
+        grid._lost = lost
+        whole_round(strategy, grid, number)
+    close = lambda values: pytest.approx(values, abs=2**-15)
+    assert seen == {1: close([0, 0.5, 0.875]), 2: close([0, 0.5, 0.875]), 3: close([0, 0.875]), 4: []}
+    assert "has not the model" in strategy.outcomes[3].refused["4"]
+    for node in (1, 2, 3):
+        model = numpy(grid.contexts[node].state.array_records[MODEL])
+        assert (
+            model["w"].dtype == np.float32 and model["w"].tolist() == close([1.375] * 3) and model["scale"].shape == ()
+        )
+    assert all(outcome.revealed == "to clients: the aggregate" for outcome in strategy.outcomes.values())
+    assert all(
+        not numpy(m.content["arrays"])["w"].any()
+        for m in strategy.configure_train(4, record(ZERO), ConfigRecord(), grid)
+    )
+
+
+def test_evaluation_of_a_model_that_the_server_has_not() -> None:
+    made = ClientApp(mods=[SecureMod(insecure_trust_server=True)])
+
+    @made.train()
+    def _(message: Message, context: Context) -> Message:
+        arrays = record(own(context.node_id, numpy(message.content["arrays"])))
+        return Message(RecordDict({"arrays": arrays, "m": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    @made.evaluate()
+    def _(message: Message, context: Context) -> Message:
+        found = float(numpy(message.content["arrays"])["w"][0])
+        return Message(RecordDict({"m": MetricRecord({"num-examples": 1, "accuracy": found})}), reply_to=message)
+
+    opens = insecure_local(weighted_mean(), slots=8, max_weight=10)
+    strategy = hidden(FedAvg(fraction_evaluate=0.5), evaluate=opens, evaluate_metrics={"accuracy": 2.0})
+    grid = DirectGrid(made, 4)
+    for number, right in ((1, 0.625), (2, 1.25)):
+        assert whole_round(strategy, grid, number) == {"accuracy": pytest.approx(right, abs=2**-12)}
+
+
+def test_what_does_not_go_with_results_for_clients_alone() -> None:
+    for wrong in (hidden(FedAdam()), hidden(metrics={"loss": 10.0})):
+        with pytest.raises(ConfigError, match="the server has none"):
+            wrong.configure_train(1, record(ZERO), ConfigRecord(), DirectGrid(app(ones), 2))
+
+
+def test_a_server_that_hands_out_wrong_results_is_named() -> None:
+    grid, strategy = DirectGrid(app(own), 3), hidden()
+    whole_round(strategy, grid, 1)
+    delivered = strategy._train.deliver
+    of_another = lambda number, client: delivered(number, "2")
+    strategy._train.deliver = of_another  # type: ignore[method-assign]
+    strategy._results._has.clear()
+    for context in grid.contexts.values():
+        context.state = RecordDict({**context.state, KEYS: ConfigRecord({**context.state[KEYS], "round": 0})})
+    whole_round(strategy, grid, 2)
+    assert ["no key of this client" in why for why in strategy.outcomes[2].refused.values()] == [True, True]
+
+
 # ---- aggregators elsewhere
 class Fronts:
-    """Aggregators that answer over HTTP, and meet when all clients have shared."""
+    """Aggregators that answer over HTTP to whoever shows the relay's key, and meet when all clients have shared."""
 
-    def __init__(self, layout: Layout, folder: Path, clients: int) -> None:
+    def __init__(self, layout: Layout, folder: Path, clients: int, aggregation: Aggregation, **more: Any) -> None:
         names = ("north", "south")
-        config, identities = loopback_parties(names, folder / "parties", timeouts=Timeouts(30, 30))
-        task = Task("t", mean(), layout, slots=clients, limit=4.0, aggregators=names)
+        config, identities = loopback_parties(
+            names, folder / "parties", dealer=True, timeouts=Timeouts(30, 30), lanes=2
+        )
+        threading.Thread(target=serve, args=(config, identities[DEALER]), daemon=True).start()
+        task = Task("t", aggregation, layout, slots=clients, limit=4.0, aggregators=names, **more)
         self._links = {name: meetings(name, config, identities[name]) for name in names}
         self.ends = {
-            name: Aggregator(task, place_of(task, name, config, identities[name], folder / name), rounds=9)
+            name: Aggregator(
+                task,
+                place_of(task, name, config, identities[name], folder / name),
+                rounds=9,
+                sessions=sessions(task, name, replace(config, identity=folder / "parties" / name)),
+            )
             for name in names
         }
-        self.stack, told = ExitStack(), []
+        self.stack, told, self.key, book = ExitStack(), [], new_key(), KeyBook(folder / "keys.json")
+        book.add(digest_of(self.key), "server")
         for name, end in self.ends.items():
-            port = self.stack.enter_context(front(end, Listening("127.0.0.1", 0), Log(None)))
+            port = self.stack.enter_context(front(end, Listening("127.0.0.1", 0, None, book), Log(None)))
             told.append({"name": name, "url": f"http://127.0.0.1:{port}", "hpke": public_key(config, name)})
         self.file = {"securemodel_federation": 1, "aggregators": told}
 
@@ -359,22 +452,55 @@ class Fronts:
 
         assert not any(run_together({name: lambda name=name: met(name) for name in self.ends}).values())
 
+    @contextmanager
+    def ending(self, number: int) -> Iterator[None]:
+        """Inside, the round ends when all slots are taken, and the next one begins."""
+
+        def ends() -> None:
+            while any(len(end.held(number)) < end.task.slots for end in self.ends.values()):
+                time.sleep(0.02)
+            self.meet()
+            self.meet()
+
+        thread = threading.Thread(target=ends)
+        thread.start()
+        yield
+        thread.join()
+
 
 def test_a_server_relays_to_aggregators_elsewhere(tmp_path: Path) -> None:
+    """As the guide has it: weighted, with a dealer, and with an API key for all sites."""
     layout = layout_of(ZERO, ["loss"], integers=False)
-    fronts = Fronts(layout, tmp_path, 3)
+    fronts = Fronts(layout, tmp_path, 3, weighted_mean(), max_weight=1000)
     with fronts.stack:
         fronts.meet()  # opens round 1
         trusting = app(own, lambda node: 100 * node, mods=[SecureMod(fronts.file)])
-        grid = DirectGrid(trusting, 3)
+        grid, aggregators = DirectGrid(trusting, 3), relay(fronts.file, key=fronts.key)
         with pytest.raises(ConfigError, match="other arrays"):  # without the loss
-            SecureStrategy(FedAvg(), relay(fronts.file)).configure_train(1, record(ZERO), ConfigRecord(), grid)
-        strategy = SecureStrategy(FedAvg(), relay(fronts.file), metrics={"loss": 10.0})
+            SecureStrategy(FedAvg(), aggregators).configure_train(1, record(ZERO), ConfigRecord(), grid)
+        with pytest.raises(Refused, match="API key"):
+            relay(fronts.file)(layout).receive(1, 0, "1", b"")
+        strategy = SecureStrategy(FedAvg(), aggregators, metrics={"loss": 10.0})
         replies = grid.send_and_receive(strategy.configure_train(1, record(ZERO), ConfigRecord(), grid))
-        ending = threading.Timer(1.0, fronts.meet)  # all slots are taken: the round ends
-        ending.start()
-        arrays, metrics = strategy.aggregate_train(1, replies)
-        ending.join()
+        with fronts.ending(1):
+            arrays, metrics = strategy.aggregate_train(1, replies)
     assert arrays is not None and metrics is not None
-    np.testing.assert_allclose(arrays["w"].numpy(), [0.5] * 3, atol=2**-16)
-    assert metrics["loss"] == pytest.approx(2.5, abs=1e-3)
+    np.testing.assert_allclose(arrays["w"].numpy(), [3.5 / 6] * 3, atol=2**-16)
+    assert metrics["loss"] == pytest.approx(0.5 + 14 / 6, abs=1e-3)
+
+
+def test_a_server_relays_what_is_for_clients_alone(tmp_path: Path) -> None:
+    fronts = Fronts(layout_of(ZERO, [], integers=False), tmp_path, 3, mean(), reveal="clients")
+    with fronts.stack:
+        fronts.meet()
+        grid = DirectGrid(app(own, mods=[SecureMod(fronts.file)]), 3)
+        strategy = SecureStrategy(FedAvg(), relay(fronts.file, key=fronts.key))
+        for number in (1, 2):
+            replies = grid.send_and_receive(strategy.configure_train(number, record(ZERO), ConfigRecord(), grid))
+            with fronts.ending(number):
+                assert strategy.aggregate_train(number, replies) == (None, None)
+            replies = grid.send_and_receive(strategy.configure_evaluate(number, record(ZERO), ConfigRecord(), grid))
+            assert strategy.aggregate_evaluate(number, replies) is None
+    assert all(end.outcome(2).aggregate is None for end in fronts.ends.values())
+    for context in grid.contexts.values():
+        assert numpy(context.state.array_records[MODEL])["w"] == pytest.approx([1.0] * 3, abs=2**-15)

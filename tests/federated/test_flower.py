@@ -75,6 +75,65 @@ run_simulation(
 """
 
 
+FOR_CLIENTS_ALONE = """
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+from digits import task
+from securemodel.edge.flower import SecureMod
+from securemodel.federated import weighted_mean
+from securemodel.federated.flower import SecureStrategy, insecure_local
+
+server, client = ServerApp(), ClientApp(mods=[SecureMod(insecure_trust_server=True)])
+model_of = lambda message: {name: x.numpy().copy() for name, x in message.content["arrays"].items()}
+
+@client.train()
+def _(message, context):
+    model, own = model_of(message), context.node_config
+    images, labels = task.of_site(DATA, int(own["partition-id"]), int(own["num-partitions"]))
+    task.train(model, images, labels)
+    arrays = ArrayRecord({name: Array(x) for name, x in model.items()})
+    return Message(RecordDict({"arrays": arrays, "m": MetricRecord({"num-examples": len(labels)})}), reply_to=message)
+
+@client.evaluate()
+def _(message, context):
+    images, labels = (rows[: task.HELD_OUT] for rows in task.load(DATA))
+    found = task.accuracy(model_of(message), images, labels)
+    return Message(RecordDict({"m": MetricRecord({"num-examples": 1, "accuracy": found})}), reply_to=message)
+
+@server.main()
+def _(grid, context):
+    training = insecure_local(weighted_mean(), slots=10, limit=4.0, max_weight=1000, reveal="clients")
+    evaluation = insecure_local(weighted_mean(), slots=10)
+    strategy = SecureStrategy(FedAvg(), training, evaluate=evaluation, evaluate_metrics={"accuracy": 1.0})
+    start = ArrayRecord({name: Array(x) for name, x in task.new_model().items()})
+    result = strategy.start(grid, start, num_rounds=2)
+    print("the server's model moved:", any(x.numpy().any() for x in result.arrays.values()))
+    print("accuracy of the last round:", result.evaluate_metrics_clientapp[2]["accuracy"])
+
+run_simulation(
+    server, client, num_supernodes=3,
+    backend_config={"client_resources": {"num_cpus": 1.0, "num_gpus": 0.0}, "init_args": {"num_cpus": 1}},
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_for_clients_alone_in_flowers_simulation(environment: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "simulate.py"
+    script.write_text(FOR_CLIENTS_ALONE.replace("DATA", repr(str(IMAGES))))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told[-8000:]
+    assert "revealed: to clients" in told and "model moved: False" in told, told[-8000:]
+    assert float(told.rsplit("accuracy of the last round: ", 1)[1].split()[0]) > 0.5
+
+
 def test_the_example_in_flowers_simulation(environment: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "simulate.py"
     script.write_text(SIMULATION)

@@ -139,9 +139,9 @@ def test_sites_alone_get_the_result_over_http_late_ones_too(roster, tmp_path):
         relay.upload(passed)
         meet(roster, ends)
         assert mine.result(uploads)["b"] == pytest.approx(2.5, abs=2**-15)
-        blobs = relay.sealed_result(card, "c")
+        blobs = relay.sealed_result(1, "c")
         assert add_results(card, blobs, passed.key)["b"] == pytest.approx(2.5, abs=2**-15)
-        assert relay.sealed_result(card, "late") is None
+        assert relay.sealed_result(1, "late") is None
         assert [aggregate["b"] for _, aggregate in late.earlier(2)] == [pytest.approx(2.5, abs=2**-15)]
         with pytest.raises(Refused, match="from the client itself"):
             list(relay.earlier(2))

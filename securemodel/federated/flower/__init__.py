@@ -3,6 +3,7 @@
 The client's line is in `securemodel.edge.flower`. Modules, bottom to top:
 
 records   PyTorch's state dicts as Flower's records
+results   what clients are told of rounds whose aggregates they alone get
 strategy  the server's side of a round
 config    who the aggregators are
 """

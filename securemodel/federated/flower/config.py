@@ -13,7 +13,7 @@ from securemodel.edge.rounds import Layout, RoundCard
 from securemodel.federated.aggregations import Aggregation
 from securemodel.federated.flower.strategy import Aggregators, Opens
 from securemodel.federated.local import open_local
-from securemodel.federated.task import Outcome, Task
+from securemodel.federated.task import TO_AGGREGATORS, TO_CLIENTS, Outcome, Task
 
 
 def insecure_local(aggregation: Aggregation, *, slots: int, name: str = "flower", **options: Any) -> Opens:
@@ -68,5 +68,12 @@ class _Relay:
         if self._card is None:
             raise InputError(explain(f"round {number} is not open", fix="ask for its card first"))
         left = max(0.0, self._card.deadline - time.time()) + self._patience_s
+        if self._card.reveal == "clients":
+            self._federation.sealed_result(number, "", timeout=left)  # nobody's: it tells that there is one
+            return Outcome(None, (), (), {}, TO_CLIENTS, {})
         aggregate = self._federation.revealed(self._card, timeout=left)
-        return Outcome(aggregate, (), (), {}, "to aggregators: the aggregate", {})
+        return Outcome(aggregate, (), (), {}, TO_AGGREGATORS, {})
+
+    def delivered(self, number: int, client: str) -> dict[int, bytes] | None:
+        """What the aggregators sealed for a client of a round's result; None for one that was in no round."""
+        return self._federation.sealed_result(number, client, timeout=self._patience_s)

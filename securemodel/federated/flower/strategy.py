@@ -17,7 +17,8 @@ from protocols.errors import ConfigError, InputError, explain
 from securemodel.edge.errors import EdgeError
 from securemodel.edge.flower import METRIC, RECORD, card_record, layout_of, numpy_of, record_of, unpacked
 from securemodel.edge.rounds import Layout, RoundCard, digest_of
-from securemodel.federated.task import Outcome
+from securemodel.federated.flower.results import Results
+from securemodel.federated.task import TO_CLIENTS, Outcome
 
 LOOK_AT_EACH = (
     "FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg", "FedXgbBagging", "FedXgbCyclic",
@@ -31,6 +32,7 @@ class Aggregators(Protocol):
     def card(self, number: int, *, model: str = "") -> RoundCard: ...
     def receive(self, number: int, rank: int, client: str, data: bytes) -> None: ...
     def finish(self, number: int) -> Outcome: ...
+    def delivered(self, number: int, client: str) -> dict[int, bytes] | None: ...
 
 
 Opens = Callable[[Layout], Aggregators]
@@ -44,7 +46,8 @@ class SecureStrategy(strategies.Strategy):
     their updates, as part of the aggregate; each name with the largest magnitude that it can have. `integers`: whole
     numbers of a model (counters) are "keep", left as they are, or "round", averaged and rounded. `evaluate`: aggregators
     for rounds of evaluation, of `evaluate_metrics` alone; "clear": the strategy's own, where clients allow it; None: none.
-    `outcomes` has what became of each round of training. Raises ConfigError for a strategy that has to see each update.
+    Where the task of training reveals to clients, the server never knows a model after the first: clients keep it, and get
+    what moves it after each round; then the strategy is FedAvg or FedProx, and metrics are of evaluation alone. `outcomes` has what became of each round of training. Raises ConfigError for a strategy that has to see each update.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class SecureStrategy(strategies.Strategy):
         self._evaluate = _Rounds(evaluate, dict(evaluate_metrics or {})) if callable(evaluate) else None
         self._clear = evaluate == "clear"
         self._model: dict[str, np.ndarray] = {}
+        self._results, self._only_told = Results(), set[int]()
         self.outcomes: dict[int, Outcome] = {}
 
     def summary(self) -> None:
@@ -78,14 +82,28 @@ class SecureStrategy(strategies.Strategy):
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         self._model = numpy_of(arrays)
         layout = layout_of(self._model, self._train.metrics, integers=self._integers)
-        return self._train.announce(messages, layout, self._model, self.strategy.weighted_by_key)
+        messages = self._train.announce(messages, layout, self._model, self.strategy.weighted_by_key)
+        if self._train.hidden:
+            _check_hidden(self.strategy, self._train.metrics)
+            self._tell(messages)
+        return messages
+
+    def _tell(self, messages: Iterable[Message]) -> None:
+        """Puts what clients lack into messages."""
+        for message in messages:
+            self._results.add_to(message, self._train.deliver)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """What the strategy makes of the aggregate, as of one client that trained what all did; (None, None) without one."""
+        replies = list(replies)
         outcome = self._train.collect(replies)
-        self.outcomes[server_round] = outcome
+        self.outcomes[server_round] = replace(outcome, deliveries=None)
+        if self._train.hidden:
+            self._results.heard(replies)
+            if outcome.revealed == TO_CLIENTS:
+                self._results.ended(self._train.last_card)
         if outcome.aggregate is None:
             return None, None
         model = _moved(self._model, outcome.aggregate)
@@ -98,6 +116,18 @@ class SecureStrategy(strategies.Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The strategy's messages, with a card of their own, where evaluation was asked for."""
+        messages = self._asked_to_evaluate(server_round, arrays, config, grid)
+        if not self._train.hidden:
+            return messages
+        self._tell(messages)
+        asked = {message.metadata.dst_node_id for message in messages}
+        others = self._results.alone(set(grid.get_node_ids()) - asked, self._train.deliver)
+        self._only_told = {message.metadata.dst_node_id for message in others}
+        return messages + others
+
+    def _asked_to_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
         if self._evaluate is None and not self._clear:
             return []
         messages = list(self.strategy.configure_evaluate(server_round, arrays, config, grid))
@@ -108,6 +138,13 @@ class SecureStrategy(strategies.Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """What the strategy makes of the aggregated metrics, if there are any."""
+        if self._train.hidden:
+            replies = list(replies)
+            self._results.heard(replies)
+            for reply in replies:
+                if reply.has_error():
+                    log(WARNING, "client %s: %s", reply.metadata.src_node_id, reply.error.reason.split("\n", 1)[0])
+            replies = [reply for reply in replies if reply.metadata.src_node_id not in self._only_told]
         if self._clear:
             return self.strategy.aggregate_evaluate(server_round, replies)
         if self._evaluate is None:
@@ -138,6 +175,19 @@ def _check(strategy: strategies.Strategy) -> None:
         )
 
 
+def _check_hidden(strategy: strategies.FedAvg, metrics: Mapping[str, float]) -> None:
+    """Raises ConfigError for what the server would have to know the aggregate for."""
+    if type(strategy).aggregate_train is not strategies.FedAvg.aggregate_train or metrics:
+        kind = type(strategy).__name__
+        raise ConfigError(
+            explain(
+                f"{kind} with metrics of training" if metrics else f"the strategy {kind} works on the aggregate",
+                why="the task reveals to clients alone, so the server has none",
+                fix="take FedAvg or FedProx, and metrics of evaluation; or reveal to aggregators",
+            )
+        )
+
+
 class _Rounds:
     """The rounds of one task."""
 
@@ -147,6 +197,22 @@ class _Rounds:
         self._opened: tuple[Layout, Aggregators] | None = None
         self._card: RoundCard | None = None
         self._number = 0
+
+    @property
+    def last_card(self) -> RoundCard:
+        """The card of the round that was announced last. Raises InputError before the first."""
+        if self._card is None:
+            raise InputError(explain("no round has begun", fix="begin one"))
+        return self._card
+
+    @property
+    def hidden(self) -> bool:
+        """Whether clients alone get the aggregates."""
+        return self._card is not None and self._card.reveal == "clients"
+
+    def deliver(self, number: int, client: str) -> dict[int, bytes] | None:
+        """What the aggregators sealed for a client."""
+        return self._opened[1].delivered(number, client) if self._opened else None
 
     def announce(
         self, messages: list[Message], layout: Layout, model: Mapping[str, np.ndarray], weight: str
