@@ -72,7 +72,8 @@ def norm_bounded_mean(
     """The mean of updates of Euclidean norm at most `bound`. Others are dropped by name, or scaled to it in secret.
 
     An update within the bound always counts; one beyond `projections.slack(rows)` times the bound never does (but for
-    probabilities of 2^-40), and between them it depends on the projections, or it is scaled. Raises CompileError.
+    probabilities of 2^-40), and between them it depends on the projections whether it counts as it is ("drop"), or it is
+    scaled by its exact norm, to 1 + 2^-13 times the bound at most ("scale"). Raises CompileError.
     """
     if not 0 < bound < float("inf") or over not in ("drop", "scale") or not 48 <= rows <= 1024:
         raise CompileError(

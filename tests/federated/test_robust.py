@@ -26,7 +26,7 @@ from securemodel.federated import (
     trimmed_mean,
     weighted_mean,
 )
-from securemodel.federated.projections import slack
+from securemodel.federated.projections import FACTOR_BITS, slack
 from securemodel.federated.uploads import Presence
 
 SIZE, CLIENTS = 40, 6
@@ -191,6 +191,26 @@ def test_scaled_liars_move_the_mean_by_the_bound() -> None:
     out = attacked(of, {"double": np.rint(np.ones(SIZE) / np.sqrt(SIZE) * 6.0 / card.unit)}, honest)
     moved = out.aggregate["x"] * len(out.present) - matrix_of(honest).sum(0)
     assert "double" not in out.present or abs(np.linalg.norm(moved) - 3.0) < 0.01
+
+
+def test_factors_of_norms_are_within_what_is_stated() -> None:
+    """Of norms up to the slack: what is longer than the bound becomes as long but for 2^-13 of it; what is not, stays."""
+    of = made("scaled")
+    bound, number = of.bounds.norm, of.numbers["factors"]
+    norms = np.concatenate([np.geomspace(0.01, slack(64), 117) * bound, [bound, bound - 1, bound + 1]])
+    squares = torch.from_numpy(np.floor(norms**2).astype(np.int64))
+    found = []
+    with open_local(of) as federation:
+        for part in squares.split(8):
+            drawn = torch.randint(-(2**62), 2**62, part.shape)
+            out = federation._session().run_shares(
+                number, {"first": [part - drawn], "second": [drawn]}, number, bytes(32)
+            )
+            found.append(out.shares["first"][0] + out.shares["second"][0])
+    factors, exact = torch.cat(found).numpy() * 2.0**-FACTOR_BITS, np.sqrt(squares.numpy())
+    long = exact > bound
+    assert (np.abs(factors[long] * exact[long] / bound - 1) <= 2**-13).all()
+    assert (factors[~long] >= 1 - 2**-FACTOR_BITS).all() and (factors <= 1).all()
 
 
 @pytest.mark.parametrize("weight", [-1, 1001, 2**62, 2**63, 2**64 - 1])
