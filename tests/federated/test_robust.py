@@ -197,7 +197,7 @@ def test_factors_of_norms_are_within_what_is_stated() -> None:
     """Of norms up to the slack: what is longer than the bound becomes as long but for 2^-13 of it; what is not, stays."""
     of = made("scaled")
     bound, number = of.bounds.norm, of.numbers["factors"]
-    norms = np.concatenate([np.geomspace(0.01, slack(64), 117) * bound, [bound, bound - 1, bound + 1]])
+    norms = np.concatenate([np.geomspace(0.01, slack(64), 37) * bound, [bound, bound - 1, bound + 1]])
     squares = torch.from_numpy(np.floor(norms**2).astype(np.int64))
     found = []
     with open_local(of) as federation:
