@@ -166,6 +166,9 @@ def test_late_duplicate_and_old_uploads_are_named(world):
     other = share_update(card, update(2.0), id="a").sealed()
     assert refusal(end.receive, 1, "a", other[0]).code == "id_reused"
     assert refusal(end.receive, 2, "a", first[0]).code == "not_found"
+    older = share_update(replace(card, model="22" * 32), update(2.0), id="d")
+    another = refusal(end.receive, 1, "d", older[0])
+    assert another.code == "wrong_program" and "another card" in another.what and "model" in another.why
     here.upload(card, "b", 2.0)
     here.pass_deadline()
     late = share_update(card, update(2.0), id="d").sealed()
