@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
+from operator import getitem
 from typing import Any, cast
 
 import torch
@@ -143,7 +144,9 @@ def capture(model: torch.nn.Module, examples: Examples) -> Captured:
             with KnownValues(), WrittenPlainly():
                 exported = torch.export.export(model, inputs, strict=False)
             made = _assertions(exported.graph)
-            exported = _decomposed(exported)
+            _written_plainly(exported.graph)
+            if not _is_lowered(exported.graph):
+                exported = _decomposed(exported)
     except CompileError:
         raise
     except Exception as problem:
@@ -396,6 +399,29 @@ def _known_to_torch(operators: int) -> tuple[dict[Any, Callable], frozenset[Any]
     longer than a trace."""
     known = torch.export.default_decompositions().materialize()
     return known, frozenset(exported_program._collect_all_valid_cia_ops())
+
+
+def _written_plainly(graph: torch.fx.Graph) -> None:
+    """The commonest operators that decompositions would write with one other each."""
+    for node in graph.nodes:
+        if node.target in (aten.flatten.using_ints, aten.unflatten.int):
+            sizes = list(node.meta["val"].shape)
+            if all(type(size) is int for size in sizes):
+                node.target, node.args = aten.view.default, (operand(node), sizes)
+        elif node.target is aten.batch_norm.default and not node.args[5]:
+            with graph.inserting_before(node):
+                op = aten._native_batch_norm_legit_no_training.default
+                made = graph.call_function(op, (*node.args[:5], *node.args[6:8]))
+            nothing = node.meta["val"].new_empty(0)
+            made.meta = node.meta | {"val": (node.meta["val"], nothing, nothing)}
+            node.target, node.args = getitem, (made, 0)
+
+
+def _is_lowered(graph: torch.fx.Graph) -> bool:
+    """Whether decompositions would change nothing: tracing again takes as long as the first time."""
+    made = [node.target for node in graph.nodes if node.op == "call_function"]
+    kept = (op in LOWERINGS and op not in DECOMPOSITIONS for op in made)
+    return all(kept) and not any(op._schema.is_mutable for op in made if isinstance(op, torch._ops.OpOverload))
 
 
 def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -10,6 +10,7 @@ from running import TWO, Fn, run
 from torch import nn
 
 import securemodel
+from securemodel.compiler import capture
 from securemodel.compiler.capture import tensors_in
 from securemodel.compiler.ir import digest, program_text
 from securemodel.compiler.reading import parse_program
@@ -426,3 +427,27 @@ def test_what_is_no_model_is_told_with_what_to_give(what):
     for refused in (lambda: securemodel.check(model, x), lambda: securemodel.compile(model, x, **TWO)):
         with pytest.raises(CompileError, match=rf"{what}.*(.|\n)*→"):
             refused()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (
+            nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)
+            ),
+            (2, 3, 8, 8),
+        ),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 3, 8)),
+    ],
+    ids=["cnn", "transformer"],
+)
+def test_models_that_decompositions_leave_alone_are_not_traced_again(model, shape, monkeypatch):
+    def compiled() -> str:
+        return securemodel.compile(model, torch.zeros(shape), weights="a", inputs="b", outputs="b").text()
+
+    monkeypatch.setattr(capture, "_is_lowered", lambda graph: False)
+    twice = compiled()
+    monkeypatch.undo()
+    monkeypatch.setattr(capture, "_decomposed", None)
+    assert compiled() == twice
