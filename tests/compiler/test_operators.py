@@ -72,8 +72,14 @@ def _labels(rows: list[Row], inputs) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("veil", ["add", "mul"])
-@pytest.mark.parametrize("rows", [rows for _, rows in GROUPS], ids=[name for name, _ in GROUPS])
+@pytest.mark.parametrize(
+    ("rows", "veil"),
+    [
+        pytest.param(rows, veil, id=f"{name}-{veil}", marks=() if (at + turn) % 2 else pytest.mark.slow)
+        for at, (name, rows) in enumerate(GROUPS)
+        for turn, veil in enumerate(["add", "mul"])
+    ],
+)
 def test_operator_agrees_with_torch(rows, veil, lowered, capture_once):
     generator = torch.Generator().manual_seed(len(rows))
     inputs = tuple(torch.randn(s, generator=generator) for s in rows[0].shapes)
