@@ -252,7 +252,7 @@ def connect(
     The same script runs at every party; `me` and `config` (a parties file) come from the command line
     `securemodel run` unless given. `lane`: further sessions of the same parties, each in processes of its own, run
     side by side as lane 1, 2, ... (docs/several-machines.md). With `store`, preprocessing made by `securemodel prepare`
-    is used instead of a dealer. `ahead` prepares the next run while none is going on. `insecure_plain` leaves TLS out, for
+    is used instead of a dealer. `ahead` prepares the run after the one that goes on. `insecure_plain` leaves TLS out, for
     measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
     "paillier", which otherwise makes one for the session. Each run is written into the `ledger` (docs/audit.md): True
     is the one that the command line names, or else the user's own; False is none. A family has a dealer, and no ledger:

@@ -184,3 +184,25 @@ def test_the_end_of_a_session_hides_no_error_by_another(world, program, tools) -
 
     results = world.run(dict.fromkeys(program.parties, leave))
     assert isinstance(results["hospital"], SystemExit) and results["hospital"].code == 7
+
+
+def test_the_run_after_it_is_prepared_while_a_run_goes_on(world, program, tools) -> None:
+    """On a slow link both take as long: one after the other they would take the sum."""
+
+    def task(session) -> list:
+        x, walk, events = None if session.me == "bank" else tools.rows(2), session.walk, []
+        session.run(x)
+        submit, run = walk._worker.submit, walk.party.run
+
+        def noted(*arguments):
+            result = yield from run(*arguments)
+            events.append("ended")
+            return result
+
+        walk._worker.submit = lambda epoch, phase: (events.append(epoch), submit(epoch, phase))
+        walk.party.run = noted
+        session.run(x)
+        return events
+
+    results = world.run(dict.fromkeys(program.parties, task))
+    assert results == {me: [3, "ended"] for me in program.parties}

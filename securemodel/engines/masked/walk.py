@@ -33,7 +33,7 @@ _STOP_S = 2.0  # longest wait for the preparing thread, before and after its sou
 class MaskedWalk(Walk):
     """A party with what it needs before its inputs are there.
 
-    With `threaded`, a thread prepares, and `ahead` also the next run while none is going on. With `deal_after_inputs` the
+    With `threaded`, a thread prepares, and `ahead` also the run after the one that goes on. With `deal_after_inputs` the
     dealer is asked only when the inputs are shared: benchmarks time it so.
     """
 
@@ -86,14 +86,19 @@ class MaskedWalk(Walk):
     def run(self, epoch: int, inputs: Inputs, rows: Rows) -> Steps[tuple[list[torch.Tensor | None], Rows]]:
         if not self.deal_after_inputs:
             self.ask(epoch)
+            self._ask_ahead(epoch)
         self.party.step = self._step_of_epoch + epoch
         self.party.clear.set_inputs(inputs)
         self.party.agreed = partial(self._agreed, epoch)
         result = yield from self.party.run(epoch, self._take_from(epoch), rows)
         self._end(epoch)
+        self._ask_ahead(epoch)
+        return result
+
+    def _ask_ahead(self, epoch: int) -> None:
+        """Has the run after this one prepared, as soon as this one is: on a slow link both take as long."""
         if self._ahead and epoch + 1 < EPOCHS:
             self.ask(epoch + 1)
-        return result
 
     def check_prepared(self) -> None:
         if self._store:
@@ -122,6 +127,15 @@ class MaskedWalk(Walk):
                     "batches(..., resident=False) and prepare that",
                 )
             )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that was asked for waits for nothing but its inputs."""
+        return self._worker.is_prepared(self._asked)
+
+    def prepare_next(self) -> None:
+        """Has one more run prepared than was asked for."""
+        self.ask(self._asked + 1)
 
     def ask(self, epoch: int) -> None:
         """Has a run prepared, where that was not asked for yet."""
