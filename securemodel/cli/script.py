@@ -57,6 +57,14 @@ def declares_dealer(script: Path) -> bool:
     raise ConfigError(explain("DEALER is neither True nor False", where=where, fix=fix))
 
 
+def _may_want_dealer(script: Path) -> bool:
+    """The same, but False for a file that is no script: who reads it says what is wrong with it."""
+    try:
+        return declares_dealer(script)
+    except ConfigError:
+        return False
+
+
 def _declared(script: Path, name: str) -> tuple[Any, int] | None:
     """The literal that a script gives a top-level name (None where it is no literal), and the line."""
     try:
@@ -131,7 +139,7 @@ def as_party(
     book = None if ledger is None else ledger != "none" and Path(ledger).resolve()
     parties = identity.load_config(config).at_lane(lane)
     own = identity.load(parties.identity) if parties.identity else None
-    dealt = store is None and protocol != "paillier" and declares_dealer(script)
+    dealt = store is None and protocol != "paillier" and _may_want_dealer(script)
     made = arrivals(me, parties, own, dealer=dealt)
     try:
         with (
