@@ -7,9 +7,11 @@ that no two uses ever read the same bytes as long as no address is used twice wi
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,46 @@ class Use(IntEnum):
     DEALT = 3
     ZERO = 6
     NOISE = 7
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is drawn for a node, in whatever epoch: the rest of its address, and the tensor it is drawn into.
+
+    mode: as of `Stream.fill`.
+    """
+
+    node: int
+    purpose: int
+    shape: Sequence[int]
+    dtype: torch.dtype = torch.int64
+    index: int = 0
+    mode: str = "set"
+
+
+class Draws:
+    """Several places of a stream that are drawn together, in one call. ValueError for addresses that no stream has."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = tuple(places)
+        self._modes = tuple(place.mode for place in places)
+        self._made = tuple((tuple(place.shape), place.dtype) for place in places)
+        first = [_nonce(0, place.node, place.purpose, place.index) for place in places]
+        self._nonces = np.frombuffer(b"".join(first), dtype="<u4").reshape(-1, 3)
+
+    def draw(self, stream: "Stream", epoch: int) -> list[Tensor]:
+        """New tensors of the bytes at all places, on the stream's device."""
+        device = stream.device
+        outs = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._made]
+        self.fill(stream, epoch, outs)
+        return outs
+
+    def fill(self, stream: "Stream", epoch: int, outs: Sequence[Tensor]) -> None:
+        """Combines the bytes at all places into contiguous tensors, each in the mode of its place."""
+        if not outs:
+            return
+        start = np.frombuffer(_nonce(epoch, 0, 0, 0), dtype="<u4")
+        kernels.chacha20_many(outs, stream._key, (self._nonces | start).tobytes(), self._modes)
 
 
 class Stream:
@@ -71,14 +113,17 @@ class Stream:
         "add", "sub", "xor", see `kernels.chacha20`. The nonce is, little-endian, so that no two addresses share one:
         epoch, low u32 | node u32 | purpose u8 | epoch, high u8 | index u16.
         """
-        try:
-            nonce = _NONCE.pack(epoch & 0xFFFFFFFF, node, purpose, epoch >> 32, index)
-        except struct.error:
-            raise ValueError(
-                f"Stream.fill: epoch {epoch} must be below 2^40, node {node} below 2^32, purpose {int(purpose)} below 2^8 "
-                f"and index {index} below 2^16, none negative; start a new key when numbers run out"
-            ) from None
-        return kernels.chacha20(out, self._key, nonce, mode)
+        return kernels.chacha20(out, self._key, _nonce(epoch, node, purpose, index), mode)
+
+
+def _nonce(epoch: int, node: int, purpose: int, index: int) -> bytes:
+    try:
+        return _NONCE.pack(epoch & 0xFFFFFFFF, node, purpose, epoch >> 32, index)
+    except struct.error:
+        raise ValueError(
+            f"Stream.fill: epoch {epoch} must be below 2^40, node {node} below 2^32, purpose {int(purpose)} below 2^8 "
+            f"and index {index} below 2^16, none negative; start a new key when numbers run out"
+        ) from None
 
 
 def new_key() -> bytes:

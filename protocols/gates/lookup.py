@@ -21,7 +21,7 @@ from protocols.shares import Masked, Role
 
 
 def _table(attrs: dict, device: torch.device) -> torch.Tensor:
-    return torch.tensor(attrs["table"], dtype=torch.int64, device=device)
+    return torch.as_tensor(attrs["table"], dtype=torch.int64, device=device)
 
 
 class Lookup:
@@ -80,28 +80,8 @@ class Spline:
         return (Part("products", "add", (count, *shape)),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        coefficients, lam = masks[0], masks[1]
-        sign = masks[2] if attrs["signed"] else torch.ones_like(lam)
-        powers = [sign]
-        for _ in range(coefficients.shape[0] - 1):
-            powers.append(powers[-1] * lam)
-        own = powers if attrs["signed"] else powers[1:]
-        mixed = [coefficients[r] * powers[i] for r in range(coefficients.shape[0]) for i in range(r + 1)]
-        return {"products": torch.stack([*own, *mixed])}
+        return {"products": kernels.deal_spline(masks[0], masks[1], masks[2] if attrs["signed"] else None)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         coefficients, t = operands[0], operands[1]
-        terms, products = coefficients.m.shape[0], list(dealt["products"])
-        if not attrs["signed"]:
-            products.insert(0, torch.full_like(t.m, role.public))
-        powers, mixed = products[:terms], iter(products[terms:])
-        out = torch.zeros_like(t.m)
-        for r in range(terms):
-            for i in range(r + 1):  # t^r = sum over i of binomial(r, i) m^(r-i) (-l)^i
-                factor = _BINOMIAL[r][i] * (-1) ** i * t.m ** (r - i)
-                out += factor * (coefficients.m[r] * powers[i] - next(mixed))
-        return out
-
-
-_BINOMIAL = ((1,), (1, 1), (1, 2, 1))
-MAX_TERMS = len(_BINOMIAL)
+        return kernels.spline(coefficients.m, t.m, dealt["products"], attrs["signed"], role.public)

@@ -9,6 +9,7 @@ ValueError when dtypes, shapes or devices do not fit.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -30,6 +31,7 @@ from protocols.kernels.checks import (
     ring,
     same_size,
     sides,
+    spline_terms,
     table_size,
     whole_or_nothing,
     within_memory,
@@ -40,6 +42,7 @@ from protocols.kernels.twins.planes import monomial_sets
 from protocols.kernels.variant import kernels_for
 
 _MODES = ("set", "add", "sub", "xor")
+_STREAM_BYTES = 64 << 32
 _LANES = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -51,10 +54,22 @@ def chacha20(out: Tensor, key: bytes, nonce: bytes, mode: str = "set", offset: i
     on int64, int32, int16 or uint8 lanes. ValueError also when the stream would pass its 2^32 blocks.
     (RFC 8439, section 2.4)
     """
-    if mode not in _MODES:
-        raise ValueError(f"chacha20: mode must be one of {', '.join(_MODES)}, not {mode!r}")
     if len(key) != 32 or len(nonce) != 12:
         raise ValueError(f"chacha20: key and nonce must have 32 and 12 bytes, not {len(key)} and {len(nonce)}")
+    _streamable(out, mode)
+    size = out.numel() * out.element_size()
+    if not 0 <= offset <= (1 << 32) - (size + 63) // 64:
+        raise ValueError(
+            f"chacha20: {size} bytes from block {offset} on do not fit in one stream of 2^32 blocks (256 GiB); "
+            "continue under another nonce"
+        )
+    return kernels_for(out).chacha20(out, key, nonce, mode, offset)
+
+
+def _streamable(out: Tensor, mode: str) -> None:
+    """TypeError or ValueError unless a key stream can be combined into a tensor in this mode."""
+    if mode not in _MODES:
+        raise ValueError(f"chacha20: mode must be one of {', '.join(_MODES)}, not {mode!r}")
     if not out.is_contiguous():
         raise ValueError(f"chacha20: out must be contiguous, but has shape {tuple(out.shape)}, strides {out.stride()}")
     if out.dtype not in _LANES:
@@ -64,13 +79,24 @@ def chacha20(out: Tensor, key: bytes, nonce: bytes, mode: str = "set", offset: i
             raise TypeError(
                 "chacha20: a bool tensor cannot hold random bytes; fill a uint8 tensor and take its low bits"
             )
-    size = out.numel() * out.element_size()
-    if not 0 <= offset <= (1 << 32) - (size + 63) // 64:
+
+
+def chacha20_many(outs: Sequence[Tensor], key: bytes, nonces: bytes, modes: Sequence[str]) -> None:
+    """`chacha20` from block 0 on for several tensors, each with a nonce of its own and a mode, in one call.
+
+    nonces: 12 bytes for each tensor, one after the other. No tensor may have more than 256 GiB.
+    """
+    if len(key) != 32 or not len(nonces) == 12 * len(outs) == 12 * len(modes):
         raise ValueError(
-            f"chacha20: {size} bytes from block {offset} on do not fit in one stream of 2^32 blocks (256 GiB); "
-            "continue under another nonce"
+            f"chacha20_many: a key of 32 bytes, and for each of {len(outs)} tensors a mode and a nonce of 12 bytes; not "
+            f"{len(key)}, {len(modes)} and {len(nonces)}"
         )
-    return kernels_for(out).chacha20(out, key, nonce, mode, offset)
+    for out, mode in zip(outs, modes, strict=True):
+        _streamable(out, mode)
+        if out.numel() > _STREAM_BYTES // out.element_size():
+            raise ValueError("chacha20_many: a tensor has more bytes than the 2^32 blocks of a stream (256 GiB)")
+    if outs:
+        kernels_for(*outs).chacha20_many(outs, key, nonces, modes)
 
 
 # --- Matrix products and convolutions -------------------------------------------------------------------------
@@ -415,3 +441,28 @@ def unit_lookup(m: Tensor, bits: Tensor, table: Tensor) -> Tensor:
     table_size(size, "unit_lookup")
     bits = same_size(bits, n * max(1, size // 64), "unit_lookup: bits").view(n, max(1, size // 64))
     return kernels_for(m, bits, table).unit_lookup(m, bits, table)
+
+
+def spline(coefficients: Tensor, t: Tensor, products: Tensor, signed: bool, first: int) -> Tensor:
+    """Share of the sum over r of c_r t^r for masked c_r and t, of which all know int64[C, *] and int64[*], C at most 3.
+
+    products: additive shares of what `deal_spline` returns. signed: whether it had a sign u; then the sum is of
+    u c_r t^r.
+    """
+    coefficients, t = ring(coefficients, "spline: coefficients"), ring(t, "spline: t")
+    whole_or_nothing(first, "spline")
+    terms = spline_terms(coefficients, t, "spline")
+    products = same_size(products, (terms - (not signed) + terms * (terms + 1) // 2) * t.numel(), "spline: products")
+    return kernels_for(coefficients, t, products).spline(coefficients, t, products.view(-1, *t.shape), signed, first)
+
+
+def deal_spline(masks: Tensor, lam: Tensor, sign: Tensor | None) -> Tensor:
+    """What `spline` needs of masks l_r of coefficients, of the mask l and of a sign u (None: 1, and u l^0 is left out).
+
+    u l^i for i < C, then l_r u l^i for r < C and i <= r.
+    """
+    masks, lam = ring(masks, "deal_spline: masks"), ring(lam, "deal_spline: lam")
+    spline_terms(masks, lam, "deal_spline")
+    if sign is not None:
+        sign = same_size(sign, lam.numel(), "deal_spline: sign").view(lam.shape)
+    return kernels_for(masks, lam, sign).deal_spline(masks, lam, sign)

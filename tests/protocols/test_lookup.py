@@ -34,6 +34,28 @@ def ring(rng: np.random.Generator, *shape: int) -> torch.Tensor:
 # --- kernels ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("variant", COMPILED)
+@given(seeds, counts, columns, st.booleans(), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_splines_equal_their_twins(variant, seed, n, terms, signed, first):
+    rng = np.random.default_rng(seed)
+    c, t, sign = ring(rng, terms, n, 1), ring(rng, n, 1), ring(rng, n, 1) if signed else None
+    products = ring(rng, terms - (not signed) + terms * (terms + 1) // 2, n, 1)
+    with kernels.use(variant):
+        assert torch.equal(
+            kernels.spline(c, t, products, signed, first), twins.spline(c, t, products, signed, first)
+        )
+        assert torch.equal(kernels.deal_spline(c, t, sign), twins.deal_spline(c, t, sign))
+
+
+def test_splines_of_other_shapes_are_refused():
+    c, t = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="1 to 3 coefficients"):
+        kernels.deal_spline(c, t, None)
+    with pytest.raises(ValueError, match="spline: products has 3 entries, expected 15"):
+        kernels.spline(c[:2], t, t, True, 1)
+
+
 @pytest.mark.parametrize("variant", EVERY)
 @given(seeds, counts, table_sizes)
 @settings(max_examples=30, deadline=None)

@@ -104,6 +104,39 @@ def test_stream_addresses_are_nonces(variant):
     assert raw(out) == reference(KEY, nonce, 80)
 
 
+@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize("epoch", [5, 2**32 + 7, 2**40 - 1])
+def test_places_drawn_together_are_those_drawn_one_by_one(variant, epoch):
+    stream = prg.Stream(KEY)
+    places = [
+        prg.Place(3, prg.Use.MASK, (2, 5), index=4),
+        prg.Place(2**32 - 1, prg.Use.DEALT, (3,), torch.int16, 65535, "sub"),
+        prg.Place(0, prg.Use.BIT_MASK, (), mode="xor"),
+        prg.Place(9, prg.Use.MASK, (0, 2), mode="add"),
+    ]
+    draws = prg.Draws(places)
+    with kernels.use(variant):
+        outs = [torch.full(place.shape, 77, dtype=place.dtype) for place in places]
+        draws.fill(stream, epoch, outs)
+        for place, out in zip(places, outs, strict=True):
+            alone = torch.full(place.shape, 77, dtype=place.dtype)
+            stream.fill(alone, epoch, place.node, place.purpose, place.mode, place.index)
+            assert torch.equal(out, alone)
+        assert prg.Draws(places[:1]).draw(stream, epoch)[0].equal(outs[0])
+
+
+def test_places_that_no_stream_has_are_refused():
+    with pytest.raises(ValueError, match="new key"):
+        prg.Draws([prg.Place(2**32, prg.Use.MASK, (1,))])
+    draws = prg.Draws([prg.Place(1, prg.Use.MASK, (1,))])
+    with pytest.raises(ValueError, match="new key"):
+        draws.draw(prg.Stream(KEY), 2**40)
+    with pytest.raises(ValueError, match="for each of 2 tensors a mode"):
+        kernels.chacha20_many([torch.empty(1)] * 2, KEY, NONCE, ["set"])
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.chacha20_many([torch.empty(2, 3).t()], KEY, NONCE, ["set"])
+
+
 def test_every_part_of_the_address_counts():
     stream = prg.Stream(prg.insecure_test_key(1, "test"))
     addresses = [

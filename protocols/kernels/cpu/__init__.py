@@ -5,7 +5,7 @@ see to both before any kernel runs.
 """
 
 from protocols.kernels.cpu.bilinear import conv2d, matmul, sign_product
-from protocols.kernels.cpu.keystream import chacha20
+from protocols.kernels.cpu.keystream import chacha20, chacha20_many
 from protocols.kernels.cpu.planes import (
     combine,
     leaves,
@@ -25,14 +25,16 @@ from protocols.kernels.cpu.pointwise import (
     select_truncated,
     truncate,
 )
-from protocols.kernels.cpu.tables import unit_lookup, unit_vectors
+from protocols.kernels.cpu.tables import deal_spline, spline, unit_lookup, unit_vectors
 
 __all__ = [
     "bit_times",
     "bit_to_ring",
     "chacha20",
+    "chacha20_many",
     "combine",
     "conv2d",
+    "deal_spline",
     "deal_truncation",
     "decode",
     "encode",
@@ -44,6 +46,7 @@ __all__ = [
     "select",
     "select_truncated",
     "sign_product",
+    "spline",
     "thermometer",
     "truncate",
     "unit_lookup",

@@ -1,5 +1,7 @@
 """The ChaCha20 key stream in C++."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,3 +17,12 @@ def chacha20(out: Tensor, key: bytes, nonce: bytes, mode: str = "set", offset: i
         out.data_ptr(), out.numel() * lane, key, nonce, _MODES[mode], lane, offset, torch.get_num_threads()
     )
     return out
+
+
+def chacha20_many(outs: Sequence[Tensor], key: bytes, nonces: bytes, modes: Sequence[str]) -> None:
+    """Combine the key stream of each nonce into the tensor in its place."""
+    told: list[int] = []
+    for out, mode in zip(outs, modes, strict=True):
+        lane = out.element_size()
+        told += (out.data_ptr(), out.numel() * lane, _MODES[mode], lane)
+    build.module.chacha20_many(told, key, nonces, torch.get_num_threads())

@@ -90,6 +90,18 @@ void py_chacha20(Address out, i64 bytes, const py::bytes& key, const py::bytes& 
   chacha20(at<u8>(out), bytes, k, n, mode, lane_bytes, offset, threads);
 }
 
+// Several streams of one key, each with a nonce of 12 bytes. `outs`: of each its address, bytes, mode and bytes of a lane.
+void py_chacha20_many(const Sizes& outs, const py::bytes& key, const py::bytes& nonces, int threads) {
+  const char* k = PyBytes_AS_STRING(key.ptr());
+  const char* n = PyBytes_AS_STRING(nonces.ptr());
+  py::gil_scoped_release release;
+  for (std::size_t i = 0; i < outs.size() / 4; ++i) {
+    const i64* out = outs.data() + 4 * i;
+    chacha20(at<u8>(static_cast<Address>(out[0])), out[1], k, n + 12 * i, static_cast<int>(out[2]),
+             static_cast<int>(out[3]), 0, threads);
+  }
+}
+
 // Batches: `batch` sizes, with the strides of a and b along them (0 where one is shared); out is contiguous.
 void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a_row, i64 a_column, i64 b_row,
                i64 b_column, int mode, const Sizes& batch, const Sizes& a_strides, const Sizes& b_strides,
@@ -150,10 +162,11 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.doc() = "Ring kernels compiled for one instruction set; use them through protocols.kernels.";
   const auto free_running = py::call_guard<py::gil_scoped_release>();
 
-  m.attr("interface") = 2;  // goes up with every change of what Python calls: see cpu/build.py
+  m.attr("interface") = 3;  // goes up with every change of what Python calls: see cpu/build.py
   m.def("cpu_features", &cpu_features);
   m.def("keep_freed_memory", &keep_freed_memory);
   m.def("chacha20", &py_chacha20);
+  m.def("chacha20_many", &py_chacha20_many);
   m.def("matmul", &py_matmul);
   m.def("conv2d", &py_conv2d);
   m.def("sign_product", [](Address out, Address a, Address b, i64 m, i64 n, i64 depth, int threads) {
@@ -213,6 +226,20 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("unit_lookup", [](Address out, Address x, Address bits, Address turned, i64 n, i64 size, i64 columns,
                           int threads) {
     unit_lookup(words(out), words(x), words(bits), words(turned), n, size, columns, threads);
+  }, free_running);
+  m.def("unit_vectors", [](Address out, Address lam, i64 n, i64 size) {
+    unit_vectors(words(out), words(lam), n, size);
+  }, free_running);
+  m.def("spline", [](Address out, Address m, Address t, Address products, i64 n, i64 terms, bool is_signed, bool first,
+                     int threads) {
+    with_terms(terms, [=](auto count) {
+      spline<decltype(count)::value>(words(out), words(m), words(t), words(products), n, is_signed, first, threads);
+    });
+  }, free_running);
+  m.def("deal_spline", [](Address out, Address masks, Address lam, Address sign, i64 n, i64 terms, int threads) {
+    with_terms(terms, [=](auto count) {
+      deal_spline<decltype(count)::value>(words(out), words(masks), words(lam), words(sign), n, threads);
+    });
   }, free_running);
   m.def("encode", [](Address out, Address x, i64 n, bool wide, double scale, int threads) {
     if (wide) {

@@ -6,7 +6,7 @@ of `protocols.kernels` check them before any kernel runs.
 """
 
 from protocols.kernels.twins.bilinear import conv2d, matmul, sign_product
-from protocols.kernels.twins.keystream import chacha20
+from protocols.kernels.twins.keystream import chacha20, chacha20_many
 from protocols.kernels.twins.planes import (
     combine,
     leaves,
@@ -26,14 +26,16 @@ from protocols.kernels.twins.pointwise import (
     select_truncated,
     truncate,
 )
-from protocols.kernels.twins.tables import unit_lookup, unit_vectors
+from protocols.kernels.twins.tables import deal_spline, spline, unit_lookup, unit_vectors
 
 __all__ = [
     "bit_times",
     "bit_to_ring",
     "chacha20",
+    "chacha20_many",
     "combine",
     "conv2d",
+    "deal_spline",
     "deal_truncation",
     "decode",
     "encode",
@@ -45,6 +47,7 @@ __all__ = [
     "select",
     "select_truncated",
     "sign_product",
+    "spline",
     "thermometer",
     "truncate",
     "unit_lookup",

@@ -1,5 +1,7 @@
 """The ChaCha20 key stream in plain torch."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -50,3 +52,9 @@ def chacha20(out: Tensor, key: bytes, nonce: bytes, mode: str = "set", offset: i
         lanes = stream.clone().view(out.dtype)
         flat.add_(lanes) if mode == "add" else flat.sub_(lanes)
     return out
+
+
+def chacha20_many(outs: Sequence[Tensor], key: bytes, nonces: bytes, modes: Sequence[str]) -> None:
+    """Combine the key stream of each nonce into the tensor in its place."""
+    for at, (out, mode) in enumerate(zip(outs, modes, strict=True)):
+        chacha20(out, key, nonces[12 * at : 12 * at + 12], mode)

@@ -1,4 +1,4 @@
-"""Lookups in public tables in plain torch."""
+"""Lookups in public tables, and splines, in plain torch."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,29 @@ def unit_lookup(m: Tensor, bits: Tensor, table: Tensor) -> Tensor:
         bit = shift_right(bits[:, v // 64], v % 64) & 1
         out += table[:, (flat - v) & (size - 1)] * bit
     return out
+
+
+_BINOMIAL = ((1,), (1, 1), (1, 2, 1))
+
+
+def spline(coefficients: Tensor, t: Tensor, products: Tensor, signed: bool, first: bool) -> Tensor:
+    """Share of the sum of c_r t^r: t^r = sum over i of binomial(r, i) m^(r-i) (-l)^i."""
+    terms, dealt = coefficients.shape[0], list(products)
+    if not signed:
+        dealt.insert(0, torch.full_like(t, int(first)))
+    powers, mixed = dealt[:terms], iter(dealt[terms:])
+    out = torch.zeros_like(t)
+    for r in range(terms):
+        for i in range(r + 1):
+            factor = _BINOMIAL[r][i] * (-1) ** i * t ** (r - i)
+            out += factor * (coefficients[r] * powers[i] - next(mixed))
+    return out
+
+
+def deal_spline(masks: Tensor, lam: Tensor, sign: Tensor | None) -> Tensor:
+    """Powers of lam times the sign, and their products with the coefficients' masks."""
+    powers = [torch.ones_like(lam) if sign is None else sign]
+    for _ in range(masks.shape[0] - 1):
+        powers.append(powers[-1] * lam)
+    mixed = [masks[r] * powers[i] for r in range(masks.shape[0]) for i in range(r + 1)]
+    return torch.stack([*powers[sign is None :], *mixed])
