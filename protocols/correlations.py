@@ -9,11 +9,12 @@ are sent (docs/protocol.md, section 1). All of them are made on the device of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from protocols.gates.base import Dealt, Part
-from protocols.prg import Stream, Use
+from protocols.prg import Draws, Place, Stream, Use
 
 _MODES = {"add": "sub", "xor": "xor"}
 
@@ -62,22 +63,28 @@ def hidden_positions(positions: torch.Tensor, order: torch.Tensor) -> torch.Tens
     return where.index_select(0, positions)
 
 
+def dealt_places(node: int, parts: Sequence[Part]) -> list[Place]:
+    """Where the shares of dealt values are in the stream of any rank but the last."""
+    return [Place(node, Use.DEALT, part.shape, part.dtype, index) for index, part in enumerate(parts)]
+
+
+def taken_places(node: int, parts: Sequence[Part]) -> list[Place]:
+    """The same, to be taken from the values: what is left is the last party's shares."""
+    places = zip(dealt_places(node, parts), parts, strict=True)
+    return [replace(place, mode=_MODES[part.sharing]) for place, part in places]
+
+
 def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
     """The shares of dealt values at any rank but the last, from its stream alone."""
-    return {
-        part.name: stream.draw(part.shape, epoch, node, Use.DEALT, part.dtype, index)
-        for index, part in enumerate(parts)
-    }
+    drawn = Draws(dealt_places(node, parts)).draw(stream, epoch)
+    return {part.name: share for part, share in zip(parts, drawn, strict=True)}
 
 
 def corrections(
     streams: Sequence[Stream], epoch: int, node: int, parts: Sequence[Part], values: Dealt
 ) -> list[torch.Tensor]:
     """The last party's shares: each value minus the streams of all other ranks. Changes `values` in place."""
-    out = []
-    for index, part in enumerate(parts):
-        share = values[part.name].contiguous()
-        for stream in streams:
-            stream.fill(share, epoch, node, Use.DEALT, mode=_MODES[part.sharing], index=index)
-        out.append(share)
+    out, draws = [values[part.name].contiguous() for part in parts], Draws(taken_places(node, parts))
+    for stream in streams:
+        draws.fill(stream, epoch, out)
     return out

@@ -6,7 +6,9 @@ applied to m and lam of a masked value, to additive shares and, by whoever deals
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -28,12 +30,14 @@ def _slice(x: torch.Tensor, dim: int, start: int, stop: int, step: int) -> torch
     return x[(slice(None),) * dim + (slice(start, stop, step),)]
 
 
-def _index(x: torch.Tensor, dim: int, index: list[int]) -> torch.Tensor:
+def _index(x: torch.Tensor, dim: int, index: list[int] | torch.Tensor) -> torch.Tensor:
     at = torch.as_tensor(index, device=x.device)
     return x[..., at] if dim == x.dim() - 1 else x.index_select(dim, at)  # the same; each is the faster one
 
 
-def _index_sub(x: torch.Tensor, dim: int, plus: list[int], minus: list[int]) -> torch.Tensor:
+def _index_sub(
+    x: torch.Tensor, dim: int, plus: list[int] | torch.Tensor, minus: list[int] | torch.Tensor
+) -> torch.Tensor:
     """Differences of positions of one axis."""
     return _index(x, dim, plus) - _index(x, dim, minus)
 
@@ -94,3 +98,33 @@ def apply(
             return (-present if kind == "sub" and tensors[0] is None else present).expand(shape)
         tensors = [present.new_zeros(()).expand(s) if t is None else t for t, s in zip(tensors, shapes, strict=True)]
     return LINEAR[kind](*tensors, **attrs)
+
+
+def ready(kind: str, attrs: dict, device: torch.device) -> Callable[..., torch.Tensor]:
+    """A linear operation of tensors alone, with its attributes: what follows from these is made once, for a device."""
+    if kind in _READY:
+        return _READY[kind](device=device, **attrs)
+    return partial(LINEAR[kind], **attrs) if attrs else LINEAR[kind]
+
+
+def _times(factor: int, device: torch.device, bits: int = 0) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: x * factor
+
+
+def _sliced(dim: int, start: int, stop: int, step: int, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    at = (slice(None),) * dim + (slice(start, stop, step),)
+    return lambda x: x[at]
+
+
+_READY: dict[str, Callable[..., Callable[..., torch.Tensor]]] = {
+    "add": lambda device: operator.add,
+    "sub": lambda device: operator.sub,
+    "neg": lambda device: operator.neg,
+    "scale": _times,
+    "ldexp": lambda device, bits: lambda x: x,
+    "slice": _sliced,
+    "index": lambda device, dim, index: partial(_index, dim=dim, index=torch.as_tensor(index, device=device)),
+    "index_sub": lambda device, dim, plus, minus: partial(
+        _index_sub, dim=dim, plus=torch.as_tensor(plus, device=device), minus=torch.as_tensor(minus, device=device)
+    ),
+}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +55,8 @@ class Draws:
         self._modes = tuple(place.mode for place in places)
         self._made = tuple((tuple(place.shape), place.dtype) for place in places)
         first = [_nonce(0, place.node, place.purpose, place.index) for place in places]
-        self._nonces = np.frombuffer(b"".join(first), dtype="<u4").reshape(-1, 3)
+        self._nonces, self._bytes = int.from_bytes(b"".join(first), "little"), len(b"".join(first))
+        self._each = sum(1 << 8 * at for at in range(0, self._bytes, _NONCE.size))
 
     def draw(self, stream: "Stream", epoch: int) -> list[Tensor]:
         """New tensors of the bytes at all places, on the stream's device."""
@@ -67,10 +67,9 @@ class Draws:
 
     def fill(self, stream: "Stream", epoch: int, outs: Sequence[Tensor]) -> None:
         """Combines the bytes at all places into contiguous tensors, each in the mode of its place."""
-        if not outs:
-            return
-        start = np.frombuffer(_nonce(epoch, 0, 0, 0), dtype="<u4")
-        kernels.chacha20_many(outs, stream._key, (self._nonces | start).tobytes(), self._modes)
+        if outs:
+            nonces = self._nonces | int.from_bytes(_nonce(epoch, 0, 0, 0), "little") * self._each
+            kernels.chacha20_many(outs, stream._key, nonces.to_bytes(self._bytes, "little"), self._modes)
 
 
 class Stream:

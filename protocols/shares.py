@@ -20,7 +20,7 @@ import torch
 RING_BITS = 64
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(repr=False, slots=True)
 class Masked:
     """A masked ring tensor: the public `m` and this party's share `lam` of the mask (None = zero)."""
 
@@ -31,7 +31,7 @@ class Masked:
         return f"Masked(shape={list(self.m.shape)})"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(repr=False, slots=True)
 class MaskedBits:
     """Masked bit planes: the public `hat` and this party's share `beta` of the mask."""
 
@@ -84,7 +84,8 @@ def words(numel: int) -> int:
 
 def part_of_bits(planes: torch.Tensor, attrs: dict, shape: Sequence[int]) -> torch.Tensor:
     """Some words of one row of bit planes; the same for what is public and for masks. attrs: {"row", "start"}."""
-    return planes[attrs["row"], attrs["start"] : attrs["start"] + shape[1]].unsqueeze(0)
+    row, start = attrs["row"], attrs["start"]
+    return planes[row : row + 1, start : start + shape[1]]
 
 
 def public_share(x: torch.Tensor, role: Role) -> torch.Tensor | None:

@@ -224,8 +224,9 @@ class _Meter:
     def __init__(self, monkeypatch) -> None:
         self.counts: dict[tuple[str, str], int] = defaultdict(int)
         self._working: list[tuple[str, str]] = []
-        self._patch(monkeypatch, party.OnlineParty, "_local", lambda worker: ("online", worker.me))
-        self._patch(monkeypatch, preparing.Preparing, "_gate", lambda worker: ("prepared", worker._me))
+        for name in ("_gate", "_public_product", "_owned_layer"):
+            self._patch(monkeypatch, party.OnlineParty, name, lambda worker: ("online", worker.me))
+        self._patch(monkeypatch, preparing.Preparing, "_half", lambda worker: ("prepared", worker._me))
         self._patch(monkeypatch, dealing.Dealing, "_gate", lambda worker: ("dealt", ""))
         real = bilinear_maps.bilinear
 
@@ -291,9 +292,9 @@ def _measured_peaks(session, inputs, monkeypatch) -> dict[str, int]:
         note(worker, env)
         return release(worker, env, *args)
 
-    def noted_gate(worker, node, env, dealt):
+    def noted_gate(worker, node, attrs, env, dealt):
         parts = list(dealt.values())
-        made = gate(worker, node, env, dealt)
+        made = gate(worker, node, attrs, env, dealt)
         note(worker, env, made, *parts)
         return made
 

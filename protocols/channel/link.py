@@ -123,7 +123,10 @@ class Link:
     def _run(self, timeout_s: float | None, silence_s: float | None = None) -> None:
         self._pump = self._pump or Pump([self])
         try:
-            self._pump.run(timeout_s, silence_s)
+            self.start_clock()
+            self.step()  # what is due may be here already
+            if self.busy:
+                self._pump.run(timeout_s, silence_s)
         except BaseException as error:  # also an interrupt: the peer must not be left waiting
             self.abort(public_reason(error))
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel
+from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel, ready_attrs
 from protocols.gates.bilinear import Bilinear, Square
 from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
@@ -37,4 +37,4 @@ GATES: dict[str, Gate] = {
     "permute": Permute(),
 }
 
-__all__ = ["GATES", "HALVED", "SIGNED", "Dealt", "Gate", "Part", "dealt_bytes", "numel"]
+__all__ = ["GATES", "HALVED", "SIGNED", "Dealt", "Gate", "Part", "dealt_bytes", "numel", "ready_attrs"]

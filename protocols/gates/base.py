@@ -32,6 +32,13 @@ class Part:
         return count * self.dtype.itemsize
 
 
+def ready_attrs(attrs: dict, device: torch.device) -> dict:
+    """A gate's attributes for many evaluations: a table in them is a tensor on the device, as gates take it too."""
+    if "table" not in attrs:
+        return attrs
+    return {**attrs, "table": torch.tensor(attrs["table"], dtype=torch.int64, device=device)}
+
+
 class Gate(Protocol):
     """A correlated operation (one file each in this package).
 

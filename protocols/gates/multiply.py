@@ -41,7 +41,7 @@ class MultiplyTruncated:
         lam = torch.zeros_like(y.m) if y.lam is None else y.lam
         exact: tuple[Any, ...] = ()
         if carry:
-            exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"], dealt[_TIMES + "carry"])
+            exact = (attrs["offset"], carry[0].hat, dealt["carry"], dealt[_TIMES + "carry"])
         none = torch.zeros(words(x.m.numel()), dtype=torch.int64, device=x.m.device)  # of a selection, its second term
         times_mask = kernels.select_truncated(
             none, x.m, dealt["high"], dealt["wrap"], lam.expand(x.m.shape), dealt[_TIMES + "high"],

@@ -20,8 +20,7 @@ from protocols.shares import MaskedBits, Role
 
 
 def _bits(b: MaskedBits, attrs: dict) -> torch.Tensor:
-    hat = b.hat.reshape(-1)
-    return ~hat if attrs["invert"] else hat
+    return ~b.hat if attrs["invert"] else b.hat
 
 
 class Select:
@@ -77,7 +76,7 @@ class SelectTruncated:
         bits, x, *carry = operands
         exact: tuple[Any, ...] = ()
         if carry:
-            exact = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"], dealt["bit_carry"])
+            exact = (attrs["offset"], carry[0].hat, dealt["carry"], dealt["bit_carry"])
         return kernels.select_truncated(
             _bits(bits, attrs), x.m, dealt["high"], dealt["wrap"], dealt["bit"], dealt["bit_high"], dealt["bit_wrap"],
             attrs["bits"], role.public, *exact,

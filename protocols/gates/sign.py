@@ -44,16 +44,17 @@ def leaf_planes(digits: int) -> int:
     return 2 * digits - 1
 
 
-def groups(digits: int, apart: int = 0) -> list[tuple[int, int]]:
+@cache
+def groups(digits: int, apart: int = 0) -> tuple[tuple[int, int], ...]:
     """Splits digits (lowest first) into ceil(digits / 4) groups of even size: (first digit, count).
 
     No group has both some of the lowest `apart` digits and others. A group of one digit goes on as it is.
     """
     if apart:
-        return [*groups(apart), *((apart + start, count) for start, count in groups(digits - apart))]
+        return (*groups(apart), *((apart + start, count) for start, count in groups(digits - apart)))
     count = -(-digits // FAN_IN)
     bounds = [digits * i // count for i in range(count + 1)]
-    return [(low, high - low) for low, high in pairwise(bounds)]
+    return tuple((low, high - low) for low, high in pairwise(bounds))
 
 
 @cache
@@ -71,7 +72,12 @@ def opened_bits(attrs: dict, bits: torch.Tensor) -> torch.Tensor:
     """The planes that an opening is of: all or, with the attributes of a layer, `opened_planes`."""
     if "digits" not in attrs:
         return bits
-    return bits.index_select(0, torch.tensor(opened_planes(*layer_of(attrs)), device=bits.device))
+    return bits.index_select(0, _opened_index(*layer_of(attrs), bits.device))
+
+
+@cache
+def _opened_index(digits: int, apart: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor(opened_planes(digits, apart), device=device)
 
 
 def layer_of(attrs: dict) -> tuple[int, int]:
@@ -79,8 +85,8 @@ def layer_of(attrs: dict) -> tuple[int, int]:
     return attrs["digits"], attrs.get("apart", 0)
 
 
-def _side_by_side(planes: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(planes, dim=1) if len(planes) > 1 else planes[0]
+def _side_by_side(planes: list[torch.Tensor], dim: int = 1) -> torch.Tensor:
+    return torch.cat(planes, dim) if len(planes) > 1 else planes[0]
 
 
 def _monomials(start: int, count: int) -> int:
@@ -97,14 +103,6 @@ def _top_plane(start: int, count: int) -> int:
     return max(0, 2 * (start + count) - 3)
 
 
-def _opened_slices(layout: list[tuple[int, int]]) -> list[slice]:
-    """Where each group's planes are among those that are opened."""
-    ends = [0]
-    for start, count in layout:
-        ends.append(ends[-1] + (2 * count - 1 - (start == 0) if count > 1 else 0))
-    return [slice(low, high) for low, high in pairwise(ends)]
-
-
 class Digits:
     """The leaves of all digits of one or several x + offset, as exclusive-or shares; local.
 
@@ -118,14 +116,15 @@ class Digits:
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         dealt = [
-            kernels.thermometer(mask.reshape(-1), attrs["low_bits"], shift)
+            kernels.thermometer(mask, attrs["low_bits"], shift)
             for mask, shift in zip(masks, attrs["shift"], strict=True)
         ]
         return {"thermometer": _side_by_side(dealt)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        values = [x.m.reshape(-1) for x in operands]
-        thermometers = dealt["thermometer"].split([m.numel() for m in values], dim=1)
+        values, thermometers = [x.m for x in operands], (dealt["thermometer"],)
+        if len(values) > 1:
+            thermometers = dealt["thermometer"].split([m.numel() for m in values], dim=1)
         return _side_by_side(
             [
                 kernels.leaves(m, thermometer, attrs["low_bits"], shift, offset)
@@ -146,15 +145,14 @@ class TopBit:
         return (Part("top", "xor", (1, sum(words(numel(x)) for x in shapes))),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        pairs = zip(masks, attrs["bit"], strict=True)
-        return {"top": _side_by_side([kernels.msb_plane(mask.reshape(-1), bit).unsqueeze(0) for mask, bit in pairs])}
+        planes = [kernels.msb_plane(mask, bit) for mask, bit in zip(masks, attrs["bit"], strict=True)]
+        return {"top": _side_by_side(planes, 0).unsqueeze(0)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
         if not role.public:
             return dealt["top"]
         seen = zip(operands, attrs["bit"], attrs["offset"], strict=True)
-        planes = [kernels.msb_plane(x.m.reshape(-1), bit, offset).unsqueeze(0) for x, bit, offset in seen]
-        return dealt["top"] ^ _side_by_side(planes)
+        return dealt["top"] ^ _side_by_side([kernels.msb_plane(x.m, bit, offset) for x, bit, offset in seen], 0)
 
 
 class Combine:
@@ -168,27 +166,11 @@ class Combine:
         return (Part("monomials", "xor", (total, shapes[0][-1])),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        layout = groups(*layer_of(attrs))
-        dealt = [
-            kernels.monomials(masks[0][planes], count, start > 0)
-            for (start, count), planes in zip(layout, _opened_slices(layout), strict=True)
-            if count > 1
-        ]
-        return {"monomials": torch.cat(dealt) if len(dealt) > 1 else dealt[0]}
+        return {"monomials": kernels.monomials_layer(masks[0], groups(*layer_of(attrs)))}
 
     def evaluate(
         self, role: Role, attrs: dict, operands: Sequence[MaskedBits | torch.Tensor], dealt: Dealt
     ) -> torch.Tensor:
         opened, bits = cast(MaskedBits, operands[0]), cast(torch.Tensor, operands[1])
         layout = groups(*layer_of(attrs))
-        out, used = [], 0
-        for (start, count), planes in zip(layout, _opened_slices(layout), strict=True):
-            if count == 1:
-                out.append(bits[_group_planes(start, count)])
-                continue
-            size = _monomials(start, count)
-            share, top = dealt["monomials"][used : used + size], bits[_top_plane(start, count)]
-            hat, beta = opened.hat[planes], opened.beta[planes]
-            out.append(kernels.combine(hat, beta, share, top, count, start > 0, role.public))
-            used += size
-        return torch.cat(out) if len(out) > 1 else out[0]
+        return kernels.combine_layer(opened.hat, opened.beta, dealt["monomials"], bits, layout, role.public)

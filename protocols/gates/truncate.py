@@ -26,7 +26,7 @@ from protocols.shares import Role
 
 def carry_mask(bits: torch.Tensor, shape: Shape) -> torch.Tensor:
     """The mask of the carry as ring elements."""
-    return kernels.bit_times(bits.reshape(-1), None, numel(shape)).reshape(shape)
+    return kernels.bit_times(bits, None, numel(shape)).reshape(shape)
 
 
 class Truncate:
@@ -44,5 +44,5 @@ class Truncate:
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Any], dealt: Dealt) -> torch.Tensor:
         x, *carry = operands
-        exact: tuple[Any, ...] = (attrs["offset"], carry[0].hat.reshape(-1), dealt["carry"]) if carry else ()
+        exact: tuple[Any, ...] = (attrs["offset"], carry[0].hat, dealt["carry"]) if carry else ()
         return kernels.truncate(x.m, dealt["high"], dealt["wrap"], attrs["bits"], role.public, *exact)

@@ -1,14 +1,17 @@
 """Checks of kernels' arguments, short because they run on every call."""
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 
 import torch
 from torch import Tensor
 
 from protocols.kernels.twins.bilinear import Sides
+from protocols.kernels.twins.planes import monomial_sets
 from protocols.kernels.twins.pointwise import wrap_dtype
 
+Groups = tuple[tuple[int, int], ...]
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | Sides
 
@@ -166,3 +169,17 @@ def spline_terms(coefficients: Tensor, t: Tensor, what: str) -> int:
             f"{what}: {list(coefficients.shape)} are not 1 to {MAX_TERMS} coefficients for each of {list(t.shape)}"
         )
     return coefficients.shape[0]
+
+
+@cache
+def layer_planes(groups: Groups, what: str) -> tuple[int, int, int]:
+    """(Planes opened, monomials, planes of all digits) of a layer's groups; ValueError for groups that are none."""
+    at, inputs, products = 0, 0, 0
+    for start, count in groups:
+        if start != at or not 1 <= count <= 4:
+            raise ValueError(f"{what}: {list(groups)} are not groups of 1 to 4 digits, from digit 0 on without a gap")
+        if count > 1:
+            inputs += 2 * count - 1 - (start == 0)
+            products += len(monomial_sets(count, start > 0))
+        at += count
+    return inputs, products, 2 * at - 1

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from protocols.kernels.checks import (
+    Groups,
     Padding,
     Pair,
     accumulation,
@@ -25,6 +26,7 @@ from protocols.kernels.checks import (
     digits,
     fraction,
     group_inputs,
+    layer_planes,
     pair,
     plane,
     planes,
@@ -315,6 +317,37 @@ def combine(
         raise ValueError(f"combine: planes of {w}, {', '.join(map(str, sizes))} words do not fit together")
     chosen = kernels_for(opened, mask_share, monomial_share, top)
     return chosen.combine(opened, mask_share, monomial_share, top, k, bool(with_eq), first)
+
+
+def monomials_layer(masks: Tensor, groups: Groups) -> Tensor:
+    """`monomials` of all groups of a layer, int64[P,W] -> int64[Q,W], for each after the other the planes that it opens.
+
+    groups: (first digit, count) for each, from digit 0 on; a group of one digit opens nothing.
+    """
+    opened, _, _ = layer_planes(groups, "monomials_layer")
+    masks = planes(masks, opened, "monomials_layer: masks")
+    return kernels_for(masks).monomials_layer(masks, groups)
+
+
+def combine_layer(
+    opened: Tensor, mask_share: Tensor, monomial_share: Tensor, bits: Tensor, groups: Groups, first: int
+) -> Tensor:
+    """`combine` of all groups of a layer: shares of the planes lt0, lt1, eq1, ... of as many digits as there are groups.
+
+    opened, mask_share, monomial_share, groups: as of `monomials_layer`. bits: shares of all planes of all digits, of which
+    each group's highest lt is read, and a digit that is a group alone goes on as it is.
+    """
+    inputs, products, every = layer_planes(groups, "combine_layer")
+    whole_or_nothing(first, "combine_layer")
+    opened = planes(opened, inputs, "combine_layer: opened")
+    mask_share = planes(mask_share, inputs, "combine_layer: mask_share")
+    monomial_share = planes(monomial_share, products, "combine_layer: monomial_share")
+    bits = planes(bits, every, "combine_layer: bits")
+    w = bits.shape[1]
+    if not opened.shape[1] == mask_share.shape[1] == monomial_share.shape[1] == w:
+        raise ValueError(f"combine_layer: planes of {w} words, and others of another size")
+    chosen = kernels_for(opened, mask_share, monomial_share, bits)
+    return chosen.combine_layer(opened, mask_share, monomial_share, bits, groups, first)
 
 
 # --- Element by element: truncation, selection, fixed point ----------------------------------------------------

@@ -18,12 +18,7 @@ from protocols import linear
 from protocols.errors import explain
 from protocols.gates import GATES, dealt_bytes, numel
 from protocols.gates.conjunction import MAX_FAN_IN
-<<<<<<< HEAD
-from protocols.gates.lookup import MAX_TERMS
 from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
-=======
-from protocols.gates.sign import digit_count, groups, leaf_planes
->>>>>>> 1310a2b (Lookups without AVX-512 have a form of their own, splines a kernel; several keystreams are drawn in one call)
 from protocols.gates.unit import MAX_BITS
 from protocols.kernels.checks import MAX_TERMS, TABLE_SIZES
 from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name

@@ -95,6 +95,7 @@ class ClearSide:
         self._inputs: Sequence[torch.Tensor | None] = ()
         self._values: dict[int, Any] = {}
         self._tables: Mapping[str, torch.Tensor] = {}
+        self._checks = [n for n in program.graph.nodes if is_check(n) and n.owner in (me, PUBLIC)]
 
     def set_model(self, model: ModelState | None) -> None:
         """The model whose parameters and buffers this party gives, where it owns them."""
@@ -139,8 +140,8 @@ class ClearSide:
 
     def _make_checks(self, phase: Phase) -> None:
         """The model's assertions of this party's values and of public ones. Raises InputError with their message."""
-        for node in self._program.graph.nodes:
-            if not is_check(node) or node.phase != phase or node.owner not in (self._me, PUBLIC):
+        for node in self._checks:
+            if node.phase != phase:
                 continue
             try:
                 self.value(node.id)

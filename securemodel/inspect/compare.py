@@ -109,10 +109,10 @@ class _Recorded(OnlineParty):
         super().__init__(*args)
         self.held: dict[int, torch.Tensor | Masked | None] = {}
 
-    def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:
+    def _release(self, env: dict, node: Node, done: Sequence[int]) -> None:
         if _values(node):
             self.held[node.id] = env[node.id]
-        super()._release(env, done, node, phase)
+        super()._release(env, node, done)
 
 
 def _opened(graph: Graph, parties: Sequence[_Recorded]) -> dict[int, torch.Tensor]:

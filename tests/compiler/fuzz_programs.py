@@ -34,7 +34,7 @@ from protocols.shares import Masked, MaskedBits, Order, Role
 from securemodel.compiler.ir import PHASES, TEXT_VERSION, Graph, Header, Node
 from securemodel.compiler.ops import ROWS, Case, Wrong, check_attrs, narrowed, opened_widths
 from securemodel.engines.masked.dealing import Dealing
-from securemodel.engines.masked.preparing import LoadedOperand, Preparing, StreamSource
+from securemodel.engines.masked.preparing import LoadedOperand, Preparing
 from securemodel.engines.masked.store import prepare
 from securemodel.engines.paillier.operators import ENCRYPTED_ROWS
 from securemodel.program import Program
@@ -346,7 +346,7 @@ def _deal(program: Program) -> None:
     streams = {name: Stream(insecure_test_key(1, name)) for name in program.parties}
     dealing = Dealing(program.graph, program.parties, streams)
     me, loaded = program.parties[0], {}
-    preparing = Preparing(program.graph, me, streams[me], StreamSource(streams[me]))
+    preparing = Preparing(program.graph, me, streams[me])
     for epoch, phase in enumerate(PHASES):
         for _ in dealing.deal(epoch, phase):
             pass

@@ -11,10 +11,8 @@ from unittest.mock import patch
 import torch
 
 import securemodel
-from protocols.prg import Stream
+from protocols.prg import Draws, Stream
 from securemodel.compiler.approximations import Smooth, fitted
-from securemodel.compiler.ir import Graph, Node
-from securemodel.compiler.ops import TALK
 from securemodel.engines.masked import party, preparing
 from securemodel.inspect.fixed import fixed_point
 
@@ -108,21 +106,18 @@ def addresses_read_once() -> Iterator[Counter]:
 
         return call
 
-    mask_of = preparing.mask_of
-
-    def noted_mask(graph: Graph, node: Node, masks: dict, streams: dict[str, Stream], epoch: int, *rest: Any) -> Any:
-        drawn = node.owner in streams if node.op == "input" else node.op in TALK
-        for stream in streams.values() if drawn else ():
-            read[stream, epoch, node.id, "mask_of of preparing"] += 1
-        return mask_of(graph, node, masks, streams, epoch, *rest)
+    class Noted(Draws):
+        def draw(self, stream: Stream, epoch: int) -> list[torch.Tensor]:
+            read.update((stream, epoch, place.node, place.purpose, place.index) for place in self.places)
+            return super().draw(stream, epoch)
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(preparing, "mask_of", noted_mask))
-        for module, name in ((party, "mask_share"), (party, "hidden_order"), (preparing, "expand_share")):
+        patches.enter_context(patch.object(preparing, "Draws", Noted))
+        for module, name in ((party, "mask_share"), (party, "hidden_order")):
             what = f"{name} of {module.__name__}"
             patches.enter_context(patch.object(module, name, noted(getattr(module, name), what)))
         yield read
-    twice = [(epoch, node, what) for (_, epoch, node, what), count in read.items() if count > 1]
+    twice = [address[1:] for address, count in read.items() if count > 1]
     assert not twice, f"read twice: {twice}"
 
 

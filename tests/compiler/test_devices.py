@@ -132,6 +132,7 @@ def watched() -> Iterator[Watch]:
     made = Watch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(twins, "chacha20", lambda out, *rest: out)
+        patch.setattr(twins, "chacha20_many", lambda outs, *rest: None)
         patch.setattr(opening, "check", lambda node, part, sender: None)  # no device has made what it looks at
         for name in ("frombuffer", "from_numpy"):  # functions of torch that its modes do not see
             patch.setattr(torch, name, made.noting(getattr(torch, name)))

@@ -256,7 +256,7 @@ def test_an_order_that_hides_nothing_is_found():
     program = compiled(permute, x, at)
     identity = lambda stream, epoch, node, size: torch.arange(size)
     with (
-        patch("securemodel.engines.masked.masks.hidden_order", identity),
+        patch("securemodel.engines.masked.dealing.hidden_order", identity),
         patch.object(party, "hidden_order", identity),
     ):
         assert "positions" in alarms(program, ("a", "b"))

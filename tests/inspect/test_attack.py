@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import securemodel
-from protocols.prg import Stream, Use
+from protocols.prg import Draws, Stream, Use
 from securemodel.engines.masked import party
 from securemodel.errors import InputError
 from securemodel.inspect import tampering
@@ -88,7 +88,12 @@ def broken(change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
             steps = {"set": out.copy_, "add": out.add_, "sub": out.sub_, "xor": out.bitwise_xor_}
             return steps[mode](found)
 
+        def fill_each(self: Draws, stream: Stream, epoch: int, outs: Sequence[torch.Tensor]) -> None:
+            for place, out in zip(self.places, outs, strict=True):
+                stream.fill(out, epoch, place.node, place.purpose, place.mode, place.index)
+
         monkeypatch.setattr(Stream, "fill", fill)
+        monkeypatch.setattr(Draws, "fill", fill_each)
 
     return patch
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import kernels
+from protocols.gates.sign import groups, opened_planes
 from protocols.kernels import dispatch, twins
 from protocols.kernels.checks import sides
 from protocols.kernels.cpu import build
@@ -431,6 +432,32 @@ def test_monomial_sets_are_the_documented_ones():
     assert kernels.monomial_sets(2, False) == ((0, 1),)
     assert kernels.monomial_sets(2, True) == ((0, 2), (1, 2))
     assert [len(kernels.monomial_sets(4, e)) for e in (False, True)] == [15, 22]
+
+
+@pytest.mark.parametrize("variant", EVERY)
+@given(seeds, st.sampled_from(((2, 0), (5, 0), (5, 2), (16, 0), (16, 4), (17, 1), (7, 3))), st.sampled_from((1, 3, 65)))
+@settings(max_examples=15, deadline=None)
+def test_a_layer_is_all_its_groups(variant, seed, digits, w):
+    g, layout = np.random.default_rng(seed), groups(*digits)
+    bits = ring(g, 2 * digits[0] - 1, w)
+    masks = ring(g, len(opened_planes(*digits)), w)
+    with kernels.use(variant):
+        made = kernels.monomials_layer(masks, layout)
+        assert torch.equal(made, twins.monomials_layer(masks, layout))
+        for first in (0, 1):
+            assert torch.equal(
+                kernels.combine_layer(masks ^ 5, masks, made, bits, layout, first),
+                twins.combine_layer(masks ^ 5, masks, made, bits, layout, first),
+            )
+
+
+def test_layers_of_no_groups_are_refused():
+    x = torch.zeros(20, 1, dtype=torch.int64)
+    for layout in (((1, 4),), ((0, 5),), ((0, 2), (3, 2))):
+        with pytest.raises(ValueError, match="not groups of 1 to 4 digits"):
+            kernels.monomials_layer(x, layout)
+    with pytest.raises(ValueError, match="combine_layer: bits must hold 7 planes"):
+        kernels.combine_layer(x[:6], x[:6], x[:15], x, ((0, 4),), 1)
 
 
 @pytest.mark.parametrize("variant", EVERY)

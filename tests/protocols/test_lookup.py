@@ -42,9 +42,7 @@ def test_splines_equal_their_twins(variant, seed, n, terms, signed, first):
     c, t, sign = ring(rng, terms, n, 1), ring(rng, n, 1), ring(rng, n, 1) if signed else None
     products = ring(rng, terms - (not signed) + terms * (terms + 1) // 2, n, 1)
     with kernels.use(variant):
-        assert torch.equal(
-            kernels.spline(c, t, products, signed, first), twins.spline(c, t, products, signed, first)
-        )
+        assert torch.equal(kernels.spline(c, t, products, signed, first), twins.spline(c, t, products, signed, first))
         assert torch.equal(kernels.deal_spline(c, t, sign), twins.deal_spline(c, t, sign))
 
 

@@ -8,8 +8,10 @@ from protocols.kernels.cpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.cpu.keystream import chacha20, chacha20_many
 from protocols.kernels.cpu.planes import (
     combine,
+    combine_layer,
     leaves,
     monomials,
+    monomials_layer,
     msb_plane,
     pack_bits,
     thermometer,
@@ -33,6 +35,7 @@ __all__ = [
     "chacha20",
     "chacha20_many",
     "combine",
+    "combine_layer",
     "conv2d",
     "deal_spline",
     "deal_truncation",
@@ -41,6 +44,7 @@ __all__ = [
     "leaves",
     "matmul",
     "monomials",
+    "monomials_layer",
     "msb_plane",
     "pack_bits",
     "select",

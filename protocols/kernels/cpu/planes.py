@@ -1,5 +1,7 @@
 """Comparison and other work on packed bits in C++."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -64,4 +66,33 @@ def combine(
     out = opened.new_empty((2 if with_eq else 1, w))
     pointers = [x.data_ptr() for x in (out, opened, mask_share, monomial_share, top)]
     build.module.combine(*pointers, w, k, with_eq, first)
+    return out
+
+
+@cache
+def _told(groups: tuple[tuple[int, int], ...]) -> list[int]:
+    """Each group's lowest digit, number of digits and number of monomials."""
+    counted = ((start, count, len(monomial_sets(count, start > 0)) if count > 1 else 0) for start, count in groups)
+    return [number for group in counted for number in group]
+
+
+def monomials_layer(masks: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    """`monomials` of each group of several digits."""
+    told = _told(groups)
+    out = masks.new_empty((sum(told[2::3]), masks.shape[1]))
+    build.module.monomials_layer(out.data_ptr(), masks.data_ptr(), masks.shape[1], told)
+    return out
+
+
+def combine_layer(
+    opened: Tensor, mask_share: Tensor, monomial_share: Tensor, bits: Tensor, groups: tuple[tuple[int, int], ...],
+    first: bool,
+) -> Tensor:  # fmt: skip
+    """`combine` of each group of several digits; a digit alone goes on as it is."""
+    w = bits.shape[1]
+    out = bits.new_empty((2 * len(groups) - 1, w))
+    build.module.combine_layer(
+        out.data_ptr(), opened.data_ptr(), mask_share.data_ptr(), monomial_share.data_ptr(), bits.data_ptr(), w,
+        _told(groups), first,
+    )  # fmt: skip
     return out

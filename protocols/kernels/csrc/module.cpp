@@ -194,6 +194,13 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
                       bool with_eq, bool first) {
     combine(words(out), words(opened), words(masks), words(products), words(top), count, k, with_eq, first);
   }, free_running);
+  m.def("monomials_layer", [](Address out, Address masks, i64 count, const Sizes& groups) {
+    monomials_layer(words(out), words(masks), count, groups);
+  }, free_running);
+  m.def("combine_layer", [](Address out, Address opened, Address masks, Address products, Address bits, i64 count,
+                            const Sizes& groups, bool first) {
+    combine_layer(words(out), words(opened), words(masks), words(products), words(bits), count, groups, first);
+  }, free_running);
 
   m.def("deal_truncation", [](Address a, Address k, int wrap_bytes, Address lam, i64 n, int f, int threads) {
     with_width(wrap_bytes, k, [=](auto* narrow) { deal_truncation(words(a), narrow, words(lam), n, f, threads); });

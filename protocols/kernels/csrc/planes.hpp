@@ -364,4 +364,40 @@ inline void combine(u64* out, const u64* opened, const u64* masks, const u64* mo
   runs[with_eq ? 1 : 0][k - 2](out, opened, masks, monomials, top, words, first);
 }
 
+// One group of digits of a layer: its lowest digit, how many there are, and how many monomials it has.
+struct DigitGroup {
+  i64 start, count, monomials;
+  i64 results() const { return start > 0 ? 2 : 1; }
+  i64 opened() const { return count > 1 ? 2 * count - (start > 0 ? 1 : 2) : 0; }
+};
+
+// `groups` (3 numbers each) of a layer, with `monomials` for all whose digits are several.
+inline void monomials_layer(u64* out, const u64* masks, i64 words, const std::vector<i64>& groups) {
+  for (std::size_t g = 0; g < groups.size(); g += 3) {
+    const DigitGroup group{groups[g], groups[g + 1], groups[g + 2]};
+    if (group.count > 1) monomials(out, masks, words, static_cast<int>(group.count), group.start > 0);
+    out += group.monomials * words;
+    masks += group.opened() * words;
+  }
+}
+
+// The same with `combine`; `bits` has all planes of all digits, of which a digit that is alone goes on as it is.
+inline void combine_layer(u64* out, const u64* opened, const u64* masks, const u64* products, const u64* bits, i64 words,
+                          const std::vector<i64>& groups, bool first) {
+  for (std::size_t g = 0; g < groups.size(); g += 3) {
+    const DigitGroup group{groups[g], groups[g + 1], groups[g + 2]};
+    if (group.count == 1) {
+      const u64* own = bits + (group.start > 0 ? 2 * group.start - 1 : 0) * words;
+      std::copy(own, own + group.results() * words, out);
+    } else {
+      const u64* top = bits + (2 * (group.start + group.count) - 3) * words;
+      combine(out, opened, masks, products, top, words, static_cast<int>(group.count), group.start > 0, first);
+    }
+    out += group.results() * words;
+    products += group.monomials * words;
+    opened += group.opened() * words;
+    masks += group.opened() * words;
+  }
+}
+
 }  // namespace kernels

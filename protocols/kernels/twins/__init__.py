@@ -9,8 +9,10 @@ from protocols.kernels.twins.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.twins.keystream import chacha20, chacha20_many
 from protocols.kernels.twins.planes import (
     combine,
+    combine_layer,
     leaves,
     monomials,
+    monomials_layer,
     msb_plane,
     pack_bits,
     thermometer,
@@ -34,6 +36,7 @@ __all__ = [
     "chacha20",
     "chacha20_many",
     "combine",
+    "combine_layer",
     "conv2d",
     "deal_spline",
     "deal_truncation",
@@ -42,6 +45,7 @@ __all__ = [
     "leaves",
     "matmul",
     "monomials",
+    "monomials_layer",
     "msb_plane",
     "pack_bits",
     "select",

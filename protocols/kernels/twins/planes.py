@@ -93,3 +93,33 @@ def combine(
                         term = public & (mask_share[masked[0]] if size == 1 else monomial_share[place[masked]])
                     results[at] = results[at] ^ term
     return torch.stack(results[: 1 + with_eq])
+
+
+def monomials_layer(masks: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    """`monomials` of each group of several digits."""
+    made, at = [], 0
+    for start, count in groups:
+        if count > 1:
+            size = 2 * count - 1 - (start == 0)
+            made.append(monomials(masks[at : at + size], count, start > 0))
+            at += size
+    return torch.cat(made)
+
+
+def combine_layer(
+    opened: Tensor, mask_share: Tensor, monomial_share: Tensor, bits: Tensor, groups: tuple[tuple[int, int], ...],
+    first: bool,
+) -> Tensor:  # fmt: skip
+    """`combine` of each group of several digits; a digit alone goes on as it is."""
+    made, at, used = [], 0, 0
+    for start, count in groups:
+        planes = bits[max(2 * start - 1, 0) : 2 * (start + count) - 1]
+        if count == 1:
+            made.append(planes)
+            continue
+        with_eq = start > 0
+        inputs, products = 2 * count - 2 + with_eq, len(monomial_sets(count, with_eq))
+        now, shares = slice(at, at + inputs), monomial_share[used : used + products]
+        made.append(combine(opened[now], mask_share[now], shares, planes[-2], count, with_eq, first))
+        at, used = at + inputs, used + products
+    return torch.cat(made)

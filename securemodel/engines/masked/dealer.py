@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-import torch
-
 from protocols import kernels
 from protocols.channel import Label, Link, Purpose, Reception
 from protocols.channel.frame import Expected
@@ -20,11 +18,11 @@ from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import EPOCHS, KEY_BYTES, Stream, new_key
 from protocols.psi.dealing import deal as deal_alignment
 from protocols.psi.dealing import is_request
-from securemodel.compiler.ir import Graph, Header
+from securemodel.compiler.ir import Graph, Header, Phase
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_programs
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
-from securemodel.engines.masked.dealing import Dealing, FamilyDealing
+from securemodel.engines.masked.dealing import Dealing, Dealt, FamilyDealing
 from securemodel.engines.masked.pipeline import pipelined
 from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
 from securemodel.engines.masked.tables import keys_to_hand, table_streams
@@ -189,11 +187,11 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
         _check_program(asks.peer, first, what, len(dealing))
         last = epoch
         posted = 0
-        for node, shares in pipelined(
-            dealing.deal(epoch, "load" if what == DEAL_LOAD else "run", first), _share_bytes, _AHEAD_BYTES
-        ):
-            asks.post(Label(epoch, node, Purpose.DEAL), shares)
-            posted += _share_bytes((node, shares))
+        phase: Phase = "load" if what == DEAL_LOAD else "run"
+        for dealt in pipelined(dealing.by_portion(epoch, phase, first), _dealt_bytes, _AHEAD_BYTES):
+            for node, shares in dealt:
+                asks.post(Label(epoch, node, Purpose.DEAL), shares)
+            posted += _dealt_bytes(dealt)
             if posted < _SEND_BYTES:
                 continue
             posted = 0
@@ -204,8 +202,8 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
         pump.run(_IDLE_S, silence_s)
 
 
-def _share_bytes(dealt: tuple[int, list[torch.Tensor]]) -> int:
-    return sum(share.numel() * share.element_size() for share in dealt[1])
+def _dealt_bytes(dealt: Dealt) -> int:
+    return sum(share.numel() * share.element_size() for _, shares in dealt for share in shares)
 
 
 def _check_epoch(peer: str, epoch: int, what: int, last: int | None) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
-from protocols.correlations import corrections, expand_share
-from protocols.gates import GATES, SIGNED, Part
-from protocols.prg import Stream
+from protocols.correlations import dealt_places, full_mask, hidden_order, taken_places
+from protocols.gates import GATES, SIGNED, Part, ready_attrs
+from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
-from securemodel.engines.masked.masks import Masks, has_mask, mask_of
-from securemodel.engines.masked.tables import TableMasks, table_streams
+from securemodel.compiler.positions import is_table
+from securemodel.engines.masked.masks import DERIVED, FRESH, Derive, Masks, portions
+from securemodel.engines.masked.tables import TABLE_EPOCH, TableMasks, table_streams
 
 
 def last_uses(graph: Graph, phase: Phase) -> dict[int, list[int]]:
@@ -33,6 +36,28 @@ def dealt_parts(graph: Graph) -> dict[int, tuple[Part, ...]]:
     return {n.id: GATES[n.op].parts(n.attrs, [graph[a].shape for a in n.args], n.shape) for n in gates}
 
 
+Dealt = list[tuple[int, list[torch.Tensor]]]
+"""For some gates the last party's shares of what is dealt, by node."""
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """What the dealer does for some nodes of a phase: draws of all streams, then node by node, then corrections.
+
+    `draws`: by stream, places and which of the tensors to make they are combined into. `masks`, `first`: which of these are
+    masks of nodes, and the first party's shares of what is dealt for gates with a sign. `steps`: by node, what makes
+    its mask, or None for a gate, and the masks that nobody reads after it. `corrections`: by stream of all ranks but the
+    last.
+    """
+
+    shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]
+    draws: tuple[tuple[Stream, Draws, tuple[int, ...]], ...]
+    masks: tuple[tuple[int, int], ...]
+    first: tuple[tuple[Node, tuple[int, ...]], ...]
+    steps: tuple[tuple[Node, Derive | None, list[int]], ...]
+    corrections: tuple[tuple[Stream, Draws], ...]
+
+
 class Dealing:
     """Makes the correlations of a program for parties whose streams it shares, in the program's order.
 
@@ -50,30 +75,29 @@ class Dealing:
         self._graph = graph
         self._streams = {name: streams[name] for name in parties}
         self._ranks = list(self._streams.values())
+        self._device = self._ranks[0].device
         self._tables = tables or table_streams(graph, parties, lambda name, owner: self._streams[name])
         self._step_of_epoch = 0
         self._loaded: Masks = {}
-        self._done = {phase: last_uses(graph, phase) for phase in PHASES}
         self._parts = dealt_parts(graph)
+        self._attrs = {n.id: ready_attrs(n.attrs, self._device) for n in graph.nodes if n.op in GATES}
+        self._flat = {phase: [self._portion(nodes, phase) for nodes in portions(graph, phase)] for phase in PHASES}
 
     def deal(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """For each gate of a phase: (node id, the last party's shares of what is dealt).
 
         `first`: in a load, the step that the run of the next epoch makes, and so on.
         """
+        return chain.from_iterable(self.by_portion(epoch, phase, first))
+
+    def by_portion(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[Dealt]:
+        """What `deal` makes, as it is made: several gates at a time."""
         if phase == "load":
             self._step_of_epoch = first - epoch - 1
         tables = TableMasks(self._tables, self._step_of_epoch + epoch)
         masks: Masks = {} if phase == "load" else dict(self._loaded)
-        for node in self._graph.nodes:
-            if node.phase != phase:
-                continue
-            if node.op in GATES:
-                yield node.id, self._gate(node, masks, epoch)
-            elif has_mask(node):
-                masks[node.id] = mask_of(self._graph, node, masks, self._streams, epoch, tables)
-            for value in () if phase == "load" else self._done[phase].get(node.id, ()):
-                masks.pop(value, None)
+        for portion in self._flat[phase]:
+            yield self._dealt(portion, masks, epoch, tables)
         if phase == "load":
             self._loaded = masks
 
@@ -81,20 +105,84 @@ class Dealing:
         """Takes the masks of the last load from the dealing of a program with the same load."""
         self._loaded = other._loaded
 
-    def _gate(self, node: Node, masks: Masks, epoch: int) -> list[torch.Tensor]:
+    def _portion(self, nodes: Sequence[Node], phase: Phase) -> _Portion:
+        done = {} if phase == "load" else last_uses(self._graph, phase)
+        shapes: list[tuple[tuple[int, ...], torch.dtype]] = []
+        drawn: dict[Stream, list[tuple[Place, int]]] = {stream: [] for stream in self._ranks}
+        masks, first = [], []
+        for node in nodes:
+            if (fresh := FRESH.get(node.op)) and fresh.use is not None and not is_table(self._graph, node):
+                mine = [stream for name, stream in self._streams.items() if fresh.mine(node, name)]
+                for at, stream in enumerate(mine):
+                    drawn[stream].append((fresh.place(node, fresh.together if at else "set"), len(shapes)))
+                if mine:
+                    masks.append((node.id, len(shapes)))
+                    shapes.append((node.shape, torch.int64))
+            elif node.op in SIGNED:
+                parts = dealt_places(node.id, self._parts[node.id])
+                drawn[self._ranks[0]] += [(place, len(shapes) + at) for at, place in enumerate(parts)]
+                first.append((node, tuple(range(len(shapes), len(shapes) + len(parts)))))
+                shapes += [(part.shape, part.dtype) for part in self._parts[node.id]]
+        fixed = [place for node in nodes if node.op in GATES for place in taken_places(node.id, self._parts[node.id])]
+        return _Portion(
+            tuple(shapes),
+            tuple(
+                (s, Draws([place for place, _ in here]), tuple(i for _, i in here)) for s, here in drawn.items() if here
+            ),
+            tuple(masks),
+            tuple(first),
+            tuple((node, self._mask_maker(node), done.get(node.id, [])) for node in nodes),
+            tuple((stream, Draws(fixed)) for stream in self._ranks[:-1]) if fixed else (),
+        )
+
+    def _mask_maker(self, node: Node) -> Derive | None:
+        """What makes a mask that is not drawn with those of its portion; of what is drawn, nothing."""
+        if node.op in GATES:
+            return None
+        if is_table(self._graph, node):
+            return lambda masks, tables: full_mask(tables.streams[str(node.owner)], TABLE_EPOCH, node.id, node.shape)
+        if node.op in DERIVED:
+            return DERIVED[node.op](self._graph, node, self._device)
+        return lambda masks, tables: masks.get(node.id)
+
+    def _dealt(self, portion: _Portion, masks: Masks, epoch: int, tables: TableMasks) -> Dealt:
+        device = self._device
+        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in portion.shapes]
+        for stream, draws, into in portion.draws:
+            draws.fill(stream, epoch, [made[i] for i in into])
+        masks.update((node, made[i]) for node, i in portion.masks)
+        first = {node.id: [made[i] for i in into] for node, into in portion.first}
+        dealt: Dealt = []
+        for node, derive, done in portion.steps:
+            if derive is None:
+                dealt.append((node.id, self._gate(node, masks, first.get(node.id, []))))
+            elif FRESH.get(node.op) and FRESH[node.op].use is None:
+                masks[node.id] = hidden_order(self._streams[str(node.owner)], epoch, node.id, node.attrs["size"])
+            else:
+                masks[node.id] = derive(masks, tables)
+            for value in done:
+                masks.pop(value, None)
+        values = [value for _, shares in dealt for value in shares]
+        for stream, draws in portion.corrections:
+            draws.fill(stream, epoch, values)
+        return dealt
+
+    def _gate(self, node: Node, masks: Masks, first: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What is dealt for a gate; `first`, where it has a sign, are the first party's shares of that."""
         operands = [self._present(masks.get(a), self._graph[a]) for a in node.args]
-        parts = self._parts[node.id]
+        attrs, parts = self._attrs[node.id], self._parts[node.id]
         if signed := SIGNED.get(node.op):
-            first = expand_share(self._ranks[0], epoch, node.id, parts)
-            masks[node.id] = signed.sign(node.attrs, operands, first)
-        return corrections(self._ranks[:-1], epoch, node.id, parts, GATES[node.op].deal(node.attrs, operands))
+            named = {part.name: share for part, share in zip(parts, first, strict=True)}
+            masks[node.id] = signed.sign(attrs, operands, named)
+        dealt = GATES[node.op].deal(attrs, operands)
+        return [dealt[part.name].contiguous() for part in parts]
 
     def _present(self, mask: torch.Tensor | None, node: Node) -> torch.Tensor:
         """A mask of None is zero: the value is public. Shares of bits have none, and nobody reads it."""
         if mask is not None:
             return mask
-        shape = () if node.form == "bits" else tuple(node.shape)
-        return torch.zeros(shape, dtype=torch.int64, device=self._ranks[0].device)
+        shape = () if node.form == "bits" else node.shape
+        return torch.zeros(shape, dtype=torch.int64, device=self._device)
 
 
 class FamilyDealing:
@@ -108,9 +196,13 @@ class FamilyDealing:
 
     def deal(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[tuple[int, list[torch.Tensor]]]:
         """As of one program; `first`: of a run, which of the programs it is of."""
+        return chain.from_iterable(self.by_portion(epoch, phase, first))
+
+    def by_portion(self, epoch: int, phase: Phase, first: int = 0) -> Iterator[Dealt]:
+        """What `deal` makes, as it is made: several gates at a time."""
         if phase == "run":
-            yield from self._each[first].deal(epoch, phase)
+            yield from self._each[first].by_portion(epoch, phase)
             return
-        yield from self._each[0].deal(epoch, phase, first)
+        yield from self._each[0].by_portion(epoch, phase, first)
         for other in self._each[1:]:
             other.loads_like(self._each[0])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from protocols import linear
-from protocols.correlations import full_bit_mask, full_mask, hidden_order
-from protocols.prg import Stream
+from protocols.gates import GATES, dealt_bytes, numel
+from protocols.prg import Place, Use
 from protocols.shares import part_of_bits
-from securemodel.compiler.ir import Graph, Node
-from securemodel.compiler.positions import is_table, take_rows
-from securemodel.engines.masked.tables import NO_TABLES, TABLE_EPOCH, TableMasks
+from securemodel.compiler.ir import Graph, Node, Phase
+from securemodel.compiler.positions import take_rows
+from securemodel.engines.masked.tables import TableMasks
 
 Masks = dict[int, torch.Tensor | None]
 """By node; None for zero."""
+
+PORTION_BYTES = 1 << 16
 
 
 def has_mask(node: Node) -> bool:
@@ -23,54 +26,95 @@ def has_mask(node: Node) -> bool:
     return node.form in ("masked", "masked_bits", "order")
 
 
-def mask_of(
-    graph: Graph,
-    node: Node,
-    masks: Masks,
-    streams: Mapping[str, Stream],
-    epoch: int,
-    tables: TableMasks = NO_TABLES,
-) -> torch.Tensor | None:
-    """The mask of a masked value. None: zero.
-
-    `streams` are those of all parties, and all masks whole; or one party's, and all masks its shares. Masks of `tables`
-    are whole.
-    """
-    if is_table(graph, node):
-        return full_mask(tables.streams[str(node.owner)], TABLE_EPOCH, node.id, node.shape)
-    if node.op in DERIVED:
-        return DERIVED[node.op](graph, node, [masks[a] for a in node.args], tables)
-    mine, fresh = FRESH[node.op]
-    known = [stream for name, stream in streams.items() if mine(node, name)]
-    return fresh(known, epoch, node) if known else None
+def portions(graph: Graph, phase: Phase) -> list[list[Node]]:
+    """The nodes of a phase that have masks or are dealt for, in their order, in portions that are made together: what is
+    made of streams for one is drawn in one call. A portion has at most PORTION_BYTES, or one node."""
+    made: list[list[Node]] = [[]]
+    room = 0
+    for node in graph.nodes:
+        if node.phase != phase or not (node.op in GATES or has_mask(node)):
+            continue
+        size = _made_bytes(graph, node)
+        if size > room:
+            made.append([])
+            room = PORTION_BYTES
+        made[-1].append(node)
+        room -= size
+    return [nodes for nodes in made if nodes]
 
 
-def _rows(graph: Graph, node: Node, operands: list[torch.Tensor | None], tables: TableMasks) -> torch.Tensor | None:
-    return None if operands[0] is None else take_rows(graph, node, operands[0], tables.step)
+def _made_bytes(graph: Graph, node: Node) -> int:
+    if node.op in GATES:
+        return dealt_bytes(GATES[node.op], node.attrs, [graph[a].shape for a in node.args], node.shape)
+    return 8 * numel(node.shape)
 
 
-def _linear(graph: Graph, node: Node, operands: list[torch.Tensor | None], tables: TableMasks) -> torch.Tensor | None:
-    shapes = [graph[a].shape for a in node.args]
-    return linear.apply(node.attrs["kind"], operands, node.attrs["attrs"], shapes, node.shape)
+@dataclass(frozen=True)
+class Fresh:
+    """How the mask of an operator's value is made of streams: whose add up to it, and where in them it is (None: it is an
+    order, see `protocols.correlations.hidden_order`)."""
+
+    mine: Callable[[Node, str], bool]
+    use: Use | None
+    together: str = "add"
+
+    def place(self, node: Node, mode: str = "set") -> Place:
+        """Where the mask of a node is."""
+        return Place(node.id, Use.MASK if self.use is None else self.use, node.shape, mode=mode)
 
 
-_Fresh = Callable[[Sequence[Stream], int, Node], torch.Tensor]
-_ring: _Fresh = lambda streams, epoch, node: full_mask(streams, epoch, node.id, node.shape)
-_bits: _Fresh = lambda streams, epoch, node: full_bit_mask(streams, epoch, node.id, node.shape)
-_order: _Fresh = lambda streams, epoch, node: hidden_order(streams[0], epoch, node.id, node.attrs["size"])
-
-FRESH: dict[str, tuple[Callable[[Node, str], bool], _Fresh]] = {
-    "input": (lambda node, name: name == node.owner, _ring),
-    "positions": (lambda node, name: name == node.owner, _order),
-    "mask": (lambda node, name: True, _ring),
-    "mask_bits": (lambda node, name: True, _bits),
-    "public_masked": (lambda node, name: False, _ring),
+FRESH: dict[str, Fresh] = {
+    "input": Fresh(lambda node, name: name == node.owner, Use.MASK),
+    "positions": Fresh(lambda node, name: name == node.owner, None),
+    "mask": Fresh(lambda node, name: True, Use.MASK),
+    "mask_bits": Fresh(lambda node, name: True, Use.BIT_MASK, "xor"),
+    "public_masked": Fresh(lambda node, name: False, Use.MASK),
 }
-"""Operators that need no masks to make one: whose streams add up to it, and how."""
-DERIVED: dict[str, Callable[..., torch.Tensor | None]] = {
+"""Operators that need no masks to make one."""
+
+Derive = Callable[[Masks, TableMasks], torch.Tensor | None]
+"""The mask of a node, from those of its operands: of all parties together, or one's shares. None: zero."""
+
+
+def _rows(graph: Graph, node: Node, device: torch.device) -> Derive:
+    def derive(masks: Masks, tables: TableMasks) -> torch.Tensor | None:
+        table = masks[node.args[0]]
+        return None if table is None else take_rows(graph, node, table, tables.step)
+
+    return derive
+
+
+def _linear(graph: Graph, node: Node, device: torch.device) -> Derive:
+    kind, attrs, args, shape = node.attrs["kind"], node.attrs["attrs"], node.args, node.shape
+    shapes = [graph[a].shape for a in args]
+    made = linear.ready(kind, attrs, device)
+    if len(args) == 1:
+        (only,) = args
+        return lambda masks, tables: None if (x := masks[only]) is None else made(x)
+
+    def derive(masks: Masks, tables: TableMasks) -> torch.Tensor | None:
+        operands = [masks[a] for a in args]
+        if any(x is None for x in operands):
+            return linear.apply(kind, operands, attrs, shapes, shape)
+        return made(*operands)
+
+    return derive
+
+
+def _xor(graph: Graph, node: Node, device: torch.device) -> Derive:
+    x, y = node.args
+    return lambda masks, tables: masks[x] ^ masks[y]  # type: ignore[operator]  # masked bits have masks
+
+
+def _part(graph: Graph, node: Node, device: torch.device) -> Derive:
+    (x,), attrs, shape = node.args, node.attrs, node.shape
+    return lambda masks, tables: part_of_bits(masks[x], attrs, shape)  # type: ignore[arg-type]
+
+
+DERIVED: dict[str, Callable[[Graph, Node, torch.device], Derive]] = {
     "rows": _rows,
     "linear": _linear,
-    "xor": lambda graph, node, operands, tables: operands[0] ^ operands[1],
-    "part": lambda graph, node, operands, tables: part_of_bits(operands[0], node.attrs, node.shape),
+    "xor": _xor,
+    "part": _part,
 }
 """Operators whose results are masked by what masks their operands."""

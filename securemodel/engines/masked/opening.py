@@ -29,7 +29,7 @@ from securemodel.compiler.ir import Node
 from securemodel.compiler.wire import item_bytes, sent_bits
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(repr=False, slots=True)
 class Part:
     """What one party adds to an opening, and its share of the mask that hides the value (None: nothing hides it)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,25 +14,28 @@ from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import hidden_order, mask_share
 from protocols.errors import explain
-from protocols.gates import GATES, HALVED, Dealt
+from protocols.gates import GATES, HALVED, Dealt, ready_attrs
 from protocols.prg import Stream
-from protocols.shares import Masked, MaskedBits, Role, add_shares, part_of_bits, public_share, to_additive
+from protocols.shares import Masked, MaskedBits, Role, part_of_bits, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.positions import is_table, table_nodes, take_rows
-from securemodel.compiler.wire import START, is_given, item_bytes, message_bytes, sends, serves_client, steps
+from securemodel.compiler.wire import START, is_given, serves_client, steps
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
+from securemodel.engines.masked.rounds import Cut, Opening, Round
 from securemodel.engines.masked.tables import TABLE_EPOCH, Tables
 from securemodel.engines.masked.zero import add_zero
 from securemodel.engines.start import agreed_rows, start_bytes
-from securemodel.engines.walk import Message, Rows, Steps, Talk
+from securemodel.engines.walk import Message, Rows, Steps
 from securemodel.errors import InputError
 from securemodel.program import Program
 
 _NOTHING = torch.empty(0, dtype=torch.uint8)  # of a message: in main memory, whatever the party computes on
 TakePrepared = Callable[[int], Prepared]
+Call = Callable[[dict, TakePrepared], Any]
+"""Computes a node, from the values there are and what was prepared."""
 
 
 class OnlineParty:
@@ -54,8 +58,7 @@ class OnlineParty:
         gives them."""
         self._loaded_at = 0
         self._graph = graph
-        self._steps = {phase: steps(graph, phase) for phase in PHASES}
-        self._done = {phase: last_uses(graph, phase) for phase in PHASES}
+        self._tables, self._serves = table_nodes(graph), serves_client(graph)
         check_runnable(program)
         self._digest, self._epoch = b"", 0
         self._loaded: dict[int, Any] = {}
@@ -70,6 +73,8 @@ class OnlineParty:
         """Told the rows of a run once the parties agree on them, before anything is sent that depends on a secret
         of a party without inputs."""
         self.inputs_shared_at = self.result_shared_at = 0.0
+        self._flat = {phase: self._flattened(phase) for phase in PHASES}
+        self._rounds: dict[tuple[int, ...], Round] = {}
 
     def fresh(self, times: int) -> dict[str, torch.Tensor]:
         """This party's shares of all states, hidden by shares of zero: together they say what the kept ones do.
@@ -92,7 +97,7 @@ class OnlineParty:
         self._loaded = {}
         self.tables.shared |= self._contributed()
         env = yield from self._phase("load", epoch, take, Rows(), lambda values: None)
-        self.tables.shared = {node.id: env[node.id] for node in table_nodes(self._graph)}
+        self.tables.shared = {node.id: env[node.id] for node in self._tables}
         self._loaded = {i: v for i, v in env.items() if v is not None or self._graph[i].form != "float"}
         self.loaded_operands = {
             i: LoadedOperand(v.m, v.lam, None if i in self.tables.shared else to_additive(v, self.role))
@@ -143,35 +148,51 @@ class OnlineParty:
         yield from self._phase("run", epoch, take, rows, agree, outputs)
         return outputs, agreed[-1]
 
+    def _flattened(self, phase: Phase) -> tuple[_Step, ...]:
+        """A phase as calls that are ready, step by step."""
+        done = {} if phase == "load" else last_uses(self._graph, phase)
+        return tuple(
+            _Step(
+                tuple((node, self._ready(node), tuple(done.get(node.id, ()))) for node in step.local),
+                tuple((node, tuple(done.get(node.id, ()))) for node in step.talk),
+                step.talk[0].id if step.talk else index,
+                bool(step.talk) and step.talk[-1].op == "reveal",
+            )
+            for index, step in enumerate(steps(self._graph, phase))
+        )
+
     def _phase(self, phase: Phase, epoch: int, take, rows: Rows, agree, outputs=None):
         env, kept = {**self._loaded, **self.tables.shared}, {}
         self._digest, self._epoch = self.clear.agreed_digest(phase, self._agreed(phase)), epoch
-        done, first, agreed = self._done[phase], True, rows
-        for index, step in enumerate(self._steps[phase]):
-            for node in step.local:
-                env[node.id] = self._local(node, env, take)
+        first, agreed = True, rows
+        for step in self._flat[phase]:
+            for node, call, done in step.calls:
+                env[node.id] = made = call(env, take)
                 if node.op == "keep":
-                    kept[node.attrs["name"]] = env[node.id]
+                    kept[node.attrs["name"]] = made
                 elif node.op == "client_output":
-                    outputs[node.attrs["index"]] = env[node.id]
-                self._release(env, done, node, phase)
+                    outputs[node.attrs["index"]] = made
+                self._release(env, node, done)
             if not step.talk and not first:
                 continue
-            if step.talk and step.talk[-1].op == "reveal":
+            if step.reveals:
                 self.result_shared_at = time.perf_counter()
-            opened = [node for node in step.talk if node.id not in self.tables.shared]
-            items = [(node, self._outgoing(node, env, take, epoch, agreed)) for node in opened]
+            items = [
+                (node, self._outgoing(node, env, take, epoch, agreed))
+                for node, _ in step.talk
+                if node.id not in self.tables.shared
+            ]
             start = self._start(rows) if first else None
-            at = step.talk[0].id if step.talk else index
-            received = yield self._talk(Label(epoch, at, Purpose.START if first else Purpose.OPEN), items, start)
+            made = self._round(items, first)
+            received = yield made.talk(Label(epoch, step.at, Purpose.START if first else Purpose.OPEN), items, start)
             if first:
                 agreed = agreed_rows(self.program, self.me, self._digest, rows, received)
                 agree(agreed)
-            self._incoming(items, env, received, START.size if first else 0, outputs)
+            self._incoming(items, env, received, made.cuts, outputs)
             if first:
                 self.inputs_shared_at = time.perf_counter()
-            for node in step.talk:
-                self._release(env, done, node, phase)
+            for node, done in step.talk:
+                self._release(env, node, done)
             first = False
         self.kept = {**self.kept, **kept}  # a phase that fails changes nothing
         return env
@@ -179,8 +200,8 @@ class OnlineParty:
     def _agreed(self, phase: Phase) -> dict[str, torch.Tensor]:
         """What all parties must agree on: of tables, that they are at the same step, and have shared them or not; of what
         clients ask, what is run."""
-        tables = table_nodes(self._graph)
-        if serves_client(self._graph):
+        tables = self._tables
+        if self._serves:
             manifest = self.manifest if phase == "run" else bytes([self.given_weights is not None])
             return {"what is run": torch.tensor(list(manifest), dtype=torch.uint8)}
         if phase == "run" or not tables:
@@ -190,29 +211,22 @@ class OnlineParty:
             "rows: shared": torch.tensor(all(node.id in self.tables.shared for node in tables)),
         }
 
-    def _release(self, env: dict, done: dict[int, list[int]], node: Node, phase: Phase) -> None:
-        if phase == "load":
-            return
-        for value in done.get(node.id, ()):
+    def _release(self, env: dict, node: Node, done: Sequence[int]) -> None:
+        """Called after each node: what nobody reads any more is dropped."""
+        for value in done:
             env.pop(value, None)
 
     # ---- talking
     def _start(self, rows: Rows) -> torch.Tensor:
         return torch.frombuffer(bytearray(start_bytes(self._digest, rows)), dtype=torch.uint8)
 
-    def _talk(self, label: Label, items: list[tuple[Node, Any]], start: torch.Tensor | None) -> Talk:
-        outgoing: dict[str, list[torch.Tensor]] = {}
-        incoming: dict[str, int] = {}
-        talk = [node for node, _ in items]
-        for peer in self.peers:
-            buffers = [start] if start is not None else []
-            buffers += [wire for node, (wire, _) in items if sends(node, self.me, peer)]
-            if any(buffer.numel() for buffer in buffers):
-                outgoing[peer] = buffers
-            expected = message_bytes(talk, peer, self.me, start is not None)
-            if expected:
-                incoming[peer] = expected
-        return Talk(label, outgoing, incoming)
+    def _round(self, items: Sequence[Opening], first: bool) -> Round:
+        """Who sends and receives what of these openings in one message."""
+        key = (first, *(node.id for node, _ in items))
+        if key not in self._rounds:
+            nodes = [node for node, _ in items]
+            self._rounds[key] = Round.of(nodes, self.me, self.peers, START.size if first else 0)
+        return self._rounds[key]
 
     def _outgoing(
         self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
@@ -227,10 +241,10 @@ class OnlineParty:
         self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """This party's shares of what is opened and of the mask that hides it."""
-        if is_table(self._graph, node):
-            stream = Stream(self.tables.key, self._stream.device)
-            return self._encoded(node), mask_share(stream, TABLE_EPOCH, node.id, node.shape)
         if node.op == "input":
+            if is_table(self._graph, node):
+                stream = Stream(self.tables.key, self._stream.device)
+                return self._encoded(node), mask_share(stream, TABLE_EPOCH, node.id, node.shape)
             return self._encoded(node), mask_share(self._stream, epoch, node.id, node.shape)
         if node.op == "positions":
             return self._encoded(node), hidden_order(self._stream, epoch, node.id, node.attrs["size"])
@@ -241,15 +255,15 @@ class OnlineParty:
             share = opening.without_filling(share, rows.now)
         return add_zero(share, self.me, self._pairs, epoch, node.id) if self._pairs else share, None
 
-    def _incoming(self, items, env: dict, received: Message, offset: int, outputs) -> None:
-        at = dict.fromkeys(self.peers, offset)
-        for node, (_, kept) in items:
+    def _incoming(
+        self, items: Sequence[Opening], env: dict, received: Message, cuts: Sequence[Sequence[Cut]], outputs
+    ) -> None:
+        for (node, (_, kept)), pieces in zip(items, cuts, strict=True):
             parts = {}
-            for peer in self.peers:
-                if sends(node, peer, self.me):
-                    parts[peer] = received.get(peer, _NOTHING)[at[peer] : at[peer] + item_bytes(node)]
-                    opening.check(node, parts[peer], peer)
-                    at[peer] += item_bytes(node)
+            for peer, start, end in pieces:
+                payload = received.get(peer, _NOTHING)
+                parts[peer] = payload if end is None else payload[start:end]
+                opening.check(node, parts[peer], peer)
             env[node.id] = self._opened(node, kept, parts, outputs)
 
     def _opened(self, node: Node, mine: opening.Part | None, parts: Message, outputs) -> Any:
@@ -266,16 +280,23 @@ class OnlineParty:
         """A value of this party, or public, as ring elements on the device that the party computes on."""
         return self.clear.encoded(node).to(self._stream.device)
 
-    def _local(self, node: Node, env: dict, take: TakePrepared) -> Any:
-        if node.op in GATES:
-            return self._gate(node, env, cast(Dealt, take(node.id)))
-        return LOCAL[node.op](self, node, env, take)
+    def _ready(self, node: Node) -> Call:
+        """What computes a node that does not talk: its operands, attributes and shapes are found here, once."""
+        if node.op not in GATES:
+            return LOCAL[node.op](self, node)
+        attrs, i = ready_attrs(node.attrs, self._stream.device), node.id
+        return lambda env, take: self._gate(node, attrs, env, cast(Dealt, take(i)))
 
-    def _gate(self, node: Node, env: dict, dealt: Dealt) -> torch.Tensor:
-        operands = [env[a] for a in node.args]
-        if (halved := HALVED.get(node.op)) and node.args[1] in self.loaded_operands:
-            return halved.finish(node.attrs, operands[0].m, self.loaded_operands[node.args[1]].share, dealt)
-        return GATES[node.op].evaluate(self.role, node.attrs, operands, dealt).view(node.shape)
+    def _gate(self, node: Node, attrs: dict, env: dict, dealt: Dealt) -> torch.Tensor:
+        args = node.args
+        if node.op in HALVED and node.phase == "run" and args[1] in self.loaded_operands:
+            return HALVED[node.op].finish(attrs, env[args[0]].m, self.loaded_operands[args[1]].share, dealt)
+        made = GATES[node.op].evaluate(self.role, attrs, [env[a] for a in args], dealt)
+        return made if made.shape == node.shape else made.view(node.shape)
+
+    def _public_product(self, node: Node, share: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        first, second = (known, share) if node.attrs["swapped"] else (share, known)
+        return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
 
     def _present(self, env: dict, node: Node) -> torch.Tensor:
         """A node's operand as a share that is there."""
@@ -284,84 +305,123 @@ class OnlineParty:
             return torch.zeros(self._graph[node.args[0]].shape, dtype=torch.int64, device=self._stream.device)
         return share
 
-    def _do_own(self, node: Node, env: dict, take) -> torch.Tensor | None:
+    def _own(self, node: Node) -> torch.Tensor | None:
         if self.given_weights is not None:
             return self.given_weights[node.id].to(self._stream.device)
         return self._encoded(node) if node.owner == self.me else None
 
-    def _do_client_input(self, node: Node, env: dict, take) -> torch.Tensor:
+    def _client_input(self, node: Node) -> torch.Tensor:
         return self.shares[int(node.attrs["name"].removeprefix("input:"))].to(self._stream.device)
 
-    def _do_client_output(self, node: Node, env: dict, take) -> torch.Tensor:
+    def _client_output(self, node: Node, env: dict) -> torch.Tensor:
         """This party's share for the client, who has no other share and must learn the sum alone: so two parties add shares
         of zero, too."""
         return add_zero(self._present(env, node), self.me, self._all_pairs, self._epoch, node.id).cpu()
 
-    def _do_public_masked(self, node: Node, env: dict, take) -> Masked:
-        take(node.id)
-        return Masked(env[node.args[0]], None)
-
-    def _do_xor(self, node: Node, env: dict, take) -> Any:
-        x, y = (env[a] for a in node.args)
-        return MaskedBits(x.hat ^ y.hat, take(node.id)["lam"]) if node.form == "masked_bits" else x ^ y
-
-    def _do_part(self, node: Node, env: dict, take) -> MaskedBits:
-        hat = part_of_bits(env[node.args[0]].hat, node.attrs, node.shape)
-        return MaskedBits(hat, take(node.id)["lam"])
-
-    def _do_rows(self, node: Node, env: dict, take) -> Masked:
-        return Masked(take_rows(self._graph, node, env[node.args[0]].m, self.step), take(node.id)["lam"])
-
-    def _do_linear(self, node: Node, env: dict, take) -> Any:
-        kind, attrs = node.attrs["kind"], node.attrs["attrs"]
-        operands = [env[a] for a in node.args]
-        if node.form == "masked":
-            m = linear.LINEAR[kind](*[x.m for x in operands], **attrs)
-            return Masked(m, take(node.id)["lam"])
-        if kind == "add" and operands[0] is not None and operands[0].shape == torch.Size(node.shape):
-            return add_shares(*operands)
-        return linear.apply(kind, operands, attrs, [self._graph[a].shape for a in node.args], node.shape)
-
-    def _do_owned_layer(self, node: Node, env: dict, take: TakePrepared) -> torch.Tensor:
+    def _owned_layer(self, node: Node, env: dict, prepared: Prepared) -> torch.Tensor:
         """What was made of the others' masks, and at the weights' owner the product of the rest, in the clear."""
-        x, prepared = env[node.args[0]], take(node.id)
-        share = cast(torch.Tensor, prepared["share"])
+        x, share = env[node.args[0]], cast(torch.Tensor, prepared["share"])
         if prepared["weights"] is None:
             return share
         known = x.m if x.lam is None else x.m - x.lam
         product = bilinear(node.attrs["kind"], known, prepared["weights"], node.attrs["attrs"])
         return product.view(node.shape) + share
 
-    def _do_bilinear_public(self, node: Node, env: dict, take) -> torch.Tensor | None:
-        x, y = (env[a] for a in node.args)
-        if x is None:
-            return None
-        first, second = (y, x) if node.attrs["swapped"] else (x, y)
-        return bilinear(node.attrs["kind"], first, second, node.attrs["attrs"])
+
+@dataclass(frozen=True)
+class _Step:
+    """Calls of local nodes, then the nodes whose openings share a message, whose label has the number `at`; of each the
+    values that nobody reads after it."""
+
+    calls: tuple[tuple[Node, Call, tuple[int, ...]], ...]
+    talk: tuple[tuple[Node, tuple[int, ...]], ...]
+    at: int
+    reveals: bool
 
 
-Local = Callable[[OnlineParty, Node, dict, TakePrepared], Any]
-_NOT_YET: Local = lambda self, node, env, take: None  # an owner computes it where it enters the ring
-LOCAL: dict[str, Local] = {
+def _masked_linear(made: Callable[..., torch.Tensor], node: Node) -> Call:
+    i, args = node.id, node.args
+    if len(args) == 1:
+        (only,) = args
+        return lambda env, take: Masked(made(env[only].m), take(i)["lam"])
+    return lambda env, take: Masked(made(*[env[a].m for a in args]), take(i)["lam"])
+
+
+def _linear(self: OnlineParty, node: Node) -> Call:
+    kind, attrs, args, shape = node.attrs["kind"], node.attrs["attrs"], node.args, node.shape
+    made = linear.ready(kind, attrs, self._stream.device)
+    if node.form == "masked":
+        return _masked_linear(made, node)
+    if len(args) == 1:
+        (only,) = args
+        return lambda env, take: None if (x := env[only]) is None else made(x)
+    shapes = [self._graph[a].shape for a in args]
+
+    def call(env: dict, take: TakePrepared) -> torch.Tensor | None:
+        operands = [env[a] for a in args]
+        if not any(x is None for x in operands):
+            return made(*operands)
+        if kind == "add" and operands[0] is not None and operands[0].shape == shape:
+            return operands[0]
+        return linear.apply(kind, operands, attrs, shapes, shape)
+
+    return call
+
+
+def _public_masked(self: OnlineParty, node: Node) -> Call:
+    (x,), i = node.args, node.id
+
+    def call(env: dict, take: TakePrepared) -> Masked:
+        take(i)
+        return Masked(env[x], None)
+
+    return call
+
+
+def _xor(self: OnlineParty, node: Node) -> Call:
+    (x, y), i = node.args, node.id
+    if node.form == "masked_bits":
+        return lambda env, take: MaskedBits(env[x].hat ^ env[y].hat, cast(torch.Tensor, take(i)["lam"]))
+    return lambda env, take: env[x] ^ env[y]
+
+
+def _part(self: OnlineParty, node: Node) -> Call:
+    (x,), i, attrs, shape = node.args, node.id, node.attrs, node.shape
+    return lambda env, take: MaskedBits(part_of_bits(env[x].hat, attrs, shape), cast(torch.Tensor, take(i)["lam"]))
+
+
+def _rows(self: OnlineParty, node: Node) -> Call:
+    (x,), i = node.args, node.id
+    return lambda env, take: Masked(take_rows(self._graph, node, env[x].m, self.step), take(i)["lam"])
+
+
+def _bilinear_public(self: OnlineParty, node: Node) -> Call:
+    x, y = node.args
+    return lambda env, take: None if env[x] is None else self._public_product(node, env[x], env[y])
+
+
+_NOT_YET = lambda self, node: lambda env, take: None  # an owner computes it where it enters the ring
+_of_operand = lambda use: lambda self, node: lambda env, take: use(self, env[node.args[0]])
+LOCAL: dict[str, Callable[[OnlineParty, Node], Call]] = {
     "placeholder": _NOT_YET,
     "float": _NOT_YET,
-    "encode": lambda self, node, env, take: self._encoded(node),
-    "own": OnlineParty._do_own,
-    "client_input": OnlineParty._do_client_input,
-    "client_output": OnlineParty._do_client_output,
-    "public_masked": OnlineParty._do_public_masked,
-    "public_additive": lambda self, node, env, take: public_share(env[node.args[0]], self.role),
-    "to_additive": lambda self, node, env, take: to_additive(env[node.args[0]], self.role),
-    "state": lambda self, node, env, take: self.kept[node.attrs["name"]],
-    "keep": lambda self, node, env, take: env[node.args[0]],
-    "rows": OnlineParty._do_rows,
-    "linear": OnlineParty._do_linear,
-    "part": OnlineParty._do_part,
-    "xor": OnlineParty._do_xor,
-    "bilinear_public": OnlineParty._do_bilinear_public,
-    "owned_layer": OnlineParty._do_owned_layer,
+    "encode": lambda self, node: lambda env, take: self._encoded(node),
+    "own": lambda self, node: lambda env, take: self._own(node),
+    "client_input": lambda self, node: lambda env, take: self._client_input(node),
+    "client_output": lambda self, node: lambda env, take: self._client_output(node, env),
+    "public_masked": _public_masked,
+    "public_additive": _of_operand(lambda self, x: public_share(x, self.role)),
+    "to_additive": _of_operand(lambda self, x: to_additive(x, self.role)),
+    "state": lambda self, node: lambda env, take: self.kept[node.attrs["name"]],
+    "keep": _of_operand(lambda self, x: x),
+    "rows": _rows,
+    "linear": _linear,
+    "part": _part,
+    "xor": _xor,
+    "bilinear_public": _bilinear_public,
+    "owned_layer": lambda self, node: lambda env, take: self._owned_layer(node, env, take(node.id)),
 }
-"""What a party computes for the operators that are no gates and do not talk."""
+"""For the operators that are no gates and do not talk: what computes a node at a party."""
 
 
 def check_runnable(program: Program) -> None:

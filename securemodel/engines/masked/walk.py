@@ -18,7 +18,7 @@ from securemodel.compiler.positions import table_nodes
 from securemodel.engines.masked.ahead import Ahead, AtOnce
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.party import OnlineParty, TakePrepared
-from securemodel.engines.masked.preparing import Item, Prepared, Preparing, Source, StreamSource
+from securemodel.engines.masked.preparing import Item, Prepared, Preparing, Source
 from securemodel.engines.masked.sources import DealtHere, NoSource
 from securemodel.engines.masked.store import Store
 from securemodel.engines.masked.tables import Tables, table_streams
@@ -50,9 +50,7 @@ class MaskedWalk(Walk):
         self.party, self.source, self.deal_after_inputs = party, source, False
         self.others: Mapping[int, Callable[[int], Prepared]] = {}
         """What makes the parts of nodes that no dealer deals for, by node: functions of the epoch."""
-        self.preparing = Preparing(
-            party.program.graph, party.me, stream, self if party.role.last else StreamSource(stream)
-        )
+        self.preparing = Preparing(party.program.graph, party.me, stream, self if party.role.last else None)
         self._store, self._ahead, self._asked = store, ahead and not store, 0
         self._step_of_epoch = 0
         self._worker = Ahead(self._prepare, _AHEAD_BYTES, party.me) if threaded else AtOnce(self._prepare)
@@ -151,6 +149,8 @@ class MaskedWalk(Walk):
 
     def _take_from(self, epoch: int) -> TakePrepared:
         take = self._worker.take_from(epoch)
+        if not self.others:
+            return take
         return lambda node: self.others[node](epoch) if node in self.others else take(node)
 
     def _end(self, epoch: int) -> None:
