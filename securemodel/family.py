@@ -17,11 +17,10 @@ from protocols.errors import explain
 from protocols.names import PUBLIC
 from securemodel.compiler.capture import Captured, Examples, example_tensors
 from securemodel.compiler.ir import CLIENT, Node, Stranger
-from securemodel.compiler.ops import OUTPUTS
+from securemodel.compiler.ops import OUTPUTS, encoding_limit
 from securemodel.compiler.owners import given_weights, weight_owners
 from securemodel.compiler.postprocess import Reveal, capture_revealing
 from securemodel.compiler.reading import MAX_FAMILY, load_of
-from securemodel.engines.clear import encoding_limit
 from securemodel.engines.compiling import compile_for
 from securemodel.engines.masked import compiling as masked_compiling
 from securemodel.errors import CompileError

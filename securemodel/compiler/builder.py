@@ -224,7 +224,7 @@ class Builder:
 
     @property
     def most(self) -> Real:
-        """The largest magnitude that a number may have to enter the ring (engines.clear.encoding_limit)."""
+        """The largest magnitude that a number may have to enter the ring (ops.encoding_limit)."""
         most = 2.0 ** (62 - 2 * self.frac_bits)
         return most if self.width == 64 else min(most, 2.0 ** (self.width - 1 - self.frac_bits))
 
@@ -592,7 +592,7 @@ class Builder:
             index = self.floor_or_above(z, step_bits)
             t = self.sub(self.rescale(z), self.scale(index, step))
         coefficients = self._value(self._secret("lookup", [index], (len(table), *z.shape), table=table))
-        return self._value(self._secret("spline", [coefficients, t], z.shape))
+        return self._value(self._secret("spline", [coefficients, t], z.shape, step_bits=step_bits))
 
     def maximum(self, x: Value, y: Value) -> Value:
         """max(x, y) = y + [x - y >= 0] (x - y)."""

@@ -949,6 +949,15 @@ def precision_problem(frac_bits: int, width: int) -> str:
     return ""
 
 
+def encoding_limit(header: Header, frac: int = 0) -> float:
+    """The largest magnitude of inputs and weights: products of two can be truncated, and `width` bits hold each.
+
+    frac: the fractional bits of the encoded value, which may be more than those of a product.
+    """
+    limit = 2.0 ** (62 - max(2 * header.frac_bits, frac))
+    return limit if header.width == 64 else min(limit, 2.0 ** (header.width - 1 - header.frac_bits))
+
+
 def check_header(header: Header) -> None:
     """Raises ProgramError unless the first line says what `compile` might have said."""
     problem = precision_problem(header.frac_bits, header.width) or _names_problem(header)

@@ -14,9 +14,10 @@ from protocols.fixedpoint import decode, encode
 from protocols.names import PUBLIC
 from securemodel.compiler.builder import Value, mapped
 from securemodel.compiler.capture import NO_MESSAGE, ModelState, model_state
-from securemodel.compiler.ir import Header, Node, Phase, is_check
+from securemodel.compiler.ir import Node, Phase, is_check
 from securemodel.compiler.lower.choosing import one_hot_of
 from securemodel.compiler.lower.positions import from_the_front, within
+from securemodel.compiler.ops import encoding_limit
 from securemodel.compiler.owners import owner_of, weight_owners
 from securemodel.compiler.positions import is_table, table_nodes
 from securemodel.errors import InputError, SmallWeightsWarning
@@ -64,15 +65,6 @@ _READS: dict[Any, Callable[..., list[_Read]]] = {
     ),
 }
 """What reads or writes at positions, with these, of its arguments."""
-
-
-def encoding_limit(header: Header, frac: int = 0) -> float:
-    """The largest magnitude of inputs and weights: products of two can be truncated, and `width` bits hold each.
-
-    frac: the fractional bits of the encoded value, which may be more than those of a product.
-    """
-    limit = 2.0 ** (62 - max(2 * header.frac_bits, frac))
-    return limit if header.width == 64 else min(limit, 2.0 ** (header.width - 1 - header.frac_bits))
 
 
 def revealed(node: Node, ring: torch.Tensor) -> torch.Tensor:

@@ -16,9 +16,9 @@ from protocols.errors import explain
 from protocols.shares import RING_BITS, Masked
 from securemodel.compiler.capture import Captured, layer_of, model_state, source_line
 from securemodel.compiler.ir import PHASES, Graph, Mark, Node, Phase, only_moves
-from securemodel.compiler.ops import ROWS, shifted_bits
+from securemodel.compiler.ops import ROWS, encoding_limit, shifted_bits
 from securemodel.compiler.wire import sent_bits
-from securemodel.engines.clear import ClearSide, encoding_limit, revealed
+from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.walk import local_walks
 from securemodel.errors import InputError

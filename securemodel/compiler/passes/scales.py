@@ -260,7 +260,7 @@ class _Pass:
         terms = self.old[node.args[0]].shape[0]
         args = [self.env[node.args[0]].id, self.at(node.args[1], self.frac_bits)]
         frac = terms * self.frac_bits
-        return _Scaled(self._add(node, "spline", args, node.shape, frac=frac), frac)
+        return _Scaled(self._add(node, "spline", args, node.shape, frac=frac, **node.attrs), frac)
 
     def is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])

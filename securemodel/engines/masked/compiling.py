@@ -10,6 +10,7 @@ from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes.fold import fold_owner_scales
 from securemodel.compiler.passes.masks import narrow_masks, place_masks
+from securemodel.compiler.passes.reach import fit_comparisons
 from securemodel.compiler.passes.scales import place_truncations
 from securemodel.compiler.passes.schedule import order_nodes
 from securemodel.compiler.passes.together import compare_together
@@ -43,6 +44,9 @@ class Draft:
     def place_truncations(self) -> None:
         outputs = [self.replaced.get(v.id, v.id) for v in self.outputs]
         self.graph = place_truncations(self.graph, outputs, self.dtypes, self.replaced, self.header)
+
+    def fit_comparisons(self) -> None:
+        fit_comparisons(self.graph, self.header, self.builder)
 
     def mark_layers(self) -> None:
         self.mark(self.graph)
@@ -85,6 +89,7 @@ def renamed(graph: Graph, calls: Mapping[int, FloatCall], ids: Mapping[int, int]
 PASSES: tuple[Callable[[Draft], None], ...] = (
     Draft.fold_owner_scales,
     Draft.place_truncations,
+    Draft.fit_comparisons,
     Draft.mark_layers,
     Draft.place_masks,
     Draft.compare_together,

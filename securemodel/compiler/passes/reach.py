@@ -1,0 +1,151 @@
+"""How large values can be, and comparisons that see no more bits than that.
+
+Known are: what owners may encode, constants of the program, tables, bits, and results of truncations, whose operand is
+below 2^62 or meaningless. Sums, products and what moves elements follow. Nothing is guessed: a value of which nothing
+is known counts as any element of the ring, and stays that way until a truncation or a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from protocols.gates import numel
+from protocols.linear import LAYOUT
+from protocols.names import PUBLIC
+from protocols.shares import RING_BITS
+from securemodel.compiler.builder import Builder, Value
+from securemodel.compiler.ir import WRAPS, Graph, Header, Node
+from securemodel.compiler.ops import encoding_limit
+
+_TRUNCATED_BITS = 62
+Reach = int | None
+"""The largest magnitude in units of the ring; None: any element of it."""
+
+
+def _ring(most: int) -> Reach:
+    """None where a number so large can leave the ring."""
+    return most if most < 1 << (RING_BITS - 1) else None
+
+
+@dataclass
+class Reaches:
+    """Walks a graph whose truncations are placed. `constants` knows the public floats; `valid`: values that are too large
+    to be truncated are the user's mistake, and need not be compared as what the ring makes of them."""
+
+    graph: Graph
+    header: Header
+    constants: Builder
+    valid: bool = True
+    found: list[Reach] = field(default_factory=list)
+    wraps: list[bool] = field(default_factory=list)
+
+    def walk(self) -> list[Reach]:
+        """The reach of each node's value."""
+        for node in self.graph.nodes:
+            xs = [self.found[a] for a in node.args]
+            marked = any(mark.name == WRAPS for mark in node.marks)
+            self.wraps.append(marked or (node.op != "select" and any(self.wraps[a] for a in node.args)))
+            self.found.append(None if marked else RULES[node.op](self, node, xs) if node.op in RULES else None)
+        return self.found
+
+    def share(self, node: Node, xs: list[Reach]) -> Reach:
+        frac = node.frac or 0
+        if node.owner == PUBLIC:
+            at = self.constants.graph[node.attrs["float"]]
+            known = self.constants.public(Value(at.id, at.shape, PUBLIC))
+            if known is not None and known.numel() and bool(known.isfinite().all()):
+                return _ring(int(float(known.double().abs().max()) * 2.0**frac) + 1)
+        return _ring(int(encoding_limit(self.header, frac) * 2.0**frac))
+
+    def linear(self, node: Node, xs: list[Reach]) -> Reach:
+        known = [x for x in xs if x is not None]
+        if len(known) < len(xs):
+            return None
+        kind, attrs = node.attrs["kind"], node.attrs["attrs"]
+        if kind in LAYOUT or kind in ("neg", "cat"):
+            return max(known)
+        if kind in ("add", "sub"):
+            return _ring(sum(known))
+        times = {
+            "scale": lambda: abs(attrs["factor"]),
+            "index_sub": lambda: 2,
+            "sum": lambda: numel(self.graph[node.args[0]].shape) // max(1, numel(node.shape)),
+            "window_sum": lambda: max((b - a for a, b in zip(attrs["starts"], attrs["ends"], strict=True)), default=0),
+        }[kind]()
+        return _ring(times * known[0])
+
+    def product(self, node: Node, xs: list[Reach]) -> Reach:
+        x, y = xs
+        if x is None or y is None:
+            return None
+        shapes = [self.graph[a].shape for a in node.args]
+        kind = node.attrs["kind"]
+        terms = {
+            "mul": lambda: 1,
+            "matmul": lambda: shapes[0][-1],
+            "conv_transpose1d": lambda: numel(shapes[1]),
+            "conv_transpose2d": lambda: numel(shapes[1]),
+        }.get(kind, lambda: numel(shapes[1][1:]))()
+        return _ring(terms * x * y)
+
+    def square(self, node: Node, xs: list[Reach]) -> Reach:
+        return None if xs[0] is None else _ring(xs[0] ** 2)
+
+    def truncate(self, node: Node, xs: list[Reach]) -> Reach:
+        bits = node.attrs["bits"]
+        if not self.valid or self.wraps[node.args[0]]:
+            return _ring(1 << (RING_BITS + 1 - bits))
+        most = min(1 << _TRUNCATED_BITS, xs[0] if xs[0] is not None else 1 << _TRUNCATED_BITS)
+        return ((most + node.attrs.get("offset", 0)) >> bits) + 1
+
+    def lookup(self, node: Node, xs: list[Reach]) -> Reach:
+        return _ring(max(abs(entry) for column in node.attrs["table"] for entry in column))
+
+    def spline(self, node: Node, xs: list[Reach]) -> Reach:
+        """The largest value that a piece has on [-h, h], with room for arguments that are rounded."""
+        coefficients, t = (self.graph[a] for a in node.args)
+        if coefficients.op != "lookup" or self.wraps[t.id] or not self.valid:
+            return None
+        h = (1 << max(0, (t.frac or 0) - node.attrs["step_bits"])) + 2
+        pieces = zip(*coefficients.attrs["table"], strict=True)
+        return _ring(max(sum(abs(c) * h**power for power, c in enumerate(piece)) for piece in pieces))
+
+
+Rule = Callable[[Reaches, Node, list[Reach]], Reach]
+_FIRST: Rule = lambda self, node, xs: xs[0]
+_SECOND: Rule = lambda self, node, xs: xs[1]
+_ONE: Rule = lambda self, node, xs: 1
+RULES: dict[str, Rule] = {
+    "share": Reaches.share,
+    "linear": Reaches.linear,
+    "bilinear": Reaches.product,
+    "square": Reaches.square,
+    "truncate": Reaches.truncate,
+    "lookup": Reaches.lookup,
+    "spline": Reaches.spline,
+    "permute": _SECOND,
+    "select": _SECOND,
+    "unit": _ONE,
+    "bit_to_ring": _ONE,
+}
+"""What is known of the results of operators; of all others, nothing."""
+
+
+def fit_comparisons(graph: Graph, header: Header, constants: Builder) -> None:
+    """Gives each comparison the bits that its operand can have."""
+    valid = not any(node.attrs.get("bounded") for node in constants.graph.nodes if node.op == "rescale")
+    reaches = Reaches(graph, header, constants, valid).walk()
+    rounded: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op == "truncate":
+            rounded.setdefault(node.args[0], []).append(node)
+    for node in graph.nodes:
+        most = reaches[node.args[0]] if node.op == "is_negative" else None
+        if most is None:
+            continue
+        with_them = rounded.get(node.args[0], [])  # whose digits and offset the comparison may share
+        offsets = [abs(node.attrs["offset"]), *(n.attrs.get("offset", 0) for n in with_them)]
+        shift, bits = node.attrs["shift"], (most + max(offsets) + (1 << node.attrs["shift"])).bit_length()
+        least = max([1, node.attrs["rounded"] + 1, *(n.attrs["bits"] + 1 for n in with_them)])
+        node.attrs["low_bits"] = min(node.attrs["low_bits"], max(least, bits - shift))
