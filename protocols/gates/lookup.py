@@ -71,17 +71,40 @@ class Spline:
     """sum over r of T_r t^r for a masked t and masked u T_r, r = 0, 1, 2.
 
     attrs: {"signed": whether u is there}. Operands: (u T [C, ...] masked, t masked, and with a sign the lookup).
-    With T_r = u (m_r - l_r), t = m - l and the products of u, l_r and powers of l dealt, everything is local.
+    With T_r = u (m_r - l_r) and t = m - l, multiplied out by powers of the public m,
+        sum over r, i of binomial(r, i) m_r m^(r-i) (-1)^i u l^i  -  sum over p of m^p D_p,
+        D_p = sum over r of binomial(r, p) (-1)^(r-p) u l_r l^(r-p),
+    and the dealer shares the u l^i and the D_p. The kernel takes the terms of D_p one by one: D_p stands for its first.
     """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
         terms = shapes[0][0]
-        count = terms - (not attrs["signed"]) + sum(range(1, terms + 1))
-        return (Part("products", "add", (count, *shape)),)
+        return (Part("products", "add", (2 * terms - (not attrs["signed"]), *shape)),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        return {"products": kernels.deal_spline(masks[0], masks[1], masks[2] if attrs["signed"] else None)}
+        products = kernels.deal_spline(masks[0], masks[1], masks[2] if attrs["signed"] else None)
+        terms = masks[0].shape[0]
+        powers = terms - (not attrs["signed"])
+        for r in range(terms):
+            for i in range(1, r + 1):
+                products[powers + _place(r - i, 0)] += _BINOMIAL[r][i] * (-1) ** i * products[powers + _place(r, i)]
+        kept = [*range(powers), *(powers + _place(p, 0) for p in range(terms))]
+        return {"products": products.index_select(0, torch.tensor(kept, device=products.device))}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        coefficients, t = operands[0], operands[1]
-        return kernels.spline(coefficients.m, t.m, dealt["products"], attrs["signed"], role.public)
+        coefficients, t, products = operands[0], operands[1], dealt["products"]
+        terms = coefficients.m.shape[0]
+        powers = terms - (not attrs["signed"])
+        each = products.new_zeros((powers + _place(terms, 0), *products.shape[1:]))
+        each[:powers] = products[:powers]
+        for p in range(terms):
+            each[powers + _place(p, 0)] = products[powers + p]
+        return kernels.spline(coefficients.m, t.m, each, attrs["signed"], role.public)
+
+
+def _place(r: int, i: int) -> int:
+    """Where the kernel has l_r u l^i, i <= r."""
+    return r * (r + 1) // 2 + i
+
+
+_BINOMIAL = ((1,), (1, 1), (1, 2, 1))

@@ -10,7 +10,7 @@ fixed point adds two units in the last place.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +20,7 @@ import torch
 TABLE_SIZE = 256
 """Entries of a table; half of them where rounding is exact."""
 _GRID_BITS = 24
+_NARROW = 46
 _MARGIN = 3  # pieces that only catch arguments one unit outside, and the one above the last center
 
 
@@ -139,3 +140,28 @@ def _ring(coefficient: float, frac_bits: int) -> int:
     """A coefficient at a scale, rounded to 2^-24 first: machines that differ in the last digits get equal tables."""
     rounded, shift = round(coefficient * 2.0**_GRID_BITS), frac_bits - _GRID_BITS
     return rounded << shift if shift >= 0 else (rounded + (1 << (-shift - 1))) >> -shift
+
+
+def narrowest(rows: Sequence[Sequence[int]], frac_bits: int, step_bits: int) -> tuple[list[list[int]], int]:
+    """Rows of a scale of 3 frac_bits at the scale whose values 48 bits hold, with 2 to spare, and its fractional bits.
+
+    As they are where that leaves too few for t^2 to be right to half a unit.
+    """
+    made, frac, reach = [list(row) for row in rows], 3 * frac_bits, piece_reach(frac_bits, step_bits)
+    while most_of_pieces(made, reach).bit_length() > _NARROW:
+        frac -= 1
+        if frac < 3 * frac_bits - 2 * step_bits:
+            return [list(row) for row in rows], 3 * frac_bits
+        less = 3 * frac_bits - frac
+        made = [[(c + (1 << less >> 1)) >> less for c in row] for row in rows]
+    return made, frac
+
+
+def most_of_pieces(rows: Sequence[Sequence[int]], reach: int) -> int:
+    """The largest magnitude of a piece's polynomial where |t| is at most `reach`, in units of the ring."""
+    return max(sum(abs(c) * reach**power for power, c in enumerate(piece)) for piece in zip(*rows, strict=True))
+
+
+def piece_reach(frac_bits: int, step_bits: int) -> int:
+    """The largest magnitude of the argument of a piece, h, in units of the ring, with room for rounding."""
+    return (1 << max(0, frac_bits - step_bits)) + 2

@@ -573,8 +573,9 @@ class Builder:
         """[index = v] for v = 0 .. size - 1 in a new last axis; size is a power of two, the index is a whole number."""
         return self._value(self._secret("unit", [index], (*index.shape, size), size=size), integer=True)
 
-    def spline(self, z: Value, table: list[list[int]], step_bits: int) -> Value:
-        """A piecewise polynomial of z >= 0, periodic: row r of the table has the pieces' coefficients of t^r.
+    def spline(self, z: Value, table: list[list[int]], step_bits: int, frac: int) -> Value:
+        """A piecewise polynomial of z >= 0, periodic: row r of the table has the pieces' coefficients of t^r, at a scale
+        that gives the result `frac` fractional bits.
 
         With h = 2^-step_bits and exact rounding, piece j is for z in [2 j h, 2 (j + 1) h) and reads t = z - (2 j + 1) h.
         Else it is chosen for z in [(j - 1) h, (j + 1) h), at random between the two that fit, and reads t = z - j h.
@@ -592,7 +593,7 @@ class Builder:
             index = self.floor_or_above(z, step_bits)
             t = self.sub(self.rescale(z), self.scale(index, step))
         coefficients = self._value(self._secret("lookup", [index], (len(table), *z.shape), table=table))
-        return self._value(self._secret("spline", [coefficients, t], z.shape, step_bits=step_bits))
+        return self._value(self._secret("spline", [coefficients, t], z.shape, step_bits=step_bits, frac=frac))
 
     def maximum(self, x: Value, y: Value) -> Value:
         """max(x, y) = y + [x - y >= 0] (x - y)."""

@@ -492,7 +492,8 @@ def _spline(case: Case) -> Made:
         )
     if signed and signed[0].shape != coefficients.shape:
         raise Wrong("the sign is that of the coefficients")
-    return Made(t.shape, terms * frac_of(t))
+    frac_of(t)
+    return Made(t.shape, case.attrs["frac"])
 
 
 # ---- what is brought in and out
@@ -803,7 +804,7 @@ ROWS: dict[str, Row] = {
         reads=lambda node, index: node.attrs["size"].bit_length() - 1,
     ),
     "permute": Row("order masked -> additive", _permute),
-    "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag}),
+    "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag, "frac": whole(0, _MAX_FRAC)}, reads=None),
 }  # fmt: skip
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
 TALK = frozenset(op for op, row in ROWS.items() if row.opens)

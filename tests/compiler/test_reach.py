@@ -12,7 +12,9 @@ from running import Fn
 from torch import nn
 
 import securemodel
+from securemodel.compiler.approximations import SMOOTH, fitted, most_of_pieces, narrowest, piece_reach
 from securemodel.compiler.ir import Graph
+from securemodel.inspect.fixed import fixed_point
 
 UNIT, LIMIT, SIZE = 2.0**-16, 2.0**30, 16
 EDGES = [0.0, UNIT, -UNIT, 1.0, -1.0, 15.75, 2.0**16, LIMIT, -LIMIT, LIMIT - UNIT, UNIT - LIMIT]
@@ -74,6 +76,35 @@ def test_what_a_client_gives_may_be_any_number():
             Fn(torch.relu), torch.zeros(1, 4), weights="a", parties=("a", "b"), sizes=(2,), clamp=clamp
         )
         assert seen_bits(family.programs[2].graph) == {63}
+
+
+@pytest.mark.parametrize("frac_bits", [8, 12, 16])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_narrow_coefficients_are_right_to_half_a_unit(name, frac_bits):
+    fit = SMOOTH[name]
+    rows = fitted(fit, frac_bits, True)
+    made, frac = narrowest(rows, frac_bits, fit.step_bits)
+    t = torch.linspace(-(2.0**-fit.step_bits), 2.0**-fit.step_bits, 9).double().unsqueeze(1)
+    value = lambda rows, frac: sum(
+        torch.tensor(row).double() * 2.0 ** (power * frac_bits - frac) * t**power for power, row in enumerate(rows)
+    )
+    assert float((value(made, frac) - value(rows, 3 * frac_bits)).abs().max()) <= 2.0 ** -(frac_bits + 1) * 1.01
+    most = most_of_pieces(made, piece_reach(frac_bits, fit.step_bits))
+    assert most < 2**46 if frac < 3 * frac_bits else [list(row) for row in rows] == made
+
+
+@pytest.mark.parametrize("parties", [2, 3])
+def test_splines_in_six_bytes_are_those_of_fixed_point(parties):
+    """What the parties get is what fixed point gives, for every piece, at its ends, and outside of the domain."""
+    roles = {"weights": "a", "inputs": ("a", "b"), "outputs": "b", "parties": ("a", "b", "c")[:parties]}
+    x = torch.cat([torch.arange(-140, 141) / 16, torch.tensor(EDGES), torch.rand(20) * 16 - 8]).double()
+    y = torch.cat([torch.tensor([UNIT, -UNIT]).repeat(len(x))[: len(x)]]).double()
+    program = securemodel.compile(Fn(lambda x, y: nn.functional.gelu(x + y)), (x, y), **roles)
+    assert {n.attrs["width"] for n in program.graph.nodes if n.op == "mask"} == {8, 48, 64}
+    with securemodel.local(program) as session:
+        made = session.run(x, y)
+    assert torch.equal(made, fixed_point(program, x, y)[0])
+    torch.testing.assert_close(made.double(), nn.functional.gelu(x + y), atol=2.0**-14, rtol=1e-6)
 
 
 def test_gradients_that_are_clipped_may_be_any_number():

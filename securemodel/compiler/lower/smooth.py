@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, Smooth, fitted
+from securemodel.compiler.approximations import SMOOTH, Smooth, fitted, narrowest
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.registry import lowers
@@ -18,7 +18,8 @@ def spline(g: Builder, fit: Smooth, x: Value, factor: float = 1.0, shift: float 
     """factor f(x) + shift for x inside the domain of f, with frac_bits fractional bits; meaningless outside."""
     rows = [[round(c * factor) for c in row] for row in fitted(fit, g.frac_bits, g.exact)]
     rows[0] = [c + round(shift * 2 ** (3 * g.frac_bits)) for c in rows[0]]
-    return g.rescale(g.spline(g.offset(x, -fit.start(g.exact)), rows, fit.step_bits))
+    table, frac = narrowest(rows, g.frac_bits, fit.step_bits)
+    return g.rescale(g.spline(g.offset(x, -fit.start(g.exact)), table, fit.step_bits, frac))
 
 
 def smooth(g: Builder, name: str, x: Value) -> Value:

@@ -22,7 +22,7 @@ from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
 from securemodel.compiler.ir import Graph, Node, Phase, phase_of
-from securemodel.compiler.ops import FINAL, OUTPUTS, narrowed, opened_widths, position_width
+from securemodel.compiler.ops import FINAL, OUTPUTS, narrowed, opened_widths, position_width, shifted_bits
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
@@ -83,6 +83,9 @@ def choose_masked(
             if any(graph[a].op != "share" or a in needed for a in node.args):
                 needed.update(node.args)
                 free.add(node.id)
+        elif shifted_bits(node) and graph[node.args[0]].op != "share":  # of x, less is opened than of x 2^n
+            needed.update(node.args)
+            free.add(node.id)
         elif node.attrs["kind"] in LAYOUT or node.attrs["kind"] == "index_sub":
             pushed.setdefault(node.args[0], []).append(node.id)
     return needed, free
@@ -326,6 +329,11 @@ class _Pass:
         x, bits, offset = self.masked(node.args[0]), node.attrs["bits"], node.attrs["offset"]
         for sign in self.selecting.get(node.id, ()):
             self.bit(sign)
+        if (x, bits, offset) not in self.carries and (zeros := self._zeros(node)):
+            inner, most = self.masked(self.old[node.args[0]].args[0]), bits - zeros
+            carry = self._compared(node, inner, -(-most % DIGIT_BITS), most + -most % DIGIT_BITS, 0, offset >> zeros)
+            shape = (1, words(numel(node.shape)))
+            self.carries[x, bits, offset] = self._add(node, "mask_bits", [carry], "masked_bits", shape)
         if (x, bits, offset) not in self.carries:
             alike = [b for b, o in self.rounded[node.args[0]] if o == offset and (b - bits) % DIGIT_BITS == 0]
             less, most = min(alike), max(alike)
@@ -333,6 +341,14 @@ class _Pass:
             carry = self._compared(node, x, -short, most + short, less if less < most else 0, offset)
             self.carries[x, most, offset] = self._add(node, "mask_bits", [carry], "masked_bits", shape)
         return self.carries[x, bits, offset]
+
+    def _zeros(self, node: Node) -> int:
+        """How many of the bits that a truncation cuts off are zero, where it is the only one of a masked value times 2^n."""
+        x, bits, offset = self.old[node.args[0]], node.attrs["bits"], node.attrs["offset"]
+        zeros = shifted_bits(x)
+        alone = x.id in self.free and self.rounded[x.id] == [(bits, offset)]
+        fits = 0 < zeros < bits and offset % (1 << zeros) == 0
+        return zeros if alone and fits and x.attrs["attrs"]["factor"] == 1 << zeros else 0
 
     def _rounding(self, node: Node) -> list[int]:
         """The operand that makes a truncation exact; none where it is not to be."""
@@ -406,7 +422,7 @@ class _Pass:
         coefficients, t = node.args
         signed = self.parties == 2
         args = [self.masked(coefficients), self.masked(t), *([self.additive(coefficients)] if signed else [])]
-        return self._add(node, "spline", args, "additive", attrs={"signed": signed})
+        return self._add(node, "spline", args, "additive", attrs={"signed": signed, "frac": node.frac})
 
     def bit_to_ring(self, node: Node) -> int:
         return self._add(node, "bit_to_ring", [self.bit(node.args[0])], "additive", attrs=node.attrs)

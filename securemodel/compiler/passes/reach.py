@@ -14,6 +14,7 @@ from protocols.gates import numel
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import RING_BITS
+from securemodel.compiler.approximations import most_of_pieces, piece_reach
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.ir import WRAPS, Graph, Header, Node
 from securemodel.compiler.ops import encoding_limit
@@ -107,9 +108,8 @@ class Reaches:
         coefficients, t = (self.graph[a] for a in node.args)
         if coefficients.op != "lookup" or self.wraps[t.id] or not self.valid:
             return None
-        h = (1 << max(0, (t.frac or 0) - node.attrs["step_bits"])) + 2
-        pieces = zip(*coefficients.attrs["table"], strict=True)
-        return _ring(max(sum(abs(c) * h**power for power, c in enumerate(piece)) for piece in pieces))
+        reach = piece_reach(t.frac or 0, node.attrs["step_bits"])
+        return _ring(most_of_pieces(coefficients.attrs["table"], reach))
 
 
 Rule = Callable[[Reaches, Node, list[Reach]], Reach]

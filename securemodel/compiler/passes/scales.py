@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from securemodel.compiler.approximations import most_of_pieces, piece_reach
 from securemodel.compiler.ir import Graph, Header, Node, only_moves
 from securemodel.compiler.ops import frac_of
 
+_TRUNCATED_BITS = 62  # of what is truncated
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
 
 
@@ -114,9 +116,21 @@ class _Pass:
             return _Scaled(self.read_as(have), have.frac)
         key = (have.id, have.frac, frac)
         if key not in self.truncated:
-            bits = have.frac - frac
-            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits)
+            x, spare = self.read_as(have), self._spare(have.id)
+            if spare:  # what the upper bits of x would be is not opened
+                x = self.scaled(node, x, 1 << spare, have.frac + spare)
+            bits = have.frac + spare - frac
+            self.truncated[key] = self._truncate(node, x, bits, frac, bits)
         return _Scaled(self.truncated[key], frac)
+
+    def _spare(self, value: int) -> int:
+        """How many upper bits of a spline's value a truncation does not need, in whole bytes."""
+        node = self.new[value]
+        if node.op != "spline":
+            return 0
+        coefficients, t = (self.new[a] for a in node.args)
+        most = most_of_pieces(coefficients.attrs["table"], piece_reach(frac_of(t), node.attrs["step_bits"]))
+        return max(0, (_TRUNCATED_BITS - most.bit_length()) // 8 * 8)
 
     def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int) -> int:
         """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more."""
@@ -257,10 +271,10 @@ class _Pass:
         return self.hidden[node.id, size]
 
     def spline(self, node: Node) -> _Scaled:
-        terms = self.old[node.args[0]].shape[0]
         args = [self.env[node.args[0]].id, self.at(node.args[1], self.frac_bits)]
-        frac = terms * self.frac_bits
-        return _Scaled(self._add(node, "spline", args, node.shape, frac=frac, **node.attrs), frac)
+        rest = {name: value for name, value in node.attrs.items() if name != "frac"}
+        frac = node.attrs["frac"]
+        return _Scaled(self._add(node, "spline", args, node.shape, frac=frac, **rest), frac)
 
     def is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
