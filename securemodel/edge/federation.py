@@ -20,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 
 from securemodel.edge import sealing, service_file
-from securemodel.edge.errors import Disagreement, PartyDown, Refused, ServiceError, WireError
+from securemodel.edge.errors import Disagreement, InputError, PartyDown, Refused, ServiceError, WireError
 from securemodel.edge.lines import Line
 from securemodel.edge.rounds import MAX_CARD_BYTES, RoundCard
 from securemodel.edge.service_file import Party
@@ -122,7 +122,11 @@ class Federation:
         for number in range(1, before):
             if (card := self._card_of(number, end)) is not None:
                 key = sealing.one_time_key() if card.reveal == "clients" else None
-                yield card, self._result(card, self._client, key, end - time.monotonic(), sealed_to=key)
+                try:
+                    aggregate = self._result(card, self._client, key, end - time.monotonic(), sealed_to=key)
+                except InputError:  # nobody had a weight, which those alone learn who add up the result
+                    continue
+                yield card, aggregate
 
     def _card_of(self, number: int, end: float) -> RoundCard | None:
         """The card of a round that has ended; None where it did without a result."""

@@ -34,6 +34,7 @@ __all__ = ["Aggregator", "Layout", "Part", "RoundCard", "Uploads", "add_results"
 MAGIC, SEALED_MAGIC, RESULT_MAGIC = b"SMU1", b"SMS1", b"SMR1"
 NONCE_BYTES = 32
 MAX_HEADER_BYTES = 4096
+NO_WEIGHT = "the clients' weights add up to zero"
 Form = Literal["values", "seed"]
 
 
@@ -340,7 +341,7 @@ def combine(shares: Sequence[np.ndarray]) -> np.ndarray:
 def arrays_of(card: RoundCard, total: np.ndarray, divisor: int, unit: float) -> dict[str, np.ndarray]:
     """The arrays of a total in units of `unit`; zeros at positions that nobody sent. InputError for a divisor of zero."""
     if divisor == 0:
-        raise InputError("the clients' weights add up to zero", fix="let a client with a weight above 0 take part")
+        raise InputError(NO_WEIGHT, fix="let a client with a weight above 0 take part")
     flat = total.astype(np.float64) * unit / divisor
     if card.positions is not None:
         spread = np.zeros(card.layout.size)

@@ -24,7 +24,7 @@ import numpy as np
 from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, explain
 from securemodel.edge.sealing import is_key
-from securemodel.edge.updates import RoundCard, result_part
+from securemodel.edge.updates import NO_WEIGHT, RoundCard, result_part
 from securemodel.engines.labels import exchange_label
 from securemodel.federated import agreement
 from securemodel.federated.agreement import Decision, Standing, check_same, decide, exchange_standings
@@ -301,13 +301,14 @@ class Aggregator:
         number = decision.number
         inbox = self._open_inbox()
         made = steps.through(walk(self.task, inbox, Presence(decision.members, (), {})))
+        refused = {**decision.refused, **made.refused}
         if len(made.accepted) < self.task.minimum:
             reason = f"{len(made.accepted)} clients passed, and the round has a minimum of {self.task.minimum}"
-            refused = {**decision.refused, **made.refused}
-            self._end(number, lambda: self.journal.refuse(number, reason, refused))
-            return
+            return self._end(number, lambda: self.journal.refuse(number, reason, refused))
         made = protected(self.task, inbox, made)
         opened = steps.through(open_result(self.task, made)) if self.task.reveal == "aggregators" else None
+        if opened is not None and opened[1] == 0:
+            return self._end(number, lambda: self.journal.refuse(number, NO_WEIGHT, refused))
         self.journal.computed(number, msgspec.msgpack.encode(self._to_store(made, opened)))
         check_same(channel, Decision(number, COMPUTED, decision.epoch))
         self._release(decision)

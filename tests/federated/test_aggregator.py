@@ -13,8 +13,9 @@ from protocols.channel.testing import run_together
 from protocols.errors import Mismatch, PeerAborted, PeerDied, PeerError
 from securemodel.data import noise
 from securemodel.edge import sealing
+from securemodel.edge.errors import InputError
 from securemodel.edge.updates import Layout, RoundCard, add_results, share_update
-from securemodel.federated import Task, mean
+from securemodel.federated import Task, mean, weighted_mean
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
 from securemodel.federated.budgets import Budget
@@ -70,8 +71,8 @@ class World:
         assert len(cards) == 1
         return RoundCard.read(cards.pop())
 
-    def upload(self, card, client, value, ranks=(0, 1)):
-        uploads = share_update(card, update(value), id=client)
+    def upload(self, card, client, value, ranks=(0, 1), weight=1):
+        uploads = share_update(card, update(value), weight=weight, id=client)
         sealed = uploads.sealed()
         for rank in ranks:
             self.ends[self.task.aggregators[rank]].receive(card.round, client, sealed[rank])
@@ -88,7 +89,9 @@ class World:
 
 @pytest.fixture
 def world(tmp_path) -> Callable[..., World]:
-    return lambda **more: World(tmp_path, Task("t", mean(), LAYOUT, **{"slots": 4, "limit": 8.0, "minimum": 2, **more}))
+    return lambda **more: World(
+        tmp_path, Task(**{"name": "t", "aggregation": mean(), "layout": LAYOUT, "slots": 4, "limit": 8.0, **more})
+    )
 
 
 def refusal(call, *given):
@@ -155,6 +158,22 @@ def test_below_the_minimum_nothing_is_revealed_and_the_next_round_begins(world):
         assert error.code == "gone" and "minimum of 3" in error.why
         assert end.outcome(1).absent == ("c",)
         assert end.journal.spent("a") == 0
+    assert here.open().round == 2
+
+
+@pytest.mark.parametrize("reveal", ["aggregators", "clients"])
+def test_a_round_without_any_weight_does_not_end_the_federation(world, reveal):
+    here = world(reveal=reveal, aggregation=weighted_mean(), max_weight=9)
+    here.task.__dict__.update(programs={}, numbers={})  # nobody has a weight out of range here
+    card = here.open()
+    uploads = [here.upload(card, client, 1.0, weight=0) for client in "ab"]
+    here.pass_deadline()
+    assert set(here.meet_well().values()) == {REFUSED if reveal == "aggregators" else RELEASED}
+    if reveal == "aggregators":
+        assert all("add up to zero" in end.outcome(1).revealed for end in here.ends.values())
+    else:
+        with pytest.raises(InputError, match="add up to zero"):
+            here.result(uploads[0])
     assert here.open().round == 2
 
 

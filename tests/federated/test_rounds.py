@@ -15,7 +15,7 @@ from protocols.identity import DEALER, Timeouts
 from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
 from securemodel.edge.rounds import RoundCard
-from securemodel.edge.updates import Layout, add_results, share_update
+from securemodel.edge.updates import Layout, add_results, result_part, share_update
 from securemodel.engines.masked.dealer import serve
 from securemodel.federated import Task, mean, trimmed_mean
 from securemodel.federated.aggregator import Aggregator
@@ -145,6 +145,18 @@ def test_sites_alone_get_the_result_over_http_late_ones_too(roster, tmp_path):
         assert [aggregate["b"] for _, aggregate in late.earlier(2)] == [pytest.approx(2.5, abs=2**-15)]
         with pytest.raises(Refused, match="from the client itself"):
             list(relay.earlier(2))
+
+
+def test_a_late_site_passes_over_a_round_without_any_weight(open_round, monkeypatch):
+    _, file, keys = open_round
+    with Federation(file, client="late", key=keys["late"]) as late:
+        cards = {number: replace(late.card(), round=number) for number in (1, 2, 3)}
+        share = lambda card, rank: result_part(
+            card, rank, np.zeros(7, np.uint32), 2 * (card.round % 2) - 1 if rank else 1, 1.0
+        )
+        monkeypatch.setattr(late, "_card_of", lambda number, end: cards[number])
+        monkeypatch.setattr(late, "_parts", lambda number, *_: {rank: share(cards[number], rank) for rank in (0, 1)})
+        assert [card.round for card, _ in late.earlier(4)] == [1, 3]
 
 
 def test_keys_are_for_clients(open_round):
