@@ -6,6 +6,7 @@ are kept in memory alone: after a restart an id that is here is refused by name,
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -52,14 +53,15 @@ def open_database(
     *,
     begin: Callable[[sqlite3.Connection], None] = lambda database: None,
 ) -> sqlite3.Connection:
-    """Opens or makes a file of these tables, for this process alone, and begins with it.
+    """Opens or makes a file of these tables, for this process and its user alone, and begins with it.
 
     Raises FileError of `what` and `fix` if it is damaged, of another version, or cannot be used.
     """
     unusable = lambda why: FileError(explain(what, where=str(path), why=why, fix=fix))
     try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise unusable(str(error)) from None
     try:
         _prepare(database, tables, version, unusable)

@@ -40,6 +40,12 @@ def test_a_round_from_its_beginning_to_its_end(journal):
     assert again(journal).last().refused == {"a": "late"}
 
 
+def test_results_are_for_its_user_alone(journal):
+    """With what other aggregators have, shares of a result say what it is."""
+    journal.open(1, 0.0)
+    assert {path.stat().st_mode & 0o777 for path in journal.path.parent.iterdir()} == {0o600}
+
+
 def test_who_is_in_is_written_once_and_charged_once(journal):
     journal.open(1, 0.0)
     journal.agree(1, ["a", "b"], {})
