@@ -124,7 +124,9 @@ def norm_histogram(edges: Sequence[float]) -> Aggregation:
 def custom(function: Function, *, weighted: bool = False) -> Aggregation:
     """A function of one's own, `function(updates, weights)`, of tensors: (slots, n) and (slots,) to (n,).
 
-    It is compiled as models are, and must treat each column alike, since it sees some of the parameters at a time. The
-    rows of clients who are not there are zeros of weight 0; weights are 1, or the clients' own where `weighted`.
+    It is compiled as models are, of one call, in fixed point with 16 fractional bits at most: a quotient by weights is off by
+    a few 2^-16 of what is divided. It must treat each column alike, since it sees some of the parameters at a time; what
+    does not is refused when the first card is made. The rows of clients who are not there are zeros of weight 0; weights
+    are 1, or the clients' own where `weighted`.
     """
     return Aggregation("custom", "custom", weighted, rows=ROWS, function=function)

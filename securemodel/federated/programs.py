@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from protocols.errors import explain
 from securemodel.compiler.ir import CLIENT, Stranger
 from securemodel.compiler.reading import load_of
 from securemodel.engines.compiling import compile_for
@@ -175,6 +176,39 @@ def compiled(parts: Mapping[str, Part], aggregators: tuple[str, ...]) -> dict[st
     if any(load_of(program.graph) for program in programs.values()):
         raise CompileError("a function to aggregate with has tensors of its own: write their numbers into it")
     return programs
+
+
+COLUMNS = 7
+"""How many columns a function of one's own is tried on."""
+
+
+def check_columns(function: Function, slots: int) -> None:
+    """Tries a function that has been compiled on random numbers in the clear. Raises CompileError unless it gives a number for
+    each column, which depends on that column and the weights alone, and the same ones each time."""
+    fix = "give a tensor of one number a column, of that column and the weights, such as updates.sum(0) / weights.sum()"
+    updates = torch.rand(slots, COLUMNS, generator=torch.Generator().manual_seed(1)).double() - 0.5
+    order = torch.arange(COLUMNS - 1, -1, -1)
+
+    def made_of(columns: torch.Tensor) -> torch.Tensor:
+        shape, failed = list(columns.shape), f"a function to aggregate with cannot take {columns.shape[1]} columns"
+        try:
+            made = function(columns, torch.ones(slots, dtype=torch.int64))
+        except Exception as error:
+            raise CompileError(explain(failed, why=f"{type(error).__name__}: {error}", fix=fix)) from error
+        if not isinstance(made, torch.Tensor) or list(made.shape) != shape[1:]:
+            found = list(made.shape) if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+            what = f"a function to aggregate with gives {found} for updates of shape {shape}, not {shape[1:]}"
+            raise CompileError(explain(what, fix=fix))
+        return made.double()
+
+    whole = made_of(updates)
+    if not torch.allclose(made_of(updates), whole, equal_nan=True):
+        why = "it keeps something of an earlier call; it is compiled of one call, and only that is computed"
+        raise CompileError(explain("a function to aggregate with gives different results each time", why=why, fix=fix))
+    for chosen in (order, order[:3]):
+        if not torch.allclose(made_of(updates[:, chosen]), whole[chosen], equal_nan=True):
+            why = "it is given some of the parameters at a time: what it makes of one may not depend on others"
+            raise CompileError(explain("a function to aggregate with mixes columns", why=why, fix=fix))
 
 
 def _compiled(model: nn.Module, examples: Mapping[str, torch.Tensor], frac_bits: int, parties: tuple[str, ...]) -> Any:

@@ -171,10 +171,13 @@ class Task:
     def _by_name(self) -> dict[str, Program]:
         if self.aggregation.kind == "sum" and not self.aggregation.rows and not self.aggregation.weighted:
             return {}
-        from securemodel.federated.programs import compiled, models  # the compiler takes 100 MB, which sums do not need
+        from securemodel.federated import programs  # the compiler takes 100 MB, which sums do not need
 
-        parts = models(self.aggregation, self.slots, self.block, self.ring[1], self.bounds, self.max_weight)
-        return compiled(parts, self.aggregators)
+        parts = programs.models(self.aggregation, self.slots, self.block, self.ring[1], self.bounds, self.max_weight)
+        made = programs.compiled(parts, self.aggregators)
+        if self.aggregation.function is not None:
+            programs.check_columns(self.aggregation.function, self.slots)
+        return made
 
     @cached_property
     def numbers(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import count
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from securemodel.federated.uploads import Presence
 
 SIZE, CLIENTS = 40, 6
 OWN = torch.tensor([0.5])
+COUNTER = count(1)
 NAMES = "abcdef"
 
 
@@ -311,6 +313,12 @@ def test_too_few_are_left_after_the_check() -> None:
         (lambda: task(median(), protection=Protection(1.0, 1.0)), "noise"),
         (lambda: task(norm_histogram([1.0]), reveal="clients"), "clients"),
         (lambda: task(custom(lambda x, w: x.sum(0) + OWN)).programs, "tensors"),
+        (lambda: task(custom(lambda x, w: x.sum(1))).programs, r"gives \[8\]"),
+        (lambda: task(custom(lambda x, w: (x.sum(0), w))).programs, "gives a tuple"),
+        (lambda: task(custom(lambda x, w: x.sum(0) * next(COUNTER))).programs, "different results each time"),
+        (lambda: task(custom(lambda x, w: x.reshape(8, 4, -1).sum((0, 1)))).programs, "cannot take 7 columns"),
+        (lambda: task(custom(lambda x, w: x.sum(0).flip(0))).programs, "mixes columns"),
+        (lambda: task(custom(lambda x, w: (x / x.square().sum(1, keepdim=True)).sum(0))).programs, "mixes columns"),
     ],
 )
 def test_aggregations_that_cannot_be(make, word: str) -> None:
