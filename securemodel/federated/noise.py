@@ -54,9 +54,13 @@ class Protection:
         """What noise promises of a client, for people: of this `epsilon`."""
         return f"epsilon {epsilon:.4g} at delta {self.delta:g}, of one aggregator's noise; neighbors: {NEIGHBORS}"
 
+    def has_room(self, most: float, unit: float, count: int, weight: int, parties: int, bits: int) -> bool:
+        """Whether sums of up to `most` ring elements and the noise of all parties fit the ring."""
+        return most + parties * _TAIL * self.scale(unit, count, weight) < 2.0 ** (bits - 1)
+
     def check_room(self, most: float, unit: float, count: int, weight: int, parties: int, bits: int) -> None:
         """Raises InputError where sums of up to `most` ring elements and the noise of all parties may not fit the ring."""
-        if most + parties * _TAIL * self.scale(unit, count, weight) >= 2.0 ** (bits - 1):
+        if not self.has_room(most, unit, count, weight, parties, bits):
             fix = "use bits=64, fewer fractional bits, or a smaller norm"
             raise InputError(explain(f"this noise has no room beside the sum, modulo 2^{bits}", fix=fix))
 

@@ -57,7 +57,14 @@ class Task:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
-        if len(set(self.aggregators)) != len(self.aggregators) or not all(map(is_name, self.aggregators)):
+        if not isinstance(self.aggregation, Aggregation):
+            fix = "call what describes one, such as mean()"
+            raise CompileError(explain("this task's aggregation is none", where=self.name, fix=fix))
+        if (
+            isinstance(self.aggregators, str)
+            or len(set(self.aggregators)) != len(self.aggregators)
+            or not all(map(is_name, self.aggregators))
+        ):
             raise CompileError(f"bad names of aggregators: they differ, and {NAME_RULE}")
         if not 2 <= len(self.aggregators) <= 3:
             raise CompileError("a task has two or three aggregators")
@@ -68,11 +75,13 @@ class Task:
                     fix="take weighted_mean(), or leave max_weight out",
                 )
             )
+        self._check_numbers()
         self._check_aggregation()
         bits, frac_bits = self.ring
         enough = frac_bits >= (0 if self.frac_bits is not None else FEWEST_FRAC_BITS)
         if self.levels is None and not (enough and self._fits(bits, frac_bits)):
-            what = f"{self.slots} updates of {self.layout.size} numbers within ±{self.limit:g} do not fit {bits} bits"
+            noise = "" if self.protection is None else " with this noise"
+            what = f"{self.slots} updates of {self.layout.size} numbers within ±{self.limit:g}{noise} do not fit {bits} bits"
             raise CompileError(explain(what, fix="give smaller limits, bounds or weights, or bits=64"))
         try:
             card = self._card("", 0, ["A" * 43] * len(self.aggregators), "", 0.0, None)
@@ -82,6 +91,20 @@ class Task:
             most = self.slots * self.max_weight * self.limit / card.unit
             parties = len(self.aggregators)
             self.protection.check_room(most, card.unit, card.count, self.max_weight, parties, card.bits)
+
+    def _check_numbers(self) -> None:
+        """Raises CompileError for numbers that no task can have, before anything is made of them."""
+        real = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < float("inf")
+        for name in ("limit", "deadline_s"):
+            if not real(getattr(self, name)):
+                raise CompileError(explain(f"{name}={getattr(self, name)!r} is no number above 0", where=self.name))
+        for name in ("slots", "max_weight", "minimum"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                what = f"{name}={getattr(self, name)!r} is no whole number from 1 on"
+                raise CompileError(explain(what, where=self.name))
+        if self.budget.epsilon is not None and self.protection is None:
+            what = "a budget of epsilon is for rounds with noise, and this task has none"
+            raise CompileError(explain(what, where=self.name, fix="give protection=, or Budget(rounds=)"))
 
     def _check_aggregation(self) -> None:
         """Raises CompileError for what does not go together with the aggregation."""
@@ -137,6 +160,9 @@ class Task:
         most, found = 2.0 ** (bits - 1), self._bounds(bits, frac_bits)
         sums = self.slots * self._times * self.limit * 2.0**frac_bits
         fits = (sums if self.aggregation.bound is None else SUMS_ROOM * sums) < most
+        if self.protection is not None:
+            parties, weight = len(self.aggregators), self.max_weight
+            fits = fits and self.protection.has_room(sums, 2.0**-frac_bits, self.layout.size, weight, parties, bits)
         if self.aggregation.rows:
             largest = 2.0 * found.reach * self._times
             fits = (

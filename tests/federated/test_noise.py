@@ -54,8 +54,12 @@ def test_what_is_no_noise(wrong):
 
 def test_noise_needs_room_beside_the_sum():
     assert task(mean(), protection=HALF, bits=64).protection == HALF
-    with pytest.raises(InputError, match="modulo 2\\^32"):
+    with pytest.raises(CompileError, match="with this noise do not fit 32 bits"):
         task(mean(), protection=Protection(4.0, 64.0), bits=32, frac_bits=24)
+    with pytest.raises(InputError, match="modulo 2\\^16"):
+        task(mean(), protection=Protection(4.0, 64.0), levels=127)
+    narrow, wide = task(mean(), protection=HALF), task(mean(), protection=Protection(4.0, 640.0))
+    assert (narrow.ring[0], wide.ring[0]) == (32, 64), "the ring is chosen with room for the noise"
 
 
 def test_clients_check_the_norm_that_noise_is_for():
@@ -68,6 +72,13 @@ def test_clients_check_the_norm_that_noise_is_for():
     share_update(card, small, weight=9)
     with pytest.raises(CompileError, match="noise"):
         task(trimmed_mean(0.2), protection=Protection(1.0, 0.5))
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": -1}, {"rounds": 1.5}, {"epsilon": math.nan}, {"epsilon": 0.0}])
+def test_what_is_no_budget(wrong):
+    """A bound that is not a number would be none: nothing is above it."""
+    with pytest.raises(InputError, match="no budget"):
+        Budget(**wrong)
 
 
 def test_budgets():
