@@ -46,6 +46,7 @@ class Layout:
     @classmethod
     def of(cls, arrays: Mapping[str, Any], *, integers: Literal["keep", "round"] = "keep") -> Layout:
         """The layout of arrays such as these; whole numbers (counters of batches, say) are kept apart or rounded."""
+        _check_named(arrays)
         made = []
         for name, given in arrays.items():
             x = numbers(given, name)
@@ -80,6 +81,7 @@ class Layout:
 
     def flatten(self, arrays: Mapping[str, Any], limit: float) -> np.ndarray:
         """The shared numbers of arrays, float64. InputError names what is missing, of another shape or type, or too large."""
+        _check_named(arrays)
         names = [each.name for each in self.fields]
         if set(arrays) != set(names):
             missing, more = sorted(set(names) - set(arrays)), sorted(set(map(str, arrays)) - set(names))
@@ -114,6 +116,14 @@ class Layout:
                 arrays[each.name] = (np.rint(x) if each.rule == "round" else x).astype(each.dtype)
                 at += each.size
         return arrays
+
+
+def _check_named(arrays: Any) -> None:
+    """Raises InputError for what is no update."""
+    if not isinstance(arrays, Mapping):
+        raise InputError(
+            f"an update is named arrays, not a {type(arrays).__name__}", fix="give a dict of arrays by name"
+        )
 
 
 def _field(name: Any, shape: Any, dtype: Any, rule: Any) -> Field:

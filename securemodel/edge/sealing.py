@@ -89,7 +89,7 @@ def seal(public_key: str, info: bytes, plain: bytes) -> bytes:
     return _SUITE.encrypt(plain, X25519PublicKey.from_public_bytes(_key_bytes(public_key)), info=info)
 
 
-def unseal(private_key: X25519PrivateKey, info: bytes, sealed: bytes) -> bytes:
+def unseal(private_key: X25519PrivateKey, info: bytes, sealed: bytes, *, fix: str = "take a new service.json") -> bytes:
     """What was sealed to this key, bound to this place. WireError where it was not."""
     try:
         return _SUITE.decrypt(sealed, private_key, info=info)
@@ -98,7 +98,7 @@ def unseal(private_key: X25519PrivateKey, info: bytes, sealed: bytes) -> bytes:
             "bad_header",
             "a sealed part cannot be opened",
             why="it was sealed to another key, for another request, or changed on the way",
-            fix="take a new service.json",
+            fix=fix,
         ) from error
 
 

@@ -63,6 +63,9 @@ def numbers(x: np.ndarray, name: str) -> np.ndarray:
         values = np.asarray(x)
     except ValueError as error:
         raise InputError(f"input {name!r} is no array", why="its rows have different lengths") from error
+    except (TypeError, RuntimeError) as error:  # of PyTorch, which says why: a gradient, bfloat16, another device
+        fix = "give an array that NumPy has: x.detach().cpu().float().numpy()"
+        raise InputError(f"input {name!r} is no array", why=str(error), fix=fix) from error
     if values.dtype.kind not in "fiub":
         raise InputError(f"input {name!r} holds no numbers", why=f"its type is {values.dtype}")
     return values

@@ -182,8 +182,11 @@ def share_update(card: RoundCard, arrays: Mapping[str, Any], *, weight: int = 1,
 
     `id`: the client's name, by default a random one. InputError names what of the update is not as the card says.
     """
+    weight = int(weight) if isinstance(weight, np.integer) else weight
     if type(weight) is not int or not 0 <= weight <= card.max_weight:
-        raise InputError("this is no weight of the round", why=f"weights are whole numbers from 0 to {card.max_weight}")
+        raise InputError(
+            "this is no weight of the round", why=f"weights are whole numbers (int) from 0 to {card.max_weight}"
+        )
     client = os.urandom(16).hex() if id is None else id
     if not isinstance(client, str) or not 1 <= len(client) <= 128 or not client.isprintable():
         raise InputError("a client's name has 1 to 128 characters that print")
@@ -252,6 +255,10 @@ def commitment(digests: Sequence[str]) -> str:
 
 
 # ---- sealing
+_SEALED_FIX = "share the update again with the card that the aggregators give now"
+_RESULT_FIX = "open a result with the key of this client's last upload, or ask for it once more"
+
+
 def seal_part(card: RoundCard, rank: int, client: str, part: bytes) -> bytes:
     """A part that only its aggregator can read, with what it is bound to before it."""
     _need_hpke()
@@ -265,7 +272,7 @@ def unseal_part(private_key: Any, card: RoundCard, rank: int, client: str, data:
     _need_hpke()
     found, sealed = _unframed(data, SEALED_MAGIC, "sealed part of an update")
     _check_place(card, rank, client, found)
-    return sealing.unseal(private_key, SEALED_MAGIC + _place(card, rank, client), bytes(sealed))
+    return sealing.unseal(private_key, SEALED_MAGIC + _place(card, rank, client), bytes(sealed), fix=_SEALED_FIX)
 
 
 def is_sealed(data: bytes) -> bool:
@@ -319,7 +326,10 @@ def add_results(card: RoundCard, blobs: Mapping[int, bytes], key: Any = None) ->
 def _read_result(card: RoundCard, rank: int, blob: bytes, key: Any) -> tuple[np.ndarray, int, float]:
     """(share of the total, share of the divisor, unit) of one aggregator."""
     if is_sealed(blob):
-        blob = sealing.unseal(key, _result_place(card, rank), blob[len(SEALED_MAGIC) :])
+        if key is None:
+            fix = "give the key of the upload, Uploads.key, from the round that it was in"
+            raise InputError("this result is for a client alone, sealed to its key", fix=fix)
+        blob = sealing.unseal(key, _result_place(card, rank), blob[len(SEALED_MAGIC) :], fix=_RESULT_FIX)
     told, data = _unframed(blob, RESULT_MAGIC, "part of a result")
     place = {"card": card.digest, "round": card.round, "rank": rank}
     if any(told.get(name) != value for name, value in place.items()):

@@ -140,7 +140,8 @@ class Aggregator:
                     getattr(error.__cause__, "code", ""), "id_reused" if error.__cause__ is None else "shape"
                 )
                 what, *more = str(error).splitlines()
-                raise Refused(code, what, why=" ".join(line.strip() for line in more)) from None
+                told = {head: rest.strip() for head, _, rest in (line.strip().partition(" ") for line in more)}
+                raise Refused(code, what, why=told.get("why:", ""), fix=told.get("→", "")) from None
 
     def _check_open(self, number: int) -> None:
         last = self.journal.last()

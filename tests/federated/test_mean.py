@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import arrays, clear_mean, play, task, upload
 
 from protocols.errors import InputError
+from securemodel.edge import errors as edge
 from securemodel.edge import sealing
 from securemodel.edge.updates import Layout, add_results, read_part, share_update
 from securemodel.errors import CompileError
 from securemodel.federated import Task, mean, open_local, weighted_mean
+from securemodel.federated.budgets import Budget
 from securemodel.federated.spool import Spool
 from securemodel.federated.uploads import Inbox, agree, receipt
 
@@ -92,6 +95,10 @@ def test_clients_alone_get_the_result() -> None:
     for client, uploads in shared.items():
         blobs = {rank: each[client] for rank, each in out.deliveries.items()}
         close(add_results(card, blobs, uploads.key), clear_mean(updates))
+        with pytest.raises(edge.InputError, match=r"Uploads\.key"):
+            add_results(card, blobs)
+        with pytest.raises(edge.WireError, match="last upload"):
+            add_results(card, blobs, sealing.one_time_key())
 
 
 def test_who_is_not_in() -> None:
@@ -163,6 +170,22 @@ def test_weights_of_zero_alone_make_no_mean() -> None:
         play(task(weighted_mean(), max_weight=5), {"a": arrays(0), "b": arrays(1)}, {"a": 0, "b": 0})
 
 
+def test_what_is_no_update_is_named() -> None:
+    made = task(weighted_mean(), max_weight=5)
+    card, good = made.card(1, ["A" * 43] * 2), arrays(0)
+    for bias in (torch.zeros(5, dtype=torch.bfloat16), torch.zeros(5, dtype=torch.float16, requires_grad=True)):
+        with pytest.raises(edge.InputError, match=r"'bias' is no array(.|\n)*x.detach"):
+            share_update(card, {**good, "bias": bias})
+    for wrong in (None, [1.0], 3):
+        with pytest.raises(edge.InputError, match="named arrays"):
+            share_update(card, wrong)  # type: ignore[arg-type]
+    with pytest.raises(edge.InputError, match="named arrays"):
+        Layout.of([np.zeros(2)])  # type: ignore[arg-type]
+    assert share_update(card, good, weight=np.int64(5)).parts  # as NumPy counts rows
+    with pytest.raises(edge.InputError, match="0 to 5"):
+        share_update(card, good, weight=True)
+
+
 def test_uploads_outlive_a_process(tmp_path) -> None:
     """What an aggregator wrote is there when it starts again, and gone after the round."""
     made = task(mean())
@@ -177,6 +200,8 @@ def test_uploads_outlive_a_process(tmp_path) -> None:
 
 def test_tasks_that_cannot_be() -> None:
     for wrong in ({"max_weight": 2}, {"slots": 2**21}, {"aggregators": ("a",)}, {"aggregators": ("a", "a")},
-                  {"bits": 32, "frac_bits": 30}, {"minimum": 9}):  # fmt: skip
+                  {"bits": 32, "frac_bits": 30}, {"minimum": 9}, {"aggregators": "ab"}, {"limit": np.nan}, {"limit": 0.0},
+                  {"deadline_s": np.nan}, {"deadline_s": -1.0}, {"slots": 8.0}, {"max_weight": 0},
+                  {"budget": Budget(epsilon=1.0)}, {"aggregation": mean}):  # fmt: skip
         with pytest.raises(CompileError):
-            task(mean(), **wrong)
+            task(**{"aggregation": mean(), **wrong})

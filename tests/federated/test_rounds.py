@@ -182,7 +182,7 @@ def test_what_an_aggregator_refuses_is_told(open_round):
         mine.upload(uploads)
         with pytest.raises(Refused, match="a second upload in round 1") as caught:
             mine.upload(share_update(card, update(2.0), id="a"))
-        assert caught.value.status == 409
+        assert (caught.value.status, caught.value.fix) == (409, "share one update a round")
         with pytest.raises(Refused, match="has no result yet"):
             mine.result(uploads, timeout=0.1)
         with pytest.raises(EdgeError):
