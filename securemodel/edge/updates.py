@@ -177,6 +177,14 @@ class Uploads:
         return {rank: seal_part(self.card, rank, self.client, part) for rank, part in self.parts.items()}
 
 
+CLIENT_RULE = "a client's name has 1 to 128 characters that print"
+
+
+def is_client(name: Any) -> bool:
+    """Whether it follows CLIENT_RULE."""
+    return isinstance(name, str) and 1 <= len(name) <= 128 and name.isprintable()
+
+
 def share_update(card: RoundCard, arrays: Mapping[str, Any], *, weight: int = 1, id: str | None = None) -> Uploads:
     """An update in shares. `weight`: the whole number from 0 to the card's `max_weight` that it counts; nobody learns it.
 
@@ -188,8 +196,8 @@ def share_update(card: RoundCard, arrays: Mapping[str, Any], *, weight: int = 1,
             "this is no weight of the round", why=f"weights are whole numbers (int) from 0 to {card.max_weight}"
         )
     client = os.urandom(16).hex() if id is None else id
-    if not isinstance(client, str) or not 1 <= len(client) <= 128 or not client.isprintable():
-        raise InputError("a client's name has 1 to 128 characters that print")
+    if not is_client(client):
+        raise InputError(CLIENT_RULE)
     return share_elements(card, encode(card, arrays, weight), weight, client)
 
 

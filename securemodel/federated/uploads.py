@@ -8,8 +8,20 @@ from typing import Any
 
 from protocols.errors import InputError, explain
 from securemodel.edge.errors import EdgeError
-from securemodel.edge.updates import Part, RoundCard, commitment, is_sealed, read_part, unseal_part
+from securemodel.edge.updates import (
+    CLIENT_RULE,
+    Part,
+    RoundCard,
+    commitment,
+    is_client,
+    is_sealed,
+    read_part,
+    unseal_part,
+)
 from securemodel.federated.spool import Spool
+
+MOST_REFUSED = 1000
+"""So many names are kept, beside as many as there are slots: anybody could think of more."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,12 @@ class Inbox:
 
     def receive(self, client: str, data: bytes) -> None:
         """Takes a client's part. InputError says what is wrong with it; a part that was taken before stays."""
+        if not is_client(client):  # other aggregators would not take what this one says of it
+            raise InputError(explain(CLIENT_RULE, where=f"client {client[:40]!r}…", fix="take another name"))
         try:
             self._receive(client, data)
         except InputError as error:
-            if client not in self.receipts:
+            if client not in self.receipts and len(self.refused) < self.card.slots + MOST_REFUSED:
                 self.refused[client] = str(error).split("\n", 1)[0]
             raise
 

@@ -14,7 +14,7 @@ from protocols.errors import Mismatch, PeerAborted, PeerDied, PeerError
 from securemodel.data import noise
 from securemodel.edge import sealing
 from securemodel.edge.errors import InputError
-from securemodel.edge.updates import Layout, RoundCard, add_results, share_update
+from securemodel.edge.updates import Layout, RoundCard, add_results, share_elements, share_update
 from securemodel.federated import Task, mean, weighted_mean
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
@@ -199,6 +199,21 @@ def test_late_duplicate_and_old_uploads_are_named(world):
     replayed = refusal(end.receive, 2, "a", first[0])
     assert replayed.code == "wrong_program" and "is of round 1, not 2" in replayed.what
     assert following.round == 2 and end.outcome(1).present == ("a", "b")
+
+
+def test_a_name_that_is_none_does_not_end_the_agreement(world):
+    """Whoever reaches the address names itself: others would refuse to hear of such a client."""
+    here = world()
+    card = here.open()
+    for client in ("x" * 129, "a\nb"):
+        made = share_elements(card, np.zeros(6, card.dtype), 1, client)
+        for rank, end in enumerate(here.ends.values()):
+            assert "128 characters" in refusal(end.receive, 1, client, made[rank]).what
+            refusal(end.receive, 1, client, b"no part")
+    for client in "ab":
+        here.upload(card, client, 1.0)
+    here.pass_deadline()
+    assert set(here.meet_well().values()) == {RELEASED}
 
 
 def test_a_relay_cannot_relabel_mix_or_change_parts(world):
