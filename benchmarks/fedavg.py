@@ -38,7 +38,7 @@ from securemodel.federated import (
 LIMIT, PILOT = 8.0, 5
 EDGES = tuple(0.25 * 2 ** (step / 4) for step in range(21))
 """Of the histogram: from 0.25 to 8, four to each doubling."""
-Attack = Literal["far", "within"]
+Attack = Literal["far", "noise", "within"]
 Update = Mapping[str, np.ndarray]
 
 
@@ -110,7 +110,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Lies:
-    """The first `sites` send the opposite of what they learned: 30 times as long ("far"), or of the bound's norm ("within")."""
+    """The first `sites` send the opposite of what they learned, 30 times as long ("far") or of the bound's norm ("within"),
+    or uniform numbers of any size that fits ("noise")."""
 
     sites: int = 0
     how: Attack = "far"
@@ -118,6 +119,8 @@ class Lies:
     def of(self, learned: Update, bound: float) -> Update:
         if self.how == "within":
             return {name: -x for name, x in _with_norm(learned, 0.999 * bound).items()}
+        if self.how == "noise":
+            return {name: np.random.uniform(-LIMIT, LIMIT, x.shape).astype(x.dtype) for name, x in learned.items()}
         return {name: np.clip(-30 * x, -LIMIT, LIMIT) for name, x in learned.items()}
 
 
@@ -229,13 +232,15 @@ def runs() -> list[Run]:
     """All runs that are compared with the first one."""
     clear, plain = lambda bound: None, lambda bound: mean()
     bounded, trimmed = norm_bounded_mean, lambda bound: trimmed_mean(0.2)
-    nobody, far, within = Lies(), Lies(LIARS), Lies(LIARS, "within")
+    nobody, far, noise, within = Lies(), Lies(LIARS), Lies(LIARS, "noise"), Lies(LIARS, "within")
     return [
         ("clear", clear, nobody, 0), (AGAIN, clear, nobody, 0), ("mean", plain, nobody, 0), ("norm-bounded", bounded, nobody, 0),
         ("trimmed", trimmed, nobody, 0), ("clear, without the two", clear, nobody, LIARS),
         ("mean, 2 poisoned", plain, far, 0), ("norm-bounded, 2 poisoned", bounded, far, 0),
-        ("trimmed, 2 poisoned", trimmed, far, 0), ("mean, 2 within the bound", plain, within, 0),
-        ("norm-bounded, 2 within the bound", bounded, within, 0), ("trimmed, 2 within the bound", trimmed, within, 0),
+        ("trimmed, 2 poisoned", trimmed, far, 0), ("mean, 2 send noise", plain, noise, 0),
+        ("norm-bounded, 2 send noise", bounded, noise, 0), ("trimmed, 2 send noise", trimmed, noise, 0),
+        ("mean, 2 within the bound", plain, within, 0), ("norm-bounded, 2 within the bound", bounded, within, 0),
+        ("trimmed, 2 within the bound", trimmed, within, 0),
     ]  # fmt: skip
 
 

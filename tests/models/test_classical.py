@@ -99,7 +99,9 @@ THREE = (
     "ada",
     "histogram",
 )
-CASES = [(name, 2) for name in classical.CLASSIFIERS] + [(name, 3) for name in THREE]
+TWO = [name for name in classical.CLASSIFIERS if name not in THREE]
+CASES = [(name, 2) for name in TWO] + [(name, 3) for name in THREE]
+CASES += [pytest.param(name, 2, marks=pytest.mark.slow) for name in classical.CLASSIFIERS if name in THREE]
 
 
 @pytest.mark.parametrize("name, classes", CASES)

@@ -14,8 +14,14 @@ from securemodel.errors import InputError
 from securemodel.models import from_sklearn, from_structure, structure
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", classical.OF_CLASSES)
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        pytest.param(name, classes, marks=() if (at + classes) % 2 else pytest.mark.slow)
+        for at, name in enumerate(classical.OF_CLASSES)
+        for classes in (2, 3)
+    ],
+)
 def test_classifiers(name, classes):
     x, y = classical.table(160, classes=classes)
     estimator = fitted(classical.OF_CLASSES[name], x, y)
