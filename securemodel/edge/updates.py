@@ -113,6 +113,9 @@ def read_part(card: RoundCard, rank: int, client: str | None, data: bytes | memo
     texts = all(isinstance(found.get(name), str) for name in told - {"round", "rank"})
     if set(found) != told or not texts or type(found["round"]) is not int or not _is_hex(found["id"], 32):
         raise WireError("bad_part", "the header of a part is not as it should be", where=client or "")
+    sealable = card.reveal != "clients" or sealing.is_key(found["answer_key"])
+    if not _is_hex(found["commit"], 64) or not sealable:
+        raise WireError("bad_part", "the commitment or the key of a part is none", where=client or "")
     client = found["client"] if client is None else client
     _check_place(card, rank, client, found)
     part = Part(**found, body=body)

@@ -14,7 +14,7 @@ from protocols.errors import Mismatch, PeerAborted, PeerDied, PeerError
 from securemodel.data import noise
 from securemodel.edge import sealing
 from securemodel.edge.errors import InputError
-from securemodel.edge.updates import Layout, RoundCard, add_results, share_elements, share_update
+from securemodel.edge.updates import Layout, RoundCard, add_results, read_part, share_elements, share_update
 from securemodel.federated import Task, mean, weighted_mean
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
@@ -210,6 +210,20 @@ def test_a_name_that_is_none_does_not_end_the_agreement(world):
         for rank, end in enumerate(here.ends.values()):
             assert "128 characters" in refusal(end.receive, 1, client, made[rank]).what
             refusal(end.receive, 1, client, b"no part")
+    for client in "ab":
+        here.upload(card, client, 1.0)
+    here.pass_deadline()
+    assert set(here.meet_well().values()) == {RELEASED}
+
+
+@pytest.mark.parametrize("wrong", [{"commit": "z" * 64}, {"answer_key": "no key"}])
+def test_a_header_that_others_would_not_take_is_refused(world, wrong):
+    here = world(reveal="clients")
+    card = here.open()
+    made = share_update(card, update(1.0), id="liar")
+    for rank, end in enumerate(here.ends.values()):
+        part = replace(read_part(card, rank, "liar", made[rank]), **wrong)
+        assert "none" in refusal(end.receive, 1, "liar", part.bytes()).what
     for client in "ab":
         here.upload(card, client, 1.0)
     here.pass_deadline()
