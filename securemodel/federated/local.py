@@ -69,10 +69,13 @@ class LocalFederation:
     def receive(self, number: int, rank: int, client: str, data: bytes) -> None:
         """Hands a client's part, sealed or not, to the aggregator of a rank. InputError says what is wrong with it."""
         if number not in self._rounds:
-            why = "it is over" if number <= self._last else "it has not begun"
+            why = "it is over" if isinstance(number, int) and number <= self._last else "it has not begun"
             raise InputError(explain(f"round {number} takes no uploads", where=f"client {client!r}", why=why))
         if why := exceeded(self.task.budget, self._spent[client], self.task.protection):
             raise InputError(explain(f"client {client!r} takes no more part", why=why))
+        if type(rank) is not int or not 0 <= rank < len(self._rounds[number]):
+            what = f"there is no aggregator of rank {rank!r}"
+            raise InputError(explain(what, where=f"client {client!r}", fix="hand each part to the rank it is for"))
         self._rounds[number][rank].receive(client, data)
 
     def finish(self, number: int) -> Outcome:

@@ -10,6 +10,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from protocols.errors import explain
 from protocols.names import NAME_RULE, is_name
 from securemodel.edge.errors import WireError
@@ -262,7 +264,7 @@ class Task:
             premultiplied=self.premultiplied,
             bound=self._norm,
             levels=self.levels,
-            positions=None if positions is None else tuple(map(int, positions)),
+            positions=None if positions is None else tuple(np.asarray(positions).tolist()),
         )
 
 

@@ -205,3 +205,17 @@ def test_tasks_that_cannot_be() -> None:
                   {"budget": Budget(epsilon=1.0)}, {"aggregation": mean}):  # fmt: skip
         with pytest.raises(CompileError):
             task(**{"aggregation": mean(), **wrong})
+
+
+def test_places_and_ranks_that_are_none_are_refused() -> None:
+    with open_local(task(mean())) as federation:
+        with pytest.raises(ValueError, match="positions"):
+            federation.card(1, positions=[0.5, 2])
+        card = federation.card(1, positions=np.array([0, 2]))
+        part = share_update(card, arrays(0), id="a")[0]
+        for rank in (-1, 2, "0", None):
+            with pytest.raises(InputError, match="no aggregator of rank"):
+                federation.receive(1, rank, "a", part)
+        with pytest.raises(InputError, match="takes no uploads"):
+            federation.receive("1", 0, "a", part)
+        federation.receive(1, 0, "a", part)
