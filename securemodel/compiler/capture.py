@@ -408,6 +408,8 @@ def _written_plainly(graph: torch.fx.Graph) -> None:
             sizes = list(node.meta["val"].shape)
             if all(type(size) is int for size in sizes):
                 node.target, node.args = aten.view.default, (operand(node), sizes)
+        elif node.target is aten.dropout.default and node.args[1] == 0:
+            node.args = (operand(node), 0.0, False)
         elif node.target is aten.batch_norm.default and not node.args[5]:
             with graph.inserting_before(node):
                 op = aten._native_batch_norm_legit_no_training.default

@@ -50,13 +50,18 @@ def _chain(graph: Graph, users: list[list[int]], digits: int) -> _Chain | None:
     return _Chain(digits, tuple(layers), (top, xor), users[xor][0])
 
 
-def _alike(graph: Graph, depth: list[int], chain: _Chain) -> tuple | None:
-    """What chains that can be made together have in common; None for what has too many elements."""
+def _alike(graph: Graph, users: list[list[int]], depth: list[int], chain: _Chain) -> tuple | None:
+    """What chains that can be made together have in common; None for what has too many elements.
+
+    Digits from which a carry is taken stay where they are.
+    """
     node = graph[chain.digits]
     if node.shape[1] * 64 > _FEW:
         return None
     apart = [graph[c].attrs for _, c in chain.layers]
-    fixed = (node.attrs["low_bits"], node.attrs["shift"]) if any("apart" in attrs for attrs in apart) else ()
+    carried = any(graph[u].op == "part" for opened, _ in chain.layers for u in users[opened])
+    carried = carried or any("apart" in attrs for attrs in apart)
+    fixed = (node.attrs["low_bits"], node.attrs["shift"]) if carried else ()
     count = -(-digit_count(node.attrs["low_bits"]) // 4)
     layers = len(chain.layers), bool(chain.sign), json.dumps([fixed, apart if fixed else []])
     return depth[node.id], node.phase, node.source, count, *layers
@@ -142,7 +147,7 @@ def compare_together(graph: Graph) -> Graph:
     alike: dict[tuple, list[_Chain]] = {}
     for node in graph.nodes:
         chain = _chain(graph, users, node.id) if node.op == "digits" else None
-        key = _alike(graph, depth, chain) if chain else None
+        key = _alike(graph, users, depth, chain) if chain else None
         if chain and key is not None:
             alike.setdefault(key, []).append(chain)
     companies = [chains for chains in alike.values() if len(chains) > 1]
