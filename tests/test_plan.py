@@ -443,7 +443,9 @@ def test_numbers_are_short() -> None:
     assert [seconds_text(s) for s in (599.0, 3600.0, 90_000.0)] == ["599.00 s", "60 min", "25 h"]
 
 
-@pytest.mark.parametrize(("document", "word"), [("document", ""), ("training_document", "training ")])
+@pytest.mark.parametrize(
+    ("document", "word"), [("document", ""), pytest.param("training_document", "training ", marks=pytest.mark.slow)]
+)
 def test_the_pages_of_costs_are_what_the_code_declares(document: str, word: str) -> None:
     docs = Path(__file__).resolve().parent.parent / "docs"
     page = f"{word.strip()}-costs.md".removeprefix("-")
