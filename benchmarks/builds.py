@@ -111,7 +111,7 @@ def other(commit: str, root: Path = ROOT, builds: Path = _BUILDS) -> Build:
     tree, merged, done = folder / "tree", folder / "merged", folder / "built"
     own = _pins_otherwise(root, full)
     python = str(tree / ".venv" / "bin" / "python") if own else sys.executable
-    if not done.exists():
+    if not (done.exists() and (tree / "benchmarks").exists()):
         _build(root, full, folder, own)
         done.touch()
     _merge(root, tree, merged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -187,6 +188,10 @@ def test_another_commit_is_built_apart_and_runs_these_cases_where_it_can(
         "it was built already"
     )
 
+    shutil.rmtree(tmp_path / "builds" / made.commit[:12] / "tree")
+    assert builds.other("HEAD", repository, tmp_path / "builds").cases == {"old"}, "what was removed is built again"
+
+    commands.clear()
     constraints.write_text("one==2\n")
     made = builds.other("HEAD", repository, tmp_path / "apart")
     assert ".venv" in made.python and commands == ["setup"], "other versions: an environment of its own"
