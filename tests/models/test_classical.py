@@ -99,8 +99,8 @@ THREE = (
     "ada",
     "histogram",
 )
-TWO = [name for name in classical.CLASSIFIERS if name not in THREE]
-CASES = [(name, 2) for name in TWO] + [(name, 3) for name in THREE]
+ONE_CASE = [name for name in classical.CLASSIFIERS if name not in THREE]
+CASES = [(name, 2) for name in ONE_CASE] + [(name, 3) for name in THREE]
 CASES += [pytest.param(name, 2, marks=pytest.mark.slow) for name in classical.CLASSIFIERS if name in THREE]
 
 
