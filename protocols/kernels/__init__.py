@@ -5,7 +5,7 @@ Every kernel is a pure function on buffers that knows no party and no network. M
   checks    checks of arguments
   cpu       every kernel in C++ (csrc/ has its source), with the twins' signatures
   variant   picks the kernels for a device, and the compiled build for this CPU
-  dispatch  the functions to call: they check arguments and run the kernels of their operands' device
+  dispatch  the functions to call, by families: they check arguments and run the kernels of their operands' device
   residues  products modulo one large number (imported from there)
 """
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from protocols import kernels
 from protocols.gates.sign import groups, opened_planes
-from protocols.kernels import dispatch, twins
+from protocols.kernels import twins
 from protocols.kernels.checks import sides
 from protocols.kernels.cpu import build
+from protocols.kernels.dispatch import bilinear as direct
 from protocols.kernels.twins import bilinear
 
 EDGES = (0, 1, -1, 2, 0xFFFF, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 62) - 1, 1 << 62, -(1 << 62), -(1 << 63))
@@ -276,7 +277,7 @@ def test_transposed_convolutions_that_multiply_by_no_zeros(variant, step, cut, e
     x, w = (torch.from_numpy(g.integers(-(2**63), 2**63, shape)) for shape in ((2, 4, 5, 6), (4, 3, 4, 3)))
     with kernels.use(variant):
         expected = kernels.conv2d(*bilinear.transposed_as_direct(x, w, step, cut, extra, gap, 1), 1, 0, gap)
-        monkeypatch.setattr(dispatch, "conv2d", lambda *given: pytest.fail("an image between zeros"))
+        monkeypatch.setattr(direct, "conv2d", lambda *given: pytest.fail("an image between zeros"))
         assert torch.equal(kernels.conv_transpose2d(x, w, step, cut, extra, gap), expected)
         for accumulate, right in (("add", 7 + expected), ("sub", 7 - expected), (None, expected)):
             out = torch.full_like(expected, 7)
