@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from running import TWO, Fn
+from running import TWO, Fn, run
 from torch import nn
+from torch.testing import assert_close
 
 import securemodel
 from securemodel.compiler.ir import Graph
@@ -91,6 +92,74 @@ def test_nothing_is_folded_for_another_owner():
 def test_grouped_transposed_convolutions_are_not_folded():
     model = nn.Sequential(nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4))
     assert products(securemodel.compile(model, torch.randn(1, 4, 5, 5), **TWO)) == ["conv_transpose2d", "mul"]
+
+
+class Residual(nn.Module):
+    """A layer that reads a normalized value, beside that value: `after` makes it of both."""
+
+    def __init__(self, after, layer: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.first, self.norm, self.layer, self.after = nn.Linear(4, 6), norm, layer, after
+
+    def forward(self, x):
+        y = self.norm(self.first(x))
+        return self.after(y, self.layer(y.transpose(0, 1)).transpose(0, 1))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.LayerNorm(6, bias=False)], ids=["shifted", "scaled"])
+def test_a_layer_after_a_norm_takes_its_scale_and_shift_in(norm):
+    x = torch.randn(3, 5, 4)
+    nn.init.normal_(norm.weight)
+    model = Residual(lambda y, z: y + z, nn.Linear(6, 6), norm)
+    program = securemodel.compile(model, x, **TWO)
+    (scaled,) = [n for n in ops(program, "bilinear") if program.graph[n.args[1]].shape == (6,)]
+    assert scaled.shape == (3, 5, 6)
+    users = [program.graph[u].op for u in program.graph.users()[scaled.id]]
+    assert users == ["linear"], "only the sum with the residual reads what is scaled, and nobody opens it"
+    assert_close(run(program, x)[0], model(x), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("after", "layer"),
+    [
+        (lambda y, z: torch.relu(y) + z, nn.Linear(6, 6)),
+        (lambda y, z: y + z, nn.Linear(6, 6, bias=False)),
+        (lambda y, z: y + z, nn.Sequential(nn.ReLU(), nn.Linear(6, 6))),
+    ],
+    ids=["opened elsewhere", "no bias takes a shift", "no layer"],
+)
+def test_what_is_opened_anyway_or_has_nowhere_to_go_is_not_folded(after, layer):
+    x, norm = torch.randn(3, 5, 4), nn.LayerNorm(6)
+    program = securemodel.compile(Residual(after, layer, norm), x, **TWO)
+    (layer_,) = [n for n in ops(program, "bilinear") if program.graph[n.args[1]].shape == (6, 6)]
+    read = program.graph[layer_.args[0]]
+    while read.op == "linear":
+        read = program.graph[read.args[0]]
+    assert read.op == "mask" and program.graph[read.args[0]].op in ("truncate", "select_truncated")
+    assert ops(program, "multiply_truncated"), "the norm's last product is truncated for its scale alone"
+
+
+def test_what_was_folded_already_is_not_folded_again():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+    nn.init.normal_(model[1].weight)
+    x = torch.randn(5, 4)
+    assert_close(run(securemodel.compile(model, x, **TWO), x)[0], model(x), atol=1e-3, rtol=0)
+
+
+def test_attention_divides_what_it_mixed():
+    q, k, v = (torch.randn(2, 8, 4) for _ in range(3))
+    attend = Fn(nn.functional.scaled_dot_product_attention)
+    program = securemodel.compile(attend, (q, k, v), weights="a", inputs=("a", "b", "b"), outputs="b")
+    assert [n.shape for n in ops(program, "multiply_truncated")] == [(2, 8, 4)], "4 columns are divided, not 8 scores"
+    assert_close(run(program, q, k, v)[0], attend(q, k, v), atol=1e-3, rtol=0)
+    wide = securemodel.compile(attend, (q, k, torch.randn(2, 8, 9)), weights="a", inputs=("a", "b", "b"), outputs="b")
+    assert (2, 8, 8) in [n.shape for n in ops(wide, "bilinear")[1:]], "9 columns: the 8 scores are divided"
+
+
+def test_of_squares_that_are_summed_one_number_is_dealt():
+    program = securemodel.compile(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), torch.randn(5, 4), **TWO)
+    assert not ops(program, "square")
+    assert (5, 1, 1) in [node.shape for node in ops(program, "bilinear")]
 
 
 # --- fractional bits ---

@@ -9,7 +9,7 @@ import torch
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.arithmetic import finite, uniform
 from securemodel.compiler.lower.masks import note_masked_rows
-from securemodel.compiler.lower.normalization import softmax
+from securemodel.compiler.lower.normalization import exponentials, softmax
 from securemodel.compiler.lower.registry import lowers
 
 aten = torch.ops.aten
@@ -54,10 +54,21 @@ def scaled_dot_product_attention(
     if attn_mask is not None:
         scores = g.add(scores, _bias(g, attn_mask))
         note_masked_rows(g, scores, _additive(g, attn_mask))
+    secret_mask = attn_mask is not None and attn_mask.secret and attn_mask.integer
+    if v.shape[-1] <= scores.shape[-1] and not secret_mask and ("masked rows", scores.id) not in g.notes:
+        return _divided_last(g, scores, v)
     shares = g.rescale(softmax(g, scores, -1))
-    if attn_mask is not None and attn_mask.secret and attn_mask.integer:
+    if secret_mask:
         shares = g.mul(shares, attn_mask)  # nobody knows which rows it forbids altogether: they are 0
     return g.bilinear("matmul", shares, v)
+
+
+def _divided_last(g: Builder, scores: Value, v: Value) -> Value:
+    """softmax(scores) v as exp(scores - max) v, divided by the sums of exponentials: of a row of n scores, as many products
+    as v has columns in place of n, for products of n |v| with room in the ring."""
+    powers, inverse, bits = exponentials(g, scores, scores.ndim - 1)
+    mixed = g.rescale(g.bilinear("matmul", powers, v))
+    return g.ldexp(g.mul(mixed, g.expand(inverse, mixed.shape)), -bits)
 
 
 @lowers(aten.masked_fill.Scalar)

@@ -9,7 +9,7 @@ import torch
 
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.arithmetic import axes, mean
-from securemodel.compiler.lower.positive import by_powers, powers_of_16, root_of_few
+from securemodel.compiler.lower.positive import by_powers, has_products, powers_of_16, root_of_few
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import smooth
 from securemodel.compiler.lower.tournament import largest
@@ -32,15 +32,20 @@ def softmax(g: Builder, x, dim, half_to_float=False):
         out = g.add(g.slice(wide, dim, 0, x.shape[dim]), fill)
         g.notes["softmax of", out.id] = x, dim
         return out
+    powers, inverse, bits = exponentials(g, x, dim)
+    out = g.rescale(g.ldexp(g.mul(powers, g.expand(inverse, powers.shape)), -bits))
+    g.notes["softmax of", out.id] = x, dim
+    return out
+
+
+def exponentials(g: Builder, x: Value, dim: int) -> tuple[Value, Value, int]:
+    """(p, w, bits) with softmax(x) = p w 2^-bits: p = exp(x - max), and w 2^-bits is 1 / its sum, of size one along the axis."""
     count = x.shape[dim]
     powers = smooth(g, "exp_below_zero", _shifted(g, x, dim))
     total = g.linear("sum", powers, dims=[dim], keepdim=True)
     bits = min(math.ceil(math.log2(count)), 13)  # 2^bits / total has more significant bits than 1 / total
     sizes = powers_of_16(count)
-    inverse = by_powers(g, "reciprocal_1_16", total, sizes, [(2.0 ** (bits - 4 * i), 0.0) for i in sizes])
-    out = g.rescale(g.ldexp(g.mul(powers, g.expand(inverse, powers.shape)), -bits))
-    g.notes["softmax of", out.id] = x, dim
-    return out
+    return powers, by_powers(g, "reciprocal_1_16", total, sizes, [(2.0 ** (bits - 4 * i), 0.0) for i in sizes]), bits
 
 
 @lowers(aten._safe_softmax.default)
@@ -104,10 +109,14 @@ def logsumexp(g: Builder, x, dim, keepdim=False):
 
 def deviations(g: Builder, x: Value, dims: list[int]) -> tuple[Value, Value, int]:
     """(x minus its mean, the sum of the squares of that, how many they are) over axes, which stay with size one."""
-    x = g.rescale(x)
-    centered = g.sub(x, g.expand(g.rescale(mean(g, x, dims, True)), x.shape))
+    centered = _centered(g, x, dims)
     total = g.linear("sum", g.square(g.rescale(centered)), dims=dims, keepdim=True)
     return centered, total, math.prod(x.shape[d] for d in dims)
+
+
+def _centered(g: Builder, x: Value, dims: list[int]) -> Value:
+    x = g.rescale(x)
+    return g.sub(x, g.expand(g.rescale(mean(g, x, dims, True)), x.shape))
 
 
 def variance(g: Builder, x: Value, dims: list[int], correction: float = 0) -> Value:
@@ -140,8 +149,31 @@ def statistics(g: Builder, x: Value, dims: list[int], eps: float) -> Normalized:
 
 
 def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
-    """(x - mean) / sqrt(variance + eps) over axes."""
-    return statistics(g, x, dims, eps).value
+    """(x - mean) / sqrt(variance + eps) over the last axes.
+
+    Where products gave x more fractional bits than the program's, n x - sum x is made without error, and the power of two
+    next to n stands for n until the end: the mean takes no round, and x is rounded once. That takes n (x - mean) < 2^30.
+    """
+    count = math.prod(x.shape[d] for d in dims)
+    if not (x.secret and has_products(g, x)) or count >= _FEW:
+        centered, ratio = _centered(g, x, dims), 1.0
+    else:
+        x, bits = g.rescale(x, double=True), (count - 1).bit_length()
+        total = g.linear("sum", x, dims=dims, keepdim=True)
+        centered, ratio = g.sub(g.scale(x, count), g.expand(total, x.shape)), count / 2**bits
+        centered = g.rescale(g.ldexp(centered, -bits))
+    inverse, more = rsqrt_of_mean(g, sum_of_squares(g, centered, dims), count, eps * ratio**2)
+    return g.ldexp(g.mul(centered, g.expand(inverse, centered.shape)), -more)
+
+
+_FEW = 1 << 15
+
+
+def sum_of_squares(g: Builder, x: Value, dims: list[int]) -> Value:
+    """Over the last axes, which stay with size one: as products of rows with themselves, for which one number is dealt."""
+    rows, count = [s for d, s in enumerate(x.shape) if d not in dims], math.prod(x.shape[d] for d in dims)
+    total = g.bilinear("matmul", g.reshape(x, (*rows, 1, count)), g.reshape(x, (*rows, count, 1)))
+    return g.reshape(total, [1 if d in dims else s for d, s in enumerate(x.shape)])
 
 
 def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float) -> tuple[Value, int]:

@@ -52,7 +52,7 @@ class Argument:
     sum: tuple[Value, float] | None = None
 
 
-def _has_products(g: Builder, x: Value) -> bool:
+def has_products(g: Builder, x: Value) -> bool:
     """Whether a value may have more than frac_bits fractional bits."""
     open_, seen = [x.id], set()
     while open_:
@@ -73,7 +73,7 @@ def argument(g: Builder, x: Value) -> Argument:
         return Argument(x, 1.0, False, 2.0**-_NARROW)
     base, factor, added = _taken_apart(g, x)
     on_grid = (added * 2.0**g.frac_bits).is_integer()
-    if _has_products(g, base) or not on_grid and abs(added) < _FELT:
+    if has_products(g, base) or not on_grid and abs(added) < _FELT:
         value = g.offset(_with_all_digits(g, base), added)
         return Argument(
             value, factor, True, 2.0 ** (2 - 2 * g.frac_bits), (base, added) if _is_of_many(g, base) else None

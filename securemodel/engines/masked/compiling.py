@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
 from securemodel.compiler.ir import Graph, Header
 from securemodel.compiler.lowering import Lowered, lower_model
-from securemodel.compiler.passes.fold import fold_owner_scales
+from securemodel.compiler.passes.fold import fold_into_layers_after, fold_owner_scales
 from securemodel.compiler.passes.masks import narrow_masks, place_masks
 from securemodel.compiler.passes.reach import fit_comparisons
 from securemodel.compiler.passes.scales import place_truncations
@@ -40,6 +40,7 @@ class Draft:
 
     def fold_owner_scales(self) -> None:
         self.replaced = fold_owner_scales(self.builder)
+        fold_into_layers_after(self.builder, self.replaced)
 
     def place_truncations(self) -> None:
         outputs = [self.replaced.get(v.id, v.id) for v in self.outputs]
