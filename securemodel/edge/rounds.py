@@ -146,6 +146,11 @@ def digest_of(model: Mapping[str, Any]) -> str:
 
 
 # ---- the round
+def largest_of(weight: int, limit: float, unit: float) -> float:
+    """The largest magnitude of a number that is shared, in units of the ring: rounding may add half a one to each."""
+    return float(np.floor(weight * limit / unit + 0.5))
+
+
 @dataclass(frozen=True)
 class Aggregator:
     """An aggregator's name, and the X25519 key that parts are sealed to, in base64url."""
@@ -207,8 +212,8 @@ class RoundCard:
             return "its levels are out of range"
         if not 2 <= len(self.aggregators) <= 16 or not all(is_key(each.key) for each in self.aggregators):
             return "it has not two aggregators or more with public keys"
-        times = self.slots * (self.max_weight if self.premultiplied else 1)
-        if times * max(1.0, self.limit / self.unit) >= 2.0 ** (self.bits - 1):
+        times = self.max_weight if self.premultiplied else 1
+        if self.slots * max(times, largest_of(times, self.limit, self.unit)) >= 2.0 ** (self.bits - 1):
             return f"the sum of {self.slots} updates within ±{self.limit:g} does not fit {self.bits} bits"
         size = self.layout.size
         if self.positions is not None and not _increasing(self.positions, size):

@@ -15,7 +15,7 @@ import numpy as np
 from protocols.errors import explain
 from protocols.names import NAME_RULE, is_name
 from securemodel.edge.errors import WireError
-from securemodel.edge.rounds import BITS, Aggregator, Layout, RoundCard
+from securemodel.edge.rounds import BITS, Aggregator, Layout, RoundCard, largest_of
 from securemodel.errors import CompileError
 from securemodel.federated.aggregations import Aggregation
 from securemodel.federated.budgets import Budget
@@ -160,7 +160,7 @@ class Task:
     def _fits(self, bits: int, frac_bits: int) -> bool:
         """Whether all that is computed fits a ring, for everybody whose update is not dropped."""
         most, found = 2.0 ** (bits - 1), self._bounds(bits, frac_bits)
-        sums = self.slots * self._times * self.limit * 2.0**frac_bits
+        sums = self.slots * largest_of(self._times, self.limit, 2.0**-frac_bits)
         fits = (sums if self.aggregation.bound is None else SUMS_ROOM * sums) < most
         if self.protection is not None:
             parties, weight = len(self.aggregators), self.max_weight

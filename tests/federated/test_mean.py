@@ -219,3 +219,13 @@ def test_places_and_ranks_that_are_none_are_refused() -> None:
         with pytest.raises(InputError, match="takes no uploads"):
             federation.receive("1", 0, "a", part)
         federation.receive(1, 0, "a", part)
+
+
+def test_rounding_up_does_not_make_a_sum_wrap_around() -> None:
+    """Half a unit of each of 325 clients is more than there is room for beside their sum."""
+    layout = Layout.of({"x": np.zeros(1)})
+    made = Task("t", mean(), layout, slots=325, limit=0.393, bits=16, frac_bits=7)
+    out = play(made, {f"c{at}": {"x": np.full(1, made.limit)} for at in range(325)})
+    assert np.abs(out.aggregate["x"] - made.limit).max() <= 2**-8
+    with pytest.raises(CompileError, match="do not fit"):
+        Task("t", mean(), layout, slots=325, limit=0.393, bits=16, frac_bits=8)
