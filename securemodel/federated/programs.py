@@ -26,44 +26,42 @@ Part = tuple[nn.Module, Mapping[str, torch.Tensor], int]
 
 
 class InRange(nn.Module):
-    """1 for each weight from 0 to the largest, 0 for the others."""
+    """1 for each weight from 0 to the largest, 0 for the others; `left` is the largest less each."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most = most
-
-    def forward(self, weights: torch.Tensor) -> torch.Tensor:
-        return in_range(weights, self.most).to(torch.int64)
+    def forward(self, weights: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        return in_range(weights, left).to(torch.int64)
 
 
-def in_range(weights: torch.Tensor, most: int) -> torch.Tensor:
-    return (weights >= 0) & (weights <= most)
+def in_range(weights: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    return (weights >= 0) & (left >= 0)
 
 
 class Admit(nn.Module):
     """1 for each update (slots,) that is within its bounds, 0 for the others.
 
-    Projections `projected` (slots, K) are at most `reach` (slots,). Where norms matter, the same ring elements as reals, in
-    `unit`, are `scaled`, and their squares add up to at most that of `root` (slots,). Weights are `counted`. Bounds are
-    inputs, though public, as numbers in a program are limited.
+    Projections `projected` (slots, K) are at most `reach` (slots,). Where norms matter, the same ring elements as reals are
+    `scaled`; in `unit`, their squares add up to at most that of `root` (slots,), made in the same way, and `rest`. Weights
+    are `counted`; `left` is the largest less each. Bounds are inputs, though public: numbers in a program are limited, and
+    these are exact for every weight.
     """
 
-    def __init__(self, unit: float, most: int) -> None:
+    def __init__(self, unit: float, rest: float) -> None:
         super().__init__()
-        self.unit, self.most = unit, most
+        self.unit, self.rest = unit, rest
 
     def forward(
         self,
         projected: torch.Tensor,
         reach: torch.Tensor,
         counted: torch.Tensor,
+        left: torch.Tensor,
         scaled: torch.Tensor | None = None,
         root: torch.Tensor | None = None,
     ) -> torch.Tensor:
         far = reach.unsqueeze(1)
-        good = ((projected + far >= 0) & (far - projected >= 0)).all(1) & in_range(counted, self.most)
+        good = ((projected + far >= 0) & (far - projected >= 0)).all(1) & in_range(counted, left)
         if scaled is not None and root is not None:
-            good = good & ((scaled * self.unit).square().sum(1) <= root.square())
+            good = good & ((scaled * self.unit).square().sum(1) <= (root * self.unit + self.rest).square())
         return good.to(torch.int64)
 
 
@@ -136,21 +134,19 @@ class Custom(nn.Module):
         return self.function(updates.T, weights)
 
 
-def models(
-    aggregation: Aggregation, slots: int, block: int, frac_bits: int, bounds: Bounds, most: int
-) -> dict[str, Part]:
+def models(aggregation: Aggregation, slots: int, block: int, frac_bits: int, bounds: Bounds) -> dict[str, Part]:
     """The models of an aggregation by name, in their order. frac_bits: of uploads."""
     whole = lambda *shape: torch.ones(shape, dtype=torch.int64)
     weights = whole(slots)
     made: dict[str, Part] = {}
     if aggregation.rows:
         rows = whole(slots, aggregation.rows)
-        inputs = {"projected": rows, "reach": weights, "counted": weights}
+        inputs = {"projected": rows, "reach": weights, "counted": weights, "left": weights}
         if aggregation.bound is not None:
             inputs |= {"scaled": rows.double(), "root": weights.double()}
-        made["admit"] = (Admit(bounds.unit, most), inputs, bounds.frac_bits)
+        made["admit"] = (Admit(bounds.unit, bounds.rest), inputs, bounds.frac_bits)
     elif aggregation.weighted:
-        made["admit"] = (InRange(most), {"weights": weights}, 16)
+        made["admit"] = (InRange(), {"weights": weights, "left": weights}, 16)
     updates = whole(block, slots)
     if aggregation.kind == "sorted":
         made["sorted"] = (Sorted(), {"rows": updates}, 16)

@@ -17,7 +17,7 @@ sound     an update of norm beyond slack(K) B passes with probability at most 2^
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -72,24 +72,22 @@ def _factor(a: float) -> float:
 class Bounds:
     """What projections are compared with, for an update of weight 1, in units of the ring of uploads.
 
-    reach: the largest magnitude. norm: the bound of an honest update's norm. Projections of `bits`, as ring elements of 64
-    bits and then reals of `frac_bits`, are multiplied by `unit`; the root of their sum of squares is at most scale * weight
-    + rest, whose second part leaves room for rounding.
+    reach: the largest magnitude; root: the largest root of the sum of squares. norm: the bound of an honest update's norm.
+    Projections of `bits`, as ring elements of 64 bits and then reals of `frac_bits`, are multiplied by `unit` before they
+    are squared, and so is the root, to which `rest` is added: room for rounding.
     """
 
     reach: int
+    root: int
     norm: float
     bits: int
     unit: float
-    scale: float
     rest: float
     frac_bits: int = 20
 
-    def limits(self, weights: torch.Tensor, public: Callable[[Sequence[int]], torch.Tensor]) -> list[torch.Tensor]:
-        """Shares of the reach and of the root, of those of weights; `public` makes a share of what everybody knows."""
-        root = weights * round(self.scale * 2**self.frac_bits)
-        room = public([round(self.rest * 2**self.frac_bits)] * len(weights))
-        return [weights * (self.reach << (64 - self.bits)), root + room]
+    def limits(self, weights: torch.Tensor) -> list[torch.Tensor]:
+        """Shares of the reach and of the root, of those of weights."""
+        return [weights * (limit << (64 - self.bits)) for limit in (self.reach, self.root)]
 
     def as_unit(self, frac_bits: int) -> tuple[float, float]:
         """(factor, square): squared norms, read with so many fractional bits, times a power of two; and the bound's own."""
@@ -100,10 +98,10 @@ class Bounds:
 def bounds(norm: float, numbers: int, rows: int, most: int, bits: int) -> Bounds:
     """For updates of so many numbers, of norm at most `norm` before they are rounded, of weights up to `most`."""
     honest = norm + 0.5 * math.sqrt(numbers)
-    reach_of_one = math.ceil(honest * reach(rows))
+    reach_of_one, root = math.ceil(honest * reach(rows)), math.ceil(honest * math.sqrt(rows / 2 * spread(rows)))
     power = math.ceil(math.log2(reach_of_one * most)) + 64 - bits
-    of_squares = honest * math.sqrt(rows / 2 * spread(rows)) * 2.0 ** (64 - bits - power)
-    return Bounds(reach_of_one, honest, bits, 2.0 ** (Bounds.frac_bits - power), of_squares, 2.0**-8)
+    rest = 2.0**-8 * root * most * 2.0 ** (64 - bits - power)
+    return Bounds(reach_of_one, root, honest, bits, 2.0 ** (Bounds.frac_bits - power), rest)
 
 
 def matrix(seed: bytes, rows: int, start: int, stop: int) -> np.ndarray:

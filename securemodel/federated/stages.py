@@ -150,12 +150,12 @@ def _admitted(own: Round) -> Walk:
     here = own.public([1] * len(clients))
     counted = _weights(own, clients) if task.aggregation.weighted else here
     weights = counted if task.premultiplied else here
-    inputs = [counted]
+    inputs = [counted, own.public([task.max_weight] * len(clients)) - counted]
     if task.aggregation.rows:
         seed = yield from toss(own)
         each = project(own.inbox, clients, seed, task.aggregation.rows) << (64 - own.inbox.card.bits)
-        reach, root = task.bounds.limits(weights, own.public)
-        inputs = [each, reach, counted] + ([each, root] if task.aggregation.bound is not None else [])
+        reach, root = task.bounds.limits(weights)
+        inputs = [each, reach, *inputs] + ([each, root] if task.aggregation.bound is not None else [])
     share = yield from own.run("admit", *(own.slots(clients, x) for x in inputs))
     return tuple((yield from own.open_bits("accepted", clients, share)))
 

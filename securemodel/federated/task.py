@@ -171,6 +171,7 @@ class Task:
                 fits
                 and (4 if self.aggregation.kind == "sum" else 16) * largest < most
                 and (bits < 64 or self.layout.size * largest < most / 4)
+                and (self.aggregation.bound is None or 2.0 * found.root * self._times < most)
             )
         if self.aggregation.kind in ("scaled", "closest", "norms"):
             fits = fits and 16 * self.slots * (slack(self.aggregation.rows) * found.norm) ** 2 < most
@@ -201,7 +202,7 @@ class Task:
             return {}
         from securemodel.federated import programs  # the compiler takes 100 MB, which sums do not need
 
-        parts = programs.models(self.aggregation, self.slots, self.block, self.ring[1], self.bounds, self.max_weight)
+        parts = programs.models(self.aggregation, self.slots, self.block, self.ring[1], self.bounds)
         made = programs.compiled(parts, self.aggregators)
         if self.aggregation.function is not None:
             programs.check_columns(self.aggregation.function, self.slots)

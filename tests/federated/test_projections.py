@@ -19,9 +19,8 @@ def passes(x: np.ndarray, bits: int, of: Bounds, seed: bytes) -> bool:
     """The checks of `programs.Admit` in the clear, on projections modulo 2^bits."""
     y = x.astype(np.int64) @ matrix(seed, ROWS, 0, x.size).astype(np.int64)
     y = ((y + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)) if bits < 64 else y
-    root = (
-        (of.scale + of.rest) * 2.0 ** (of.frac_bits - (64 - bits)) / 2.0**of.frac_bits / (of.unit / 2.0**of.frac_bits)
-    )
+    unit = of.unit / 2.0**of.frac_bits * 2.0 ** (64 - bits)
+    root = of.root + of.rest / unit
     return bool((np.abs(y) <= of.reach).all() and math.sqrt(float((y.astype(float) ** 2).sum())) <= root)
 
 

@@ -103,6 +103,22 @@ def test_updates_within_the_bound_all_count(name: str) -> None:
     assert np.abs(out.aggregate["x"] - clear_mean(updates, weights)["x"]).max() <= 2**-16
 
 
+@pytest.mark.parametrize("aggregation", [norm_bounded_mean(3.0, weighted=True), weighted_mean()])
+def test_bounds_are_exact_for_weights_of_any_size(aggregation) -> None:
+    """Of many rows: numbers in a program are limited, and the limit of a norm is a product with the weight."""
+    bounded, most = aggregation.bound is not None, 10_000_000 if aggregation.bound else 2**40
+    of = Task("t", aggregation, Layout.of({"x": np.zeros(SIZE)}), slots=8, max_weight=most)
+    with open_local(of) as federation:
+        card = federation.card(1)
+        for client, update in vectors().items():
+            times = 1.05 * slack(64) if client in "de" else 1
+            x = update["x"] / np.linalg.norm(update["x"]) * 2.99 * times * most / card.unit
+            uploads = lie(card, client, np.rint(x), most + (client == "f"))
+            for rank, part in uploads.items():
+                federation.receive(1, rank, client, part)
+        assert federation.finish(1).present == tuple("abc" if bounded else "abcde")
+
+
 def test_norms_in_bins() -> None:
     updates = vectors()
     norms = np.linalg.norm(matrix_of(updates), axis=1)
@@ -271,8 +287,8 @@ def test_the_program_that_admits_is_exact_at_its_edges(name: str) -> None:
     rows[6:] = torch.tensor([[reach * 2 // 11], [reach * 5 // 22]])  # 64 of them: 1.45 and 1.82 times the reach
     within = [1, 1, 0, 0, 0, 0, 1, 0 if name == "bounded" else 1]
     weights = torch.ones(8, dtype=torch.int64)
-    limits = of.bounds.limits(weights, lambda values: torch.tensor(values, dtype=torch.int64))
-    given = [rows << shift, limits[0], weights, rows << shift, limits[1]][: 5 if name == "bounded" else 3]
+    limits = of.bounds.limits(weights)
+    given = [rows << shift, limits[0], weights, 1 - weights, rows << shift, limits[1]][: 6 if name == "bounded" else 4]
     with open_local(of) as federation:
         drawn = [torch.randint(-(2**62), 2**62, x.shape) for x in given]
         shares = {"first": [x - r for x, r in zip(given, drawn, strict=True)], "second": drawn}
