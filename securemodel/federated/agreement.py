@@ -98,6 +98,10 @@ def _members(standings: Mapping[str, Standing], slots: int) -> tuple[tuple[str, 
                 raise _differs(name, "has lost uploads to a round that is fixed", why)
             if one.members is None and set(members) & one.refused.keys():
                 raise _differs(next(iter(fixed)), "let in clients that another one refuses", f"{name!r} refuses them")
+        held = [{c: r for c, r in one.held.items() if c in members} for one in standings.values()]
+        if agree(held, slots).present != members:  # each once, and with parts of one upload: the minimum counts on that
+            why = "they are named twice, or their parts belong to different uploads"
+            raise _differs(next(iter(fixed)), "let in clients that cannot be in", why)
         return members, dict(standings[next(iter(fixed))].refused)
     barred = {client: why for one in standings.values() for client, why in one.refused.items()}
     found = agree([{c: r for c, r in one.held.items() if c not in barred} for one in standings.values()], slots)
@@ -119,6 +123,8 @@ def exchange_standings(channel: Channel, mine: Standing, names: Sequence[str]) -
             raise Mismatch(peer, explain(f"aggregator {peer!r} works on another task", fix=fix))
         if standing.state not in ("", OPEN, AGREED, COMPUTED, RELEASED, REFUSED):
             raise misbehaved(peer, "it is in a state that there is not")
+        if standing.number == mine.number and standing.deadline != mine.deadline:  # it could put off the round's end
+            raise misbehaved(peer, f"its deadline of round {mine.number} is another one")
         if not all(_DIGITS.fullmatch(text) for one in standing.held.values() for text in (one.commit, one.digest)):
             raise misbehaved(peer, "it has digests of uploads that are none")
     return {name: said[name] for name in names}

@@ -93,11 +93,11 @@ def test_a_second_set_of_clients_is_refused_by_name(said, named):
 
 
 def test_a_result_is_released_when_all_have_it():
-    done = standing("ab", COMPUTED, epoch=2, members=["a", "b"])
-    assert decide({"x": done, "y": msgspec.structs.replace(done, state=RELEASED)}, 2).state == RELEASED
-    again = decide({"x": done, "y": msgspec.structs.replace(done, state=AGREED)}, 2)
+    done, theirs = (standing("ab", COMPUTED, name, epoch=2, members=["a", "b"]) for name in "xy")
+    assert decide({"x": done, "y": msgspec.structs.replace(theirs, state=RELEASED)}, 2).state == RELEASED
+    again = decide({"x": done, "y": msgspec.structs.replace(theirs, state=AGREED)}, 2)
     assert (again.state, again.epoch) == (AGREED, 3)
-    other = decide({"x": done, "y": msgspec.structs.replace(done, epoch=1)}, 2)
+    other = decide({"x": done, "y": msgspec.structs.replace(theirs, epoch=1)}, 2)
     assert (other.state, other.epoch) == (AGREED, 3)
 
 
@@ -174,3 +174,27 @@ def test_a_decision_is_all_that_is_compared():
     changes = {"number": 4, "state": REFUSED, "epoch": 9, "members": ("a",), "refused": {"z": "w"}, "reason": "r"}
     digests = {replace(decision, **{name: value}).digest() for name, value in changes.items()}
     assert len(digests | {decision.digest()}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    "members, held",
+    [(["a", "a"], "ab"), (["b", "a"], "ab"), (["a", "b"], {"a": "a", "b": "other"}), (["a", "b", "c"], "abc")],
+    ids=["one twice", "in another order", "parts of two uploads", "more than slots"],
+)
+def test_clients_that_cannot_be_in_are_not_let_in_by_who_says_so(members, held):
+    """One aggregator that says it was agreed on: with a client twice, it would get what the minimum is there to prevent."""
+    said = {"x": standing("abc"), "y": standing(held, AGREED, name="y", members=members)}
+    with pytest.raises(Mismatch) as caught:
+        decide(said, 2, slots=2)
+    assert caught.value.party == "y"
+
+
+@pytest.mark.parametrize("deadline", [1e18, float("nan"), -1.0])
+def test_who_puts_off_the_end_of_a_round_is_named(deadline):
+    """All would meet again and again, without an end and without an error."""
+    other = msgspec.structs.replace(standing("a", name="y"), deadline=deadline)
+    ends = talk(
+        x=lambda c: agreement.exchange_standings(c, standing("a"), "xy"),
+        y=lambda c: agreement.exchange_standings(c, other, "xy"),
+    )
+    assert isinstance(ends["x"], BadFrame) and ends["x"].party == "y"
