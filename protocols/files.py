@@ -96,21 +96,26 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, new: bool = 
 
 
 @contextmanager
-def open_atomically(path: Path, mode: int = 0o644, *, new: bool = False) -> Iterator[BinaryIO]:
-    """The same for a file that is written in parts: it gets its name at the end, after an error there is nothing new."""
+def open_atomically(path: Path, mode: int = 0o644, *, new: bool = False, durable: bool = True) -> Iterator[BinaryIO]:
+    """The same for a file that is written in parts: it gets its name at the end, after an error there is nothing new.
+
+    Not `durable`: the file may be gone or damaged where the machine, and not the process alone, ends at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, mode)
         if new:
             os.link(temporary, path)  # unlike a rename, fails if the name is taken
         else:
             os.replace(temporary, path)
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -100,10 +100,18 @@ class Aggregator:
         self._model, self._sessions, self._ledger, self._clock = model, sessions, ledger, clock
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
+        try:
+            self._go_on()
+        except BaseException:
+            self.journal.close()
+            raise
+
+    def _go_on(self) -> None:
+        """Takes up what an earlier process left."""
         last = self.journal.last()
         if last is not None and last.state not in ENDED:
             self._inbox = self._opened(last)
-        for left in place.folder.glob("round-*"):
+        for left in self.place.folder.glob("round-*"):
             if self._inbox is None or left != self._inbox.spool.folder:
                 Spool(left).clear()
 
@@ -233,7 +241,9 @@ class Aggregator:
                 self._open(channel, newest + 1, said[self.task.aggregators[0]].proposed)
         elif any(one.number < newest for one in said.values()):
             if mine.number < newest:  # it crashed when the others opened this round
-                self._begin(newest, next(one.deadline for one in said.values() if one.number == newest))
+                name, deadline = next((name, one.deadline) for name, one in said.items() if one.number == newest)
+                self._check_deadline(name, deadline, -math.inf)
+                self._begin(newest, deadline)
         elif all(self._is_over(one) for one in said.values()):
             self._finish(channel, decide(said, self.task.minimum, self.task.slots))
         return self.journal.last()
@@ -270,12 +280,16 @@ class Aggregator:
 
     def _open(self, channel: Channel, number: int, deadline: float) -> None:
         """A new round, until the leader's deadline. Raises Mismatch."""
-        now, leader = self._clock(), self.task.aggregators[0]
-        if not math.isfinite(deadline) or not now - _SKEW_S < deadline < now + self.task.deadline_s + _SKEW_S:
-            fix = "set the clocks of all aggregators"
-            raise Mismatch(leader, explain(f"the deadline that {leader!r} names is not as the task says", fix=fix))
+        self._check_deadline(self.task.aggregators[0], deadline, self._clock() - _SKEW_S)
         check_same(channel, Decision(number, OPEN, reason=deadline.hex()))
         self._begin(number, deadline)
+
+    def _check_deadline(self, name: str, deadline: float, earliest: float) -> None:
+        """Raises Mismatch for a deadline that an aggregator names and the task does not allow now."""
+        latest = self._clock() + self.task.deadline_s + _SKEW_S
+        if not math.isfinite(deadline) or not earliest < deadline < latest:
+            fix = "set the clocks of all aggregators"
+            raise Mismatch(name, explain(f"the deadline that {name!r} names is not as the task says", fix=fix))
 
     def _begin(self, number: int, deadline: float) -> None:
         with self._lock:

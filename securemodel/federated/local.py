@@ -62,7 +62,8 @@ class LocalFederation:
         card = self.task.card(number, public, model=model, positions=positions)
         self._cards[number] = card
         self._rounds[number] = [
-            Inbox(card, rank, Spool(self.folder / f"round-{number}-{rank}"), key) for rank, key in enumerate(self._keys)
+            Inbox(card, rank, Spool(self.folder / f"round-{number}-{rank}", fleeting=True), key)
+            for rank, key in enumerate(self._keys)
         ]
         return card
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from protocols.errors import InputError, explain
-from protocols.files import read_secret, write_secret
+from securemodel.federated.spool import drawn_once
 
 NEIGHBORS = "one client's update replaced by any other update of a norm within the bound"
 _TAIL = 9.0  # a normal number is beyond so many standard deviations once in 2^62 times
@@ -76,15 +76,15 @@ def _drawn(path: Path, scale: float, count: int) -> np.ndarray:
 
     A round that is repeated adds the same noise to the same sum: fresh noise each time would average out.
     """
-    try:
-        data = read_secret(path, _WHAT)
-    except FileNotFoundError:
-        from securemodel.data.noise import discrete_gaussian  # 100 MB, for rounds with noise alone
-
-        data = discrete_gaussian(scale, count).numpy().astype("<i8").tobytes()
-        write_secret(path, data, _WHAT, new=True)
+    data = drawn_once(path, _WHAT, lambda: _noise(scale, count))
     if len(data) != 8 * count:
         raise InputError(
             explain(f"{_WHAT} is of another size", where=str(path), fix="begin anew, in empty folders everywhere")
         )
     return np.frombuffer(data, "<i8")
+
+
+def _noise(scale: float, count: int) -> bytes:
+    from securemodel.data.noise import discrete_gaussian  # 100 MB, for rounds with noise alone
+
+    return discrete_gaussian(scale, count).numpy().astype("<i8").tobytes()

@@ -22,6 +22,7 @@ from securemodel.edge.updates import RoundCard, arrays_of, combine
 from securemodel.federated.blocks import columns, pieces, total_of
 from securemodel.federated.noise import with_noise
 from securemodel.federated.projections import project
+from securemodel.federated.spool import drawn_once
 from securemodel.federated.task import Task
 from securemodel.federated.uploads import Inbox, Presence
 
@@ -166,8 +167,12 @@ def _weights(own: Round, clients: Sequence[str]) -> torch.Tensor:
 
 
 def toss(own: Round) -> Walk:
-    """32 bytes that no aggregator could choose: each commits to its own before it sees those of the others."""
-    mine = os.urandom(32)
+    """32 bytes that no aggregator could choose: each commits to its own before it sees those of the others.
+
+    They are the same when a round is repeated. With others, a client near a bound might pass in one of the repetitions
+    alone, and the sums over two sets of clients would tell what it sent.
+    """
+    mine = drawn_once(own.inbox.spool.folder / "toss", "the toss of a round", lambda: os.urandom(32))
     bound = lambda rank, drawn: sha256(f"toss {own.inbox.card.digest} {rank} ".encode() + drawn).digest()
     promised = yield Exchange("toss", bound(own.inbox.rank, mine))
     drawn = yield Exchange("tossed", mine)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocols.errors import InputError, explain
-from securemodel.edge.errors import EdgeError
+from securemodel.edge.errors import EdgeError, WireError
 from securemodel.edge.updates import (
     CLIENT_RULE,
     Part,
@@ -59,9 +59,18 @@ class Inbox:
     """By client, its part, which has no body if that is numbers, and where in the file these begin."""
 
     def __post_init__(self) -> None:
-        for data in self.spool.all():  # of a process that ended
-            self._keep(read_part(self.card, self.rank, None, data), len(data))
-            self.received_bytes += len(data)
+        for path, data in self.spool.all():  # of a process that ended
+            try:
+                self._keep(read_part(self.card, self.rank, None, data), len(data))
+            except WireError as error:
+                if error.code in ("other_round", "other_card"):
+                    why = "the script, or a version of what it needs, is another one than when they came"
+                    fix = "start with what there was then, or begin anew in empty folders at all aggregators"
+                    what = f"the uploads to round {self.card.round} were made for another card"
+                    raise InputError(explain(what, where=str(self.spool.folder), why=why, fix=fix)) from None
+                self.spool.remove(path)  # cut short: nobody counts on it, or the others name who lost it
+            else:
+                self.received_bytes += len(data)
 
     def receive(self, client: str, data: bytes) -> None:
         """Takes a client's part. InputError says what is wrong with it; a part that was taken before stays."""

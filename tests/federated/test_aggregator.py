@@ -15,12 +15,14 @@ from securemodel.data import noise
 from securemodel.edge import sealing
 from securemodel.edge.errors import InputError
 from securemodel.edge.updates import Layout, RoundCard, add_results, read_part, share_elements, share_update
-from securemodel.federated import Task, mean, weighted_mean
+from securemodel.federated import Task, mean, stages, weighted_mean
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
 from securemodel.federated.budgets import Budget
 from securemodel.federated.journal import AGREED, COMPUTED, OPEN, REFUSED, RELEASED
 from securemodel.federated.noise import Protection
+from securemodel.federated.stages import toss
+from securemodel.federated.uploads import Presence
 from securemodel.ledger import Ledger, read_ledger
 from securemodel.service.desk import Refused
 
@@ -333,6 +335,59 @@ def test_an_aggregator_that_missed_the_opening_follows(world, monkeypatch):
     here.restart("second")
     assert set(here.meet_well().values()) == {OPEN}
     assert here.ends["first"].card() == here.ends["second"].card()
+
+
+@pytest.mark.parametrize("deadline", [1e18, float("nan")])
+def test_who_missed_the_opening_takes_no_deadline_that_is_not_the_tasks(world, monkeypatch, deadline):
+    here = world()
+    monkeypatch.setattr(here.ends["second"].journal, "open", lambda *given: 1 / 0)
+    here.meet()
+    here.restart("second")
+    real = here.ends["first"]._standing
+    monkeypatch.setattr(here.ends["first"], "_standing", lambda: msgspec.structs.replace(real(), deadline=deadline))
+    found = here.meet()["second"]
+    assert isinstance(found, Mismatch) and found.party == "first"
+
+
+def test_an_upload_that_was_cut_short_is_one_that_did_not_come(world):
+    """As after a loss of power: the aggregator starts, and the others hear that it has no such part."""
+    here = world()
+    card = here.open()
+    for client in "abcd":
+        here.upload(card, client, 1.0)
+    spool = here.ends["first"]._inbox.spool
+    for client, left in (("c", 100), ("d", 0)):
+        with open(spool._path(client), "r+b") as file:
+            file.truncate(left)
+    here.restart("first")
+    assert sorted(here.ends["first"].held(1)) == ["a", "b"]
+    here.pass_deadline()
+    assert set(here.meet_well().values()) == {RELEASED}
+    assert here.ends["second"].outcome(1).absent == ("c", "d")
+
+
+def test_another_script_does_not_lose_the_uploads_of_a_round(world):
+    here = world()
+    here.upload(here.open(), "a", 1.0)
+    here.ends["first"].close()
+    before, here.task = here.task, replace(here.task, limit=4.0)
+    with pytest.raises(ValueError, match="another card"):
+        here.started("first")
+    here.task = before
+    here.ends["first"] = here.started("first")
+    assert here.ends["first"].held(1) == ("a",)
+
+
+def test_a_round_that_is_repeated_tosses_the_same(world):
+    """With another toss, a client near its bound might be in one of two sums alone, whose difference is its update."""
+    here = world()
+    here.open()
+    end = here.ends["first"]
+    tossed = lambda: next(toss(stages.Round(here.task, end._inbox, Presence((), (), {})))).data
+    first = tossed()
+    here.restart("first")
+    end = here.ends["first"]
+    assert tossed() == first
 
 
 def test_a_deadline_that_is_not_the_tasks_is_refused(world, monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import arrays, clear_mean, play, task, upload
 
+from protocols import files
 from protocols.errors import InputError
 from securemodel.edge import errors as edge
 from securemodel.edge import sealing
@@ -229,3 +230,13 @@ def test_rounding_up_does_not_make_a_sum_wrap_around() -> None:
     assert np.abs(out.aggregate["x"] - made.limit).max() <= 2**-8
     with pytest.raises(CompileError, match="do not fit"):
         Task("t", mean(), layout, slots=325, limit=0.393, bits=16, frac_bits=8)
+
+
+@pytest.mark.parametrize("fleeting", [False, True])
+def test_an_upload_is_on_the_disk_before_it_counts(tmp_path, monkeypatch, fleeting: bool) -> None:
+    """With its name, where the folder is one that a restart goes on with."""
+    written, real = [], files.os.fsync
+    monkeypatch.setattr(files.os, "fsync", lambda handle: written.append(handle) or real(handle))
+    spool = Spool(tmp_path / "round", fleeting=fleeting)
+    spool.put("a", b"part")
+    assert len(written) == (0 if fleeting else 3) and bytes(spool.get("a")) == b"part"
