@@ -5,7 +5,8 @@ buffers    bytes in and out of tensors without copies
 stats      counts of bytes, messages and rounds
 base       Channel: what a party holds, whatever carries the messages
 local      parties in one process
-stream     bytes to and from a socket that never blocks, plain or TLS
+records    records of AES-256-GCM over a socket that never blocks
+stream     the same in the clear; and the TLS handshake by which records get their keys
 link       one connection to one peer, and the loop that drives several
 tcp        Channel over links
 tls        TLS 1.3 with pinned certificates

@@ -17,7 +17,7 @@ from enum import IntEnum
 from protocols.errors import BadFrame, InputError, Mismatch, explain
 
 MAGIC = b"SMF1"
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 _LAYOUT = struct.Struct("<4sQIIBBHQ")
 HEADER_BYTES = _LAYOUT.size
 

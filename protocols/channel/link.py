@@ -26,8 +26,9 @@ from protocols.channel.frame import (
     pack_header,
     parse_header,
 )
+from protocols.channel.records import RecordStream
 from protocols.channel.stats import LinkCounter
-from protocols.channel.stream import PlainStream, TlsStream
+from protocols.channel.stream import PlainStream
 from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, ProtocolError, explain, public_reason
 
 MAX_REASON_BYTES = 1024
@@ -42,9 +43,9 @@ _GOODBYE_S = 1.0  # longest time spent on telling peers that the session ends
 
 
 class Link:
-    """Frames to and from one peer over a TCP or TLS stream. Use it from one thread at a time."""
+    """Frames to and from one peer over a plain or encrypted stream. Use it from one thread at a time."""
 
-    def __init__(self, me: str, peer: str, stream: PlainStream | TlsStream, receive_s: float) -> None:
+    def __init__(self, me: str, peer: str, stream: PlainStream | RecordStream, receive_s: float) -> None:
         self.me, self.peer, self.receive_s = me, peer, receive_s
         self.counter = LinkCounter()
         self._stream = stream

@@ -36,11 +36,13 @@ from protocols.channel.hello import (
 from protocols.channel.link import Link
 from protocols.channel.listen import HANDSHAKE_S, Guest, Listener, address_text, dial_any
 from protocols.channel.notices import NOT_READY, Notices, Say, silent
-from protocols.channel.stream import PlainStream, TlsStream
-from protocols.channel.tls import client_context, peer_name, server_context
+from protocols.channel.records import RecordStream
+from protocols.channel.stream import PlainStream, TlsHandshake
+from protocols.channel.tls import SPOKEN, client_context, peer_name, server_context
 from protocols.errors import (
     ConfigError,
     IdentityError,
+    Mismatch,
     PeerAbsent,
     PeerDied,
     PeerError,
@@ -254,11 +256,10 @@ class Meeting:
             sock.close()
             raise
 
-    def _authenticate(self, sock: socket.socket, context: ssl.SSLContext, peer: Entry, until: float) -> TlsStream:
-        stream = TlsStream(sock, context, server_side=False)
+    def _authenticate(self, sock: socket.socket, context: ssl.SSLContext, peer: Entry, until: float) -> RecordStream:
+        handshake = TlsHandshake(sock, context, server_side=False)
         try:
-            peer_name(stream.handshake(until - time.monotonic()), [peer])
-            return stream
+            peer_name(handshake.authenticate(until - time.monotonic()), [peer])
         except ssl.SSLError as error:
             raise IdentityError(
                 peer.name,
@@ -269,6 +270,10 @@ class Meeting:
                     fix="compare its fingerprint with the party file; it must use TLS 1.3 and its pinned certificate",
                 ),
             ) from error
+        try:
+            return _records(handshake, peer.name, until)
+        except ssl.SSLError as error:  # a client hears only now whether its own certificate is trusted
+            raise self._rejected(peer.name, error) from error
 
     # Accepting
 
@@ -296,10 +301,15 @@ class Meeting:
         known, sock, room = "", guest.sock, cast(Listener, self._listener).room
         try:
             _tune(sock)
-            stream = TlsStream(sock, context, server_side=True) if context else PlainStream(sock)
-            if isinstance(stream, TlsStream):
-                known = peer_name(stream.handshake(self._handshake_s()), peers)
+            stream: PlainStream | RecordStream
+            if context:
+                until = time.monotonic() + self._handshake_s()
+                handshake = TlsHandshake(sock, context, server_side=True)
+                known = peer_name(handshake.authenticate(until - time.monotonic()), peers)
                 room.leave(guest)  # from here on it is a party's
+                stream = _records(handshake, known, until)
+            else:
+                stream = PlainStream(sock)
             link = Link(self.me, known or "unknown", stream, self.config.timeouts.receive_s)
             hello = self._greet(link, {known} if known else {entry.name for entry in peers})
             link.peer = hello.name
@@ -335,10 +345,6 @@ class Meeting:
             silence_s = self._handshake_s()
             link.send(HELLO, [ours], timeout_s=silence_s)
             hello = link.receive(HELLO, max_bytes=MAX_HELLO_BYTES, timeout_s=_PREPARING_S, silence_s=silence_s)
-        except PeerDied as error:
-            if isinstance(error.__cause__, ssl.SSLError):
-                raise self._rejected(link.peer, error.__cause__) from error
-            raise
         finally:
             with self._lock:
                 self._greeting.remove(link)
@@ -392,6 +398,14 @@ class Meeting:
 def connected_twice(name: str) -> IdentityError:
     """The error for two processes of one party where one may be."""
     return IdentityError(name, explain(f"party {name!r} connected twice", fix="start each party once"))
+
+
+def _records(handshake: TlsHandshake, peer: str, until: float) -> RecordStream:
+    """The stream of an authenticated party. Raises Mismatch, OSError."""
+    if handshake.spoken != SPOKEN:
+        why = f"inside TLS it does not speak {SPOKEN}, as we do"
+        raise Mismatch(peer, explain(f"party {peer!r} runs another version", why=why, fix="install the same version"))
+    return handshake.records(until - time.monotonic())
 
 
 def _tune(sock: socket.socket) -> None:

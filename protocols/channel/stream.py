@@ -1,20 +1,27 @@
-"""Bytes to and from a connected socket that never blocks, in the clear or over TLS.
+"""Bytes to and from a connected socket that never blocks: in the clear, or encrypted after a TLS handshake.
 
-Both streams have the same methods. `send` and `recv_into` raise BlockingIOError if nothing can be done now;
-`recv_into` returns 0 at the end of the connection. Use a stream from one thread at a time.
+`PlainStream` and `RecordStream` have the same methods. `send` and `recv_into` raise BlockingIOError if nothing can be done
+now; `recv_into` returns 0 at the end of the connection. Use a stream from one thread at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import ssl
+import struct
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-_BATCH_BYTES = 1 << 18  # one system call moves up to this many bytes of TLS records
+from protocols.channel.records import SECRET_BYTES, RecordStream, has_ended
 
-_HANDSHAKE_BYTES = 1 << 14  # the same for connections that may be anybody's
+T = TypeVar("T")
+_HEAD = struct.Struct(">BBBH")  # of a TLS record: what it is, version, length
+_TLS_KINDS, _TLS_MAJOR, _TLS_RECORD_BYTES = range(20, 24), 3, (1 << 14) + 256
 
 
 class PlainStream:
@@ -34,104 +41,89 @@ class PlainStream:
 
     def ended(self) -> bool:
         """Whether the other end has closed the connection and nothing of it is left to read."""
-        return _ended(self.socket)
+        return has_ended(self.socket)
 
 
-class TlsStream:
-    """A TLS connection that encrypts and decrypts many records for each system call."""
+class TlsHandshake:
+    """A TLS 1.3 handshake over a connected socket; then the keys of a `RecordStream` are handed over inside.
+
+    No byte is read from the socket that is behind a TLS record of the handshake or of the keys.
+    """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> None:
-        self.socket = sock
+        self.socket, self._server_side = sock, server_side
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
-        self._scratch = memoryview(bytearray(_HANDSHAKE_BYTES))
-        self._unsent = memoryview(b"")
 
-    def handshake(self, timeout_s: float) -> bytes:
-        """Authenticate both ends; from then on the socket does not block. Returns the peer's certificate (DER).
+    def authenticate(self, timeout_s: float) -> bytes:
+        """Authenticate both ends. Returns the peer's certificate (DER).
 
+        A client knows what its peer says of it, but only `records` brings whether the server trusts its own certificate.
         Raises ssl.SSLError if the peer is not trusted or speaks something else, OSError if the connection ends.
         """
-        deadline = time.monotonic() + timeout_s
-        done = False
-        while not done:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long")
-            self.socket.settimeout(left)
-            try:
-                self._tls.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError:
-                with contextlib.suppress(OSError):  # the alert that tells the peer why
-                    self.socket.sendall(self._outgoing.read())
-                raise
-            if self._outgoing.pending:
-                self.socket.sendall(self._outgoing.read())
-            if not done:
-                got = self.socket.recv_into(self._scratch)
-                if not got:
-                    raise ConnectionError("the connection ended during the TLS handshake")
-                self._incoming.write(self._scratch[:got])
-        self.socket.setblocking(False)
-        self._scratch = memoryview(bytearray(_BATCH_BYTES))
+        self._until_done(self._tls.do_handshake, time.monotonic() + timeout_s)
         return self._tls.getpeercert(binary_form=True) or b""
 
     @property
-    def unsent(self) -> int:
-        """How many encrypted bytes still wait for `flush`."""
-        return len(self._unsent)
+    def spoken(self) -> str | None:
+        """What both ends said that they speak inside; None where that is not the same."""
+        return self._tls.selected_alpn_protocol()
 
-    @property
-    def pending(self) -> bool:
-        """Whether bytes were read that the operating system no longer knows of."""
-        return bool(self._incoming.pending or self._tls.pending())
+    def records(self, timeout_s: float) -> RecordStream:
+        """Swaps secrets with the peer, inside the TLS connection, and leaves that. Raises as `authenticate` does."""
+        deadline = time.monotonic() + timeout_s
+        ours, theirs = os.urandom(SECRET_BYTES), b""
+        self._tls.write(ours)
+        self._say(deadline)
+        while len(theirs) < SECRET_BYTES:
+            got = self._until_done(partial(self._tls.read, SECRET_BYTES - len(theirs)), deadline)
+            if not got:
+                raise ConnectionError(errno.ECONNRESET, "the connection ended before its keys were there")
+            theirs += got
+        if self._tls.pending():
+            raise ConnectionError(errno.EPROTO, "more than its part of the keys came inside TLS")
+        return RecordStream(self.socket, ours, theirs, server_side=self._server_side)
 
-    def send(self, view: memoryview) -> int:
-        """Encrypt what fits into one batch and send what can be sent; the rest stays `unsent`. Returns bytes taken."""
-        self.flush()
-        taken = 0
-        while taken < len(view) and self._outgoing.pending < _BATCH_BYTES:
-            taken += self._tls.write(view[taken:])
-        self._unsent = memoryview(self._outgoing.read())
-        try:
-            self.flush()
-        except BlockingIOError:
-            pass
-        return taken
-
-    def ended(self) -> bool:
-        """Whether the other end has closed the connection and nothing of it is left to read."""
-        return not self.pending and _ended(self.socket)
-
-    def flush(self) -> None:
-        """Send encrypted bytes that wait. Raises BlockingIOError if some still do."""
-        while self._unsent:
-            self._unsent = self._unsent[self.socket.send(self._unsent) :]
-
-    def recv_into(self, view: memoryview) -> int:
-        """Decrypt into a buffer. Returns the number of bytes, 0 at the end of the connection."""
-        if not self.pending and not self._fill():
-            return 0
+    def _until_done(self, step: Callable[[], T], deadline: float) -> T:
         while True:
             try:
-                return self._tls.read(len(view), view)  # type: ignore[return-value]  # with a buffer: how many bytes
-            except ssl.SSLWantReadError:  # part of a record has come
-                if not self._fill():
-                    return 0
+                done = step()
+            except ssl.SSLWantReadError:
+                self._say(deadline)
+                self._hear(deadline)
+                continue
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):  # the alert that tells the peer why
+                    self._say(deadline)
+                raise
+            self._say(deadline)
+            return done
 
-    def _fill(self) -> int:
-        got = self.socket.recv_into(self._scratch)
-        self._incoming.write(self._scratch[:got])
-        return got
+    def _say(self, deadline: float) -> None:
+        if self._outgoing.pending:
+            self._wait_until(deadline)
+            self.socket.sendall(self._outgoing.read())
 
+    def _hear(self, deadline: float) -> None:
+        """One TLS record; of what is none, the beginning, which tells OpenSSL what it is."""
+        head = self._read(_HEAD.size, deadline)
+        kind, major, _, length = _HEAD.unpack(head)
+        self._incoming.write(head)
+        if kind in _TLS_KINDS and major == _TLS_MAJOR and length <= _TLS_RECORD_BYTES:
+            self._incoming.write(self._read(length, deadline))
 
-def _ended(sock: socket.socket) -> bool:
-    try:
-        return not sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    def _read(self, nbytes: int, deadline: float) -> bytes:
+        data = b""
+        while len(data) < nbytes:
+            self._wait_until(deadline)
+            got = self.socket.recv(nbytes - len(data))
+            if not got:
+                raise ConnectionError(errno.ECONNRESET, "the connection ended during the TLS handshake")
+            data += got
+        return data
+
+    def _wait_until(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long")
+        self.socket.settimeout(left)

@@ -24,8 +24,9 @@ from protocols.channel import Channel, Label, Link, Purpose, Reception, connect,
 from protocols.channel import link as link_module
 from protocols.channel.frame import PROTOCOL_VERSION, pack_header
 from protocols.channel.hello import EVERY_LANE, HELLO, HELLO_LAYOUT
+from protocols.channel.records import SECRET_BYTES, RecordStream
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
-from protocols.channel.tls import client_context, server_context
+from protocols.channel.tls import SPOKEN, client_context, server_context
 from protocols.errors import (
     BadFrame,
     ConfigError,
@@ -283,6 +284,7 @@ class Scene:
         """Dial victim 'b' with an identity of choice (or none), trusting anybody."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols([SPOKEN])
         for option, value in options.items():
             setattr(context, option, value)
         if identity:
@@ -308,10 +310,30 @@ def attack_listener(scene: Scene, attack: Callable[[], object]) -> tuple[BaseExc
 def talk(sock: socket.socket, data: bytes) -> bytes:
     """Send, then read until the other end closes; an alert is an exception."""
     with sock:
+        if isinstance(sock, ssl.SSLSocket):
+            return talk_inside(sock, data)
         sock.sendall(data)
         received = b""
         while part := sock.recv(4096):
             received += part
+        return received
+
+
+def talk_inside(sock: ssl.SSLSocket, data: bytes) -> bytes:
+    """The same in records, whose keys are swapped over a TLS connection."""
+    ours, theirs = os.urandom(SECRET_BYTES), b""
+    sock.sendall(ours)
+    while len(theirs) < SECRET_BYTES:
+        if not (part := sock.recv(SECRET_BYTES - len(theirs))):
+            return b""
+        theirs += part
+    server_side, timeout_s = sock.server_side, sock.gettimeout()
+    with socket.socket(fileno=sock.detach()) as plain:
+        stream, received, room = RecordStream(plain, ours, theirs, server_side=server_side), b"", bytearray(4096)
+        plain.settimeout(timeout_s)
+        assert stream.send(memoryview(data)) == len(data) and not stream.unsent
+        while got := stream.recv_into(memoryview(room)):
+            received += room[:got]
         return received
 
 
@@ -447,6 +469,13 @@ def test_authenticated_party_with_a_wrong_hello(
     error, answer = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"]), hello))
     assert type(error) is kind and part in str(error)
     assert part.encode() in answer  # the attacker, too, is told why
+
+
+def test_authenticated_party_of_another_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is spoken inside TLS is compared before anything of it is read."""
+    monkeypatch.setitem(globals(), "SPOKEN", "securemodel/3")
+    error, _ = attack_listener(scene, lambda: talk(scene.tls(scene.ids["a"]), scene.hello("a")))
+    assert type(error) is Mismatch and "another version" in str(error)
 
 
 def test_authenticated_party_with_a_cut_hello(scene: Scene) -> None:
