@@ -11,26 +11,32 @@ if TYPE_CHECKING:
     from securemodel.api import check, compile, connect, local
     from securemodel.compiler.lower import decomposes, lowers
     from securemodel.compiler.lower.orders import permute
+    from securemodel.compiler.tuning import Tuning
     from securemodel.errors import SecureModelError, UnsupportedOperator
     from securemodel.family import Family, compile_service
     from securemodel.inspect.compare import compare
     from securemodel.inspect.differences import Comparison
+    from securemodel.inspect.tuned import TunedProgram
+    from securemodel.inspect.tuning import tune
     from securemodel.planning.costs import Network
     from securemodel.program import Program
     from securemodel.sessions.remote import arriving
     from securemodel.sessions.session import Session
     from securemodel.training import DP, compile_training, dataset, owned, rows
 
-__all__ = ["DP", "Comparison", "Family", "Network", "Program", "SecureModelError", "Session", "UnsupportedOperator", "arriving", "check", "compare", "compile", "compile_service", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows"]  # fmt: skip
+__all__ = ["DP", "Comparison", "Family", "Network", "Program", "SecureModelError", "Session", "TunedProgram", "Tuning", "UnsupportedOperator", "arriving", "check", "compare", "compile", "compile_service", "compile_training", "connect", "dataset", "decomposes", "local", "lowers", "owned", "permute", "rows", "tune"]  # fmt: skip
 
 _WHERE = {
     "api": ("check", "compile", "connect", "local"),
     "compiler.lower": ("decomposes", "lowers"),
     "compiler.lower.orders": ("permute",),
+    "compiler.tuning": ("Tuning",),
     "errors": ("SecureModelError", "UnsupportedOperator"),
     "family": ("Family", "compile_service"),
     "inspect.compare": ("compare",),
     "inspect.differences": ("Comparison",),
+    "inspect.tuned": ("TunedProgram",),
+    "inspect.tuning": ("tune",),
     "planning.costs": ("Network",),
     "program": ("Program",),
     "sessions.remote": ("arriving",),

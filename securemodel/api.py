@@ -17,6 +17,7 @@ from securemodel.compiler.capture import Captured, Examples, model_state
 from securemodel.compiler.ir import Graph, Rounding
 from securemodel.compiler.postprocess import Reveal
 from securemodel.compiler.report import Magnitudes, Report
+from securemodel.compiler.tuning import Tuning
 from securemodel.engines.compiling import Compiling, check_for, compile_for
 from securemodel.engines.compiling import compile_again as compile_again_for
 from securemodel.engines.crypten import compiling as crypten_compiling
@@ -52,7 +53,7 @@ class Engine:
 
 
 ENGINES: Mapping[str, Engine] = {
-    "masked": Engine(masked_compiling, masked.open_local, masked.open_connection, ("state",)),
+    "masked": Engine(masked_compiling, masked.open_local, masked.open_connection, ("state", "tuned")),
     "crypten": Engine(crypten_compiling, crypten.open_local, crypten.open_connection),
     "paillier": Engine(
         paillier_compiling,
@@ -123,6 +124,8 @@ def compile(
     `state` (of the masked engine) maps inputs, by name or position, to the positions of the outputs that a run hands to
     the next one in their place: they stay shares that nobody sees, start as in the examples, which everybody knows, and
     start again with each load. `inputs` and `outputs` then leave them out.
+    `tuned` (of the masked engine): ranges that `tune` measured, or the file of them. Comparisons see no more bits than
+    these; a value that leaves its range makes a wrong result. All parties give the same.
     `protocol` is what runs the program: "masked", this project's engine and the default, "paillier"
     (docs/encrypted-graphs.md), or "crypten" (docs/crypten.md). Further options are those of the protocol.
     `ranges` says what the inputs lie in, as for `check`: a RangeWarning then lists the layers whose values are not shown
@@ -132,6 +135,8 @@ def compile(
     """
     protocol = protocol or current().protocol or "masked"
     _check_options(protocol, options)
+    if "tuned" in options:
+        options["tuned"] = _tuning(options["tuned"])
     program = compile_for(
         engine_of(protocol).compiling, model, example_inputs, weights=weights, inputs=inputs, outputs=outputs,
         parties=parties, reveal=reveal, frac_bits=frac_bits, width=width,
@@ -140,6 +145,16 @@ def compile(
     if ranges is not None and program.captured:
         _warn_of_ranges(program, ranges)
     return program
+
+
+def _tuning(given: Tuning | str | Path | None) -> Tuning | None:
+    """A tuning, or the one in a file. Raises InputError, FileError."""
+    if isinstance(given, str | Path):
+        return Tuning.load(given)
+    if given is not None and not isinstance(given, Tuning):
+        fix = "give what tune() found as .tuning, or the file that its save() wrote"
+        raise InputError(explain(f"tuned= is no tuning but {type(given).__name__}", where="compile()", fix=fix))
+    return given
 
 
 def _warn_of_ranges(program: Program, ranges: Ranges) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         run,
         serve,
         train,
+        tuning,
     )
 
 COMMANDS = {
@@ -55,6 +56,7 @@ COMMANDS = {
     "share": ("train:share", "Share rows for a training script, and leave."),
     "status": ("serve:status", "Show how this party's part of a service is."),
     "train": ("train:train", "Run a training script as one party, or as all of them."),
+    "tune": ("tuning:tune", "Spend no more bits on comparisons than an owner's data needs."),
 }
 """Where each command is (module:name), and what it is for, in a line."""
 
@@ -96,6 +98,7 @@ def main() -> None:
       securemodel check model.py              can this model be run securely?
       securemodel compare model.py            is it as precise as in float?
       securemodel plan infer.py               what will a run cost?
+      securemodel tune infer.py --data x.npz --tolerance 1e-3   what does such data need?
       securemodel run infer.py --local        all parties on this machine
       securemodel run infer.py --me bank --config parties.toml
       securemodel train train.py --local      joint training, all parties on this machine

@@ -44,16 +44,9 @@ def compare(target: str, data: Path | None, shapes: tuple[str, ...], width: int,
       securemodel compare infer.py --data patients.npz
       securemodel compare model.py:LeNet5 --shape 4,1,28,28 --width 32
     """
-    path, name = path_and_name(target)
-    module = load_file(path)
-    if not name and job_of(module, path):
-        fix = "job.simulate(steps) shows fixed point beside float, for data or made-up data"
-        raise InputError(explain("a training is not compared layer by layer", where=str(path), fix=fix))
-    given = _read(data) if data else tuple(_made_up(sizes(shape)) for shape in shapes)
-    program, inputs = _program(module, name, path, given, width, frac_bits)
-    click.secho("TEST DATA ONLY: inputs, weights and all values are in the clear in this process", bold=True, err=True)
-    if all(bool((x == 0).all()) for x in inputs):
-        click.echo("the inputs are all zero, which tells little: give --data, or test_inputs in the file", err=True)
+    given = read_inputs(data) if data else tuple(_made_up(sizes(shape)) for shape in shapes)
+    program, inputs, path = program_and_inputs(target, given, width, frac_bits, "compared layer by layer")
+    warn_of(inputs)
     with explained(path):
         found = compare_program(program, *inputs)
     click.echo(str(found))
@@ -61,10 +54,31 @@ def compare(target: str, data: Path | None, shapes: tuple[str, ...], width: int,
         click.get_current_context().exit(FAILED)
 
 
+def warn_of(inputs: Tensors) -> None:
+    """Says that nothing here is secret, and of inputs that tell little, that they do."""
+    click.secho("TEST DATA ONLY: inputs, weights and all values are in the clear in this process", bold=True, err=True)
+    if all(bool((x == 0).all()) for x in inputs):
+        click.echo("the inputs are all zero, which tells little: give --data, or test_inputs in the file", err=True)
+
+
+def program_and_inputs(
+    target: str, given: Tensors, width: int, frac_bits: int, done: str
+) -> tuple[Program, Tensors, Path]:
+    """The program that a target means or makes, its test inputs, and the file; `done` is what is not done with trainings.
+
+    Raises InputError, ScriptFailed.
+    """
+    path, name = path_and_name(target)
+    module = load_file(path)
+    if not name and job_of(module, path):
+        fix = "job.simulate(steps) shows fixed point beside float, for data or made-up data"
+        raise InputError(explain(f"a training is not {done}", where=str(path), fix=fix))
+    return *_program(module, name, path, given, width, frac_bits), path
+
+
 def _program(
     module: ModuleType, name: str, path: Path, given: Tensors, width: int, frac_bits: int
 ) -> tuple[Program, Tensors]:
-    """The program that a target means or makes, and its test inputs."""
     own = _as_tuple(getattr(module, "test_inputs", None))
     if not name and any(hasattr(module, defined) for defined in ("program", "make_program")):
         program = program_of(module, path)
@@ -91,7 +105,7 @@ def _made_up(shape: list[int]) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _read(path: Path) -> Tensors:
+def read_inputs(path: Path) -> Tensors:
     """The arrays of a file, reals as float32. Raises InputError, FileError."""
     tensors = [torch.from_numpy(array) for array in load_numbers(path)]
     return tuple(x.float() if x.is_floating_point() else x for x in tensors)

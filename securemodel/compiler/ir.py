@@ -62,6 +62,10 @@ def plain_json(value: Any) -> str:
 
 WRAPS = "wraps"
 """The name of a mark: see `Builder.wraps`."""
+COMPARED = "compared"
+"""The name of a mark on a comparison, and on what it reads; its source is the comparison's number when it was lowered."""
+TUNED = "tuned range"
+"""The name of a mark with the range that a value must stay in because its owner measured it: see `Tuned`."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,27 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """Ranges that an owner measured on data of its own, and that the program takes for granted.
+
+    of: digest of what the ranges were measured for; margin: by which factor values may be larger than was seen.
+    limits: (node, bits), for values that with what rounding adds stay below 2^bits in units of the ring. settled: how many
+    comparisons are left out, because what they read never changed its sign.
+    """
+
+    of: str
+    margin: float
+    limits: tuple[tuple[int, int], ...]
+    settled: int = 0
+
+    def text(self) -> dict[str, Any]:
+        """Its fields as a program's first line has them."""
+        return {"of": self.of, "margin": self.margin, "limits": self.limits, "settled": self.settled}
+
+
+@dataclass(frozen=True)
 class Header:
-    """What a program states besides its nodes."""
+    """What a program states besides its nodes. `tuned`: None where every range is proven."""
 
     parties: tuple[str, ...]
     frac_bits: int
@@ -175,6 +198,7 @@ class Header:
     input_shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[str, ...]
     rounding: Rounding = "exact"
+    tuned: Tuned | None = None
 
     @property
     def contributors(self) -> tuple[str, ...]:
@@ -191,12 +215,19 @@ class Header:
         return any(map(self.is_stranger, self.inputs))
 
     @property
+    def tuning(self) -> str:
+        """Names the measured ranges that the program takes for granted; nothing where every range is proven."""
+        return digest(plain_json(self.tuned.text()))[:16] if self.tuned else ""
+
+    @property
     def rows(self) -> int:
         """How many rows the program takes at a time: the first axis of its first input that has one."""
         return next((shape[0] for shape in self.input_shapes if shape), 1)
 
     def text(self, kind: str = MASKED_KIND) -> str:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "tuned"}
+        if self.tuned is not None:
+            fields["tuned"] = self.tuned.text()
         return f"{kind} {TEXT_VERSION} {plain_json(fields)}"
 
 

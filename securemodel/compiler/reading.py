@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from protocols.errors import explain
+from protocols.shares import RING_BITS
 from protocols.strict import strict_json
-from securemodel.compiler.ir import DEEP_KIND, MASKED_KIND, TEXT_VERSION, Graph, Header, Node
+from securemodel.compiler.ir import DEEP_KIND, MASKED_KIND, TEXT_VERSION, Graph, Header, Node, Tuned
 from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, check_header, verify
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.positions import TABLE
@@ -60,6 +62,8 @@ def parse_program(
     except (ValueError, TypeError) as problem:
         raise _damaged(f"line {number}", " ".join(str(problem).split())[:300]) from None
     verify(header, graph, max_bytes, rows)
+    if header.tuned and (wrong := _unread(graph, header.tuned)):
+        raise _damaged("line 1", f"the measured range of %{wrong[0]}, {wrong[1]} bits, is that of no comparison")
     for number, (line, node) in enumerate(zip(lines, graph.nodes, strict=True), 2):
         if node.text() != line:
             raise _damaged(f"line {number}", "it is written in another way than Program.save() writes it")
@@ -107,8 +111,9 @@ def _json(text: str) -> Any:
 
 def _header(fields: Any) -> Header:
     """The first line's fields, of the types they have. Raises TypeError."""
-    if not isinstance(fields, dict) or set(fields) != set(Header.__dataclass_fields__):
-        raise TypeError(f"a program states {', '.join(Header.__dataclass_fields__)}")
+    stated = [name for name in Header.__dataclass_fields__ if name != "tuned"]
+    if not isinstance(fields, dict) or set(fields) - {"tuned"} != set(stated):
+        raise TypeError(f"a program states {', '.join(stated)}, and where it is tuned, how")
     return Header(
         parties=_names(fields["parties"]),
         frac_bits=fields["frac_bits"],
@@ -118,7 +123,34 @@ def _header(fields: Any) -> Header:
         input_shapes=tuple(map(_sizes, _list(fields["input_shapes"]))),
         outputs=_names(fields["outputs"]),
         rounding=fields["rounding"],
+        tuned=_tuned(fields["tuned"]) if "tuned" in fields else None,
     )
+
+
+def _unread(graph: Graph, tuned: Tuned) -> tuple[int, int] | None:
+    """A measured range that no comparison takes for granted, if there is one."""
+    seen = {
+        pair for node in graph.nodes if node.op == "top_bit" for pair in zip(node.args, node.attrs["bit"], strict=True)
+    }
+    return next((limit for limit in tuned.limits if limit not in seen), None)
+
+
+def _tuned(field: Any) -> Tuned:
+    """Measured ranges. Raises TypeError."""
+    if not isinstance(field, dict) or set(field) != set(Tuned.__dataclass_fields__):
+        raise TypeError(f"a tuned program states {', '.join(Tuned.__dataclass_fields__)}")
+    if not isinstance(field["of"], str) or not re.fullmatch("[0-9a-f]{64}", field["of"]):
+        raise TypeError("what a program was tuned for is a digest of 64 hexadecimal digits")
+    if type(field["margin"]) is not float or not field["margin"] >= 1:
+        raise TypeError(f"a margin is a factor of 1.0 or more, not {field['margin']!r:.100}")
+    if type(field["settled"]) is not int or field["settled"] < 0:
+        raise TypeError(f"{field['settled']!r:.100} comparisons cannot be left out")
+    pairs = [_sizes(pair) for pair in _list(field["limits"])]
+    if any(len(pair) != 2 or not 1 <= pair[1] < RING_BITS for pair in pairs):
+        raise TypeError(f"measured ranges are pairs of a node and its bits, 1 to {RING_BITS - 1}")
+    if any(a >= b for (a, _), (b, _) in pairwise(pairs)):
+        raise TypeError("measured ranges are in the order of their nodes")
+    return Tuned(field["of"], field["margin"], tuple((at, bits) for at, bits in pairs), field["settled"])
 
 
 def _list(field: Any) -> list[Any]:

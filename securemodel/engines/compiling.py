@@ -118,8 +118,8 @@ def _with_state(
     return replace(captured, kept=tuple(kept))
 
 
-def compile_again(program: Program, compiler: Compiling, rounding: Rounding | None = None) -> Program:
-    """The model of a compiled program for another engine. Raises what `compile` does."""
+def compile_again(program: Program, compiler: Compiling, rounding: Rounding | None = None, **options: Any) -> Program:
+    """The model of a compiled program for another engine, or with other options of its own. Raises what `compile` does."""
     header = program.header
     if any(node.op == "state" for node in program.graph.nodes):
         raise InputError(explain("a program with state is for the masked engine alone", fix="leave out --protocol"))
@@ -133,7 +133,7 @@ def compile_again(program: Program, compiler: Compiling, rounding: Rounding | No
     return compile_for(
         compiler, program.model, program.examples, weights=_as_given(header.weights), inputs=header.inputs,
         outputs=header.outputs, parties=header.parties, reveal=program.reveal, frac_bits=header.frac_bits,
-        width=header.width, rounding=rounding or header.rounding,
+        width=header.width, rounding=rounding or header.rounding, **options,
     )  # fmt: skip
 
 

@@ -44,34 +44,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
     Raises InputError for inputs or weights of wrong shapes or out of range, for programs read from a file, and for those
     with a `protocol`.
     """
-    if program.protocol != "masked":
-        raise InputError(
-            explain(
-                f"programs of the protocol {program.protocol!r} cannot be compared layer by layer",
-                where="compare()",
-                why="it looks at the shares of the masked engine",
-                fix="compile the model without protocol=",
-            )
-        )
-    if program.maker != Program.maker:
-        raise InputError(
-            explain("steps of a training are not compared layer by layer", where="compare()",
-                    why="each depends on those before it", fix="job.simulate(steps) shows fixed point beside float")
-        )  # fmt: skip
-    if any(node.op == "state" for node in program.graph.nodes):
-        raise InputError(
-            explain("programs with state are not compared", where="compare()", why="a run depends on those before it")
-        )
-    model = model or program.model
-    if program.model_graph is None or model is None:
-        raise InputError(
-            explain(
-                "this program was read from a file, and the file does not hold the model",
-                where="compare()",
-                why="there is no float result to compare with",
-                fix="give the program that compile() returns",
-            )
-        )
+    model = model_in_the_clear(program, model, "compare()", "compared layer by layer")
     header = program.header
     total = split_rows(inputs, program, [True] * len(header.inputs))
     found = _Findings(program)
@@ -79,6 +52,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
     for side in clear.values():
         side.set_model(model)
     fixed, state = FixedPoint(program, clear), model_state(model)
+    captured = cast(Captured, program.model_graph)
     recorders: list[_Recorded] = []
 
     def recorder(*args) -> _Recorded:
@@ -91,7 +65,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
         for part, _ in batches(inputs, program, total):
             for side in clear.values():
                 side.set_inputs(part)
-            right, outputs = reference(program.model_graph, state, cast(Sequence[torch.Tensor], part), found.wanted)
+            right, outputs = reference(captured, state, cast(Sequence[torch.Tensor], part), found.wanted)
             results = session.run(*part)
             secure = _opened(program.graph, recorders)
             for phase in phases:
@@ -99,6 +73,30 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
             phases = ("run",)
             found.note_outputs(outputs, results if isinstance(results, tuple) else (results,))
     return Comparison(found.rows())
+
+
+def model_in_the_clear(program: Program, model: torch.nn.Module | None, where: str, done: str) -> torch.nn.Module:
+    """The model of a program whose values can be looked at in the clear: `model`, or its own.
+
+    Raises InputError for programs of another protocol, of a training, with state or read from a file; `done` says what
+    is not done with them.
+    """
+    if program.protocol != "masked":
+        what, why = f"programs of the protocol {program.protocol!r} cannot be {done}", "only the masked engine's can"
+        raise InputError(explain(what, where=where, why=why, fix="compile the model without protocol="))
+    if program.maker != Program.maker:
+        what, fix = f"steps of a training are not {done}", "job.simulate(steps) shows fixed point beside float"
+        raise InputError(explain(what, where=where, why="each depends on those before it", fix=fix))
+    if any(node.op == "state" for node in program.graph.nodes):
+        what, why = f"programs with state are not {done}", "a run depends on those before it"
+        raise InputError(explain(what, where=where, why=why, fix="compile a model that takes the state as an input"))
+    model = model or program.model
+    if program.model_graph is None or model is None:
+        why = "there is no float result to compare with"
+        fix = "give the program that compile() returns"
+        what = "this program was read from a file, and the file does not hold the model"
+        raise InputError(explain(what, where=where, why=why, fix=fix))
+    return model
 
 
 # ---- what the parties held

@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from protocols.identity import DEALER, Entry, PartiesConfig
 from protocols.names import PUBLIC
+from securemodel.compiler.ir import Tuned
 from securemodel.compiler.owners import weight_owners
 from securemodel.inspect.statement import Output, WeakChoice
 from securemodel.program import Program
@@ -40,7 +41,18 @@ def weak_choices(program: Program, outputs: Iterable[Output]) -> Iterator[WeakCh
         yield WeakChoice(
             "public weights", "every party has weights of the model in the clear", "name a party as their owner"
         )
+    if header.tuned:
+        yield _of_tuning(header.tuned)
     yield from _of_paillier(program)
+
+
+def _of_tuning(tuned: Tuned) -> WeakChoice:
+    what = (
+        f"{len(tuned.limits)} values are compared in as many bits as an owner's data needed, times {tuned.margin:g}, and "
+        f"{tuned.settled} comparisons are left out: a value beyond that makes a wrong result, and nothing says so; the "
+        "ranges tell every party how large the values of that data were"
+    )
+    return WeakChoice("tuned ranges", what, "compile without tuned=; or measure on typical rows and on extremes")
 
 
 def _of_training(outputs: tuple[Output, ...]) -> Iterator[WeakChoice]:

@@ -19,16 +19,23 @@ _TEXT_BYTES = 1024
 
 
 def agree(
-    digest: str, me: str, channel: Channel, store: Store | None, skipped_runs: int = 0, ahead: str = ""
+    digest: str,
+    me: str,
+    channel: Channel,
+    store: Store | None,
+    skipped_runs: int = 0,
+    ahead: str = "",
+    tuning: str = "",
 ) -> dict[str, Stream]:
     """Compares the program's digest, versions, script and store with all peers; returns the stream shared with each peer.
 
     Parties that used up different numbers of a store's runs go on after the largest, unless one would have to give up
-    more than `skipped_runs` for it. `ahead`: what is prepared before it is asked for, where that must be the same. Raises
-    Mismatch.
+    more than `skipped_runs` for it. `ahead`: what is prepared before it is asked for, where that must be the same. `tuning`:
+    a digest of the measured ranges in the program, so that who compiled with others is told. Raises Mismatch.
     """
     mine = {
         "program": digest,
+        "tuning": tuning,
         "version of securemodel": version.__version__,
         "script": current().script,
         "--protocol": current().protocol or "",

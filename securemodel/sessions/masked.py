@@ -90,7 +90,7 @@ def meet(
     channel = channel or join(me, config, own, insecure_plain, dealer=not store)
     tables = tables or Tables()
     with aborting(channel):
-        pairs = agree(program.digest, me, channel, store, config.skipped_runs)
+        pairs = agree(program.digest, me, channel, store, config.skipped_runs, tuning=program.header.tuning)
         last = program.parties[-1] == me
         if store:
             stream, source = Stream(store.key()), StoreSource(store) if last else NoSource()

@@ -46,6 +46,7 @@ COMMANDS = [
     ["key", "add"],
     ["key", "list"],
     ["key", "revoke"],
+    ["tune"],
     ["doctor"],
 ]
 

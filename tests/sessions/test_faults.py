@@ -78,6 +78,17 @@ def test_other_version(world, program, tools, thread_name, monkeypatch) -> None:
     assert all("different version of securemodel" in str(e) for e in results.values())
 
 
+def test_other_tunings(world, program, model, tools) -> None:
+    example = (torch.zeros(2, 4),)
+    tuned = {
+        me: securemodel.tune(program, example[0] + width, tolerance=1e-2).program
+        for me, width in (("bank", 1.0), ("hospital", 1e3))
+    }
+    results = world.run(tools.tasks(program, tools.rows(2)), program=tuned)
+    tools.check_texts(results)
+    assert all("different program and tuning" in str(e) for e in results.values())
+
+
 @pytest.mark.parametrize("what, says", [("script", "script"), ("protocol", "--protocol")])
 def test_other_script_or_command_line(world, program, tools, thread_name, monkeypatch, what: str, says: str) -> None:
     monkeypatch.setattr(agree_module, "current", lambda: Invocation(**{what: thread_name.name}))

@@ -21,8 +21,9 @@ from protocols.gates.sign import DIGIT_BITS, digit_count, groups, layer_of, leaf
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
-from securemodel.compiler.ir import Graph, Node, Phase, phase_of
+from securemodel.compiler.ir import COMPARED, Graph, Mark, Node, Phase, phase_of
 from securemodel.compiler.ops import FINAL, OUTPUTS, narrowed, opened_widths, position_width, shifted_bits
+from securemodel.compiler.passes.reach import is_width
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
 
@@ -225,7 +226,11 @@ class _Pass:
             at, cut = (node.args[0], node.attrs["bits"]) if node.id in fused else (node.id, 0)
             new_id = self.additive_of.get(at, self.masked_of.get(at))
             if node.marks and new_id is not None:
-                self.new[new_id].marks += tuple(replace(mark, frac=mark.frac + cut) for mark in node.marks)
+                kept = [mark for mark in node.marks if not _of_comparison(mark)]
+                self.new[new_id].marks += tuple(replace(mark, frac=mark.frac + cut) for mark in kept)
+            if node.id in self.masked_of:
+                read = tuple(mark for mark in node.marks if _of_comparison(mark))
+                self.new[self.masked_of[node.id]].marks += read
 
     def _add(
         self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, phase: Phase | None = None
@@ -434,6 +439,10 @@ class _Pass:
     def reveal(self, node: Node) -> int:
         args = [self.additive(node.args[0])]
         return self._add(node, "reveal", args, "float", attrs=node.attrs, owner=node.owner)
+
+
+def _of_comparison(mark: Mark) -> bool:
+    return mark.name == COMPARED or is_width(mark)
 
 
 Reads = Callable[[Graph, Node], tuple[int, ...]]

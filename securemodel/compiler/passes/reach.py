@@ -1,4 +1,4 @@
-"""How large values can be, and comparisons that see no more bits than that.
+"""How large values can be, and comparisons that see no more bits than that: what is proven or, by choice, measured.
 
 Known are: what owners may encode, constants of the program, tables, bits, and results of truncations, whose operand is
 below 2^62 or meaningless. Sums, products and what moves elements follow. Nothing is guessed: a value of which nothing
@@ -7,16 +7,19 @@ is known counts as any element of the ring, and stays that way until a truncatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from protocols.gates import numel
+from protocols.gates.sign import DIGIT_BITS
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import RING_BITS
 from securemodel.compiler.approximations import most_of_pieces, piece_reach
 from securemodel.compiler.builder import Builder, Value
-from securemodel.compiler.ir import WRAPS, Graph, Header, Node
+from securemodel.compiler.ir import COMPARED, TUNED, WRAPS, Graph, Header, Mark, Node
 from securemodel.compiler.ops import encoding_limit
 
 _TRUNCATED_BITS = 62
@@ -132,20 +135,63 @@ RULES: dict[str, Rule] = {
 """What is known of the results of operators; of all others, nothing."""
 
 
-def fit_comparisons(graph: Graph, header: Header, constants: Builder) -> None:
-    """Gives each comparison the bits that its operand can have."""
+def fit_comparisons(
+    graph: Graph, header: Header, constants: Builder, measured: Mapping[int, int] = MappingProxyType({})
+) -> None:
+    """Gives each comparison the bits that its operand can have.
+
+    measured: {comparison, by its number: bits} that an owner vouches for, where that is less; what it reads is then marked
+    with the range that it must stay in. What comparisons with numbers read is marked, too, for whoever measures it.
+    """
     valid = not any(node.attrs.get("bounded") for node in constants.graph.nodes if node.op == "rescale")
     reaches = Reaches(graph, header, constants, valid).walk()
     rounded: dict[int, list[Node]] = {}
     for node in graph.nodes:
         if node.op == "truncate":
             rounded.setdefault(node.args[0], []).append(node)
+    assumed: dict[int, int] = {}
     for node in graph.nodes:
-        most = reaches[node.args[0]] if node.op == "is_negative" else None
-        if most is None:
+        if node.op != "is_negative":
             continue
-        with_them = rounded.get(node.args[0], [])  # whose digits and offset the comparison may share
-        offsets = [abs(node.attrs["offset"]), *(n.attrs.get("offset", 0) for n in with_them)]
-        shift, bits = node.attrs["shift"], (most + max(offsets) + (1 << node.attrs["shift"])).bit_length()
+        (x,) = node.args
+        with_them = rounded.get(x, [])  # whose digits and offset the comparison may share
         least = max([1, node.attrs["rounded"] + 1, *(n.attrs["bits"] + 1 for n in with_them)])
-        node.attrs["low_bits"] = min(node.attrs["low_bits"], max(least, bits - shift))
+        offsets = [abs(node.attrs["offset"]), *(n.attrs.get("offset", 0) for n in with_them)]
+        shift, most = node.attrs["shift"], reaches[x]
+        if most is not None:
+            bits = (most + max(offsets) + (1 << shift)).bit_length()
+            node.attrs["low_bits"] = min(node.attrs["low_bits"], max(least, bits - shift))
+        numbers = [int(mark.source) for mark in node.marks if mark.name == COMPARED]
+        graph[x].marks += tuple(Mark(COMPARED, str(number), -math.inf, math.inf) for number in numbers)
+        known = [measured[number] for number in numbers if number in measured]
+        if known and len(known) == len(numbers):
+            cut = max([node.attrs["rounded"], *(n.attrs["bits"] for n in with_them if "offset" in n.attrs)])
+            low_bits = max(least, whole_digits(max(known) - shift, shift, cut))
+            if low_bits < node.attrs["low_bits"]:
+                node.attrs["low_bits"] = low_bits
+                assumed[x] = min(assumed.get(x, RING_BITS), shift + low_bits)
+    for x, bits in assumed.items():
+        frac = graph[x].frac or 0
+        graph[x].marks += (Mark(TUNED, graph[x].source, -(2.0 ** (bits - frac)), 2.0 ** (bits - frac), frac=frac),)
+
+
+def whole_digits(low_bits: int, shift: int, rounded: int) -> int:
+    """As many bits as cost no more than these: up to a whole digit, but for one where the value's opening takes a byte less."""
+    short = -rounded % DIGIT_BITS if shift == 0 else 0
+    most = -(-(low_bits + short) // DIGIT_BITS) * DIGIT_BITS - short
+    return most - 1 if (shift + most) % 8 == 0 and most > low_bits else most
+
+
+def tuned_limits(graph: Graph) -> tuple[tuple[int, int], ...]:
+    """(node, bits) of the values that are marked with a measured range, once masks are placed."""
+    return tuple(
+        (node.id, round(math.log2(mark.high)) + mark.frac)
+        for node in graph.nodes
+        for mark in node.marks
+        if is_width(mark) and mark.high
+    )
+
+
+def is_width(mark: Mark) -> bool:
+    """Whether a mark is the measured range of what a comparison reads, and not the sign that a value must have."""
+    return mark.name == TUNED and mark.low is not None and mark.low == -(mark.high or 0.0)

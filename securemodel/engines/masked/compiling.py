@@ -4,25 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
-from securemodel.compiler.ir import Graph, Header
+from securemodel.compiler.ir import Graph, Header, Tuned, digest
 from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes.fold import fold_into_layers_after, fold_owner_scales
 from securemodel.compiler.passes.masks import narrow_masks, place_masks
-from securemodel.compiler.passes.reach import fit_comparisons
+from securemodel.compiler.passes.reach import fit_comparisons, tuned_limits
 from securemodel.compiler.passes.scales import place_truncations
 from securemodel.compiler.passes.schedule import order_nodes
+from securemodel.compiler.passes.settle import number_comparisons, settle
 from securemodel.compiler.passes.together import compare_together
 from securemodel.compiler.postprocess import Source
+from securemodel.compiler.tuning import Tuning
 from securemodel.program import Program
 
 lower = lower_model
 
 
-def assemble(header: Header, lowered: Lowered, source: Source, truncate_outputs: bool = False) -> Program:
-    """The program of a lowered model."""
-    return Program(header, *run_passes(header, lowered, truncate_outputs), source.model, source.examples)
+def assemble(
+    header: Header, lowered: Lowered, source: Source, truncate_outputs: bool = False, tuned: Tuning | None = None
+) -> Program:
+    """The program of a lowered model; `tuned`, with measured ranges. Raises CompileError for ranges of another model."""
+    builder, outputs = lowered.builder, lowered.outputs
+    number_comparisons(builder)
+    if tuned is None:
+        return Program(header, *run_passes(header, lowered, truncate_outputs), source.model, source.examples)
+    of = digest(f"{header.text()} {truncate_outputs}\n{builder.graph.text()}")
+    tuned.check(of)
+    outputs, settled = settle(builder, outputs, tuned.signs)
+    bits = {number: most for number, most in tuned.bits.items() if number not in settled}
+    graph, calls = run_passes(header, replace(lowered, outputs=outputs), truncate_outputs, measured=bits)
+    header = replace(header, tuned=Tuned(of, tuned.margin, tuned_limits(graph), len(settled)))
+    return Program(header, graph, calls, source.model, source.examples)
 
 
 @dataclass
@@ -34,6 +49,7 @@ class Draft:
     outputs: tuple[Value, ...]
     dtypes: tuple[str, ...]
     mark: Callable[[Graph], None]
+    measured: Mapping[int, int]
     graph: Graph
     calls: dict[int, FloatCall]
     replaced: dict[int, int] = field(default_factory=dict)
@@ -47,7 +63,7 @@ class Draft:
         self.graph = place_truncations(self.graph, outputs, self.dtypes, self.replaced, self.header)
 
     def fit_comparisons(self) -> None:
-        fit_comparisons(self.graph, self.header, self.builder)
+        fit_comparisons(self.graph, self.header, self.builder, self.measured)
 
     def mark_layers(self) -> None:
         self.mark(self.graph)
@@ -100,16 +116,21 @@ PASSES: tuple[Callable[[Draft], None], ...] = (
 
 
 def run_passes(
-    header: Header, lowered: Lowered, truncate_outputs: bool, mark: Callable[[Graph], None] = lambda graph: None
+    header: Header,
+    lowered: Lowered,
+    truncate_outputs: bool,
+    mark: Callable[[Graph], None] = lambda graph: None,
+    measured: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Graph, dict[int, FloatCall]]:
     """The runnable graph of a lowered model, and the calls of its float nodes.
 
     `mark` may turn nodes, before masks are placed, into gates whose parts another source than the dealer makes.
+    `measured`: see `fit_comparisons`.
     """
     outputs, builder = lowered.outputs, lowered.builder
     if truncate_outputs:
         outputs = tuple(builder.rescale(v) if v.secret and not v.integer else v for v in outputs)
-    draft = Draft(header, builder, outputs, lowered.dtypes, mark, builder.graph, builder.calls)
+    draft = Draft(header, builder, outputs, lowered.dtypes, mark, measured, builder.graph, builder.calls)
     for make in PASSES:
         make(draft)
     return draft.graph, draft.calls

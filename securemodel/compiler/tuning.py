@@ -1,0 +1,120 @@
+"""Measured ranges as a file: what `securemodel.tune` proposes and `compile(..., tuned=)` takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protocols.errors import DecodeError, explain
+from protocols.files import file_errors, write_atomically
+from protocols.shares import RING_BITS
+from protocols.strict import strict_json, typed
+from securemodel.errors import CompileError, InputError
+
+KIND = "securemodel-tuning"
+VERSION = 1
+MAX_BYTES = 16 << 20
+_KINDS: dict[str, type] = {"kind": str, "version": int, "of": str, "margin": float, "limits": list}
+_FIX = "write it with `securemodel tune`, or Tuning.save() of this version"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A comparison of the model, by its number, and what it reads: below 2^bits in units of the ring.
+
+    sign: 1 where that is never below zero, -1 where it always is, and 0 where both was seen or may come. `layer` is for
+    people.
+    """
+
+    comparison: int
+    bits: int
+    sign: int
+    layer: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How large the values that a model compares may be, from one owner's data; all parties compile with the same.
+
+    of: the digest of what was measured: model, shapes, parties and settings; "" fits whatever it is given to.
+    margin: by which factor values may be larger than was seen, or lie farther apart.
+    """
+
+    of: str
+    margin: float
+    limits: tuple[Limit, ...]
+
+    def check(self, digest: str) -> None:
+        """Raises CompileError unless this was measured for the model of this digest."""
+        if self.of not in ("", digest):
+            raise CompileError(
+                explain(
+                    f"this tuning is of another model or of other settings: of {self.of[:12]}, not {digest[:12]}",
+                    where="compile(tuned=...)",
+                    why="ranges that were measured elsewhere say nothing about these values",
+                    fix="measure again with securemodel.tune() for these shapes, owners and settings",
+                )
+            )
+
+    @property
+    def bits(self) -> Mapping[int, int]:
+        """What each comparison may read, in bits."""
+        return {limit.comparison: limit.bits for limit in self.limits}
+
+    @property
+    def signs(self) -> Mapping[int, int]:
+        """The comparisons whose outcome is known, and the sign of what they read."""
+        return {limit.comparison: limit.sign for limit in self.limits if limit.sign}
+
+    def text(self) -> str:
+        """Its JSON, one limit a line."""
+        limits = [json.dumps([x.comparison, x.bits, x.sign, x.layer]) for x in self.limits]
+        head = {"kind": KIND, "version": VERSION, "of": self.of, "margin": self.margin}
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
+        return "\n".join(["{", *lines, '  "limits": [', ",\n".join(f"    {x}" for x in limits), "  ]", "}", ""])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the text; never leaves a half-written file. Raises FileError."""
+        with file_errors(Path(path)):
+            write_atomically(Path(path), self.text().encode())
+
+    @staticmethod
+    def load(path: str | Path) -> Tuning:
+        """Reads what `save` wrote, and checks all of it. Raises FileError, InputError."""
+        with file_errors(Path(path)), Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        try:
+            return _read(typed(strict_json(data, "a tuning", MAX_BYTES), "a tuning", _KINDS))
+        except (DecodeError, _Wrong) as wrong:
+            why = str(wrong).partition("\n")[0]
+            raise InputError(explain("this is no tuning", where=str(path), why=why, fix=_FIX)) from None
+
+
+class _Wrong(Exception):
+    pass
+
+
+def _read(fields: dict[str, Any]) -> Tuning:
+    if (fields["kind"], fields["version"]) != (KIND, VERSION):
+        raise _Wrong(f"it is no {KIND} of version {VERSION}")
+    if not re.fullmatch("[0-9a-f]{64}", fields["of"]):
+        raise _Wrong("it does not say what it was measured for")
+    if not fields["margin"] >= 1:
+        raise _Wrong("its margin is a factor below 1")
+    limits = tuple(map(_limit, fields["limits"]))
+    if len({limit.comparison for limit in limits}) < len(limits):
+        raise _Wrong("a comparison has two limits")
+    return Tuning(fields["of"], fields["margin"], limits)
+
+
+def _limit(entry: Any) -> Limit:
+    if not isinstance(entry, list) or list(map(type, entry)) != [int, int, int, str]:
+        raise _Wrong("a limit is a comparison's number, its bits, its sign and its layer")
+    number, bits, sign, layer = entry
+    if number < 0 or not 1 <= bits < RING_BITS or sign not in (-1, 0, 1):
+        raise _Wrong(f"no comparison has the limit {entry[:3]}")
+    return Limit(number, bits, sign, layer)

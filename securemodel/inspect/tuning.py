@@ -1,0 +1,198 @@
+"""`tune`: how large the values get that a program compares, on one owner's data, and a program of no more bits than that.
+
+For one owner's data only: inputs, weights and every value in between are in this process, in the clear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+
+from protocols.errors import explain
+from protocols.shares import RING_BITS
+from securemodel.compiler.capture import Captured, model_state
+from securemodel.compiler.ir import COMPARED, PHASES, Graph, Node, Phase
+from securemodel.compiler.tuning import Limit, Tuning
+from securemodel.engines.clear import ClearSide, revealed
+from securemodel.engines.compiling import compile_again
+from securemodel.engines.masked import compiling
+from securemodel.errors import InputError
+from securemodel.inspect.compare import model_in_the_clear
+from securemodel.inspect.fixed import Both, FixedPoint
+from securemodel.inspect.reference import reference
+from securemodel.inspect.tuned import TunedProgram
+from securemodel.planning.layer_names import layer_names
+from securemodel.program import Program
+from securemodel.sessions.rows import batches, filled, split_rows
+
+MARGIN = 4.0
+"""By which factor values may be larger than was seen."""
+_WHERE = "tune()"
+
+
+def tune(
+    program: Program,
+    *inputs: torch.Tensor,
+    tolerance: float,
+    margin: float = MARGIN,
+    model: torch.nn.Module | None = None,
+) -> TunedProgram:
+    """The same model with comparisons that see no more bits than its values have on these inputs, times `margin`.
+
+    Comparisons that came out the same throughout, and would if values lay `margin` times as far apart, are left out.
+    Measured in the clear, in fixed point: for **data of one owner**, typical of later runs. A value that leaves its range
+    in such a run makes a wrong result, and nothing says so. `tolerance` bounds the largest error of any result
+    on this data against the model in float. `model` gives the weights if the program was compiled without them. Inputs
+    are as for `Session.run`.
+
+    Raises InputError for inputs or weights of wrong shapes, out of range or not finite, a tolerance that is not met, for
+    programs read from a file, tuned already, with state, or of a training, and for those with a `protocol`.
+    """
+    _check_numbers(tolerance, margin)
+    margin = float(margin)
+    model = model_in_the_clear(program, model, _WHERE, "tuned")
+    if program.header.tuned:
+        raise InputError(explain("this program is tuned already", where=_WHERE, fix="give the one without tuned="))
+    total = split_rows(inputs, program, [True] * len(program.header.inputs))
+    _check_finite(inputs)
+    seen = _measure(program, model, inputs, total)
+    if not seen.error <= tolerance:
+        raise InputError(
+            explain(
+                f"on this data a result is {seen.error:.3g} off the float model, more than the tolerance {tolerance:g}",
+                where=_WHERE,
+                why="fixed point and approximations alone make this error; tuning only takes bits away",
+                fix="allow more, or compile with more frac_bits; compare() shows the layer where precision is lost",
+            )
+        )
+    truncated = _as_compiled(program)
+    tuning = Tuning("", margin, seen.limits(margin))
+    made = compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
+    error = _measure(made, model, inputs, total).error
+    if not error <= tolerance:
+        what = f"on this data a result of the tuned program is {error:.3g} off, more than the tolerance {tolerance:g}"
+        raise InputError(explain(what, where=_WHERE, fix="take more margin, or allow more"))
+    of = made.header.tuned.of if made.header.tuned else ""
+    return TunedProgram(made, program, Tuning(of, margin, tuning.limits), error, tolerance)
+
+
+def _check_numbers(tolerance: float, margin: float) -> None:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
+        fix = "give the largest error that a result may have, such as 1e-3"
+        raise InputError(explain(f"{tolerance!r:.100} is no tolerance", where=_WHERE, fix=fix))
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 1 <= margin < 2.0**RING_BITS:
+        fix = "give the factor by which values may be larger than on this data, 1 or more"
+        raise InputError(explain(f"{margin!r:.100} is no margin", where=_WHERE, fix=fix))
+
+
+def _check_finite(inputs: Sequence[torch.Tensor]) -> None:
+    for index, x in enumerate(inputs):
+        bad = ~torch.isfinite(x) if x.is_floating_point() or x.is_complex() else torch.zeros((), dtype=torch.bool)
+        if bool(bad.any()):
+            at = [int(place) for place in bad.nonzero()[0]]
+            why, fix = f"the first of {int(bad.sum())} is at {at}", "leave such rows out, or put numbers in their place"
+            raise InputError(explain(f"input {index} has numbers that are not finite", where=_WHERE, why=why, fix=fix))
+
+
+def _as_compiled(program: Program) -> bool:
+    """Whether the program truncates its outputs: as which of both it is compiled again. Raises InputError."""
+    for truncated in (False, True):
+        if compile_again(program, compiling, truncate_outputs=truncated).digest == program.digest:
+            return truncated
+    why, fix = "compiled again, it is another program", "compile the model with securemodel.compile(), and tune that"
+    raise InputError(explain("this program cannot be tuned", where=_WHERE, why=why, fix=fix))
+
+
+@dataclass
+class _Seen:
+    """What data showed: smallest and largest values that comparisons read, by number, results, and their largest error."""
+
+    ends: dict[int, tuple[float, float]] = field(default_factory=dict)
+    wraps: set[int] = field(default_factory=set)
+    layers: dict[int, str] = field(default_factory=dict)
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    error: float = 0.0
+
+    def note(self, graph: Graph, names: Sequence[str], node: Node, operands: Sequence[Both]) -> None:
+        """A node in fixed point: of comparisons, how large what they read is, with what rounding adds."""
+        if node.op != "top_bit":
+            return
+        for arg, offset, operand in zip(node.args, node.attrs["offset"], operands, strict=True):
+            low, high = (end.item() for end in torch.aminmax(operand.number + offset))
+            for number in (int(mark.source) for mark in graph[arg].marks if mark.name == COMPARED):
+                before = self.ends.get(number, (low, high))
+                self.ends[number] = min(low, before[0]), max(high, before[1])
+                self.layers[number] = " ".join(names[node.id].split())
+                if operand.wraps or not math.isfinite(low + high):
+                    self.wraps.add(number)
+
+    def limits(self, margin: float) -> tuple[Limit, ...]:
+        """What each comparison reads stays below, `margin` times what was seen, and the sign that it keeps."""
+        made = []
+        for number, (low, high) in sorted(self.ends.items()):
+            bits = (int(max(-low, high) * margin * _ROUNDED) + 1).bit_length()
+            if number not in self.wraps and bits < RING_BITS - 1:
+                middle, room = (low + high) / 2, (high - low) / 2 * margin + 1
+                sign = 1 if middle > room else -1 if middle < -room else 0
+                made.append(Limit(number, bits, sign, self.layers[number]))
+        return tuple(made)
+
+
+_ROUNDED = 1 + 2.0**-40
+"""Magnitudes are known to 53 bits."""
+
+
+def _measure(program: Program, model: torch.nn.Module, inputs: Sequence[torch.Tensor], total: int) -> _Seen:
+    """Runs rows in float64 and in fixed point, also those that would fill up a batch. Raises InputError."""
+    clear = {name: ClearSide(program, name) for name in program.parties}
+    for side in clear.values():
+        side.set_model(model)
+    walker, state, found, names = FixedPoint(program, clear), model_state(model), _Seen(), layer_names(program.graph)
+    phases: tuple[Phase, ...] = PHASES
+    captured = cast(Captured, program.model_graph)
+    for part, rows in batches(inputs, program, total):
+        real = rows.now if total != program.header.rows else None
+        made = _outputs(program, walker, clear, part, phases, found, names)
+        given = cast(Sequence[torch.Tensor], part)
+        _, right = reference(captured, state, given, ())
+        for value, exact in zip(made, right, strict=True):
+            value, exact = (x if real is None or not x.ndim else x[:real] for x in (value, exact))
+            found.outputs.append(value)
+            found.error = max(found.error, _apart(value, exact))
+        phases = ("run",)
+    if program.row_independent and all(x.ndim for x in inputs) and program.header.rows > 1:
+        _outputs(program, walker, clear, [filled(x[:1], program) for x in inputs], phases, found, names)
+    return found
+
+
+def _outputs(
+    program: Program,
+    walker: FixedPoint,
+    clear: dict,
+    part: Sequence,
+    phases: Sequence[Phase],
+    found: _Seen,
+    names: list,
+) -> list[torch.Tensor]:
+    for side in clear.values():
+        side.set_inputs(part)
+    made: dict[int, torch.Tensor] = {}
+    for phase in phases:
+        for node, value, operands in walker.walk(phase):
+            found.note(program.graph, names, node, operands)
+            if node.op == "reveal":
+                made[node.attrs["index"]] = revealed(node, value.ring)
+    return [made[index] for index in sorted(made)]
+
+
+def _apart(value: torch.Tensor, exact: torch.Tensor) -> float:
+    """The largest difference; infinite where one of both is no number."""
+    if not value.numel():
+        return 0.0
+    exact = torch.view_as_real(exact.resolve_conj()) if exact.is_complex() and not value.is_complex() else exact
+    most = (value.to(torch.complex128) - exact.to(torch.complex128)).abs().max().item()
+    return most if math.isfinite(most) else math.inf

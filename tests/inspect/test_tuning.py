@@ -1,0 +1,289 @@
+"""Measured ranges: the same results inside of them for fewer bytes, wrong ones outside, and nobody runs with others."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import securemodel
+from securemodel.compiler.ir import COMPARED, TUNED
+from securemodel.errors import CompileError, FileError, InputError, ProgramError
+from securemodel.inspect.audit import audit
+from securemodel.inspect.fixed import fixed_point
+
+TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
+UNIT, SIZE = 2.0**-16, 8
+FIRST = torch.linspace(-1, 1, SIZE)
+
+
+class Fn(nn.Module):
+    """A function of an input plus a zero of the other party."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.zero = function, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x + self.zero)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    middle = [nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
+    return nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), *middle, nn.Softmax(-1)).eval()
+
+
+def rows(count: int) -> torch.Tensor:
+    return torch.randn(count, 5, generator=torch.Generator().manual_seed(1))
+
+
+@cache
+def tuned(name: str, rounding: str = "exact", margin: float = 4.0) -> securemodel.TunedProgram:
+    functions = {
+        "relu": torch.relu,
+        "gelu": nn.functional.gelu,
+        "sigmoid": torch.sigmoid,
+        "product": lambda x: torch.relu(x * x - 1),
+        "maximum": lambda x: torch.maximum(x, x.flip(0)),
+        "clamp": lambda x: x.clamp(-5.0, 0.5),
+        "absolute": torch.abs,
+        "max": lambda x: torch.maximum(x, 0 * x - 7.0),
+    }
+    program = securemodel.compile(Fn(functions[name]), FIRST, rounding=rounding, **TWO)
+    return securemodel.tune(program, FIRST, tolerance=1e-3, margin=margin)
+
+
+@pytest.mark.parametrize("rounding, parties", [("exact", ("a", "b")), ("fast", ("b", "idle", "a"))], ids=str)
+def test_a_tuned_program_gives_the_same_for_less(rounding, parties):
+    x, model = rows(12), network()
+    program = securemodel.compile(model, x[:5], **TWO, rounding=rounding, parties=parties)
+    found = securemodel.tune(program, x, tolerance=1e-3, margin=2)
+    with securemodel.local(found.program) as session:
+        made = session.run(x)
+    assert (made - model(x)).abs().max() < 1e-3 and found.error < 1e-3
+    stats, plan, before = session.stats, found.program.plan(), program.plan()
+    assert stats.preprocessing_bytes == 3 * plan.preprocessing_bytes and stats.rounds == 3 * plan.rounds
+    assert plan.preprocessing_bytes < 0.75 * before.preprocessing_bytes and plan.rounds <= before.rounds
+    assert all(plan.sent_bytes[me] < 0.8 * before.sent_bytes[me] for me in ("a", "b"))
+    total, gained = found.total, found.layers
+    assert total.dealt == (before.preprocessing_bytes, plan.preprocessing_bytes)
+    assert (
+        sum(gain.dealt[1] for gain in gained) == total.dealt[1]
+        and sum(gain.rounds[0] for gain in gained) == total.rounds[0]
+    )
+    text = str(found)
+    assert "4 ReLU" in text and "a run" in text and "the result is wrong and nothing says so" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_exact_results_do_not_change_where_only_widths_do():
+    found = tuned("product")
+    tuning, header = found.tuning, found.program.header
+    assert header.tuned and header.tuned.limits and not header.tuned.settled and not tuning.signs
+    x = torch.tensor([0.0, 1.0, -1.0, UNIT, -UNIT, 1 - UNIT, 1.5, -1.25])
+    assert torch.equal(fixed_point(found.program, x)[0], fixed_point(found.before, x)[0])
+
+
+def edge(found: securemodel.TunedProgram) -> int:
+    """The largest value of the one that is compared, in units of fixed point: a ReLU compares x - 1."""
+    assert found.program.header.tuned
+    ((node, bits),) = found.program.header.tuned.limits
+    assert found.program.graph[node].frac == 16
+    return 2**bits
+
+
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+@settings(max_examples=6, deadline=None)
+@given(st.data())
+def test_comparisons_are_right_up_to_the_last_number_of_their_range(rounding, data):
+    found = tuned("relu", rounding)
+    end = edge(found)
+    number = st.sampled_from([1 - end, 2 - end, -1, 0, 1, end - 1, end]) | st.integers(1 - end, end)
+    x = torch.tensor(data.draw(st.lists(number, min_size=SIZE, max_size=SIZE))).double() * UNIT
+    assert torch.equal(fixed_point(found.program, x)[0].double(), torch.relu(x))
+
+
+def test_a_value_beyond_its_range_is_wrong_and_compare_says_so():
+    found = tuned("relu")
+    x = FIRST.double().clone()
+    x[0] = (edge(found) + 1) * UNIT
+    assert x[0] > 4 and fixed_point(found.program, x)[0][0] == 0 < fixed_point(found.before, x)[0][0]
+    compared = securemodel.compare(found.program, x)
+    assert compared.first_out_of_range and compared.first_out_of_range.limit
+    assert compared.first_out_of_range.limit.what == TUNED and TUNED in str(compared)
+    assert securemodel.compare(found.program, FIRST).first_out_of_range is None
+
+
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+@pytest.mark.parametrize("name", ["gelu", "sigmoid", "clamp", "max"])
+def test_comparisons_with_one_outcome_are_left_out(name, rounding):
+    found = tuned(name, rounding)
+    assert found.program.header.tuned and found.program.header.tuned.settled
+    more = sum(node.op == "top_bit" for node in found.before.graph.nodes)
+    assert sum(node.op == "top_bit" for node in found.program.graph.nodes) < more or name == "clamp"
+    assert found.program.plan().preprocessing_bytes < 0.75 * found.before.plan().preprocessing_bytes
+    wider = FIRST * 1.5
+    right = found.program.model(wider)
+    assert (fixed_point(found.program, wider)[0] - right).abs().max() < 1e-4
+    with securemodel.local(found.program) as session:
+        assert (session.run(wider) - right).abs().max() < 1e-4
+    compared = securemodel.compare(found.program, torch.cat([FIRST[1:], torch.tensor([-30.0])]))
+    assert compared.first_out_of_range and compared.first_out_of_range.limit.what == TUNED
+
+
+@pytest.mark.parametrize("name", ["maximum", "absolute"])
+def test_what_both_outcomes_were_seen_of_stays(name):
+    found = tuned(name)
+    assert found.program.header.tuned and not found.program.header.tuned.settled
+    assert torch.equal(fixed_point(found.program, FIRST)[0], fixed_point(found.before, FIRST)[0])
+
+
+def test_a_larger_margin_costs_no_less():
+    dealt = [tuned("relu", margin=margin).program.plan().preprocessing_bytes for margin in (1, 4, 1e3, 1e8)]
+    assert dealt == sorted(dealt) and dealt[0] < dealt[-1]
+    assert not tuned("gelu", margin=100.0).program.header.tuned.settled
+
+
+def test_rows_that_fill_up_a_batch_are_in_range():
+    layer = nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0), layer.bias.fill_(-20.0)
+    program = securemodel.compile(nn.Sequential(layer, nn.ReLU()), torch.zeros(2, 1), **TWO)
+    found = securemodel.tune(program, torch.full((2, 1), 25.0), tolerance=1e-3, margin=1)
+    assert min(2.0 ** (bits - 32) for _, bits in found.program.header.tuned.limits) > 20
+
+
+def test_truncated_outputs_are_tuned_too():
+    program = securemodel.compile(Fn(lambda x: torch.relu(x) * x), FIRST, truncate_outputs=True, **TWO)
+    found = securemodel.tune(program, FIRST, tolerance=1e-3)
+    assert [n.frac for n in found.program.graph.nodes if n.op == "reveal"] == [16]
+
+
+# ---- the choice is in the program's text
+def test_a_tuning_is_read_back_and_makes_the_same_program(tmp_path):
+    found, file = tuned("gelu"), tmp_path / "mine.tuning"
+    found.save(file)
+    assert securemodel.Tuning.load(file) == found.tuning
+    again = [securemodel.compile(Fn(nn.functional.gelu), FIRST, tuned=given, **TWO) for given in (file, found.tuning)]
+    assert {program.digest for program in again} == {found.program.digest} != {found.before.digest}
+    assert securemodel.compile(Fn(nn.functional.gelu), FIRST, tuned=None, **TWO).digest == found.before.digest
+    found.program.save(tmp_path / "program.txt")
+    read = securemodel.Program.load(tmp_path / "program.txt")
+    assert read.digest == found.program.digest and read.header == found.program.header
+    assert read.plan().preprocessing_bytes == found.program.plan().preprocessing_bytes
+    assert "tuned" not in found.before.text().partition("\n")[0]
+
+
+def test_a_tuning_of_another_model_is_refused():
+    for function, example, more in ((torch.relu, FIRST, {}), (nn.functional.gelu, FIRST[1:], {}),
+                                    (nn.functional.gelu, FIRST, {"rounding": "fast"})):  # fmt: skip
+        with pytest.raises(CompileError, match="another model or of other settings"):
+            securemodel.compile(Fn(function), example, tuned=tuned("gelu").tuning, **TWO, **more)
+    with pytest.raises(InputError, match="tuned= is no tuning but dict"):
+        securemodel.compile(Fn(torch.relu), FIRST, tuned={}, **TWO)
+    with pytest.raises(TypeError, match="tuned"):
+        securemodel.compile(Fn(torch.relu), FIRST, tuned=None, protocol="crypten", **TWO)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ('"version": 1', '"version": 2'),
+        ('"margin": 4.0', '"margin": 0.5'),
+        ('"margin": 4.0', '"margin": 4'),
+        ('"limits": [', '"limits": [[1, 2, 3, "x"],'),
+        ('"limits": [', '"limits": [[1, 64, 0, "x"],'),
+        ('"limits": [', '"limits": [[1, 20, 0, "x"], [1, 20, 0, "x"],'),
+        ('"limits": [', '"limits": [[true, 20, 0, "x"],'),
+        ('"kind"', '"sort"'),
+        ('"of": "', '"of": "Z'),
+        ("{", "{{"),
+    ],
+)
+def test_a_damaged_tuning_is_refused(tmp_path, old, new):
+    file = tmp_path / "mine.tuning"
+    file.write_text(tuned("relu").tuning.text().replace(old, new, 1))
+    with pytest.raises(InputError, match="this is no tuning") as refused:
+        securemodel.Tuning.load(file)
+    assert str(file) in str(refused.value)
+    with pytest.raises(FileError):
+        securemodel.Tuning.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ('"margin":4.0', '"margin":0.5'),
+        ('"settled":0', '"settled":-1'),
+        ('"settled":0', '"settled":true'),
+        ('"limits":[[', '"limits":[[0,20],['),
+        ('"limits":[[', '"limits":[[[1],20],['),
+        ('"of":"', '"of":"zz'),
+        ('"tuned":{', '"tuned":{"more":1,'),
+    ],
+)
+def test_a_text_with_other_ranges_than_its_comparisons_is_refused(tmp_path, old, new):
+    text, file = tuned("relu").program.text(), tmp_path / "program.txt"
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ProgramError, match="line 1"):
+        securemodel.Program.load(file)
+
+
+def test_an_audit_names_the_choice():
+    weak = {choice.name: choice for choice in audit(tuned("gelu").program).warnings}
+    assert "2 comparisons are left out" in weak["tuned ranges"].what
+    assert "tuned ranges" not in {choice.name for choice in audit(tuned("gelu").before).warnings}
+
+
+def test_what_is_measured_is_no_part_of_an_ordinary_program():
+    program = tuned("relu").before
+    assert any(mark.name == COMPARED for node in program.graph.nodes for mark in node.marks)
+    assert COMPARED not in program.text() and COMPARED not in str(securemodel.compare(program, FIRST))
+
+
+# ---- what it refuses
+def test_data_that_cannot_be_measured():
+    program = tuned("relu").before
+    tune = lambda x, **more: securemodel.tune(program, x, **{"tolerance": 1e-3, **more})
+    for bad in (torch.nan, torch.inf):
+        x = FIRST.clone()
+        x[3] = bad
+        with pytest.raises(InputError, match=r"not finite[\s\S]*at \[3\]"):
+            tune(x)
+    for x, says in ((torch.zeros(0), "has shape"), (torch.zeros(2, 8), "has shape"), (FIRST * 2**40, "outside|range"),
+                    ([1.0], "must be a tensor"), (FIRST.to(torch.complex64), "complex")):  # fmt: skip
+        with pytest.raises(InputError, match=says):
+            tune(x)
+    for tolerance in (0, -1.0, float("nan"), float("inf"), True, "1"):
+        with pytest.raises(InputError, match="is no tolerance"):
+            tune(FIRST, tolerance=tolerance)
+    for margin in (0.5, float("nan"), True, "4", 2.0**64):
+        with pytest.raises(InputError, match="is no margin"):
+            tune(FIRST, margin=margin)
+    with pytest.raises(InputError, match="takes 1 inputs"):
+        securemodel.tune(program, tolerance=1e-3)
+
+
+def test_a_tolerance_that_fixed_point_does_not_meet():
+    with pytest.raises(InputError, match="more than the tolerance 1e-09"):
+        securemodel.tune(tuned("sigmoid").before, FIRST, tolerance=1e-9)
+
+
+def test_programs_that_cannot_be_tuned(tmp_path):
+    found = tuned("relu")
+    with pytest.raises(InputError, match="tuned already"):
+        securemodel.tune(found.program, FIRST, tolerance=1e-3)
+    found.before.save(tmp_path / "program.txt")
+    with pytest.raises(InputError, match="read from a file"):
+        securemodel.tune(securemodel.Program.load(tmp_path / "program.txt"), FIRST, tolerance=1e-3)
+    encrypted = securemodel.compile(
+        nn.Linear(3, 2), torch.zeros(2, 3), protocol="paillier", insecure_key_bits=512, **TWO
+    )
+    with pytest.raises(InputError, match="protocol 'paillier' cannot be tuned"):
+        securemodel.tune(encrypted, torch.zeros(2, 3), tolerance=1e-3)
