@@ -11,7 +11,8 @@ from typing import Any, cast, overload
 
 import torch
 
-from protocols.errors import explain
+from protocols.devices import Device, chosen
+from protocols.errors import ConfigError, explain
 from protocols.identity import PartiesConfig
 from securemodel.compiler.capture import Captured, Examples, model_state
 from securemodel.compiler.ir import Graph, Rounding
@@ -44,16 +45,18 @@ from securemodel.sessions.session import Session
 
 @dataclass(frozen=True)
 class Engine:
-    """What a protocol has: its part of compiling, the sessions it opens, and the further options of `compile`."""
+    """What a protocol has: its part of compiling, the sessions it opens, the further options of `compile`, and whether its
+    sessions take a device."""
 
     compiling: Compiling
-    open_local: Callable[[Any], Session]
+    open_local: Callable[..., Session]
     open_connection: Callable[..., Session]
     options: tuple[str, ...] = ()
+    on_gpus: bool = False
 
 
 ENGINES: Mapping[str, Engine] = {
-    "masked": Engine(masked_compiling, masked.open_local, masked.open_connection, ("state", "tuned")),
+    "masked": Engine(masked_compiling, masked.open_local, masked.open_connection, ("state", "tuned"), on_gpus=True),
     "crypten": Engine(crypten_compiling, crypten.open_local, crypten.open_connection),
     "paillier": Engine(
         paillier_compiling,
@@ -208,20 +211,23 @@ def check(
 
 
 @overload
-def local(program: Program, *, ledger: str | Path | None = None) -> Session: ...
+def local(program: Program, *, ledger: str | Path | None = None, device: Device = None) -> Session: ...
 @overload
-def local(program: Family) -> ServingSession: ...
-def local(program: Program | Family, *, ledger: str | Path | None = None) -> Session | ServingSession:
+def local(program: Family, *, device: Device = None) -> ServingSession: ...
+def local(
+    program: Program | Family, *, ledger: str | Path | None = None, device: Device = None
+) -> Session | ServingSession:
     """A session with all parties on this machine; `run` takes and returns everything.
 
     Programs of the masked engine run in this process, those of CrypTen in one process for each party. Runs are
     written into a ledger (docs/audit.md) only where one is named. Raises LedgerError if it cannot be written. Of a family,
-    a session that takes and returns shares; a service counts its runs itself.
+    a session that takes and returns shares; a service counts its runs itself. `device`: what all parties and the dealer
+    compute on, "cpu" or "cuda" (docs/gpu.md); results are the same bits. Raises ConfigError where there is none.
     """
     if isinstance(program, Family):
-        return serving.open_local(program.programs, program.digest)
+        return serving.open_local(program.programs, program.digest, device)
     book = book_of(ledger or False)
-    session = engine_of(program.protocol).open_local(program)
+    session = engine_of(program.protocol).open_local(program, **_on(program, device))
     if book:
         session.record = record_for(book, program, "all", os.urandom(16))
     return session
@@ -239,6 +245,7 @@ def connect(
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
     ledger: str | Path | bool = True,
+    device: Device = None,
 ) -> Session: ...
 @overload
 def connect(
@@ -249,6 +256,7 @@ def connect(
     lane: int | None = None,
     ahead: bool = True,
     insecure_plain: bool = False,
+    device: Device = None,
 ) -> ServingSession: ...
 def connect(
     program: Program | Family,
@@ -261,6 +269,7 @@ def connect(
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
     ledger: str | Path | bool = True,
+    device: Device = None,
 ) -> Session | ServingSession:
     """Connects this party with the others and returns its end of the session.
 
@@ -271,19 +280,32 @@ def connect(
     measurements on one host only. `paillier_key` is the file of the client's private key for a program of the protocol
     "paillier", which otherwise makes one for the session. Each run is written into the `ledger` (docs/audit.md): True
     is the one that the command line names, or else the user's own; False is none. A family has a dealer, and no ledger:
-    a service counts its runs itself.
+    a service counts its runs itself. `device`: what this party computes on, "cpu" or "cuda" (docs/gpu.md); each party
+    chooses for itself, and the others see nothing of it.
 
     Raises ConfigError, LedgerError (before anything is sent), PeerAbsent, IdentityError, Mismatch (other program, version or script).
     """
     config = config if lane is None else at_lane(config, lane)
     if isinstance(program, Family):
         return serving.open_connection(
-            program.programs, program.digest, me, config, ahead=ahead, insecure_plain=insecure_plain
+            program.programs, program.digest, me, config, ahead=ahead, insecure_plain=insecure_plain, device=device
         )
     paillier_key = paillier_key or current().paillier_key
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
+    options |= _on(program, device)
     book = book_of(ledger)
     session = engine_of(program.protocol).open_connection(program, me, config, **options)
     if book:
         session.record = record_for(book, program, session.me, session.channel.session)
     return session
+
+
+def _on(program: Program, device: Device) -> dict[str, Any]:
+    """The option of an engine whose sessions take a device. Raises ConfigError for one that computes on the CPU alone."""
+    if engine_of(program.protocol).on_gpus:
+        return {"device": device}
+    if chosen(device or current().device).type != "cpu":
+        what = f"a program of the protocol {program.protocol!r} computes on the CPU alone"
+        fix = 'leave the device out, or compile without protocol="..."'
+        raise ConfigError(explain(what, why="only the masked engine has kernels for other devices", fix=fix))
+    return {}

@@ -35,7 +35,7 @@ class Invocation:
     False is none. `arrivals` is what the first session goes on from (`protocols.channel.arrive`). `say` is told for whom
     this party waits, and why. `progress` is told of each training step. `rows` is
     the folder of what owners gave who share their rows and take no part. `lane`: which of the parties' sessions this is; `lanes`: of
-    how many, which the parties compare.
+    how many, which the parties compare. `device`: what this party computes on, of which the others see nothing.
     """
 
     me: str | None = None
@@ -51,6 +51,7 @@ class Invocation:
     lane: int = 0
     lanes: int = 1
     say: Callable[[str], None] = silent
+    device: str | None = None
 
 
 _current = Invocation()

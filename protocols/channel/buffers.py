@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from protocols.devices import host_bytes
 from protocols.errors import InputError, explain
 
 Buffer = Any  # a contiguous CPU tensor, or anything that supports memoryview (bytes, bytearray, numpy array)
@@ -40,7 +41,7 @@ def byte_view(buffer: Buffer) -> memoryview:
 
 def fresh(nbytes: int) -> torch.Tensor:
     """A new uint8 tensor with room for `nbytes`; its contents are not initialized."""
-    return torch.empty(nbytes, dtype=torch.uint8)
+    return host_bytes(nbytes)
 
 
 def writable(tensor: torch.Tensor) -> memoryview:

@@ -20,6 +20,11 @@ max_gib_option = click.option(
     show_default=True,
     help="Refuse a program whose values, with what is dealt for them, take more GiB than this.",
 )
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    help="What computes here: cpu (the default), cuda, or cuda:1. Results are the same bits, and the others see nothing of it.",
+)
 
 
 @click.command(cls=Command)
@@ -33,7 +38,8 @@ max_gib_option = click.option(
     help="Serve at most so many sessions at a time, each of up to --max-gib.",
 )
 @max_gib_option
-def dealer(config: Path, once: bool, sessions: int, max_gib: float) -> None:
+@device_option
+def dealer(config: Path, once: bool, sessions: int, max_gib: float, device: str | None) -> None:
     """Serve correlated randomness to the parties of a file.
 
     The dealer learns which program the parties run, and sees neither their data nor their messages. It must not
@@ -51,7 +57,8 @@ def dealer(config: Path, once: bool, sessions: int, max_gib: float) -> None:
         click.echo(
             f"at most {sessions} sessions at a time, of up to {max_gib:g} GiB: {sessions * max_gib:g} GiB in all"
         )
-    serve(parties, own, once=once, sessions=sessions, max_bytes=int(max_gib * 2**30), say=click.echo)
+    limit = int(max_gib * 2**30)
+    serve(parties, own, once=once, sessions=sessions, max_bytes=limit, device=device, say=click.echo)
 
 
 def own_identity(parties: PartiesConfig, me: str) -> Identity:

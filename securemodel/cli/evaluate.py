@@ -68,9 +68,9 @@ def evaluate_command(
         words += ["--metrics", metrics] if metrics else []
         words += ["--reveal", reveal] if reveal else []
         words += ["--out", str(_of_each(out))] if out else []
-        return end_as(run_all(script, (), names, prefixed(names), words))
+        return end_as(run_all(script, (), names, prefixed(names), words, device=here.device))
     me, config, _ = here.party
-    with scripts.as_party(script, (), me, config, None, ledger=here.ledger):
+    with scripts.as_party(script, (), me, config, None, ledger=here.ledger, device=here.device):
         _evaluate(script, me, more, here.ledger, out and Path(str(out).replace(_ME, me)), network)
 
 

@@ -40,7 +40,7 @@ def run_lane(job: Mapping[str, Any], receive: Receive, reply: Reply) -> None:
 
 def _run(job: Mapping[str, Any], receive: Receive, reply: Reply) -> None:
     script, me = Path(job["script"]), job["me"]
-    place = {"lane": job["lane"], "lanes": job["lanes"], "ledger": job["ledger"]}
+    place: dict[str, Any] = {name: job.get(name) for name in ("lane", "lanes", "ledger", "device")}
     with scripts.as_party(script, (), me, Path(job["config"]), None, **place):
         module = load_file(script)
         program = program_of(module, script)

@@ -51,11 +51,12 @@ def run_local(
     dealer: bool = True,
     contributors: Sequence[str] = (),
     lanes: int = 1,
+    device: str | None = None,
 ) -> Outcome:
     """Runs the script once per party, and a dealer where one is wanted, and returns when all have ended.
 
     `command` is the command that each party runs, with options of its own. Contributors share their rows before, each in
-    a process that ends before the others start. There is room for so many lanes beside the parties' first sessions. When
+    a process that ends before the others start. There is room for so many lanes beside the parties' first sessions. All compute on this device. When
     one fails the others are stopped. Identities, keys and ports are made for this run and removed with it. KeyboardInterrupt, SIGTERM, a closed
     terminal and the end of this process, whatever ends it, end all processes. Raises ConfigError for names that cannot be a party's.
     """
@@ -63,14 +64,15 @@ def run_local(
         configs = _configurations(parties, folder, dealer, contributors, lanes)
         rows = folder / "rows"
         shown = ["--traceback"] if traceback else []
+        on = ["--device", device] if device else []
         helping = (
-            ["dealer", "--config", str(configs[DEALER]), "--sessions", str(MOST_SESSIONS + lanes), *shown]
+            ["dealer", "--config", str(configs[DEALER]), "--sessions", str(MOST_SESSIONS + lanes), *on, *shown]
             if dealer
             else []
         )
         commands = {DEALER: helping} if dealer else {}
         for name in parties:
-            options = ["--me", name, "--config", str(configs[name]), *shown]
+            options = ["--me", name, "--config", str(configs[name]), *on, *shown]
             options += ["--rows", str(rows)] if contributors else []
             commands[name] = [*command, *options, "--", str(script), *args]
         processes: dict[str, Process] = {}

@@ -118,15 +118,15 @@ def predict(
     if lanes > 1 and here.store:
         raise click.UsageError("a store is used by one session at a time: leave out --lanes, or use a dealer.")
     if names := here.everybody(script):
-        return _predict_all(script, names, given, here.ledger, lanes)
+        return _predict_all(script, names, given, here, lanes)
     me, config, store = here.party
     if lanes > 1:
         load_config(config).at_lane(lanes)
-    with scripts.as_party(script, (), me, config, store, ledger=here.ledger, lanes=lanes):
+    with scripts.as_party(script, (), me, config, store, ledger=here.ledger, lanes=lanes, device=here.device):
         _predict_one(script, me, given, here.ledger, ray)
 
 
-def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str | None, lanes: int) -> None:
+def _predict_all(script: Path, names: tuple[str, ...], given: Given, here: Here, lanes: int) -> None:
     with _display() as display:
         say = prefixed(names, display.echo)
 
@@ -134,8 +134,8 @@ def _predict_all(script: Path, names: tuple[str, ...], given: Given, ledger: str
             said = _SAID.fullmatch(text)
             display.rows(int(said[1]), int(said[2])) if said else say(name, text, error)
 
-        words = ("predict", "--ledger", ledger or "none", "--lanes", str(lanes), *given.words(names))
-        outcome = run_all(script, (), names, told, words, lanes=lanes)
+        words = ("predict", "--ledger", here.ledger or "none", "--lanes", str(lanes), *given.words(names))
+        outcome = run_all(script, (), names, told, words, lanes=lanes, device=here.device)
     end_as(outcome)
 
 
@@ -183,6 +183,7 @@ def _crew(script: Path, part: Part, ledger: str | None, ray: str | None) -> Iter
         "config": str(said.config),
         "ledger": ledger,
         "lanes": said.lanes,
+        "device": said.device,
         "results": part.results,
     }
     with closing(RayLanes(job, said.lanes, ray) if ray else Processes(job, said.lanes)) as crew:

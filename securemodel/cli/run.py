@@ -15,7 +15,7 @@ from protocols.errors import ConfigError, explain
 from protocols.identity import DEALER
 from securemodel.cli import script as scripts
 from securemodel.cli.base import FILE, Command, print_error, wants_traceback
-from securemodel.cli.dealing import own_identity
+from securemodel.cli.dealing import device_option, own_identity
 from securemodel.cli.launch import Outcome, run_local
 from securemodel.cli.processes import Say, prefixed
 
@@ -41,6 +41,7 @@ _PARTY_OPTIONS = (
         metavar="FILE|none",
         help="Where runs are written down (see `securemodel audit`), instead of the user's own ledger; with --local, none.",
     ),
+    device_option,
 )
 
 
@@ -54,6 +55,7 @@ class Here:
     config: Path | None
     store: Path | None
     ledger: str | None
+    device: str | None
 
     def everybody(self, script: Path, *of_one: object) -> tuple[str, ...]:
         """The parties, where all of them run here, else nothing: then this party's identity is there.
@@ -133,9 +135,9 @@ def run(
     """
     if names := here.everybody(script, paillier_key):
         words = ["run", "--ledger", here.ledger or "none", *(["--protocol", protocol] if protocol else [])]
-        return end_as(run_all(script, args, names, prefixed(names), words))
+        return end_as(run_all(script, args, names, prefixed(names), words, device=here.device))
     known = scripts.as_party(
-        script, args, *here.party, paillier_key=paillier_key, protocol=protocol, ledger=here.ledger
+        script, args, *here.party, paillier_key=paillier_key, protocol=protocol, ledger=here.ledger, device=here.device
     )
     with known:
         scripts.run_main(script)
@@ -149,6 +151,7 @@ def run_all(
     command: Sequence[str],
     contributors: Sequence[str] = (),
     lanes: int = 1,
+    device: str | None = None,
 ) -> Outcome:
     """Runs a script with all its parties as processes of this machine."""
     dealer, shown = scripts.declares_dealer(script), wants_traceback()
@@ -162,6 +165,7 @@ def run_all(
         dealer=dealer,
         contributors=contributors,
         lanes=lanes,
+        device=device,
     )
 
 

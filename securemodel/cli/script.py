@@ -128,10 +128,12 @@ def as_party(
     rows: Path | None = None,
     lane: int = 0,
     lanes: int = 1,
+    device: str | None = None,
 ) -> Iterator[None]:
     """In this process, connect() knows who this is, and files beside the script can be imported.
 
-    `protocol` is for programs whose compile() names none; `ledger` is a file, or "none". From here on the others are
+    `protocol` is for programs whose compile() names none; `ledger` is a file, or "none"; `device` what sessions compute
+    on that name none. From here on the others are
     told that this party is there, and so is the dealer: they wait while the script compiles its program.
     """
     config, store, paillier_key = config.resolve(), store and store.resolve(), paillier_key and paillier_key.resolve()
@@ -158,6 +160,7 @@ def as_party(
                     lane,
                     lanes,
                     say_aside,
+                    device,
                 )
             ),
             as_main(script, args),

@@ -57,9 +57,11 @@ def train(
     if names := here.everybody(script, rows):
         words, sharing = ["train", "--ledger", here.ledger or "none"], scripts.declared_contributors(script)
         say = prefixed((*names, *sharing))
-        return end_as(run_all(script, args, names, say, words, sharing))
+        return end_as(run_all(script, args, names, say, words, sharing, device=here.device))
     with _shown() as progress:
-        known = scripts.as_party(script, args, *here.party, ledger=here.ledger, progress=progress, rows=rows)
+        known = scripts.as_party(
+            script, args, *here.party, ledger=here.ledger, progress=progress, rows=rows, device=here.device
+        )
         with known:
             scripts.run_main(script)
 

@@ -67,7 +67,7 @@ class Engine:
             began = time.monotonic()
             try:
                 self._say(Stage("connect"))
-                with connect(family, self.me, parties) as session:
+                with connect(family, self.me, parties, device=self.config.own.device) as session:
                     self._serve(family, session, model)
             except PeerError as error:
                 self._say(Down(summary(error), error.party))

@@ -67,7 +67,7 @@ class Front(_Table, frozen=True):
 class Me(_Table, frozen=True):
     """What is this party's alone. `weights` names the files of the models that it owns.
 
-    With `rest_key` (a file, or credential:NAME of systemd) or `rest_key_command` its shares of all weights are kept.
+    Engines compute on `device`. With `rest_key` (a file, or credential:NAME of systemd) or `rest_key_command` its shares of all weights are kept.
     """
 
     data: Text
@@ -77,6 +77,7 @@ class Me(_Table, frozen=True):
     tls_key: Text | None = None
     metrics: Address | None = None
     weights: dict[str, Text] = {}
+    device: Text | None = None
     rest_key: Text | None = None
     rest_key_command: Annotated[tuple[Text, ...], Meta(min_length=1)] | None = None
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from protocols import kernels
 from protocols.channel import Channel, Link
+from protocols.devices import CPU, Device, chosen
 from protocols.errors import explain
 from protocols.identity import Identity, PartiesConfig
 from protocols.prg import Stream
@@ -25,11 +28,11 @@ from securemodel.sessions.remote import aborting, dial_dealer, join, place
 from securemodel.sessions.session import Epochs, Session
 
 
-def open_local(program: Program, tables: Mapping[str, Tables] | None = None) -> Session:
+def open_local(program: Program, device: Device = None, *, tables: Mapping[str, Tables] | None = None) -> Session:
     """What `local` opens for programs of the masked engine. `tables`: what the parties shared in earlier sessions."""
     kernels.keep_freed_memory()
     _check_owned(program)
-    return Session(program, local_walks(program, tables=tables))
+    return Session(program, local_walks(program, device=chosen(device or current().device), tables=tables))
 
 
 def open_connection(
@@ -41,6 +44,7 @@ def open_connection(
     ahead: bool = True,
     insecure_plain: bool = False,
     paillier_key: str | Path | None = None,
+    device: Device = None,
     tables: Tables | None = None,
     channel: Channel | None = None,
 ) -> Session:
@@ -58,12 +62,13 @@ def open_connection(
                 fix='leave out paillier_key, or compile with protocol="paillier"',
             )
         )
+    on = chosen(device or current().device)
     me, config, own = place(program.parties, me, config, insecure_plain)
     with ExitStack() as opened:
         held = Store.open(Path(store), program, me) if store else None
         if held:
             opened.callback(held.close)
-        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain, tables, channel)
+        channel, walk = meet(program, me, config, own, held, ahead, insecure_plain, on, tables, channel)
         opened.pop_all()
     return Session(program, {me: walk}, {me: channel}, StoredEpochs(held) if held else None)
 
@@ -83,6 +88,7 @@ def meet(
     store: Store | None,
     ahead: bool,
     insecure_plain: bool,
+    device: torch.device = CPU,
     tables: Tables | None = None,
     channel: Channel | None = None,
 ) -> tuple[Channel, MaskedWalk]:
@@ -93,14 +99,14 @@ def meet(
         pairs = agree(program.digest, me, channel, store, config.skipped_runs, tuning=program.header.tuning)
         last = program.parties[-1] == me
         if store:
-            stream, source = Stream(store.key()), StoreSource(store) if last else NoSource()
+            stream, source = Stream(store.key(), device), StoreSource(store) if last else NoSource()
             party = OnlineParty(program, me, stream, pairs)
             party.tables = tables.under(store.key())
             return channel, MaskedWalk(party, stream, source, store=store, threaded=True)
         link = dial_dealer(me, config, own, insecure_plain, channel.session)
         with aborting(link):
             keys = [tables.key_of(owner) for owner in keys_to_hand(program.graph, program.parties, me)]
-            stream = Stream(introduce(program.text(), link, keys))
+            stream = Stream(introduce(program.text(), link, keys), device)
             party = OnlineParty(program, me, stream, pairs)
             party.tables = tables
             source = DealerSource(link, largest_message(program.graph)) if last else NoSource(link)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from protocols import kernels
+from protocols.devices import Device, chosen
 from protocols.errors import explain
 from protocols.identity import PartiesConfig
 from protocols.prg import Stream
@@ -20,6 +21,7 @@ from securemodel.engines.masked.serving import ServingWalk, local_serving_walks,
 from securemodel.engines.masked.sources import DealerSource, NoSource, largest_message
 from securemodel.engines.walk import Rows, Steps
 from securemodel.errors import InputError
+from securemodel.invocation import current
 from securemodel.program import Program
 from securemodel.sessions.agree import agree
 from securemodel.sessions.masked import introduce
@@ -236,10 +238,10 @@ def pools_of(programs: Mapping[int, Program], limit_bytes: int = AHEAD_BYTES) ->
     return pools
 
 
-def open_local(programs: Mapping[int, Program], digest: str) -> ServingSession:
+def open_local(programs: Mapping[int, Program], digest: str, device: Device = None) -> ServingSession:
     """A session of all parties in this process."""
     kernels.keep_freed_memory()
-    return ServingSession(programs, digest, local_serving_walks(programs))
+    return ServingSession(programs, digest, local_serving_walks(programs, device=chosen(device or current().device)))
 
 
 def open_connection(
@@ -250,9 +252,11 @@ def open_connection(
     *,
     ahead: bool = True,
     insecure_plain: bool = False,
+    device: Device = None,
 ) -> ServingSession:
     """One party's end of a session between processes."""
     kernels.keep_freed_memory()
+    on = chosen(device or current().device)
     first = next(iter(programs.values()))
     pools = pools_of(programs) if ahead else {}
     me, config, own = place(first.parties, me, config, insecure_plain, "serve")
@@ -261,7 +265,7 @@ def open_connection(
         pairs = agree(digest, me, channel, None, ahead=str(sorted(pools.items())))
         link = dial_dealer(me, config, own, insecure_plain)
         with aborting(link):
-            stream = Stream(introduce("".join(program.text() for program in programs.values()), link))
+            stream = Stream(introduce("".join(program.text() for program in programs.values()), link), on)
             parties = {size: OnlineParty(program, me, stream, pairs) for size, program in programs.items()}
             largest = largest_message(*(program.graph for program in programs.values()))
             source = DealerSource(link, largest) if first.parties[-1] == me else NoSource(link)

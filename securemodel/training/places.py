@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from protocols.channel import Channel, Label
+from protocols.devices import Device
 from protocols.errors import ConfigError, explain
 from protocols.files import read_secret
 from protocols.identity import PartiesConfig
@@ -67,10 +68,12 @@ class Place(ABC):
 
 @dataclass(frozen=True, repr=False)
 class Local(Place):
-    """All parties in this process."""
+    """All parties in this process. `device`: what they compute on."""
+
+    device: Device = None
 
     @classmethod
-    def of(cls, session: Session) -> Local:
+    def of(cls, session: Session, device: Device = None) -> Local:
         """The first session of a run. Raises ConfigError in a process that was started as one party."""
         if me := current().me:
             what = f"this process is party {me!r}, and its script calls local() of a job"
@@ -78,7 +81,7 @@ class Local(Place):
             raise ConfigError(
                 explain(what, why=why, fix="call job.connect(); job.local() is for scripts that python runs")
             )
-        return cls(session)
+        return cls(session, device)
 
     def swap(
         self, label: Label, sends: Mapping[str, bytes], to: Sequence[str] = (), sizes: Mapping[str, int] | None = None
@@ -93,7 +96,7 @@ class Local(Place):
 
     def opened(self, program: Program, tables: Mapping[str, Tables]) -> Local:
         self.session.close()
-        return Local(open_local(program, tables))
+        return Local(open_local(program, self.device, tables=tables), self.device)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from protocols.channel import Channel
+from protocols.devices import Device
 from protocols.errors import ConfigError, InputError, Mismatch, PreprocessingUsedUp, explain
 from protocols.files import file_errors, write_atomically
 from protocols.identity import PartiesConfig
@@ -459,10 +460,11 @@ class Run:
         self.close()
 
 
-def local_run(job: Job) -> Run:
-    """A run with all parties in this process."""
+def local_run(job: Job, device: Device = None) -> Run:
+    """A run with all parties in this process, which compute on this device."""
     tables = contributed_here(job) if job.program.contributors else {}
-    return Run(job, Local.of(open_local(job.program, tables.get(id(job.program)))), tables)
+    session = open_local(job.program, device, tables=tables.get(id(job.program)))
+    return Run(job, Local.of(session, device), tables)
 
 
 def share_rows(

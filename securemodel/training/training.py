@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from protocols.devices import Device
 from protocols.errors import explain
 from protocols.identity import PartiesConfig
 from protocols.names import PUBLIC
@@ -94,9 +95,9 @@ class Training(Job):
                 self.check_rows(me)
         return simulate(self.program, self.captured, self.batches, steps, batches)
 
-    def local(self) -> Run:
-        """A run with all parties in this process: for notebooks and tests."""
-        return local_run(self)
+    def local(self, *, device: Device = None) -> Run:
+        """A run with all parties in this process: for notebooks and tests. `device` as of securemodel.local."""
+        return local_run(self, device)
 
     def share_rows(
         self,

@@ -43,13 +43,15 @@ MESSAGES = {
     "engines/masked/party.py:_incoming",  # cuts messages into parts
     "engines/masked/party.py:_agreed",
     "compiler/positions.py:rows_read",  # public positions
-    "channel/buffers.py:fresh",
+    "devices.py:host_bytes",
+    "devices.py:to_host",
     "channel/buffers.py:byte_view",
 }
 CROSSINGS = {
     "engines/masked/party.py:_encoded",
-    "engines/masked/opening.py:outgoing",
     "engines/masked/opening.py:opened",
+    "devices.py:to_device",
+    "devices.py:to_host",
     "compiler/positions.py:take_rows",
 }
 
@@ -106,6 +108,9 @@ class Calls(TorchFunctionMode):
             if isinstance(target, torch.device) and target != args[0].device:
                 self.watch.cross()
                 return torch.zeros(args[0].shape, dtype=args[0].dtype, device=target)
+        if name == "copy_" and args[0].device != args[1].device:
+            self.watch.cross()
+            return args[0].zero_()
         made = func(*args, **(kwargs or {}))
         self.watch.note(made)
         return made
@@ -146,7 +151,7 @@ def test_everything_is_made_where_the_party_computes(case):
     with watched() as watch, Session(program, local_walks(program, device="meta")) as session:
         session.run(*inputs)
     assert watch.on_cpu <= MESSAGES and watch.crossed <= CROSSINGS
-    assert watch.seen > 100 and "engines/masked/opening.py:outgoing" in watch.crossed
+    assert watch.seen > 100 and "devices.py:to_host" in watch.crossed
 
 
 def test_these_programs_have_every_gate():

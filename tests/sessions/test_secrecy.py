@@ -53,9 +53,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     made: list[bytes] = []
     init = Stream.__init__
 
-    def noted(self: Stream, key: bytes) -> None:
+    def noted(self: Stream, key: bytes, *device: Any) -> None:
         made.append(bytes(key))
-        init(self, key)
+        init(self, key, *device)
 
     monkeypatch.setattr(Stream, "__init__", noted)
     return made

@@ -36,7 +36,8 @@ def _digits(x: Tensor, low_bits: int, shift: int) -> Tensor:
 
 def thermometer(lam: Tensor, low_bits: int, shift: int = 0) -> Tensor:
     """For each 4-bit digit the word whose bit a says digit >= a, int16[D,N]."""
-    return (torch.bitwise_left_shift(2, _digits(lam.view(-1), low_bits, shift)) - 1).to(torch.int16)
+    digits = _digits(lam.view(-1), low_bits, shift)
+    return ((torch.full_like(digits, 2) << digits) - 1).to(torch.int16)
 
 
 def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int = 0) -> Tensor:

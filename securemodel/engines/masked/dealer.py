@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import torch
+
 from protocols import kernels
 from protocols.channel import Label, Link, Purpose, Reception
 from protocols.channel.frame import Expected
 from protocols.channel.link import Pump
 from protocols.channel.notices import Say, silent
 from protocols.channel.reception import Gathering
+from protocols.devices import CPU, Device, chosen, to_host
 from protocols.errors import BadFrame, Mismatch, PeerError, ProtocolError, explain, summary
 from protocols.identity import DEALER, Identity, PartiesConfig
 from protocols.prg import EPOCHS, KEY_BYTES, Stream, new_key
@@ -43,6 +46,7 @@ def serve(
     sessions: int = MOST_SESSIONS,
     insecure_plain: bool = False,
     max_bytes: int = MAX_PROGRAM_BYTES,
+    device: Device = None,
     say: Say = silent,
 ) -> None:
     """Serves up to so many sessions at a time, each in a thread of its own, from when all of its parties are there.
@@ -50,16 +54,18 @@ def serve(
     A session that fails, or is slow, whatever its parties sent, ends neither this process nor another session.
 
     `max_bytes` bounds the values of a program with what is dealt for them, in each session; a larger one is refused.
+    `device`: what is computed on (`protocols.devices.chosen`); the parties see nothing of it.
 
     With `once`, serves the first session alone, and raises what ended it if that was an error. Raises ConfigError.
     """
     kernels.keep_freed_memory()
+    here = _Here(max_bytes, chosen(device))
     reception = Reception(DEALER, list(config.parties), config, identity, most=sessions, insecure_plain=insecure_plain)
     with closing(reception):
         if once:
             gathering = reception.next(lambda gathering: "", config.timeouts.connect_s, say)
             reception.close()
-            _serve_one(gathering, say, max_bytes)
+            _serve_one(gathering, say, here)
             return
         serving = _Serving(sessions, reception.look_again)
         try:
@@ -69,9 +75,17 @@ def serve(
                 except PeerError as error:
                     say(f"session failed: {summary(error)}")
                 else:
-                    serving.begin(gathering, say, max_bytes)
+                    serving.begin(gathering, say, here)
         finally:
             serving.end()
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What every session of this process has: the bound on a program, and what is computed on."""
+
+    max_bytes: int
+    device: torch.device
 
 
 @dataclass
@@ -90,12 +104,12 @@ class _Serving:
             f"the dealer serves {self.most} sessions, and no more at a time" if len(self._running) >= self.most else ""
         )
 
-    def begin(self, gathering: Gathering, say: Say, max_bytes: int) -> None:
+    def begin(self, gathering: Gathering, say: Say, here: _Here) -> None:
         """Serves one more."""
 
         def serve_it() -> None:
             try:
-                _serve_one(gathering, say, max_bytes)
+                _serve_one(gathering, say, here)
             except Exception as error:
                 _of_lane(gathering, say)(f"session failed: {summary(error)}")
             finally:
@@ -120,18 +134,20 @@ def _of_lane(gathering: Gathering, say: Say) -> Say:
     return (lambda text: say(f"lane {gathering.lane}: {text}")) if gathering.lane else say
 
 
-def _serve_one(gathering: Gathering, say: Say, max_bytes: int) -> None:
+def _serve_one(gathering: Gathering, say: Say, here: _Here) -> None:
     """Serves one session to its end; tells its parties of an error, and raises it."""
     say = _of_lane(gathering, say)
     try:
-        deal_session(gathering.links, say, max_bytes)
+        deal_session(gathering.links, say, here.max_bytes, here.device)
     except Exception as error:
         gathering.abort(error)
         raise
     say("session ended")
 
 
-def deal_session(links: Mapping[str, Link], say: Say, max_bytes: int = MAX_PROGRAM_BYTES) -> None:
+def deal_session(
+    links: Mapping[str, Link], say: Say, max_bytes: int = MAX_PROGRAM_BYTES, device: torch.device = CPU
+) -> None:
     """One session over open links: compares the programs, hands out keys, deals on request; or an alignment of ids."""
     texts = {n: link.receive(PROGRAM, max_bytes=MAX_TEXT_BYTES).numpy().tobytes() for n, link in links.items()}
     if any(map(is_request, texts.values())):
@@ -145,9 +161,9 @@ def deal_session(links: Mapping[str, Link], say: Say, max_bytes: int = MAX_PROGR
     for name, link in links.items():
         link.send(STREAM_KEY, [keys[name]])
     masks = {name: _table_keys(link, graph, header.parties) for name, link in links.items()}
-    tables = table_streams(graph, header.parties, lambda name, owner: Stream(masks[name][owner]))
+    tables = table_streams(graph, header.parties, lambda name, owner: Stream(masks[name][owner], device))
     say(f"session of {', '.join(header.parties)}: {' and '.join(str(len(g.nodes)) for _, g in programs)} nodes")
-    streams = {name: Stream(key) for name, key in keys.items()}
+    streams = {name: Stream(key, device) for name, key in keys.items()}
     dealing = FamilyDealing([Dealing(each, header.parties, streams, tables) for _, each in programs])
     pump = Pump(list(links.values()))
     try:
@@ -188,7 +204,8 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
         last = epoch
         posted = 0
         phase: Phase = "load" if what == DEAL_LOAD else "run"
-        for dealt in pipelined(dealing.by_portion(epoch, phase, first), _dealt_bytes, _AHEAD_BYTES):
+        made = map(_in_main_memory, dealing.by_portion(epoch, phase, first))
+        for dealt in pipelined(made, _dealt_bytes, _AHEAD_BYTES):
             for node, shares in dealt:
                 asks.post(Label(epoch, node, Purpose.DEAL), shares)
             posted += _dealt_bytes(dealt)
@@ -200,6 +217,11 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
             if asks.arrived:  # the party ends the session, and needs no more of this
                 break
         pump.run(_IDLE_S, silence_s)
+
+
+def _in_main_memory(dealt: Dealt) -> Dealt:
+    sent = iter(to_host([share for _, shares in dealt for share in shares]))
+    return [(node, [next(sent) for _ in shares]) for node, shares in dealt]
 
 
 def _dealt_bytes(dealt: Dealt) -> int:

@@ -8,8 +8,8 @@ mask_bits  all send their share of the bits, exclusive or their share of beta; t
            leave out the planes that the next layer reads as shares
 reveal     all send their shares to those who may learn the value, which is the sum
 
-Only here does anything leave the device that a party computes on, or get there from a message: the wire is bytes in
-main memory.
+The wire is bytes in main memory, whatever a party computes on: what goes out is copied there when a round's message is put
+together, and what comes in is copied from there here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import cast
 import torch
 
 from protocols.correlations import hidden_positions
+from protocols.devices import to_device
 from protocols.errors import BadFrame, explain
 from protocols.gates import numel
 from protocols.gates.sign import opened_bits
@@ -49,8 +50,8 @@ def part_of(node: Node, share: torch.Tensor | None, lam: torch.Tensor | None) ->
 
 
 def outgoing(node: Node, part: Part) -> torch.Tensor:
-    """The bytes of a part, as a contiguous tensor in main memory."""
-    return _narrow(part.share, node).cpu()
+    """The bytes of a part, as a contiguous tensor where the party computes."""
+    return _narrow(part.share, node)
 
 
 def opened(
@@ -60,7 +61,7 @@ def opened(
 
     A masked value takes the place of this party's part in memory. What is revealed is in main memory.
     """
-    others = [_widen(part.to(device), node) for part in received]
+    others = [_widen(to_device(part, device), node) for part in received]
     if node.form == "order":
         return Order(others[0], None) if mine is None else Order(mine.share, mine.lam)
     if mine is None:  # an input of another party, which alone has a share of its mask

@@ -13,6 +13,7 @@ from protocols import linear
 from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import hidden_order, mask_share
+from protocols.devices import to_device
 from protocols.errors import explain
 from protocols.gates import GATES, HALVED, Dealt, ready_attrs
 from protocols.prg import Stream
@@ -77,13 +78,13 @@ class OnlineParty:
         self._rounds: dict[tuple[int, ...], Round] = {}
 
     def fresh(self, times: int) -> dict[str, torch.Tensor]:
-        """This party's shares of all states, hidden by shares of zero: together they say what the kept ones do.
+        """This party's shares of all states in main memory, hidden by shares of zero: together they say what the kept ones do.
 
         All parties call it after the same run, with the same number from 1 of how often they did.
         """
         kept = self._graph.keeps()
         shares = {
-            name: torch.zeros(kept[name].shape, dtype=torch.int64) if share is None else share
+            name: torch.zeros(kept[name].shape, dtype=torch.int64) if share is None else share.cpu()
             for name, share in self.kept.items()
         }
         return {
@@ -118,8 +119,8 @@ class OnlineParty:
         shares = {}
         for node in self.weights():
             share = self._loaded[node.id]
-            share = torch.zeros(node.shape, dtype=torch.int64) if share is None else share
-            shares[node.id] = add_zero(share, self.me, self._all_pairs, self._loaded_at, node.id).cpu()
+            share = torch.zeros(node.shape, dtype=torch.int64) if share is None else share.cpu()
+            shares[node.id] = add_zero(share, self.me, self._all_pairs, self._loaded_at, node.id)
         return shares
 
     def weights(self) -> list[Node]:
@@ -133,7 +134,7 @@ class OnlineParty:
             stream = Stream(given.key, device)
             for node, rows in given.rows.items():
                 if node not in self.tables.shared:
-                    found[node] = Masked(rows.to(device), mask_share(stream, TABLE_EPOCH, node, rows.shape))
+                    found[node] = Masked(to_device(rows, device), mask_share(stream, TABLE_EPOCH, node, rows.shape))
         return found
 
     def run(self, epoch: int, take: TakePrepared, rows: Rows) -> Steps[tuple[list, Rows]]:
@@ -278,7 +279,7 @@ class OnlineParty:
     # ---- computing
     def _encoded(self, node: Node) -> torch.Tensor:
         """A value of this party, or public, as ring elements on the device that the party computes on."""
-        return self.clear.encoded(node).to(self._stream.device)
+        return to_device(self.clear.encoded(node), self._stream.device)
 
     def _ready(self, node: Node) -> Call:
         """What computes a node that does not talk: its operands, attributes and shapes are found here, once."""
@@ -307,11 +308,16 @@ class OnlineParty:
 
     def _own(self, node: Node) -> torch.Tensor | None:
         if self.given_weights is not None:
-            return self.given_weights[node.id].to(self._stream.device)
+            return to_device(self.given_weights[node.id], self._stream.device)
         return self._encoded(node) if node.owner == self.me else None
 
+    def _state(self, node: Node) -> torch.Tensor | None:
+        """What the run before kept, or a checkpoint, from which it comes into main memory."""
+        share = self.kept[node.attrs["name"]]
+        return None if share is None else to_device(share, self._stream.device)
+
     def _client_input(self, node: Node) -> torch.Tensor:
-        return self.shares[int(node.attrs["name"].removeprefix("input:"))].to(self._stream.device)
+        return to_device(self.shares[int(node.attrs["name"].removeprefix("input:"))], self._stream.device)
 
     def _client_output(self, node: Node, env: dict) -> torch.Tensor:
         """This party's share for the client, who has no other share and must learn the sum alone: so two parties add shares
@@ -412,7 +418,7 @@ LOCAL: dict[str, Callable[[OnlineParty, Node], Call]] = {
     "public_masked": _public_masked,
     "public_additive": _of_operand(lambda self, x: public_share(x, self.role)),
     "to_additive": _of_operand(lambda self, x: to_additive(x, self.role)),
-    "state": lambda self, node: lambda env, take: self.kept[node.attrs["name"]],
+    "state": lambda self, node: lambda env, take: self._state(node),
     "keep": _of_operand(lambda self, x: x),
     "rows": _rows,
     "linear": _linear,

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from protocols.correlations import dealt_places
+from protocols.devices import to_device
 from protocols.gates import GATES, HALVED, Dealt, Part
 from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
@@ -155,7 +156,7 @@ class Preparing:
         else:
 
             def take(run: _Run) -> Dealt:
-                return {name: share.to(device) for name, share in source.dealt(run.epoch, i, parts).items()}
+                return {name: to_device(share, device) for name, share in source.dealt(run.epoch, i, parts).items()}
 
         return (lambda run: self._half(node, take(run), run)) if node.op in HALVED else take
 

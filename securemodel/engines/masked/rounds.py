@@ -10,6 +10,7 @@ import torch
 
 from protocols.channel import Label
 from protocols.channel.buffers import Buffer
+from protocols.devices import to_host
 from securemodel.compiler.ir import Node
 from securemodel.compiler.wire import item_bytes, message_bytes, sends
 from securemodel.engines.masked import opening
@@ -49,9 +50,11 @@ class Round:
     def talk(self, label: Label, items: Sequence[Opening], start: torch.Tensor | None) -> Talk:
         """The round, with what this party sends: where there is a start, in front."""
         outgoing: dict[str, list[Buffer]] = {}
+        mine = [i for i, (_, (wire, _)) in enumerate(items) if wire is not None]
+        wires = dict(zip(mine, to_host([cast(torch.Tensor, items[i][1][0]) for i in mine]), strict=True))
         for peer, places in self.sends.items():
             buffers = [start] if start is not None else []
-            buffers += [cast(torch.Tensor, items[i][1][0]) for i in places]
+            buffers += [wires[i] for i in places]
             if any(buffer.numel() for buffer in buffers):
                 outgoing[peer] = buffers
         return Talk(label, outgoing, self.receives)

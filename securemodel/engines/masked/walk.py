@@ -11,6 +11,7 @@ import torch
 from protocols.channel import HEADER_BYTES
 from protocols.errors import PreprocessingReused, explain
 from protocols.gates import Dealt, Part
+from protocols.identity import DEALER
 from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.compiler.capture import ModelState
 from securemodel.compiler.ir import Phase
@@ -26,6 +27,7 @@ from securemodel.engines.masked.zero import local_pairs
 from securemodel.engines.walk import Inputs, Rows, Steps, Walk
 from securemodel.program import Program
 
+Device = torch.device | str | Mapping[str, torch.device | str]
 _AHEAD_BYTES = 256 << 20
 _STOP_S = 2.0  # longest wait for the preparing thread, before and after its source is cut off
 
@@ -195,23 +197,25 @@ def local_walks(
     program: Program,
     keys: Mapping[str, bytes] | None = None,
     make_party: Callable[..., OnlineParty] = OnlineParty,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     tables: Mapping[str, Tables] | None = None,
 ) -> dict[str, MaskedWalk]:
     """The walks of all parties, with the dealer in this process: for tests, notebooks and plans.
 
-    device: what the parties and the dealer compute on. tables: what the parties shared in earlier sessions.
+    device: what all compute on, or each party by its name, and DEALER. tables: what the parties shared in earlier sessions.
     """
     tables = tables or {name: Tables() for name in program.parties}
+    places = device if isinstance(device, Mapping) else dict.fromkeys((*program.parties, DEALER), device)
     masks = table_streams(
-        program.graph, program.parties, lambda name, owner: Stream(tables[name].key_of(owner), device)
+        program.graph, program.parties, lambda name, owner: Stream(tables[name].key_of(owner), places[DEALER])
     )
     keys = keys or {name: new_key() for name in program.parties}
-    streams = {name: Stream(key, device) for name, key in keys.items()}
+    streams = {name: Stream(key, places[name]) for name, key in keys.items()}
+    dealing = {name: Stream(key, places[DEALER]) for name, key in keys.items()}
     walks = {}
     for name in program.parties:
         party = make_party(program, name, streams[name], local_pairs(keys, name))
         party.tables, last = tables[name], party.role.last
-        source = DealtHere(Dealing(program.graph, program.parties, streams, masks)) if last else NoSource()
+        source = DealtHere(Dealing(program.graph, program.parties, dealing, masks)) if last else NoSource()
         walks[name] = MaskedWalk(party, streams[name], source)
     return walks

@@ -1,0 +1,217 @@
+"""A party on a GPU gives the same bits as one on the CPU: on the wire, and of results. The GPU is one that is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+
+import pretend
+import pytest
+import torch
+from click.testing import CliRunner
+from test_wire import CASES, TRAINED, compiled, digest_of
+from torch import nn
+
+import securemodel
+from protocols import devices, kernels
+from protocols.channel.testing import free_addresses, loopback_parties, run_together
+from protocols.errors import ConfigError
+from protocols.identity import DEALER, Timeouts, plain_config
+from protocols.kernels.twins import bilinear
+from protocols.prg import insecure_test_key
+from securemodel.cli import main as command_line
+from securemodel.engines.masked.dealer import serve
+from securemodel.engines.masked.tables import Tables
+from securemodel.engines.masked.walk import local_walks
+from securemodel.invocation import Invocation, invoked
+from securemodel.sessions.session import Session
+
+WAYS = {"all on GPUs": "", "one party": "a", "the dealer": DEALER}
+QUICK = {
+    ("network, two parties", "all on GPUs"), ("network, two parties", "one party"), ("network, two parties", "the dealer"),
+    (f"{TRAINED}, two parties", "all on GPUs"), ("rows in another's order, two parties", "one party"),
+    ("relu, 24 bits, three parties", "all on GPUs"), ("secret positions, two parties", "the dealer"),
+    ("smooth function, two parties", "all on GPUs"),
+}  # fmt: skip
+TRIED = [(case, way) for case in CASES for way in WAYS if way == "all on GPUs" or "two parties" in case]
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, pretend.pretended():
+        pretend.quick_streams(patch)
+        yield
+
+
+def ran(case: str, places: dict[str, torch.device]) -> tuple[dict[str, str], list[torch.Tensor]]:
+    """(hash of what each party sends in a load and two runs, what the runs give), with keys of a test."""
+    program, inputs = compiled(case)
+    keys = {name: insecure_test_key(11, name) for name in program.parties}
+    tables = {name: Tables(insecure_test_key(11, f"rows of {name}")) for name in program.parties}
+    hashes = {name: hashlib.sha256() for name in program.parties}
+    session = Session(program, local_walks(program, keys, device=places, tables=tables))
+    for name, channel in session.channels.items():
+        channel.begin = recording(channel.begin, hashes[name])
+    with session:
+        given = [session.run(*inputs) for _ in range(2)]
+    outputs = [x for each in given for x in (each if isinstance(each, tuple) else (each,)) if x is not None]
+    return {name: hashed.hexdigest() for name, hashed in hashes.items()}, outputs
+
+
+def recording(begin, hashed):
+    def begin_recorded(label, sends, receives):
+        for peer, buffers in sorted(sends.items()):
+            hashed.update(peer.encode() + digest_of(label, buffers))
+        begin(label, sends, receives)
+
+    return begin_recorded
+
+
+@pytest.mark.parametrize(
+    ("case", "way"), [pytest.param(*t, marks=() if t in QUICK else pytest.mark.slow) for t in TRIED]
+)
+def test_the_same_bits(case, way):
+    everybody = (*compiled(case)[0].parties, DEALER)
+    expected = ran(case, dict.fromkeys(everybody, pretend.HERE))
+    on = {name: pretend.GPU if not WAYS[way] or name == WAYS[way] else pretend.HERE for name in everybody}
+    with pytest.MonkeyPatch.context() as patch, pretend.pretended():
+        pretend.quick_streams(patch)
+        found = ran(case, on)
+    assert found[0] == expected[0] and len(found[1]) == len(expected[1])
+    assert all(torch.equal(x, y) for x, y in zip(found[1], expected[1], strict=True))
+
+
+def test_parties_that_compute_on_what_each_chose(gpu):
+    program, inputs = compiled("network, three parties")
+    first, *addresses = free_addresses(4)
+    config = plain_config(
+        dict(zip(program.parties, addresses, strict=True)), dealer=first, timeouts=Timeouts(connect_s=30, receive_s=60)
+    )
+    options = {"insecure_plain": True, "device": "cuda"}
+    threading.Thread(target=serve, args=(config, None), kwargs=options, daemon=True).start()
+    chosen = {"a": "cuda", "b": None, "c": torch.device("cuda:0")}
+
+    def party(me: str) -> object:
+        with securemodel.connect(program, me, config, insecure_plain=True, ledger=False, device=chosen[me]) as session:
+            return session.run(inputs[0] if me == "b" else None)
+
+    results = run_together({me: lambda me=me: party(me) for me in program.parties}, 120)
+    with securemodel.local(program) as session:
+        expected = session.run(*inputs)
+    assert all(torch.equal(results[me], expected) for me in program.parties), results
+
+
+def test_a_training_on_a_gpu_and_its_checkpoint(gpu, tmp_path):
+    def trained(device: str, steps: int, folder=None) -> torch.Tensor:
+        torch.manual_seed(4)
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
+
+        def step(x, y):
+            loss = nn.functional.mse_loss(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        own = securemodel.owned
+        x, y = torch.arange(12.0).view(4, 3) / 16, torch.arange(4.0).view(4, 1) / 8
+        data = securemodel.dataset(x=own("a", x), y=own("b", y))
+        job = securemodel.compile_training(step, model, optimizer, batch=data.batches(2, seed=3), parties=["a", "b"])
+        with job.local(device=device) as run:
+            if folder:
+                run.resume(folder)
+            list(run.steps(steps))
+            if folder:
+                run.checkpoint(folder)
+            return torch.cat([weight.flatten() for weight in run.export(to="a").values()])
+
+    expected = trained("cpu", 4)
+    assert torch.equal(trained("cuda", 4), expected)
+    trained("cuda", 2, tmp_path)
+    assert torch.equal(trained("cpu", 2, tmp_path), expected)
+
+
+def test_twins_on_a_gpu(monkeypatch):
+    wide = torch.tensor([[2**63 - 1, -(2**63), -1], [1, 2**31, 2**62 + 12345]])
+    out = torch.arange(40, dtype=torch.int16)
+    streamed = kernels.chacha20(out.clone(), bytes(range(32)), bytes(12), "sub", 3)
+    product, signs = wide @ wide.t(), torch.tensor([[5, -6], [0, 127]], dtype=torch.int8)
+    small = wide[:, :2].to(torch.int32).contiguous()
+    signed = kernels.sign_product(small, signs)
+    with pretend.pretended():
+        made = kernels.chacha20(out.to(pretend.GPU), bytes(range(32)), bytes(12), "sub", 3)
+        assert torch.equal(made.cpu(), streamed)
+        there = wide.to(pretend.GPU)
+        assert torch.equal(kernels.matmul(there, there.t()).cpu(), product)
+        assert torch.equal(kernels.sign_product(small.to(pretend.GPU), signs.to(pretend.GPU)).cpu(), signed)
+        with pytest.raises(RuntimeError, match="not implemented"):  # where whole numbers are multiplied as they are
+            bilinear.product(there, there.t(), exact_integers=True)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + wide
+        with pytest.raises(RuntimeError, match="was read"):
+            int(there[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("gpu", "no device is called 'gpu'"),
+        (3.5, "no device is called"),
+        ("mps", "nothing here computes on the device 'mps'"),
+        ("meta", "float64"),
+    ],
+)
+def test_what_is_no_device_is_refused(name, told):
+    with pytest.raises(ConfigError, match=told):
+        devices.chosen(name)
+
+
+@pytest.mark.parametrize(
+    ("built", "there", "name", "told"),
+    [
+        (False, 0, "cuda", "built without CUDA"),
+        (True, 0, "cuda", "finds no GPU"),
+        (True, 2, "cuda:2", "there are 2 GPUs(.|\n)*cuda:1"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(built, there, name, told, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(ConfigError, match=told):
+        devices.chosen(name)
+    with pytest.raises(ConfigError, match=told):
+        securemodel.local(compiled("square, two parties")[0], device=name)
+
+
+def test_a_gpu_that_is_there_is_taken(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "_beside_gpu", False)
+    assert devices.chosen("cuda") == torch.device("cuda:0") and devices.chosen("cuda:1") == torch.device("cuda:1")
+    assert devices.chosen(None) == devices.chosen("cpu") == torch.device("cpu")
+
+
+def test_encrypted_programs_compute_on_the_cpu_alone(gpu):
+    program = securemodel.compile(
+        nn.Linear(2, 1), torch.zeros(1, 2), weights="a", inputs="b", outputs="b", protocol="paillier",
+        insecure_key_bits=512,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="'paillier' computes on the CPU alone"):
+        securemodel.local(program, device="cuda")
+
+
+def test_the_command_line_names_a_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    program = compiled("square, two parties")[0]
+    with invoked(Invocation(device="cuda")), pytest.raises(ConfigError, match="built without CUDA"):
+        securemodel.local(program)
+    with invoked(Invocation(device="cuda")):
+        securemodel.local(program, device="cpu").close()
+    roster, _ = loopback_parties(["a", "b"], tmp_path, dealer=True)
+    config = tmp_path / "dealer.toml"
+    config.write_text(roster.path.read_text() + f'[me]\nidentity = "{DEALER}"\n')
+    ended = CliRunner().invoke(command_line, ["dealer", "--config", str(config), "--once", "--device", "cuda"])
+    assert ended.exit_code == 1 and "built without CUDA" in ended.output
