@@ -66,7 +66,9 @@ class Front:
             [
                 Route(f"{PATH}/round", self._told(self._card)),
                 Route(f"{PATH}/rounds/{{number:int}}/card", self._told(self._card_of)),
-                Route(f"{PATH}/rounds/{{number:int}}/uploads/{{client}}", self._told(self._upload), methods=["POST"]),
+                Route(
+                    f"{PATH}/rounds/{{number:int}}/uploads/{{client:path}}", self._told(self._upload), methods=["POST"]
+                ),
                 Route(f"{PATH}/rounds/{{number:int}}/result", self._told(self._result)),
             ],
             redirect_slashes=False,
@@ -78,7 +80,8 @@ class Front:
             await self._router(scope, receive, send)
         except HTTPException as error:
             allow = (error.headers or {}).get("Allow", "")
-            await _problem(problems.of_router(error.status_code, scope["method"], allow))(scope, receive, send)
+            fix = "ask with securemodel.edge.federation, of the same version"
+            await _problem(problems.of_router(error.status_code, scope["method"], allow, fix))(scope, receive, send)
         except ClientGone:
             pass
 
@@ -100,7 +103,7 @@ class Front:
         return told
 
     async def _card(self, request: Request) -> Response:
-        return Response(self._rounds.card(), 200, problems.OWN, "application/json")
+        return Response(await run_in_threadpool(self._rounds.card), 200, problems.OWN, "application/json")
 
     async def _card_of(self, request: Request) -> Response:
         data = await run_in_threadpool(self._rounds.card_of, request.path_params["number"])
@@ -109,7 +112,8 @@ class Front:
     async def _upload(self, request: Request) -> Response:
         number, client = request.path_params["number"], request.path_params["client"]
         self._check_key(request.scope["head"], client)
-        body = Body(request.receive, request.scope["head"], self._rounds.most_bytes(number), self._room)
+        most = await run_in_threadpool(self._rounds.most_bytes, number)  # it waits while another upload is written
+        body = Body(request.receive, request.scope["head"], most, self._room)
         with body.reading():
             size = request.scope["head"].get(b"content-length", b"")
             if not size.isdigit():

@@ -120,11 +120,11 @@ class WrongMethod(Refused):
         self.allow = allow
 
 
-def of_router(status: int, method: str, allow: str) -> Refused:
-    """What a router's own answer is in our words; `status` is 404 or 405."""
+def of_router(status: int, method: str, allow: str, fix: str = "read /openapi.json") -> Refused:
+    """What a router's own answer is in our words; `status` is 404 or 405, and `fix` for the former."""
     if status == 405:
         return WrongMethod(method, allow)
-    return Refused("not_found", "there is nothing at this address", fix="read /openapi.json")
+    return Refused("not_found", "there is nothing at this address", fix=fix)
 
 
 def closed(refused: Refused, more: Sequence[tuple[str, str]]) -> bytes:

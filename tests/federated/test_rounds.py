@@ -170,8 +170,9 @@ def test_keys_are_for_clients(open_round):
         nobody.share(card, update(1.0))
     assert caught.value.code == "key" and caught.value.party == "north"
     with Federation(file, client="c", key=keys["relay"]) as relay:
-        relay.upload(share_update(card, update(2.0), id="c"))
-    assert [list(end.held(1)) for end in ends.values()] == [["a", "c"]] * 2
+        for client in ("c", "ward/7 é?#%2F", ".."):  # whatever prints is a name
+            relay.upload(share_update(card, update(2.0), id=client))
+    assert [list(end.held(1)) for end in ends.values()] == [["a", "c", "ward/7 é?#%2F", ".."]] * 2
 
 
 def test_what_an_aggregator_refuses_is_told(open_round):
@@ -236,7 +237,7 @@ def test_hostile_requests_get_problems(open_round):
     assert asked(file, "POST", "/v2/federation/rounds/7/uploads/x", b"x", **bearer)[0] == 404
     assert asked(file, "GET", "/v2/federation/rounds/1/result")[0] == 401
     status, body = asked(file, "GET", "/nothing")
-    assert status == 404 and b'"code":"not_found"' in body
+    assert status == 404 and b'"code":"not_found"' in body and b"securemodel.edge.federation" in body
 
 
 def test_a_card_with_other_keys_is_refused(open_round):
