@@ -87,14 +87,16 @@ class Products(nn.Module):
 
 
 class Lowest(nn.Module):
-    """1 for the `keep` lowest scores of (slots,)."""
+    """1 for the `keep` lowest scores of (slots,), whole numbers; of equal ones, those that come first are lower."""
 
     def __init__(self, keep: int) -> None:
         super().__init__()
         self.keep = keep
 
     def forward(self, scores: torch.Tensor) -> torch.Tensor:
-        return (scores <= scores.sort()[0][self.keep - 1]).to(torch.int64)
+        earlier = torch.ones(len(scores), len(scores), dtype=torch.int64).tril(-1)
+        lower = scores.unsqueeze(0) < scores.unsqueeze(1) + earlier
+        return (lower.to(torch.int64).sum(1) < self.keep).to(torch.int64)
 
 
 class Factors(nn.Module):
