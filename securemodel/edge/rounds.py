@@ -45,8 +45,11 @@ class Layout:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Any], *, integers: Literal["keep", "round"] = "keep") -> Layout:
-        """The layout of arrays such as these; whole numbers (counters of batches, say) are kept apart or rounded."""
+        """The layout of arrays such as these; whole numbers (counters of batches, say) are kept apart or rounded. InputError."""
         _check_named(arrays)
+        if integers not in ("keep", "round"):
+            raise InputError(f"integers={integers!r}", why="whole numbers are kept apart or rounded",
+                             fix="give integers='keep' or integers='round'")  # fmt: skip
         made = []
         for name, given in arrays.items():
             x = numbers(given, name)
@@ -90,22 +93,29 @@ class Layout:
                 why=f"missing: {', '.join(missing) or 'none'}; not known: {', '.join(more) or 'none'}",
                 fix="train the model that the round is about",
             )
-        flat = np.empty(self.size)
+        given = {each.name: self._numbers(arrays, each) for each in self.fields}
+        flat = np.empty(self.size)  # only now, as a card may name any sizes
         at = 0
         for each in self.fields:
-            x = numbers(arrays[each.name], each.name)
-            if x.shape != each.shape or x.dtype.name != each.dtype:
-                raise InputError(
-                    f"the array {each.name!r} is {x.dtype.name} of shape {list(x.shape)}",
-                    why=f"the round's card says {each.dtype} of shape {list(each.shape)}",
-                    fix="train the model that the round is about",
-                )
+            x = given[each.name]
             if each.size:
                 if not max(-float(x.min()), float(x.max())) <= limit:  # also where one is not a number
                     bounded(x, limit, each.name)
                 flat[at : at + each.size] = x.reshape(-1)
                 at += each.size
         return flat
+
+    @staticmethod
+    def _numbers(arrays: Mapping[str, Any], each: Field) -> np.ndarray:
+        """One of the arrays, which is as its field says. InputError."""
+        x = numbers(arrays[each.name], each.name)
+        if x.shape != each.shape or x.dtype.name != each.dtype:
+            raise InputError(
+                f"the array {each.name!r} is {x.dtype.name} of shape {list(x.shape)}",
+                why=f"the round's card says {each.dtype} of shape {list(each.shape)}",
+                fix="train the model that the round is about",
+            )
+        return x
 
     def unflatten(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Arrays of a vector of shared numbers; those that are kept are not among them."""
@@ -120,10 +130,12 @@ class Layout:
 
 def _check_named(arrays: Any) -> None:
     """Raises InputError for what is no update."""
+    fix = "give a dict of arrays by name"
     if not isinstance(arrays, Mapping):
-        raise InputError(
-            f"an update is named arrays, not a {type(arrays).__name__}", fix="give a dict of arrays by name"
-        )
+        raise InputError(f"an update is named arrays, not a {type(arrays).__name__}", fix=fix)
+    for name in arrays:
+        if not isinstance(name, str):
+            raise InputError(f"an update is named arrays, and the name {name!r} is a {type(name).__name__}", fix=fix)
 
 
 def _field(name: Any, shape: Any, dtype: Any, rule: Any) -> Field:
@@ -195,6 +207,8 @@ class RoundCard:
 
     def _problem(self) -> str:
         whole = lambda x, low, high: type(x) is int and low <= x <= high
+        if not all(isinstance(text, str) and len(text) <= 256 for text in (self.task, self.program, self.model)):
+            return "its task, program or model is no text of up to 256 characters"
         real = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
         if self.bits not in BITS or not whole(self.frac_bits, 0, 62) or not (real(self.limit) and self.limit > 0):
             return "its ring, fraction or limit is out of range"
@@ -260,9 +274,6 @@ class RoundCard:
         version = found.pop("securemodel_round", None)
         if version != 1 or set(found) != {each.name for each in fields(cls)}:
             raise _bad_card("it has other members than a card of version 1")
-        for name in ("task", "program", "model"):
-            if not isinstance(found[name], str) or len(found[name]) > 256:
-                raise _bad_card(f"its {name} is no short text")
         try:
             found["aggregators"] = tuple(Aggregator(str(name), str(key)) for name, key in found["aggregators"])
             found["positions"] = None if found["positions"] is None else tuple(found["positions"])

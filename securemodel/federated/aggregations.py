@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -52,6 +53,10 @@ class Aggregation:
         return repr(told)
 
 
+def _is_bound(x: object) -> bool:
+    return isinstance(x, Real) and 0 < x < float("inf")
+
+
 ROWS = 64
 """Projections that check an update, by default: one that passes has at most 4.6 times the norm that it may have."""
 
@@ -75,7 +80,7 @@ def norm_bounded_mean(
     probabilities of 2^-40), and between them it depends on the projections whether it counts as it is ("drop"), or it is
     scaled by its exact norm, to 1 + 2^-13 times the bound at most ("scale"). Raises CompileError.
     """
-    if not 0 < bound < float("inf") or over not in ("drop", "scale") or not 48 <= rows <= 1024:
+    if not _is_bound(bound) or over not in ("drop", "scale") or type(rows) is not int or not 48 <= rows <= 1024:
         raise CompileError(
             explain(f"bound={bound}, over={over!r}, rows={rows} make no norm-bounded mean",
                     fix="give a bound above 0, over='drop' or 'scale', and 48 to 1024 rows")
@@ -88,7 +93,7 @@ def norm_bounded_mean(
 def trimmed_mean(trim: float = 0.2) -> Aggregation:
     """For each coordinate, the mean of the values left after the share `trim` of the smallest and of the largest, rounded
     down, is taken away. Raises CompileError."""
-    if not 0 <= trim < 0.5:
+    if not isinstance(trim, Real) or not 0 <= trim < 0.5:
         raise CompileError(explain(f"trim={trim} leaves nothing", fix="give a share below 0.5, such as 0.2"))
     return Aggregation("trimmed_mean", "sorted", rows=ROWS, trim=float(trim))
 
@@ -100,13 +105,15 @@ def median() -> Aggregation:
 
 def krum(dishonest: int, *, bound: float, keep: int = 2) -> Aggregation:
     """The mean of the `keep` updates closest to their neighbors, with up to so many dishonest clients [Blanchard et al.,
-    NeurIPS 2017]. Updates of norm beyond `bound` are dropped first. The aggregators learn which are chosen.
+    NeurIPS 2017]. Updates of norm beyond `bound` are dropped first; of equally close ones, the first by name are chosen. The
+    aggregators learn which these are.
 
     Raises CompileError.
     """
-    if dishonest < 0 or keep < 1 or not 0 < bound < float("inf"):
+    whole = type(dishonest) is int and type(keep) is int
+    if not whole or dishonest < 0 or keep < 1 or not _is_bound(bound):
         what = f"dishonest={dishonest}, bound={bound}, keep={keep} choose no updates"
-        raise CompileError(explain(what, fix="give numbers from 0 and 1 on, and a bound of norms above 0"))
+        raise CompileError(explain(what, fix="give whole numbers from 0 and 1 on, and a bound of norms above 0"))
     return Aggregation("krum", "closest", bound=float(bound), rows=ROWS, dishonest=dishonest, keep=keep)
 
 
@@ -115,8 +122,11 @@ def norm_histogram(edges: Sequence[float]) -> Aggregation:
 
     Raises CompileError.
     """
-    told = tuple(map(float, edges))
-    if not 1 <= len(told) <= 64 or told[0] <= 0 or any(a >= b for a, b in pairwise(told)):
+    try:
+        told = tuple(map(float, edges))
+    except (TypeError, ValueError):
+        told = ()
+    if not 1 <= len(told) <= 64 or not all(map(_is_bound, told)) or any(a >= b for a, b in pairwise(told)):
         raise CompileError(explain("these edges make no bins", fix="give 1 to 64 growing numbers above 0"))
     return Aggregation("norm_histogram", "norms", bound=told[-1], rows=ROWS, edges=told)
 
@@ -127,6 +137,9 @@ def custom(function: Function, *, weighted: bool = False) -> Aggregation:
     It is compiled as models are, of one call, in fixed point with 16 fractional bits at most: a quotient by weights is off by
     a few 2^-16 of what is divided. It must treat each column alike, since it sees some of the parameters at a time; what
     does not is refused when the first card is made. The rows of clients who are not there are zeros of weight 0; weights
-    are 1, or the clients' own where `weighted`.
+    are 1, or the clients' own where `weighted`. Raises CompileError.
     """
+    if not callable(function):
+        what = f"a {type(function).__name__} is no function to aggregate with"
+        raise CompileError(explain(what, fix="give function(updates, weights)"))
     return Aggregation("custom", "custom", weighted, rows=ROWS, function=function)

@@ -59,15 +59,7 @@ class Task:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.aggregation, Aggregation):
-            fix = "call what describes one, such as mean()"
-            raise CompileError(explain("this task's aggregation is none", where=self.name, fix=fix))
-        if (
-            isinstance(self.aggregators, str)
-            or len(set(self.aggregators)) != len(self.aggregators)
-            or not all(map(is_name, self.aggregators))
-        ):
-            raise CompileError(f"bad names of aggregators: they differ, and {NAME_RULE}")
+        self._check_kinds()
         if not 2 <= len(self.aggregators) <= 3:
             raise CompileError("a task has two or three aggregators")
         if self.max_weight != 1 and not self.aggregation.weighted:
@@ -94,6 +86,24 @@ class Task:
             parties = len(self.aggregators)
             self.protection.check_room(most, card.unit, card.count, self.max_weight, parties, card.bits)
 
+    def _check_kinds(self) -> None:
+        """Raises CompileError for what is not what it should be."""
+        for name, kind, fix in (
+            ("aggregation", Aggregation, "call what describes one, such as mean()"),
+            ("layout", Layout, "give Layout.of(arrays), of securemodel.edge.rounds"),
+            ("budget", Budget, "give Budget(rounds=, epsilon=), or leave it out"),
+            ("protection", Protection | None, "give Protection(multiplier, norm), or leave it out"),
+            ("aggregators", tuple | list, "give a tuple of two or three names"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise CompileError(explain(f"this task's {name} is none", where=str(self.name), fix=fix))
+        for name in ("bits", "frac_bits", "levels"):
+            if getattr(self, name) is not None and type(getattr(self, name)) is not int:
+                what = f"{name}={getattr(self, name)!r} is no whole number"
+                raise CompileError(explain(what, where=str(self.name), fix="leave it out: it is chosen then"))
+        if len(set(self.aggregators)) != len(self.aggregators) or not all(map(is_name, self.aggregators)):
+            raise CompileError(f"bad names of aggregators: they differ, and {NAME_RULE}")
+
     def _check_numbers(self) -> None:
         """Raises CompileError for numbers that no task can have, before anything is made of them."""
         real = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < float("inf")
@@ -115,6 +125,10 @@ class Task:
         if self.aggregation.kind == "closest" and self.aggregation.keep < self.minimum:
             what = f"{self.aggregation.keep} updates are chosen, fewer than the minimum of {self.minimum}"
             raise CompileError(explain(what, why="the mean of so few shows too much of each", fix="raise keep="))
+        fewest = max(self.aggregation.keep, self.aggregation.dishonest + 3)
+        if self.aggregation.kind == "closest" and self.slots < fewest:
+            what = f"{self.slots} slots are too few for this {self.aggregation.name}: it compares {fewest} clients at least"
+            raise CompileError(explain(what, fix="give more slots, or smaller dishonest= or keep="))
         if self.protection is not None and self.aggregation.kind not in ("sum", "scaled"):
             what = f"noise hides what a client adds to a sum, and {self.aggregation.name} is none"
             raise CompileError(explain(what, fix="take norm_bounded_mean(), or leave out protection="))

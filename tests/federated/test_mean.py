@@ -180,8 +180,11 @@ def test_what_is_no_update_is_named() -> None:
     for wrong in (None, [1.0], 3):
         with pytest.raises(edge.InputError, match="named arrays"):
             share_update(card, wrong)  # type: ignore[arg-type]
-    with pytest.raises(edge.InputError, match="named arrays"):
-        Layout.of([np.zeros(2)])  # type: ignore[arg-type]
+    for unnamed in ([np.zeros(2)], {1: np.zeros(2), "1": np.zeros(3)}, {None: np.zeros(2)}):
+        with pytest.raises(edge.InputError, match="named arrays"):
+            Layout.of(unnamed)  # type: ignore[arg-type]
+    with pytest.raises(edge.InputError, match="kept apart or rounded"):
+        Layout.of(good, integers="both")  # type: ignore[arg-type]
     assert share_update(card, good, weight=np.int64(5)).parts  # as NumPy counts rows
     with pytest.raises(edge.InputError, match="0 to 5"):
         share_update(card, good, weight=True)
@@ -203,9 +206,11 @@ def test_tasks_that_cannot_be() -> None:
     for wrong in ({"max_weight": 2}, {"slots": 2**21}, {"aggregators": ("a",)}, {"aggregators": ("a", "a")},
                   {"bits": 32, "frac_bits": 30}, {"minimum": 9}, {"aggregators": "ab"}, {"limit": np.nan}, {"limit": 0.0},
                   {"deadline_s": np.nan}, {"deadline_s": -1.0}, {"slots": 8.0}, {"max_weight": 0},
-                  {"budget": Budget(epsilon=1.0)}, {"aggregation": mean}):  # fmt: skip
+                  {"budget": Budget(epsilon=1.0)}, {"aggregation": mean}, {"layout": arrays(0)}, {"name": 5}, {"name": "x" * 257},
+                  {"aggregators": None}, {"bits": "32"}, {"frac_bits": "1"}, {"levels": "a"}, {"budget": None},
+                  {"protection": 1.0}):  # fmt: skip
         with pytest.raises(CompileError):
-            task(**{"aggregation": mean(), **wrong})
+            Task(**{"name": "t", "aggregation": mean(), "layout": Layout.of(arrays(0)), "slots": 8, **wrong})
 
 
 def test_places_and_ranks_that_are_none_are_refused() -> None:

@@ -132,6 +132,11 @@ def test_a_client_hears_that_its_update_is_too_large_before_it_is_dropped() -> N
         play(made("bounded"), {"a": {"x": np.full(SIZE, 0.9)}})
 
 
+def test_of_equals_no_more_are_chosen_than_should_be() -> None:
+    out = play(made("krum"), dict.fromkeys(NAMES, vectors()["a"]))
+    assert out.present == ("a", "b", "c") and set(out.refused) == set("def")
+
+
 # ---- liars
 def lie(card: RoundCard, client: str, elements, weight: int = 1) -> Uploads:
     return share_elements(card, np.array(elements, np.int64).astype(card.dtype), weight, client)
@@ -320,6 +325,16 @@ def test_too_few_are_left_after_the_check() -> None:
         (lambda: trimmed_mean(0.5), "trim"),
         (lambda: krum(-1, bound=1.0), "dishonest"),
         (lambda: norm_histogram([2.0, 1.0]), "bins"),
+        (lambda: norm_histogram([1.0, float("nan")]), "bins"),
+        (lambda: norm_histogram([1.0, float("inf")]), "bins"),
+        (lambda: norm_histogram(1.0), "bins"),
+        (lambda: norm_bounded_mean("1"), "bound"),
+        (lambda: norm_bounded_mean(1.0, rows=64.5), "rows"),
+        (lambda: trimmed_mean("0.1"), "trim"),
+        (lambda: krum(1.5, bound=1.0), "dishonest"),
+        (lambda: krum(1, bound=1.0, keep=2.5), "keep"),
+        (lambda: task(krum(6, bound=1.0)), "8 slots are too few"),
+        (lambda: custom(None), "no function"),
         (lambda: task(krum(1, bound=1.0, keep=1)), "minimum"),
         (lambda: task(median(), bits=32), "64 bits"),
         (lambda: task(median(), levels=127), "levels"),

@@ -12,7 +12,7 @@ from rounds import arrays
 
 from securemodel.edge import sealing, updates
 from securemodel.edge.errors import Disagreement, InputError, WireError
-from securemodel.edge.rounds import Aggregator, Layout, RoundCard
+from securemodel.edge.rounds import Aggregator, Field, Layout, RoundCard
 from securemodel.edge.updates import (
     NONCE_BYTES,
     add_results,
@@ -113,6 +113,12 @@ def test_a_missing_array_and_wrong_weights() -> None:
             share_update(card(), arrays(1), weight=weight)
     with pytest.raises(InputError, match="name"):
         share_update(card(), arrays(1), id="a\nb")
+
+
+def test_a_card_of_any_sizes_takes_no_memory() -> None:
+    huge = Layout((Field("x", (2**39,), "float64", "real"), Field("y", (2**39, 2**39), "float64", "real")))
+    with pytest.raises(InputError, match="the round's card says"):
+        share_update(RoundCard.read(card(layout=huge).text()), {"x": np.zeros(1), "y": np.zeros(1)})
 
 
 def test_the_magnitude_that_is_refused_is_not_said() -> None:
