@@ -151,7 +151,7 @@ def _bounded_metrics(metrics: Mapping[str, Any], bounds: Mapping[str, float], li
 
 def _weight(metrics: Mapping[str, Any], name: str) -> int:
     value = metrics.get(name)
-    if not isinstance(value, int | float) or value != int(value):
+    if not isinstance(value, int | float) or not float(value).is_integer():
         raise InputError(
             f"the reply's metric {name!r} is no whole number", why="it is what the update is weighted by",
             fix=f"reply with a MetricRecord that has {name!r}",

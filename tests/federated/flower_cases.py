@@ -26,11 +26,11 @@ from securemodel.edge.errors import Refused, ServiceError
 from securemodel.edge.flower import RECORD, SecureMod, layout_of, packed, unpacked
 from securemodel.edge.flower_model import _KEYS as KEYS
 from securemodel.edge.flower_model import MODEL
-from securemodel.edge.rounds import Layout
+from securemodel.edge.rounds import Layout, RoundCard
 from securemodel.engines.masked.dealer import serve
 from securemodel.federated import Aggregation, Task, mean, weighted_mean
 from securemodel.federated.aggregator import Aggregator
-from securemodel.federated.flower import SecureStrategy, insecure_local, record_to_state, relay, state_to_record
+from securemodel.federated.flower import SecureStrategy, config, insecure_local, record_to_state, relay, state_to_record
 from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, sessions
 from securemodel.service.keys import KeyBook, digest_of, new_key
 from securemodel.service.logs import Log
@@ -194,8 +194,10 @@ def test_lost_and_failing_clients_change_nothing_for_the_others() -> None:
         (lambda node, model: {**model, "w": np.zeros(4, np.float32)}, lambda node: 1, "not those of the model"),
         (ones, lambda node: 100_001, "no weight"),
         (ones, lambda node: 0.5, "'num-examples' is no whole number"),
+        (ones, lambda node: float("nan"), "'num-examples' is no whole number"),
+        (ones, lambda node: float("inf"), "'num-examples' is no whole number"),
     ],
-    ids=["too large", "an array missing", "another shape", "too many rows", "half a row"],
+    ids=["too large", "an array missing", "another shape", "too many rows", "half a row", "no number", "infinite"],
 )
 def test_replies_that_cannot_be_shared_are_named_and_the_round_goes_on(train, weight, named: str) -> None:
     mixed = lambda node, model: train(node, model) if node == 1 else ones(node, model)
@@ -487,6 +489,29 @@ def test_a_server_relays_to_aggregators_elsewhere(tmp_path: Path) -> None:
     assert arrays is not None and metrics is not None
     np.testing.assert_allclose(arrays["w"].numpy(), [3.5 / 6] * 3, atol=2**-16)
     assert metrics["loss"] == pytest.approx(0.5 + 14 / 6, abs=1e-3)
+
+
+def test_a_server_waits_for_no_aggregator_beyond_the_rounds_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 clients, one after the other, each would wait for an aggregator that is gone."""
+    layout, waited = layout_of(ZERO, [], integers=False), []
+    told = Task("t", mean(), layout, slots=3, limit=4.0).card(1, ["A" * 43] * 2, deadline=1000.0)
+
+    class Away:
+        def card(self, **_: Any) -> RoundCard:
+            return told
+
+        def pass_on(self, *_: Any, timeout: float) -> None:
+            waited.append(timeout)
+
+    aggregators, now = config._Relay(Away(), layout, 60.0), [500.0]
+    monkeypatch.setattr(config.time, "time", lambda: now[0])
+    aggregators.card(1)
+    for now[0] in (500.0, 990.0):
+        aggregators.receive(1, 0, "1", b"")
+    now[0] = 1000.0
+    with pytest.raises(ValueError, match="after the deadline of round 1"):
+        aggregators.receive(1, 0, "1", b"")
+    assert waited == [60.0, 10.0]
 
 
 def test_a_server_relays_what_is_for_clients_alone(tmp_path: Path) -> None:

@@ -60,8 +60,14 @@ class _Relay:
         return card
 
     def receive(self, number: int, rank: int, client: str, data: bytes) -> None:
-        """Hands an aggregator a client's part."""
-        self._federation.pass_on(number, rank, client, data, timeout=self._patience_s)
+        """Hands an aggregator a client's part, and waits for it no longer than until the round's deadline. InputError."""
+        left = self._patience_s if self._card is None else self._card.deadline - time.time()
+        if left <= 0:
+            what = f"its shares came after the deadline of round {number}"
+            raise InputError(
+                explain(what, fix="give the task a longer deadline_s, or the start() of the strategy a shorter timeout")
+            )
+        self._federation.pass_on(number, rank, client, data, timeout=min(left, self._patience_s))
 
     def finish(self, number: int) -> Outcome:
         """The aggregate, once the round has ended; who was in is known to the aggregators alone."""
