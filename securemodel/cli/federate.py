@@ -88,10 +88,11 @@ def federate(
         if any((me, config, data, certificate, key)):
             raise click.UsageError("--local is for everybody: leave out options that go with --me.")
         told = read(script)
+        _check_picture(picture, told, told.has_evaluate)
         _promise(told)
         with _shown(told) as shown:
             play(told, shown)
-        return _draw(picture, told, shown.accuracies)
+        return _draw(picture, shown.accuracies)
     if not (me and config and data):
         raise click.UsageError("give --local, or --me NAME, --config FILE and --data DIR.")
     if bool(certificate) != bool(key):
@@ -127,6 +128,7 @@ def _aggregate(
         raise click.UsageError("--listen is HOST:PORT.")
     book = book_of(True if ledger is None else ledger != "none" and Path(ledger))
     models = Models(script)
+    _check_picture(picture, script, models.known and script.has_evaluate)
     aggregator = Aggregator(
         script.task,
         rounds.place_of(script.task, me, parties, own, data),
@@ -152,7 +154,7 @@ def _aggregate(
         meet = rounds.meetings(me, parties, own)
         rounds.run(aggregator, meet, ended=ended, patience_s=patience)
         click.echo(f"All rounds are over. Sites can ask for the last result for {linger:g} s.")
-        _draw(picture, script, shown.accuracies)
+        _draw(picture, shown.accuracies)
         time.sleep(linger)
 
 
@@ -245,13 +247,17 @@ def _shown(script: Script) -> Iterator[_Lines]:
         yield _Lines(script, bar.console.print, lambda number: bar.update(task, advance=1, round=number))
 
 
-def _draw(path: Path | None, script: Script, accuracies: dict[int, float]) -> None:
-    """The picture of accuracy by round."""
-    if path is None:
-        return
-    if not accuracies:
-        fix = "give the script an evaluate(model)"
+def _check_picture(path: Path | None, script: Script, known: bool) -> None:
+    """Raises ConfigError before the first round where there will be nothing to draw."""
+    if path is not None and not known:
+        fix = "give the script an evaluate(model), of models that are revealed here; or leave out --picture"
         raise ConfigError(explain("there is no accuracy to draw", where=str(script.path), fix=fix))
+
+
+def _draw(path: Path | None, accuracies: dict[int, float]) -> None:
+    """The picture of accuracy by round."""
+    if path is None or not accuracies:
+        return
 
     def draw(axes) -> str:
         axes.plot(list(accuracies), list(accuracies.values()), marker="o", color="#1f5fa8")

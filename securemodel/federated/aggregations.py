@@ -54,7 +54,7 @@ class Aggregation:
 
 
 def _is_bound(x: object) -> bool:
-    return isinstance(x, Real) and 0 < x < float("inf")
+    return isinstance(x, Real) and 0 < float(x) < float("inf")
 
 
 ROWS = 64

@@ -47,9 +47,22 @@ class Script:
         """Whether the script knows the model; one for a Flower app does not."""
         return self._has("start")
 
+    @property
+    def has_evaluate(self) -> bool:
+        """Whether the script says how good a model is."""
+        return self._has("evaluate")
+
     def start(self) -> Model:
-        """The first model."""
-        return self._call("start")
+        """The first model. Raises InputError where it is none."""
+        return self._model("start")
+
+    def _model(self, name: str, *given: Any) -> Model:
+        """The model that a function gives. Raises InputError."""
+        made = self._call(name, *given)
+        if not isinstance(made, Mapping):
+            what = f"{name}() gives a {type(made).__name__}, and no model"
+            raise InputError(explain(what, where=str(self.path), fix="return a dict of named arrays"))
+        return made
 
     def train(self, site: str, model: Model, number: int) -> tuple[Model, int]:
         """A site's update and its weight. Raises InputError where it gives something else."""
@@ -60,13 +73,20 @@ class Script:
         return made
 
     def evaluate(self, model: Model) -> float | None:
-        """How good a model is, from 0 to 1, or None where the script does not say."""
-        return float(self._call("evaluate", model)) if self._has("evaluate") else None
+        """How good a model is, from 0 to 1, or None where the script does not say. Raises InputError for what is no number."""
+        if not self.has_evaluate:
+            return None
+        made = self._call("evaluate", model)
+        try:
+            return float(made)
+        except (TypeError, ValueError):
+            what = f"evaluate() gives a {type(made).__name__}, and no number"
+            raise InputError(explain(what, where=str(self.path), fix="return a float from 0 to 1")) from None
 
     def apply(self, model: Model, aggregate: Model) -> Model:
         """The next model."""
         if self._has("apply"):
-            return self._call("apply", model, aggregate)
+            return self._model("apply", model, aggregate)
         add = lambda name, x: (np.asarray(x) + aggregate[name]).astype(np.asarray(x).dtype)
         return {name: add(name, x) if name in aggregate else x for name, x in model.items()}
 
@@ -113,6 +133,11 @@ class Models:
         self._hidden = script.task.reveal == "clients" or not script.has_start
         self._model = {} if self._hidden else script.start()
         self._digests, self._accuracies = {1: digest_of(self._model)}, dict[int, float | None]()
+
+    @property
+    def known(self) -> bool:
+        """Whether models are known here at all."""
+        return not self._hidden
 
     def digest(self, number: int, outcome: Callable[[int], Outcome]) -> str:
         """The digest of the model that a round starts from; empty where it is not known."""

@@ -109,12 +109,15 @@ def test_the_example(call):
         ("deadline_s=600.0", "minimum=4", "cannot be carried out"),
         ("w = model", "w = modell", "NameError"),
         ("def evaluate", "def judge", "no accuracy to draw"),
+        ("return 1 - np", "1 - np", "evaluate() gives a NoneType, and no number"),
+        ('return {"w": np.zeros(2)}', "return [0.0]", "start() gives a list, and no model"),
     ],
 )
 def test_what_a_script_lacks_is_named(call, script, tmp_path, old, new, told):
     path = script(text=SCRIPT.replace(old, new))
     result = call("federate", path, "--local", "--picture", tmp_path / "out.svg")
     assert (result.exit_code == 0) == (told == "") and told in result.output, result.output
+    assert "round 1" not in result.output
 
 
 @pytest.mark.parametrize(
