@@ -4,6 +4,7 @@ additive      x = sum of the parties' shares; a share of `None` stands for zero 
 masked        every party knows m = x + lam; lam is the sum of the parties' `lam` shares
 bits          packed planes of bits, the exclusive or of the parties' planes
 masked bits   every party knows hat = b ^ beta; beta is the exclusive or of the parties' `beta`
+window        of a masked value, every party knows some bits of m; whoever deals, the same bits of lam
 order         positions s of one party: every party knows at = p^-1(s); their owner alone, and whoever deals, the order p
 
 Ring tensors are int64 and wrap modulo 2^64. Bit tensors are int64 planes [P, W] with
@@ -12,7 +13,7 @@ W = ceil(N / 64): bit e of plane p is bit e % 64 of word [p, e // 64].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,11 @@ class MaskedBits:
 
     def __repr__(self) -> str:
         return f"MaskedBits(planes={list(self.hat.shape)})"
+
+
+def window(m: torch.Tensor, attrs: Mapping[str, int]) -> torch.Tensor:
+    """Bits of ring elements as numbers: `bits` of them, from bit `shift` up."""
+    return (m >> attrs["shift"]) & ((1 << attrs["bits"]) - 1)
 
 
 @dataclass(frozen=True, repr=False)

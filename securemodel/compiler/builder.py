@@ -14,10 +14,11 @@ import torch
 from protocols.bilinear import real_bilinear
 from protocols.linear import linear_shape
 from protocols.names import PUBLIC
-from securemodel.compiler.ir import WRAPS, Graph, Mark, Node, phase_of, plain_json
+from securemodel.compiler.ir import AMONG, WRAPS, Graph, Mark, Node, phase_of, plain_json
 
 Real = float
 """In `Builder`, `float` is an operator."""
+_PARTS = (False, True)  # of a number beside h: how many h it has, and what is left
 SPLINE_BITS = (8, 16)
 """The least and the most fractional bits that splines work with."""
 
@@ -366,6 +367,11 @@ class Builder:
         self._mark(x, Mark(WRAPS, self.source, -math.inf, math.inf))
         return x
 
+    def among(self, x: Value) -> Value:
+        """Notes that x, a sum, is one of the numbers that its first operand is some of: no larger than the largest of them."""
+        self._mark(x, Mark(AMONG, self.source, -math.inf, math.inf))
+        return x
+
     def computes(self, x: Value, name: str) -> None:
         """Notes that x is the value of the captured operator `name`, if it is not that of an earlier one."""
         if all(mark.low is not None for mark in self.graph[x.id].marks):
@@ -590,8 +596,7 @@ class Builder:
             index = self.floor(z, step_bits - 1)
             t = self.offset(self.sub(self.rescale(z), self.scale(index, 2 * step)), -step)
         else:
-            index = self.floor_or_above(z, step_bits)
-            t = self.sub(self.rescale(z), self.scale(index, step))
+            index, t = (self._value(self._secret("window", [z], z.shape, step_bits=step_bits, rest=r)) for r in _PARTS)
         coefficients = self._value(self._secret("lookup", [index], (len(table), *z.shape), table=table))
         return self._value(self._secret("spline", [coefficients, t], z.shape, step_bits=step_bits, frac=frac))
 

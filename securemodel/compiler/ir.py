@@ -7,7 +7,7 @@ Forms of a node's value
   public        a ring constant everybody knows
   secret        before masks are placed: some shared form, not yet chosen
   bit           before masks are placed: a secret bit per element
-  additive, masked, bits, masked_bits, order       the forms of protocols.shares
+  additive, masked, window, bits, masked_bits, order   the forms of protocols.shares
 
 The operators of a program are the rows of securemodel.compiler.ops (docs/architecture.md, "The secure graph", says what
 each computes); before masks are placed, those of the rules of securemodel.compiler.passes.scales and .masks.
@@ -60,8 +60,8 @@ def plain_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-WRAPS = "wraps"
-"""The name of a mark: see `Builder.wraps`."""
+WRAPS, AMONG = "wraps", "among"
+"""Names of marks: see `Builder.wraps` and `Builder.among`."""
 COMPARED = "compared"
 """The name of a mark on a comparison, and on what it reads; its source is the comparison's number when it was lowered."""
 TUNED = "tuned range"

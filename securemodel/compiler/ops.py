@@ -439,6 +439,15 @@ def _bit_to_ring(case: Case) -> Made:
 
 
 # ---- tables
+def _window(case: Case) -> Made:
+    """Some bits of m less those of the mask: next to what the value has there, one more or not as the masks are."""
+    if case.header.rounding == "exact":
+        raise Wrong("with exact rounding, no value depends on masks")
+    if case.attrs["shift"] + case.attrs["bits"] > RING_BITS:
+        raise Wrong(f"{case.attrs['bits']} bits from {case.attrs['shift']} up are not within {RING_BITS}")
+    return Made(case.xs[0].shape, frac_of(case.xs[0]) - case.attrs["shift"])
+
+
 def _lookup(case: Case) -> Made:
     table = case.attrs["table"]
     if len({len(column) for column in table}) != 1 or len(table[0]) not in TABLE_SIZES:
@@ -770,6 +779,10 @@ ROWS: dict[str, Row] = {
         reads=None, held="operands",
     ),
     "rows": Row("masked -> masked", _rows, _TAKEN, phase=in_a_run, held="operands"),
+    "window": Row(
+        "masked -> window", _window, {"shift": whole(0, 62), "bits": whole(1, 63)}, held="operands",
+        reads=lambda node, index: node.attrs["shift"] + node.attrs["bits"],
+    ),
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
     "bilinear_public": Row(
@@ -794,17 +807,17 @@ ROWS: dict[str, Row] = {
     ),
     "combine": Row("masked_bits bits -> bits", _combine, _DIGITS, _APART),
     "conjunction": Row("masked_bits -> bits", _conjunction, {"size": whole(1, _MAX_NUMEL), "terms": many(_term, 1)}),
-    "select": Row("masked_bits masked -> additive", _select, _INVERT),
+    "select": Row("masked_bits masked -> additive", _select, _INVERT, reads=None),
     "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _EXACT),
     "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}),
-    "lookup": Row("masked -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
-    "lookup_shared": Row("masked -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
+    "lookup": Row("(masked|window) -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
+    "lookup_shared": Row("(masked|window) -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
     "unit": Row(
         "masked -> additive", _unit, {"size": whole(2, 1 << MAX_BITS)},
         reads=lambda node, index: node.attrs["size"].bit_length() - 1,
     ),
     "permute": Row("order masked -> additive", _permute),
-    "spline": Row("masked masked (additive )?-> additive", _spline, {"signed": flag, "frac": whole(0, _MAX_FRAC)}, reads=None),
+    "spline": Row("masked (masked|window) (additive )?-> additive", _spline, {"signed": flag, "frac": whole(0, _MAX_FRAC)}, reads=None),
 }  # fmt: skip
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
 TALK = frozenset(op for op, row in ROWS.items() if row.opens)

@@ -19,7 +19,7 @@ from protocols.gates import GATES, SIGNED
 from protocols.gates.sign import opened_bits
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
-from protocols.shares import Masked, MaskedBits, Order, Role, part_of_bits
+from protocols.shares import Masked, MaskedBits, Order, Role, part_of_bits, window
 from securemodel.compiler.ir import PHASES, WRAPS, Node, Phase
 from securemodel.compiler.ops import OUTPUTS
 from securemodel.compiler.positions import take_rows
@@ -28,7 +28,7 @@ from securemodel.engines.masked.dealing import last_uses
 from securemodel.program import Program
 
 _ALONE = Role(0, 1)
-_LEAVE_OUT = ("select", "select_truncated")
+_LEAVE_OUT = ("select", "select_truncated", "window")
 
 
 def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -119,6 +119,10 @@ class FixedPoint:
         known = None if wide is None else wide[start : start + 64 * node.shape[1]]
         return Both(part_of_bits(operands[0].ring, node.attrs, node.shape), known)
 
+    def _window(self, node: Node, operands: list[Both]) -> Both:
+        ring = window(operands[0].ring, node.attrs)
+        return Both(ring, ring.double())
+
     def _linear(self, node: Node, operands: list[Both]) -> Both:
         function, attrs = LINEAR[node.attrs["kind"]], node.attrs["attrs"]
         return Both(function(*[x.ring for x in operands], **attrs), function(*[x.wide for x in operands], **attrs))
@@ -152,7 +156,7 @@ class FixedPoint:
         form = self._graph[node_id].form
         if form == "order":
             return Order(ring, self._mask(node_id, ring))
-        if form == "masked":
+        if form in ("masked", "window"):
             return Masked(ring, torch.zeros_like(ring))
         return MaskedBits(ring, torch.zeros_like(ring)) if form == "masked_bits" else ring
 
@@ -168,6 +172,7 @@ VALUES: dict[str, Compute] = {
     "linear": FixedPoint._linear,
     "rows": FixedPoint._rows,
     "part": FixedPoint._part,
+    "window": FixedPoint._window,
     "xor": lambda at, n, xs: Both(xs[0].ring ^ xs[1].ring, _xor_wide([x.wide for x in xs])),
     "bilinear_public": lambda at, n, xs: _product(n, *(xs[::-1] if n.attrs["swapped"] else xs)),
     "owned_layer": FixedPoint._owned_layer,

@@ -105,7 +105,7 @@ def value_bytes(node: Node, have: Sequence[bool]) -> int:
         return size * have[node.id]
     if node.form == "order":
         return size + ELEMENT_BYTES * node.attrs["size"] * have[node.id]
-    return {"public": size, "bits": size, "masked_bits": 2 * size}.get(node.form, 0)
+    return {"public": size, "window": size, "bits": size, "masked_bits": 2 * size}.get(node.form, 0)
 
 
 def mask_bytes(node: Node) -> int:

@@ -125,6 +125,7 @@ def seeds() -> tuple[Program, ...]:
     return (
         _grown(image, (2, 2, 6, 6)),
         _grown(turned, (1, 1, 2, 3)),
+        _grown(turned, (1, 1, 2, 3), rounding="fast"),
         _grown(series, (1, 2, 5)),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, width=40),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, parties=("client", "idle", "bank")),
@@ -374,7 +375,7 @@ def _evaluate(graph: Graph, node: Node, stream: Stream) -> torch.Tensor | None:
     if node.op not in GATES:
         return None
     dealt = expand_share(stream, 2, node.id, GATES[node.op].parts(node.attrs, [x.shape for x in xs], node.shape))
-    forms = {"masked": Masked, "masked_bits": MaskedBits, "order": lambda at, order: Order(at, None)}
+    forms = {"masked": Masked, "window": Masked, "masked_bits": MaskedBits, "order": lambda at, order: Order(at, None)}
     operands = [forms[x.form](zero, zero) if x.form in forms else zero for x, zero in zip(xs, zeros, strict=True)]
     made = GATES[node.op].evaluate(Role(0, 2), node.attrs, operands, dealt)
     return made.view(node.shape)

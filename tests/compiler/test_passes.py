@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from running import TWO, Fn, run
+from running import TWO, Fn, difference, run
 from torch import nn
 from torch.testing import assert_close
 
 import securemodel
+from protocols.shares import window
 from securemodel.compiler.ir import Graph
 from securemodel.compiler.passes.masks import narrow_masks
 from securemodel.compiler.passes.schedule import order_nodes
-from securemodel.compiler.reading import parse_node
+from securemodel.compiler.reading import parse_node, parse_program
+from securemodel.errors import ProgramError
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -160,6 +162,54 @@ def test_of_squares_that_are_summed_one_number_is_dealt():
     program = securemodel.compile(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), torch.randn(5, 4), **TWO)
     assert not ops(program, "square")
     assert (5, 1, 1) in [node.shape for node in ops(program, "bilinear")]
+
+
+# --- bits of an opening ---
+
+
+@pytest.mark.parametrize("function", [lambda x, y: nn.functional.gelu(x + y), lambda x, y: nn.functional.gelu(x * y)])
+@pytest.mark.parametrize("parties", [("a", "b"), ("a", "c", "b")])
+def test_with_fast_rounding_splines_find_their_piece_in_the_opening_of_their_argument(function, parties):
+    x, y = 3 * torch.randn(200), 3 * torch.randn(200)
+    program = securemodel.compile(
+        Fn(function), (x, y), weights="a", inputs=("a", "b"), outputs="b", rounding="fast", parties=parties
+    )
+    assert not ops(program, "truncate")
+    index, rest = ops(program, "window")
+    assert index.args == rest.args and index.attrs["bits"] == 8 and rest.attrs["bits"] == 12
+    assert len(ops(program, "mask")) == 3, "the argument, coefficients, the value"
+    assert difference(run(program, x, y)[0], function(x, y)) < 2**-13
+
+
+@pytest.mark.parametrize("rest", [False, True])
+def test_bits_of_an_opening_less_those_of_its_mask(rest):
+    """j + 1 or j, and what is left of a number beside as many steps."""
+    attrs = {"shift": 16, "bits": 12} if rest else {"shift": 28, "bits": 8}
+    z, lam = torch.randint(-(2**40), 2**40, (5000,)), torch.randint(-(2**63), 2**63 - 1, (5000,))
+    seen = window(z + lam, attrs) - window(lam, attrs)
+    steps = (window(z + lam, {"shift": 28, "bits": 8}) - window(lam, {"shift": 28, "bits": 8})) % 256
+    more = steps - ((z >> 28) % 256)
+    assert set((more % 256).tolist()) == {0, 1}
+    if rest:
+        cut = (z >> 16) - ((z >> 28) << 12) - seen - (more % 256 << 12)
+        assert set(cut.tolist()) <= {0, -1} and int(seen.abs().max()) < 4096
+    else:
+        assert torch.equal(seen % 256, steps)
+
+
+def test_with_exact_rounding_no_text_reads_bits_of_an_opening():
+    text = securemodel.compile(nn.GELU(), torch.zeros(3), **TWO, rounding="fast").text()
+    fast = two_inputs(lambda x, y: nn.functional.gelu(x + y), (3,), rounding="fast").text()
+    assert '"fast"' in fast and "window" not in text, "an owner's own function is no part of this"
+    with pytest.raises(ProgramError, match="no value depends on masks"):
+        parse_program(fast.replace('"fast"', '"exact"'))
+
+
+def test_a_maximum_is_no_larger_than_what_it_is_of():
+    program = two_inputs(lambda x, y: nn.functional.softmax(x * y / 8, -1), (3, 128), rounding="fast")
+    assert max(n.attrs["low_bits"] for n in ops(program, "digits")) <= 48
+    compared = [n for n in ops(program, "mask") if program.graph[n.args[0]].op == "linear" and n.shape[-1] > 1]
+    assert all(n.attrs["width"] <= 48 for n in compared[1:]), "selected by a comparison, and read in few bits"
 
 
 # --- fractional bits ---

@@ -87,7 +87,7 @@ def _won(g: Builder, x: Value, dim: int, start: int, stop: int, match: int) -> t
         terms = [[(pairs.index((min(i, j), max(i, j))), i < j) for j in range(match) if j != i] for i in range(last)]
         bits, invert = _all_of(g, loses, terms), False
     gained = g.linear("sum", g.select(bits, above_last, invert=invert), dims=[0], keepdim=False)
-    return g.add(g.slice(x, dim, start + last, stop, match), gained), bits, invert
+    return g.among(g.add(g.slice(x, dim, start + last, stop, match), gained)), bits, invert
 
 
 def _played(

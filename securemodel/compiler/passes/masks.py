@@ -236,7 +236,7 @@ class _Pass:
         self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, phase: Phase | None = None
     ) -> int:
         shape = like.shape if shape is None else shape
-        frac = like.frac if form in ("additive", "masked", "public", "float") else None
+        frac = like.frac if form in ("additive", "masked", "window", "public", "float") else None
         node = self.new.add(op, args, shape, form, frac=frac, owner=owner, attrs=attrs or {}, source=like.source)
         alone = op in OUTPUTS or not node.args
         node.phase = phase or ("run" if alone else phase_of([self.new[a] for a in node.args], node.attrs))
@@ -269,6 +269,8 @@ class _Pass:
             elif node.op == "share" and not self._enters_as_shares(node):
                 at = self.floats[node.attrs["float"]]
                 new_id = self._add(node, "input", [at], "masked", owner=node.owner, phase=node.phase)
+            elif node.op == "window":
+                new_id = self.window(node)
             elif node_id in self.free:
                 new_id = self._add(node, "linear", [self.masked(a) for a in node.args], "masked", attrs=node.attrs)
             else:
@@ -410,6 +412,10 @@ class _Pass:
         args += self._rounding(operand)
         return self._add(node, "select_truncated", args, "additive", attrs={**node.attrs, **operand.attrs})
 
+    def window(self, node: Node) -> int:
+        """Bits of a masked value: masked by those of its mask, of which nobody has a share."""
+        return self._add(node, "window", [self.masked(node.args[0])], "window", attrs=node.attrs)
+
     def lookup(self, node: Node) -> int:
         op = "lookup" if self.parties == 2 else "lookup_shared"
         return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
@@ -476,6 +482,7 @@ RULES = {
     "owned_layer": _Rule(_Pass.owned_layer, _FIRST),
     "square": _Rule(_Pass.of_masked, _ALL),
     "truncate": _Rule(_Pass.truncate, _ALL),
+    "window": _Rule(_Pass.window, _ALL),
     "lookup": _Rule(_Pass.lookup, _ALL),
     "unit": _Rule(_Pass.of_masked, _ALL),
     "positions": _Rule(_Pass.positions),

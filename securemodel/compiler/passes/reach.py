@@ -19,10 +19,11 @@ from protocols.names import PUBLIC
 from protocols.shares import RING_BITS
 from securemodel.compiler.approximations import most_of_pieces, piece_reach
 from securemodel.compiler.builder import Builder, Value
-from securemodel.compiler.ir import COMPARED, TUNED, WRAPS, Graph, Header, Mark, Node
+from securemodel.compiler.ir import AMONG, COMPARED, TUNED, WRAPS, Graph, Header, Mark, Node
 from securemodel.compiler.ops import encoding_limit
 
 _TRUNCATED_BITS = 62
+_BOUNDED = ("select", "window")  # whose result does not wrap where the operand does
 Reach = int | None
 """The largest magnitude in units of the ring; None: any element of it."""
 
@@ -49,7 +50,7 @@ class Reaches:
         for node in self.graph.nodes:
             xs = [self.found[a] for a in node.args]
             marked = any(mark.name == WRAPS for mark in node.marks)
-            self.wraps.append(marked or (node.op != "select" and any(self.wraps[a] for a in node.args)))
+            self.wraps.append(marked or (node.op not in _BOUNDED and any(self.wraps[a] for a in node.args)))
             self.found.append(None if marked else RULES[node.op](self, node, xs) if node.op in RULES else None)
         return self.found
 
@@ -69,6 +70,8 @@ class Reaches:
         kind, attrs = node.attrs["kind"], node.attrs["attrs"]
         if kind in LAYOUT or kind in ("neg", "cat"):
             return max(known)
+        if self.valid and any(mark.name == AMONG for mark in node.marks):
+            return known[0]
         if kind in ("add", "sub"):
             return _ring(sum(known))
         times = {
@@ -103,6 +106,9 @@ class Reaches:
         most = min(1 << _TRUNCATED_BITS, xs[0] if xs[0] is not None else 1 << _TRUNCATED_BITS)
         return ((most + node.attrs.get("offset", 0)) >> bits) + 1
 
+    def window(self, node: Node, xs: list[Reach]) -> Reach:
+        return 1 << node.attrs["bits"]
+
     def lookup(self, node: Node, xs: list[Reach]) -> Reach:
         return _ring(max(abs(entry) for column in node.attrs["table"] for entry in column))
 
@@ -125,6 +131,7 @@ RULES: dict[str, Rule] = {
     "bilinear": Reaches.product,
     "square": Reaches.square,
     "truncate": Reaches.truncate,
+    "window": Reaches.window,
     "lookup": Reaches.lookup,
     "spline": Reaches.spline,
     "permute": _SECOND,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from securemodel.compiler.approximations import most_of_pieces, piece_reach
+from securemodel.compiler.approximations import TABLE_SIZE, most_of_pieces, piece_reach
 from securemodel.compiler.ir import Graph, Header, Node, only_moves
 from securemodel.compiler.ops import frac_of
 
@@ -250,6 +250,15 @@ class _Pass:
         rounded = frac - self.frac_bits if node.attrs.get("floor") else bits
         return _Scaled(self._truncate(node, self.at(node.args[0], frac), bits, step_bits, rounded), 0)
 
+    def window(self, node: Node) -> _Scaled:
+        """A number in steps, next to it, modulo the size of tables; or what is left of the number at frac_bits."""
+        frac, step_bits = max(self.frac_bits, self.natural(node.args[0])), node.attrs["step_bits"]
+        made = self.frac_bits if node.attrs["rest"] else step_bits
+        bits = made - step_bits if node.attrs["rest"] else TABLE_SIZE.bit_length() - 1
+        attrs = {"shift": frac - made, "bits": bits}
+        new_id = self._add(node, "window", [self.at(node.args[0], frac)], node.shape, frac=made, **attrs)
+        return _Scaled(new_id, made if node.attrs["rest"] else 0)
+
     def lookup(self, node: Node) -> _Scaled:
         index = self.env[node.args[0]].id
         return _Scaled(self._add(node, "lookup", [index], node.shape, frac=0, **node.attrs), 0)
@@ -317,6 +326,7 @@ RULES: dict[str, Callable[[_Pass, Node], _Scaled]] = {
     "factor": _Pass.factor,
     "ldexp": _Pass.ldexp,
     "index": _Pass.index,
+    "window": _Pass.window,
     "lookup": _Pass.lookup,
     "unit": _Pass.unit,
     "permute": _Pass.permute,

@@ -10,7 +10,7 @@ import torch
 from protocols import linear
 from protocols.gates import GATES, dealt_bytes, numel
 from protocols.prg import Place, Use
-from protocols.shares import part_of_bits
+from protocols.shares import part_of_bits, window
 from securemodel.compiler.ir import Graph, Node, Phase
 from securemodel.compiler.positions import take_rows
 from securemodel.engines.masked.tables import TableMasks
@@ -23,7 +23,7 @@ PORTION_BYTES = 1 << 16
 
 def has_mask(node: Node) -> bool:
     """Whether a node's value is masked."""
-    return node.form in ("masked", "masked_bits", "order")
+    return node.form in ("masked", "masked_bits", "order", "window")
 
 
 def portions(graph: Graph, phase: Phase) -> list[list[Node]]:
@@ -111,10 +111,17 @@ def _part(graph: Graph, node: Node, device: torch.device) -> Derive:
     return lambda masks, tables: part_of_bits(masks[x], attrs, shape)  # type: ignore[arg-type]
 
 
+def _window(graph: Graph, node: Node, device: torch.device) -> Derive:
+    """Of a whole mask alone: nobody has a share of some of its bits, and nobody needs one."""
+    (x,), attrs = node.args, node.attrs
+    return lambda masks, tables: None if (lam := masks[x]) is None else window(lam, attrs)
+
+
 DERIVED: dict[str, Callable[[Graph, Node, torch.device], Derive]] = {
     "rows": _rows,
     "linear": _linear,
     "xor": _xor,
     "part": _part,
+    "window": _window,
 }
 """Operators whose results are masked by what masks their operands."""

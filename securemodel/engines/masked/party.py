@@ -17,7 +17,7 @@ from protocols.devices import to_device
 from protocols.errors import explain
 from protocols.gates import GATES, HALVED, Dealt, ready_attrs
 from protocols.prg import Stream
-from protocols.shares import Masked, MaskedBits, Role, part_of_bits, public_share, to_additive
+from protocols.shares import Masked, MaskedBits, Role, part_of_bits, public_share, to_additive, window
 from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.positions import is_table, table_nodes, take_rows
 from securemodel.compiler.wire import START, is_given, serves_client, steps
@@ -396,6 +396,11 @@ def _part(self: OnlineParty, node: Node) -> Call:
     return lambda env, take: MaskedBits(part_of_bits(env[x].hat, attrs, shape), cast(torch.Tensor, take(i)["lam"]))
 
 
+def _window(self: OnlineParty, node: Node) -> Call:
+    (x,), attrs = node.args, node.attrs
+    return lambda env, take: Masked(window(env[x].m, attrs), None)
+
+
 def _rows(self: OnlineParty, node: Node) -> Call:
     (x,), i = node.args, node.id
     return lambda env, take: Masked(take_rows(self._graph, node, env[x].m, self.step), take(i)["lam"])
@@ -423,6 +428,7 @@ LOCAL: dict[str, Callable[[OnlineParty, Node], Call]] = {
     "rows": _rows,
     "linear": _linear,
     "part": _part,
+    "window": _window,
     "xor": _xor,
     "bilinear_public": _bilinear_public,
     "owned_layer": lambda self, node: lambda env, take: self._owned_layer(node, env, take(node.id)),

@@ -134,7 +134,7 @@ class Preparing:
         i = node.id
         if node.op in GATES:
             return self._gate_maker(node)
-        if node.form == "order" or is_table(self._graph, node):
+        if node.form in ("order", "window") or is_table(self._graph, node):
             return lambda run: None
         if node.op in DERIVED:
             derive = DERIVED[node.op](self._graph, node, self._stream.device)
