@@ -24,6 +24,8 @@ from protocols.kernels.dispatch import (
     deal_truncation,
     decode,
     encode,
+    hide,
+    join,
     leaves,
     matmul,
     monomials,
@@ -40,11 +42,13 @@ from protocols.kernels.dispatch import (
     unit_vectors,
     unpack_bits,
 )
+from protocols.kernels.twins.openings import Piece
 from protocols.kernels.twins.planes import monomial_sets
 from protocols.kernels.twins.pointwise import wrap_dtype
 from protocols.kernels.variant import info, keep_freed_memory, use
 
 __all__ = [
+    "Piece",
     "bit_times",
     "bit_to_ring",
     "chacha20",
@@ -59,7 +63,9 @@ __all__ = [
     "deal_truncation",
     "decode",
     "encode",
+    "hide",
     "info",
+    "join",
     "keep_freed_memory",
     "leaves",
     "matmul",

@@ -25,6 +25,7 @@ from securemodel.compiler.rows import made_up_inputs, made_up_state
 from securemodel.compiler.wire import sent_bits
 from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.rounds import Round
 from securemodel.engines.masked.serving import local_serving_walks
 from securemodel.engines.masked.walk import local_walks
 from securemodel.program import Program
@@ -78,23 +79,39 @@ class _Watched(OnlineParty):
         self.seen[Place(kind, epoch, node, sender, bits)] = _sample(words)
 
     def _opened(self, node: Node, kept: Any, parts: dict[str, torch.Tensor], outputs: Any) -> Any:
-        if node.op != "reveal" or len(self.peers) > 1:
-            bits = sent_bits(node)
-            for sender, part in parts.items():
-                words = _words(part, bits, int(np.prod(node.shape)))
-                if node.op == "positions":
-                    words, bits = _which_is_first(words), 8
-                self.keep(node.op, self._epoch, node.id, sender, words, bits)
-            if parts and node.op not in ("reveal", "positions"):
-                share = bit_mask_share if node.op == "mask_bits" else mask_share
-                own = share(self._stream, self._epoch, node.id, node.shape)
-                self.keep(OWN, self._epoch, node.id, self.me, _words(own, 64, own.numel()), 64)
+        self._keep_parts(node, parts)
         value = super()._opened(node, kept, parts, outputs)
+        self._keep_opened(node, value)
+        return value
+
+    def _open(
+        self, made: Round, step: Any, env: dict, values: Any, lams: Any, received: dict[str, torch.Tensor]
+    ) -> None:
+        for (node, _), cuts in zip(step.talk, made.cuts, strict=True):
+            self._keep_parts(node, {peer: received[peer][start:end] for peer, start, end in cuts})
+        super()._open(made, step, env, values, lams, received)
+        for node, _ in step.talk:
+            self._keep_opened(node, env[node.id])
+
+    def _keep_parts(self, node: Node, parts: dict[str, torch.Tensor]) -> None:
+        if node.op == "reveal" and len(self.peers) == 1:
+            return
+        for sender, part in parts.items():
+            bits = sent_bits(node)
+            words = _words(part, bits, int(np.prod(node.shape)))
+            if node.op == "positions":
+                words, bits = _which_is_first(words), 8
+            self.keep(node.op, self._epoch, node.id, sender, words, bits)
+        if parts and node.op not in ("reveal", "positions"):
+            share = bit_mask_share if node.op == "mask_bits" else mask_share
+            own = share(self._stream, self._epoch, node.id, node.shape)
+            self.keep(OWN, self._epoch, node.id, self.me, _words(own, 64, own.numel()), 64)
+
+    def _keep_opened(self, node: Node, value: Any) -> None:
         if node.op in ("mask", "mask_bits"):
-            whole = value.m if node.op == "mask" else value.hat
+            whole, bits = value.m if node.op == "mask" else value.hat, sent_bits(node)
             low = whole.contiguous().reshape(-1, 1).view(torch.uint8)[:, : bits // 8]
             self.keep(OPENED, self._epoch, node.id, node.op, _words(low, bits, whole.numel()), bits)
-        return value
 
 
 def _words(part: torch.Tensor, bits: int, count: int) -> np.ndarray:

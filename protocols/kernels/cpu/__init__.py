@@ -6,6 +6,7 @@ see to both before any kernel runs.
 
 from protocols.kernels.cpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.cpu.keystream import chacha20, chacha20_many
+from protocols.kernels.cpu.openings import hide, join
 from protocols.kernels.cpu.planes import (
     combine,
     combine_layer,
@@ -41,6 +42,8 @@ __all__ = [
     "deal_truncation",
     "decode",
     "encode",
+    "hide",
+    "join",
     "leaves",
     "matmul",
     "monomials",

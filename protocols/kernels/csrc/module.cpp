@@ -15,6 +15,7 @@
 #include "conv.hpp"
 #include "gemm.hpp"
 #include "lookup.hpp"
+#include "openings.hpp"
 #include "signs.hpp"
 #include "planes.hpp"
 #include "pointwise.hpp"
@@ -102,6 +103,30 @@ void py_chacha20_many(const Sizes& outs, const py::bytes& key, const py::bytes& 
   }
 }
 
+// Pieces of what a round opens, six numbers each: addresses of value, share (0: zero) and mask, the number of elements, how
+// many bytes of each are sent (0: none), whether they are bits. Each piece begins at a whole word of the wire.
+void py_hide(Address wire, const Sizes& pieces, int threads) {
+  py::gil_scoped_release release;
+  u8* to = at<u8>(wire);
+  for (std::size_t i = 0; i + 6 <= pieces.size(); i += 6) {
+    const i64* p = pieces.data() + i;
+    hide(words(static_cast<Address>(p[0])), words(static_cast<Address>(p[1])), words(static_cast<Address>(p[2])), p[3],
+         static_cast<int>(p[4]), p[5] != 0, to, threads);
+    to += whole_words(p[3] * p[4]);
+  }
+}
+
+// A peer's parts of such pieces, four numbers each: address of the value, elements, bytes of each, whether they are bits.
+void py_join(Address wire, const Sizes& pieces, int threads) {
+  py::gil_scoped_release release;
+  const u8* from = at<u8>(wire);
+  for (std::size_t i = 0; i + 4 <= pieces.size(); i += 4) {
+    const i64* p = pieces.data() + i;
+    join(words(static_cast<Address>(p[0])), from, p[1], static_cast<int>(p[2]), p[3] != 0, threads);
+    from += whole_words(p[1] * p[2]);
+  }
+}
+
 // Batches: `batch` sizes, with the strides of a and b along them (0 where one is shared); out is contiguous.
 void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a_row, i64 a_column, i64 b_row,
                i64 b_column, int mode, const Sizes& batch, const Sizes& a_strides, const Sizes& b_strides,
@@ -162,11 +187,13 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.doc() = "Ring kernels compiled for one instruction set; use them through protocols.kernels.";
   const auto free_running = py::call_guard<py::gil_scoped_release>();
 
-  m.attr("interface") = 3;  // goes up with every change of what Python calls: see cpu/build.py
+  m.attr("interface") = 4;  // goes up with every change of what Python calls: see cpu/build.py
   m.def("cpu_features", &cpu_features);
   m.def("keep_freed_memory", &keep_freed_memory);
   m.def("chacha20", &py_chacha20);
   m.def("chacha20_many", &py_chacha20_many);
+  m.def("hide", &py_hide);
+  m.def("join", &py_join);
   m.def("matmul", &py_matmul);
   m.def("conv2d", &py_conv2d);
   m.def("sign_product", [](Address out, Address a, Address b, i64 m, i64 n, i64 depth, int threads) {

@@ -10,6 +10,7 @@ ValueError when dtypes, shapes or devices do not fit.
 
 from protocols.kernels.dispatch.bilinear import conv1d, conv2d, conv_transpose1d, conv_transpose2d, matmul, sign_product
 from protocols.kernels.dispatch.keystream import chacha20, chacha20_many
+from protocols.kernels.dispatch.openings import hide, join
 from protocols.kernels.dispatch.planes import (
     combine,
     combine_layer,
@@ -48,6 +49,8 @@ __all__ = [
     "deal_truncation",
     "decode",
     "encode",
+    "hide",
+    "join",
     "leaves",
     "matmul",
     "monomials",

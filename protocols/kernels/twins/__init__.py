@@ -7,6 +7,7 @@ of `protocols.kernels` check them before any kernel runs.
 
 from protocols.kernels.twins.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.twins.keystream import chacha20, chacha20_many
+from protocols.kernels.twins.openings import hide, join
 from protocols.kernels.twins.planes import (
     combine,
     combine_layer,
@@ -42,6 +43,8 @@ __all__ = [
     "deal_truncation",
     "decode",
     "encode",
+    "hide",
+    "join",
     "leaves",
     "matmul",
     "monomials",

@@ -20,14 +20,16 @@ from typing import cast
 
 import torch
 
+from protocols import kernels
 from protocols.correlations import hidden_positions
 from protocols.devices import to_device
 from protocols.errors import BadFrame, explain
 from protocols.gates import numel
-from protocols.gates.sign import opened_bits
-from protocols.shares import Masked, MaskedBits, Order
+from protocols.gates.sign import layer_of, opened_bits, opened_planes
+from protocols.kernels import Piece
+from protocols.shares import RING_BITS, Masked, MaskedBits, Order
 from securemodel.compiler.ir import Node
-from securemodel.compiler.wire import item_bytes, sent_bits
+from securemodel.compiler.wire import sent_bits
 
 
 @dataclass(repr=False, slots=True)
@@ -97,20 +99,24 @@ def without_filling(share: torch.Tensor, rows: int) -> torch.Tensor:
     return share
 
 
+def piece_of(node: Node) -> Piece:
+    """What of a value goes on the wire, and how parts are put together."""
+    rows = opened_planes(*layer_of(node.attrs)) if node.op == "mask_bits" and "digits" in node.attrs else None
+    return Piece(sent_bits(node) // 8, node.form == "masked_bits", rows)
+
+
 def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
     """The low bytes of each element, padded to whole words."""
-    width = sent_bits(node) // 8
-    if width == 8:
+    if sent_bits(node) == RING_BITS:
         return m
-    low = m.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
-    return torch.nn.functional.pad(low, (0, item_bytes(node) - low.numel()))
+    _, (wire,) = kernels.hide([None], [m], [Piece(sent_bits(node) // 8)])
+    return wire
 
 
 def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
     """The inverse of `_narrow`, with zero high bytes."""
-    width = sent_bits(node) // 8
-    if width == 8:
+    if sent_bits(node) == RING_BITS:
         return part.view(torch.int64).view(node.shape)
     out = torch.zeros(node.shape, dtype=torch.int64, device=part.device)
-    out.view(-1).view(torch.uint8).view(-1, 8)[:, :width] = part[: out.numel() * width].view(-1, width)
+    kernels.join([out], part, [Piece(sent_bits(node) // 8)])
     return out

@@ -25,11 +25,11 @@ from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import opening
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
-from securemodel.engines.masked.rounds import Cut, Opening, Round
+from securemodel.engines.masked.rounds import Cut, Opening, Round, Together
 from securemodel.engines.masked.tables import TABLE_EPOCH, Tables
 from securemodel.engines.masked.zero import add_zero
 from securemodel.engines.start import agreed_rows, start_bytes
-from securemodel.engines.walk import Message, Rows, Steps
+from securemodel.engines.walk import Message, Rows, Steps, Talk
 from securemodel.errors import InputError
 from securemodel.program import Program
 
@@ -75,7 +75,7 @@ class OnlineParty:
         of a party without inputs."""
         self.inputs_shared_at = self.result_shared_at = 0.0
         self._flat = {phase: self._flattened(phase) for phase in PHASES}
-        self._rounds: dict[tuple[int, ...], Round] = {}
+        self._rounds: dict[tuple[Phase, int, frozenset[int]], Round] = {}
 
     def fresh(self, times: int) -> dict[str, torch.Tensor]:
         """This party's shares of all states in main memory, hidden by shares of zero: together they say what the kept ones do.
@@ -158,6 +158,8 @@ class OnlineParty:
                 tuple((node, tuple(done.get(node.id, ()))) for node in step.talk),
                 step.talk[0].id if step.talk else index,
                 bool(step.talk) and step.talk[-1].op == "reveal",
+                (phase, index),
+                any(is_table(self._graph, node) for node in step.talk),
             )
             for index, step in enumerate(steps(self._graph, phase))
         )
@@ -178,13 +180,23 @@ class OnlineParty:
                 continue
             if step.reveals:
                 self.result_shared_at = time.perf_counter()
+            made = self._round(step, first)
+            if together := made.together:
+                lams = [cast(torch.Tensor, take(i)["lam"]) for i in together.ids]
+                values, wires = together.hidden(env, lams)
+                received = yield Talk(
+                    Label(epoch, step.at, Purpose.OPEN), dict.fromkeys(made.receives, wires), made.receives
+                )
+                self._open(made, step, env, values, lams, received)
+                for node, done in step.talk:
+                    self._release(env, node, done)
+                continue
             items = [
                 (node, self._outgoing(node, env, take, epoch, agreed))
                 for node, _ in step.talk
                 if node.id not in self.tables.shared
             ]
             start = self._start(rows) if first else None
-            made = self._round(items, first)
             received = yield made.talk(Label(epoch, step.at, Purpose.START if first else Purpose.OPEN), items, start)
             if first:
                 agreed = agreed_rows(self.program, self.me, self._digest, rows, received)
@@ -221,13 +233,25 @@ class OnlineParty:
     def _start(self, rows: Rows) -> torch.Tensor:
         return torch.frombuffer(bytearray(start_bytes(self._digest, rows)), dtype=torch.uint8)
 
-    def _round(self, items: Sequence[Opening], first: bool) -> Round:
-        """Who sends and receives what of these openings in one message."""
-        key = (first, *(node.id for node, _ in items))
+    def _round(self, step: _Step, first: bool) -> Round:
+        """Who sends and receives what of a step's openings in one message: of rows that are shared already, nothing."""
+        key = (*step.place, frozenset(self.tables.shared) if step.tables else frozenset())
         if key not in self._rounds:
-            nodes = [node for node, _ in items]
+            nodes = [node for node, _ in step.talk if node.id not in self.tables.shared]
             self._rounds[key] = Round.of(nodes, self.me, self.peers, START.size if first else 0)
         return self._rounds[key]
+
+    def _open(
+        self,
+        made: Round,
+        step: _Step,
+        env: dict,
+        values: Sequence[torch.Tensor],
+        lams: Sequence[torch.Tensor],
+        received: Message,
+    ) -> None:
+        """Takes the peers' parts of what all parties open to all."""
+        env.update(cast(Together, made.together).opened(values, lams, received))
 
     def _outgoing(
         self, node: Node, env: dict, take: TakePrepared, epoch: int, rows: Rows
@@ -337,12 +361,15 @@ class OnlineParty:
 @dataclass(frozen=True)
 class _Step:
     """Calls of local nodes, then the nodes whose openings share a message, whose label has the number `at`; of each the
-    values that nobody reads after it."""
+    values that nobody reads after it. `place`: which step of which phase; `tables`: whether rows are opened that may be
+    shared already."""
 
     calls: tuple[tuple[Node, Call, tuple[int, ...]], ...]
     talk: tuple[tuple[Node, tuple[int, ...]], ...]
     at: int
     reveals: bool
+    place: tuple[Phase, int]
+    tables: bool
 
 
 def _masked_linear(made: Callable[..., torch.Tensor], node: Node) -> Call:
