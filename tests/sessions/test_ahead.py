@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from securemodel.engines.masked import ahead
+from securemodel.engines.masked import ahead, dealer
 from securemodel.engines.masked.ahead import Ahead
 from securemodel.errors import SecureModelError
 
@@ -38,6 +38,7 @@ class Source:
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "_BATCH_BYTES", BATCH)
+    monkeypatch.setattr(ahead, "_LEAST_BYTES", BATCH)
 
 
 @pytest.fixture
@@ -173,6 +174,33 @@ def test_close_while_somebody_takes(worker) -> None:
     assert time.monotonic() - start < 4 and "closed" in caught[0]
 
 
+def test_a_run_that_waits_gets_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only what is as much as a worker hands over when nobody waits."""
+    monkeypatch.setattr(ahead, "_BATCH_BYTES", 1 << 30)
+    waiting, more = threading.Event(), threading.Event()
+
+    def prepare(epoch: int, load: bool):
+        assert waiting.wait(10)
+        while not made._wanted:
+            time.sleep(0.001)
+        yield 0, {"lam": torch.zeros(BATCH, dtype=torch.uint8)}
+        assert more.wait(10)
+        yield 1, {"lam": torch.zeros(1)}
+
+    made = Ahead(prepare, LIMIT, "test")
+    made.submit(1, "run")
+    take = made.take_from(1)
+    waiting.set()
+    threading.Timer(5, more.set).start()
+    began = time.monotonic()
+    take(0)
+    assert not more.is_set() and time.monotonic() - began < 5
+    more.set()
+    take(1)
+    made.finish(1)
+    assert made.close(5.0)
+
+
 def test_the_end_of_a_session_hides_no_error_by_another(world, program, tools) -> None:
     """Whatever ended the link to the dealer, the user's own error, or exit code, is what is seen."""
 
@@ -206,3 +234,36 @@ def test_the_run_after_it_is_prepared_while_a_run_goes_on(world, program, tools)
 
     results = world.run(dict.fromkeys(program.parties, task))
     assert results == {me: [3, "ended"] for me in program.parties}
+
+
+def test_the_next_run_is_asked_for_while_the_dealer_deals(
+    world, program, tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dealer knows what is next when it has dealt: over a slow link it waits for no request."""
+    events: list[str] = []
+    request, pipelined = dealer._request, dealer.pipelined
+
+    def heard(*arguments):
+        events.append(f"asked {arguments[1].epoch}")
+        return request(*arguments)
+
+    def dealt(*arguments):
+        yield from pipelined(*arguments)
+        events.append("dealt")
+
+    monkeypatch.setattr(dealer, "_SEND_BYTES", 1)
+    monkeypatch.setattr(dealer, "_request", heard)
+    monkeypatch.setattr(dealer, "pipelined", dealt)
+
+    def task(session) -> None:
+        x = None if session.me == "bank" else tools.rows(2)
+        session.run(x)
+        session.run(x)
+        with session.walk.source._use:  # the worker says no word before it knows of all
+            session.walk.ask(5)
+        for _ in range(3):
+            session.run(x)
+
+    results = world.run(dict.fromkeys(program.parties, task))
+    assert not any(isinstance(result, BaseException) for result in results.values()), results
+    assert events[events.index("asked 4") + 1] == "asked 5"

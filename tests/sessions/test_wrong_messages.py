@@ -90,9 +90,9 @@ def test_the_dealer_sends_a_wrong_frame(worlds, program, tools, monkeypatch, att
     ],
 )
 def test_a_party_asks_the_dealer_for_what_it_may_not_have(world, program, tools, monkeypatch, change, part) -> None:
-    begin, x = DealerSource.begin, tools.rows(2)
+    ask, x = DealerSource.ask, tools.rows(2)
     with monkeypatch.context() as patch:
-        patch.setattr(DealerSource, "begin", lambda self, epoch, phase, _: begin(self, *change(epoch, phase)))
+        patch.setattr(DealerSource, "ask", lambda self, epoch, phase, _=0: ask(self, *change(epoch, phase)))
         results = world.run(tools.tasks(program, x))
     tools.check_texts(results)
     assert type(results["hospital"]) is PeerAborted and results["hospital"].party == DEALER

@@ -12,7 +12,7 @@ from securemodel.engines.masked.pipeline import share_the_interpreter
 from securemodel.engines.masked.preparing import Item, Prepared
 from securemodel.errors import SecureModelError
 
-_BATCH_BYTES = 4 << 20
+_BATCH_BYTES, _LEAST_BYTES = 4 << 20, 1 << 20  # handed over together; and where a run waits for it
 _POLL_S = 1.0
 
 PrepareRun = Callable[[int, Phase], Iterator[Item]]
@@ -190,7 +190,7 @@ class Ahead:
                 return
             batch.append(item)
             nbytes += sum(t.numel() * t.element_size() for t in item[1].values() if t is not None)
-            if nbytes >= _BATCH_BYTES:
+            if nbytes >= (_LEAST_BYTES if self._wanted else _BATCH_BYTES):
                 self._put(epoch, batch, nbytes)
                 batch, nbytes = [], 0
         self._put(epoch, batch, nbytes)

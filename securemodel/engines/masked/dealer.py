@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_programs
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.dealing import Dealing, Dealt, FamilyDealing
 from securemodel.engines.masked.pipeline import pipelined
-from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, REQUEST
+from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, MOST_ASKED, REQUEST
 from securemodel.engines.masked.tables import keys_to_hand, table_streams
 from securemodel.errors import ProgramError
 
@@ -191,12 +192,11 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
     The parties may keep the dealer waiting between two runs for as long as all of them say that they are there.
     """
     last: int | None = None
-    silence_s = asks.receive_s
+    asked: deque[tuple[int, int, int]] = deque()
     while True:
-        asks.expect(Expected(None, REQUEST.size, False, (Purpose.REQUEST,)))
-        pump.run(_IDLE_S, silence_s)
-        label, payload = asks.take()
-        epoch, first, what = _request(asks.peer, label, payload.numpy().tobytes())
+        if not asked:
+            _hear(asks, pump, asked)
+        epoch, first, what = asked.popleft()
         if what == END:
             return
         _check_epoch(asks.peer, epoch, what, last)
@@ -212,11 +212,24 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
             if posted < _SEND_BYTES:
                 continue
             posted = 0
-            pump.run(_IDLE_S, silence_s)
+            pump.run(_IDLE_S, asks.receive_s)
             asks.peek()
-            if asks.arrived:  # the party ends the session, and needs no more of this
-                break
-        pump.run(_IDLE_S, silence_s)
+            if asks.arrived:
+                _hear(asks, pump, asked)
+                if asked[-1][2] == END:  # it needs no more of this
+                    return
+        pump.run(_IDLE_S, asks.receive_s)
+
+
+def _hear(asks: Link, pump: Pump, asked: deque[tuple[int, int, int]]) -> None:
+    """The next request, behind those that wait. Raises BadFrame where too many do."""
+    asks.expect(Expected(None, REQUEST.size, False, (Purpose.REQUEST,)))
+    pump.run(_IDLE_S, asks.receive_s)
+    label, payload = asks.take()
+    asked.append(_request(asks.peer, label, payload.numpy().tobytes()))
+    if len(asked) > MOST_ASKED + 1:
+        what, why = f"party {asks.peer!r} asked for more than may wait", f"at most {MOST_ASKED} requests do"
+        raise BadFrame(asks.peer, explain(what, why=why, fix="use the same version at all parties"))
 
 
 def _in_main_memory(dealt: Dealt) -> Dealt:

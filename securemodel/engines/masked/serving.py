@@ -56,6 +56,7 @@ class ServingWalk(MaskedWalk):
     def ask_for(self, epoch: int, size: int) -> None:
         """Has a run of a size prepared; epochs only grow."""
         self._sizes[epoch] = size
+        self.source.ask(epoch, "run", self._which[size])
         self._worker.submit(epoch, "run")
 
     def is_prepared(self, epoch: int) -> bool:

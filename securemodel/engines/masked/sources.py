@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ REQUEST = struct.Struct("<QIB3x")
 """A request to the dealer: epoch; of a load the step of the run after it, of a run which of the session's programs it is
 of; and what to do (one of the numbers below)."""
 DEAL_RUN, DEAL_LOAD, END = 0, 1, 2
+MOST_ASKED = 4
+"""Requests that the dealer holds while it deals for an earlier one."""
 _PATIENCE = 0.75  # of the peers' patience, so that a silent dealer is named before a peer gives up on this party
 _GOODBYE_S = 5.0
 _BEAT_S = 5.0  # longest pause between two signs of life
@@ -83,8 +86,11 @@ class NoSource:
         if self._use.acquire(timeout=_GOODBYE_S):  # waits for a beat that is on its way
             self._use.release()
 
+    def ask(self, epoch: int, phase: Phase, first: int = 0) -> None:
+        """Says that this is what `begin` comes to, after all that was asked for before; from any thread."""
+
     def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
-        return None
+        """Begins what was asked for first of all that was not begun."""
 
     def finish(self) -> None:
         """Ends an epoch of which everything was taken."""
@@ -137,17 +143,31 @@ class DealerSource(NoSource):
         super().__init__(link)
         self._link: Link = link
         self._largest = largest
+        self._to_ask: deque[tuple[int, bytes]] = deque()
+        self._to_come = 0  # epochs that the dealer was asked for, and that were not begun
+
+    def ask(self, epoch: int, phase: Phase, first: int = 0) -> None:
+        """Has the dealer asked for an epoch while an earlier one still comes: a way there and back is not waited for."""
+        self._to_ask.append((epoch, REQUEST.pack(epoch, first, DEAL_LOAD if phase == "load" else DEAL_RUN)))
 
     def begin(self, epoch: int, phase: Phase, first: int = 0) -> None:
-        """Asks the dealer for an epoch."""
-        asked = REQUEST.pack(epoch, first, DEAL_LOAD if phase == "load" else DEAL_RUN)
+        self._to_come -= 1
         with self._used():
-            self._link.send(Label(epoch, 0, Purpose.REQUEST), [asked])
+            self._post_requests()
+            self._link.flush()
+
+    def _post_requests(self) -> None:
+        while self._to_ask and self._to_come < MOST_ASKED:
+            epoch, asked = self._to_ask.popleft()
+            self._link.post(Label(epoch, 0, Purpose.REQUEST), [asked])
+            self._to_come += 1
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         nbytes = sum(part.nbytes for part in parts)
         patience_s = _PATIENCE * self._link.receive_s
         with self._used():
+            if self._to_ask:
+                self._post_requests()
             payload = self._link.receive(Label(epoch, node, Purpose.DEAL), nbytes, timeout_s=patience_s)
         return split_shares(payload, parts)
 

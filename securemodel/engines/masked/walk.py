@@ -79,6 +79,7 @@ class MaskedWalk(Walk):
         self._worker.discard()
         self._asked = self._store.next_run - 1 if self._store else epoch
         self._step_of_epoch = self.party.tables.first - self._asked - 1
+        self.source.ask(epoch, "load", self.party.tables.first)
         self._worker.submit(epoch, "load")
         yield from self.party.load(epoch, self._worker.take_from(epoch))
         self._end(epoch)
@@ -143,6 +144,7 @@ class MaskedWalk(Walk):
             self._asked += 1
             if self._store:
                 self._store.consume(self._asked)
+            self.source.ask(self._asked, "run")
             self._worker.submit(self._asked, "run")
 
     def _agreed(self, epoch: int, rows: Rows) -> None:
