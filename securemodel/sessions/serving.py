@@ -206,13 +206,14 @@ class ServingSession(Session):
         return epoch
 
     def _run_size(self, size: int, given: Mapping[str, Shares], rows: int, manifest: bytes) -> Result:
+        told = self.programs[size].header.rows if rows == size else rows  # programs may be numbered
         with self._guarded():
             pool = self._pools[size]
             epoch = pool.popleft() if pool else self._ask(size)
             runs = {}
             for name, walk in self._serving().items():
                 walk.manifest = manifest
-                runs[name] = walk.run(epoch, given[name], Rows(rows, 0))
+                runs[name] = walk.run(epoch, given[name], Rows(told, 0))
             finished = self._step(runs)
             if self._depths.get(size, 0):
                 pool.append(self._ask(size))

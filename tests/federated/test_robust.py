@@ -132,6 +132,17 @@ def test_a_client_hears_that_its_update_is_too_large_before_it_is_dropped() -> N
         play(made("bounded"), {"a": {"x": np.full(SIZE, 0.9)}})
 
 
+@pytest.mark.parametrize(
+    "aggregation", [krum(0, bound=9.0, keep=2), norm_bounded_mean(9.0, over="scale"), norm_histogram([9.0])]
+)
+def test_fewer_slots_than_programs(aggregation) -> None:
+    slots = 3 if aggregation.keep else 1
+    of = Task("t", aggregation, Layout.of({"x": np.zeros(SIZE)}), slots=slots, minimum=min(slots, 2))
+    out = play(of, dict.fromkeys(NAMES[:slots], vectors()["a"]))
+    expected = {"counts": [1, 0]} if aggregation.edges else {"x": vectors()["a"]["x"]}
+    assert all(np.abs(out.aggregate[name] - x).max() <= 2**-14 for name, x in expected.items())
+
+
 def test_of_equals_no_more_are_chosen_than_should_be() -> None:
     out = play(made("krum"), dict.fromkeys(NAMES, vectors()["a"]))
     assert out.present == ("a", "b", "c") and set(out.refused) == set("def")
