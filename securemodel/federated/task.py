@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FEWEST_FRAC_BITS, LEAST_FRAC_BITS, MOST_FRAC_BITS = 8, 16, 24
 """With 16 fractional bits, for which 64 bits are taken where need be, rounding moves a mean by 2^-17 at most; more than 24 are
 for nothing, and fewer than 8 are taken only if asked for."""
+FEWEST_UNITS = 64
+"""A limit of fewer units of the ring is taken only if asked for: most of a number would be lost to rounding."""
 SUMS_ROOM = 16
 """How many times the largest honest sum fits the ring where norms are bounded: docs/federated-checks.md says what it is for."""
 
@@ -77,6 +79,11 @@ class Task:
             noise = "" if self.protection is None else " with this noise"
             what = f"{self.slots} updates of {self.layout.size} numbers within ±{self.limit:g}{noise} do not fit {bits} bits"
             raise CompileError(explain(what, fix="give smaller limits, bounds or weights, or bits=64"))
+        units = self.limit * 2.0**frac_bits
+        if self.levels is None and self.frac_bits is None and units < FEWEST_UNITS:
+            what = f"numbers within ±{self.limit:g} are {units:.2g} units of 2^-{frac_bits} at most"
+            fix = "multiply updates and limit by a power of two, or give frac_bits="
+            raise CompileError(explain(what, why="rounding would leave little of them", fix=fix))
         try:
             card = self._card("", 0, ["A" * 43] * len(self.aggregators), "", 0.0, None)
         except WireError as error:

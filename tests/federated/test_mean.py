@@ -208,7 +208,7 @@ def test_tasks_that_cannot_be() -> None:
                   {"deadline_s": np.nan}, {"deadline_s": -1.0}, {"slots": 8.0}, {"max_weight": 0},
                   {"budget": Budget(epsilon=1.0)}, {"aggregation": mean}, {"layout": arrays(0)}, {"name": 5}, {"name": "x" * 257},
                   {"aggregators": None}, {"bits": "32"}, {"frac_bits": "1"}, {"levels": "a"}, {"budget": None},
-                  {"protection": 1.0}):  # fmt: skip
+                  {"protection": 1.0}, {"limit": 1e-7}):  # fmt: skip
         with pytest.raises(CompileError):
             Task(**{"name": "t", "aggregation": mean(), "layout": Layout.of(arrays(0)), "slots": 8, **wrong})
 
