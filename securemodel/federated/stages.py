@@ -94,10 +94,18 @@ class Round:
         return torch.cat([values, values.new_zeros(self.task.slots - len(clients), *values.shape[1:])])
 
     def open_bits(self, label: str, clients: Sequence[str], share: torch.Tensor) -> Walk:
-        """Which clients a program chose; all aggregators learn it."""
+        """Which clients a program chose; all aggregators learn it. The same ones when a round is repeated, or Mismatch:
+        sums over two sets of clients would tell the difference of these."""
         parts = yield Exchange(label, share.numpy().tobytes())
-        chosen = combine([np.frombuffer(part, np.uint64) for part in parts])[: len(clients)]
-        return [client for client, bit in zip(clients, chosen, strict=True) if bit == 1]
+        bits = combine([np.frombuffer(part, np.uint64) for part in parts])[: len(clients)]
+        chosen = [client for client, bit in zip(clients, bits, strict=True) if bit == 1]
+        told = "\n".join(chosen).encode()
+        if drawn_once(self.inbox.spool.folder / label, "the choice of a round", lambda: told) != told:
+            others = [x.name for rank, x in enumerate(self.inbox.card.aggregators) if rank != self.inbox.rank]
+            what = f"other clients count than when round {self.inbox.card.round} was begun before"
+            why = f"{' or '.join(others)} gave another share of the same choice"
+            raise Mismatch(others[0], explain(what, why=why, fix="look at that aggregator; run the same version"))
+        return chosen
 
     def each_block(self, name: str, clients: Sequence[str], *more: torch.Tensor, high: int = 0) -> Walk:
         """A program's outputs for all blocks, with `more` inputs; `high`: what is in free slots, up and down in turns."""
