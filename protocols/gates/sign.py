@@ -103,28 +103,36 @@ def _top_plane(start: int, count: int) -> int:
     return max(0, 2 * (start + count) - 3)
 
 
+def _distinct(attrs: dict, count: int) -> tuple[int, ...]:
+    """The first operand of each mask."""
+    return tuple(sorted(set(attrs["of"]))) if "of" in attrs else tuple(range(count))
+
+
 class Digits:
     """The leaves of all digits of one or several x + offset, as exclusive-or shares; local.
 
     attrs: {"low_bits", and a list with one number for each operand: "shift", "offset"}. A negative shift leaves the lowest
-    digit, or more, without bits. The planes of the operands stand side by side, each from a word of its own on.
+    digit, or more, without bits. The planes of the operands stand side by side, each from a word of its own on. Where
+    operands have one mask, as x and x less a public number, "of" has the place of the first of them for each: its word is
+    dealt once. A party reads other bits of the same share, and adds nothing to what others see.
     """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        count = sum(numel(x) for x in shapes)
+        count = sum(numel(shapes[i]) for i in _distinct(attrs, len(shapes)))
         return (Part("thermometer", "xor", (digit_count(attrs["low_bits"]), count), torch.int16),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         dealt = [
-            kernels.thermometer(mask, attrs["low_bits"], shift)
-            for mask, shift in zip(masks, attrs["shift"], strict=True)
+            kernels.thermometer(masks[i], attrs["low_bits"], attrs["shift"][i]) for i in _distinct(attrs, len(masks))
         ]
         return {"thermometer": _side_by_side(dealt)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[Masked], dealt: Dealt) -> torch.Tensor:
-        values, thermometers = [x.m for x in operands], (dealt["thermometer"],)
-        if len(values) > 1:
-            thermometers = dealt["thermometer"].split([m.numel() for m in values], dim=1)
+        values, distinct = [x.m for x in operands], _distinct(attrs, len(operands))
+        parts = dict(
+            zip(distinct, dealt["thermometer"].split([values[i].numel() for i in distinct], dim=1), strict=True)
+        )
+        thermometers = [parts[i] for i in attrs.get("of", distinct)]
         return _side_by_side(
             [
                 kernels.leaves(m, thermometer, attrs["low_bits"], shift, offset)

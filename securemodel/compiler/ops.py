@@ -314,7 +314,11 @@ def _owned_layer(case: Case) -> Made:
 # ---- gates on bits
 def _digits(case: Case) -> Made:
     low_bits = case.attrs["low_bits"]
-    _one_each(case, "shift", "offset")
+    _one_each(case, "shift", "offset", *(("of",) if "of" in case.attrs else ()))
+    of = case.attrs.get("of", [])
+    for at, first in enumerate(of):
+        if first > at or of[first] != first or case.xs[first].shape != case.xs[at].shape:
+            raise Wrong(f"operand {at} shares the digits of {first}, which has none of its own or another shape")
     for shift in case.attrs["shift"]:
         if not 1 <= shift + low_bits <= RING_BITS:
             raise Wrong(f"bits {shift} to {shift + low_bits - 1} are not within {RING_BITS}")
@@ -798,7 +802,7 @@ ROWS: dict[str, Row] = {
     "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
     "multiply_truncated": Row("masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, _EXACT),
     "digits": Row(
-        "(masked )+-> bits", _digits, _WINDOW,
+        "(masked )+-> bits", _digits, _WINDOW, {"of": many(PLACE)},
         reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],
     ),
     "top_bit": Row(
@@ -873,6 +877,7 @@ def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, row
         if node.op in OUTPUTS:
             revealed.append(node.attrs["index"])
     _check_states(graph)
+    _check_shared_digits(graph)
     for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
         if node.op in ("mask", "input") and node.attrs != narrowed(node, width):
             raise _error(node, f"{width} bits of it are read, but {node.attrs.get('width', RING_BITS)} are opened")
@@ -897,6 +902,29 @@ def _check_states(graph: Graph) -> None:
             raise _error(node, f"the state {name!r:.100} does not start in this form")
         if node.phase == "load" and any(graph[a].phase != "load" for a in node.args):
             raise _error(node, "what a state starts with is known when weights are loaded")
+
+
+def mask_origin(graph: Graph, value: int) -> int:
+    """The value whose mask a masked one has: itself, or what a public number was added to."""
+    node = graph[value]
+    while node.op == "linear" and node.form == "masked" and node.attrs["kind"] in ("add", "sub"):
+        first, *_ = others = [a for a in node.args if graph[a].op != "public_masked"] or [value]
+        flipped = node.attrs["kind"] == "sub" and first != node.args[0]
+        if len(others) != 1 or flipped or graph[first].shape != node.shape:
+            break
+        node = graph[first]
+    return node.id
+
+
+def _check_shared_digits(graph: Graph) -> None:
+    """Digits that are dealt once are those of one mask, from one bit up. Raises ProgramError."""
+    for node in graph.nodes:
+        for at, first in enumerate(node.attrs["of"] if node.op == "digits" and "of" in node.attrs else ()):
+            origins = {mask_origin(graph, node.args[i]) for i in (first, at)}
+            if len(origins) > 1 or node.attrs["shift"][first] != node.attrs["shift"][at]:
+                raise _error(
+                    node, f"operands {first} and {at} have different masks, or are seen from different bits up"
+                )
 
 
 _FIX = "write it with Program.save() of this version"

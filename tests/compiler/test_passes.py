@@ -212,6 +212,29 @@ def test_a_maximum_is_no_larger_than_what_it_is_of():
     assert all(n.attrs["width"] <= 48 for n in compared[1:]), "selected by a comparison, and read in few bits"
 
 
+@pytest.mark.parametrize("elements", [100, 70_000])
+def test_comparisons_of_one_value_with_several_numbers_are_dealt_its_digits_once(elements):
+    clip = lambda x, y: torch.clamp(x + y, -1.0, 2.5)
+    program = two_inputs(clip, (elements,))
+    (digits,) = ops(program, "digits")
+    assert digits.attrs["of"] == [0, 0] and len(ops(program, "combine")) == 2
+    x, y = 2 * torch.randn(elements), 2 * torch.randn(elements)
+    assert difference(run(program, x, y)[0], clip(x, y)) < 2**-13
+    text = program.text()
+    for wrong in ('"of":[1,1]', '"of":[0,7]', '"of":[0]'):
+        with pytest.raises(ProgramError):
+            parse_program(text.replace('"of":[0,0]', wrong))
+
+
+def test_digits_of_different_masks_are_not_dealt_once():
+    program = two_inputs(lambda x, y: (x + y < 0).float() + (y - x < 0).float(), (3,))
+    (digits,) = ops(program, "digits")
+    assert len(digits.args) == 2 and "of" not in digits.attrs
+    for changed in ('"of":[0,0],"offset":[0,0],"shift":[0,0]', '"of":[0,0],"offset":[0,0],"shift":[0,1]'):
+        with pytest.raises(ProgramError, match="have different masks"):
+            parse_program(program.text().replace('"offset":[0,0],"shift":[0,0]', changed))
+
+
 # --- fractional bits ---
 
 

@@ -397,6 +397,19 @@ def test_digits(seed, parties, shifts, low_bits, offset):
         assert torch.equal(unpack(planes, lam.numel()).long(), torch.stack([clear[0], *clear[2:]]).long())
 
 
+@pytest.mark.parametrize("parties", PARTIES)
+def test_digits_of_one_mask_are_dealt_once(parties):
+    table = Table(parties, 5)
+    x, y = (table.mask(ring(np.random.default_rng(seed), 70)) for seed in (1, 2))
+    less = ([Masked(form.m - 1000, form.lam) for form in x[0]], x[1])
+    window = {"shift": [3, 3, 3], "low_bits": 30, "offset": [0, 7, -9]}
+    shape = (leaf_planes(digit_count(30)), 3 * words(70))
+    once = {**window, "of": [0, 1, 0]}
+    assert torch.equal(*(xor(table.gate("digits", attrs, [x, y, less], shape)) for attrs in (window, once)))
+    dealt = [dealt_bytes(GATES["digits"], attrs, [(70,)] * 3, shape) for attrs in (window, once)]
+    assert dealt[1] * 3 == dealt[0] * 2
+
+
 @settings(deadline=None, max_examples=60)
 @given(seeds, party_counts, st.integers(2, 16), st.integers(0, 15))
 def test_combine(seed, parties, digits, apart):

@@ -2,7 +2,8 @@
 
 A comparison is a chain: digits, then an opening and a `combine` a layer, then (for signs) the exclusive or with the top
 bits, and a last opening. Chains of one source line and depth that have as many layers become one chain over all their
-values; `part` takes each value's bits from an opening. Only few elements gain by it: what is saved is what a node costs.
+values; `part` takes each value's bits from an opening. What is saved is what a node costs, which only few elements feel; of many,
+those are made together that compare one value with several numbers: its mask's digits are dealt once for all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
 from securemodel.compiler.ir import Graph, Node
+from securemodel.compiler.ops import mask_origin
 from securemodel.compiler.passes.schedule import depths
 
 _FEW = 1 << 16
@@ -51,20 +53,20 @@ def _chain(graph: Graph, users: list[list[int]], digits: int) -> _Chain | None:
 
 
 def _alike(graph: Graph, users: list[list[int]], depth: list[int], chain: _Chain) -> tuple | None:
-    """What chains that can be made together have in common; None for what has too many elements.
+    """What chains that can be made together have in common.
 
     Digits from which a carry is taken stay where they are.
     """
     node = graph[chain.digits]
-    if node.shape[1] * 64 > _FEW:
-        return None
+    large = node.shape[1] * 64 > _FEW
     apart = [graph[c].attrs for _, c in chain.layers]
     carried = any(graph[u].op == "part" for opened, _ in chain.layers for u in users[opened])
     carried = carried or any("apart" in attrs for attrs in apart)
-    fixed = (node.attrs["low_bits"], node.attrs["shift"]) if carried else ()
+    fixed = (node.attrs["low_bits"], node.attrs["shift"]) if carried or large else ()
     count = -(-digit_count(node.attrs["low_bits"]) // 4)
     layers = len(chain.layers), bool(chain.sign), json.dumps([fixed, apart if fixed else []])
-    return depth[node.id], node.phase, node.source, count, *layers
+    whose = mask_origin(graph, node.args[0]) if large else node.source  # of many, those whose digits are dealt once
+    return depth[node.id], node.phase, whose, count, *layers
 
 
 class _Together:
@@ -117,7 +119,11 @@ class _Together:
         for n in parts:
             starts.append(starts[-1] + n.shape[1])
         values, count, digits = [self.ids[n.args[0]] for n in parts], starts[-1], digit_count(low_bits)
-        window = {"low_bits": low_bits, "shift": shifts, "offset": offsets}
+        window: dict[str, Any] = {"low_bits": low_bits, "shift": shifts, "offset": offsets}
+        seen_from = list(zip((mask_origin(old, n.args[0]) for n in parts), shifts, strict=True))
+        of = [seen_from.index(mine) for mine in seen_from]
+        if len(set(of)) < len(of):
+            window["of"] = of
         bits = self._add(like, "digits", values, "bits", (leaf_planes(digits), count), window)
         for openings in zip(*(c.layers for c in chains), strict=True):
             attrs = {**old[openings[0][1]].attrs, "digits": digits}
