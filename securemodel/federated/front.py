@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from protocols.errors import FileError
 from securemodel.service import headers, problems
 from securemodel.service.bodies import Body, ClientGone, Room
 from securemodel.service.desk import Refused
@@ -30,6 +31,12 @@ from securemodel.service.settings import KeyBook
 
 PATH = "/v2/federation"
 _ROOM_BYTES = 512 << 20
+_DISK = Refused(
+    "queue_full",
+    "this aggregator cannot write to its disk now",
+    fix="send it again, before the deadline",
+    retry_after=1.0,
+)
 _Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -98,7 +105,7 @@ class Front:
                 raise
             except Exception as error:
                 self._log.event("mistake", kind=type(error).__name__, place=place_of(error))
-                return _problem(problems.unexpected(error))
+                return _problem(_DISK if isinstance(error, FileError) else problems.unexpected(error))
 
         return told
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from protocols.channel.testing import loopback_parties, run_together
-from protocols.errors import ConfigError, Mismatch, PeerAbsent, PeerDied
+from protocols.errors import ConfigError, FileError, Mismatch, PeerAbsent, PeerDied
 from protocols.identity import DEALER, Timeouts
 from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
@@ -199,14 +199,19 @@ def test_an_aggregator_that_cannot_be_reached_is_named_in_time(open_round):
     assert caught.value.party == "south"
 
 
-def test_an_upload_that_is_refused_for_a_moment_is_sent_again(open_round, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [service.Refused("queue_full", "too many bodies are being read", retry_after=1.0), FileError("the disk is full")],
+    ids=["busy", "disk"],
+)
+def test_an_upload_that_is_refused_for_a_moment_is_sent_again(open_round, monkeypatch, error):
     ends, file, keys = open_round
     real, refused = ends["north"].receive, []
 
     def busy(*given):
         if not refused:
             refused.append(given)
-            raise service.Refused("queue_full", "too many bodies are being read", retry_after=1.0)
+            raise error
         real(*given)
 
     monkeypatch.setattr(ends["north"], "receive", busy)
