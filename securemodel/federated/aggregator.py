@@ -96,6 +96,8 @@ class Aggregator:
         place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.task, self.place, self.rank = task, place, task.aggregators.index(place.me)
         self.rounds, self.finished = rounds, False
+        self.waits_for = ""
+        """Because of whom the last meeting changed nothing, if that was so."""
         self.journal = Journal(place.folder / "journal.db")
         self._model, self._sessions, self._ledger, self._clock = model, sessions, ledger, clock
         self._lock = threading.RLock()
@@ -232,7 +234,7 @@ class Aggregator:
             mine = self._standing()
             if self._inbox is not None and self._clock() >= mine.deadline:
                 self._inbox.closed = True
-        said = exchange_standings(channel, mine, self.task.aggregators)
+        said, self.waits_for = exchange_standings(channel, mine, self.task.aggregators), ""
         newest = max(one.number for one in said.values())
         self._check_not_lost(said, newest)
         if newest == 0 or all(one.number == newest and one.state in ENDED for one in said.values()):
@@ -244,7 +246,11 @@ class Aggregator:
                 name, deadline = next((name, one.deadline) for name, one in said.items() if one.number == newest)
                 self._check_deadline(name, deadline, -math.inf)
                 self._begin(newest, deadline)
-        elif all(self._is_over(one) for one in said.values()):
+            else:
+                self.waits_for = next(name for name, one in said.items() if one.number < newest)
+        elif not_over := [name for name, one in said.items() if not self._is_over(one)]:
+            self.waits_for = next((name for name in not_over if name != self.place.me), "")
+        else:
             self._finish(channel, decide(said, self.task.minimum, self.task.slots))
         return self.journal.last()
 

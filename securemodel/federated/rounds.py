@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from protocols.channel import Channel
 from protocols.channel import connect as connect_channel
-from protocols.errors import PeerAborted, PeerAbsent, PeerDied, PeerStalled
+from protocols.errors import PeerAborted, PeerAbsent, PeerDied, PeerStalled, explain
 from protocols.identity import Identity, PartiesConfig
 from protocols.sealing import decryption_key, encryption_key
 from securemodel.federated.aggregator import ENDED, Aggregator, Place
@@ -95,7 +95,7 @@ def run(
 ) -> None:
     """All rounds of an aggregator, to the last one. `ended` is told each round that ends here.
 
-    Where another one is gone, dies or is silent, the meeting is tried again until `patience_s` seconds after the first
+    Where another one is gone, dies, is silent or does not go on, the meeting is tried again until `patience_s` seconds after the first
     failure and the round's deadline; then its PeerError is raised, and the journal keeps what there is. Other errors of the
     agreement are raised at once.
     """
@@ -107,6 +107,9 @@ def run(
         try:
             with meet() as channel:
                 aggregator.meet(channel)
+            if name := aggregator.waits_for:  # it may have begun the round in this meeting; if not, it never will
+                fix = "look at that aggregator, and start it again"
+                raise PeerStalled(name, explain(f"aggregator {name!r} does not go on with the round", fix=fix))
         except (PeerAbsent, PeerAborted, PeerDied, PeerStalled):
             last = aggregator.journal.last()
             failed_at = max(clock() if failed_at is None else failed_at, 0.0 if last is None else last.deadline)

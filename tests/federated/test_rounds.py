@@ -3,21 +3,22 @@
 import http.client
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from protocols.channel.testing import loopback_parties, run_together
-from protocols.errors import ConfigError, FileError, Mismatch, PeerAbsent, PeerDied
+from protocols.errors import ConfigError, FileError, Mismatch, PeerAbsent, PeerDied, PeerStalled
 from protocols.identity import DEALER, Timeouts
 from securemodel.edge.errors import Disagreement, EdgeError, PartyDown, Refused, ServiceError
 from securemodel.edge.federation import Federation, read_file
 from securemodel.edge.rounds import RoundCard
 from securemodel.edge.updates import Layout, add_results, result_part, share_update
 from securemodel.engines.masked.dealer import serve
-from securemodel.federated import Task, mean, trimmed_mean
+from securemodel.federated import Task, aggregator, mean, trimmed_mean
 from securemodel.federated.aggregator import Aggregator
 from securemodel.federated.rounds import Listening, front, meetings, place_of, public_key, run, sessions
 from securemodel.service import desk as service
@@ -291,6 +292,22 @@ def test_an_aggregator_that_stays_away_is_named_when_its_time_is_over(roster, tm
     with pytest.raises(error) as caught:
         loop(mine, meet, 5.0)
     assert caught.value.party == "south" and 3 <= len(tries) <= 7
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["has not begun", "takes uploads yet"])
+def test_an_aggregator_that_comes_and_never_goes_on_is_named(roster, tmp_path, monkeypatch, behind):
+    """The meetings go well, one after the other, and nothing changes."""
+    config, identities = roster
+    place = place_of(task(), "north", config, identities["north"], tmp_path)
+    mine = Aggregator(task(), place, clock=lambda: 4.0 if behind else 2.0)
+    mine._begin(1, 3.0)
+    own = msgspec.structs.replace(mine._standing(), held=dict.fromkeys("abcd"))
+    other = msgspec.structs.replace(own, held={}, **({"number": 0, "state": ""} if behind else {}))
+    monkeypatch.setattr(aggregator, "exchange_standings", lambda *_: {"north": own, "south": other})
+    monkeypatch.setattr(Aggregator, "due", 0.0)
+    with pytest.raises(PeerStalled, match="does not go on") as caught:
+        loop(mine, nullcontext, 5.0)
+    assert caught.value.party == "south"
 
 
 def test_a_disagreement_is_not_tried_again(roster, tmp_path):
