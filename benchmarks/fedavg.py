@@ -232,6 +232,7 @@ def runs() -> list[Run]:
     """All runs that are compared with the first one."""
     clear, plain = lambda bound: None, lambda bound: mean()
     bounded, trimmed = norm_bounded_mean, lambda bound: trimmed_mean(0.2)
+    mixed = lambda bound: trimmed_mean(0.2, dishonest=LIARS, bound=bound)
     nobody, far, noise, within = Lies(), Lies(LIARS), Lies(LIARS, "noise"), Lies(LIARS, "within")
     return [
         ("clear", clear, nobody, 0), (AGAIN, clear, nobody, 0), ("mean", plain, nobody, 0), ("norm-bounded", bounded, nobody, 0),
@@ -240,7 +241,9 @@ def runs() -> list[Run]:
         ("trimmed, 2 poisoned", trimmed, far, 0), ("mean, 2 send noise", plain, noise, 0),
         ("norm-bounded, 2 send noise", bounded, noise, 0), ("trimmed, 2 send noise", trimmed, noise, 0),
         ("mean, 2 within the bound", plain, within, 0), ("norm-bounded, 2 within the bound", bounded, within, 0),
-        ("trimmed, 2 within the bound", trimmed, within, 0),
+        ("trimmed, 2 within the bound", trimmed, within, 0), ("mixed, trimmed", mixed, nobody, 0),
+        ("mixed, trimmed, 2 poisoned", mixed, far, 0), ("mixed, trimmed, 2 send noise", mixed, noise, 0),
+        ("mixed, trimmed, 2 within the bound", mixed, within, 0),
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class Aggregation:
 
     weighted: by the clients' secret weights. bound: the norm that an update is checked against. rows: of projections that
     check updates, 0 for none. trim: the share of values left out at each end. edges: of bins. dishonest, keep: how many
-    such clients there may be, and how many updates are chosen.
+    such clients there may be, and how many updates are chosen. `mixes`: whether updates are mixed before they are sorted.
     """
 
     name: str
@@ -36,6 +36,10 @@ class Aggregation:
     dishonest: int = 0
     keep: int = 0
     function: Function | None = None
+
+    @property
+    def mixes(self) -> bool:
+        return self.kind == "sorted" and self.dishonest > 0
 
     def text(self) -> str:
         """What is computed, but for a function of one's own, in words that the task's digest is made of."""
@@ -90,17 +94,38 @@ def norm_bounded_mean(
     return Aggregation("norm_bounded_mean", "sum" if over == "drop" else "scaled", weighted, float(bound), rows)
 
 
-def trimmed_mean(trim: float = 0.2) -> Aggregation:
+def trimmed_mean(trim: float = 0.2, *, dishonest: int = 0, bound: float | None = None) -> Aggregation:
     """For each coordinate, the mean of the values left after the share `trim` of the smallest and of the largest, rounded
-    down, is taken away. Raises CompileError."""
+    down, is taken away.
+
+    Where sites differ much, what is cut off may be what few of them know. With `dishonest`, the most clients that may lie,
+    each update is replaced by the mean of all but so many, those nearest to it, before values are sorted (nearest neighbor
+    mixing) [Allouah et al., AISTATS 2023]. Updates of norm beyond `bound` are dropped first, and counted among the
+    dishonest. Raises CompileError.
+    """
     if not isinstance(trim, Real) or not 0 <= trim < 0.5:
         raise CompileError(explain(f"trim={trim} leaves nothing", fix="give a share below 0.5, such as 0.2"))
-    return Aggregation("trimmed_mean", "sorted", rows=ROWS, trim=float(trim))
+    return _sorted("trimmed_mean", float(trim), dishonest, bound)
 
 
-def median() -> Aggregation:
-    """For each coordinate, the median, or the mean of the two in the middle."""
-    return Aggregation("median", "sorted", rows=ROWS, trim=0.5)
+def median(*, dishonest: int = 0, bound: float | None = None) -> Aggregation:
+    """For each coordinate, the median, or the mean of the two in the middle. `dishonest` and `bound`: as of `trimmed_mean`.
+
+    Raises CompileError.
+    """
+    return _sorted("median", 0.5, dishonest, bound)
+
+
+def _sorted(name: str, trim: float, dishonest: int, bound: float | None) -> Aggregation:
+    if type(dishonest) is not int or dishonest < 0:
+        what = f"dishonest={dishonest!r} is no number of clients"
+        raise CompileError(explain(what, where=name, fix="give a whole number from 0 on"))
+    if bool(dishonest) != (bound is not None) or not (bound is None or _is_bound(bound)):
+        what = f"dishonest={dishonest} and bound={bound} do not go together"
+        why = "updates are mixed with those nearest to them, and distances need a bound of norms"
+        raise CompileError(explain(what, where=name, why=why, fix="give both, the bound above 0, or neither"))
+    bound = None if bound is None else float(bound)
+    return Aggregation(name, "sorted", bound=bound, rows=ROWS, trim=trim, dishonest=dishonest)
 
 
 def krum(dishonest: int, *, bound: float, keep: int = 2) -> Aggregation:

@@ -99,6 +99,20 @@ class Lowest(nn.Module):
         return (lower.to(torch.int64).sum(1) < self.keep).to(torch.int64)
 
 
+class Nearest(nn.Module):
+    """1 for those of each row of (slots, slots) that are at most the row's own limit of (slots,)."""
+
+    def forward(self, distances: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+        return (distances <= limits.unsqueeze(1)).to(torch.int64)
+
+
+class Mixed(nn.Module):
+    """For each row of `chosen` (slots, slots), the sum of those columns of (n, slots) where it is 1: (n, slots)."""
+
+    def forward(self, updates: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        return updates @ chosen.T
+
+
 class Factors(nn.Module):
     """min(1, bound / norm) of squared norms in units in which the bound's square is `square`."""
 
@@ -149,7 +163,13 @@ def models(aggregation: Aggregation, slots: int, block: int, frac_bits: int, bou
         made["admit"] = (Admit(bounds.unit, bounds.rest), inputs, bounds.frac_bits)
     elif aggregation.weighted:
         made["admit"] = (InRange(), {"weights": weights, "left": weights}, 16)
-    updates = whole(block, slots)
+    updates, table = whole(block, slots), whole(slots, slots)
+    if aggregation.kind == "closest" or aggregation.mixes:
+        made["products"] = (Products(), {"updates": updates}, 16)
+        made["distances"] = (Sorted(), {"rows": table}, 16)
+    if aggregation.mixes:
+        made["nearest"] = (Nearest(), {"distances": table, "limits": weights}, 16)
+        made["mixed"] = (Mixed(), {"updates": updates, "chosen": table}, 16)
     if aggregation.kind == "sorted":
         made["sorted"] = (Sorted(), {"rows": updates}, 16)
     elif aggregation.kind == "scaled":
@@ -157,8 +177,6 @@ def models(aggregation: Aggregation, slots: int, block: int, frac_bits: int, bou
         made["factors"] = (Factors(*bounds.as_unit(FACTOR_BITS)), {"squares": weights.double()}, FACTOR_BITS)
         made["combine"] = (Scaled(), {"updates": updates.double(), "factors": weights.double()}, FACTOR_BITS)
     elif aggregation.kind == "closest":
-        made["products"] = (Products(), {"updates": updates}, 16)
-        made["distances"] = (Sorted(), {"rows": whole(slots, slots)}, 16)
         made["lowest"] = (Lowest(aggregation.keep), {"scores": weights}, 16)
     elif aggregation.kind == "norms":
         made["squares"] = (Squares(), {"updates": updates}, 16)

@@ -107,11 +107,19 @@ class Round:
             raise Mismatch(others[0], explain(what, why=why, fix="look at that aggregator; run the same version"))
         return chosen
 
+    @property
+    def high(self) -> int:
+        """More than any number of an update that is within its range."""
+        return 4 * self.task.bounds.reach + 1
+
+    def free(self, taken: int, high: int) -> torch.Tensor:
+        """A share of what is in slots that are free: `high`, up and down in turns."""
+        return self.public([high if at % 2 else -high for at in range(self.task.slots - taken)])
+
     def each_block(self, name: str, clients: Sequence[str], *more: torch.Tensor, high: int = 0) -> Walk:
         """A program's outputs for all blocks, with `more` inputs; `high`: what is in free slots, up and down in turns."""
         task, made = self.task, []
-        signs = [1 if at % 2 else -1 for at in range(task.slots - len(clients))]
-        free = self.public([high * sign for sign in signs])
+        free = self.free(len(clients), high)
         for start, stop in pieces(self.inbox.card, task.block):
             each = columns(self.inbox, clients, task.slots, start, stop, task.block)
             each[:, len(clients) :] = free
@@ -229,12 +237,51 @@ def _sorted(own: Round, accepted: Sequence[str], refused: dict[str, str]) -> Wal
     here, free = len(accepted), own.task.slots - len(accepted)
     cut = min(int(own.task.aggregation.trim * here), (here - 1) // 2)
     first = (free + 1) // 2 + cut
-    blocks = yield from own.each_block("sorted", accepted, high=4 * own.task.bounds.reach + 1)
+    if own.task.aggregation.mixes:
+        dishonest = max(own.task.aggregation.dishonest - len(refused), 0)
+        if here <= 2 * dishonest:
+            return own.nothing((), {**refused, **dict.fromkeys(accepted, TOO_FEW)})
+        mixed = here - dishonest
+        blocks = yield from _mixed(own, accepted, mixed)
+    else:
+        mixed = 1
+        blocks = yield from own.each_block("sorted", accepted, high=own.high)
     middle = [block[:, first : first + here - 2 * cut].sum(1) for block in blocks]
-    return _vector(own, middle, here - 2 * cut, accepted, refused)
+    return _vector(own, middle, (here - 2 * cut) * mixed, accepted, refused)
+
+
+def _mixed(own: Round, accepted: Sequence[str], keep: int) -> Walk:
+    """Blocks in order of the sums of each update and its nearest, `keep` altogether; nobody learns which they are.
+
+    Distances are made different by the slot in their lowest bits, so that exactly `keep` are at most the limit.
+    """
+    here, slots = len(accepted), own.task.slots
+    bits = (slots - 1).bit_length()
+    distances = (yield from _distances(own, accepted)) << bits
+    distances = distances + own.public(range(slots))
+    ordered = yield from own.run("distances", distances)
+    chosen = yield from own.run("nearest", distances, ordered[:, keep - 1].contiguous())
+    free, made = own.free(here, keep * own.high), []
+    for block in (yield from own.each_block("mixed", accepted, chosen)):
+        sums = torch.cat([block[:, :here], free.expand(len(block), -1)], 1)
+        made.append((yield from own.run("sorted", sums)))
+    return made
 
 
 _FAR = 1 << 61
+TOO_FEW = "there are too few others to compare it with"
+
+
+def _distances(own: Round, accepted: Sequence[str]) -> Walk:
+    """Squared distances of updates (slots, slots); free slots are far from all."""
+    here = len(accepted)
+    products = _added((yield from own.each_block("products", accepted)))
+    squares = products.diagonal()
+    distances = squares[:, None] + squares[None, :] - 2 * products
+    distances.fill_diagonal_(0)
+    far = _FAR >> (own.task.slots - 1).bit_length() if own.task.aggregation.mixes else _FAR
+    distances[here:, :] = distances[:, here:] = far if own.first else 0
+    return distances
 
 
 def _closest(own: Round, accepted: Sequence[str], refused: dict[str, str]) -> Walk:
@@ -242,12 +289,8 @@ def _closest(own: Round, accepted: Sequence[str], refused: dict[str, str]) -> Wa
     here, chosen = len(accepted), own.task.aggregation
     neighbors = here - chosen.dishonest - 2
     if neighbors < 1 or here < chosen.keep:
-        return own.nothing((), {**refused, **dict.fromkeys(accepted, "there are too few others to compare it with")})
-    products = _added((yield from own.each_block("products", accepted)))
-    squares = products.diagonal()
-    distances = squares[:, None] + squares[None, :] - 2 * products
-    distances.fill_diagonal_(0)
-    distances[here:, :] = distances[:, here:] = _FAR if own.first else 0
+        return own.nothing((), {**refused, **dict.fromkeys(accepted, TOO_FEW)})
+    distances = yield from _distances(own, accepted)
     ordered = yield from own.run("distances", distances)
     scores = ordered[:, : neighbors + 1].sum(1)
     scores[here:] = _FAR if own.first else 0

@@ -136,6 +136,9 @@ class Task:
         if self.aggregation.kind == "closest" and self.slots < fewest:
             what = f"{self.slots} slots are too few for this {self.aggregation.name}: it compares {fewest} clients at least"
             raise CompileError(explain(what, fix="give more slots, or smaller dishonest= or keep="))
+        if self.aggregation.mixes and self.minimum <= 2 * self.aggregation.dishonest:
+            what = f"{self.aggregation.dishonest} clients may lie, of a minimum of {self.minimum}"
+            raise CompileError(explain(what, why="more than half must be honest", fix="raise minimum="))
         if self.protection is not None and self.aggregation.kind not in ("sum", "scaled"):
             what = f"noise hides what a client adds to a sum, and {self.aggregation.name} is none"
             raise CompileError(explain(what, fix="take norm_bounded_mean(), or leave out protection="))
@@ -188,14 +191,16 @@ class Task:
             fits = fits and self.protection.has_room(sums, 2.0**-frac_bits, self.layout.size, weight, parties, bits)
         if self.aggregation.rows:
             largest = 2.0 * found.reach * self._times
+            added = self.slots if self.aggregation.mixes else 1
             fits = (
                 fits
-                and (4 if self.aggregation.kind == "sum" else 16) * largest < most
+                and (4 if self.aggregation.kind == "sum" else 16) * added * largest < most
                 and (bits < 64 or self.layout.size * largest < most / 4)
                 and (self.aggregation.bound is None or 2.0 * found.root * self._times < most)
             )
-        if self.aggregation.kind in ("scaled", "closest", "norms"):
-            fits = fits and 16 * self.slots * (slack(self.aggregation.rows) * found.norm) ** 2 < most
+        if self.aggregation.kind in ("scaled", "closest", "norms") or self.aggregation.mixes:
+            times = 32 if self.aggregation.mixes else 16
+            fits = fits and times * self.slots * (slack(self.aggregation.rows) * found.norm) ** 2 < most
         if self.aggregation.kind in ("scaled", "custom"):
             fits = fits and frac_bits <= FACTOR_BITS
         return fits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import count
 
@@ -48,6 +49,8 @@ AGGREGATIONS = {
     "trimmed": trimmed_mean(0.2),
     "median": median(),
     "krum": krum(1, bound=6.0, keep=3),
+    "mixed, trimmed": trimmed_mean(0.2, dishonest=1, bound=6.0),
+    "mixed, median": median(dishonest=1, bound=6.0),
     "norms": norm_histogram([2.0, 3.5, 3.7]),
     "custom": custom(lambda updates, weights: (updates * weights.unsqueeze(1)).sum(0) / weights.sum(), weighted=True),
     "weighted": weighted_mean(),
@@ -58,7 +61,8 @@ AGGREGATIONS = {
 def made(name: str) -> Task:
     aggregation = AGGREGATIONS[name]
     most = 1000 if aggregation.weighted else 1
-    return Task("t", aggregation, Layout.of({"x": np.zeros(SIZE)}), slots=8, max_weight=most)
+    minimum = 3 if aggregation.mixes else 2
+    return Task("t", aggregation, Layout.of({"x": np.zeros(SIZE)}), slots=8, max_weight=most, minimum=minimum)
 
 
 def matrix_of(updates) -> np.ndarray:
@@ -67,6 +71,10 @@ def matrix_of(updates) -> np.ndarray:
 
 def in_the_clear(name: str, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     norms, count = np.linalg.norm(x, axis=1), len(x)
+    if name.startswith("mixed, "):
+        distances = ((x[:, None] - x[None]) ** 2).sum(-1)
+        near = np.argsort(distances, axis=1, kind="stable")[:, : count - 1]
+        return in_the_clear(name.removeprefix("mixed, "), x[near].mean(1), weights)
     if name == "trimmed":
         cut = int(0.2 * count)
         return np.sort(x, axis=0)[cut : count - cut].mean(0)
@@ -81,7 +89,9 @@ def in_the_clear(name: str, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("present", [NAMES, NAMES[:5], "abde"])
-@pytest.mark.parametrize("name", ["trimmed", "median", "scaled", "krum", "custom", "weighted"])
+@pytest.mark.parametrize(
+    "name", ["trimmed", "median", "mixed, trimmed", "mixed, median", "scaled", "krum", "custom", "weighted"]
+)
 def test_as_in_the_clear(name: str, present: str) -> None:
     updates = {client: update for client, update in vectors().items() if client in present}
     weights = {client: 1 + 99 * (client in "bd") for client in updates}
@@ -90,6 +100,21 @@ def test_as_in_the_clear(name: str, present: str) -> None:
     expected = in_the_clear(name, matrix_of(updates), np.array(list(weights.values())))
     near = 2**-14 if name in ("custom", "scaled") else 2**-16
     assert out.aggregate is not None and np.abs(out.aggregate["x"] - expected).max() <= near
+
+
+def test_equal_updates_are_mixed_as_often_as_all() -> None:
+    """Distances that are equal would else take more than what is divided by."""
+    same = {client: {"x": np.full(SIZE, 0.25)} for client in NAMES[:5]}
+    assert np.array_equal(play(made("mixed, median"), same).aggregate["x"], same["a"]["x"])
+
+
+def test_what_few_know_is_not_cut_off_with_a_lie() -> None:
+    """Where all but the liar leave the liar out of their mixes, the result is the mean of the honest."""
+    updates = {client: {"x": np.eye(1, SIZE)[0] * (client in "ab")} for client in NAMES}
+    updates["f"] = {"x": np.full(SIZE, -0.9)}
+    of = lambda name: play(made(name), updates).aggregate["x"]
+    assert of("trimmed")[0] == 0.25
+    assert np.abs(of("mixed, trimmed") - matrix_of(updates)[:5].mean(0)).max() <= 2**-16
 
 
 @pytest.mark.parametrize("name", ["bounded", "bounded, weighted"])
@@ -179,11 +204,13 @@ def attacked(task_of: Task, cheats: dict[str, np.ndarray], honest, weight: int =
         return federation.finish(1)
 
 
-@pytest.mark.parametrize("name", ["bounded", "scaled", "trimmed", "krum"])
+FEWEST = {"krum": 5, "mixed, trimmed": 3}
+"""Honest clients, with which those that are left can still be compared."""
+
+
+@pytest.mark.parametrize("name", ["bounded", "scaled", "trimmed", "mixed, trimmed", "krum"])
 def test_ring_elements_out_of_range_are_dropped_by_name(name: str) -> None:
-    honest = {
-        client: update for client, update in vectors().items() if client in "abcdef"[: 5 if name == "krum" else 2]
-    }
+    honest = {client: update for client, update in vectors().items() if client in "abcdef"[: FEWEST.get(name, 2)]}
     honest = {client: {"x": update["x"] * 0.5} for client, update in honest.items()}
     of, room = made(name), 8 - len(honest)
     card = of.card(1, ["A" * 43] * 2)
@@ -191,8 +218,8 @@ def test_ring_elements_out_of_range_are_dropped_by_name(name: str) -> None:
     out = attacked(of, cheats, honest)
     assert set(cheats) <= set(out.refused) and set(out.present) <= set(honest)
     if name != "krum":
-        expected = in_the_clear(name, matrix_of(honest), np.ones(len(honest)))
-        assert np.abs(out.aggregate["x"] - expected).max() <= 2**-14
+        expected = in_the_clear(name.removeprefix("mixed, "), matrix_of(honest), np.ones(len(honest)))
+        assert np.abs(out.aggregate["x"] - expected).max() <= 2**-14  # who is dropped counts among those who may lie
 
 
 def test_a_liar_who_passes_moves_the_mean_by_no_more_than_is_stated() -> None:
@@ -355,6 +382,11 @@ def test_too_few_are_left_after_the_check() -> None:
         (lambda: norm_bounded_mean(1.0, over="scale", weighted=True), "weighted"),
         (lambda: trimmed_mean(0.5), "trim"),
         (lambda: krum(-1, bound=1.0), "dishonest"),
+        (lambda: trimmed_mean(dishonest=-1), "dishonest"),
+        (lambda: trimmed_mean(dishonest=1), "bound"),
+        (lambda: median(bound=1.0), "bound"),
+        (lambda: median(dishonest=1, bound=math.nan), "bound"),
+        (lambda: task(median(dishonest=1, bound=1.0)), "minimum"),
         (lambda: norm_histogram([2.0, 1.0]), "bins"),
         (lambda: norm_histogram([1.0, float("nan")]), "bins"),
         (lambda: norm_histogram([1.0, float("inf")]), "bins"),
