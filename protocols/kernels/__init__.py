@@ -4,6 +4,7 @@ Every kernel is a pure function on buffers that knows no party and no network. M
   twins     every kernel in plain torch; the definition of what is right, and what runs off the CPU
   checks    checks of arguments
   cpu       every kernel in C++ (csrc/ has its source), with the twins' signatures
+  gpu       kernels in Triton, with the same signatures; imported where a tensor is on a GPU
   variant   picks the kernels for a device, and the compiled build for this CPU
   dispatch  the functions to call, by families: they check arguments and run the kernels of their operands' device
   residues  products modulo one large number (imported from there)

@@ -1,11 +1,12 @@
 """Which kernels run: the best build of the compiled ones that this CPU supports, or the torch twins.
 
-Kernels are chosen by the device of their operands. The CPU has compiled ones (`cpu`); every other device has the
-twins, until it has a package of kernels of its own with the same signatures and an entry in `_by_device`.
+Kernels are chosen by the device of their operands. The CPU has compiled ones (`cpu`), GPUs of NVIDIA those in Triton
+(`gpu`) where it is installed, as it is with builds of torch for them; every other device has the twins.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -17,6 +18,7 @@ from protocols.kernels.cpu import build
 _TWINS = "twins"
 _CPU = torch.device("cpu")
 _current = _TWINS
+_plain = False
 _by_device: dict[torch.device, ModuleType] = {}
 
 
@@ -35,7 +37,17 @@ def kernels_for(first: Tensor, *others: Tensor | None) -> ModuleType:
     for other in others:
         if other is not None and other.device != device:
             raise ValueError(f"a kernel's operands must be on one device, not on {device} and {other.device}")
-    return _by_device.get(device, twins)
+    return _by_device.get(device) or (_of_gpus() if device.type == "cuda" and not _plain else twins)
+
+
+@cache
+def _of_gpus() -> ModuleType:
+    """The kernels in Triton, which is imported where the first tensor is on a GPU."""
+    try:
+        from protocols.kernels import gpu
+    except ImportError:
+        return twins
+    return gpu
 
 
 def info() -> dict[str, object]:
@@ -68,9 +80,12 @@ def use(variant: str) -> Iterator[None]:
             f"kernels.use: variant {variant!r} is not available here, only {', '.join([_TWINS, *build.builds])}; it was "
             "not built (reinstall with a C++ compiler) or this CPU lacks its instructions (see kernels.info()['cpu'])"
         )
-    before = _current
+    global _plain
+    before, plain = _current, _plain
     _choose(variant)
+    _plain = variant == _TWINS
     try:
         yield
     finally:
         _choose(before)
+        _plain = plain

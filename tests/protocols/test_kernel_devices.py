@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +57,19 @@ def test_a_device_without_kernels_of_its_own_has_the_twins():
         with kernels.use(name):
             assert variant.kernels_for(torch.empty(1)) is cpu
             assert variant.kernels_for(torch.empty(1, device="meta")) is twins
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux alone")
+def test_gpus_have_kernels_in_triton(monkeypatch):
+    there = SimpleNamespace(device=torch.device("cuda:0"))
+    assert variant.kernels_for(there).__name__ == "protocols.kernels.gpu"
+    with kernels.use("twins"):
+        assert variant.kernels_for(there) is twins
+    variant._of_gpus.cache_clear()
+    monkeypatch.setitem(sys.modules, "protocols.kernels.gpu", None)
+    monkeypatch.delattr(kernels, "gpu", raising=False)
+    assert variant.kernels_for(there) is twins
+    variant._of_gpus.cache_clear()
 
 
 RING, META = torch.zeros(64, dtype=torch.int64), torch.zeros(64, dtype=torch.int64, device="meta")

@@ -1,5 +1,7 @@
 """Matrix products and convolutions in plain torch."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,6 +54,14 @@ def conv2d(
     dilation: tuple[int, int] = (1, 1), groups: int = 1, out: Tensor | None = None, accumulate: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Cross-correlation of x[N,C,H,W] with w[O,C/groups,kh,kw], by unfolding."""
+    return store(convolved(product, x, w, stride, padding, dilation, groups), out, accumulate)
+
+
+def convolved(
+    times: Callable[[Tensor, Tensor], Tensor], x: Tensor, w: Tensor, stride: tuple[int, int], padding: Sides,
+    dilation: tuple[int, int], groups: int,
+) -> Tensor:  # fmt: skip
+    """The same from products of matrices that `times` makes."""
     (top, bottom), (left, right) = padding
     x = F.pad(x, (left, right, top, bottom)).contiguous()
     n, c, height, width = x.shape
@@ -63,8 +73,7 @@ def conv2d(
         (n, c, kh, kw, rows, columns),
         (sn, sc, sh * dilation[0], sw * dilation[1], sh * stride[0], sw * stride[1]),
     ).reshape(n, groups, c // groups * kh * kw, rows * columns)
-    result = product(w.reshape(1, groups, o // groups, -1), patches).reshape(n, o, rows, columns)
-    return store(result, out, accumulate)
+    return times(w.reshape(1, groups, o // groups, -1), patches).reshape(n, o, rows, columns)
 
 
 def transposed_as_direct(x: Tensor, w: Tensor, stride, padding, output_padding, dilation, groups: int):
