@@ -116,6 +116,12 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
         {"size": ELEMENTS, "terms": [[[0, False], [1, False], [2, False]]]},
         [(1, 3 * ELEMENTS // 64)],
     ),
+    (
+        "beyond",
+        "whether values left the range that they are compared in",
+        {"bit": 24, "offset": 0, "checks": 4, "key": 0},
+        [(ELEMENTS,), (1, ELEMENTS // 64)],
+    ),
     ("select", "bit times value", {"invert": False}, [(1, ELEMENTS // 64), (ELEMENTS,)]),
     ("select_truncated", "bit times value / 2^16, fast rounding", _SELECTED, [(1, ELEMENTS // 64), (ELEMENTS,)]),
     ("select_truncated", "the same, exact", _SELECTED, [(1, ELEMENTS // 64), (ELEMENTS,), (1, ELEMENTS // 64)]),
@@ -127,7 +133,8 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
 
 def gate_row(name: str, what: str, attrs: dict, shapes: Sequence[tuple[int, ...]]) -> list[str]:
     """Dealt bytes per element."""
-    return [f"`{name}`", what, f"{dealt_bytes(GATES[name], attrs, shapes, (ELEMENTS,)) / ELEMENTS:.4g}"]
+    shape = (attrs["checks"],) if "checks" in attrs else (ELEMENTS,)
+    return [f"`{name}`", what, f"{dealt_bytes(GATES[name], attrs, shapes, shape) / ELEMENTS:.4g}"]
 
 
 def mlp() -> nn.Module:

@@ -3,6 +3,7 @@
 SecureModelError
 ├── CompileError            a model cannot be made into a secure program
 │   └── UnsupportedOperator     some operators have no secure version; lists all of them
+├── OutOfRange              a value of a run left the range that the program was tuned for
 ├── LedgerError             the ledger of runs cannot be written or read
 ├── ProgramError            a program's text is damaged or of another version
 ├── TrainingDiverged        weights left their range, and the run is back where they were inside
@@ -42,6 +43,10 @@ class TrainingDiverged(SecureModelError):
     """Weights of a training left their range; the run is back at the last step at which all were inside."""
 
 
+class OutOfRange(SecureModelError):
+    """A value of a run left the range that its program was tuned for, and a guard says so; the session goes on."""
+
+
 class LedgerError(SecureModelError):
     """The ledger of runs cannot be written or read."""
 
@@ -66,6 +71,7 @@ __all__ = [
     "InsecureBackendWarning",
     "LedgerError",
     "Mismatch",
+    "OutOfRange",
     "PeerError",
     "PreprocessingError",
     "ProgramError",

@@ -102,7 +102,8 @@ class Program:
     @property
     def result_names(self) -> tuple[str, ...]:
         """What each of the outputs is, for files and ledgers."""
-        return result_names(self.reveal, len(self.header.outputs))
+        names = result_names(self.reveal, len(self.header.results))
+        return (*names, "a tuned range was left") if self.header.guarded else names
 
     def __reduce__(self):
         """Pickled and copied without the captured model, which is not needed to run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from protocols.gates.base import Dealt, Gate, Part, dealt_bytes, numel, ready_attrs
+from protocols.gates.beyond import Beyond
 from protocols.gates.bilinear import Bilinear, Square
 from protocols.gates.conjunction import Conjunction
 from protocols.gates.lookup import Lookup, LookupShared, Spline
@@ -28,6 +29,7 @@ GATES: dict[str, Gate] = {
     "top_bit": TopBit(),
     "combine": Combine(),
     "conjunction": Conjunction(),
+    "beyond": Beyond(),
     "select": Select(),
     "select_truncated": SelectTruncated(),
     "bit_to_ring": BitToRing(),

@@ -138,7 +138,7 @@ def _results(program: Program, me: str, size: int) -> tuple[tuple[int, ...], tup
     to_me.sort(key=lambda node: node.attrs["index"])
     if any(not node.shape or node.shape[0] != rows_of_graph(program) for node in to_me):
         raise InputError(explain("this program does not give a result for each row", fix="use securemodel run"))
-    names = result_names(program.reveal, len(program.header.outputs))
+    names = result_names(program.reveal, len(program.header.results))
     kinds = {"bfloat16": "float32"}  # which NumPy does not have
     made = [Result(names[n.attrs["index"]], n.shape[1:], kinds.get(n.attrs["dtype"], n.attrs["dtype"])) for n in to_me]
     return tuple(node.attrs["index"] for node in to_me), tuple(made)
@@ -166,7 +166,7 @@ def _owners(program: Program) -> tuple[str, ...]:
 
 def _receivers(program: Program) -> tuple[str, ...]:
     """Who is named as getting results: nobody, where all do."""
-    return tuple(dict.fromkeys(name for name in program.header.outputs if name != "all"))
+    return tuple(dict.fromkeys(name for name in program.header.results if name != "all"))
 
 
 def _input(program: Program, me: str, given: Given) -> Path | None:
@@ -204,7 +204,7 @@ def _listed(names: str | None) -> tuple[str, ...]:
 def _output(program: Program, me: str, given: Given) -> Path | None:
     """Where this party's results go; of results for all, at least the owners of inputs keep a copy."""
     named = _receivers(program)
-    concerned = program.parties if "all" in program.header.outputs else named
+    concerned = program.parties if "all" in program.header.results else named
     said = given.of(me, "output", program.parties, concerned)
     if said is None:
         if me in (named or _owners(program)):
@@ -218,7 +218,7 @@ def _output(program: Program, me: str, given: Given) -> Path | None:
 
 def page_of(program: Program, me: str, given: Given) -> tuple[Path | None, str | None]:
     """Where this party wants a page of its results, and the file of labels to compare them with. Raises InputError."""
-    concerned = program.parties if "all" in program.header.outputs else _receivers(program)
+    concerned = program.parties if "all" in program.header.results else _receivers(program)
     page, labels = (given.of(me, name, program.parties, concerned) for name in ("report", "labels"))
     if labels and not page:
         raise InputError(explain("labels are compared with results on a page", fix="give --report FILE.html, too"))

@@ -24,6 +24,7 @@ from securemodel.scripts import explained
 @click.option(
     "--margin", default=MARGIN, show_default=True, help="By which factor later values may be larger than on this data."
 )
+@click.option("--guard", is_flag=True, help="Runs in which a value leaves its range end with an error at all parties.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the tuning here.")
 @click.option("--program", type=click.Path(dir_okay=False, path_type=Path), help="Write the tuned program's text here.")
 @click.option("--width", default=64, show_default=True, help="As for compile(), where the file has a model only.")
@@ -33,6 +34,7 @@ def tune(
     data: Path | None,
     tolerance: float,
     margin: float,
+    guard: bool,
     out: Path | None,
     program: Path | None,
     width: int,
@@ -43,7 +45,8 @@ def tune(
     For data and weights that one owner has: everything is in the clear in this process, and nothing leaves it but the
     ranges, which all parties see. FILE.py defines `program`, make_program(), or what `securemodel check` takes. Inputs
     are those of --data, or `test_inputs` of the file, or else its example inputs. The script of all parties then says
-    compile(..., tuned="FILE"). A value that leaves its range in a later run makes a wrong result, and nothing says so.
+    compile(..., tuned="FILE"). A value that leaves its range in a later run makes a wrong result, and nothing says so but
+    a guard.
 
     \b
     Examples:
@@ -53,7 +56,7 @@ def tune(
     made, inputs, path = program_and_inputs(target, read_inputs(data) if data else (), width, frac_bits, "tuned")
     warn_of(inputs)
     with explained(path):
-        found = tune_program(made, *inputs, tolerance=tolerance, margin=margin)
+        found = tune_program(made, *inputs, tolerance=tolerance, margin=margin, guard=guard)
     click.echo(str(found))
     if out:
         found.save(out)

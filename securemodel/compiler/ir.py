@@ -173,17 +173,19 @@ class Tuned:
 
     of: digest of what the ranges were measured for; margin: by which factor values may be larger than was seen.
     limits: (node, bits), for values that with what rounding adds stay below 2^bits in units of the ring. settled: how many
-    comparisons are left out, because what they read never changed its sign.
+    comparisons are left out, because what they read never changed its sign. guard: whether the program's last output
+    tells all parties that a value left its range.
     """
 
     of: str
     margin: float
     limits: tuple[tuple[int, int], ...]
     settled: int = 0
+    guard: bool = False
 
     def text(self) -> dict[str, Any]:
         """Its fields as a program's first line has them."""
-        return {"of": self.of, "margin": self.margin, "limits": self.limits, "settled": self.settled}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,16 @@ class Header:
     def tuning(self) -> str:
         """Names the measured ranges that the program takes for granted; nothing where every range is proven."""
         return digest(plain_json(self.tuned.text()))[:16] if self.tuned else ""
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the last output is a guard's."""
+        return self.tuned is not None and self.tuned.guard
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Who learns what the model returns: the outputs but for a guard's."""
+        return self.outputs[:-1] if self.guarded else self.outputs
 
     @property
     def rows(self) -> int:

@@ -17,6 +17,8 @@ import torch
 from protocols import linear
 from protocols.errors import explain
 from protocols.gates import GATES, dealt_bytes, numel
+from protocols.gates.beyond import BITS as BEYOND_BITS
+from protocols.gates.beyond import MAX_CHECKS
 from protocols.gates.conjunction import MAX_FAN_IN
 from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
 from protocols.gates.unit import MAX_BITS
@@ -436,6 +438,12 @@ def _same_as(x: Node) -> Made:
     return Made(x.shape, x.frac)
 
 
+def _beyond(case: Case) -> Made:
+    x, sign = case.xs
+    _one_plane(sign, numel(x.shape))
+    return Made((case.attrs["checks"],), 0)
+
+
 def _bit_to_ring(case: Case) -> Made:
     shape = sized(case.attrs["shape"])
     _one_plane(case.xs[0], numel(shape))
@@ -811,6 +819,14 @@ ROWS: dict[str, Row] = {
     ),
     "combine": Row("masked_bits bits -> bits", _combine, _DIGITS, _APART),
     "conjunction": Row("masked_bits -> bits", _conjunction, {"size": whole(1, _MAX_NUMEL), "terms": many(_term, 1)}),
+    "beyond": Row(
+        "masked masked_bits -> additive", _beyond,
+        {
+            "bit": whole(0, RING_BITS - 1 - BEYOND_BITS), "offset": _SHIFT, "checks": whole(1, MAX_CHECKS),
+            "key": whole(0, (1 << 31) - 1),
+        },
+        reads=lambda node, index: node.attrs["bit"] + BEYOND_BITS,
+    ),
     "select": Row("masked_bits masked -> additive", _select, _INVERT, reads=None),
     "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _EXACT),
     "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from protocols.errors import explain
+from protocols.names import EVERYBODY
 from protocols.shares import RING_BITS
 from protocols.strict import strict_json
 from securemodel.compiler.ir import DEEP_KIND, MASKED_KIND, TEXT_VERSION, Graph, Header, Node, Tuned
@@ -62,6 +63,8 @@ def parse_program(
     except (ValueError, TypeError) as problem:
         raise _damaged(f"line {number}", " ".join(str(problem).split())[:300]) from None
     verify(header, graph, max_bytes, rows)
+    if header.guarded and (not header.outputs or header.outputs[-1] != EVERYBODY):
+        raise _damaged("line 1", "a guard is the last output, to all")
     if header.tuned and (wrong := _unread(graph, header.tuned)):
         raise _damaged("line 1", f"the measured range of %{wrong[0]}, {wrong[1]} bits, is that of no comparison")
     for number, (line, node) in enumerate(zip(lines, graph.nodes, strict=True), 2):
@@ -145,12 +148,16 @@ def _tuned(field: Any) -> Tuned:
         raise TypeError(f"a margin is a factor of 1.0 or more, not {field['margin']!r:.100}")
     if type(field["settled"]) is not int or field["settled"] < 0:
         raise TypeError(f"{field['settled']!r:.100} comparisons cannot be left out")
+    if type(field["guard"]) is not bool:
+        raise TypeError(f"a program has a guard or not, and not {field['guard']!r:.100}")
     pairs = [_sizes(pair) for pair in _list(field["limits"])]
     if any(len(pair) != 2 or not 1 <= pair[1] < RING_BITS for pair in pairs):
         raise TypeError(f"measured ranges are pairs of a node and its bits, 1 to {RING_BITS - 1}")
     if any(a >= b for (a, _), (b, _) in pairwise(pairs)):
         raise TypeError("measured ranges are in the order of their nodes")
-    return Tuned(field["of"], field["margin"], tuple((at, bits) for at, bits in pairs), field["settled"])
+    return Tuned(
+        field["of"], field["margin"], tuple((at, bits) for at, bits in pairs), field["settled"], field["guard"]
+    )
 
 
 def _list(field: Any) -> list[Any]:

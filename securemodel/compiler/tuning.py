@@ -18,7 +18,7 @@ from securemodel.errors import CompileError, InputError
 KIND = "securemodel-tuning"
 VERSION = 1
 MAX_BYTES = 16 << 20
-_KINDS: dict[str, type] = {"kind": str, "version": int, "of": str, "margin": float, "limits": list}
+_KINDS: dict[str, type] = {"kind": str, "version": int, "of": str, "margin": float, "guard": bool, "limits": list}
 _FIX = "write it with `securemodel tune`, or Tuning.save() of this version"
 
 
@@ -41,12 +41,14 @@ class Tuning:
     """How large the values that a model compares may be, from one owner's data; all parties compile with the same.
 
     of: the digest of what was measured: model, shapes, parties and settings; "" fits whatever it is given to.
-    margin: by which factor values may be larger than was seen, or lie farther apart.
+    margin: by which factor values may be larger than was seen, or lie farther apart. guard: whether a run tells all parties
+    that a value left its range.
     """
 
     of: str
     margin: float
     limits: tuple[Limit, ...]
+    guard: bool = False
 
     def check(self, digest: str) -> None:
         """Raises CompileError unless this was measured for the model of this digest."""
@@ -67,13 +69,13 @@ class Tuning:
 
     @property
     def signs(self) -> Mapping[int, int]:
-        """The comparisons whose outcome is known, and the sign of what they read."""
-        return {limit.comparison: limit.sign for limit in self.limits if limit.sign}
+        """The comparisons whose outcome is known, and the sign of what they read; none where a guard needs them."""
+        return {limit.comparison: limit.sign for limit in self.limits if limit.sign and not self.guard}
 
     def text(self) -> str:
         """Its JSON, one limit a line."""
         limits = [json.dumps([x.comparison, x.bits, x.sign, x.layer]) for x in self.limits]
-        head = {"kind": KIND, "version": VERSION, "of": self.of, "margin": self.margin}
+        head = {"kind": KIND, "version": VERSION, "of": self.of, "margin": self.margin, "guard": self.guard}
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
         return "\n".join(["{", *lines, '  "limits": [', ",\n".join(f"    {x}" for x in limits), "  ]", "}", ""])
 
@@ -108,7 +110,7 @@ def _read(fields: dict[str, Any]) -> Tuning:
     limits = tuple(map(_limit, fields["limits"]))
     if len({limit.comparison for limit in limits}) < len(limits):
         raise _Wrong("a comparison has two limits")
-    return Tuning(fields["of"], fields["margin"], limits)
+    return Tuning(fields["of"], fields["margin"], limits, fields["guard"])
 
 
 def _limit(entry: Any) -> Limit:

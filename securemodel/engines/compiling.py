@@ -132,7 +132,7 @@ def compile_again(program: Program, compiler: Compiling, rounding: Rounding | No
         )
     return compile_for(
         compiler, program.model, program.examples, weights=_as_given(header.weights), inputs=header.inputs,
-        outputs=header.outputs, parties=header.parties, reveal=program.reveal, frac_bits=header.frac_bits,
+        outputs=header.results, parties=header.parties, reveal=program.reveal, frac_bits=header.frac_bits,
         width=header.width, rounding=rounding or header.rounding, **options,
     )  # fmt: skip
 

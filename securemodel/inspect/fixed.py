@@ -16,6 +16,8 @@ import torch
 from protocols.bilinear import bilinear, real_bilinear
 from protocols.fixedpoint import encode
 from protocols.gates import GATES, SIGNED
+from protocols.gates.beyond import BITS as BEYOND_BITS
+from protocols.gates.beyond import factors
 from protocols.gates.sign import opened_bits
 from protocols.linear import LINEAR
 from protocols.names import PUBLIC
@@ -45,7 +47,7 @@ def fixed_point(program: Program, *inputs: torch.Tensor) -> list[torch.Tensor]:
         for node, value, _ in walker.walk(phase):
             if node.op in OUTPUTS:
                 outputs[node.attrs["index"]] = revealed(node, value.ring)
-    return [outputs[index] for index in sorted(outputs)]
+    return [outputs[index] for index in range(len(program.header.results))]
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,11 +205,15 @@ def _product(node: Node, x: Both, y: Both) -> Both:
 
 def _bit(node: Node, bits: Both) -> torch.Tensor:
     """A bit for each element, as 0.0 or 1.0, inverted where the node asks for it."""
-    count = torch.Size(node.shape).numel()
+    wide = _one_bit_each(bits, torch.Size(node.shape).numel())
+    return (wide ^ node.attrs["invert"]).double().reshape(node.shape)
+
+
+def _one_bit_each(bits: Both, count: int) -> torch.Tensor:
     wide = bits.wide
     if wide is None:
-        wide = (bits.ring.reshape(-1, 1) >> torch.arange(64)).reshape(-1)[:count] & 1 == 1
-    return (wide[:count] ^ node.attrs["invert"]).double().reshape(node.shape)
+        wide = (bits.ring.reshape(-1, 1) >> torch.arange(64)).reshape(-1) & 1 == 1
+    return wide[:count]
 
 
 def _truncated(node: Node, x: Both) -> torch.Tensor:
@@ -231,6 +237,15 @@ def _spline(node: Node, operands: list[Both]) -> torch.Tensor:
     return sum(terms[1:], terms[0])
 
 
+def _beyond(node: Node, operands: list[Both]) -> torch.Tensor:
+    """The sums of what values are beyond their range, by factors, modulo 2^8."""
+    x, (bits, checks) = operands[0].number.reshape(-1), (node.attrs["bit"], node.attrs["checks"])
+    high = ((x + node.attrs["offset"]) * 2.0**-bits).floor()
+    sign = _one_bit_each(operands[1], x.numel()).double()
+    each = torch.remainder(high + sign, 1 << BEYOND_BITS).nan_to_num().long()
+    return torch.remainder((factors(x.numel(), checks, node.attrs["key"], x.device) * each).sum(1), 256).double()
+
+
 WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
     "bilinear": lambda n, xs: _real_product(n, *xs),
     "square": lambda n, xs: xs[0].number.square(),
@@ -242,6 +257,7 @@ WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
     "lookup": _lookup,
     "lookup_shared": _lookup,
     "unit": _unit,
+    "beyond": _beyond,
     "permute": lambda n, xs: xs[1].number.index_select(0, xs[0].ring),
     "spline": _spline,
     "top_bit": _top_bit,

@@ -17,6 +17,13 @@ from securemodel.shown import Shown
 _HEADINGS = ("layer", "range", "sent", "tuned", "dealt", "tuned ", "rounds", "tuned  ")
 
 
+_UNGUARDED = (
+    "if a value leaves its range in a later run, the result is wrong and nothing says so: measure typical rows and",
+    "extremes, or take a guard",
+)
+_GUARDED = ("a run in which a value leaves its range has no result: all parties are told, by one bit, and no more",)
+
+
 @dataclass(frozen=True)
 class Gain:
     """A layer, or the whole run: bytes that the busiest party sends and that are dealt, and rounds; before and after.
@@ -103,8 +110,8 @@ def _text(found: TunedProgram) -> str:
         f"largest error of a result on this data: {found.error:.1e}, allowed is {found.tolerance:.1e}",
         f"of {len(found.tuning.limits)} comparisons, {settled} had one outcome and are left out; {limits} values get narrower",
         f"ranges are {found.tuning.margin:g} times what was seen, or more where that costs the same",
-        "if a value leaves its range in a later run, the result is wrong and nothing says so: measure typical rows and",
-        "extremes. The ranges are in the program's text, which all parties and the dealer see",
+        *(_GUARDED if tuned and tuned.guard else _UNGUARDED),
+        "the ranges are in the program's text, which all parties and the dealer see",
     ]
     return "\n".join(lines)
 

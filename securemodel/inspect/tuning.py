@@ -39,6 +39,7 @@ def tune(
     *inputs: torch.Tensor,
     tolerance: float,
     margin: float = MARGIN,
+    guard: bool = False,
     model: torch.nn.Module | None = None,
 ) -> TunedProgram:
     """The same model with comparisons that see no more bits than its values have on these inputs, times `margin`.
@@ -46,7 +47,9 @@ def tune(
     Comparisons that came out the same throughout, and would if values lay `margin` times as far apart, are left out.
     Measured in the clear, in fixed point: for **data of one owner**, typical of later runs. A value that leaves its range
     in such a run makes a wrong result, and nothing says so. `tolerance` bounds the largest error of any result
-    on this data against the model in float. `model` gives the weights if the program was compiled without them. Inputs
+    on this data against the model in float. `guard`: all parties are told where a value left its range, as one bit for a run,
+    which then raises OutOfRange in place of a result; no comparison is left out. `model` gives the weights if the program was
+    compiled without them. Inputs
     are as for `Session.run`.
 
     Raises InputError for inputs or weights of wrong shapes, out of range or not finite, a tolerance that is not met, for
@@ -70,14 +73,14 @@ def tune(
             )
         )
     truncated = _as_compiled(program)
-    tuning = Tuning("", margin, seen.limits(margin))
+    tuning = Tuning("", margin, seen.limits(margin), guard)
     made = compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
     error = _measure(made, model, inputs, total).error
     if not error <= tolerance:
         what = f"on this data a result of the tuned program is {error:.3g} off, more than the tolerance {tolerance:g}"
         raise InputError(explain(what, where=_WHERE, fix="take more margin, or allow more"))
     of = made.header.tuned.of if made.header.tuned else ""
-    return TunedProgram(made, program, Tuning(of, margin, tuning.limits), error, tolerance)
+    return TunedProgram(made, program, Tuning(of, margin, tuning.limits, guard), error, tolerance)
 
 
 def _check_numbers(tolerance: float, margin: float) -> None:
@@ -186,7 +189,7 @@ def _outputs(
             found.note(program.graph, names, node, operands)
             if node.op == "reveal":
                 made[node.attrs["index"]] = revealed(node, value.ring)
-    return [made[index] for index in sorted(made)]
+    return [made[index] for index in range(len(program.header.results))]
 
 
 def _apart(value: torch.Tensor, exact: torch.Tensor) -> float:

@@ -47,9 +47,12 @@ def weak_choices(program: Program, outputs: Iterable[Output]) -> Iterator[WeakCh
 
 
 def _of_tuning(tuned: Tuned) -> WeakChoice:
+    said = (
+        "is told to all parties, by one bit for a run" if tuned.guard else "makes a wrong result, and nothing says so"
+    )
     what = (
         f"{len(tuned.limits)} values are compared in as many bits as an owner's data needed, times {tuned.margin:g}, and "
-        f"{tuned.settled} comparisons are left out: a value beyond that makes a wrong result, and nothing says so; the "
+        f"{tuned.settled} comparisons are left out: a value beyond that {said}; the "
         "ranges tell every party how large the values of that data were"
     )
     return WeakChoice("tuned ranges", what, "compile without tuned=; or measure on typical rows and on extremes")

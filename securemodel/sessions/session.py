@@ -20,7 +20,7 @@ from protocols.prg import EPOCHS
 from securemodel.compiler.builder import PUBLIC
 from securemodel.compiler.capture import ModelState
 from securemodel.engines.walk import Inputs, Rows, Steps, Walk
-from securemodel.errors import InputError, SecureModelError
+from securemodel.errors import InputError, OutOfRange, SecureModelError
 from securemodel.ledger import Record
 from securemodel.program import Program
 from securemodel.sessions.rows import Batch, announced, batches, joined, others, split_rows
@@ -327,7 +327,23 @@ class Session:
         outputs = [
             next((x for x in values if x is not None), None) for values in zip(*(o for o, _ in finished), strict=True)
         ]
-        return outputs, rows if rows.now else next(agreed for _, agreed in finished)
+        return self._in_range(outputs), rows if rows.now else next(agreed for _, agreed in finished)
+
+    def _in_range(self, outputs: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The results of a run, without what a guard says. Raises OutOfRange, at all parties alike."""
+        if not self.program.header.guarded:
+            return outputs
+        *results, outside = outputs
+        if outside is not None and bool(outside.any()):
+            raise OutOfRange(
+                explain(
+                    f"run {self._runs} of this load has no result: a value left the range that the program was tuned for",
+                    where="the guard of a tuned program",
+                    why="beyond it comparisons are wrong; nobody is told which value it was, of which layer or row",
+                    fix="run these rows with a program compiled without tuned=, or tune on such rows, too",
+                )
+            )
+        return results
 
     def _step(self, coroutines: Mapping[str, Steps]) -> dict[str, Any]:
         """Steps the parties' coroutines through their rounds together; returns what each returned."""
@@ -376,6 +392,8 @@ class Session:
         """Around whatever talks: an error inside ends the session where peers wait for it, or a channel has ended."""
         try:
             yield
+        except OutOfRange:  # all parties have been told the same, and go on
+            raise
         except BaseException as error:
             if self._awaited or any(channel.closed for channel in self.channels.values()):
                 self._fail(error)

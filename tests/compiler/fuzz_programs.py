@@ -102,6 +102,12 @@ def _trained() -> Program:
     ).program
 
 
+def _guarded() -> Program:
+    """A network in measured ranges, with a guard."""
+    program = _grown(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), (2, 3))
+    return securemodel.tune(program, torch.ones(2, 3), tolerance=1, guard=True).program
+
+
 def _served() -> Program:
     """A model that answers clients who are no parties."""
     torch.manual_seed(1)
@@ -134,6 +140,7 @@ def seeds() -> tuple[Program, ...]:
         _served(),
         _grown(nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2)), (1, 1, 4), **key),
         _grown(nn.Sequential(nn.Linear(3, 2), nn.Softmax(-1)), (2, 3), **key),
+        _guarded(),
     )
 
 

@@ -59,7 +59,7 @@ def test_the_passes_have_a_rule_for_all_that_a_graph_has_before_them():
     built = set(re.findall(r'_secret\(\s*"(\w+)"', Path(builder.__file__).read_text()))
     rewritten, new = (
         {"rescale", "factor", "ldexp", "index"},
-        {"share", "positions", "truncate", "owned_layer", "reveal", "client_output"},
+        {"share", "positions", "truncate", "owned_layer", "reveal", "client_output", "beyond"},
     )
     assert scales.RULES.keys() == built | {"state", "keep", "client_input"}
     assert masks.RULES.keys() == scales.RULES.keys() - rewritten | new

@@ -56,6 +56,7 @@ PROGRAMS = {
     "relu of a product": (lambda x, y: torch.relu(x * y), {}),
     "relu of a sum": (lambda x, y: torch.relu(x + y), {}),
     "relu, 24 bits": (lambda x, y: torch.relu(x + y), {"width": 24}),
+    "relu, in measured ranges": (lambda x, y: torch.relu(x + y), {"guard": True}),
     "comparison, 32 bits": (lambda x, y: x * y < 0.5, {"width": 32}),
     "maximum of windows": (lambda x, y: nn.functional.max_pool1d((x + y).unsqueeze(0), 3, 2), {}),
     "index of the largest": (lambda x, y: (x * y).argmax(1), {}),
@@ -91,8 +92,9 @@ def compiled(case: str) -> tuple[securemodel.Program, list[torch.Tensor]]:
     model, settings = PROGRAMS[name]
     settings = {"inputs": ("a", "b"), "outputs": "all", **settings}
     inputs = [exact(*settings.pop("shape", (4, 6))) for _ in range(1 if settings["inputs"] == "b" else 2)]
-    module = model if isinstance(model, nn.Module) else Fn(model)
-    return securemodel.compile(module, inputs, weights="a", parties=PARTIES[parties], **settings), inputs
+    module, guard = model if isinstance(model, nn.Module) else Fn(model), settings.pop("guard", False)
+    program = securemodel.compile(module, inputs, weights="a", parties=PARTIES[parties], **settings)
+    return securemodel.tune(program, *inputs, tolerance=1, guard=True).program if guard else program, inputs
 
 
 def trained(parties: tuple[str, ...]) -> tuple[securemodel.Program, list[torch.Tensor]]:

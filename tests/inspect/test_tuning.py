@@ -12,7 +12,7 @@ from torch import nn
 
 import securemodel
 from securemodel.compiler.ir import COMPARED, TUNED
-from securemodel.errors import CompileError, FileError, InputError, ProgramError
+from securemodel.errors import CompileError, FileError, InputError, OutOfRange, ProgramError
 from securemodel.inspect.audit import audit
 from securemodel.inspect.fixed import fixed_point
 
@@ -162,6 +162,74 @@ def test_truncated_outputs_are_tuned_too():
     program = securemodel.compile(Fn(lambda x: torch.relu(x) * x), FIRST, truncate_outputs=True, **TWO)
     found = securemodel.tune(program, FIRST, tolerance=1e-3)
     assert [n.frac for n in found.program.graph.nodes if n.op == "reveal"] == [16]
+
+
+# ---- the guard
+@cache
+def guarded(rounding: str) -> tuple[securemodel.TunedProgram, torch.Tensor]:
+    x = rows(4)
+    program = securemodel.compile(
+        network(), x, rounding=rounding, **TWO, parties=("a", "idle", "b")[:: 2 - (rounding == "fast")]
+    )
+    return securemodel.tune(program, x, tolerance=1e-3, guard=True), x
+
+
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+def test_a_guard_catches_one_value_and_the_session_goes_on(rounding):
+    found, x = guarded(rounding)
+    program, header = found.program, found.program.header
+    assert header.tuned and header.tuned.guard and not header.tuned.settled and header.results == ("b",)
+    assert found.before.plan().preprocessing_bytes + 12_000 > program.plan().preprocessing_bytes
+    assert any(gain.layer == "guard of tuned ranges" and 0 < gain.dealt[1] < 12_000 for gain in found.layers)
+    outside = x.clone()
+    outside[2] *= 1000
+    with securemodel.local(program) as session:
+        assert (session.run(x) - network()(x)).abs().max() < 1e-3
+        with pytest.raises(OutOfRange, match="nobody is told which value"):
+            session.run(outside)
+        assert (session.run(x) - network()(x)).abs().max() < 1e-3
+    assert "by one bit" in str(found) and securemodel.compare(program, x).first_out_of_range is None
+    assert (
+        program.result_names == ("output", "a tuned range was left")
+        and not torch.isnan(fixed_point(program, x)[0]).any()
+    )
+
+
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+def test_a_guard_is_right_to_the_last_number(rounding):
+    program = securemodel.compile(Fn(torch.relu), FIRST, rounding=rounding, **TWO)
+    found = securemodel.tune(program, FIRST, tolerance=1e-3, guard=True)
+    end = edge(found)
+    with securemodel.local(found.program) as session:
+        for number in (1 - end, end, 0, -1):
+            x = torch.zeros(SIZE, dtype=torch.float64)
+            x[3] = number * UNIT
+            assert torch.equal(session.run(x).double(), torch.relu(x))
+        for number in (-end, end + 1, 3 * end, -2 * end, 200 * end):
+            x[3] = number * UNIT
+            with pytest.raises(OutOfRange):
+                session.run(x)
+
+
+def test_a_guarded_program_is_read_back_and_another_one(tmp_path):
+    found, _ = guarded("exact")
+    found.save(tmp_path / "mine.tuning")
+    assert securemodel.Tuning.load(tmp_path / "mine.tuning") == found.tuning and found.tuning.guard
+    found.program.save(tmp_path / "program.txt")
+    assert securemodel.Program.load(tmp_path / "program.txt").digest == found.program.digest
+    text = found.program.text().replace('"outputs":["b","all"]', '"outputs":["b","b"]', 1)
+    (tmp_path / "other.txt").write_text(text.replace("reveal@all", "reveal@b"))
+    with pytest.raises(ProgramError, match="a guard is the last output"):
+        securemodel.Program.load(tmp_path / "other.txt")
+    assert "one bit" in next(weak.what for weak in audit(found.program).warnings if weak.name == "tuned ranges")
+
+
+def test_there_is_no_guard_where_nothing_was_measured():
+    program = securemodel.compile(nn.Linear(5, 2), rows(4), **TWO)
+    found = securemodel.tune(program, rows(4), tolerance=1e-3, guard=True)
+    assert (
+        found.program.header.tuned and not found.program.header.guarded and found.total.dealt[0] == found.total.dealt[1]
+    )
 
 
 # ---- the choice is in the program's text

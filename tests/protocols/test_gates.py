@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from protocols import correlations, kernels
 from protocols.bilinear import BILINEAR
 from protocols.gates import GATES, dealt_bytes
+from protocols.gates.beyond import excess, factors
 from protocols.gates.sign import digit_count, groups, leaf_planes, opened_bits, opened_planes
 from protocols.prg import Stream, insecure_test_key
 from protocols.shares import Masked, MaskedBits, Order, Role, add_shares, public_share, to_additive, words
@@ -455,6 +456,32 @@ def test_conjunction(seed, parties, size, fan_in, terms):
     assert torch.equal(unpack(xor(shares), terms * size)[0].long(), torch.from_numpy(clear).reshape(-1).long())
 
 
+@settings(deadline=None, max_examples=40)
+@given(seeds, party_counts, st.sampled_from([1, 63, 64, 130]), st.integers(0, 55), st.integers(-3, 3))
+def test_beyond(seed, parties, n, bit, offset):
+    """Right modulo 2^8, for any value and any bit that is taken for the sign; zero where all are within their range."""
+    rng, table, attrs = (
+        np.random.default_rng(seed),
+        Table(parties, seed),
+        {"bit": bit, "offset": offset, "checks": 4, "key": 5},
+    )
+    inside = ring(rng, n, edges=(-(1 << bit), (1 << bit) - 1, 0, -1), low=-(1 << bit), high=(1 << bit) - 1) - offset
+    for x in (inside, ring(rng, n)):
+        sign = ((x + offset) >> bit) & 1
+        operands = [table.mask(x), table.mask_bits(kernels.pack_bits(sign.to(torch.uint8)).unsqueeze(0))]
+        made = total(table.gate("beyond", attrs, operands, (4,)))
+        clear = (factors(n, 4, 5, x.device) * excess(x, sign, bit, offset)).sum(1)
+        assert torch.equal(made & 255, clear & 255)
+    assert not bool(excess(inside, ((inside + offset) >> bit) & 1, bit, offset).any())
+
+
+def test_what_one_value_is_beyond_its_range_is_seen():
+    sign = torch.zeros(254)
+    excesses = excess(torch.arange(1, 255) * 16 + 3, sign, 4, 0)
+    assert excesses.min() == 1 and bool(((factors(254, 4, 9, sign.device) * excesses) & 255 != 0).all())
+    assert bool((factors(1000, 4, 1, sign.device) & 1 == 1).all())
+
+
 def negative(table: Table, x: torch.Tensor, shift: int, low_bits: int) -> torch.Tensor:
     """The whole comparison as a program runs it: digits, layers, top bit; 1 where x looks negative."""
     n, masked = x.numel(), table.mask(x)
@@ -603,6 +630,8 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
         attrs = {"size": COUNT, "terms": [[[0, False], [1, True]]]}
         return table.gate(name, attrs, [table.mask_bits(torch.full((1, words(2 * COUNT)), -bit))], (1, words(COUNT)))
     b = table.mask_bits(torch.full((1, words(COUNT)), -bit))
+    if name == "beyond":
+        return table.gate(name, {"bit": 20, "offset": 0, "checks": 7, "key": 1}, [table.mask(x), b], (7,))
     if name == "bit_to_ring":
         return table.gate(name, {"invert": False, "shape": [COUNT]}, [b], n)
     attrs = {"invert": False, "bits": 16, "offset": 1 << 15}

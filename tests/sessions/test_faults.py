@@ -26,6 +26,7 @@ from protocols.identity import DEALER
 from securemodel import version
 from securemodel.engines.masked import dealer as dealer_module
 from securemodel.engines.masked.dealing import Dealing
+from securemodel.errors import OutOfRange
 from securemodel.invocation import Invocation
 from securemodel.sessions import agree as agree_module
 from securemodel.sessions.session import Session
@@ -87,6 +88,21 @@ def test_other_tunings(world, program, model, tools) -> None:
     results = world.run(tools.tasks(program, tools.rows(2)), program=tuned)
     tools.check_texts(results)
     assert all("different program and tuning" in str(e) for e in results.values())
+
+
+def test_a_guard_is_heard_by_all_and_the_session_goes_on(world, program, model, tools) -> None:
+    rows = torch.ones(2, 4)
+    guarded = securemodel.tune(program, rows, tolerance=1e-2, guard=True).program
+
+    def task(session: Session) -> list[Any]:
+        mine = session.me == "hospital"
+        with pytest.raises(OutOfRange):
+            session.run(1e4 * rows if mine else None)
+        return [session.run(rows if mine else None), session.stats.rounds]
+
+    results = world.run({"bank": task, "hospital": task}, program=guarded)
+    torch.testing.assert_close(results["hospital"][0], model(rows), rtol=0, atol=1e-3)
+    assert results["bank"][0] is None and results["bank"][1] == guarded.plan().rounds
 
 
 @pytest.mark.parametrize("what, says", [("script", "script"), ("protocol", "--protocol")])

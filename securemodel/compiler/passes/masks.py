@@ -183,7 +183,8 @@ def _roundings(
             rounded.setdefault(truncation.args[0], set()).add((truncation.attrs["bits"], truncation.attrs["offset"]))
             if truncation.attrs["offset"] == (1 << truncation.attrs["bits"]) // 2:
                 truncations[truncation.args[0], truncation.attrs["bits"]] = truncation.id
-        for bit in (graph[a] for a in node.args if graph[a].op == "is_negative" and node.id in live):
+        read = node.args if node.id in live and node.op != "beyond" else ()
+        for bit in (graph[a] for a in read if graph[a].op == "is_negative"):
             same = exact and node.op == "select" and truncation.args == bit.args
             known = signs.get(bit.id, truncation.id)
             signs[bit.id] = truncation.id if same and known == truncation.id else None
@@ -210,6 +211,7 @@ class _Pass:
     bits_of: dict[int, int] = field(default_factory=dict)
     carries: dict[tuple[int, int, int], int] = field(default_factory=dict)
     encoded: dict[int, int] = field(default_factory=dict)
+    seen: dict[int, dict[str, int]] = field(default_factory=dict)
 
     @cached_property
     def selecting(self) -> dict[int, list[int]]:
@@ -307,6 +309,7 @@ class _Pass:
             truncation = self.old[self.signs[node.id]].attrs
             rounded, offset = truncation["bits"], truncation["offset"]
         seen = {"bit": [shift + low_bits], "offset": [offset]}
+        self.seen[node.id] = {"bit": shift + low_bits, "offset": offset}
         top = self._add(node, "top_bit", [x], "bits", (1, count), seen)
         bits = self._compared(node, x, shift, low_bits, rounded, offset)
         sign = self._add(node, "xor", [bits, top], "bits", (1, count))
@@ -416,6 +419,12 @@ class _Pass:
         """Bits of a masked value: masked by those of its mask, of which nobody has a share."""
         return self._add(node, "window", [self.masked(node.args[0])], "window", attrs=node.attrs)
 
+    def beyond(self, node: Node) -> int:
+        """Whether what a comparison reads is beyond the bits that it sees."""
+        x, sign = node.args
+        args = [self.masked(x), self.bit(sign)]
+        return self._add(node, "beyond", args, "additive", attrs={**node.attrs, **self.seen[sign]})
+
     def lookup(self, node: Node) -> int:
         op = "lookup" if self.parties == 2 else "lookup_shared"
         return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
@@ -481,6 +490,7 @@ RULES = {
     "bilinear": _Rule(_Pass.bilinear, _factors),
     "owned_layer": _Rule(_Pass.owned_layer, _FIRST),
     "square": _Rule(_Pass.of_masked, _ALL),
+    "beyond": _Rule(_Pass.beyond, _FIRST),
     "truncate": _Rule(_Pass.truncate, _ALL),
     "window": _Rule(_Pass.window, _ALL),
     "lookup": _Rule(_Pass.lookup, _ALL),

@@ -143,12 +143,17 @@ RULES: dict[str, Rule] = {
 
 
 def fit_comparisons(
-    graph: Graph, header: Header, constants: Builder, measured: Mapping[int, int] = MappingProxyType({})
+    graph: Graph,
+    header: Header,
+    constants: Builder,
+    measured: Mapping[int, int] = MappingProxyType({}),
+    most_bits: int = RING_BITS,
 ) -> None:
     """Gives each comparison the bits that its operand can have.
 
     measured: {comparison, by its number: bits} that an owner vouches for, where that is less; what it reads is then marked
-    with the range that it must stay in. What comparisons with numbers read is marked, too, for whoever measures it.
+    with the range that it must stay in, of up to `most_bits`. What comparisons with numbers read is marked, too, for
+    whoever measures it.
     """
     valid = not any(node.attrs.get("bounded") for node in constants.graph.nodes if node.op == "rescale")
     reaches = Reaches(graph, header, constants, valid).walk()
@@ -174,7 +179,7 @@ def fit_comparisons(
         if known and len(known) == len(numbers):
             cut = max([node.attrs["rounded"], *(n.attrs["bits"] for n in with_them if "offset" in n.attrs)])
             low_bits = max(least, whole_digits(max(known) - shift, shift, cut))
-            if low_bits < node.attrs["low_bits"]:
+            if low_bits < node.attrs["low_bits"] and shift + low_bits <= most_bits:
                 node.attrs["low_bits"] = low_bits
                 assumed[x] = min(assumed.get(x, RING_BITS), shift + low_bits)
     for x, bits in assumed.items():

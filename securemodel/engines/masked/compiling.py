@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from protocols.names import EVERYBODY
+from protocols.shares import RING_BITS
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
 from securemodel.compiler.ir import Graph, Header, Tuned, digest
 from securemodel.compiler.lowering import Lowered, lower_model
 from securemodel.compiler.passes.fold import fold_into_layers_after, fold_owner_scales
+from securemodel.compiler.passes.guard import MOST_BITS, guard_ranges
 from securemodel.compiler.passes.masks import narrow_masks, place_masks
 from securemodel.compiler.passes.reach import fit_comparisons, tuned_limits
 from securemodel.compiler.passes.scales import place_truncations
@@ -35,8 +38,11 @@ def assemble(
     tuned.check(of)
     outputs, settled = settle(builder, outputs, tuned.signs)
     bits = {number: most for number, most in tuned.bits.items() if number not in settled}
-    graph, calls = run_passes(header, replace(lowered, outputs=outputs), truncate_outputs, measured=bits)
-    header = replace(header, tuned=Tuned(of, tuned.margin, tuned_limits(graph), len(settled)))
+    guard = tuned.guard
+    graph, calls = run_passes(header, replace(lowered, outputs=outputs), truncate_outputs, measured=bits, guard=guard)
+    guarded = any(node.op == "beyond" for node in graph.nodes)
+    to = (*header.outputs, EVERYBODY) if guarded else header.outputs
+    header = replace(header, outputs=to, tuned=Tuned(of, tuned.margin, tuned_limits(graph), len(settled), guarded))
     return Program(header, graph, calls, source.model, source.examples)
 
 
@@ -50,6 +56,7 @@ class Draft:
     dtypes: tuple[str, ...]
     mark: Callable[[Graph], None]
     measured: Mapping[int, int]
+    guard: bool
     graph: Graph
     calls: dict[int, FloatCall]
     replaced: dict[int, int] = field(default_factory=dict)
@@ -63,7 +70,12 @@ class Draft:
         self.graph = place_truncations(self.graph, outputs, self.dtypes, self.replaced, self.header)
 
     def fit_comparisons(self) -> None:
-        fit_comparisons(self.graph, self.header, self.builder, self.measured)
+        most = MOST_BITS if self.guard else RING_BITS
+        fit_comparisons(self.graph, self.header, self.builder, self.measured, most)
+
+    def guard_ranges(self) -> None:
+        if self.guard and guard_ranges(self.graph, len(self.outputs)):
+            self.header = replace(self.header, outputs=(*self.header.outputs, EVERYBODY))
 
     def mark_layers(self) -> None:
         self.mark(self.graph)
@@ -107,6 +119,7 @@ PASSES: tuple[Callable[[Draft], None], ...] = (
     Draft.fold_owner_scales,
     Draft.place_truncations,
     Draft.fit_comparisons,
+    Draft.guard_ranges,
     Draft.mark_layers,
     Draft.place_masks,
     Draft.compare_together,
@@ -121,16 +134,17 @@ def run_passes(
     truncate_outputs: bool,
     mark: Callable[[Graph], None] = lambda graph: None,
     measured: Mapping[int, int] = MappingProxyType({}),
+    guard: bool = False,
 ) -> tuple[Graph, dict[int, FloatCall]]:
     """The runnable graph of a lowered model, and the calls of its float nodes.
 
     `mark` may turn nodes, before masks are placed, into gates whose parts another source than the dealer makes.
-    `measured`: see `fit_comparisons`.
+    `measured`: see `fit_comparisons`; `guard`: whether a last output tells that a value left its range.
     """
     outputs, builder = lowered.outputs, lowered.builder
     if truncate_outputs:
         outputs = tuple(builder.rescale(v) if v.secret and not v.integer else v for v in outputs)
-    draft = Draft(header, builder, outputs, lowered.dtypes, mark, measured, builder.graph, builder.calls)
+    draft = Draft(header, builder, outputs, lowered.dtypes, mark, measured, guard, builder.graph, builder.calls)
     for make in PASSES:
         make(draft)
     return draft.graph, draft.calls
