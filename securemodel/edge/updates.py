@@ -14,6 +14,7 @@ the same facts, which stand before it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -113,7 +114,8 @@ def read_part(card: RoundCard, rank: int, client: str | None, data: bytes | memo
     texts = all(isinstance(found.get(name), str) for name in told - {"round", "rank"})
     if set(found) != told or not texts or type(found["round"]) is not int or not _is_hex(found["id"], 32):
         raise WireError("bad_part", "the header of a part is not as it should be", where=client or "")
-    sealable = card.reveal != "clients" or sealing.is_key(found["answer_key"])
+    key = found["answer_key"]
+    sealable = sealing.is_key(key) if card.reveal == "clients" else not key
     if not _is_hex(found["commit"], 64) or not sealable:
         raise WireError("bad_part", "the commitment or the key of a part is none", where=client or "")
     client = found["client"] if client is None else client
@@ -227,7 +229,7 @@ def encode(card: RoundCard, arrays: Mapping[str, Any], weight: int = 1) -> np.nd
     flat = card.layout.flatten(arrays, card.limit)
     if card.positions is not None:
         flat = flat[np.array(card.positions)]
-    if card.bound is not None and not float(np.einsum("i,i->", flat, flat)) <= card.bound**2:
+    if card.bound is not None and not math.sqrt(np.einsum("i,i->", flat, flat)) <= card.bound:
         what = "the update's norm is beyond the round's bound"
         raise InputError(what, why=f"it would be dropped: at most {card.bound:g} counts", fix="clip it to this norm")
     flat *= (weight if card.premultiplied else 1) / card.unit

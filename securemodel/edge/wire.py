@@ -153,11 +153,13 @@ def answer(answered: Answer) -> Message:
 
 
 def load(text: bytes, where: str = "the JSON header", limit: int = MAX_HEADER_BYTES) -> dict[str, Any]:
-    """A JSON object of at most `limit` bytes, every member of it once, without NaN or Infinity."""
+    """A JSON object of at most `limit` bytes, every member of it once, without NaN, Infinity or half a character."""
     if len(text) > limit:
         raise _bad(f"{where} has {len(text)} bytes", why=f"at most {limit} are read")
     try:
         found = _READER.decode(text.decode())
+        if b"\\u" in text:
+            dump(found)  # half a pair of surrogates could not be passed on
     except (ValueError, RecursionError) as error:
         raise _bad(f"{where} is no JSON that can be read", why=_why(error)) from error
     if not isinstance(found, dict):

@@ -218,14 +218,24 @@ def test_a_name_that_is_none_does_not_end_the_agreement(world):
     assert set(here.meet_well().values()) == {RELEASED}
 
 
-@pytest.mark.parametrize("wrong", [{"commit": "z" * 64}, {"answer_key": "no key"}])
-def test_a_header_that_others_would_not_take_is_refused(world, wrong):
-    here = world(reveal="clients")
+@pytest.mark.parametrize(
+    "reveal, old, new",
+    [
+        ("clients", b'"commit":"', b'"commit":"z'),
+        ("clients", b'"answer_key":"', b'"answer_key":"z'),
+        ("aggregators", b'"answer_key":"', b'"answer_key":"z'),
+        ("aggregators", b'"answer_key":"', b'"answer_key":"\\ud83d'),  # half a character, which cannot be sent on
+    ],
+)
+def test_a_header_that_others_would_not_take_is_refused(world, reveal, old, new):
+    here = world(reveal=reveal)
     card = here.open()
     made = share_update(card, update(1.0), id="liar")
     for rank, end in enumerate(here.ends.values()):
-        part = replace(read_part(card, rank, "liar", made[rank]), **wrong)
-        assert "none" in refusal(end.receive, 1, "liar", part.bytes()).what
+        size = int.from_bytes(made[rank][4:8], "little")
+        header = made[rank][8 : 8 + size].replace(old, new)
+        part = made[rank][:4] + len(header).to_bytes(4, "little") + header + made[rank][8 + size :]
+        assert refusal(end.receive, 1, "liar", part).code == "shape"
     for client in "ab":
         here.upload(card, client, 1.0)
     here.pass_deadline()
