@@ -14,7 +14,7 @@ from protocols.errors import Mismatch, PeerAborted, PeerDied, PeerError
 from securemodel.data import noise
 from securemodel.edge import sealing
 from securemodel.edge.errors import InputError
-from securemodel.edge.updates import Layout, RoundCard, add_results, read_part, share_elements, share_update
+from securemodel.edge.updates import Layout, RoundCard, add_results, share_elements, share_update
 from securemodel.federated import Task, mean, stages, weighted_mean
 from securemodel.federated import aggregator as module
 from securemodel.federated.aggregator import Aggregator, Place
