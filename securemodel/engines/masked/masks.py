@@ -18,7 +18,7 @@ from securemodel.engines.masked.tables import TableMasks
 Masks = dict[int, torch.Tensor | None]
 """By node; None for zero."""
 
-PORTION_BYTES = 1 << 16
+PORTION_BYTES = 1 << 18
 
 
 def has_mask(node: Node) -> bool:
