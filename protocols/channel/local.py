@@ -28,6 +28,8 @@ from protocols.channel.frame import (
 from protocols.channel.stats import LinkCounter
 from protocols.errors import PeerAborted, PeerDied, PeerStalled, explain
 
+_SMALL_BYTES = 1 << 16  # below this, what a tensor is copied to need not lie in pages for a GPU
+
 
 class _Hub:
     """What the parties of one process share: a queue per direction, and who ended the session how."""
@@ -40,6 +42,8 @@ class _Hub:
         self.aborted: tuple[str, str] | None = None
         self.gone: set[str] = set()
         self.timeout_s = timeout_s
+        self.waiting = 0
+        """How many threads wait for a message."""
 
 
 class _Lane:
@@ -47,38 +51,47 @@ class _Lane:
 
     def __init__(self, hub: _Hub, me: str, peer: str, counter: LinkCounter) -> None:
         self._hub, self._me, self._peer, self._counter = hub, me, peer, counter
+        self._outgoing, self._incoming = hub.queues[me, peer], hub.queues[peer, me]
         self._sent = self._received = 0
 
     def post(self, label: Label, buffers: Sequence[Buffer]) -> None:
-        views = [byte_view(buffer) for buffer in buffers]
-        nbytes = sum(map(len, views))
-        message = (pack_header(self._sent, label, nbytes), gather(views, nbytes))
+        payload = _copied(buffers)
+        nbytes = payload.numel()
+        message = (pack_header(self._sent, label, nbytes), payload)
         with self._hub.changed:
             if self._peer in self._hub.gone:
                 self._raise_gone(str(label))
-            self._hub.queues[self._me, self._peer].append(message)
-            self._hub.changed.notify_all()
+            self._outgoing.append(message)
+            if self._hub.waiting:
+                self._hub.changed.notify_all()
         self._sent += 1
         self._counter.sent(HEADER_BYTES + nbytes)
 
     def take(self, expected: Expected, timeout_s: float | None = None) -> tuple[Label, torch.Tensor]:
-        queue = self._hub.queues[self._peer, self._me]
-        timeout_s = self._hub.timeout_s if timeout_s is None else timeout_s
-        deadline = time.monotonic() + timeout_s
         with self._hub.changed:
-            while not queue:
-                if self._hub.aborted or self._peer in self._hub.gone:
-                    self._raise_gone(str(expected))
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    self._raise_stalled(expected, timeout_s)
-                self._hub.changed.wait(left)
-            data, payload = queue.popleft()
+            if not self._incoming:
+                self._wait(expected, self._hub.timeout_s if timeout_s is None else timeout_s)
+            data, payload = self._incoming.popleft()
         header = parse_header(data, self._received, self._peer)
         check_expected(header, expected, self._peer)
         self._received += 1
         self._counter.received(HEADER_BYTES + header.nbytes)
         return header.label, payload
+
+    def _wait(self, expected: Expected, timeout_s: float) -> None:
+        """Until there is a message, with the hub held."""
+        deadline = time.monotonic() + timeout_s
+        while not self._incoming:
+            if self._hub.aborted or self._peer in self._hub.gone:
+                self._raise_gone(str(expected))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._raise_stalled(expected, timeout_s)
+            self._hub.waiting += 1
+            try:
+                self._hub.changed.wait(left)
+            finally:
+                self._hub.waiting -= 1
 
     def look(self) -> None:
         with self._hub.changed:
@@ -108,6 +121,16 @@ class _Lane:
                 fix="step the parties in order, or give local_channels a timeout_s if each party has its own thread",
             ),
         )
+
+
+def _copied(buffers: Sequence[Buffer]) -> torch.Tensor:
+    """The bytes of all buffers as one new tensor."""
+    if len(buffers) == 1:
+        (only,) = buffers
+        if isinstance(only, torch.Tensor) and only.dtype is torch.uint8 and only.nbytes < _SMALL_BYTES and only.is_cpu:
+            return only.reshape(-1).clone()
+    views = [byte_view(buffer) for buffer in buffers]
+    return gather(views, sum(map(len, views)))
 
 
 class LocalChannel(Channel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,7 @@ class Part:
     shape: Shape
     dtype: torch.dtype = torch.int64
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of one share."""
         count = 1

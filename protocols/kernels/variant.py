@@ -33,6 +33,12 @@ _choose(next(reversed(build.builds), _TWINS))
 
 def kernels_for(first: Tensor, *others: Tensor | None) -> ModuleType:
     """The kernels for the device that all operands are on; ValueError when they are on several."""
+    if first.is_cpu:
+        for other in others:
+            if other is not None and not other.is_cpu:
+                break
+        else:
+            return _by_device[_CPU]
     device = first.device
     for other in others:
         if other is not None and other.device != device:

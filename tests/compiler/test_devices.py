@@ -47,6 +47,7 @@ MESSAGES = {
     "devices.py:host_bytes",
     "devices.py:to_host",
     "channel/buffers.py:byte_view",
+    "channel/local.py:_copied",
 }
 CROSSINGS = {
     "engines/masked/party.py:_encoded",

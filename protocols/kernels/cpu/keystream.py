@@ -23,6 +23,5 @@ def chacha20_many(outs: Sequence[Tensor], key: bytes, nonces: bytes, modes: Sequ
     """Combine the key stream of each nonce into the tensor in its place."""
     told: list[int] = []
     for out, mode in zip(outs, modes, strict=True):
-        lane = out.element_size()
-        told += (out.data_ptr(), out.numel() * lane, _MODES[mode], lane)
+        told += (out.data_ptr(), out.nbytes, _MODES[mode], out.itemsize)
     build.module.chacha20_many(told, key, nonces, torch.get_num_threads())

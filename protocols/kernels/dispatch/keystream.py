@@ -58,8 +58,9 @@ def chacha20_many(outs: Sequence[Tensor], key: bytes, nonces: bytes, modes: Sequ
             f"{len(key)}, {len(modes)} and {len(nonces)}"
         )
     for out, mode in zip(outs, modes, strict=True):
-        _streamable(out, mode)
-        if out.numel() > _STREAM_BYTES // out.element_size():
+        if out.dtype is not torch.int64 or mode not in _MODES or not out.is_contiguous():
+            _streamable(out, mode)
+        if out.nbytes > _STREAM_BYTES:
             raise ValueError("chacha20_many: a tensor has more bytes than the 2^32 blocks of a stream (256 GiB)")
     if outs:
         kernels_for(*outs).chacha20_many(outs, key, nonces, modes)

@@ -1,6 +1,7 @@
 """What is opened in one round: see `protocols.kernels.dispatch`."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,12 +21,15 @@ def hide(
     """
     given, hidden_by = [], []
     for share, mask, (width, _, rows) in zip(shares, masks, pieces, strict=True):
-        mask = ring(mask, "hide: a mask")
+        if mask.dtype is not torch.int64 or not mask.is_contiguous():
+            mask = ring(mask, "hide: a mask")
         n = mask.numel()
         if not 1 <= width <= 8 or (rows is not None and width < 8):
             raise ValueError(f"hide: {width} bytes of each element; there are 1 to 8, and of rows all are sent")
-        if share is not None:
-            share = same_size(share, n, "hide: a share") if rows is None else _rows(share, n, rows)
+        if rows is not None and share is not None:
+            share = _rows(share, n, rows)
+        elif share is not None and (share.dtype is not torch.int64 or not share.is_contiguous() or share.numel() != n):
+            share = same_size(share, n, "hide: a share")
         given.append(share)
         hidden_by.append(mask)
     if not given:
@@ -37,9 +41,15 @@ def _rows(share: Tensor, n: int, rows: tuple[int, ...]) -> Tensor:
     """A contiguous share of which these rows have n elements; ValueError otherwise."""
     share = ring(share, "hide: a share")
     count, size = (share.shape[0], share.stride(0)) if share.dim() > 1 else (0, 0)
-    if size * len(rows) != n or not rows or min(rows) < 0 or max(rows) >= count:
+    if size * len(rows) != n or not _are_rows(rows, count):
         raise ValueError(f"hide: rows {list(rows)} of a share of {list(share.shape)} do not make {n} elements")
     return share
+
+
+@cache
+def _are_rows(rows: tuple[int, ...], count: int) -> bool:
+    """Whether there are rows of these numbers among so many."""
+    return bool(rows) and min(rows) >= 0 and max(rows) < count
 
 
 def join(values: Sequence[Tensor], wire: Tensor, pieces: Sequence[Piece]) -> None:

@@ -31,7 +31,13 @@ class AtOnce:
 
     def take_from(self, epoch: int) -> Callable[[int], Prepared]:
         """A function that hands out what is prepared for the epoch that was asked for, node by node."""
-        return lambda node: _checked(next(self._items, (-1, {})), node)
+        end: Item = (-1, {})
+
+        def take(node: int) -> Prepared:
+            prepared, value = next(self._items, end)
+            return value if prepared == node else _checked((prepared, value), node)
+
+        return take
 
     def is_prepared(self, epoch: int) -> bool:
         """Nothing is, before it is taken."""

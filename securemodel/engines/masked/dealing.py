@@ -77,6 +77,7 @@ class Dealing:
         self._ranks = list(self._streams.values())
         self._device = self._ranks[0].device
         self._tables = tables or table_streams(graph, parties, lambda name, owner: self._streams[name])
+        self._nothing = torch.zeros((), dtype=torch.int64, device=self._device)
         self._step_of_epoch = 0
         self._loaded: Masks = {}
         self._parts = dealt_parts(graph)
@@ -169,7 +170,7 @@ class Dealing:
 
     def _gate(self, node: Node, masks: Masks, first: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What is dealt for a gate; `first`, where it has a sign, are the first party's shares of that."""
-        operands = [self._present(masks.get(a), self._graph[a]) for a in node.args]
+        operands = [self._present(a) if (mask := masks.get(a)) is None else mask for a in node.args]
         attrs, parts = self._attrs[node.id], self._parts[node.id]
         if signed := SIGNED.get(node.op):
             named = {part.name: share for part, share in zip(parts, first, strict=True)}
@@ -177,12 +178,11 @@ class Dealing:
         dealt = GATES[node.op].deal(attrs, operands)
         return [dealt[part.name].contiguous() for part in parts]
 
-    def _present(self, mask: torch.Tensor | None, node: Node) -> torch.Tensor:
-        """A mask of None is zero: the value is public. Shares of bits have none, and nobody reads it."""
-        if mask is not None:
-            return mask
-        shape = () if node.form == "bits" else node.shape
-        return torch.zeros(shape, dtype=torch.int64, device=self._device)
+    def _present(self, value: int) -> torch.Tensor:
+        """The mask of a value that has none: zero, where the value is public. Of shares of bits nobody reads it."""
+        if (node := self._graph[value]).form == "bits":
+            return self._nothing
+        return torch.zeros(node.shape, dtype=torch.int64, device=self._device)
 
 
 class FamilyDealing:

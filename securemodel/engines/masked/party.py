@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
-from protocols import linear
 from protocols.bilinear import bilinear
 from protocols.channel import Label, Purpose
 from protocols.correlations import hidden_order, mask_share
@@ -17,12 +15,13 @@ from protocols.devices import to_device
 from protocols.errors import explain
 from protocols.gates import GATES, HALVED, Dealt, ready_attrs
 from protocols.prg import Stream
-from protocols.shares import Masked, MaskedBits, Role, part_of_bits, public_share, to_additive, window
+from protocols.shares import Masked, MaskedBits, Role, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
 from securemodel.compiler.positions import is_table, table_nodes, take_rows
 from securemodel.compiler.wire import START, is_given, serves_client, steps
 from securemodel.engines.clear import ClearSide, revealed
-from securemodel.engines.masked import opening
+from securemodel.engines.masked import calls, opening
+from securemodel.engines.masked.calls import Call, Step, TakePrepared
 from securemodel.engines.masked.dealing import last_uses
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
 from securemodel.engines.masked.rounds import Cut, Opening, Round, Together
@@ -33,10 +32,8 @@ from securemodel.engines.walk import Message, Rows, Steps, Talk
 from securemodel.errors import InputError
 from securemodel.program import Program
 
+_STAYS = ("keep", "client_output")
 _NOTHING = torch.empty(0, dtype=torch.uint8)  # of a message: in main memory, whatever the party computes on
-TakePrepared = Callable[[int], Prepared]
-Call = Callable[[dict, TakePrepared], Any]
-"""Computes a node, from the values there are and what was prepared."""
 
 
 class OnlineParty:
@@ -149,12 +146,15 @@ class OnlineParty:
         yield from self._phase("run", epoch, take, rows, agree, outputs)
         return outputs, agreed[-1]
 
-    def _flattened(self, phase: Phase) -> tuple[_Step, ...]:
+    def _flattened(self, phase: Phase) -> tuple[Step, ...]:
         """A phase as calls that are ready, step by step."""
         done = {} if phase == "load" else last_uses(self._graph, phase)
         return tuple(
-            _Step(
-                tuple((node, self._ready(node), tuple(done.get(node.id, ()))) for node in step.local),
+            Step(
+                tuple(
+                    (node, self._ready(node), tuple(done.get(node.id, ())), node.op if node.op in _STAYS else "")
+                    for node in step.local
+                ),
                 tuple((node, tuple(done.get(node.id, ()))) for node in step.talk),
                 step.talk[0].id if step.talk else index,
                 bool(step.talk) and step.talk[-1].op == "reveal",
@@ -167,15 +167,16 @@ class OnlineParty:
     def _phase(self, phase: Phase, epoch: int, take, rows: Rows, agree, outputs=None):
         env, kept = {**self._loaded, **self.tables.shared}, {}
         self._digest, self._epoch = self.clear.agreed_digest(phase, self._agreed(phase)), epoch
-        first, agreed = True, rows
+        first, agreed, watched = True, rows, type(self)._release is not OnlineParty._release
         for step in self._flat[phase]:
-            for node, call, done in step.calls:
+            for node, call, done, stays in step.calls:
                 env[node.id] = made = call(env, take)
-                if node.op == "keep":
+                if stays == "keep":
                     kept[node.attrs["name"]] = made
-                elif node.op == "client_output":
+                elif stays:
                     outputs[node.attrs["index"]] = made
-                self._release(env, node, done)
+                if watched or done:
+                    self._release(env, node, done)
             if not step.talk and not first:
                 continue
             if step.reveals:
@@ -233,7 +234,7 @@ class OnlineParty:
     def _start(self, rows: Rows) -> torch.Tensor:
         return torch.frombuffer(bytearray(start_bytes(self._digest, rows)), dtype=torch.uint8)
 
-    def _round(self, step: _Step, first: bool) -> Round:
+    def _round(self, step: Step, first: bool) -> Round:
         """Who sends and receives what of a step's openings in one message: of rows that are shared already, nothing."""
         key = (*step.place, frozenset(self.tables.shared) if step.tables else frozenset())
         if key not in self._rounds:
@@ -244,7 +245,7 @@ class OnlineParty:
     def _open(
         self,
         made: Round,
-        step: _Step,
+        step: Step,
         env: dict,
         values: Sequence[torch.Tensor],
         lams: Sequence[torch.Tensor],
@@ -358,76 +359,6 @@ class OnlineParty:
         return product.view(node.shape) + share
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Calls of local nodes, then the nodes whose openings share a message, whose label has the number `at`; of each the
-    values that nobody reads after it. `place`: which step of which phase; `tables`: whether rows are opened that may be
-    shared already."""
-
-    calls: tuple[tuple[Node, Call, tuple[int, ...]], ...]
-    talk: tuple[tuple[Node, tuple[int, ...]], ...]
-    at: int
-    reveals: bool
-    place: tuple[Phase, int]
-    tables: bool
-
-
-def _masked_linear(made: Callable[..., torch.Tensor], node: Node) -> Call:
-    i, args = node.id, node.args
-    if len(args) == 1:
-        (only,) = args
-        return lambda env, take: Masked(made(env[only].m), take(i)["lam"])
-    return lambda env, take: Masked(made(*[env[a].m for a in args]), take(i)["lam"])
-
-
-def _linear(self: OnlineParty, node: Node) -> Call:
-    kind, attrs, args, shape = node.attrs["kind"], node.attrs["attrs"], node.args, node.shape
-    made = linear.ready(kind, attrs, self._stream.device)
-    if node.form == "masked":
-        return _masked_linear(made, node)
-    if len(args) == 1:
-        (only,) = args
-        return lambda env, take: None if (x := env[only]) is None else made(x)
-    shapes = [self._graph[a].shape for a in args]
-
-    def call(env: dict, take: TakePrepared) -> torch.Tensor | None:
-        operands = [env[a] for a in args]
-        if not any(x is None for x in operands):
-            return made(*operands)
-        if kind == "add" and operands[0] is not None and operands[0].shape == shape:
-            return operands[0]
-        return linear.apply(kind, operands, attrs, shapes, shape)
-
-    return call
-
-
-def _public_masked(self: OnlineParty, node: Node) -> Call:
-    (x,), i = node.args, node.id
-
-    def call(env: dict, take: TakePrepared) -> Masked:
-        take(i)
-        return Masked(env[x], None)
-
-    return call
-
-
-def _xor(self: OnlineParty, node: Node) -> Call:
-    (x, y), i = node.args, node.id
-    if node.form == "masked_bits":
-        return lambda env, take: MaskedBits(env[x].hat ^ env[y].hat, cast(torch.Tensor, take(i)["lam"]))
-    return lambda env, take: env[x] ^ env[y]
-
-
-def _part(self: OnlineParty, node: Node) -> Call:
-    (x,), i, attrs, shape = node.args, node.id, node.attrs, node.shape
-    return lambda env, take: MaskedBits(part_of_bits(env[x].hat, attrs, shape), cast(torch.Tensor, take(i)["lam"]))
-
-
-def _window(self: OnlineParty, node: Node) -> Call:
-    (x,), attrs = node.args, node.attrs
-    return lambda env, take: Masked(window(env[x].m, attrs), None)
-
-
 def _rows(self: OnlineParty, node: Node) -> Call:
     (x,), i = node.args, node.id
     return lambda env, take: Masked(take_rows(self._graph, node, env[x].m, self.step), take(i)["lam"])
@@ -447,16 +378,16 @@ LOCAL: dict[str, Callable[[OnlineParty, Node], Call]] = {
     "own": lambda self, node: lambda env, take: self._own(node),
     "client_input": lambda self, node: lambda env, take: self._client_input(node),
     "client_output": lambda self, node: lambda env, take: self._client_output(node, env),
-    "public_masked": _public_masked,
+    "public_masked": lambda self, node: calls.public_masked(node),
     "public_additive": _of_operand(lambda self, x: public_share(x, self.role)),
     "to_additive": _of_operand(lambda self, x: to_additive(x, self.role)),
     "state": lambda self, node: lambda env, take: self._state(node),
     "keep": _of_operand(lambda self, x: x),
     "rows": _rows,
-    "linear": _linear,
-    "part": _part,
-    "window": _window,
-    "xor": _xor,
+    "linear": lambda self, node: calls.linear_call(self._graph, node, self._stream.device),
+    "part": lambda self, node: calls.part(node),
+    "window": lambda self, node: calls.window_call(node),
+    "xor": lambda self, node: calls.xor(node),
     "bilinear_public": _bilinear_public,
     "owned_layer": lambda self, node: lambda env, take: self._owned_layer(node, env, take(node.id)),
 }
