@@ -85,8 +85,12 @@ def read_envelope(header: bytes) -> tuple[Envelope, dict[int, int]]:
 
 
 def seal(public_key: str, info: bytes, plain: bytes) -> bytes:
-    """Bytes that only the owner of a key (base64url of an X25519 public key) can read."""
-    return _SUITE.encrypt(plain, X25519PublicKey.from_public_bytes(_key_bytes(public_key)), info=info)
+    """Bytes that only the owner of a key (base64url of an X25519 public key) can read. WireError where it is no such key."""
+    try:
+        return _SUITE.encrypt(plain, X25519PublicKey.from_public_bytes(_key_bytes(public_key)), info=info)
+    except ValueError as error:
+        why = "it is one of the few numbers that give everybody the same secret"
+        raise WireError("bad_key", "nothing can be sealed to this public key", why=why, fix="make a new one") from error
 
 
 def unseal(private_key: X25519PrivateKey, info: bytes, sealed: bytes, *, fix: str = "take a new service.json") -> bytes:
@@ -125,6 +129,17 @@ def key_of(data: bytes) -> X25519PrivateKey:
 def is_key(text: str) -> bool:
     """Whether a text is a public key in base64url."""
     return bool(_KEY.fullmatch(text))
+
+
+def can_seal_to(text: str) -> bool:
+    """Whether a text is a public key that something can be sealed to: one of the few of small order gives no secret."""
+    if not (HAS_HPKE and is_key(text)):
+        return False
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(_key_bytes(text)))
+    except ValueError:
+        return False
+    return True
 
 
 def _key_bytes(text: str) -> bytes:

@@ -115,7 +115,7 @@ def read_part(card: RoundCard, rank: int, client: str | None, data: bytes | memo
     if set(found) != told or not texts or type(found["round"]) is not int or not _is_hex(found["id"], 32):
         raise WireError("bad_part", "the header of a part is not as it should be", where=client or "")
     key = found["answer_key"]
-    sealable = sealing.is_key(key) if card.reveal == "clients" else not key
+    sealable = sealing.can_seal_to(key) if card.reveal == "clients" else not key
     if not _is_hex(found["commit"], 64) or not sealable:
         raise WireError("bad_part", "the commitment or the key of a part is none", where=client or "")
     client = found["client"] if client is None else client

@@ -23,7 +23,7 @@ import numpy as np
 
 from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, explain
-from securemodel.edge.sealing import is_key
+from securemodel.edge.sealing import can_seal_to
 from securemodel.edge.updates import NO_WEIGHT, RoundCard, result_part
 from securemodel.engines.labels import exchange_label
 from securemodel.federated import agreement
@@ -173,7 +173,7 @@ class Aggregator:
         found, stored = self._released(number), self._stored(number)
         if self.task.reveal == "clients":
             seal = seal or stored.keys.get(client) or stored.earlier.get(client, "")
-            if not is_key(seal):
+            if not can_seal_to(seal):
                 fix = "ask with the API key of the client itself, and with a key to seal to"
                 raise Refused("model_not_allowed", f"client {client!r} was in no round until {number}", fix=fix)
         share = np.frombuffer(stored.total, f"<u{stored.bits // 8}")

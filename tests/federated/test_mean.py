@@ -102,6 +102,19 @@ def test_clients_alone_get_the_result() -> None:
             add_results(card, blobs, sealing.one_time_key())
 
 
+def test_a_key_that_nothing_can_be_sealed_to_does_not_end_the_round() -> None:
+    with open_local(task(mean(), reveal="clients")) as federation:
+        card = federation.card(1)
+        upload(federation, {name: arrays(0) for name in "ab"})
+        for rank, data in share_update(card, arrays(0), id="liar").items():
+            part = replace(read_part(card, rank, "liar", data), answer_key="A" * 43)  # zero: of small order
+            with pytest.raises(InputError, match="the key of a part is none"):
+                federation.receive(1, rank, "liar", part.bytes())
+        assert federation.finish(1).present == ("a", "b")
+    with pytest.raises(edge.WireError, match="nothing can be sealed"):
+        sealing.seal("A" * 43, b"", b"")
+
+
 def test_who_is_not_in() -> None:
     updates = {f"client {at}": arrays(at) for at in range(5)}
     with open_local(task(mean())) as federation:
