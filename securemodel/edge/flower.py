@@ -204,7 +204,8 @@ def packed(parts: Mapping[int, bytes]) -> ArrayRecord:
 def unpacked(content: RecordDict) -> dict[int, bytes]:
     """The parts of a reply, by rank; WireError where it has none."""
     record = content.array_records.get(RECORD)
-    if record is None or not all(name.isdecimal() and array.stype == _SEALED for name, array in record.items()):
+    rank = lambda name: name.isdecimal() and len(name) <= 2
+    if record is None or not all(rank(name) and array.stype == _SEALED for name, array in record.items()):
         raise WireError("bad_part", "a reply has no shares", fix="the client app needs a SecureMod")
     return {int(name): array.data for name, array in record.items()}
 

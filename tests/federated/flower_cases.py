@@ -300,13 +300,23 @@ def test_shares_of_an_earlier_round_are_refused_by_name() -> None:
     assert "round 1" in strategy.outcomes[2].refused["1"]
 
 
-def test_replies_without_shares_are_named() -> None:
+ODD = {
+    "no records": RecordDict(),
+    "another type": RecordDict({RECORD: ArrayRecord({"0": Array(np.zeros(3))})}),
+    "a rank that is none": RecordDict(
+        {RECORD: ArrayRecord({"9" * 5000: Array("uint8", (1,), "securemodel.sealed", b"x")})}
+    ),
+    "a text": RecordDict({RECORD: ConfigRecord({"0": "x"})}),
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_replies_without_shares_are_named_and_the_round_goes_on(content: RecordDict) -> None:
     strategy = secure()
-    empty = lambda reply: Message(RecordDict(), reply_to=reply) if reply.metadata.src_node_id == 1 else reply
-    grid = DirectGrid(app(ones), 3, tamper=empty)
-    messages = strategy.configure_train(1, record(ZERO), ConfigRecord(), grid)
-    replies = grid.send_and_receive(messages)
-    strategy.aggregate_train(1, replies)
+    odd = lambda reply: Message(content, reply_to=reply) if reply.metadata.src_node_id == 1 else reply
+    grid = DirectGrid(app(ones), 3, tamper=odd)
+    replies = grid.send_and_receive(strategy.configure_train(1, record(ZERO), ConfigRecord(), grid))
+    assert strategy.aggregate_train(1, replies)[0] is not None
     assert any("has no shares" in why for why in strategy.outcomes[1].refused.values())
 
 
