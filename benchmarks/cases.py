@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ class Case:
     """One measurement. `build` gives the model and its inputs, seeded; alice owns weights, `inputs` the inputs.
 
     `clear` gives what is timed in the clear in place of the model. `items`: images or sequences of a run whose costs are told apart.
+    `margin`: that of a program that is tuned on these inputs; 0 for one that is not.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Case:
     peer: str | None = None
     clear: Callable[[], Callable[[], None]] | None = None
     items: int = 1
+    margin: float = 0.0
 
     @property
     def peer_name(self) -> str:
@@ -114,5 +116,11 @@ ALL: tuple[Case | steps.StepCase, ...] = (
     _case("bert_base_128", models.bert_base, (1, 128, 768)),
     *(Case(name, build, ("alice", "bob", "bob"), clear=clear) for name, (build, clear) in evaluation.ALL.items()),
     *steps.ALL,
+)
+_TUNED = {"relu": 4.0, "gelu": 4.0, "softmax": 4.0, "lenet5_b128": 4.0}
+ALL += tuple(
+    replace(case, name=f"{case.name}_tuned", margin=_TUNED[case.name], peer=case.peer_name)
+    for case in ALL
+    if isinstance(case, Case) and case.name in _TUNED
 )
 BY_NAME = {case.name: case for case in ALL}

@@ -29,6 +29,7 @@ from protocols.channel import HEADER_BYTES
 from securemodel.compiler.wire import message_bytes, steps
 
 _CONNECT_S = 900  # parties of a large model compile for minutes; when one process fails, all are ended at once
+_TUNED_ERROR = 2.0**-8
 _GRACE_S = 2.0
 _LOCAL = """
 import json, sys
@@ -99,6 +100,8 @@ def compiled(case: Case | StepCase, transport: str = "tls") -> tuple[securemodel
         rounding=rounding,
         truncate_outputs=True,
     )
+    if case.margin:
+        program = securemodel.tune(program, *inputs, tolerance=_TUNED_ERROR, margin=case.margin).program
     return program, inputs
 
 

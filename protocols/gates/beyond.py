@@ -7,8 +7,8 @@ The comparison gives s = u_0 ^ l'_0 ^ c (their lowest bits), and opens it as b =
     h + s = u - l' + (2b - 1) (u_0 ? q - w : w)   with   q = 1 - 2t,   w = l'_0 q,
 which is linear in what the dealer knows. It shares q and w of each value, and of l' only the sums that are wanted: of
 all values with public odd factors r, modulo 2^8. A sum is zero where all values are in range. A single value beyond it,
-by less than 255 times its range, is seen for certain; of several, each sum misses what the factors happen to cancel, at
-most one in 64, and a value farther out counts where h + s is no multiple of 256.
+by less than 255 times its range, is seen for certain; of several that are out by up to three times, each sum misses what
+the factors happen to cancel, one in 64; multiples of larger powers of two cancel more often, and those of 256 always.
 
 The results are right modulo 2^8. For accidents, not for who chooses values to be missed: factors are public.
 """

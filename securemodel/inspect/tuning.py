@@ -16,6 +16,7 @@ from protocols.errors import explain
 from protocols.shares import RING_BITS
 from securemodel.compiler.capture import Captured, model_state
 from securemodel.compiler.ir import COMPARED, PHASES, Graph, Node, Phase
+from securemodel.compiler.ops import mask_origin
 from securemodel.compiler.tuning import Limit, Tuning
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.compiling import compile_again
@@ -117,6 +118,7 @@ class _Seen:
     ends: dict[int, tuple[float, float]] = field(default_factory=dict)
     wraps: set[int] = field(default_factory=set)
     layers: dict[int, str] = field(default_factory=dict)
+    masked: dict[int, int] = field(default_factory=dict)
     outputs: list[torch.Tensor] = field(default_factory=list)
     error: float = 0.0
 
@@ -129,15 +131,18 @@ class _Seen:
             for number in (int(mark.source) for mark in graph[arg].marks if mark.name == COMPARED):
                 before = self.ends.get(number, (low, high))
                 self.ends[number] = min(low, before[0]), max(high, before[1])
+                self.masked[number] = mask_origin(graph, arg)
                 self.layers[number] = " ".join(names[node.id].split())
                 if operand.wraps or not math.isfinite(low + high):
                     self.wraps.add(number)
 
     def limits(self, margin: float) -> tuple[Limit, ...]:
         """What each comparison reads stays below, `margin` times what was seen, and the sign that it keeps."""
-        made = []
+        made, together = [], dict[int, float]()
+        for number, (low, high) in self.ends.items():  # of one mask, digits of as many bits are dealt once
+            together[self.masked[number]] = max(together.get(self.masked[number], 0.0), -low, high)
         for number, (low, high) in sorted(self.ends.items()):
-            bits = (int(max(-low, high) * margin * _ROUNDED) + 1).bit_length()
+            bits = (int(together[self.masked[number]] * margin * _ROUNDED) + 1).bit_length()
             if number not in self.wraps and bits < RING_BITS - 1:
                 middle, room = (low + high) / 2, (high - low) / 2 * margin + 1
                 sign = 1 if middle > room else -1 if middle < -room else 0
