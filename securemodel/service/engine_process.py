@@ -26,6 +26,7 @@ from torch import nn
 
 from protocols.channel import Channel
 from protocols.errors import ConfigError, PeerError, SecureModelError, explain, summary
+from protocols.identity import PartiesConfig
 from securemodel.api import connect
 from securemodel.engines.labels import SERVICE
 from securemodel.family import Family
@@ -35,6 +36,7 @@ from securemodel.service import frames, rest, trial
 from securemodel.service.config import ServiceConfig
 from securemodel.service.frames import Ahead, Computed, Down, Ready, Run, Stage
 from securemodel.service.naming import Lane, lane_number, weights_folder
+from securemodel.sessions.remote import arriving
 from securemodel.sessions.serving import ServingSession
 
 _IDLE_S = 0.25
@@ -59,15 +61,19 @@ class Engine:
 
     def run(self) -> None:
         """Serves until the front ends. Raises SecureModelError for what meeting again cannot cure."""
-        self._say(Stage("compile"))
-        family = self._family()
-        model = self._model(family)
-        parties, pause = self.config.parties.at_lane(lane_number(self.config, self.lane)), _RETRY_S[0]
+        lane = lane_number(self.config, self.lane)
+        with arriving(self.me, self.config.parties, lane=lane):  # the others wait, however long this one compiles
+            self._say(Stage("compile"))
+            family = self._family()
+            self._meet_again_and_again(family, self._model(family), self.config.parties.at_lane(lane))
+
+    def _meet_again_and_again(self, family: Family, model: nn.Module | None, parties: PartiesConfig) -> None:
+        pause = _RETRY_S[0]
         while True:
             began = time.monotonic()
             try:
                 self._say(Stage("connect"))
-                with connect(family, self.me, parties, device=self.config.own.device) as session:
+                with connect(family, self.me, parties) as session:
                     self._serve(family, session, model)
             except PeerError as error:
                 self._say(Down(summary(error), error.party))

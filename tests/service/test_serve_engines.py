@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from securemodel.errors import SecureModelError
+from securemodel.invocation import current
 from securemodel.service.config import ServiceConfig, load
 from securemodel.service.desk import Job, LaneDown
+from securemodel.service.engine_process import Engine
 from securemodel.service.lanes import EngineLane
 from securemodel.service.naming import Lane
 from tests.service.engines import SCALE, SCRIPT, command, configurations, network, save, shares, write_service
@@ -103,6 +107,22 @@ def test_from_the_owners_file_then_after_a_kill_then_from_stored_shares_alone(se
     asyncio.run(first())
     (folder / "small.safetensors").unlink()
     asyncio.run(second())
+
+
+def test_the_others_know_that_an_engine_compiles(service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there for the parties and the dealer before it has compiled: `connect_s` is no limit for that."""
+    found: list[set[str]] = []
+
+    def compiling(engine: Engine) -> None:
+        found.extend(arrival.awaited for arrival in current().arrivals)
+        raise SecureModelError("that is all")
+
+    monkeypatch.setattr(Engine, "_read", lambda engine: None)
+    monkeypatch.setattr(Engine, "_family", compiling)
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(SecureModelError, match="that is all"):
+        Engine(near, service[1]["shop"], "shop", Lane("small", 1, 0), None).run()
+    assert found == [{"bank"}, {"dealer"}] and not current().arrivals
 
 
 @pytest.mark.slow
