@@ -61,7 +61,7 @@ def test_a_device_without_kernels_of_its_own_has_the_twins():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux alone")
 def test_gpus_have_kernels_in_triton(monkeypatch):
-    there = SimpleNamespace(device=torch.device("cuda:0"))
+    there = SimpleNamespace(device=torch.device("cuda:0"), is_cpu=False)
     assert variant.kernels_for(there).__name__ == "protocols.kernels.gpu"
     with kernels.use("twins"):
         assert variant.kernels_for(there) is twins
