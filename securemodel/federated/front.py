@@ -72,11 +72,9 @@ class Front:
         self._router = Router(
             [
                 Route(f"{PATH}/round", self._told(self._card)),
-                Route(f"{PATH}/rounds/{{number:int}}/card", self._told(self._card_of)),
-                Route(
-                    f"{PATH}/rounds/{{number:int}}/uploads/{{client:path}}", self._told(self._upload), methods=["POST"]
-                ),
-                Route(f"{PATH}/rounds/{{number:int}}/result", self._told(self._result)),
+                Route(f"{PATH}/rounds/{{number}}/card", self._told(self._card_of)),
+                Route(f"{PATH}/rounds/{{number}}/uploads/{{client:path}}", self._told(self._upload), methods=["POST"]),
+                Route(f"{PATH}/rounds/{{number}}/result", self._told(self._result)),
             ],
             redirect_slashes=False,
         )
@@ -113,11 +111,11 @@ class Front:
         return Response(await run_in_threadpool(self._rounds.card), 200, problems.OWN, "application/json")
 
     async def _card_of(self, request: Request) -> Response:
-        data = await run_in_threadpool(self._rounds.card_of, request.path_params["number"])
+        data = await run_in_threadpool(self._rounds.card_of, _number(request))
         return Response(data, 200, problems.OWN, "application/json")
 
     async def _upload(self, request: Request) -> Response:
-        number, client = request.path_params["number"], request.path_params["client"]
+        number, client = _number(request), request.path_params["client"]
         self._check_key(request.scope["head"], client)
         most = await run_in_threadpool(self._rounds.most_bytes, number)  # it waits while another upload is written
         body = Body(request.receive, request.scope["head"], most, self._room)
@@ -138,7 +136,7 @@ class Front:
             why = "whoever may ask for every client could read what is for clients alone"
             raise Refused("model_not_allowed", "a key to seal to is taken from the client itself", why=why,
                           fix="show the API key of this client")  # fmt: skip
-        data = await run_in_threadpool(self._rounds.result, request.path_params["number"], client, seal)
+        data = await run_in_threadpool(self._rounds.result, _number(request), client, seal)
         return Response(data, 200, problems.OWN, "application/octet-stream")
 
     def _check_key(self, head: Mapping[bytes, bytes], client: str) -> bool:
@@ -152,6 +150,14 @@ class Front:
         if not key.allows(client):
             raise Refused("model_not_allowed", "this API key is of another client", fix="ask the operator")
         return bool(key.models)
+
+
+def _number(request: Request) -> int:
+    """The round that an address names. Raises Refused."""
+    text = request.path_params["number"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise Refused("not_found", "there is no such round", fix="take the number of the current round's card")
+    return int(text)
 
 
 def _problem(refused: Refused) -> Response:

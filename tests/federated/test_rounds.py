@@ -242,6 +242,10 @@ def test_hostile_requests_get_problems(open_round):
     assert asked(file, "POST", "/v2/federation/rounds/-1/uploads/x", b"x", **bearer)[0] == 404
     assert asked(file, "POST", "/v2/federation/rounds/7/uploads/x", b"x", **bearer)[0] == 404
     assert asked(file, "GET", "/v2/federation/rounds/1/result")[0] == 401
+    for number in (2**70, "9" * 5000):
+        assert asked(file, "GET", f"/v2/federation/rounds/{number}/result", **bearer)[0] == 404
+        assert asked(file, "GET", f"/v2/federation/rounds/{number}/card")[0] == 404
+        assert asked(file, "POST", f"/v2/federation/rounds/{number}/uploads/x", b"x", **bearer)[0] == 404
     status, body = asked(file, "GET", "/nothing")
     assert status == 404 and b'"code":"not_found"' in body and b"securemodel.edge.federation" in body
 
