@@ -13,7 +13,9 @@ from dataclasses import replace
 
 import torch
 
+from protocols import kernels
 from protocols.gates.base import Dealt, Part
+from protocols.kernels import Piece
 from protocols.prg import Draws, Place, Stream, Use
 
 _MODES = {"add": "sub", "xor": "xor"}
@@ -72,6 +74,23 @@ def taken_places(node: int, parts: Sequence[Part]) -> list[Place]:
     """The same, to be taken from the values: what is left is the last party's shares."""
     places = zip(dealt_places(node, parts), parts, strict=True)
     return [replace(place, mode=_MODES[part.sharing]) for place, part in places]
+
+
+def packed(share: torch.Tensor, part: Part) -> torch.Tensor:
+    """The last party's share as it is sent: of ring elements the low bytes alone, where no more are read."""
+    if part.low is None:
+        return share
+    _, (sent,) = kernels.hide([None], [share], [Piece(part.low)])
+    return sent
+
+
+def unpacked(sent: torch.Tensor, part: Part) -> torch.Tensor:
+    """The share, from what `packed` made of it; bytes that were left out are zero."""
+    if part.low is None:
+        return sent.view(part.dtype).view(part.shape)
+    share = torch.zeros(part.shape, dtype=torch.int64, device=sent.device)
+    kernels.join([share], sent, [Piece(part.low)])
+    return share
 
 
 def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:

@@ -17,20 +17,31 @@ Dealt = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """One dealt tensor: shared additively (`add`) or by exclusive or (`xor`)."""
+    """One dealt tensor: shared additively (`add`) or by exclusive or (`xor`).
+
+    `low`: of ring elements, how many low bytes of each are sent, padded to whole words; None: all. The sum of the shares is
+    right in these, whatever the others are.
+    """
 
     name: str
     sharing: str
     shape: Shape
     dtype: torch.dtype = torch.int64
+    low: int | None = None
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of one share."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * self.dtype.itemsize
+        """Bytes of one share, as it is sent."""
+        count = numel(self.shape)
+        return count * self.dtype.itemsize if self.low is None else -(-count * self.low // 8) * 8
+
+
+def ring_part(name: str, shape: Shape, attrs: dict, bits: int = 64) -> Part:
+    """Ring elements that a gate multiplies by whole numbers and adds up, `bits` of which it looks at: if "read" low bits of its
+    result are read, no more are dealt, as sums and products are right modulo 2^n where their operands are.
+    """
+    low = -(-max(1, min(bits, attrs.get("read", 64) - (64 - bits))) // 8)
+    return Part(name, "add", tuple(shape), low=low if low < 8 else None)
 
 
 def ready_attrs(attrs: dict, device: torch.device) -> dict:

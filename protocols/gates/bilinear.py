@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from protocols.bilinear import bilinear
-from protocols.gates.base import Dealt, Part, Shape
+from protocols.gates.base import Dealt, Part, Shape, ring_part
 from protocols.shares import Masked, Role, public_share, to_additive
 
 
@@ -21,7 +21,7 @@ class Bilinear:
     """attrs: {"kind": a key of protocols.bilinear.BILINEAR, "attrs": its attributes}."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("product", "add", tuple(shape)),)
+        return (ring_part("product", shape, attrs),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         x_lam, y_lam = masks
@@ -48,7 +48,7 @@ class Square:
     """x^2 = m^2 - 2 m l + l^2; the dealer shares l^2."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("square", "add", tuple(shape)),)
+        return (ring_part("square", shape, attrs),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         return {"square": masks[0] * masks[0]}

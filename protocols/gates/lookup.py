@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from protocols import kernels
-from protocols.gates.base import Dealt, Part, Shape, numel
+from protocols.gates.base import Dealt, Part, Shape, numel, ring_part
 from protocols.shares import Masked, Role
 
 
@@ -51,7 +51,7 @@ class LookupShared:
     """T_c[j] for each column c: any number of parties. attrs and shape as for Lookup."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("unit", "add", (numel(shapes[0]), len(attrs["table"][0]))),)
+        return (ring_part("unit", (numel(shapes[0]), len(attrs["table"][0])), attrs),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         size = len(attrs["table"][0])
@@ -79,7 +79,7 @@ class Spline:
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
         terms = shapes[0][0]
-        return (Part("products", "add", (2 * terms - (not attrs["signed"]), *shape)),)
+        return (ring_part("products", (2 * terms - (not attrs["signed"]), *shape), attrs),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         products = kernels.deal_spline(masks[0], masks[1], masks[2] if attrs["signed"] else None)

@@ -11,6 +11,7 @@ The result is additive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class MultiplyTruncated:
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
         terms = _TRUNCATE.parts(attrs, shapes[1:], shape)
-        return (*terms, *(Part(_TIMES + part.name, part.sharing, part.shape, part.dtype) for part in terms))
+        return (*terms, *(replace(part, name=_TIMES + part.name) for part in terms))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         terms = _TRUNCATE.deal(attrs, masks[1:])

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from protocols import kernels
-from protocols.gates.base import Dealt, Part, Shape, numel
-from protocols.gates.truncate import carry_mask
+from protocols.gates.base import Dealt, Part, Shape, numel, ring_part
+from protocols.gates.truncate import carry_mask, wrap_part
 from protocols.shares import MaskedBits, Role
 
 
@@ -27,7 +27,7 @@ class Select:
     """b x, operands (bits, x). attrs: {"invert"}."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("bit", "add", tuple(shape)), Part("bit_mask", "add", tuple(shape)))
+        return (ring_part("bit", shape, attrs), ring_part("bit_mask", shape, attrs))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
@@ -51,10 +51,9 @@ class SelectTruncated:
     """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        narrow = kernels.wrap_dtype(attrs["bits"])
         names = ("high", "bit", "bit_high", *(("carry", "bit_carry") if len(shapes) > 2 else ()))
-        ring = tuple(Part(name, "add", tuple(shape)) for name in names)
-        return (*ring, Part("wrap", "add", tuple(shape), narrow), Part("bit_wrap", "add", tuple(shape), narrow))
+        ring = tuple(ring_part(name, shape, attrs) for name in names)
+        return (*ring, wrap_part("wrap", shape, attrs), wrap_part("bit_wrap", shape, attrs))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
@@ -87,7 +86,7 @@ class BitToRing:
     """b as a ring element 0 or 1. attrs: {"invert", "shape": the result's shape}."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        return (Part("bit", "add", tuple(shape)),)
+        return (ring_part("bit", shape, attrs),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         shape = attrs["shape"]

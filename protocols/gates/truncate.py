@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from protocols import kernels
-from protocols.gates.base import Dealt, Part, Shape, numel
+from protocols.gates.base import Dealt, Part, Shape, numel, ring_part
 from protocols.shares import Role
 
 
@@ -29,13 +29,21 @@ def carry_mask(bits: torch.Tensor, shape: Shape) -> torch.Tensor:
     return kernels.bit_times(bits, None, numel(shape)).reshape(shape)
 
 
+def wrap_part(name: str, shape: Shape, attrs: dict) -> Part:
+    """What is multiplied by 2^(64 - f): its lowest f bits count."""
+    dtype = kernels.wrap_dtype(attrs["bits"])
+    return (
+        ring_part(name, shape, attrs, attrs["bits"]) if dtype == torch.int64 else Part(name, "add", tuple(shape), dtype)
+    )
+
+
 class Truncate:
     """attrs: {"bits": f}, 1 <= f <= 61; with a carry also {"offset"}."""
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
-        wrap = Part("wrap", "add", tuple(shape), kernels.wrap_dtype(attrs["bits"]))
+        wrap = wrap_part("wrap", shape, attrs)
         names = ("high", "carry") if len(shapes) > 1 else ("high",)
-        return (*(Part(name, "add", tuple(shape)) for name in names), wrap)
+        return (*(ring_part(name, shape, attrs) for name in names), wrap)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         high, wrap = kernels.deal_truncation(masks[0], attrs["bits"])

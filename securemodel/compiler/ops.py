@@ -727,6 +727,7 @@ _PRODUCT = {**_KIND, **_NESTED}
 _OFFSET, _SHIFT = whole(0, 1 << 60), whole(-(1 << 60), 1 << 60)
 _WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_SHIFT)}
 _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
+_READ = {"read": one_of(*range(8, RING_BITS, 8))}
 _FIRSTS: Who = frozenset({"first"})
 _OF_X: Who = frozenset({0})
 _DIGITS, _APART = {"digits": whole(2, 17)}, {"apart": whole(2, 16)}
@@ -802,13 +803,13 @@ ROWS: dict[str, Row] = {
     ),
     "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner, products=(_FIRSTS,)),
     # gates
-    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT, reads=None, products=(_OF_X, _FIRSTS | {1})),
+    "bilinear": Row("masked masked -> additive", _bilinear, _PRODUCT, _READ, reads=None, products=(_OF_X, _FIRSTS | {1})),
     "square": Row(
-        "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), reads=None,
+        "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), {}, _READ, reads=None,
         products=(_OF_X, _FIRSTS),
     ),
-    "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _EXACT),
-    "multiply_truncated": Row("masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, _EXACT),
+    "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, {**_EXACT, **_READ}),
+    "multiply_truncated": Row("masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, {**_EXACT, **_READ}),
     "digits": Row(
         "(masked )+-> bits", _digits, _WINDOW, {"of": many(PLACE)},
         reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],
@@ -827,17 +828,17 @@ ROWS: dict[str, Row] = {
         },
         reads=lambda node, index: node.attrs["bit"] + BEYOND_BITS,
     ),
-    "select": Row("masked_bits masked -> additive", _select, _INVERT, reads=None),
-    "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _EXACT),
-    "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}),
+    "select": Row("masked_bits masked -> additive", _select, _INVERT, _READ, reads=None),
+    "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, {**_EXACT, **_READ}),
+    "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}, _READ),
     "lookup": Row("(masked|window) -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
-    "lookup_shared": Row("(masked|window) -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
+    "lookup_shared": Row("(masked|window) -> additive", _lookup, _TABLE, _READ, reads=lambda node, index: 8),
     "unit": Row(
         "masked -> additive", _unit, {"size": whole(2, 1 << MAX_BITS)},
         reads=lambda node, index: node.attrs["size"].bit_length() - 1,
     ),
     "permute": Row("order masked -> additive", _permute),
-    "spline": Row("masked (masked|window) (additive )?-> additive", _spline, {"signed": flag, "frac": whole(0, _MAX_FRAC)}, reads=None),
+    "spline": Row("masked (masked|window) (additive )?-> additive", _spline, {"signed": flag, "frac": whole(0, _MAX_FRAC)}, _READ, reads=None),
 }  # fmt: skip
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
 TALK = frozenset(op for op, row in ROWS.items() if row.opens)
@@ -865,8 +866,15 @@ def shifted_bits(node: Node) -> int:
     return (factor & -factor).bit_length() - 1 if factor else 0
 
 
+NARROWED = ("mask", "input", *(op for op, row in ROWS.items() if "read" in row.optional))
+"""The operators whose attributes say how many low bits of the result are read: those that open it, or are dealt for it."""
+
+
 def narrowed(node: Node, width: int) -> dict[str, Any]:
-    """The attributes of a node that opens a value, where so many low bits of it are read."""
+    """The attributes of a node of NARROWED, where so many low bits of it are read."""
+    if node.op not in ("mask", "input"):
+        rest = {name: value for name, value in node.attrs.items() if name != "read"}
+        return {**rest, "read": width} if 0 < width < RING_BITS else rest
     if node.op == "mask":
         return {**node.attrs, "width": width}
     rest = {name: value for name, value in node.attrs.items() if name != "width"}
@@ -895,8 +903,9 @@ def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, row
     _check_states(graph)
     _check_shared_digits(graph)
     for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
-        if node.op in ("mask", "input") and node.attrs != narrowed(node, width):
-            raise _error(node, f"{width} bits of it are read, but {node.attrs.get('width', RING_BITS)} are opened")
+        if node.op in NARROWED and node.attrs != narrowed(node, width):
+            stated = node.attrs.get("width", node.attrs.get("read", RING_BITS))
+            raise _error(node, f"{width} bits of it are read, but {stated} are opened or dealt")
     if sorted(revealed) != list(range(len(header.outputs))):
         what = f"the program reveals the outputs {sorted(revealed)!r:.100}"
         raise ProgramError(explain(what, why=f"line 1 has {len(header.outputs)} outputs", fix=_FIX))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import securemodel
+from protocols.gates import GATES, dealt_bytes
 from protocols.shares import window
 from securemodel.compiler.ir import Graph
 from securemodel.compiler.passes.masks import narrow_masks
@@ -233,6 +234,19 @@ def test_digits_of_different_masks_are_not_dealt_once():
     for changed in ('"of":[0,0],"offset":[0,0],"shift":[0,0]', '"of":[0,0],"offset":[0,0],"shift":[0,1]'):
         with pytest.raises(ProgramError, match="have different masks"):
             parse_program(program.text().replace('"offset":[0,0],"shift":[0,0]', changed))
+
+
+def test_no_more_is_dealt_than_is_read_of_a_gate():
+    program = two_inputs(lambda x, y: nn.functional.gelu(x + y), (64,))
+    (spline,), select = ops(program, "spline"), ops(program, "select_truncated")
+    assert spline.attrs["read"] == 48 and "read" not in select[0].attrs
+    with pytest.raises(ProgramError, match="48 bits of it are read, but 40 are opened or dealt"):
+        parse_program(program.text().replace('"read":48,"signed"', '"read":40,"signed"'))
+    assert 64 * 6 * 6 == program_bytes(program, spline)
+
+
+def program_bytes(program, node) -> int:
+    return dealt_bytes(GATES[node.op], node.attrs, [program.graph[a].shape for a in node.args], node.shape)
 
 
 # --- fractional bits ---

@@ -85,12 +85,13 @@ class Table:
         parts = gate.parts(attrs, shapes, shape)
         fixed = correlations.corrections(self.streams[:-1], 1, node, parts, gate.deal(attrs, masks))
         assert [(tuple(t.shape), t.dtype) for t in fixed] == [(p.shape, p.dtype) for p in parts]
-        assert sum(t.numel() * t.element_size() for t in fixed) == dealt_bytes(gate, attrs, shapes, shape)
+        sent = [correlations.packed(share, part) for share, part in zip(fixed, parts, strict=True)]
+        assert sum(t.numel() * t.element_size() for t in sent) == dealt_bytes(gate, attrs, shapes, shape)
         results = []
         for role, stream in zip(self.roles(), self.streams, strict=True):
             dealt = correlations.expand_share(stream, 1, node, parts)
             if role.last:
-                dealt = {part.name: share for part, share in zip(parts, fixed, strict=True)}
+                dealt = {part.name: correlations.unpacked(s, part) for part, s in zip(parts, sent, strict=True)}
             results.append(gate.evaluate(role, attrs, [forms[role.rank] for forms, _ in operands], dealt))
         return results
 
@@ -396,6 +397,28 @@ def test_digits(seed, parties, shifts, low_bits, offset):
             a, d = ((v >> by if by >= 0 else v << -by) & keep for v in (forms[0].m + offset, lam))
             clear += [a < d, a == d]
         assert torch.equal(unpack(planes, lam.numel()).long(), torch.stack([clear[0], *clear[2:]]).long())
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, party_counts, st.sampled_from((8, 24, 32, 56)), st.integers(17, 60))
+def test_of_a_result_that_is_read_in_few_bits_few_bytes_are_dealt(seed, parties, read, f):
+    rng, n = np.random.default_rng(seed), 70
+    table = Table(parties, seed)
+    x, y = (table.mask(ring(rng, n, low=-(1 << 61), high=1 << 61, edges=EDGES[:6])) for _ in range(2))
+    bit = table.mask_bits(bits(rng, n)[1].reshape(1, -1))
+    for gate, attrs, operands in (
+        ("bilinear", {"kind": "mul", "attrs": {}}, [x, y]),
+        ("square", {}, [x]),
+        ("truncate", {"bits": f}, [x]),
+        ("multiply_truncated", {"bits": f}, [y, x]),
+        ("select", {"invert": False}, [bit, x]),
+        ("select_truncated", {"invert": True, "bits": f}, [bit, x]),
+        ("bit_to_ring", {"invert": False, "shape": [n]}, [bit]),
+    ):
+        whole, low = (total(table.gate(gate, made, operands, (n,))) for made in (attrs, {**attrs, "read": read}))
+        assert torch.equal(whole.reshape(-1) << (64 - read), low.reshape(-1) << (64 - read)), gate
+        sizes = [dealt_bytes(GATES[gate], made, [(n,)] * 2, (n,)) for made in (attrs, {**attrs, "read": read})]
+        assert sizes[1] < sizes[0], gate
 
 
 @pytest.mark.parametrize("parties", PARTIES)

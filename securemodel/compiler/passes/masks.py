@@ -22,7 +22,7 @@ from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
 from securemodel.compiler.ir import COMPARED, Graph, Mark, Node, Phase, phase_of
-from securemodel.compiler.ops import FINAL, OUTPUTS, narrowed, opened_widths, position_width, shifted_bits
+from securemodel.compiler.ops import FINAL, NARROWED, OUTPUTS, narrowed, opened_widths, position_width, shifted_bits
 from securemodel.compiler.passes.reach import is_width
 
 _FREE = frozenset({"add", "sub", "neg", "scale", "cat"})
@@ -528,7 +528,9 @@ def place_masks(
 
 
 def narrow_masks(graph: Graph) -> None:
-    """Opens only the low bits of a value that are read (in whole bytes): by comparisons, or of small whole numbers."""
+    """Opens only the low bits of a value that are read (in whole bytes): by comparisons, or of small whole numbers. No more
+    than these are dealt for a gate, whose sums and products are right in them.
+    """
     for node, width in zip(graph.nodes, opened_widths(graph), strict=True):
-        if node.op in ("mask", "input"):
+        if node.op in NARROWED:
             node.attrs = narrowed(node, width)

@@ -8,7 +8,7 @@ from itertools import chain
 
 import torch
 
-from protocols.correlations import dealt_places, full_mask, hidden_order, taken_places
+from protocols.correlations import dealt_places, full_mask, hidden_order, packed, taken_places
 from protocols.gates import GATES, SIGNED, Part, ready_attrs
 from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
@@ -37,7 +37,7 @@ def dealt_parts(graph: Graph) -> dict[int, tuple[Part, ...]]:
 
 
 Dealt = list[tuple[int, list[torch.Tensor]]]
-"""For some gates the last party's shares of what is dealt, by node."""
+"""For some gates the last party's shares of what is dealt, by node, as they are sent."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,10 @@ class Dealing:
         values = [value for _, shares in dealt for value in shares]
         for stream, draws in portion.corrections:
             draws.fill(stream, epoch, values)
-        return dealt
+        return [
+            (node, [packed(share, part) for share, part in zip(shares, self._parts[node], strict=True)])
+            for node, shares in dealt
+        ]
 
     def _gate(self, node: Node, masks: Masks, first: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What is dealt for a gate; `first`, where it has a sign, are the first party's shares of that."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from protocols.channel import Label, Link, Purpose
+from protocols.correlations import unpacked
 from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph, Phase
@@ -36,7 +37,7 @@ def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
     for part in parts:
         cut = payload[at : at + part.nbytes]
         aligned = cut if not cut.storage_offset() % part.dtype.itemsize else cut.clone()
-        out[part.name] = aligned.view(part.dtype).view(part.shape)
+        out[part.name] = unpacked(aligned, part)
         at += part.nbytes
     return out
 
@@ -128,7 +129,7 @@ class DealtHere(NoSource):
 
     def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
         _, shares = next(self._pending)
-        return {part.name: share for part, share in zip(parts, shares, strict=True)}
+        return {part.name: unpacked(share, part) for part, share in zip(parts, shares, strict=True)}
 
     def finish(self) -> None:
         """Lets the dealer walk to the end of the phase."""
