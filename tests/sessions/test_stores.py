@@ -163,7 +163,7 @@ CRASHES = [
     (OnlineParty, "run", 2, "bank"),
     (OnlineParty, "_incoming", 4, "bank"),
     (OnlineParty, "_incoming", 6, "hospital"),
-    (OnlineParty, "_opened", 9, "hospital"),
+    (OnlineParty, "_opened", 3, "hospital"),
 ]
 
 
