@@ -147,7 +147,13 @@ def watched() -> Iterator[Watch]:
             yield made
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if "three" in case and "smooth" not in case else ())
+        for case in CASES  # what three parties do otherwise than two is in the gate of smooth functions
+    ],
+)
 def test_everything_is_made_where_the_party_computes(case):
     program, inputs = compiled(case)
     with watched() as watch, Session(program, local_walks(program, device="meta")) as session:
