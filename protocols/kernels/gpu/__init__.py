@@ -7,6 +7,7 @@ see to both before any kernel runs. Importing this needs Triton.
 
 from protocols.kernels.gpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.gpu.keystream import chacha20, chacha20_many
+from protocols.kernels.twins.openings import hide, join
 from protocols.kernels.twins.planes import (
     combine,
     combine_layer,
@@ -42,6 +43,8 @@ __all__ = [
     "deal_truncation",
     "decode",
     "encode",
+    "hide",
+    "join",
     "leaves",
     "matmul",
     "monomials",
