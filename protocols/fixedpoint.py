@@ -7,6 +7,8 @@ import torch
 from protocols import kernels
 from protocols.errors import InputError
 
+_SHORT = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+
 
 def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Tensor:
     """Ring tensor (int64, the shape of `x`) of a float or integer tensor.
@@ -31,6 +33,6 @@ def encode(x: torch.Tensor, frac_bits: int, limit: float, what: str) -> torch.Te
     return kernels.encode(x, frac_bits)
 
 
-def decode(ring: torch.Tensor, frac_bits: int) -> torch.Tensor:
-    """Float32 tensor of a ring tensor."""
-    return kernels.decode(ring, frac_bits)
+def decode(ring: torch.Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Numbers of a ring tensor: float32, or float64 where `dtype`, that of the values, has more digits than that."""
+    return ring.double() * 2.0**-frac_bits if dtype not in _SHORT else kernels.decode(ring, frac_bits)

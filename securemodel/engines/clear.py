@@ -69,7 +69,8 @@ _READS: dict[Any, Callable[..., list[_Read]]] = {
 
 def revealed(node: Node, ring: torch.Tensor) -> torch.Tensor:
     """A revealed value as its receiver decodes it."""
-    return typed(decode(ring, node.frac) if node.frac else ring, node.attrs["dtype"])
+    dtype = node.attrs["dtype"]
+    return typed(decode(ring, node.frac, getattr(torch, dtype)) if node.frac else ring, dtype)
 
 
 def typed(x: torch.Tensor, name: str) -> torch.Tensor:

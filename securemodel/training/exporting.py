@@ -47,7 +47,8 @@ class Exported:
             end = at + 8 * _count(node.shape)
             parts = [_tensor(data[at:end], torch.int64) for data in sent.values()]
             total = torch.stack(parts).sum(0).reshape(node.shape)
-            found[name] = (decode(total, node.frac) if node.frac else total).to(self._start(name).dtype)
+            dtype = self._start(name).dtype
+            found[name] = (decode(total, node.frac, dtype) if node.frac else total).to(dtype)
             at = end
         places = dict.fromkeys(sent, at)
         for name, owner in self._frozen.items():

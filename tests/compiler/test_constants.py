@@ -1,7 +1,8 @@
-"""Constants in a model's code: owners compute with all their digits."""
+"""Constants in a model's code, and results: all their digits."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,3 +25,21 @@ def test_constants_of_float64_keep_their_digits():
     with securemodel.local(program) as session:
         assert torch.equal(session.run(x, weight), Counted()(x, weight))
     assert not torch.equal((x * FINE.float()).round(), (x * FINE).round())  # what it would be else
+
+
+class Twice(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, dtype=dtype))
+
+    def forward(self, x):
+        return x + self.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_results_of_float64_keep_their_digits(dtype):
+    x = torch.tensor([256 + 2.0**-16, -(2.0**20) - 2.0**-15], dtype=dtype)
+    program = securemodel.compile(Twice(dtype), x, weights="bank", inputs="shop", outputs="shop")
+    with securemodel.local(program) as session:
+        made = session.run(x)
+    assert made.dtype == dtype and torch.equal(made, x + 1)
