@@ -10,6 +10,7 @@ import securemodel
 from protocols.gates import GATES, dealt_bytes
 from protocols.shares import window
 from securemodel.compiler.ir import Graph
+from securemodel.compiler.ops import mask_origin
 from securemodel.compiler.passes.masks import narrow_masks
 from securemodel.compiler.passes.schedule import order_nodes
 from securemodel.compiler.reading import parse_node, parse_program
@@ -247,6 +248,16 @@ def test_no_more_is_dealt_than_is_read_of_a_gate():
 
 def program_bytes(program, node) -> int:
     return dealt_bytes(GATES[node.op], node.attrs, [program.graph[a].shape for a in node.args], node.shape)
+
+
+def test_a_sum_of_public_numbers_has_a_mask_of_its_own():
+    """A text may add up two of them, and whoever reads it comes to an end."""
+    graph = Graph()
+    for number in range(2):
+        graph.add("encode", [], (), "public")
+        graph.add("public_masked", [2 * number], (), "masked")
+    added = graph.add("linear", [1, 3], (), "masked", attrs={"kind": "add", "attrs": {}})
+    assert mask_origin(graph, added.id) == added.id
 
 
 # --- fractional bits ---
