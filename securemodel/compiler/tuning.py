@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class Tuning:
     limits: tuple[Limit, ...]
     guard: bool = False
 
-    def check(self, digest: str) -> None:
-        """Raises CompileError unless this was measured for the model of this digest."""
+    def check(self, digest: str, comparisons: Collection[int]) -> None:
+        """Raises CompileError unless this was measured for the model of this digest, which has comparisons of these numbers."""
         if self.of not in ("", digest):
             raise CompileError(
                 explain(
@@ -61,6 +61,9 @@ class Tuning:
                     fix="measure again with securemodel.tune() for these shapes, owners and settings",
                 )
             )
+        if strange := [limit.comparison for limit in self.limits if limit.comparison not in comparisons]:
+            what = f"this tuning has a limit of {strange[0]}, and that is no comparison of the model"
+            raise CompileError(explain(what, where="compile(tuned=...)", why="it was changed by hand", fix=_FIX))
 
     @property
     def bits(self) -> Mapping[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -252,6 +253,11 @@ def test_a_tuning_of_another_model_is_refused():
                                     (nn.functional.gelu, FIRST, {"rounding": "fast"})):  # fmt: skip
         with pytest.raises(CompileError, match="another model or of other settings"):
             securemodel.compile(Fn(function), example, tuned=tuned("gelu").tuning, **TWO, **more)
+    right = tuned("gelu").tuning
+    for other in (0, 10**9):
+        changed = replace(right, limits=(replace(right.limits[0], comparison=other), *right.limits[1:]))
+        with pytest.raises(CompileError, match=f"a limit of {other}, and that is no comparison"):
+            securemodel.compile(Fn(nn.functional.gelu), FIRST, tuned=changed, **TWO)
     with pytest.raises(InputError, match="tuned= is no tuning but dict"):
         securemodel.compile(Fn(torch.relu), FIRST, tuned={}, **TWO)
     with pytest.raises(TypeError, match="tuned"):

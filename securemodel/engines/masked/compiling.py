@@ -35,7 +35,7 @@ def assemble(
     if tuned is None:
         return Program(header, *run_passes(header, lowered, truncate_outputs), source.model, source.examples)
     of = digest(f"{header.text()} {truncate_outputs}\n{builder.graph.text()}")
-    tuned.check(of)
+    tuned.check(of, {node.id for node in builder.graph.nodes if node.op == "is_negative"})
     outputs, settled = settle(builder, outputs, tuned.signs)
     bits = {number: most for number, most in tuned.bits.items() if number not in settled}
     guard = tuned.guard
