@@ -6,7 +6,7 @@ decrypted where the message is wanted. A record, little-endian:
     length u32 | ciphertext of `length` - 16 bytes | tag, 16 bytes
 
 The length is authenticated, too. The nonce of a record is its number within its direction and key (RFC 5116, section 3.2),
-so that a record which is changed, replayed, left out or moved does not decrypt. A key is used for RECORDS_OF_KEY records
+so that a record which is changed, replayed, left out or moved does not decrypt, and nothing behind it is read any more. A key is used for RECORDS_OF_KEY records
 and followed by one that is derived from it (RFC 8446, section 7.2, has the same): far fewer blocks than the range of RFC
 8446, section 5.5. That a stream is cut off is seen by its user, whose last message says that it is the last.
 """
@@ -59,12 +59,9 @@ class _Direction:
         return end
 
     def decrypt(self, head: memoryview, sealed: memoryview, room: memoryview) -> None:
-        """Fills `room` with what a record says. Raises OSError if it is not the next record of the other end."""
+        """Fills `room` with what a record says. Raises InvalidTag if it is not the next record of the other end."""
         cipher, nonce = self._next()
-        try:
-            cipher.decrypt_into(nonce, sealed, head, room)
-        except InvalidTag:
-            raise _damaged() from None
+        cipher.decrypt_into(nonce, sealed, head, room)
 
 
 class RecordStream:
@@ -125,20 +122,24 @@ class RecordStream:
             waits = self._end - self._start
             length = cast(int, _HEAD.unpack_from(self._in, self._start)[0]) if waits >= _HEAD.size else 0
             if waits >= _HEAD.size and not _TAG_BYTES < length <= RECORD_BYTES + _TAG_BYTES:
-                raise _damaged()
+                raise _damaged()  # and again: it stays the next one
             if length and waits >= _HEAD.size + length:
                 break
             if not self._fill():
                 return 0
         begin = self._start + _HEAD.size
         head, sealed = self._in[self._start : begin], self._in[begin : begin + length]
-        self._start = begin + length
         size = length - _TAG_BYTES
-        if size <= len(view):
-            self._receiving.decrypt(head, sealed, view[:size])
+        fits = size <= len(view)
+        room = view[:size] if fits else memoryview(bytearray(size))
+        try:
+            self._receiving.decrypt(head, sealed, room)
+        except InvalidTag:
+            self._in[self._start : begin] = bytes(_HEAD.size)  # a length that no record has: nothing is read behind it
+            raise _damaged() from None
+        self._start = begin + length
+        if fits:
             return size
-        room = memoryview(bytearray(size))
-        self._receiving.decrypt(head, sealed, room)
         self._plain = room
         return self._copied(view)
 
