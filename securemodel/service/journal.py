@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocols.errors import FileError, explain
+from securemodel.engines.masked.pipeline import share_the_interpreter
 from securemodel.service.agreement import LOST
 from securemodel.service.budgets import DAY_S, Spent
 
@@ -108,6 +109,7 @@ class Journal:
         """Opens or makes the file. Raises FileError if it is damaged, of another version, or cannot be used."""
         self.path = Path(path)
         self._database = open_database(self.path, _TABLES, _VERSION, _UNUSABLE, _REPAIR, begin=_prune)
+        share_the_interpreter()  # answers wait for the thread, also while requests keep the loop busy
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._written = 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from concurrent.futures import Future
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import FileError
+from securemodel.engines.masked import pipeline
 from securemodel.service.agreement import Batch, Limits
 from securemodel.service.desk import LaneDown, Refused
 from securemodel.service.journal import Entry, Journal, JournalFailed
@@ -316,6 +318,17 @@ def test_a_full_disk_is_refused_by_name_and_recovers_without_hands(tmp_path, who
             said = await service.send(service.bodies(X, new_id()))
 
     Parties(2, tmp_path, limits=QUICK).run(test)
+
+
+def test_a_journal_does_not_wait_long_for_a_loop_that_is_busy(tmp_path, monkeypatch) -> None:
+    before = sys.getswitchinterval()
+    monkeypatch.setattr(pipeline, "_SWITCH_S", before / 2)
+    journal = Journal(tmp_path / "bank.sqlite")
+    try:
+        assert sys.getswitchinterval() < before
+    finally:
+        sys.setswitchinterval(before)
+        journal.close()
 
 
 def test_what_could_not_be_written_is_written_later(tmp_path) -> None:
