@@ -37,7 +37,7 @@ from securemodel.service.config import ServiceConfig
 from securemodel.service.frames import Ahead, Computed, Down, Ready, Run, Stage
 from securemodel.service.naming import Lane, lane_number, weights_folder
 from securemodel.sessions.remote import arriving
-from securemodel.sessions.serving import ServingSession
+from securemodel.sessions.serving import Result, ServingSession
 
 _IDLE_S = 0.25
 _RETRY_S = (0.1, 3.0)
@@ -138,19 +138,21 @@ class Engine:
         given = [torch.from_numpy(share.astype(np.int64)) for share in shares]
         if not (ahead := session.runs_ahead)[job.size]:
             self._say(Ahead(ahead, waiting=True))
-        result = session.run_shares(job.size, given, job.rows, job.manifest)
-        stats = session.stats
-        outputs = [share.numpy() for share in result.shares]
-        done = Computed(
-            job.run,
-            result.run,
-            stats.seconds,
-            stats.rounds,
-            dict(stats.sent_bytes),
-            frames.shapes_of(outputs),
-            session.runs_ahead,
-        )
-        self._say(done, outputs)
+
+        def tell(result: Result) -> None:
+            stats, outputs = session.stats, [share.numpy() for share in result.shares]
+            done = Computed(
+                job.run,
+                result.run,
+                stats.seconds,
+                stats.rounds,
+                dict(stats.sent_bytes),
+                frames.shapes_of(outputs),
+                session.runs_ahead,
+            )
+            self._say(done, outputs)
+
+        session.run_shares(job.size, given, job.rows, job.manifest, tell)
 
     def _measured(self, family: Family, session: ServingSession, size: int) -> float:
         """Seconds of a run of this size, which is also the first one: clients do not wait for what only that takes."""

@@ -102,12 +102,15 @@ class ServingSession(Session):
             }
         return made[self.me] if self._awaited else made
 
-    def run_shares(self, size: int, shares: Any, rows: int, manifest: bytes) -> Result:
+    def run_shares(
+        self, size: int, shares: Any, rows: int, manifest: bytes, tell: Callable[[Result], None] = lambda result: None
+    ) -> Result:
         """One run of the program of a size, on this party's shares of `rows` rows of each input: int64 [rows, ...].
 
         Free rows are zeros that everybody knows, and their results are dropped here. All parties call it with the same
         size, rows and manifest (32 bytes): these are compared in the first message, whose values are hidden by fresh masks,
-        before anything is opened. Of a local session, `shares` are those of each party by its name. Raises InputError
+        before anything is opened. Of a local session, `shares` are those of each party by its name. `tell` is told the
+        result before the next run is prepared, so that whoever waits for it does not wait for that. Raises InputError
         (nothing is sent then), Mismatch and PeerError.
         """
         turn = self._turns.ask()
@@ -115,7 +118,12 @@ class ServingSession(Session):
             self._check_ready()
             self._check_size(size, rows, manifest)
             given = {name: self._filled(mine, size, rows) for _, (name, mine) in self._each_party(shares)}
-            return self._timed("stats", lambda: self._run_size(size, given, rows, manifest))
+            result = self._timed("stats", lambda: self._run_size(size, given, rows, manifest))
+            try:
+                tell(result)
+            finally:  # whatever became of it: all parties number their runs alike
+                self._ask_ahead(size)
+            return result
 
     def run(self, *inputs: torch.Tensor | None):
         """Refused: nobody here has the inputs. Raises InputError."""
@@ -205,6 +213,12 @@ class ServingSession(Session):
             walk.ask_for(epoch, size)
         return epoch
 
+    def _ask_ahead(self, size: int) -> None:
+        """Has one more run of a size prepared, where such are."""
+        if self._depths.get(size, 0):
+            with self._guarded():
+                self._pools[size].append(self._ask(size))
+
     def _run_size(self, size: int, given: Mapping[str, Shares], rows: int, manifest: bytes) -> Result:
         told = self.programs[size].header.rows if rows == size else rows  # programs may be numbered
         with self._guarded():
@@ -215,8 +229,6 @@ class ServingSession(Session):
                 walk.manifest = manifest
                 runs[name] = walk.run(epoch, given[name], Rows(told, 0))
             finished = self._step(runs)
-            if self._depths.get(size, 0):
-                pool.append(self._ask(size))
         cut = lambda share: share if rows == size else share[:rows]
         outputs = {name: [cut(share) for share in shares] for name, (shares, _) in finished.items()}
         run = f"{self.channel.session.hex()[:16]}:{epoch}"

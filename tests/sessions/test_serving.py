@@ -82,6 +82,30 @@ def test_runs_of_all_sizes_find_what_was_prepared_for_them(worlds, families, mod
         assert dealt[family.parties[-1], size] == program.plan().preprocessing_bytes
 
 
+def test_a_result_is_told_before_the_next_run_is_prepared(worlds, families, model) -> None:
+    family = families(2)
+    shares, seen = split(torch.rand(1, 4), 2), {name: [] for name in family.parties}
+
+    def party(session: serving.ServingSession) -> list[serving.Result]:
+        rank, order = family.parties.index(session.me), seen[session.me]
+        session.load(family, model if rank == 0 else None)
+        ask, told = session._ask, []
+        session._ask = lambda size: order.append("prepare") or ask(size)
+
+        def tell(result: serving.Result) -> None:
+            order.append("tell")
+            told.append(result)
+            raise OSError("nobody listens")
+
+        with pytest.raises(OSError, match="nobody listens"):
+            session.run_shares(1, [shares[rank]], 1, MANIFEST, tell)
+        return [*told, session.run_shares(1, [shares[rank]], 1, MANIFEST)]
+
+    results = worlds(family).run(dict.fromkeys(family.parties, party))
+    assert set(map(tuple, seen.values())) == {("tell", "prepare", "prepare")}
+    assert len({tuple(result.run for result in told) for told in results.values()}) == 1
+
+
 def test_pools_fit_in_memory_and_have_few_runs(families) -> None:
     programs = families(2).programs
     each = {size: prepared_bytes(program.graph) for size, program in programs.items()}
