@@ -137,6 +137,19 @@ def test_comparisons_with_one_outcome_are_left_out(name, rounding):
     assert compared.first_out_of_range and compared.first_out_of_range.limit.what == TUNED
 
 
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+@pytest.mark.parametrize("side", [1, -1])
+def test_compare_names_a_value_that_is_just_on_the_other_side(rounding, side):
+    program = securemodel.compile(Fn(lambda x: torch.where(x < 5 * side, x, -x)), FIRST, rounding=rounding, **TWO)
+    found = securemodel.tune(program, FIRST, tolerance=1e-3)
+    assert found.program.header.tuned.settled == 1
+    for number, inside in ((5 * side - UNIT, side > 0), (5.0 * side, side < 0)):
+        x = FIRST.double().clone()
+        x[3] = number
+        same = torch.equal(fixed_point(found.program, x)[0], fixed_point(program, x)[0])
+        assert same == inside == (securemodel.compare(found.program, x).first_out_of_range is None)
+
+
 @pytest.mark.parametrize("name", ["maximum", "absolute"])
 def test_what_both_outcomes_were_seen_of_stays(name):
     found = tuned(name)

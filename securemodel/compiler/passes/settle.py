@@ -85,9 +85,14 @@ class _Settling:
         return True
 
     def expect(self, node: Node) -> None:
-        """Marks what a comparison reads with the sign that it must have."""
+        """Marks what a comparison reads with the sign that it must have.
+
+        Of rounded values, and with fast rounding, those are let pass that may come out either way.
+        """
         x, ulp = self.g.graph[node.args[0]], 2.0**-self.g.frac_bits
-        low, high = (-math.inf, ulp) if self.bits[node.id][1] else (-ulp / 2, math.inf)
+        sharp = not node.attrs.get("rounded")
+        low = 0.0 if sharp and self.g.exact else -ulp / 2
+        low, high = (-math.inf, 0.0 if sharp else ulp) if self.bits[node.id][1] else (low, math.inf)
         while x.op == "linear" and x.attrs["kind"] == "add":  # a sum with a constant may be gone
             y, added = (self.g.graph[a] for a in x.args)
             known = self.g.public(Value(added.id, added.shape, added.owner)) if added.form == "float" else None
