@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -104,6 +105,51 @@ def test_a_result_is_told_before_the_next_run_is_prepared(worlds, families, mode
     results = worlds(family).run(dict.fromkeys(family.parties, party))
     assert set(map(tuple, seen.values())) == {("tell", "prepare", "prepare")}
     assert len({tuple(result.run for result in told) for told in results.values()}) == 1
+
+
+def test_preparing_rests_during_a_run_that_needs_nothing_of_it(worlds, families, model, monkeypatch) -> None:
+    monkeypatch.setattr(serving, "pools_of", lambda programs: {1: 4, 4: 0})
+    family, going = families(2), {name: threading.Event() for name in families(2).parties}
+    shares = {size: split(torch.rand(size, 4), 2) for size in family.sizes}
+
+    def party(session: serving.ServingSession) -> list[bool]:
+        rank, begun, seen = family.parties.index(session.me), going[session.me], []
+        walk, finish, run = session.walks[session.me], session.channel.finish, session.run_shares
+        asked = lambda size: run(size, [shares[size][rank]], size, MANIFEST)
+        prepare = walk._of_size[1].run
+
+        def prepared(*given: Any) -> Any:
+            assert begun.wait(20)
+            for item in prepare(*given):
+                seen.append(walk._at_rest.is_set())
+                yield item
+
+        def talk() -> Any:
+            begun.set()
+            time.sleep(0.02)
+            return finish()
+
+        def wait() -> None:
+            deadline = time.monotonic() + 60
+            while session.runs_ahead[1] < 4:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        session.load(family, model if rank == 0 else None)
+        wait()
+        walk._of_size[1].run = prepared
+        asked(1)  # the worker begins with one more, which it goes on with while the next one runs
+        session.channel.finish = talk
+        asked(1)
+        session.channel.finish = finish
+        wait()
+        told = list(seen)
+        asked(1)
+        asked(4)  # its preparation is behind that of one row: it does not wait for the end of itself
+        return told
+
+    for seen in worlds(family).run(dict.fromkeys(family.parties, party)).values():
+        assert len(seen) > 4 and seen.count(False) <= 1
 
 
 def test_pools_fit_in_memory_and_have_few_runs(families) -> None:

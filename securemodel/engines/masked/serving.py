@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -21,10 +22,15 @@ from securemodel.engines.masked.zero import local_pairs
 from securemodel.engines.walk import Inputs, Rows, Steps
 from securemodel.program import Program
 
+_REST_S = 0.05
+
 
 class ServingWalk(MaskedWalk):
     """A party of programs of several sizes with the same load. A run is prepared, in the order of `ask_for`, and then made
-    in any order."""
+    in any order.
+
+    Where a thread prepares, it rests while a run goes on and another of the same size is ready: that run is faster by it.
+    """
 
     def __init__(
         self, parties: Mapping[int, OnlineParty], stream: Stream, source: NoSource, threaded: bool = False
@@ -37,6 +43,9 @@ class ServingWalk(MaskedWalk):
         }
         self._which = {size: at for at, size in enumerate(sizes)}
         self._sizes: dict[int, int] = {}
+        self._at_rest = threading.Event()  # no run goes on
+        self._at_rest.set()
+        self._now = 0
 
     def load_shares(self, epoch: int, shares: Mapping[int, torch.Tensor]) -> Steps[None]:
         """Takes the weights from this party's shares of them, by node; the others give theirs."""
@@ -73,7 +82,12 @@ class ServingWalk(MaskedWalk):
         party = self._parties[self._sizes[epoch]]
         party.shares = cast(Sequence[torch.Tensor], inputs)
         party.manifest = self.manifest + rows.now.to_bytes(4, "little")
-        result = yield from party.run(epoch, self._worker.take_from(epoch), rows)
+        self._now = epoch
+        self._at_rest.clear()
+        try:
+            result = yield from party.run(epoch, self._worker.take_from(epoch), rows)
+        finally:
+            self._at_rest.set()
         self._end(epoch)
         del self._sizes[epoch]
         return result
@@ -87,8 +101,22 @@ class ServingWalk(MaskedWalk):
             return
         size = self._sizes[epoch]
         self.source.begin(epoch, phase, self._which[size])
-        yield from self._of_size[size].run(epoch, phase, self.party.loaded_operands)
+        for item in self._of_size[size].run(epoch, phase, self.party.loaded_operands):
+            yield item
+            while not self._at_rest.is_set() and self._can_wait(size):
+                self._at_rest.wait(_REST_S)
         self.source.finish()
+
+    def _can_wait(self, size: int) -> bool:
+        """Whether the run that goes on needs nothing that is to be prepared, and another of a size is ready."""
+        now, asked = self._now, self._sizes.copy().items()
+        return self.is_prepared(now) and any(
+            of == size and epoch != now and self.is_prepared(epoch) for epoch, of in asked
+        )
+
+    def _stop(self) -> None:
+        self._at_rest.set()
+        super()._stop()
 
 
 def prepared_bytes(graph: Graph) -> int:
