@@ -108,7 +108,7 @@ def _finite(x: torch.Tensor, low: float, high: float, infinity: float) -> torch.
 
 
 def _bounded(x: torch.Tensor, most: float) -> torch.Tensor:
-    return x.float().clamp(-most, most)
+    return (x if x.dtype == torch.float64 else x.float()).clamp(-most, most)
 
 
 def _key(op: str, operands: Sequence[Value], attrs: dict[str, Any]) -> tuple:

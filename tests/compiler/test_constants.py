@@ -43,3 +43,25 @@ def test_results_of_float64_keep_their_digits(dtype):
     with securemodel.local(program) as session:
         made = session.run(x)
     assert made.dtype == dtype and torch.equal(made, x + 1)
+
+
+class Between(nn.Module):
+    def forward(self, x, low):
+        return x.clamp(low, low + 1)
+
+
+def test_bounds_of_float64_keep_their_digits():
+    x, low = torch.full((2,), 500.0, dtype=torch.float64), torch.tensor([256 + 2.0**-16, -3.0], dtype=torch.float64)
+    program = securemodel.compile(Between(), (x, low), weights="bank", inputs=("shop", "bank"), outputs="shop")
+    with securemodel.local(program) as session:
+        assert torch.equal(session.run(x, low), Between()(x, low))
+
+
+def test_decrypted_results_of_float64_keep_their_digits():
+    x, model = torch.tensor([[256 + 2.0**-16]], dtype=torch.float64), nn.Linear(1, 1).double()
+    with torch.no_grad():
+        model.weight.fill_(1.0), model.bias.fill_(1.0)
+    settings = {"protocol": "paillier", "insecure_key_bits": 512, "input_limit": 512.0}
+    program = securemodel.compile(model, x, weights="bank", inputs="shop", outputs="shop", **settings)
+    with securemodel.local(program) as session:
+        assert torch.equal(session.run(x), x + 1)

@@ -123,15 +123,18 @@ class Client(Party):
 
     def _outputs(self, inputs: Inputs, scores: np.ndarray) -> list[torch.Tensor]:
         made: list[list[torch.Tensor]] = []
+        exact: dict[int, torch.Tensor] = {}
         for row, _ in enumerate(self.each_row(inputs)):
             at = 0
             for node in self._decrypted:
                 size = int(np.prod(node.shape, dtype=int))
                 value = torch.from_numpy(scores[row, at : at + size].copy()).reshape(node.shape)
-                whole = node.attrs.get("integer")
-                self.clear.give(node.id, value.round().to(torch.int64) if whole else value.to(torch.float32))
+                value = value.round().to(torch.int64) if node.attrs.get("integer") else value
+                exact[node.id] = value
+                self.clear.give(node.id, value.to(torch.float32) if value.is_floating_point() else value)
                 at += size
-            made.append([typed(self.clear.value(n.args[0]), n.attrs["dtype"]) for n in self._revealed])
+            read = lambda node: exact[node] if node in exact else self.clear.value(node)
+            made.append([typed(read(n.args[0]), n.attrs["dtype"]) for n in self._revealed])
         columns = [list(column) for column in zip(*made, strict=True)]
         return [column[0] if len(column) == 1 else torch.cat(column) for column in columns]
 
