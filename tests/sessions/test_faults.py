@@ -204,11 +204,11 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
     monkeypatch.setattr("securemodel.engines.masked.ahead._BATCH_BYTES", 1 << 17)
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(64, 64)) for _ in range(4)))
     options = {"weights": "bank", "inputs": "hospital", "outputs": "hospital"}
-    program = securemodel.compile(model.eval(), (torch.zeros(512, 64),), **options)
+    program = securemodel.compile(model.eval(), (torch.zeros(2048, 64),), **options)
     gates = sum(node.op in GATES for node in program.graph.nodes if node.phase == "run")
     dealt, gate = [], Dealing._gate
     monkeypatch.setattr(Dealing, "_gate", lambda self, node, *rest: (dealt.append(node), gate(self, node, *rest))[1])
-    world, x = worlds(program, receive_s=2 * SHORT_S), torch.randn(512, 64)
+    world, x = worlds(program, receive_s=2 * SHORT_S), torch.randn(2048, 64)
 
     def idle(session: Session) -> Any:
         mine = x if session.me == "hospital" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ from protocols.channel.base import Channel
 from protocols.errors import PeerAborted, SecureModelError
 from protocols.fixedpoint import encode
 from protocols.prg import Stream
-from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked import opening
+from securemodel.engines.masked.rounds import Together
 from securemodel.engines.masked.store import prepare
 from securemodel.sessions.session import Epochs
 
@@ -244,16 +246,23 @@ def test_a_session_goes_on_after_any_number_of_runs(world, program, model, tools
 
 @pytest.mark.parametrize("start", [0, 2**20 - 4, 2**32 - 4])
 def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch, start: int) -> None:
-    """All that is opened under a mask (its address in the stream) is opened once, also with new weights."""
-    opened: list[tuple[str, int, int]] = []
-    outgoing = OnlineParty._outgoing
+    """No party hides two values by the same share of a mask, also with new weights."""
+    used: list[tuple[str, bytes]] = []
+    part_of, hidden = opening.part_of, Together.hidden
 
-    def noted(self: Any, node: Any, env: dict, take: Any, epoch: int, rows: Any) -> Any:
-        if node.op in ("input", "mask", "mask_bits"):
-            opened.append((self.me, epoch, node.id))
-        return outgoing(self, node, env, take, epoch, rows)
+    def noted(node: Any, share: Any, lam: Any) -> Any:
+        note([lam])
+        return part_of(node, share, lam)
 
-    monkeypatch.setattr(OnlineParty, "_outgoing", noted)
+    def noted_together(self: Any, env: Any, lams: Any) -> Any:
+        note(lams)
+        return hidden(self, env, lams)
+
+    def note(lams: Any) -> None:
+        used.extend((threading.current_thread().name, lam.numpy().tobytes()) for lam in lams if lam is not None)
+
+    monkeypatch.setattr(opening, "part_of", noted)
+    monkeypatch.setattr(Together, "hidden", noted_together)
 
     def use(made: Any) -> None:
         made._epochs = Epochs(start)
@@ -264,4 +273,4 @@ def test_no_mask_hides_two_values(world, program, model, tools, monkeypatch, sta
             made.run(mine)
 
     assert world.run({"bank": use, "hospital": use}) == {"bank": None, "hospital": None}
-    assert len(opened) > 50 and len(set(opened)) == len(opened)
+    assert len(used) > 50 and len(set(used)) == len(used)
