@@ -689,3 +689,28 @@ def test_a_party_that_ends_in_the_middle_is_named():
     assert isinstance(results.pop("shop"), ValueError)
     for result in results.values():
         assert isinstance(result, PeerError) and "'shop'" in str(result) and "4711" not in str(result), result
+
+
+def test_weights_of_float64_are_exported_with_all_their_digits():
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    start = torch.tensor([[256 + 2.0**-16, -3.5]], dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-10)
+
+    def step(x, y):
+        loss = (model(x).squeeze(1) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    wide = torch.float64
+    zeros = lambda party, *s: securemodel.owned(party, lambda: torch.zeros(s, dtype=wide), shape=s, dtype=wide)
+    data = securemodel.dataset(x=zeros("bank", 4, 2), y=zeros("shop", 4))
+    batch = data.batches(4, seed=1)
+    job = securemodel.compile_training(step, model, optimizer, batch=batch, parties=["bank", "shop"], reveal="all")
+    with job.local() as run:
+        for _ in run.epochs(1):
+            run.train_epoch()
+        assert torch.equal(run.export(to="bank")["weight"], start)
