@@ -110,8 +110,7 @@ class _Watched(OnlineParty):
     def _keep_opened(self, node: Node, value: Any) -> None:
         if node.op in ("mask", "mask_bits"):
             whole, bits = value.m if node.op == "mask" else value.hat, sent_bits(node)
-            low = whole.contiguous().reshape(-1, 1).view(torch.uint8)[:, : bits // 8]
-            self.keep(OPENED, self._epoch, node.id, node.op, _words(low, bits, whole.numel()), bits)
+            self.keep(OPENED, self._epoch, node.id, node.op, _low(whole, bits), bits)
 
 
 def _words(part: torch.Tensor, bits: int, count: int) -> np.ndarray:
@@ -120,6 +119,12 @@ def _words(part: torch.Tensor, bits: int, count: int) -> np.ndarray:
     out = np.zeros((count, 8), np.uint8)
     out[:, : bits // 8] = raw
     return out.reshape(-1).view(np.uint64)
+
+
+def _low(whole: torch.Tensor, bits: int) -> np.ndarray:
+    """The low bits of each element, which are all that is sent of it."""
+    low = whole.contiguous().reshape(-1, 1).view(torch.uint8)[:, : bits // 8]
+    return _words(low, bits, whole.numel())
 
 
 def _which_is_first(positions: np.ndarray) -> np.ndarray:
@@ -182,9 +187,10 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
 
         def dealt(epoch: int, node: int, given: Sequence[Part]) -> Dealt:
             shares = deal(epoch, node, given)
-            for index, (name, share) in enumerate(shares.items()):
-                bits = 8 * share.element_size()
-                last.keep("dealt", epoch, node, f"dealer {index} {name}", _words(share, bits, share.numel()), bits)
+            for index, part in enumerate(given):
+                share = shares[part.name]
+                bits = 8 * (part.low or share.element_size())
+                last.keep("dealt", epoch, node, f"dealer {index} {part.name}", _low(share, bits), bits)
             return shares
 
         source.dealt = dealt
