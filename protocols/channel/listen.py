@@ -23,7 +23,7 @@ from typing import Any
 HANDSHAKE_S = 10.0  # for all of it: the TLS handshake, and turning away
 _PLACES, _PLACES_OF_ORIGIN = 256, 128
 _BACKLOG = 128
-_POLL_S = 0.1
+_PAUSE_S = 0.025  # after which a connection that failed is tried again
 _TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -107,6 +107,11 @@ class Room:
         with self._lock, suppress(ValueError):
             self._guests.remove(guest)
 
+    def left_s(self) -> float | None:
+        """How long the next one who has to go may stay, in seconds; None where nobody is here."""
+        with self._lock:
+            return max(self._guests[0].until - time.monotonic(), 0.0) if self._guests else None
+
     def turn_out(self, until: float = math.inf) -> None:
         """Ends what may not be here at that time any more, whatever it sends."""
         with self._lock:
@@ -134,6 +139,7 @@ class Listener:
         self.addresses = ", ".join(address_text(sock.getsockname()) for sock in self._sockets)
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._waker, self._woken = socket.socketpair()
 
     def start(self, welcome: Callable[[Guest], None]) -> None:
         """Calls `welcome`, in a thread of its own each time, for every connection; it must close the socket."""
@@ -143,11 +149,13 @@ class Listener:
     def close(self) -> None:
         """Frees the addresses: they stay taken for as long as another thread waits on a socket."""
         self._closed.set()
+        self._waker.close()  # wakes that thread
         for sock in self._sockets:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes that thread at once, where the system allows it
+                sock.shutdown(socket.SHUT_RDWR)
         if self._thread:
             self._thread.join(1.0)
+        self._woken.close()
         _closed(self._sockets)
         self.room.turn_out()
 
@@ -155,10 +163,12 @@ class Listener:
         with selectors.DefaultSelector() as selector:
             for sock in self._sockets:
                 selector.register(sock, selectors.EVENT_READ, sock)
+            selector.register(self._woken, selectors.EVENT_READ)
             while not self._closed.is_set():
                 self.room.turn_out(time.monotonic())
-                for key, _ in selector.select(_POLL_S):
-                    self._accept(key.data, welcome)
+                for key, _ in selector.select(self.room.left_s()):
+                    if key.data is not None:
+                        self._accept(key.data, welcome)
 
     def _accept(self, listening: socket.socket, welcome: Callable[[Guest], None]) -> None:
         """One connection. A failure is one connection's, or passes when the system has descriptors again."""
@@ -169,7 +179,7 @@ class Listener:
         except OSError as error:
             if error.errno in _TOO_FEW:
                 self.room.turn_out_oldest()
-            self._closed.wait(_POLL_S / 4)
+            self._closed.wait(_PAUSE_S)
             return
         guest = self.room.enter(sock, address)
         try:

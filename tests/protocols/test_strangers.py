@@ -6,6 +6,7 @@ The slow test says how often and how fast, for several kinds of load (`pytest -s
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import ssl
 import statistics
@@ -385,3 +386,21 @@ def test_a_party_may_be_started_anew_while_the_other_is_not_ready(scene: Scene, 
     assert made["a"].session == made["b"].session
     for channel in made.values():
         channel.close()
+
+
+def test_an_idle_listener_sleeps_until_it_is_closed(monkeypatch) -> None:
+    waits: list[float | None] = []
+    select = selectors.DefaultSelector.select
+
+    def noted(self, timeout=None):
+        waits.append(timeout)
+        return select(self, timeout)
+
+    monkeypatch.setattr(selectors.DefaultSelector, "select", noted)
+    listener = Listener("127.0.0.1", 0)
+    listener.start(lambda guest: None)
+    while not waits:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    listener.close()
+    assert waits == [None] and listener._thread is not None and not listener._thread.is_alive()
