@@ -47,11 +47,10 @@ def tune(
 
     Comparisons that came out the same throughout, and would if values lay `margin` times as far apart, are left out.
     Measured in the clear, in fixed point: for **data of one owner**, typical of later runs. A value that leaves its range
-    in such a run makes a wrong result, and nothing says so. `tolerance` bounds the largest error of any result
-    on this data against the model in float. `guard`: all parties are told where a value left its range, as one bit for a run,
-    which then raises OutOfRange in place of a result; no comparison is left out. `model` gives the weights if the program was
-    compiled without them. Inputs
-    are as for `Session.run`.
+    in such a run makes a wrong result, and nothing says so. `tolerance` bounds the largest error of any result on this
+    data against the model in float. `guard`: all parties are told where a value left its range, as one bit for a run,
+    which then raises OutOfRange in place of a result; no comparison is left out. `model` gives the weights if the program
+    was compiled without them. Inputs are as for `Session.run`.
 
     Raises InputError for inputs or weights of wrong shapes, out of range or not finite, a tolerance that is not met, for
     programs read from a file, tuned already, with state, or of a training, and for those with a `protocol`.
