@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.rows import NOT_KNOWN, SYSTEM, Row, row_of
 from benchmarks.steps import StepCase, step_program
 from protocols import identity, kernels
 from protocols.channel import HEADER_BYTES
+from protocols.channel.testing import free_addresses
 from securemodel.compiler.wire import message_bytes, steps
 
 _CONNECT_S = 900  # parties of a large model compile for minutes; when one process fails, all are ended at once
@@ -122,23 +122,13 @@ def evaluation_bytes(program: securemodel.Program) -> int:
     )
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 def write_configuration(directory: Path, tls: bool) -> None:
     """Identities and one party file per process."""
     names = (*PARTIES, identity.DEALER)
     lines = []
-    for name, port in zip(names, _free_ports(len(names)), strict=True):
+    for name, address in zip(names, free_addresses(len(names)), strict=True):
         section = "dealer" if name == identity.DEALER else f"parties.{name}"
-        lines += [f"[{section}]", f'address = "127.0.0.1:{port}"']
+        lines += [f"[{section}]", f'address = "{address}"']
         if tls:
             made = identity.create(name, directory / name)
             lines.append(f'certificate = "{made.certificate_path.relative_to(directory).as_posix()}"')

@@ -2,31 +2,69 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TypeVar
 
 from protocols.identity import DEALER, Identity, PartiesConfig, Timeouts, create, load_config
 
 Result = TypeVar("Result")
+_HOST = "127.0.0.1"
+_FIRST, _LAST, _BLOCK = 10_000, 32_000, 200  # below the ports that systems give to those who connect
+
+
+_taking = threading.Lock()
 
 
 def free_addresses(count: int, lanes: int = 1) -> list[str]:
-    """Addresses on 127.0.0.1 that nobody listened on a moment ago, nor on the ports after each for so many lanes."""
-    addresses: list[str] = []
-    with ExitStack() as held:
-        while len(addresses) < count:
-            port = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            try:
-                for lane in range(1, lanes):
-                    held.enter_context(socket.create_server(("127.0.0.1", port + lane)))
-            except (OSError, OverflowError):
-                continue
-            addresses.append(f"127.0.0.1:{port}")
-    return addresses
+    """Addresses on 127.0.0.1 that nobody listens on, nor on the ports after each for so many lanes. They are out of a
+    block of ports of this process and come in turn, so that what was given and is not listened on yet is given to
+    nobody else.
+    """
+    with _taking:
+        return [f"{_HOST}:{_free_ports(lanes)}" for _ in range(count)]
+
+
+def _free_ports(lanes: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    _, ports = _block(os.getpid())
+    found: list[int] = []
+    for port in islice(ports, 2 * _BLOCK):
+        following = found if found[-1:] == [port - 1] else []
+        found = [*following, port] if _is_free(port) else []
+        if len(found) == lanes:
+            return found[0]
+    raise OSError(errno.EADDRINUSE, f"no {lanes} free ports in a row among {_BLOCK} of {_HOST}")
+
+
+@cache
+def _block(process: int) -> tuple[socket.socket, Iterator[int]]:
+    """Ports that no other process takes from here as long as the socket is bound to the one before them."""
+    for first in secrets.SystemRandom().sample(range(_FIRST, _LAST, _BLOCK), (_LAST - _FIRST) // _BLOCK):
+        held = socket.socket()
+        try:
+            held.bind((_HOST, first))
+        except OSError:
+            held.close()
+            continue
+        return held, cycle(range(first + 1, first + _BLOCK))
+    raise OSError(errno.EADDRINUSE, f"every block of ports from {_FIRST} to {_LAST} of {_HOST} is taken")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def loopback_parties(

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from protocols.channel.testing import free_addresses
+
 ROOT = Path(__file__).parents[2]
 FLOWER = ROOT / "build" / "flower"
 APP = ROOT / "examples" / "federated_flower"
@@ -149,12 +151,8 @@ def test_the_example_in_flowers_simulation(environment: dict[str, str], tmp_path
 
 @pytest.fixture
 def ports() -> list[int]:
-    """Three ports of loopback that were free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    found = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return found
+    """Three free ports of loopback."""
+    return [int(address.rpartition(":")[2]) for address in free_addresses(3)]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 import ssl
 from contextlib import suppress
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from protocols import identity
 from protocols.channel import tls
+from protocols.channel.testing import free_addresses
 from protocols.errors import BadFrame
 from securemodel.service import control
 from securemodel.service.control import ControlLinks
@@ -29,8 +29,7 @@ class OverTLS(Parties):
     def __init__(self, count, folder, **options) -> None:
         super().__init__(count, folder, **options)
         self.own = {name: identity.create(name, folder / name) for name in (*self.names, "stranger")}
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.address,) = free_addresses(1)
         text = "".join(f'[parties.{n}]\naddress = "127.0.0.1:{i}"\ncertificate = "{n}/identity.crt"\n'
                        for i, n in enumerate(self.names, 1))  # fmt: skip
         (folder / "parties.toml").write_text(text)
@@ -39,7 +38,7 @@ class OverTLS(Parties):
         self.ends: dict[str, ControlLinks] = {}
 
     def links(self, name):
-        fronts = {other: SimpleNamespace(control=f"127.0.0.1:{self.port}") for other in self.names}
+        fronts = {other: SimpleNamespace(control=self.address) for other in self.names}
         config = SimpleNamespace(
             ranks=self.names, fronts=fronts, parties=self.roster, own=SimpleNamespace(control_listen=None),
             digest=lambda: self.digests[name],
@@ -53,7 +52,7 @@ class OverTLS(Parties):
 
     async def as_party(self, name):
         context = tls.client_context(self.own[name], self.roster.entry("bank"))
-        return await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname="")
+        return await asyncio.open_connection(*self.address.split(":"), ssl=context, server_hostname="")
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -113,7 +112,7 @@ def test_what_a_party_may_not_say_ends_its_link_by_name(tmp_path, caplog) -> Non
 def test_strangers_and_silent_connections_do_not_keep_a_party_out(tmp_path) -> None:
     async def test(service: OverTLS) -> None:
         await service.desks.pop("hospital").close()
-        silent = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(2 * control._GUESTS)]
+        silent = [await asyncio.open_connection(*service.address.split(":")) for _ in range(2 * control._GUESTS)]
         with suppress(ssl.SSLError, ConnectionError):
             reader, _ = await service.as_party("stranger")
             assert await reader.read(1) == b""
@@ -173,7 +172,7 @@ def test_why_there_is_no_link_with_the_leader_is_told_once(tmp_path, caplog) -> 
         while "no link with the front of 'bank'" not in caplog.text:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)
-        assert caplog.text.count("no link with the front of 'bank'") == 1 and f"127.0.0.1:{service.port}" in caplog.text
+        assert caplog.text.count("no link with the front of 'bank'") == 1 and service.address in caplog.text
 
     OverTLS(2, tmp_path).run(test)
 
