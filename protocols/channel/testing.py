@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
-from itertools import cycle, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from protocols.identity import DEALER, Identity, PartiesConfig, Timeouts, create, load_config
 
 Result = TypeVar("Result")
 _HOST = "127.0.0.1"
-_FIRST, _LAST, _BLOCK = 10_000, 32_000, 200  # below the ports that systems give to those who connect
+_FIRST, _LAST, _BLOCK = 10_000, 32_000, 500  # below the ports that systems give to those who connect
 
 
+class _Block(NamedTuple):
+    """Ports that no other process takes from here, as long as `held` is bound to the one before them."""
+
+    held: socket.socket
+    ports: Iterator[int]
+
+
+_blocks: dict[int, list[_Block]] = {}  # by the number of the process: a child starts with none
 _taking = threading.Lock()
 
 
 def free_addresses(count: int, lanes: int = 1) -> list[str]:
-    """Addresses on 127.0.0.1 that nobody listens on, nor on the ports after each for so many lanes. They are out of a
-    block of ports of this process and come in turn, so that what was given and is not listened on yet is given to
-    nobody else.
+    """Addresses on 127.0.0.1 that nobody listens on, nor on the ports after each for so many lanes. They come in turn,
+    out of blocks of ports of this process, so that what was given and is not listened on yet is given to nobody else.
     """
     with _taking:
         return [f"{_HOST}:{_free_ports(lanes)}" for _ in range(count)]
@@ -35,19 +41,21 @@ def free_addresses(count: int, lanes: int = 1) -> list[str]:
 
 def _free_ports(lanes: int) -> int:
     """The first of so many ports in a row that nobody listens on."""
-    _, ports = _block(os.getpid())
-    found: list[int] = []
-    for port in islice(ports, 2 * _BLOCK):
-        following = found if found[-1:] == [port - 1] else []
-        found = [*following, port] if _is_free(port) else []
-        if len(found) == lanes:
-            return found[0]
-    raise OSError(errno.EADDRINUSE, f"no {lanes} free ports in a row among {_BLOCK} of {_HOST}")
+    if lanes >= _BLOCK:
+        raise ValueError(f"{lanes} ports in a row are more than the {_BLOCK - 1} of a block")
+    blocks = _blocks.setdefault(os.getpid(), [])
+    for block in itertools.chain(blocks, _new_blocks(blocks)):
+        found: list[int] = []
+        for port in itertools.islice(block.ports, _BLOCK - 1):
+            following = found if found[-1:] == [port - 1] else []
+            found = [*following, port] if _is_free(port) else []
+            if len(found) == lanes:
+                return found[0]
+    raise OSError(errno.EADDRINUSE, f"{_HOST} has no {lanes} free ports in a row from {_FIRST} to {_LAST}")
 
 
-@cache
-def _block(process: int) -> tuple[socket.socket, Iterator[int]]:
-    """Ports that no other process takes from here as long as the socket is bound to the one before them."""
+def _new_blocks(blocks: list[_Block]) -> Iterator[_Block]:
+    """Blocks that no process has, as far as they are asked for."""
     for first in secrets.SystemRandom().sample(range(_FIRST, _LAST, _BLOCK), (_LAST - _FIRST) // _BLOCK):
         held = socket.socket()
         try:
@@ -55,8 +63,8 @@ def _block(process: int) -> tuple[socket.socket, Iterator[int]]:
         except OSError:
             held.close()
             continue
-        return held, cycle(range(first + 1, first + _BLOCK))
-    raise OSError(errno.EADDRINUSE, f"every block of ports from {_FIRST} to {_LAST} of {_HOST} is taken")
+        blocks.append(_Block(held, itertools.cycle(range(first + 1, first + _BLOCK))))
+        yield blocks[-1]
 
 
 def _is_free(port: int) -> bool:
@@ -105,5 +113,5 @@ def run_together(
     pool.shutdown(wait=False, cancel_futures=True)
     missing = [name for name, future in futures.items() if not future.done()]
     if missing:
-        raise TimeoutError(f"still running after {timeout_s:g} s: {', '.join(missing)}")
+        raise TimeoutError(f"still running after {timeout_s:g} s: {', '.join(map(str, missing))}")
     return {name: future.exception() or future.result() for name, future in futures.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -36,6 +37,15 @@ def test_ports_that_somebody_listens_on_are_left_out(lanes: int) -> None:
     assert len(given) == 180 // lanes
 
 
+def test_a_process_takes_another_block_when_one_is_full() -> None:
+    (address,) = free_addresses(1)
+    port = int(address.rpartition(":")[2])
+    with ExitStack() as listening:
+        for _ in range(600):
+            listening.enter_context(socket.create_server(("127.0.0.1", _ports(free_addresses(1)).pop())))
+        assert any(abs(each - port) >= 500 for each in _ports(free_addresses(5, 3)))
+
+
 def test_more_ports_in_a_row_than_there_are_is_an_error() -> None:
-    with pytest.raises(OSError, match="no 1000 free ports in a row"):
+    with pytest.raises(ValueError, match="1000 ports in a row are more than the 499 of a block"):
         free_addresses(1, 1000)
