@@ -18,7 +18,7 @@ import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape
-from protocols.gates.truncate import Truncate
+from protocols.gates.truncate import Truncate, carry_offset, cut_bits, dealt_wrap, multiple
 from protocols.shares import Role, words
 
 _TRUNCATE = Truncate()
@@ -42,10 +42,11 @@ class MultiplyTruncated:
         lam = torch.zeros_like(y.m) if y.lam is None else y.lam
         exact: tuple[Any, ...] = ()
         if carry:
-            exact = (attrs["offset"], carry[0].hat, dealt["carry"], dealt[_TIMES + "carry"])
+            exact = (carry_offset(attrs), carry[0].hat, dealt["carry"], dealt[_TIMES + "carry"])
         none = torch.zeros(words(x.m.numel()), dtype=torch.int64, device=x.m.device)  # of a selection, its second term
+        wrap, times_wrap = (dealt_wrap(dealt, name, attrs, x.m) for name in ("wrap", _TIMES + "wrap"))
         times_mask = kernels.select_truncated(
-            none, x.m, dealt["high"], dealt["wrap"], lam.expand(x.m.shape), dealt[_TIMES + "high"],
-            dealt[_TIMES + "wrap"], attrs["bits"], role.public, *exact,
+            none, multiple(x.m, attrs), dealt["high"], wrap, lam.expand(x.m.shape), dealt[_TIMES + "high"],
+            times_wrap, cut_bits(attrs), role.public, *exact,
         )  # fmt: skip
         return made - times_mask.view(x.m.shape)

@@ -15,7 +15,15 @@ import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part, Shape, numel, ring_part
-from protocols.gates.truncate import carry_mask, wrap_part
+from protocols.gates.truncate import (
+    carry_mask,
+    carry_offset,
+    cut_bits,
+    dealt_wrap,
+    multiple,
+    shared_wrap,
+    wrap_parts,
+)
 from protocols.shares import MaskedBits, Role
 
 
@@ -45,7 +53,7 @@ class Select:
 class SelectTruncated:
     """b ((x + offset) >> f) from the opening of x itself, operands (bits, x) or (bits, x, carry); see truncate.py.
 
-    attrs: {"invert", "bits": f}, with a carry also {"offset"}. The truncated value's mask is
+    attrs: {"invert", "bits": f}, with a carry also {"offset"}, of what is known to be small {"modulo"}. The truncated value's mask is
     (l >> f) - w 2^(64-f) with w known only once m is, so the dealer shares beta times both of its terms. With the carry
     c = hat ^ gamma it shares gamma and beta gamma too, for b c multiplied out.
     """
@@ -53,11 +61,12 @@ class SelectTruncated:
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]:
         names = ("high", "bit", "bit_high", *(("carry", "bit_carry") if len(shapes) > 2 else ()))
         ring = tuple(ring_part(name, shape, attrs) for name in names)
-        return (*ring, wrap_part("wrap", shape, attrs), wrap_part("bit_wrap", shape, attrs))
+        return (*ring, *wrap_parts(("wrap", "bit_wrap"), shape, attrs))
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
         beta, lam = masks[0].reshape(-1), masks[1].reshape(-1)
-        high, wrap = kernels.deal_truncation(lam, attrs["bits"])
+        high, wrap = kernels.deal_truncation(multiple(lam, attrs), cut_bits(attrs))
+        wrap = shared_wrap(wrap, attrs)
         bit = kernels.bit_times(beta, None, lam.numel())
         dealt = {
             "high": high,
@@ -75,10 +84,11 @@ class SelectTruncated:
         bits, x, *carry = operands
         exact: tuple[Any, ...] = ()
         if carry:
-            exact = (attrs["offset"], carry[0].hat, dealt["carry"], dealt["bit_carry"])
+            exact = (carry_offset(attrs), carry[0].hat, dealt["carry"], dealt["bit_carry"])
+        wrap, bit_wrap = (dealt_wrap(dealt, name, attrs, x.m) for name in ("wrap", "bit_wrap"))
         return kernels.select_truncated(
-            _bits(bits, attrs), x.m, dealt["high"], dealt["wrap"], dealt["bit"], dealt["bit_high"], dealt["bit_wrap"],
-            attrs["bits"], role.public, *exact,
+            _bits(bits, attrs), multiple(x.m, attrs), dealt["high"], wrap, dealt["bit"], dealt["bit_high"], bit_wrap,
+            cut_bits(attrs), role.public, *exact,
         )  # fmt: skip
 
 

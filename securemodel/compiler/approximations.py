@@ -143,12 +143,13 @@ def _ring(coefficient: float, frac_bits: int) -> int:
 
 
 def narrowest(rows: Sequence[Sequence[int]], frac_bits: int, step_bits: int) -> tuple[list[list[int]], int]:
-    """Rows of a scale of 3 frac_bits at the scale whose values 48 bits hold, with 2 to spare, and its fractional bits.
+    """Rows of a scale of 3 frac_bits at the scale whose values 48 bits hold, with 2 to spare and half a unit of frac_bits
+    that rounding adds, and its fractional bits.
 
     As they are where that leaves too few for t^2 to be right to half a unit.
     """
     made, frac, reach = [list(row) for row in rows], 3 * frac_bits, piece_reach(frac_bits, step_bits)
-    while most_of_pieces(made, reach).bit_length() > _NARROW:
+    while (most_of_pieces(made, reach) + (1 << (frac - frac_bits) >> 1)).bit_length() > _NARROW:
         frac -= 1
         if frac < 3 * frac_bits - 2 * step_bits:
             return [list(row) for row in rows], 3 * frac_bits

@@ -383,6 +383,8 @@ def _truncate(case: Case, *others: Node) -> Made:
     x, exact = case.xs[len(others)], case.header.rounding == "exact"
     if exact != ("offset" in case.attrs) or exact != (len(case.xs) - len(others) == 2):
         raise Wrong(f"rounding is {case.header.rounding}: with an offset and a carry it is exact, without them fast")
+    if case.attrs.get("modulo", RING_BITS) < case.attrs["bits"] + 2:
+        raise Wrong(f"{case.attrs['modulo']} bits are too few to be truncated by {case.attrs['bits']}")
     if exact:
         _one_plane(case.xs[-1], numel(x.shape))
         if case.attrs["offset"] >= 1 << case.attrs["bits"]:
@@ -697,7 +699,7 @@ class Row:
 
     `signature` is a pattern of the operands' forms and the result's; `rule` derives the result (raises Wrong); `owner` and
     `phase` derive who computes it and when. `reads(node, i)`: how many low bits of its
-    operand i it needs (None: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
+    operand i it needs (None, for it or for all: as many as are read of its result). With `may_be_empty`, axes without elements are allowed.
     `held` says who has a share of the result that is not zero: all, its owner, who has such a share of an operand, or
     these and the first party. What is no secret has none.
     `opens` says who sends a part of the value to whom, if the operator talks. `products` are the products that a party
@@ -712,7 +714,7 @@ class Row:
     optional: Mapping[str, Check] = field(default_factory=dict)
     owner: Owner = nobody
     phase: PhaseRule = with_operands
-    reads: Callable[[Node, int], int] | None = lambda node, index: RING_BITS
+    reads: Callable[[Node, int], int | None] | None = lambda node, index: RING_BITS
     may_be_empty: bool = False
     held: Literal["all", "owner", "operands", "first"] = "all"
     opens: Literal["owner to all", "all to all", "all to owner"] | None = None
@@ -727,7 +729,9 @@ _PRODUCT = {**_KIND, **_NESTED}
 _OFFSET, _SHIFT = whole(0, 1 << 60), whole(-(1 << 60), 1 << 60)
 _WINDOW = {"shift": many(whole(-63, 63)), "low_bits": whole(1, 66), "offset": many(_SHIFT)}
 _CUT, _INVERT, _EXACT = {"bits": whole(1, 61)}, {"invert": flag}, {"offset": _OFFSET}
-_READ = {"read": one_of(*range(8, RING_BITS, 8))}
+_FEWER = one_of(*range(8, RING_BITS, 8))
+_READ, _SMALL = {"read": _FEWER}, {"modulo": _FEWER}
+_ROUNDED = {**_EXACT, **_READ, **_SMALL}
 _FIRSTS: Who = frozenset({"first"})
 _OF_X: Who = frozenset({0})
 _DIGITS, _APART = {"digits": whole(2, 17)}, {"apart": whole(2, 16)}
@@ -741,6 +745,12 @@ _OWNED = {
     "key_bits": whole(64, 8192),
     "insecure": flag,
 }
+
+
+def _cut_of(place: int) -> Callable[[Node, int], int | None]:
+    """What is read of the operands of a truncation, which is at this place: of it, what shows it whole."""
+    return lambda node, index: node.attrs.get("modulo", RING_BITS) if index == place else None
+
 
 ROWS: dict[str, Row] = {
     # floats, by their owner
@@ -758,7 +768,7 @@ ROWS: dict[str, Row] = {
     "own": Row("float -> additive", _encoded, owner=_party, held="owner"),
     "client_input": Row("-> additive", _client_input, {"name": text}, phase=in_a_run),
     "input": Row(
-        "float -> masked", _encoded, optional={"width": one_of(*range(8, 64, 8))}, owner=_party, held="owner",
+        "float -> masked", _encoded, optional={"width": _FEWER}, owner=_party, held="owner",
         opens="owner to all",
     ),
     "positions": Row(
@@ -770,8 +780,9 @@ ROWS: dict[str, Row] = {
         phase=in_a_run, may_be_empty=True, final=True,
     ),
     "reveal": Row(
-        "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, owner=_receiver,
-        phase=in_a_run, may_be_empty=True, opens="all to owner", final=True,
+        "additive -> float", _same, {"index": PLACE, "dtype": one_of(*_DTYPES)}, {"width": _FEWER}, owner=_receiver,
+        phase=in_a_run, reads=lambda node, index: node.attrs.get("width", RING_BITS),
+        may_be_empty=True, opens="all to owner", final=True,
     ),
     # forms
     "public_masked": Row("public -> masked", _same, held="operands", view=True),
@@ -808,8 +819,10 @@ ROWS: dict[str, Row] = {
         "masked -> additive", lambda case: Made(case.xs[0].shape, 2 * frac_of(case.xs[0])), {}, _READ, reads=None,
         products=(_OF_X, _FIRSTS),
     ),
-    "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, {**_EXACT, **_READ}),
-    "multiply_truncated": Row("masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, {**_EXACT, **_READ}),
+    "truncate": Row("masked (masked_bits )?-> additive", _truncate, _CUT, _ROUNDED, reads=_cut_of(0)),
+    "multiply_truncated": Row(
+        "masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, _ROUNDED, reads=_cut_of(1),
+    ),
     "digits": Row(
         "(masked )+-> bits", _digits, _WINDOW, {"of": many(PLACE)},
         reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],
@@ -829,7 +842,9 @@ ROWS: dict[str, Row] = {
         reads=lambda node, index: node.attrs["bit"] + BEYOND_BITS,
     ),
     "select": Row("masked_bits masked -> additive", _select, _INVERT, _READ, reads=None),
-    "select_truncated": Row("masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, {**_EXACT, **_READ}),
+    "select_truncated": Row(
+        "masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _ROUNDED, reads=_cut_of(1),
+    ),
     "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}, _READ),
     "lookup": Row("(masked|window) -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
     "lookup_shared": Row("(masked|window) -> additive", _lookup, _TABLE, _READ, reads=lambda node, index: 8),
@@ -855,8 +870,8 @@ def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
     for node in reversed(graph.nodes):
         reads = rows[node.op].reads
         for index, arg in enumerate(node.args):
-            need = max(0, bits[node.id] - shifted_bits(node)) if reads is None else reads(node, index)
-            bits[arg] = max(bits[arg], need)
+            need = reads(node, index) if reads else None
+            bits[arg] = max(bits[arg], max(0, bits[node.id] - shifted_bits(node)) if need is None else need)
     return [min(RING_BITS, -(-need // 8) * 8) for need in bits]
 
 

@@ -12,6 +12,7 @@ import torch
 from protocols.errors import explain
 from protocols.fixedpoint import decode, encode
 from protocols.names import PUBLIC
+from protocols.shares import RING_BITS
 from securemodel.compiler.builder import Value, mapped
 from securemodel.compiler.capture import NO_MESSAGE, ModelState, model_state
 from securemodel.compiler.ir import Node, Phase, is_check
@@ -68,8 +69,9 @@ _READS: dict[Any, Callable[..., list[_Read]]] = {
 
 
 def revealed(node: Node, ring: torch.Tensor) -> torch.Tensor:
-    """A revealed value as its receiver decodes it."""
-    dtype = node.attrs["dtype"]
+    """A revealed value as its receiver decodes it: its low bits, the highest of which says whether it is below zero."""
+    dtype, more = node.attrs["dtype"], RING_BITS - node.attrs.get("width", RING_BITS)
+    ring = (ring << more) >> more if more else ring
     return typed(decode(ring, node.frac, getattr(torch, dtype)) if node.frac else ring, dtype)
 
 

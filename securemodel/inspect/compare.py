@@ -133,9 +133,9 @@ def _known_bits(graph: Graph) -> list[int]:
     """How many low bits of each value the parties have: fewer than 64 where no more are read."""
     known: list[int] = []
     for node in graph.nodes:
-        kept = RING_BITS
+        kept = node.attrs.get("read", RING_BITS)
         if ROWS[node.op].reads is None:
-            kept = min(known[a] for a in node.args) + shifted_bits(node)
+            kept = min(kept, *(known[a] for a in node.args)) + shifted_bits(node)
         known.append(min(sent_bits(node), kept))
     return known
 

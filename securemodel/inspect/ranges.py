@@ -11,7 +11,7 @@ import torch
 from securemodel.compiler.ir import AMONG, COMPARED, Graph, Mark, Node
 from securemodel.inspect.fixed import Both
 
-RING_BITS, TRUNCATION_BITS = 63, 62
+RING_BITS = 63
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,7 @@ def ranges(graph: Graph, node: Node, value: Both, operands: Sequence[Both]) -> I
             yield _within(graph, node.id, "comparison", bit, arg, operand)
     elif node.op in ("truncate", "select_truncated", "multiply_truncated"):
         at = int(node.op != "truncate")
-        yield _within(graph, node.args[at], "truncation", TRUNCATION_BITS, node.args[at], operands[at])
+        yield _within(graph, node.args[at], "truncation", node.attrs.get("modulo", 64) - 2, node.args[at], operands[at])
     if node.form in ("additive", "masked") and value.wide is not None:
         yield _within(graph, node.id, "ring", RING_BITS, node.id, value)
     for mark in node.marks:

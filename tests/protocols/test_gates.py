@@ -282,6 +282,84 @@ def test_truncate_with_a_carry_is_exact(seed, parties, f, nearest, by):
     assert torch.equal(total(table.gate("truncate", attrs, operands, (4, 50))), floor(x + offset, f))
 
 
+MODULI = range(8, 64, 8)
+
+
+@dataclass
+class Small:
+    """Values that are known to be small, of which the low bits are opened, and a truncation of which few bits are read."""
+
+    table: Table
+    x: torch.Tensor
+    opened: tuple[list[Masked], torch.Tensor]
+    attrs: dict
+    carried: list
+
+    def right(self, made, factor: torch.Tensor | int = 1) -> None:
+        """With a carry it is exact; else each is the floor or one more. Of multiples of 2^f there is nothing to round."""
+        attrs = self.attrs
+        offset, known = attrs.get("offset", 0), 64 - attrs.get("read", 64)
+        error = (total(made) - factor * floor(self.x + offset, attrs["bits"])) << known
+        more = (torch.full_like(self.x, 1) * factor) << known
+        whole = (self.x & ((1 << attrs["bits"]) - 1)) == 0
+        assert not error[whole].any() and bool(((error == 0) | (error == more)).all())
+        assert "offset" not in attrs or not error.any()
+
+
+def small(seed: int, parties: int, modulo: int, f: int, read: int, exact: bool, n: int = 60) -> Small:
+    table, f, edge = Table(parties, seed), 1 + f % (modulo - 2), 1 << (modulo - 2)
+    offset = (1 << f) // 2 if exact else 0
+    x = ring(np.random.default_rng(seed), n, low=-edge, high=edge - 1 - offset)
+    x[:6] = torch.tensor([-edge, edge - 1 - offset, 0, 1, -1, 1 << (f - 1)]).clamp(max=edge - 1 - offset)
+    (forms, lam), low = table.mask(x), (1 << modulo) - 1
+    attrs = {"bits": f, "modulo": modulo, **({"read": read} if read < 64 else {})}
+    carried = [table.mask_bits(carry(table, x, lam, f, offset))] if exact else []
+    opened = [Masked(form.m & low, form.lam) for form in forms], lam
+    return Small(table, x, opened, attrs | ({"offset": offset} if exact else {}), carried)
+
+
+SMALL = (
+    seeds,
+    party_counts,
+    st.sampled_from(MODULI),
+    st.integers(0, 60),
+    st.sampled_from([*MODULI, 64]),
+    st.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(*SMALL)
+def test_truncate_of_small_values_looks_at_their_low_bits(seed, parties, modulo, f, read, exact):
+    case = small(seed, parties, modulo, f, read, exact)
+    case.right(case.table.gate("truncate", case.attrs, [case.opened, *case.carried], (60,)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(*SMALL, st.booleans())
+def test_select_truncated_of_small_values_looks_at_their_low_bits(seed, parties, modulo, f, read, exact, invert):
+    case = small(seed, parties, modulo, f, read, exact)
+    b, packed = bits(np.random.default_rng(seed), 60)
+    attrs = {**case.attrs, "invert": invert}
+    made = case.table.gate("select_truncated", attrs, [case.table.mask_bits(packed), case.opened, *case.carried], (60,))
+    case.right(made, 1 - b if invert else b)
+
+
+@settings(deadline=None, max_examples=200)
+@given(*SMALL)
+def test_multiply_truncated_of_small_values_looks_at_their_low_bits(seed, parties, modulo, f, read, exact):
+    case = small(seed, parties, modulo, f, read, exact)
+    y = ring(np.random.default_rng(seed + 1), 60)
+    made = case.table.gate("multiply_truncated", case.attrs, [case.table.mask(y), case.opened, *case.carried], (60,))
+    case.right(made, y)
+
+
+def test_a_wrap_bit_that_counts_for_nothing_is_not_dealt():
+    names = lambda **more: [p.name for p in GATES["truncate"].parts({"bits": 16, **more}, [(9,)], (9,))]
+    assert names() == names(modulo=40) == names(modulo=40, read=32) == ["high", "wrap"]
+    assert names(modulo=40, read=24) == names(read=48) == ["high"]
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     seeds,

@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from protocols.shares import RING_BITS
 from securemodel.compiler.approximations import TABLE_SIZE, most_of_pieces, piece_reach
 from securemodel.compiler.ir import Graph, Header, Node, only_moves
 from securemodel.compiler.ops import frac_of
 
-_TRUNCATED_BITS = 62  # of what is truncated
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
 
 
@@ -116,25 +116,26 @@ class _Pass:
             return _Scaled(self.read_as(have), have.frac)
         key = (have.id, have.frac, frac)
         if key not in self.truncated:
-            x, spare = self.read_as(have), self._spare(have.id)
-            if spare:  # what the upper bits of x would be is not opened
-                x = self.scaled(node, x, 1 << spare, have.frac + spare)
-            bits = have.frac + spare - frac
-            self.truncated[key] = self._truncate(node, x, bits, frac, bits)
+            bits = have.frac - frac
+            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits, self._known(have.id, bits))
         return _Scaled(self.truncated[key], frac)
 
-    def _spare(self, value: int) -> int:
-        """How many upper bits of a spline's value a truncation does not need, in whole bytes."""
+    def _known(self, value: int, bits: int) -> int:
+        """How many low bits of a spline's value show all of it to a truncation by `bits`, in whole bytes."""
         node = self.new[value]
         if node.op != "spline":
-            return 0
+            return RING_BITS
         coefficients, t = (self.new[a] for a in node.args)
         most = most_of_pieces(coefficients.attrs["table"], piece_reach(frac_of(t), node.attrs["step_bits"]))
-        return max(0, (_TRUNCATED_BITS - most.bit_length()) // 8 * 8)
+        return min(RING_BITS, -(-((most + (1 << bits >> 1)).bit_length() + 2) // 8) * 8)
 
-    def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int) -> int:
-        """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more."""
+    def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int, modulo: int = RING_BITS) -> int:
+        """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more.
+
+        `modulo`: how many low bits of x are looked at, where it is that small.
+        """
         attrs = {"bits": bits, "offset": (1 << rounded) // 2} if self.exact else {"bits": bits}
+        attrs |= {"modulo": modulo} if modulo < RING_BITS else {}
         return self._add(like, "truncate", [x], like.shape, frac=frac, **attrs)
 
     def client_input(self, node: Node) -> _Scaled:
