@@ -218,10 +218,8 @@ def test_idling_with_much_prepared_is_no_stall(worlds, tools, monkeypatch) -> No
 
     results = world.run({"bank": idle, "hospital": idle})
     torch.testing.assert_close(results["hospital"], model(x).detach(), atol=2**-9, rtol=0)
-    world.wait_until_said("session ended")  # closed in good order, even if a third run was on its way,
-    assert (
-        2 * gates <= sum(node.phase == "run" for node in dealt) < 3 * gates
-    )  # of which the rest was not made any more
+    world.wait_until_said("session ended")  # closed in good order, even if a third run was on its way, but no fourth
+    assert 2 * gates <= sum(node.phase == "run" for node in dealt) <= 3 * gates
 
 
 @pytest.mark.parametrize("who", ["bank", "hospital", "helper"])
