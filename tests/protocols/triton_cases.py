@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from protocols import kernels
-from protocols.kernels import gpu, twins
-from protocols.kernels.gpu import bilinear, keystream
+from protocols.gates.sign import groups, opened_planes
+from protocols.kernels import Piece, cpu, gpu, twins, variant
+from protocols.kernels.checks import TABLE_SIZES
+from protocols.kernels.gpu import bilinear, keystream, launch, openings, planes, tables
 
 KEY, NONCE = bytes(range(32)), bytes.fromhex("000000090000004a00000000")
 EDGES = [0, 1, -1, 0x7F, 0x80, 0x7F7F7F7F7F7F7F7F, 0xFFFF, 1 << 31, 1 << 62, 2**63 - 1, -(2**63)]
@@ -102,50 +100,155 @@ def package() -> None:
         assert kernel == twin, name
 
 
-def compiled() -> None:
-    """Prints what a kernel takes of a GPU of compute capability 9.0, from what ptxas made."""
-    whole, divided = "i32", {"depth", "padded_m", "padded_n", "a_step", "b_step", "padded_rows", "padded_columns"}
-    product = dict.fromkeys(("m", "n", "padded_m", "padded_n", "depth", "a_step", "b_step"), whole)
-    limbs = {"rows": whole, "columns": whole, "batch_step": "i64", "row_step": whole, "column_step": whole,
-             "padded_rows": whole, "padded_columns": whole}  # fmt: skip
-    made = {
-        "stream": (keystream.stream_kernel, {"rows": "*i32", "table": "*i64", "key": "*i64"},
-                   {"COLUMNS": 8, "LANES": keystream.LANES}, {"num_warps": keystream.WARPS}),
-        "limbs": (bilinear.limbs_kernel, {"x": "*i64", "out": "*i8", **limbs},
-                  {"LIMBS": 8, "ROWS": bilinear._CUT_ROWS, "COLUMNS": bilinear._CUT_COLUMNS}, {"num_warps": 4}),
-    }  # fmt: skip
-    for rows, parts, text in ((128, 1, "128x64, 1 part"), (128, 4, "128x64, 4 parts"), (16, 4, "16x64, 4 parts")):
-        fixed = {"ROWS": rows, "COLUMNS": 64, "DEPTH": bilinear.DEPTH, "PARTS": parts, "MOST": bilinear._MOST_DEPTH}
-        options = {"num_warps": bilinear.WARPS if rows == 128 else 4, "num_stages": bilinear.STAGES}
-        signature = {"a": "*i8", "b": "*i8", "out": "*i64", **product}
-        made[f"product {text}"] = (bilinear.product_kernel, signature, fixed, options)
-    for name, (kernel, signature, fixed, options) in made.items():
-        aligned = [at for at, (k, kind) in enumerate(signature.items()) if kind.startswith("*") or k in divided]
-        names = [*signature, *fixed]
-        source = ASTSource(
-            fn=kernel, signature={**signature, **dict.fromkeys(fixed, "constexpr")},
-            constexprs={(names.index(k),): value for k, value in fixed.items()},
-            attrs={(at,): [["tt.divisibility", 16]] for at in aligned},
-        )  # fmt: skip
-        print(json.dumps([name, _numbers(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options))]))
+def same(name: str, *given: Any) -> None:
+    """A kernel and its twin give the same; there is no such thing as close."""
+    found, expected = (getattr(module, name)(*given) for module in (gpu, twins))
+    pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]
+    for one, other in pairs:
+        equal(one, other, (name, given))
 
 
-def _numbers(made: Any) -> dict[str, int]:
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
-        file.flush()
-        said = lambda *words: subprocess.run([*words, file.name], capture_output=True, text=True, check=True).stdout
-        usage, code = said(str(tools / "cuobjdump"), "-res-usage"), said(str(tools / "nvdisasm"))
-    registers, stack, local = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("REG", "STACK", "LOCAL"))
-    count = lambda word: len(re.findall(rf"\b{word}\b", code))
-    return {"registers": registers, "stack": stack, "local": local, "IGMMA": count("IGMMA"), "IMMA": count("IMMA"),
-            "rotations": len(re.findall(r"\bSHF\.L\.W", code)) + len(re.findall(r"\bPRMT\b", code))}  # fmt: skip
+seeds, sizes, sides = st.integers(0, 2**32), st.sampled_from((0, 1, 63, 64, 65, 200)), st.booleans()
+few = settings(max_examples=12, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
 
+
+@few
+@given(
+    seeds, sizes, st.sampled_from((1, 13, 16, 17, 32, 33, 62)), sides, st.sampled_from((0, 1, 1 << 15, (1 << 62) - 1))
+)
+def pointwise(seed: int, n: int, f: int, first: bool, offset: int) -> None:
+    GENERATOR.manual_seed(seed)
+    m, a, b, ba, gamma, bgamma = (ring(n) for _ in range(6))
+    k, bk = (ring(n).to(kernels.wrap_dtype(f)) for _ in range(2))
+    bhat, chat = (ring(-(-n // 64)) for _ in range(2))
+    with changed(launch, BLOCK=64):
+        same("deal_truncation", m, f)
+        same("truncate", m, a, k, f, first)
+        same("truncate", m, a, k, f, first, offset, chat, gamma)
+        same("select", bhat, m, None, b, ba, first)
+        same("select", bhat, m, a, b, ba, first)
+        same("select_truncated", bhat, m, a, k, b, ba, bk, f, first, -offset)
+        same("select_truncated", bhat, m, a, k, b, ba, bk, f, first, offset, chat, gamma, bgamma)
+        same("bit_to_ring", bhat, b, first)
+        same("bit_times", bhat, None, n)
+        same("bit_times", bhat, m, n)
+
+
+BITS = ((63, 0), (31, 0), (1, 0), (4, 0), (6, 3), (1, 63), (64, 0), (47, 16), (66, -3), (16, -4), (65, -63))
+
+
+@few
+@given(seeds, sizes, st.sampled_from(BITS), st.sampled_from((0, 1, -1, (1 << 62) - 1)), st.integers(0, 63))
+def packed(seed: int, n: int, bits: tuple[int, int], offset: int, bit: int) -> None:
+    GENERATOR.manual_seed(seed)
+    lam = ring(n)
+    m = torch.where(torch.rand(n, generator=GENERATOR) < 0.3, lam, ring(n))
+    with changed(launch, BLOCK=64), changed(planes, WORDS=2):
+        same("pack_bits", ((lam >> bit) & 1).to(torch.uint8))
+        same("pack_bits", (lam & 1).bool())
+        same("unpack_bits", ring(-(-n // 64)), n)
+        same("msb_plane", lam, bit, offset)
+        same("thermometer", lam, *bits)
+        if n:  # of no elements at all there is no twin
+            therm = twins.thermometer(lam, *bits) ^ ring(-(-bits[0] // 4), n).to(torch.int16)
+            same("leaves", m, therm, *bits, offset)
+
+
+@few
+@given(
+    seeds,
+    st.sampled_from(((2, 0), (5, 0), (5, 2), (16, 0), (16, 4), (17, 1), (7, 3))),
+    st.sampled_from((1, 3, 9)),
+    sides,
+)
+def grouped(seed: int, digits: tuple[int, int], words: int, first: bool) -> None:
+    GENERATOR.manual_seed(seed)
+    layout, inputs = groups(*digits), len(opened_planes(*digits))
+    opened, masks, bits = ring(inputs, words), ring(inputs, words), ring(2 * digits[0] - 1, words)
+    shares = ring(len(twins.monomials_layer(masks, layout)), words)
+    with changed(planes, BLOCK=4):
+        same("monomials_layer", masks, layout)
+        same("combine_layer", opened, masks, shares, bits, layout, first)
+        for k, with_eq in ((2, False), (3, True), (4, False), (4, True)):
+            count, products = 2 * k - 2 + with_eq, len(kernels.monomial_sets(k, with_eq))
+            opened, masks = ring(count, words), ring(count, words)
+            same("monomials", masks, k, with_eq)
+            same("combine", opened, masks, ring(products, words), ring(words), k, with_eq, first)
+
+
+@few
+@given(seeds, sizes, st.sampled_from(TABLE_SIZES), st.integers(1, 6), sides, sides)
+def looked_up(seed: int, n: int, size: int, columns: int, signed: bool, first: bool) -> None:
+    GENERATOR.manual_seed(seed)
+    with changed(launch, BLOCK=64), changed(tables, ROWS=16):
+        same("unit_vectors", ring(n), size)
+        same("unit_lookup", ring(n), ring(n, max(1, size // 64)), ring(columns, size))
+        shape, terms = (2, n), 1 + columns % 3
+        sign = ring(*shape) if signed else None
+        same("deal_spline", ring(terms, *shape), ring(*shape), sign)
+        products = ring(*twins.deal_spline(ring(terms, *shape), ring(*shape), sign).shape)
+        same("spline", ring(terms, *shape), ring(*shape), products, signed, first)
+
+
+def most() -> None:
+    """The largest sums of digits that a lookup makes: all bits set, all digits as large as they may be."""
+    for digit in (0x7F7F7F7F7F7F7F7F, -0x7F7F7F7F7F7F7F80):
+        same("unit_lookup", ring(3), torch.full((3, 4), -1), torch.full((2, 256), digit))
+
+
+@few
+@given(seeds, st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8), sides, sides), min_size=1, max_size=4))
+def opened(seed: int, wanted: list[tuple[int, int, bool, bool]]) -> None:
+    GENERATOR.manual_seed(seed)
+    pieces = [Piece(width, bits) for _, width, bits, _ in wanted]
+    shares, masks = [ring(n) if shared else None for n, _, _, shared in wanted], [ring(n) for n, *_ in wanted]
+    pieces.append(Piece(8, True, (1, 4)))
+    shares.append(ring(5, 3))
+    masks.append(ring(2, 3))
+    with changed(openings, BLOCK=16):
+        (found, sent), (expected, wires) = (module.hide(shares, masks, pieces) for module in (gpu, twins))
+        for one, other in zip([*found, *sent], [*expected, *wires], strict=True):
+            equal(one, other, wanted)
+        wire = torch.cat(wires).flip(0).contiguous()
+        gpu.join(found, wire, pieces)
+        twins.join(expected, wire, pieces)
+    for one, other in zip(found, expected, strict=True):
+        equal(one, other, wanted)
+
+
+def engine(*cases: str) -> None:
+    """Programs with all their parties, on these kernels: what is sent, and what comes out, is that of the CPU's kernels."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
+    from test_gpu import DEALER, ran
+    from test_wire import compiled
+
+    run = {
+        **vars(gpu),
+        "chacha20": cpu.chacha20,
+        "chacha20_many": cpu.chacha20_many,
+    }  # others show that these are equal
+    for case in cases:
+        places = dict.fromkeys((*compiled(case)[0].parties, DEALER), torch.device("cpu"))
+        expected = ran(case, places)
+        before = variant._by_device.pop(torch.device("cpu"))
+        variant._by_device[torch.device("cpu")] = SimpleNamespace(**run)
+        found = ran(case, places)
+        variant._by_device[torch.device("cpu")] = before
+        assert found[0] == expected[0], case
+        for one, other in zip(found[1], expected[1], strict=True):
+            equal(one, other, case)
+
+
+KINDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "streams": (streams,), "products": (products,), "pointwise": (pointwise,), "planes": (packed, grouped),
+    "tables": (looked_up, most), "openings": (opened,), "package": (package,),
+}  # fmt: skip
 
 if __name__ == "__main__":
-    what = sys.argv[1]
-    assert os.environ["TRITON_INTERPRET"] == ("0" if what == "compiled" else "1")
-    {"streams": streams, "products": products, "package": package, "compiled": compiled}[what]()
-    if what != "compiled":
-        print("all equal")
+    what, *cases = sys.argv[1:]
+    assert os.environ["TRITON_INTERPRET"] == "1"
+    if what == "engine":
+        engine(*cases)
+    for kind in KINDS.get(what, ()):
+        kind()
+    print("all equal")

@@ -7,8 +7,8 @@ see to both before any kernel runs. Importing this needs Triton.
 
 from protocols.kernels.gpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.gpu.keystream import chacha20, chacha20_many
-from protocols.kernels.twins.openings import hide, join
-from protocols.kernels.twins.planes import (
+from protocols.kernels.gpu.openings import hide, join
+from protocols.kernels.gpu.planes import (
     combine,
     combine_layer,
     leaves,
@@ -19,17 +19,16 @@ from protocols.kernels.twins.planes import (
     thermometer,
     unpack_bits,
 )
-from protocols.kernels.twins.pointwise import (
+from protocols.kernels.gpu.pointwise import (
     bit_times,
     bit_to_ring,
     deal_truncation,
-    decode,
-    encode,
     select,
     select_truncated,
     truncate,
 )
-from protocols.kernels.twins.tables import deal_spline, spline, unit_lookup, unit_vectors
+from protocols.kernels.gpu.tables import deal_spline, spline, unit_lookup, unit_vectors
+from protocols.kernels.twins.pointwise import decode, encode
 
 __all__ = [
     "bit_times",

@@ -77,7 +77,7 @@ def _up(size: int, tile: int) -> int:
     return -(-size // tile) * tile
 
 
-def _limbs(x: Tensor, tile: int) -> tuple[Tensor, int]:
+def limbs_of(x: Tensor, tile: int) -> tuple[Tensor, int]:
     """Limbs of matrices [batch, rows, columns], and how far apart those of two of them are: not at all for one repeated."""
     if x.stride(0) == 0:
         x = x[:1]
@@ -99,7 +99,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     parts = 1 if tiles * batch >= _MANY_TILES else 4
     out = a.new_empty(parts, batch, m, n)
     with on_device(a.device):
-        (left, left_step), (right, right_step) = _limbs(a, rows), _limbs(b.transpose(1, 2), columns)
+        (left, left_step), (right, right_step) = limbs_of(a, rows), limbs_of(b.transpose(1, 2), columns)
         product_kernel[(tiles, parts, batch)](
             left, right, out, m, n, left.shape[2], right.shape[2], left.shape[3], left_step, right_step,
             ROWS=rows, COLUMNS=columns, DEPTH=DEPTH, PARTS=parts, MOST=_MOST_DEPTH,

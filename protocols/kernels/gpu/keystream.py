@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from protocols.devices import to_device
 from protocols.kernels.gpu.launch import on_device
 
 LANES = 128
@@ -123,9 +124,13 @@ def _combined(outs: Sequence[Tensor], key: bytes, nonces: bytes, modes: Sequence
     words_of_key = np.frombuffer(key, np.uint32).astype(np.int64)
     if not len(rows):
         return
-    given = [torch.from_numpy(array).to(device) for array in (rows, table.reshape(-1), words_of_key)]
+    together = np.concatenate([table.reshape(-1), words_of_key, np.pad(rows, (0, len(rows) % 2)).view(np.int64)])
+    given, at = to_device(torch.from_numpy(together), device), table.size
     with on_device(device):
-        stream_kernel[(len(rows),)](*given, COLUMNS=_COLUMNS, LANES=LANES, num_warps=WARPS)
+        stream_kernel[(len(rows),)](
+            given[at + len(words_of_key) :].view(torch.int32), given, given[at:], COLUMNS=_COLUMNS, LANES=LANES,
+            num_warps=WARPS,
+        )  # fmt: skip
     for out, words in zip(outs, outs_now, strict=True):
         raw = out.view(-1).view(torch.uint8)
         if words.data_ptr() != raw.data_ptr():
