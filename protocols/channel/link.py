@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
+from protocols.channel import records
 from protocols.channel.buffers import Buffer, byte_view, coalesce, fresh, writable
 from protocols.channel.frame import (
     HEADER_BYTES,
@@ -29,7 +30,15 @@ from protocols.channel.frame import (
 from protocols.channel.records import RecordStream
 from protocols.channel.stats import LinkCounter
 from protocols.channel.stream import PlainStream
-from protocols.errors import InputError, PeerAborted, PeerDied, PeerStalled, ProtocolError, explain, public_reason
+from protocols.errors import (
+    InputError,
+    PeerAborted,
+    PeerDied,
+    PeerStalled,
+    ProtocolError,
+    explain,
+    public_reason,
+)
 
 MAX_REASON_BYTES = 1024
 _TURN_BYTES = 1 << 20  # after moving this much, a link lets the others have a turn
@@ -50,6 +59,7 @@ class Link:
         self.counter = LinkCounter()
         self._stream = stream
         self._closed = False
+        self._process = records.process
         self._outbox: deque[memoryview] = deque()
         self._sent = self._received = 0  # sequence numbers of the next frames
         self._write_error: Exception | None = None
@@ -136,10 +146,8 @@ class Link:
 
     def post(self, label: Label, buffers: Sequence[Buffer]) -> None:
         """Queue one message; `step` sends it."""
-        if self._closed:
-            raise ProtocolError(
-                explain(f"the link to {self.peer!r} is closed", where=str(label), fix="start a new session")
-            )
+        if self._closed or records.process is not self._process:
+            raise self._unusable(label)
         views = [byte_view(buffer) for buffer in buffers]
         nbytes = sum(map(len, views))
         self._plan(nbytes)
@@ -150,13 +158,23 @@ class Link:
 
     def expect(self, expected: Expected) -> None:
         """Say what comes next; `step` receives it and `take` returns it."""
-        if self._closed or self._expected or self._message:
-            state = "closed" if self._closed else "still receiving an earlier message"
-            raise ProtocolError(explain(f"the link to {self.peer!r} is {state}", where=str(expected)))
+        if self._closed or self._expected or self._message or records.process is not self._process:
+            raise self._unusable(expected)
         if expected.nbytes < 0:
             raise InputError(explain(f"cannot expect {expected.nbytes} bytes", where=str(expected)))
         self._plan(expected.nbytes)
         self._expected = expected
+
+    def _unusable(self, what: Label | Expected) -> ProtocolError:
+        """The error for who asks for this now."""
+        if records.process is not self._process:
+            text = f"the link to {self.peer!r} was used in a fork of the process that made it"
+            why, fix = "both would encrypt different messages alike, and take each other's", "open a session in it"
+            return ProtocolError(explain(text, where=str(what), why=why, fix=fix))
+        state = "closed" if self._closed else "still receiving an earlier message"
+        return ProtocolError(
+            explain(f"the link to {self.peer!r} is {state}", where=str(what), fix="start a new session")
+        )
 
     def take(self) -> tuple[Label, torch.Tensor]:
         """The message that was expected, once `busy` is false."""
@@ -490,8 +508,10 @@ class Pump:
 
 
 def say_goodbye(links: Sequence[Link], purpose: Purpose, reason: str) -> None:
-    """Send a last frame (BYE or ABORT) on every link that still can, then close them all. Bounded in time, never raises."""
-    open_links = [link for link in links if not link._closed]
+    """Send a last frame (BYE or ABORT) on every link that still can, then close them all. Bounded in time, never
+    raises. A fork of the process that made a link says nothing over it and ends nothing.
+    """
+    open_links = [link for link in links if not link._closed and records.process is link._process]
     deadline = time.monotonic() + _GOODBYE_S
     payload = reason.encode("utf-8", errors="replace")[:MAX_REASON_BYTES]
     for link in open_links:

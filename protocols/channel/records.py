@@ -5,17 +5,21 @@ decrypted where the message is wanted. A record, little-endian:
 
     length u32 | ciphertext of `length` - 16 bytes | tag, 16 bytes
 
-The length is authenticated, too. The nonce of a record is its number within its direction and key (RFC 5116, section 3.2),
-so that a record which is changed, replayed, left out or moved does not decrypt, and nothing behind it is read any more. A key is used for RECORDS_OF_KEY records
-and followed by one that is derived from it (RFC 8446, section 7.2, has the same): far fewer blocks than the range of RFC
-8446, section 5.5. That a stream is cut off is seen by its user, whose last message says that it is the last.
+The length is authenticated, too. The nonce of a record is its number within its direction (RFC 5116, section 3.2),
+under whatever key, so that a record which is changed, replayed, left out or moved does not decrypt, and nothing behind
+it is read any more. No number is given twice, whatever interrupts, threads or forks do. A key is used for
+RECORDS_OF_KEY records and followed by the next one of a chain that leads to no earlier one (RFC 8446, section 7.2, has
+the same): 2^32 blocks, where RFC 8446, section 5.5, allows 2^34.5. That a stream is cut off is seen by its user, whose
+last message says that it is the last.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+from itertools import count
 from typing import cast
 
 from cryptography.exceptions import InvalidTag
@@ -31,23 +35,41 @@ _HEAD = struct.Struct("<I")
 _NONCE = struct.Struct("<4xQ")
 _ROOM_BYTES = 1 << 18  # one system call moves up to this many bytes of records
 
+process = object()
+"""Another one in each fork: connections, their keys and their numbers are those of the process that made them."""
+
+
+def _forked() -> None:
+    global process
+    process = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class _Direction:
-    """The key of one direction, and how many records it was used for."""
+    """One direction: the number of its next record, and the key that goes with it."""
 
     def __init__(self, secret: bytes) -> None:
-        self._renew(secret)
+        self._numbers, self._until, self._secret = count(), 0, secret
+        self._cipher: AESGCM
 
-    def _renew(self, secret: bytes) -> None:
-        self._secret, self._used = secret, 0
-        self._cipher = AESGCM(_expand(secret, b"securemodel records, key"))
+    def __reduce__(self) -> str:
+        raise TypeError("a direction of records must not be copied: two of them would use the same nonces")
+
+    def _renew(self) -> None:
+        """The next key. What is kept to derive those that follow tells nothing of it."""
+        self._cipher = AESGCM(_expand(self._secret, b"securemodel records, key"))
+        self._secret = _expand(self._secret, b"securemodel records, next")
+        self._until += RECORDS_OF_KEY
 
     def _next(self) -> tuple[AESGCM, bytes]:
-        """The cipher and the nonce of one record; the two are never given again."""
-        if self._used == RECORDS_OF_KEY:
-            self._renew(_expand(self._secret, b"securemodel records, next"))
-        self._used += 1
-        return self._cipher, _NONCE.pack(self._used - 1)
+        """The cipher and the nonce of one record. The nonce is never given again: a step of `count` is one."""
+        number = next(self._numbers)
+        if number >= self._until:
+            self._renew()
+        return self._cipher, _NONCE.pack(number)
 
     def encrypt(self, plain: memoryview, room: memoryview) -> int:
         """Writes one record into the front of `room`; how many bytes it has."""
@@ -73,7 +95,7 @@ class RecordStream:
 
     def __init__(self, sock: socket.socket, ours: bytes, theirs: bytes, *, server_side: bool) -> None:
         sock.setblocking(False)
-        self.socket = sock
+        self.socket, self._process = sock, process
         first, second = (theirs, ours) if server_side else (ours, theirs)
         derive = lambda info: HKDF(SHA256(), SECRET_BYTES, None, info).derive(first + second)
         ways = [_Direction(derive(b"securemodel records, from the " + who)) for who in (b"client", b"server")]
@@ -95,7 +117,12 @@ class RecordStream:
         return bool(self._plain) or self._start != self._end
 
     def send(self, view: memoryview) -> int:
-        """Encrypt what fits into one batch and send what can be sent; the rest stays `unsent`. Returns bytes taken."""
+        """Encrypt what fits into one batch and send what can be sent; the rest stays `unsent`. Returns bytes taken.
+
+        Raises OSError in a fork of the process that made the stream, which has the same keys and numbers.
+        """
+        if process is not self._process:
+            raise OSError(errno.EPERM, "this process is a fork of the one whose connection it is")
         self.flush()
         taken = used = 0
         while taken < len(view) and used + _HEAD.size + RECORD_BYTES + _TAG_BYTES <= _ROOM_BYTES:
