@@ -31,6 +31,7 @@ from protocols.channel.records import RecordStream
 from protocols.channel.stats import LinkCounter
 from protocols.channel.stream import PlainStream
 from protocols.errors import (
+    BadFrame,
     InputError,
     PeerAborted,
     PeerDied,
@@ -48,6 +49,7 @@ _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 _UNCOUNTED = frozenset((Purpose.HELLO, Purpose.ALIVE, Purpose.ABORT, Purpose.BYE))
 _ALIVE = Label(0, 0, Purpose.ALIVE)
 _BEAT = Expected(_ALIVE, 0)
+_MOST_BEATS = 1 << 16  # signs of life without a message between: a day of them, though nobody listened
 _GOODBYE_S = 1.0  # longest time spent on telling peers that the session ends
 
 
@@ -331,7 +333,7 @@ class Link:
         return budget <= 0
 
     def _read_header(self) -> bool:
-        while True:
+        for _ in range(_MOST_BEATS):
             while self._header_filled < HEADER_BYTES:
                 got = self._read_into(self._header_view[self._header_filled :])
                 if not got:
@@ -344,6 +346,10 @@ class Link:
             self.beat_at = time.monotonic()
             self._received += 1
             self._header_filled = 0
+        else:
+            what = f"party {self.peer!r} sends signs of life alone, without a pause"
+            why, fix = "reading them would go on past every limit of time", "do not trust that party"
+            raise BadFrame(self.peer, explain(what, where=self._where(), why=why, fix=fix))
         self._moved_at = time.monotonic()
         if header.label.purpose == Purpose.ABORT:
             raise PeerAborted(self.peer, self._read_reason(header.nbytes))

@@ -215,6 +215,18 @@ def test_trickles(pair: tuple[Channel, Link]) -> None:
         thread.join()
 
 
+def test_signs_of_life_without_end_are_an_end(pair: tuple[Channel, Link], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them would go on past every limit of time, for as long as they come fast enough."""
+    victim, attacker = pair
+    monkeypatch.setattr(link_module, "_MOST_BEATS", 100)
+    alive = Label(0, 0, Purpose.ALIVE)
+    write(attacker, b"".join(frame(b"", sequence=number, label=alive) for number in range(1, 100)))
+    write(attacker, frame(b"12345678", sequence=100))
+    assert victim.receive("a", OPEN, 8).numpy().tobytes() == b"12345678"
+    write(attacker, b"".join(frame(b"", sequence=number, label=alive) for number in range(101, 300)))
+    expect_error(BadFrame, "a", lambda: victim.receive("a", OPEN, 8), "signs of life alone")
+
+
 def test_reasons_are_short_and_printable(pair: tuple[Channel, Link]) -> None:
     victim, attacker = pair
     reason = "\x1b[2Jgot you\n" + "x" * 5000
