@@ -50,6 +50,7 @@ from protocols.errors import (
     SecureModelError,
     explain,
     public_reason,
+    reason_of,
     summary,
 )
 from protocols.identity import DEALER, Entry, Identity, PartiesConfig
@@ -201,7 +202,7 @@ class Meeting:
             places.append(f"{self.me!r} listens on {self._listener.addresses}")
         waited = f"waited {waited_s:g} s; {', '.join(places)}"
         refused = list(dict.fromkeys(self.refused))
-        if any("certificate" in reason or "TLS" in reason for reason in refused):
+        if any("certificate" in reason or "TLS: " in reason for reason in refused):
             return IdentityError(
                 names[0],
                 explain(
@@ -236,8 +237,7 @@ class Meeting:
             try:
                 hello, link = self._dial_once(peer, context)
             except (OSError, PeerDied, PeerStalled) as error:
-                why = getattr(error, "strerror", None) or summary(error)
-                self.refused = [*self.refused[-3:], f"dialing {peer.name!r}: {why}"]
+                self.refused = [*self.refused[-3:], f"dialing {peer.name!r}: {_reason(error)}"]
                 self._done.wait(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_S[1])
             else:
@@ -319,8 +319,7 @@ class Meeting:
             _turn_away(sock)
             if known and not isinstance(error, (OSError, PeerDied, PeerStalled)):
                 raise
-            why = f"TLS: {_tls_reason(error)}" if isinstance(error, ssl.SSLError) else summary(error)
-            self.refused = [*self.refused[-3:], f"connection from {guest.address} refused: {why}"]
+            self.refused = [*self.refused[-3:], f"connection from {guest.address} refused: {_reason(error)}"]
         finally:
             room.leave(guest)
 
@@ -418,6 +417,15 @@ def _tls_reason(error: Exception) -> str:
         return f"its certificate is not the pinned one ({error.verify_message})"
     reason = getattr(error, "reason", None)
     return str(reason).lower().replace("_", " ") if reason else type(error).__name__
+
+
+def _reason(error: OSError | PeerError) -> str:
+    """Why a connection came to nothing, in one line: also what was wrong with what came over it."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {_tls_reason(error)}"
+    if isinstance(error, OSError):
+        return error.strerror or summary(error)
+    return f"{summary(error)}: {reason_of(error)}" if isinstance(error, PeerDied) else summary(error)
 
 
 def _turn_away(sock: socket.socket) -> None:

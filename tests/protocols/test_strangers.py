@@ -204,6 +204,33 @@ def test_a_dripped_handshake_ends_in_time(scene: Scene, monkeypatch: pytest.Monk
         listener.close()
 
 
+def test_strangers_have_no_more_threads_than_there_are_places(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "_PLACES", 5)
+    monkeypatch.setattr(listen, "_PLACES_OF_ORIGIN", 5)
+    before = set(threading.enumerate())
+
+    def welcoming() -> int:
+        return sum(thread.name == "welcome" for thread in set(threading.enumerate()) - before)
+
+    def come_with_many() -> Any:
+        never = threading.Event()
+        idle = [dialed(scene.config.entry("b"), never) for _ in range(60)]
+        deadline = time.monotonic() + 5
+        while welcoming() != 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(idle) == 60 and welcoming() == 5
+        made = connect("a", scene.config, scene.ids["a"])
+        for sock in idle:
+            if sock:
+                sock.close()
+        return made
+
+    made = run_together({"b": lambda: connect("b", scene.config, scene.ids["b"]), "a": come_with_many})
+    for channel in made.values():
+        assert not isinstance(channel, BaseException), channel
+        channel.close()
+
+
 class FakeSocket:
     def __init__(self) -> None:
         self.out = False

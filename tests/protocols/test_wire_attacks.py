@@ -13,11 +13,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import timedelta
+from contextlib import closing, suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from protocols import identity as identity_module
 from protocols.channel import Channel, Label, Link, Purpose, Reception, connect, dial
@@ -25,6 +29,7 @@ from protocols.channel import link as link_module
 from protocols.channel.frame import PROTOCOL_VERSION, pack_header
 from protocols.channel.hello import EVERY_LANE, HELLO, HELLO_LAYOUT
 from protocols.channel.records import SECRET_BYTES, RecordStream
+from protocols.channel.stream import TlsHandshake
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.channel.tls import SPOKEN, client_context, server_context
 from protocols.errors import (
@@ -40,7 +45,7 @@ from protocols.errors import (
     PeerStalled,
     ProtocolError,
 )
-from protocols.identity import Entry, Identity, PartiesConfig, Timeouts, create, plain_config
+from protocols.identity import Entry, Identity, PartiesConfig, Timeouts, create, fingerprint, plain_config
 
 OPEN = Label(3, 7, Purpose.OPEN)
 TIMEOUTS = Timeouts(connect_s=10, receive_s=0.5)
@@ -359,6 +364,196 @@ def test_no_client_certificate(scene: Scene) -> None:
     error, attack = attack_listener(scene, lambda: talk(scene.tls(None), scene.hello("a")))
     assert type(error) is IdentityError and "certificate" in str(error)
     assert isinstance(attack, ssl.SSLError)
+
+
+def test_a_certificate_that_a_pinned_one_has_signed_is_not_pinned(tmp_path: Path) -> None:
+    """'a' is a certificate authority besides, and somebody shows what it signed for the name 'a'."""
+    scene = Scene(tmp_path)
+    key, known = Ed25519PrivateKey.generate(), datetime.now(timezone.utc)
+    common = x509.NameAttribute(NameOID.COMMON_NAME, "a")
+    names = [x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "other"), common]), x509.Name([common])]
+
+    def signed(subject: Ed25519PrivateKey, serial: int, authority: bool) -> x509.Certificate:
+        made = x509.CertificateBuilder(names[1], names[authority], subject.public_key(), serial, known, known)
+        return made.add_extension(x509.BasicConstraints(authority, None), True).sign(key, None)
+
+    authority, other = signed(key, 1, True), Ed25519PrivateKey.generate()
+    pem = authority.public_bytes(Encoding.PEM).decode()
+    entry = Entry("a", scene.config.entry("a").host, scene.config.entry("a").port, pem, fingerprint(authority))
+    scene.config = PartiesConfig({**scene.config.parties, "a": entry}, timeouts=scene.config.timeouts)
+    paths = tmp_path / "other.crt", tmp_path / "other.key"
+    paths[0].write_bytes(signed(other, 2, False).public_bytes(Encoding.PEM))
+    paths[1].write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    error, _ = attack_listener(scene, lambda: talk(scene.tls(Identity("a", *paths, "")), scene.hello("a")))
+    assert "none of the expected parties" in str(error) and isinstance(error, (IdentityError, PeerAbsent))
+
+
+def test_no_session_of_tls_is_resumed(scene: Scene) -> None:
+    """A ticket would let its holder in without the private key."""
+
+    def attack() -> tuple[bool | None, bool]:
+        context = client_context(scene.ids["a"], scene.config.entry("b"))
+        first = context.wrap_socket(scene.raw(scene.config.entry("b")))
+        first.sendall(os.urandom(SECRET_BYTES))
+        first.recv(SECRET_BYTES)
+        old = first.session
+        second = context.wrap_socket(scene.raw(scene.config.entry("b")), session=old)
+        second.sendall(os.urandom(SECRET_BYTES))
+        second.recv(SECRET_BYTES)
+        return second.session_reused, bool(old and old.has_ticket)
+
+    _, reused = attack_listener(scene, attack)
+    assert reused == (False, False)
+
+
+def test_no_keys_of_tls_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's environment has what is said recorded for others to read."""
+    log = tmp_path / "keys.txt"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(log))
+    config, ids = loopback_parties(("a", "b"), tmp_path, timeouts=TIMEOUTS)
+    for context in (client_context(ids["a"], config.entry("b")), server_context(ids["b"], [config.entry("a")])):
+        assert context.keylog_filename is None
+    made = run_together({name: lambda name=name: connect(name, config, ids[name]) for name in ("a", "b")})
+    for channel in made.values():
+        assert isinstance(channel, Channel), channel
+        channel.close()
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("begins", ["16 01", "16 0b", "17 00", "00 00"], ids=["hello", "certificate", "data", "none"])
+def test_little_is_held_of_what_a_stranger_says(scene: Scene, monkeypatch: pytest.MonkeyPatch, begins: str) -> None:
+    """One announces a message of 16 MiB and sends it: most of it is not even looked at."""
+    kind, message = bytes.fromhex(begins)
+    body = bytes([message]) + b"\xff\xff\xff" + bytes((1 << 14) - 4)
+    record, held = struct.pack(">BHH", kind, 0x0301, len(body)) + body, []
+    read = TlsHandshake._read
+
+    def noted(self: TlsHandshake, nbytes: int, deadline: float) -> bytes:
+        held.append(nbytes)
+        return read(self, nbytes, deadline)
+
+    def attack() -> None:
+        with scene.raw(scene.config.entry("b")) as sock, suppress(OSError):
+            for _ in range(1024):
+                sock.sendall(record)
+
+    monkeypatch.setattr(TlsHandshake, "_read", noted)
+    error, _ = attack_listener(scene, attack)
+    assert type(error) is IdentityError and "TLS" in str(error)
+    assert 0 < sum(held) < 256 << 10
+
+
+# What is said between the TLS handshake and the first record.
+
+
+def swap(sock: ssl.SSLSocket, ours: bytes = b"") -> bytes:
+    """Hands a part of the keys over, as a party does; the other end's part."""
+    sock.sendall(ours or os.urandom(SECRET_BYTES))
+    theirs = b""
+    while len(theirs) < SECRET_BYTES and (part := sock.recv(SECRET_BYTES - len(theirs))):
+        theirs += part
+    return theirs
+
+
+def test_more_than_a_part_of_the_keys_is_refused(scene: Scene) -> None:
+    """Nothing that came before the records is taken for what came in them."""
+    sent = os.urandom(SECRET_BYTES) + scene.hello("a")
+    error, _ = attack_listener(scene, lambda: swap(scene.tls(scene.ids["a"]), sent))
+    assert type(error) is PeerAbsent and "more than its part of the keys" in str(error)
+
+
+def test_who_ends_tls_before_its_part_of_the_keys_is_refused(scene: Scene) -> None:
+    def attack() -> None:
+        sock = scene.tls(scene.ids["a"])
+        sock.sendall(bytes(SECRET_BYTES - 1))
+        with suppress(OSError):
+            sock.unwrap()
+
+    error, _ = attack_listener(scene, attack)
+    assert type(error) is PeerAbsent and "ended before its keys" in str(error)
+
+
+def test_a_part_of_the_keys_that_drips_ends_in_time(scene: Scene) -> None:
+    def attack() -> int:
+        said = 0
+        with scene.tls(scene.ids["a"]) as sock, suppress(OSError):
+            for said in range(SECRET_BYTES - 1):
+                sock.sendall(b"x")
+                time.sleep(0.2)
+        return said
+
+    error, said = attack_listener(scene, attack)
+    assert type(error) is PeerAbsent and isinstance(said, int) and said < SECRET_BYTES - 2  # nobody listens any more
+
+
+def test_who_goes_on_inside_tls_is_refused(scene: Scene) -> None:
+    """There is no way back to what earlier versions spoke, and none past the records."""
+
+    def attack() -> None:
+        with scene.tls(scene.ids["a"]) as sock, suppress(OSError):
+            swap(sock)
+            sock.sendall(scene.hello("a"))
+            while sock.recv(4096):
+                pass
+
+    error, _ = attack_listener(scene, attack)
+    assert type(error) is PeerAbsent and "no record of the other end" in str(error)
+
+
+def test_who_goes_on_in_the_clear_is_refused(scene: Scene) -> None:
+    def attack() -> bytes:
+        sock = scene.tls(scene.ids["a"])
+        swap(sock)
+        with socket.socket(fileno=sock.detach()) as plain:
+            plain.settimeout(3)
+            plain.sendall(scene.hello("a"))
+            received = b""
+            with suppress(OSError):
+                while part := plain.recv(4096):
+                    received += part
+            return received
+
+    error, heard = attack_listener(scene, attack)
+    assert type(error) is PeerAbsent and "no record of the other end" in str(error)
+    assert isinstance(heard, bytes) and b"SMF1" not in heard  # and our own HELLO did not go out in the clear
+
+
+def test_records_of_one_connection_are_nothing_in_another(scene: Scene) -> None:
+    """The first record of 'a', recorded and sent over another connection of 'a' with the same part of its own."""
+    ours, said = os.urandom(SECRET_BYTES), []
+
+    def once(data: bytes | None) -> None:
+        sock = scene.tls(scene.ids["a"])
+        theirs = swap(sock, ours)
+        near, far = socket.socketpair()
+        RecordStream(near, ours, theirs, server_side=False).send(memoryview(scene.hello("a")))
+        said.append(far.recv(4096))
+        with socket.socket(fileno=sock.detach()) as plain, suppress(OSError):
+            plain.settimeout(3)
+            plain.sendall(data or said[0][:-1])  # the first is cut short, so that nothing is heard of it
+            if data:
+                while plain.recv(4096):
+                    pass
+
+    def attack() -> None:
+        once(None)
+        once(said[0])
+
+    error, _ = attack_listener(scene, attack)
+    assert type(error) is PeerAbsent and "no record of the other end" in str(error)
+
+
+def test_who_does_not_say_what_it_speaks_is_of_another_version(scene: Scene) -> None:
+    """As before there was a word for it: without one there is no older way to fall back to."""
+
+    def attack() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.load_cert_chain(scene.ids["a"].certificate_path, scene.ids["a"].key_path)
+        talk(context.wrap_socket(scene.raw(scene.config.entry("b"))), scene.hello("a"))
+
+    error, _ = attack_listener(scene, attack)
+    assert type(error) is Mismatch and "another version" in str(error)
 
 
 def test_a_stranger_does_not_keep_the_right_party_out(scene: Scene) -> None:
