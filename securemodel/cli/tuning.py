@@ -1,4 +1,4 @@
-"""securemodel tune: comparisons of no more bits than an owner's data needs, as a file that all parties compile with."""
+"""securemodel tune: no more bits than an owner's data needs, as a file that all parties compile with."""
 
 from __future__ import annotations
 

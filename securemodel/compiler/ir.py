@@ -64,6 +64,8 @@ WRAPS, AMONG = "wraps", "among"
 """Names of marks: see `Builder.wraps` and `Builder.among`."""
 COMPARED = "compared"
 """The name of a mark on a comparison, and on what it reads; its source is the comparison's number when it was lowered."""
+MEASURED = "measured"
+"""The name of a mark on what is truncated or revealed; its source is the value's number (`passes.fit`)."""
 TUNED = "tuned range"
 """The name of a mark with the range that a value must stay in because its owner measured it: see `Tuned`."""
 
@@ -172,8 +174,8 @@ class Tuned:
     """Ranges that an owner measured on data of its own, and that the program takes for granted.
 
     of: digest of what the ranges were measured for; margin: by which factor values may be larger than was seen.
-    limits: (node, bits), for values that with what rounding adds stay below 2^bits in units of the ring. settled: how many
-    comparisons are left out, because what they read never changed its sign. guard: whether the program's last output
+    limits: (node, bits), for values that are compared, truncated or revealed, and with what rounding adds stay below 2^bits
+    in units of the ring. settled: how many comparisons are left out, because what they read never changed its sign. guard: whether the program's last output
     tells all parties that a value left its range.
     """
 

@@ -787,7 +787,7 @@ ROWS: dict[str, Row] = {
     # forms
     "public_masked": Row("public -> masked", _same, held="operands", view=True),
     "public_additive": Row("public -> additive", _same, may_be_empty=True, held="first"),
-    "to_additive": Row("masked -> additive", _same, held="first"),
+    "to_additive": Row("masked -> additive", _same, reads=None, held="first"),
     "mask": Row("additive -> masked", _same, {"width": one_of(*range(8, 65, 8))}, reads=None, opens="all to all"),
     "mask_bits": Row("bits -> masked_bits", _mask_bits, optional={**_DIGITS, **_APART}, opens="all to all"),
     # from one run to the next; nobody talks
@@ -810,7 +810,7 @@ ROWS: dict[str, Row] = {
     "part": Row("masked_bits -> masked_bits", _part, {"row": PLACE, "start": PLACE}),
     "xor": Row("bits bits -> bits|masked_bits masked_bits -> masked_bits", _equal),
     "bilinear_public": Row(
-        "additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}, held="operands", products=(_OF_X,),
+        "additive public -> additive", _bilinear, {**_PRODUCT, "swapped": flag}, reads=None, held="operands", products=(_OF_X,),
     ),
     "owned_layer": Row("masked float -> additive", _owned_layer, _OWNED, owner=_weights_owner, products=(_FIRSTS,)),
     # gates
@@ -860,6 +860,15 @@ TALK = frozenset(op for op, row in ROWS.items() if row.opens)
 FINAL = frozenset(op for op, row in ROWS.items() if row.final)
 OUTPUTS = ("reveal", "client_output")
 """What an output is read from: by parties, or by a client from all shares."""
+
+
+CUTS = ("truncate", "select_truncated", "multiply_truncated")
+"""The gates that truncate an operand."""
+
+
+def cut_operand(node: Node) -> int:
+    """Which operand of a gate of CUTS is truncated."""
+    return int(node.op != "truncate")
 
 
 def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:

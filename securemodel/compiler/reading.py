@@ -14,7 +14,7 @@ from protocols.names import EVERYBODY
 from protocols.shares import RING_BITS
 from protocols.strict import strict_json
 from securemodel.compiler.ir import DEEP_KIND, MASKED_KIND, TEXT_VERSION, Graph, Header, Node, Tuned
-from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, check_header, verify
+from securemodel.compiler.ops import MAX_PROGRAM_BYTES, ROWS, Row, check_header, cut_operand, verify
 from securemodel.compiler.owners import Weights
 from securemodel.compiler.positions import TABLE
 from securemodel.errors import ProgramError
@@ -66,7 +66,9 @@ def parse_program(
     if header.guarded and (not header.outputs or header.outputs[-1] != EVERYBODY):
         raise _damaged("line 1", "a guard is the last output, to all")
     if header.tuned and (wrong := _unread(graph, header.tuned)):
-        raise _damaged("line 1", f"the measured range of %{wrong[0]}, {wrong[1]} bits, is that of no comparison")
+        raise _damaged(
+            "line 1", f"the measured range of %{wrong[0]}, {wrong[1]} bits, is that of nothing that looks at it"
+        )
     for number, (line, node) in enumerate(zip(lines, graph.nodes, strict=True), 2):
         if node.text() != line:
             raise _damaged(f"line {number}", "it is written in another way than Program.save() writes it")
@@ -131,10 +133,15 @@ def _header(fields: Any) -> Header:
 
 
 def _unread(graph: Graph, tuned: Tuned) -> tuple[int, int] | None:
-    """A measured range that no comparison takes for granted, if there is one."""
-    seen = {
-        pair for node in graph.nodes if node.op == "top_bit" for pair in zip(node.args, node.attrs["bit"], strict=True)
-    }
+    """A measured range that nothing takes for granted, if there is one."""
+    seen: set[tuple[int, int]] = set()
+    for node in graph.nodes:
+        if node.op == "top_bit":
+            seen.update(zip(node.args, node.attrs["bit"], strict=True))
+        elif "modulo" in node.attrs:
+            seen.add((node.args[cut_operand(node)], node.attrs["modulo"] - 2))
+        elif node.op == "reveal" and "width" in node.attrs:
+            seen.add((node.id, node.attrs["width"] - 1))
     return next((limit for limit in tuned.limits if limit not in seen), None)
 
 

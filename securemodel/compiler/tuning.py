@@ -16,9 +16,11 @@ from protocols.strict import strict_json, typed
 from securemodel.errors import CompileError, InputError
 
 KIND = "securemodel-tuning"
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 16 << 20
 _KINDS: dict[str, type] = {"kind": str, "version": int, "of": str, "margin": float, "guard": bool, "limits": list}
+_KINDS |= {"values": list}
+_MOST_BITS = 192
 _FIX = "write it with `securemodel tune`, or Tuning.save() of this version"
 
 
@@ -37,8 +39,19 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Magnitude:
+    """A value that is truncated, or (of a number below zero) a result, and how large it may be: below 2^bits, as a real number
+    and with what rounding adds. `layer` is for people.
+    """
+
+    value: int
+    bits: int
+    layer: str
+
+
+@dataclass(frozen=True)
 class Tuning:
-    """How large the values that a model compares may be, from one owner's data; all parties compile with the same.
+    """How large the values that a model computes may be, from one owner's data; all parties compile with the same.
 
     of: the digest of what was measured: model, shapes, parties and settings; "" fits whatever it is given to.
     margin: by which factor values may be larger than was seen, or lie farther apart. guard: whether a run tells all parties
@@ -49,6 +62,7 @@ class Tuning:
     margin: float
     limits: tuple[Limit, ...]
     guard: bool = False
+    values: tuple[Magnitude, ...] = ()
 
     def check(self, digest: str, comparisons: Collection[int]) -> None:
         """Raises CompileError unless this was measured for the model of this digest, which has comparisons of these numbers."""
@@ -62,8 +76,12 @@ class Tuning:
                 )
             )
         if strange := [limit.comparison for limit in self.limits if limit.comparison not in comparisons]:
-            what = f"this tuning has a limit of {strange[0]}, and that is no comparison of the model"
-            raise CompileError(explain(what, where="compile(tuned=...)", why="it was changed by hand", fix=_FIX))
+            raise _changed(f"a limit of {strange[0]}, and that is no comparison of the model")
+
+    def check_values(self, values: Collection[int]) -> None:
+        """Raises CompileError unless these are the numbers of what the model truncates and returns."""
+        if strange := [each.value for each in self.values if each.value not in values]:
+            raise _changed(f"a limit of the value {strange[0]}, and the model truncates no such value")
 
     @property
     def bits(self) -> Mapping[int, int]:
@@ -75,12 +93,22 @@ class Tuning:
         """The comparisons whose outcome is known, and the sign of what they read; none where a guard needs them."""
         return {limit.comparison: limit.sign for limit in self.limits if limit.sign and not self.guard}
 
+    @property
+    def magnitudes(self) -> Mapping[int, int]:
+        """How large each value may be, by its number; none where a guard would have to look at them."""
+        return {} if self.guard else {each.value: each.bits for each in self.values}
+
     def text(self) -> str:
         """Its JSON, one limit a line."""
         limits = [json.dumps([x.comparison, x.bits, x.sign, x.layer]) for x in self.limits]
+        values = [json.dumps([x.value, x.bits, x.layer]) for x in self.values]
         head = {"kind": KIND, "version": VERSION, "of": self.of, "margin": self.margin, "guard": self.guard}
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-        return "\n".join(["{", *lines, '  "limits": [', ",\n".join(f"    {x}" for x in limits), "  ]", "}", ""])
+        made = {"limits": limits, "values": values}
+        parts = [
+            f'  "{name}": [\n' + ",\n".join(f"    {x}" for x in entries) + "\n  ]" for name, entries in made.items()
+        ]
+        return "\n".join(["{", *lines, ",\n".join(parts), "}", ""])
 
     def save(self, path: str | Path) -> None:
         """Writes the text; never leaves a half-written file. Raises FileError."""
@@ -99,6 +127,11 @@ class Tuning:
             raise InputError(explain("this is no tuning", where=str(path), why=why, fix=_FIX)) from None
 
 
+def _changed(what: str) -> CompileError:
+    why = "it was changed by hand"
+    return CompileError(explain(f"this tuning has {what}", where="compile(tuned=...)", why=why, fix=_FIX))
+
+
 class _Wrong(Exception):
     pass
 
@@ -113,7 +146,10 @@ def _read(fields: dict[str, Any]) -> Tuning:
     limits = tuple(map(_limit, fields["limits"]))
     if len({limit.comparison for limit in limits}) < len(limits):
         raise _Wrong("a comparison has two limits")
-    return Tuning(fields["of"], fields["margin"], limits, fields["guard"])
+    values = tuple(map(_magnitude, fields["values"]))
+    if len({each.value for each in values}) < len(values):
+        raise _Wrong("a value has two magnitudes")
+    return Tuning(fields["of"], fields["margin"], limits, fields["guard"], values)
 
 
 def _limit(entry: Any) -> Limit:
@@ -123,3 +159,12 @@ def _limit(entry: Any) -> Limit:
     if number < 0 or not 1 <= bits < RING_BITS or sign not in (-1, 0, 1):
         raise _Wrong(f"no comparison has the limit {entry[:3]}")
     return Limit(number, bits, sign, layer)
+
+
+def _magnitude(entry: Any) -> Magnitude:
+    if not isinstance(entry, list) or list(map(type, entry)) != [int, int, str]:
+        raise _Wrong("a magnitude is a value's number, its bits and its layer")
+    number, bits, layer = entry
+    if not -_MOST_BITS <= bits <= _MOST_BITS:
+        raise _Wrong(f"no value has the magnitude {entry[:2]}")
+    return Magnitude(number, bits, layer)

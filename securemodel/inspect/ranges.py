@@ -8,7 +8,8 @@ from typing import cast
 
 import torch
 
-from securemodel.compiler.ir import AMONG, COMPARED, Graph, Mark, Node
+from securemodel.compiler.ir import AMONG, COMPARED, MEASURED, Graph, Mark, Node
+from securemodel.compiler.ops import CUTS, cut_operand
 from securemodel.inspect.fixed import Both
 
 RING_BITS = 63
@@ -36,13 +37,13 @@ def ranges(graph: Graph, node: Node, value: Both, operands: Sequence[Both]) -> I
     if node.op == "top_bit":
         for bit, arg, operand in zip(node.attrs["bit"], node.args, operands, strict=True):
             yield _within(graph, node.id, "comparison", bit, arg, operand)
-    elif node.op in ("truncate", "select_truncated", "multiply_truncated"):
-        at = int(node.op != "truncate")
+    elif node.op in CUTS:
+        at = cut_operand(node)
         yield _within(graph, node.args[at], "truncation", node.attrs.get("modulo", 64) - 2, node.args[at], operands[at])
     if node.form in ("additive", "masked") and value.wide is not None:
         yield _within(graph, node.id, "ring", RING_BITS, node.id, value)
     for mark in node.marks:
-        if mark.low is not None and mark.name not in (AMONG, COMPARED):
+        if mark.low is not None and mark.name not in (AMONG, COMPARED, MEASURED):
             seen = value.number * 2.0**-mark.frac
             seen = seen[seen != 0] if mark.or_zero else seen
             yield Range(node.id, mark.name, mark.low, cast(float, mark.high), seen, mark)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from securemodel.compiler.ir import Node
+from securemodel.compiler.ops import CUTS, cut_operand
 from securemodel.compiler.tuning import Tuning
 from securemodel.inspect.tables import table_text
 from securemodel.planning.costs import Cost
@@ -28,8 +31,8 @@ _GUARDED = ("a run in which a value leaves its range has no result: all parties 
 class Gain:
     """A layer, or the whole run: bytes that the busiest party sends and that are dealt, and rounds; before and after.
 
-    `range`: the largest magnitude of what the layer compares, as a real number; None where no range was measured, or
-    it saves nothing.
+    `range`: the largest magnitude that a value of the layer may have which is compared, truncated or returned, as a real
+    number, and the smallest of these; None where no range was measured, or it saves nothing.
     """
 
     layer: str
@@ -77,15 +80,22 @@ class TunedProgram(Shown):
 
 
 def _ranges(program: Program) -> dict[str, float]:
-    """The largest magnitude that each layer may compare."""
+    """The smallest of the largest magnitudes that values of each layer may have."""
     names, graph, out = layer_names(program.graph), program.graph, dict[str, float]()
     limits = dict(program.header.tuned.limits) if program.header.tuned else {}
     for node in graph.nodes:
-        for arg in node.args if node.op == "top_bit" else ():
-            if arg in limits:
-                most = 2.0 ** (limits[arg] - (graph[arg].frac or 0))
-                out[names[node.id]] = max(out.get(names[node.id], 0.0), most)
+        for at in _looked_at(node):
+            if at in limits:
+                most = 2.0 ** (limits[at] - (graph[at].frac or 0))
+                out[names[node.id]] = min(out.get(names[node.id], math.inf), most)
     return out
+
+
+def _looked_at(node: Node) -> tuple[int, ...]:
+    """What a measured range may be of, where this node takes it for granted."""
+    if node.op in CUTS:
+        return (node.args[cut_operand(node)],)
+    return node.args if node.op == "top_bit" else (node.id,) if node.op == "reveal" else ()
 
 
 def _gain(name: str, most: float | None, before: Cost | None, after: Cost | None) -> Gain:
@@ -104,11 +114,12 @@ def _text(found: TunedProgram) -> str:
     rows = [_cells(gain) for gain in (*found.layers, found.total)]
     tuned = found.program.header.tuned
     limits, settled = (len(tuned.limits), tuned.settled) if tuned else (0, 0)
+    few = f"{limits} values are looked at in fewer bits"
     lines = [
         "measured on data of one owner, all in the clear: not a secure run",
         table_text(_HEADINGS, rows, _HEADINGS[1:]),
         f"largest error of a result on this data: {found.error:.1e}, allowed is {found.tolerance:.1e}",
-        f"of {len(found.tuning.limits)} comparisons, {settled} had one outcome and are left out; {limits} values get narrower",
+        f"of {len(found.tuning.limits)} comparisons, {settled} had one outcome and are left out; {few}",
         f"ranges are {found.tuning.margin:g} times what was seen, or more where that costs the same",
         *(_GUARDED if tuned and tuned.guard else _UNGUARDED),
         "the ranges are in the program's text, which all parties and the dealer see",

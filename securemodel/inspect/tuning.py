@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -15,9 +15,10 @@ import torch
 from protocols.errors import explain
 from protocols.shares import RING_BITS
 from securemodel.compiler.capture import Captured, model_state
-from securemodel.compiler.ir import COMPARED, PHASES, Graph, Node, Phase
-from securemodel.compiler.ops import mask_origin
-from securemodel.compiler.tuning import Limit, Tuning
+from securemodel.compiler.ir import COMPARED, PHASES, Graph, Node, Phase, only_moves
+from securemodel.compiler.ops import CUTS, cut_operand, mask_origin
+from securemodel.compiler.passes.fit import measured_numbers
+from securemodel.compiler.tuning import Limit, Magnitude, Tuning
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.compiling import compile_again
 from securemodel.engines.masked import compiling
@@ -43,13 +44,14 @@ def tune(
     guard: bool = False,
     model: torch.nn.Module | None = None,
 ) -> TunedProgram:
-    """The same model with comparisons that see no more bits than its values have on these inputs, times `margin`.
+    """The same model, which looks at no more bits than its values have on these inputs, times `margin`.
 
-    Comparisons that came out the same throughout, and would if values lay `margin` times as far apart, are left out.
+    So are comparisons, truncations and results, and what they are made of is opened and dealt in as few bytes. Comparisons
+    that came out the same throughout, and would if values lay `margin` times as far apart, are left out.
     Measured in the clear, in fixed point: for **data of one owner**, typical of later runs. A value that leaves its range
     in such a run makes a wrong result, and nothing says so. `tolerance` bounds the largest error of any result on this
     data against the model in float. `guard`: all parties are told where a value left its range, as one bit for a run,
-    which then raises OutOfRange in place of a result; no comparison is left out. `model` gives the weights if the program
+    which then raises OutOfRange in place of a result; comparisons alone see fewer bits then, and none is left out. `model` gives the weights if the program
     was compiled without them. Inputs are as for `Session.run`.
 
     Raises InputError for inputs or weights of wrong shapes, out of range or not finite, a tolerance that is not met, for
@@ -73,14 +75,17 @@ def tune(
             )
         )
     truncated = _as_compiled(program)
+    again = lambda tuning: compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
     tuning = Tuning("", margin, seen.limits(margin), guard)
-    made = compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
+    if not guard:  # values are numbered where comparisons that are left out are
+        tuning = replace(tuning, values=_measure(again(tuning), model, inputs, total).magnitudes(margin))
+    made = again(tuning)
     error = _measure(made, model, inputs, total).error
     if not error <= tolerance:
         what = f"on this data a result of the tuned program is {error:.3g} off, more than the tolerance {tolerance:g}"
         raise InputError(explain(what, where=_WHERE, fix="take more margin, or allow more"))
     of = made.header.tuned.of if made.header.tuned else ""
-    return TunedProgram(made, program, Tuning(of, margin, tuning.limits, guard), error, tolerance)
+    return TunedProgram(made, program, replace(tuning, of=of), error, tolerance)
 
 
 def _check_numbers(tolerance: float, margin: float) -> None:
@@ -112,19 +117,40 @@ def _as_compiled(program: Program) -> bool:
 
 @dataclass
 class _Seen:
-    """What data showed: smallest and largest values that comparisons read, by number, results, and their largest error."""
+    """What data showed: smallest and largest values that comparisons read, by number; the largest magnitudes of what is
+    truncated or returned, by number; results, and their largest error."""
 
     ends: dict[int, tuple[float, float]] = field(default_factory=dict)
     wraps: set[int] = field(default_factory=set)
     layers: dict[int, str] = field(default_factory=dict)
     masked: dict[int, int] = field(default_factory=dict)
+    values: dict[int, tuple[float, int, int, str]] = field(default_factory=dict)
+    wraps_of_values: set[int] = field(default_factory=set)
+    least: dict[int, float] = field(default_factory=dict)
     outputs: list[torch.Tensor] = field(default_factory=list)
     error: float = 0.0
 
     def note(self, graph: Graph, names: Sequence[str], node: Node, operands: Sequence[Both]) -> None:
-        """A node in fixed point: of comparisons, how large what they read is, with what rounding adds."""
-        if node.op != "top_bit":
-            return
+        """A node in fixed point: of comparisons, truncations and results, how large what they read is."""
+        if node.op in CUTS:
+            at = cut_operand(node)
+            self._note_value(graph, names[node.id], node.args[at], operands[at], node.attrs.get("offset", 0))
+        elif node.op == "reveal":
+            self._note_value(graph, names[node.id], node.id, operands[0], 0)
+        elif node.op == "top_bit":
+            self._note_comparison(graph, names, node, operands)
+        self._note_choice(graph, node, operands)
+
+    def _note_choice(self, graph: Graph, node: Node, operands: Sequence[Both]) -> None:
+        """What is chosen may be chosen where no row of the data did: it counts as no smaller than what it is chosen from."""
+        chosen = node.op.startswith("select")
+        if chosen or node.op in ("mask", "to_additive", "truncate") or (node.op == "linear" and _keeps(node)):
+            least = max((self.least.get(a, 0.0) for a in node.args), default=0.0)
+            if chosen and not operands[1].wraps:
+                least = max(least, _most(operands[1]) * 2.0 ** -(graph[node.args[1]].frac or 0))
+            self.least[node.id] = least
+
+    def _note_comparison(self, graph: Graph, names: Sequence[str], node: Node, operands: Sequence[Both]) -> None:
         for arg, offset, operand in zip(node.args, node.attrs["offset"], operands, strict=True):
             low, high = (end.item() for end in torch.aminmax(operand.number + offset))
             for number in (int(mark.source) for mark in graph[arg].marks if mark.name == COMPARED):
@@ -134,6 +160,25 @@ class _Seen:
                 self.layers[number] = " ".join(names[node.id].split())
                 if operand.wraps or not math.isfinite(low + high):
                     self.wraps.add(number)
+
+    def _note_value(self, graph: Graph, layer: str, at: int, value: Both, offset: int) -> None:
+        """The largest magnitude of a value in units of the ring, with what is added before it is truncated, and its margin."""
+        for number in measured_numbers(graph[at].marks):
+            least = self.least.get(graph[at].args[0] if graph[at].op == "reveal" else at, 0.0)
+            most = max(_most(value), least * 2.0 ** (graph[at].frac or 0))
+            if value.wraps or not math.isfinite(most):
+                self.wraps_of_values.add(number)
+                continue
+            before = self.values.get(number, (0.0, 0, 0, ""))
+            self.values[number] = (max(before[0], most), max(before[1], offset), graph[at].frac or 0, layer)
+
+    def magnitudes(self, margin: float) -> tuple[Magnitude, ...]:
+        """What each value that is truncated or returned stays below, `margin` times what was seen."""
+        return tuple(
+            Magnitude(number, (int(most * margin * _ROUNDED) + offset + 1).bit_length() - frac, " ".join(layer.split()))
+            for number, (most, offset, frac, layer) in sorted(self.values.items())
+            if number not in self.wraps_of_values
+        )
 
     def limits(self, margin: float) -> tuple[Limit, ...]:
         """What each comparison reads stays below, `margin` times what was seen, and the sign that it keeps."""
@@ -147,6 +192,16 @@ class _Seen:
                 sign = 1 if middle > room else -1 if middle < -room else 0
                 made.append(Limit(number, bits, sign, self.layers[number]))
         return tuple(made)
+
+
+def _most(value: Both) -> float:
+    """The largest magnitude, in units of the ring."""
+    return value.number.abs().max().item() if value.number.numel() else 0.0
+
+
+def _keeps(node: Node) -> bool:
+    """Whether a local operator moves elements, or adds them up one by one."""
+    return only_moves(node) or node.attrs["kind"] in ("add", "sub", "neg")
 
 
 _ROUNDED = 1 + 2.0**-40

@@ -51,7 +51,7 @@ def _of_tuning(tuned: Tuned) -> WeakChoice:
         "is told to all parties, by one bit for a run" if tuned.guard else "makes a wrong result, and nothing says so"
     )
     what = (
-        f"{len(tuned.limits)} values are compared in as many bits as an owner's data needed, times {tuned.margin:g}, and "
+        f"{len(tuned.limits)} values are looked at in as many bits as an owner's data needed, times {tuned.margin:g}, and "
         f"{tuned.settled} comparisons are left out: a value beyond that {said}; the "
         "ranges tell every party how large the values of that data were"
     )

@@ -9,7 +9,7 @@ from securemodel.compiler.ir import Graph, Node
 from securemodel.compiler.ops import ROWS
 from securemodel.compiler.positions import is_table
 from securemodel.compiler.wire import steps
-from securemodel.planning.work import ELEMENT_BYTES, VIEWS, gate_bytes, held, mask_bytes, value_bytes
+from securemodel.planning.work import ELEMENT_BYTES, VIEWS, gate_bytes, gate_memory, held, mask_bytes, value_bytes
 
 Parts = list[tuple[object, int]]
 """A value as the storages it is made of: (key, bytes)."""
@@ -65,7 +65,9 @@ def peak_bytes(graph: Graph, parties: Sequence[str], me: str, ahead_bytes: int) 
             for node in together:
                 dealt = gate_bytes(graph, node)
                 waiting -= dealt + mask_bytes(node)
-                beside += 0 if node.op in HALVED else dealt  # a product is made in place of its dealt share
+                beside += (
+                    0 if node.op in HALVED else gate_memory(graph, node)
+                )  # a product is made in place of its dealt share
                 storages.put(node.id, _parts_of(graph, node, storages, have, first, contiguous))
             peak = max(peak, storages.live + min(waiting, ahead_bytes) + beside)
             for value in (value for node in together for value in ends.get(node.id, ())):

@@ -43,6 +43,14 @@ def gate_bytes(graph: Graph, node: Node) -> int:
     return dealt_bytes(GATES[node.op], node.attrs, [graph[a].shape for a in node.args], node.shape)
 
 
+def gate_memory(graph: Graph, node: Node) -> int:
+    """Bytes of one party's share of what is dealt for a node, in memory: of ring elements that are sent in part, all."""
+    if node.op not in GATES:
+        return 0
+    parts = GATES[node.op].parts(node.attrs, [graph[a].shape for a in node.args], node.shape)
+    return sum(numel(part.shape) * part.dtype.itemsize for part in parts)
+
+
 def held(graph: Graph, parties: Sequence[str], me: str) -> list[bool]:
     """For each node, whether `me` has a share of it: of the mask for masked values, of the value for additive ones."""
     out: list[bool] = []

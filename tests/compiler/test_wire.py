@@ -57,6 +57,7 @@ PROGRAMS = {
     "relu of a sum": (lambda x, y: torch.relu(x + y), {}),
     "relu, 24 bits": (lambda x, y: torch.relu(x + y), {"width": 24}),
     "relu, in measured ranges": (lambda x, y: torch.relu(x + y), {"guard": True}),
+    "relu and product, measured": (lambda x, y: torch.relu(x * y) * x, {"guard": False}),
     "comparison, 32 bits": (lambda x, y: x * y < 0.5, {"width": 32}),
     "maximum of windows": (lambda x, y: nn.functional.max_pool1d((x + y).unsqueeze(0), 3, 2), {}),
     "index of the largest": (lambda x, y: (x * y).argmax(1), {}),
@@ -92,9 +93,11 @@ def compiled(case: str) -> tuple[securemodel.Program, list[torch.Tensor]]:
     model, settings = PROGRAMS[name]
     settings = {"inputs": ("a", "b"), "outputs": "all", **settings}
     inputs = [exact(*settings.pop("shape", (4, 6))) for _ in range(1 if settings["inputs"] == "b" else 2)]
-    module, guard = model if isinstance(model, nn.Module) else Fn(model), settings.pop("guard", False)
+    module, guard = model if isinstance(model, nn.Module) else Fn(model), settings.pop("guard", None)
     program = securemodel.compile(module, inputs, weights="a", parties=PARTIES[parties], **settings)
-    return securemodel.tune(program, *inputs, tolerance=1, guard=True).program if guard else program, inputs
+    return securemodel.tune(
+        program, *inputs, tolerance=1, guard=guard
+    ).program if guard is not None else program, inputs
 
 
 def trained(parties: tuple[str, ...]) -> tuple[securemodel.Program, list[torch.Tensor]]:

@@ -93,8 +93,9 @@ def test_exact_results_do_not_change_where_only_widths_do():
 def edge(found: securemodel.TunedProgram) -> int:
     """The largest value of the one that is compared, in units of fixed point: a ReLU compares x - 1."""
     assert found.program.header.tuned
-    ((node, bits),) = found.program.header.tuned.limits
-    assert found.program.graph[node].frac == 16
+    graph = found.program.graph
+    ((node, bits),) = [(a, n) for a, n in found.program.header.tuned.limits if graph[a].op != "reveal"]
+    assert graph[node].frac == 16
     return 2**bits
 
 
@@ -169,13 +170,117 @@ def test_rows_that_fill_up_a_batch_are_in_range():
         layer.weight.fill_(1.0), layer.bias.fill_(-20.0)
     program = securemodel.compile(nn.Sequential(layer, nn.ReLU()), torch.zeros(2, 1), **TWO)
     found = securemodel.tune(program, torch.full((2, 1), 25.0), tolerance=1e-3, margin=1)
-    assert min(2.0 ** (bits - 32) for _, bits in found.program.header.tuned.limits) > 20
+    graph = found.program.graph
+    assert min(2.0 ** (bits - graph[node].frac) for node, bits in found.program.header.tuned.limits) > 20
 
 
 def test_truncated_outputs_are_tuned_too():
     program = securemodel.compile(Fn(lambda x: torch.relu(x) * x), FIRST, truncate_outputs=True, **TWO)
     found = securemodel.tune(program, FIRST, tolerance=1e-3)
     assert [n.frac for n in found.program.graph.nodes if n.op == "reveal"] == [16]
+
+
+# ---- openings, truncations and results
+class Scaled(nn.Module):
+    """Both inputs times a secret 1 + 2^-16: the first product is truncated, and the second is the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1 + UNIT))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x * self.factor * y
+
+
+OF_TWO = {"weights": "a", "inputs": ("b", "a"), "outputs": "b"}
+
+
+@cache
+def opened(rounding: str, parties: int, guard: bool = False) -> securemodel.TunedProgram:
+    roles = {**OF_TWO, "parties": ("b", "a", "idle")[:parties]}
+    program = securemodel.compile(Scaled(), (FIRST, FIRST), rounding=rounding, **roles)
+    return securemodel.tune(program, FIRST, FIRST, tolerance=1e-3, guard=guard)
+
+
+@pytest.mark.parametrize("parties", [2, 3])
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_openings_of_few_bytes_are_right_up_to_the_ends_of_their_range(rounding, parties, data):
+    found = opened(rounding, parties)
+    assert found.program.plan().sent_bytes["a"] < 0.85 * found.before.plan().sent_bytes["a"]
+    (cut,) = [n for n in found.program.graph.nodes if "modulo" in n.attrs]
+    frac = found.program.graph[cut.args[-1 if rounding == "fast" else 1]].frac
+    end = int(2 ** (cut.attrs["modulo"] - 2 - frac + 16) / (1 + UNIT))  # of x, in units
+    number = st.sampled_from([1 - end, end - 1, 0, 1, -1, 1 << 16]) | st.integers(1 - end, end - 1)
+    draw = lambda numbers: torch.tensor(data.draw(st.lists(numbers, min_size=SIZE, max_size=SIZE))).double() * UNIT
+    x, y = draw(number), draw(st.sampled_from([0, 1, -1, 1 << 16, -(1 << 16)]) | st.integers(-(1 << 16), 1 << 16))
+    with securemodel.local(found.program) as session:
+        made = session.run(x, y).double()
+    right = fixed_point(found.before, x, y)[0].double()
+    assert torch.equal(fixed_point(found.program, x, y)[0].double(), right)
+    room = y.abs() * UNIT * (rounding == "fast") + right.abs() * 2.0**-22
+    assert bool(((made - right).abs() <= room).all())
+
+
+def test_an_opening_beyond_its_range_is_wrong_and_compare_says_so():
+    found, x = opened("exact", 2), FIRST.clone()
+    x[1] = -100.0
+    assert (fixed_point(found.program, x, FIRST)[0] - Scaled()(x, FIRST)).abs().max() > 1
+    compared = securemodel.compare(found.program, x, FIRST)
+    assert compared.first_out_of_range and compared.first_out_of_range.limit
+    assert compared.first_out_of_range.limit.what == TUNED and compared.first_out_of_range.limit.low > -100
+    assert securemodel.compare(found.program, FIRST, FIRST).first_out_of_range is None
+
+
+def test_a_result_is_sent_in_as_few_bytes_as_it_has():
+    program = securemodel.compile(Fn(lambda x: x + 1.0), FIRST, **TWO)
+    found = securemodel.tune(program, FIRST, tolerance=1e-3)
+    (revealed,) = [node for node in found.program.graph.nodes if node.op == "reveal"]
+    assert revealed.attrs["width"] == 24 and found.program.header.tuned.limits == ((revealed.id, 23),)
+    x = torch.arange(SIZE) / 4.0
+    x[0], x[-1] = -129.0, 127.0 - UNIT
+    with securemodel.local(found.program) as session:
+        assert torch.equal(session.run(x), x + 1)
+    x[3] = 127.0
+    assert fixed_point(found.program, x)[0][3] == -128.0
+    assert securemodel.compare(found.program, x).first_out_of_range.limit.what == TUNED
+
+
+def test_what_may_be_chosen_counts_as_large_as_what_it_is_chosen_from():
+    found = securemodel.tune(securemodel.compile(Fn(lambda x: torch.relu(x - 1)), FIRST, **TWO), FIRST, tolerance=1e-3)
+    x = torch.arange(SIZE) / 2.0  # of the data, nothing is above 1
+    assert torch.equal(fixed_point(found.program, x)[0], torch.relu(x - 1))
+
+
+def test_a_guard_leaves_openings_as_they_are():
+    found = opened("exact", 2, guard=True)
+    assert not found.tuning.values and not found.program.header.tuned.limits
+    assert found.total.sent[0] == found.total.sent[1]
+
+
+def test_a_changed_value_of_a_tuning_is_refused(tmp_path):
+    found, file = opened("exact", 2), tmp_path / "mine.tuning"
+    number = next(each.value for each in found.tuning.values if each.value >= 0)
+    changed = replace(found.tuning, values=(replace(found.tuning.values[0], value=number + 1),))
+    with pytest.raises(CompileError, match=f"a limit of the value {number + 1}, and the model truncates no such value"):
+        securemodel.compile(Scaled(), (FIRST, FIRST), rounding="exact", tuned=changed, **OF_TWO, parties=("b", "a"))
+    for entry in ("[1, 2]", '[true, 3, "x"]', '[1, 200, "x"]', '[1, 3, "x"], [1, 3, "x"]'):
+        file.write_text(found.tuning.text().replace('"values": [', f'"values": [{entry},', 1))
+        with pytest.raises(InputError, match="this is no tuning"):
+            securemodel.Tuning.load(file)
+
+
+@pytest.mark.parametrize("old, new", [('"modulo":40', '"modulo":48'), ('"modulo":40', '"modulo":16'),
+                                      ('"width":40', '"width":12'), ('"modulo":40', '"modulo":41')])  # fmt: skip
+def test_a_text_with_other_openings_than_its_ranges_is_refused(tmp_path, old, new):
+    text, file = opened("exact", 2).program.text(), tmp_path / "program.txt"
+    assert old in text
+    file.write_text(text)
+    assert securemodel.Program.load(file).digest == opened("exact", 2).program.digest
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ProgramError):
+        securemodel.Program.load(file)
 
 
 # ---- the guard
@@ -280,7 +385,7 @@ def test_a_tuning_of_another_model_is_refused():
 @pytest.mark.parametrize(
     "old, new",
     [
-        ('"version": 1', '"version": 2'),
+        ('"version": 2', '"version": 1'),
         ('"margin": 4.0', '"margin": 0.5'),
         ('"margin": 4.0', '"margin": 4'),
         ('"limits": [', '"limits": [[1, 2, 3, "x"],'),

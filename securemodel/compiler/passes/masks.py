@@ -21,7 +21,7 @@ from protocols.gates.sign import DIGIT_BITS, digit_count, groups, layer_of, leaf
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import words
-from securemodel.compiler.ir import COMPARED, Graph, Mark, Node, Phase, phase_of
+from securemodel.compiler.ir import COMPARED, MEASURED, Graph, Mark, Node, Phase, phase_of
 from securemodel.compiler.ops import FINAL, NARROWED, OUTPUTS, narrowed, opened_widths, position_width, shifted_bits
 from securemodel.compiler.passes.reach import is_width
 
@@ -228,11 +228,11 @@ class _Pass:
             at, cut = (node.args[0], node.attrs["bits"]) if node.id in fused else (node.id, 0)
             new_id = self.additive_of.get(at, self.masked_of.get(at))
             if node.marks and new_id is not None:
-                kept = [mark for mark in node.marks if not _of_comparison(mark)]
+                kept = [mark for mark in node.marks if not _of_opening(mark)]
                 self.new[new_id].marks += tuple(replace(mark, frac=mark.frac + cut) for mark in kept)
-            if node.id in self.masked_of:
-                read = tuple(mark for mark in node.marks if _of_comparison(mark))
-                self.new[self.masked_of[node.id]].marks += read
+            read_at = self.additive_of.get(node.id) if node.op == "reveal" else self.masked_of.get(node.id)
+            if read_at is not None:
+                self.new[read_at].marks += tuple(mark for mark in node.marks if _of_opening(mark))
 
     def _add(
         self, like: Node, op: str, args, form: str, shape=None, attrs=None, owner=None, phase: Phase | None = None
@@ -456,8 +456,9 @@ class _Pass:
         return self._add(node, "reveal", args, "float", attrs=node.attrs, owner=node.owner)
 
 
-def _of_comparison(mark: Mark) -> bool:
-    return mark.name == COMPARED or is_width(mark)
+def _of_opening(mark: Mark) -> bool:
+    """Whether a mark is about what gates see of a value."""
+    return mark.name in (COMPARED, MEASURED) or is_width(mark)
 
 
 Reads = Callable[[Graph, Node], tuple[int, ...]]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import cast
 
 from protocols.gates import numel
 from protocols.gates.sign import DIGIT_BITS
@@ -196,14 +197,15 @@ def whole_digits(low_bits: int, shift: int, rounded: int) -> int:
 
 def tuned_limits(graph: Graph) -> tuple[tuple[int, int], ...]:
     """(node, bits) of the values that are marked with a measured range, once masks are placed."""
-    return tuple(
-        (node.id, round(math.log2(mark.high)) + mark.frac)
-        for node in graph.nodes
-        for mark in node.marks
-        if is_width(mark) and mark.high
-    )
+    widths = ((node.id, [_bits(mark) for mark in node.marks if is_width(mark)]) for node in graph.nodes)
+    return tuple((node, min(bits)) for node, bits in widths if bits)
+
+
+def _bits(mark: Mark) -> int:
+    return round(math.log2(-cast(float, mark.low))) + mark.frac
 
 
 def is_width(mark: Mark) -> bool:
-    """Whether a mark is the measured range of what a comparison reads, and not the sign that a value must have."""
-    return mark.name == TUNED and mark.low is not None and mark.low == -(mark.high or 0.0)
+    """Whether a mark is the measured range of what is compared, truncated or revealed, and not the sign it must have."""
+    ends = (mark.low, mark.high)
+    return mark.name == TUNED and all(end is not None and end and math.isfinite(end) for end in ends)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from protocols.shares import RING_BITS
 from securemodel.compiler.approximations import TABLE_SIZE, most_of_pieces, piece_reach
-from securemodel.compiler.ir import Graph, Header, Node, only_moves
+from securemodel.compiler.ir import MEASURED, Graph, Header, Mark, Node, only_moves
 from securemodel.compiler.ops import frac_of
+from securemodel.compiler.passes.fit import result_number
 
 _BESIDE_FLOATS = 40  # fractional bits that leave an owner's number, whose size nobody knows yet, 22 bits of range
 
@@ -136,7 +137,13 @@ class _Pass:
         """
         attrs = {"bits": bits, "offset": (1 << rounded) // 2} if self.exact else {"bits": bits}
         attrs |= {"modulo": modulo} if modulo < RING_BITS else {}
+        self._measured(x, like.id)
         return self._add(like, "truncate", [x], like.shape, frac=frac, **attrs)
+
+    def _measured(self, at: int, number: int) -> None:
+        """Marks a value with its number, for whoever measures it."""
+        known = Mark(MEASURED, str(number), -math.inf, math.inf, frac=frac_of(self.new[at]))
+        self.new[at].marks += () if known in self.new[at].marks else (known,)
 
     def client_input(self, node: Node) -> _Scaled:
         frac = 0 if node.attrs.get("integer") else self.frac_bits
@@ -365,4 +372,5 @@ def place_truncations(
             continue
         revealed = scales._add(graph[output], "reveal", [value], graph[output].shape, "float", frac, **attrs)
         scales.new[revealed].owner = to
+        scales._measured(revealed, result_number(index))
     return scales.new

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from protocols.names import EVERYBODY
 from protocols.shares import RING_BITS
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
 from securemodel.compiler.ir import Graph, Header, Tuned, digest
 from securemodel.compiler.lowering import Lowered, lower_model
+from securemodel.compiler.passes.fit import fit_values
 from securemodel.compiler.passes.fold import fold_into_layers_after, fold_owner_scales
 from securemodel.compiler.passes.guard import MOST_BITS, guard_ranges
 from securemodel.compiler.passes.masks import narrow_masks, place_masks
@@ -38,17 +38,17 @@ def assemble(
     tuned.check(of, {node.id for node in builder.graph.nodes if node.op == "is_negative"})
     outputs, settled = settle(builder, outputs, tuned.signs)
     bits = {number: most for number, most in tuned.bits.items() if number not in settled}
-    guard = tuned.guard
-    graph, calls = run_passes(header, replace(lowered, outputs=outputs), truncate_outputs, measured=bits, guard=guard)
-    guarded = any(node.op == "beyond" for node in graph.nodes)
+    draft = _made(header, replace(lowered, outputs=outputs), truncate_outputs, bits, tuned.magnitudes, tuned.guard)
+    tuned.check_values(draft.numbers)
+    graph, guarded = draft.graph, any(node.op == "beyond" for node in draft.graph.nodes)
     to = (*header.outputs, EVERYBODY) if guarded else header.outputs
     header = replace(header, outputs=to, tuned=Tuned(of, tuned.margin, tuned_limits(graph), len(settled), guarded))
-    return Program(header, graph, calls, source.model, source.examples)
+    return Program(header, graph, draft.calls, source.model, source.examples)
 
 
 @dataclass
 class Draft:
-    """A program on its way: what a pass reads and leaves."""
+    """A program on its way: what a pass reads and leaves. `numbers`: of the values that may be measured."""
 
     header: Header
     builder: Builder
@@ -56,10 +56,12 @@ class Draft:
     dtypes: tuple[str, ...]
     mark: Callable[[Graph], None]
     measured: Mapping[int, int]
+    magnitudes: Mapping[int, int]
     guard: bool
     graph: Graph
     calls: dict[int, FloatCall]
     replaced: dict[int, int] = field(default_factory=dict)
+    numbers: set[int] = field(default_factory=set)
 
     def fold_owner_scales(self) -> None:
         self.replaced = fold_owner_scales(self.builder)
@@ -72,6 +74,9 @@ class Draft:
     def fit_comparisons(self) -> None:
         most = MOST_BITS if self.guard else RING_BITS
         fit_comparisons(self.graph, self.header, self.builder, self.measured, most)
+
+    def fit_values(self) -> None:
+        self.numbers = fit_values(self.graph, self.magnitudes)
 
     def guard_ranges(self) -> None:
         if self.guard and guard_ranges(self.graph, len(self.outputs)):
@@ -119,6 +124,7 @@ PASSES: tuple[Callable[[Draft], None], ...] = (
     Draft.fold_owner_scales,
     Draft.place_truncations,
     Draft.fit_comparisons,
+    Draft.fit_values,
     Draft.guard_ranges,
     Draft.mark_layers,
     Draft.place_masks,
@@ -129,25 +135,36 @@ PASSES: tuple[Callable[[Draft], None], ...] = (
 
 
 def run_passes(
-    header: Header,
-    lowered: Lowered,
-    truncate_outputs: bool,
-    mark: Callable[[Graph], None] = lambda graph: None,
-    measured: Mapping[int, int] = MappingProxyType({}),
-    guard: bool = False,
+    header: Header, lowered: Lowered, truncate_outputs: bool, mark: Callable[[Graph], None] = lambda graph: None
 ) -> tuple[Graph, dict[int, FloatCall]]:
     """The runnable graph of a lowered model, and the calls of its float nodes.
 
     `mark` may turn nodes, before masks are placed, into gates whose parts another source than the dealer makes.
-    `measured`: see `fit_comparisons`; `guard`: whether a last output tells that a value left its range.
     """
+    draft = _made(header, lowered, truncate_outputs, {}, {}, False, mark)
+    return draft.graph, draft.calls
+
+
+def _made(
+    header: Header,
+    lowered: Lowered,
+    truncate_outputs: bool,
+    measured: Mapping[int, int],
+    magnitudes: Mapping[int, int],
+    guard: bool,
+    mark: Callable[[Graph], None] = lambda graph: None,
+) -> Draft:
+    """What the passes leave. `measured`: see `fit_comparisons`; `magnitudes`: see `fit_values`; `guard`: whether a last output
+    tells that a value left its range."""
     outputs, builder = lowered.outputs, lowered.builder
     if truncate_outputs:
         outputs = tuple(builder.rescale(v) if v.secret and not v.integer else v for v in outputs)
-    draft = Draft(header, builder, outputs, lowered.dtypes, mark, measured, guard, builder.graph, builder.calls)
+    draft = Draft(
+        header, builder, outputs, lowered.dtypes, mark, measured, magnitudes, guard, builder.graph, builder.calls
+    )
     for make in PASSES:
         make(draft)
-    return draft.graph, draft.calls
+    return draft
 
 
 def _copy_floats(graph: Graph) -> tuple[Graph, dict[int, int]]:
