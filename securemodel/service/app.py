@@ -239,15 +239,16 @@ class Front:
         return name, version
 
     def _model_of(self, name: str, version: int | None) -> headers.Model:
-        """What requests to a version, or to the current one, have to look like."""
+        """What requests to a version, or to the current one, have to look like; also of one that was removed meanwhile,
+        as a request that came before has its answer still.
+        """
         versions = self._desk.models.get(name, {})
         number = _current(versions) if version is None else version
-        if number not in versions:
-            raise Refused("not_found", f"model {name} is no longer served", fix="read /service.json")
-        card = versions[number]
-        known = self._models.get((name, number))
-        if known is None or known.digest != card["digest"]:
+        known, card = self._models.get((name, number)), versions.get(number)
+        if card is not None and (known is None or known.digest != card["digest"]):
             known = self._models[name, number] = headers.model_of(name, card)
+        if known is None:
+            raise Refused("not_found", f"model {name} is no longer served", fix="read /service.json")
         return known
 
     async def _asked_before(self, request: Request) -> Response:

@@ -383,6 +383,23 @@ def test_answers_can_be_asked_for_later() -> None:
     asyncio.run(run())
 
 
+def test_a_version_that_is_removed_answers_what_it_was_asked_before() -> None:
+    async def run() -> None:
+        message = messages(X)[0]
+        desk = Desk(hold=asyncio.Event())
+        app = make_app(desk, settings())
+        asking = asyncio.create_task(infer(app, message, INFER))
+        while not desk.asked:
+            await asyncio.sleep(0)
+        desk.models = {"line": {3: {**CARD, "digest": "ef" * 32}}}  # the answer is of version 2
+        desk.hold.set()
+        assert (await asking).status == 200
+        assert (await call(app, "GET", f"/v2/requests/{next(iter(desk.asked))}")).status == 200
+        assert (await infer(app, messages(X)[0], "/v2/models/line/versions/2/infer")).code == "not_found"
+
+    asyncio.run(run())
+
+
 def test_a_client_that_leaves_does_not_stop_its_request() -> None:
     async def run() -> None:
         desk = Desk(hold=asyncio.Event())
