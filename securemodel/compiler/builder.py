@@ -178,7 +178,8 @@ class Builder:
     `returned` holds the nodes whose values the model returns. `exact`: truncations round to the nearest and comparisons
     see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits. `scores`: what is
     made goes to a softmax, so that minus infinity in an owner's mask is no mistake. `in_run`: public values that are made
-    have the rows of a run, and are no part of the load.
+    have the rows of a run, and are no part of the load. `whole_rows`: no mask that an owner gives forbids a whole row of
+    scores.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -190,6 +191,7 @@ class Builder:
     exact: bool = True
     scores: bool = False
     in_run: bool = False
+    whole_rows: bool = False
     made: dict[tuple, int] = field(default_factory=dict)
     constants: dict[int, torch.Tensor | None] = field(default_factory=dict)
     notes: dict[tuple[str, int], Any] = field(default_factory=dict)

@@ -128,7 +128,7 @@ def is_check(node: Node) -> bool:
     return node.op == "float" and str(node.attrs.get("target")).startswith(_CHECKS)
 
 
-_CHECKS = ("_linalg_check_errors.", "_assert_scalar.", "_assert_async.", "sym_constrain_range")
+_CHECKS = ("_linalg_check_errors.", "_assert_scalar.", "_assert_async.", "sym_constrain_range", "_allow_every_row")
 
 
 @dataclass

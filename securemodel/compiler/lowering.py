@@ -157,13 +157,14 @@ def lower_model(
     width: int = 64,
     rounding: Rounding = "exact",
     stranger: Stranger | None = None,
+    whole_rows: bool = False,
 ) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first.
 
     `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
-    With `stranger`, the owner "client" is no party, and what it gives enters as shares.
+    With `stranger`, the owner "client" is no party, and what it gives enters as shares. `whole_rows`: see Builder.
     """
-    g = Builder(frac_bits=frac_bits, width=width, exact=rounding == "exact")
+    g = Builder(frac_bits=frac_bits, width=width, exact=rounding == "exact", whole_rows=whole_rows)
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}

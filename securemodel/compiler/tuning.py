@@ -19,7 +19,7 @@ KIND = "securemodel-tuning"
 VERSION = 2
 MAX_BYTES = 16 << 20
 _KINDS: dict[str, type] = {"kind": str, "version": int, "of": str, "margin": float, "guard": bool, "limits": list}
-_KINDS |= {"values": list}
+_KINDS |= {"whole_rows": bool, "values": list}
 _MOST_BITS = 192
 _FIX = "write it with `securemodel tune`, or Tuning.save() of this version"
 
@@ -55,7 +55,8 @@ class Tuning:
 
     of: the digest of what was measured: model, shapes, parties and settings; "" fits whatever it is given to.
     margin: by which factor values may be larger than was seen, or lie farther apart. guard: whether a run tells all parties
-    that a value left its range.
+    that a value left its range. whole_rows: whether no mask that is added to scores forbade a whole row of them: its owner
+    checks that in each run.
     """
 
     of: str
@@ -63,6 +64,7 @@ class Tuning:
     limits: tuple[Limit, ...]
     guard: bool = False
     values: tuple[Magnitude, ...] = ()
+    whole_rows: bool = False
 
     def check(self, digest: str, comparisons: Collection[int]) -> None:
         """Raises CompileError unless this was measured for the model of this digest, which has comparisons of these numbers."""
@@ -103,6 +105,7 @@ class Tuning:
         limits = [json.dumps([x.comparison, x.bits, x.sign, x.layer]) for x in self.limits]
         values = [json.dumps([x.value, x.bits, x.layer]) for x in self.values]
         head = {"kind": KIND, "version": VERSION, "of": self.of, "margin": self.margin, "guard": self.guard}
+        head["whole_rows"] = self.whole_rows
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
         made = {"limits": limits, "values": values}
         parts = [
@@ -149,7 +152,7 @@ def _read(fields: dict[str, Any]) -> Tuning:
     values = tuple(map(_magnitude, fields["values"]))
     if len({each.value for each in values}) < len(values):
         raise _Wrong("a value has two magnitudes")
-    return Tuning(fields["of"], fields["margin"], limits, fields["guard"], values)
+    return Tuning(fields["of"], fields["margin"], limits, fields["guard"], values, fields["whole_rows"])
 
 
 def _limit(entry: Any) -> Limit:

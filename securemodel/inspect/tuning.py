@@ -6,16 +6,18 @@ For one owner's data only: inputs, weights and every value in between are in thi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 
 from protocols.errors import explain
+from protocols.names import PUBLIC
 from protocols.shares import RING_BITS
 from securemodel.compiler.capture import Captured, model_state
 from securemodel.compiler.ir import COMPARED, PHASES, Graph, Node, Phase, only_moves
+from securemodel.compiler.lower.masks import SINK
 from securemodel.compiler.ops import CUTS, cut_operand, mask_origin
 from securemodel.compiler.passes.fit import measured_numbers
 from securemodel.compiler.tuning import Limit, Magnitude, Tuning
@@ -76,7 +78,10 @@ def tune(
         )
     truncated = _as_compiled(program)
     again = lambda tuning: compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
-    tuning = Tuning("", margin, seen.limits(margin), guard)
+    tuning = Tuning("", margin, (), guard, whole_rows=seen.whole_rows is True)
+    if tuning.whole_rows:
+        seen = _measure(again(tuning), model, inputs, total)
+    tuning = replace(tuning, limits=seen.limits(margin))
     if not guard:  # values are numbered where comparisons that are left out are
         tuning = replace(tuning, values=_measure(again(tuning), model, inputs, total).magnitudes(margin))
     made = again(tuning)
@@ -127,6 +132,7 @@ class _Seen:
     values: dict[int, tuple[float, int, int, str]] = field(default_factory=dict)
     wraps_of_values: set[int] = field(default_factory=set)
     least: dict[int, float] = field(default_factory=dict)
+    whole_rows: bool | None = None
     outputs: list[torch.Tensor] = field(default_factory=list)
     error: float = 0.0
 
@@ -160,6 +166,13 @@ class _Seen:
                 self.layers[number] = " ".join(names[node.id].split())
                 if operand.wraps or not math.isfinite(low + high):
                     self.wraps.add(number)
+
+    def note_masks(self, program: Program, clear: Mapping[str, ClearSide]) -> None:
+        """Whether masks that are added to scores allow something in every row; None where there are none."""
+        for node in program.graph.nodes:
+            if node.op == "float" and node.attrs["target"] == SINK:
+                owner = program.parties[0] if node.owner == PUBLIC else cast(str, node.owner)
+                self.whole_rows = self.whole_rows is not False and bool((clear[owner].value(node.id) != 0).all())
 
     def _note_value(self, graph: Graph, layer: str, at: int, value: Both, offset: int) -> None:
         """The largest magnitude of a value in units of the ring, with what is added before it is truncated, and its margin."""
@@ -242,6 +255,7 @@ def _outputs(
 ) -> list[torch.Tensor]:
     for side in clear.values():
         side.set_inputs(part)
+    found.note_masks(program, clear)
     made: dict[int, torch.Tensor] = {}
     for phase in phases:
         for node, value, operands in walker.walk(phase):

@@ -283,6 +283,38 @@ def test_a_text_with_other_openings_than_its_ranges_is_refused(tmp_path, old, ne
         securemodel.Program.load(file)
 
 
+# ---- masks that are added to scores
+class Masked(nn.Module):
+    """Attention's weights of a secret matrix under a mask that is an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(2)))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (x @ self.matrix + mask).softmax(-1)
+
+
+@pytest.mark.parametrize("guard", [False, True])
+@pytest.mark.parametrize("owner", ["b", "public"])
+def test_no_row_has_a_sink_where_no_row_was_forbidden(owner, guard):
+    x, mask = torch.randn(4, 4, generator=torch.Generator().manual_seed(3)), torch.zeros(4, 4)
+    mask[0, 1] = -1e30
+    program = securemodel.compile(
+        Masked(), (x, mask), weights="a", inputs=("b", owner), outputs="b", parties=("a", "b")
+    )
+    found = securemodel.tune(program, x, mask, tolerance=1e-3, guard=guard)
+    assert "_sink" in program.text() and "_sink" not in found.program.text() and found.tuning.whole_rows
+    with securemodel.local(found.program) as session:
+        assert torch.allclose(session.run(x, mask), Masked()(x, mask), atol=1e-4)
+        with pytest.raises(InputError, match="forbids a whole row of scores"):
+            session.run(x, mask.index_fill(0, torch.tensor([2]), -1e30))
+    forbidden = mask.index_fill(0, torch.tensor([2]), -1e30)
+    kept = securemodel.tune(program, x, forbidden, tolerance=1e-3, guard=guard)
+    assert "_sink" in kept.program.text() and not kept.tuning.whole_rows
+    assert torch.allclose(fixed_point(kept.program, x, forbidden)[0], Masked()(x, forbidden), atol=1e-4)
+
+
 # ---- the guard
 @cache
 def guarded(rounding: str) -> tuple[securemodel.TunedProgram, torch.Tensor]:
