@@ -19,12 +19,14 @@ from securemodel.compiler.ir import Node, Phase, is_check
 from securemodel.compiler.lower.choosing import one_hot_of
 from securemodel.compiler.lower.positions import from_the_front, within
 from securemodel.compiler.ops import encoding_limit
-from securemodel.compiler.owners import owner_of, weight_owners
-from securemodel.compiler.positions import is_table, table_nodes
+from securemodel.compiler.owners import owner_of
+from securemodel.compiler.positions import is_table
 from securemodel.errors import InputError, SmallWeightsWarning
 from securemodel.program import Program
 
 _FEW_UNITS = 8
+_GIVEN = ("own", "input", "positions")
+"""Operators by which what a party has becomes elements of the ring; what is public does by `encode`."""
 _LEFT_OUT = -100  # of labels: what losses of torch ignore by default
 _TORCHS_WORDS = ("Runtime assertion failed", "Invalid value range", "Assertion is failed")
 
@@ -168,6 +170,15 @@ class ClearSide:
 
     def encoded(self, node: Node) -> torch.Tensor:
         """A float of this party (or public) as ring elements of the node's shape and scale. Raises InputError."""
+        ring = self._ring(node)
+        if node.phase == "load" and node.owner == self._me and not is_table(self._program.graph, node):
+            value = torch.as_tensor(self.value(node.args[0]))
+            if value.is_floating_point():
+                self._warn_of_small(value, node)
+        return ring
+
+    def _ring(self, node: Node) -> torch.Tensor:
+        """`encoded` without a warning."""
         if is_table(self._program.graph, node):
             return self._table(node)
         limit, source = encoding_limit(self._program.header, node.frac or 0), node.args[0]
@@ -188,10 +199,7 @@ class ClearSide:
         what = self.describe(source)
         if value.is_floating_point() and not value.isfinite().all():
             what = self._of_finite(source, what)
-        ring = encode(value, node.frac or 0, limit, what)
-        if node.phase == "load" and node.owner == self._me and value.is_floating_point():
-            self._warn_of_small(value, node)
-        return ring.reshape(node.shape).contiguous()
+        return encode(value, node.frac or 0, limit, what).reshape(node.shape).contiguous()
 
     def _of_finite(self, node_id: int, what: str) -> str:
         """What has NaN or infinite values: the model's own, or what it makes of other ones."""
@@ -253,15 +261,17 @@ class ClearSide:
         return self._tables[self._program.graph[node.args[0]].attrs["name"]]
 
     def loaded_digest(self) -> str | None:
-        """SHA-256 of the weights and the rows that this party gives in a load, and of the torch version, which may round
-        what it computes from them otherwise; None if it gives none."""
-        mine = [node for node in table_nodes(self._program.graph) if node.owner == self._me]
-        if self._me not in weight_owners(self._program.header.weights) and not mine:
+        """SHA-256 of all that follows under the masks of a load, as far as this party has it: the elements of the ring that
+        it gives, and public ones. None where it has none, or nobody gives a secret in a load.
+        """
+        loaded = [node for node in self._program.graph.nodes if node.phase == "load"]
+        given = [node for node in loaded if node.op in _GIVEN]
+        known = [node for node in given if node.owner == self._me] + [node for node in loaded if node.op == "encode"]
+        if not (given and known):
             return None
-        public = self._public()
-        given = {name: tensor for name, tensor in self._state.items() if name not in public}
-        digest = _digest({**given, **{f"rows {node.id}": self._table(node) for node in mine}})
-        digest.update(torch.__version__.encode())
+        digest = hashlib.sha256()
+        for node in known:
+            digest.update(_digest({f"{node.id}": self._ring(node)}).digest())
         return digest.hexdigest()
 
     def agreed_digest(self, phase: Phase, more: Mapping[str, torch.Tensor] | None = None) -> bytes:

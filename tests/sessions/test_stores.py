@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import securemodel
 from protocols.errors import (
     ConfigError,
     InputError,
@@ -22,6 +23,7 @@ from protocols.errors import (
     PreprocessingReused,
     PreprocessingUsedUp,
 )
+from securemodel.engines import clear
 from securemodel.engines.masked import store as store_module
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.store import Store, StoreSource, prepare
@@ -131,6 +133,90 @@ def test_other_weights_are_refused(world, stores, program, model, tools, when: s
     assert type(results["bank"]) is PreprocessingReused and "other weights" in str(results["bank"])
     assert type(results["hospital"]) is PeerAborted
     assert str(stores["bank"]) not in str(results["hospital"])  # not even where the peer keeps its files
+
+
+class Scaled(torch.nn.Module):
+    """A secret matrix times a public number: its owner gives the product, under a mask of the load."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.secret = torch.nn.Parameter(torch.arange(12.0).view(3, 4) / 8)
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x @ (self.secret * self.scale).t())
+
+
+class SumScaled(Scaled):
+    """The same of the secrets of two: what is masked is computed together of what they give, and of the number."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+        self.more = torch.nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x @ ((self.secret + self.more) * self.scale).t())
+
+
+OWNED = {Scaled: {"": "bank", "scale": "public"}, SumScaled: {"": "bank", "more": "hospital", "scale": "public"}}
+
+
+@pytest.mark.parametrize("kind", [Scaled, SumScaled], ids=["of one", "of two"])
+def test_other_public_weights_under_the_masks_of_secret_ones_are_refused(
+    worlds, tools, tmp_path: Path, kind: type[Scaled]
+) -> None:
+    """The difference of what two such loads say is the secret times that of the public numbers."""
+    x, results = tools.rows(2), []
+    program = tools.make_program(kind(1.0).eval(), weights=OWNED[kind])
+    stores = prepare(program, 3, tmp_path / "stores")
+    for scale in (1.0, 3.0):
+        other = kind(scale).eval()
+
+        def once(session: Session, mine: torch.Tensor | None, other: torch.nn.Module = other) -> torch.Tensor | None:
+            session.load(program, other)
+            return session.run(mine)
+
+        tasks = {"bank": lambda s, once=once: once(s, None), "hospital": lambda s, once=once: once(s, x)}
+        results.append(worlds(program, dealer=False).run(tasks, store=stores))
+    torch.testing.assert_close(results[0]["hospital"], kind(1.0)(x), atol=2**-8, rtol=0)
+    refused = results[1].values()
+    assert all(isinstance(error, (PreprocessingReused, PeerAborted)) for error in refused), results[1]
+    assert any(isinstance(error, PreprocessingReused) and "other weights" in str(error) for error in refused)
+
+
+class OfBoth(Scaled):
+    """A public matrix times a secret sum."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.relu((x + y) @ (self.secret * self.scale).t())
+
+
+def test_where_all_weights_are_public_a_store_takes_others(worlds, tools, tmp_path: Path) -> None:
+    """No mask hides anything of them."""
+    x, shapes = tools.rows(2), (torch.zeros(2, 4), torch.zeros(2, 4))
+    owners = {"weights": "public", "inputs": ["bank", "hospital"], "outputs": "hospital"}
+    program = securemodel.compile(OfBoth(1.0).eval(), shapes, **owners)
+    stores = prepare(program, 3, tmp_path / "stores")
+    for scale in (1.0, 3.0):
+        other = OfBoth(scale).eval()
+
+        def once(session: Session, mine: tuple[Any, Any], other: torch.nn.Module = other) -> torch.Tensor | None:
+            session.load(program, other)
+            return session.run(*mine)
+
+        tasks = {"bank": lambda s, once=once: once(s, (x, None)), "hospital": lambda s, once=once: once(s, (None, x))}
+        made = worlds(program, dealer=False).run(tasks, store=stores)
+        torch.testing.assert_close(made["hospital"], other(x, x), atol=2**-8, rtol=0)
+
+
+def test_weights_that_come_out_otherwise_are_other_weights(world, stores, model, tools, monkeypatch) -> None:
+    """As on another machine, which rounds otherwise what a party computes of its weights before it gives them."""
+    x = tools.rows(2)
+    assert not any(isinstance(result, BaseException) for result in world.run(both(1, x), store=stores).values())
+    encode = clear.encode
+    monkeypatch.setattr(clear, "encode", lambda *args: encode(*args) + 1)
+    results = world.run(both(1, x), store=stores)
+    assert type(results["bank"]) is PreprocessingReused and type(results["hospital"]) is PeerAborted
 
 
 class Crash(BaseException):

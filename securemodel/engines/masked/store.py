@@ -4,7 +4,7 @@ Layout of a party's folder
   store.json    what it belongs to: version, id (the same at all parties), party, digest, number of runs
   program.txt   the program it was made for
   key           this party's stream key (32 bytes, readable by its owner only)
-  cursor.json   the next unused run, and a digest of the weights its masks were used with
+  cursor.json   the next unused run, and a digest of what this party has of the values its load's masks were used with
   load.bin, run-N.bin   the last party's dealt shares and a checksum; a run's file is deleted when it is taken
   lock          held by the process that uses the folder
 
@@ -246,7 +246,8 @@ class Store:
                 explain(
                     "this store's weight masks were used with other weights",
                     where=str(self.path),
-                    why="the same mask over two sets of weights shows their difference",
+                    why="the same mask over two sets of weights shows their difference; public ones, and how they are "
+                    "computed with the others, count as well",
                     fix="prepare a new store for the new weights",
                 )
             )
