@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 
 from protocols import kernels
 from protocols.gates.base import Dealt, Part
-from protocols.kernels import Piece
 from protocols.prg import Draws, Place, Stream, Use
 
 _MODES = {"add": "sub", "xor": "xor"}
@@ -76,21 +76,34 @@ def taken_places(node: int, parts: Sequence[Part]) -> list[Place]:
     return [replace(place, mode=_MODES[part.sharing]) for place, part in places]
 
 
-def packed(share: torch.Tensor, part: Part) -> torch.Tensor:
-    """The last party's share as it is sent: of ring elements the low bytes alone, where no more are read."""
-    if part.low is None:
-        return share
-    _, (sent,) = kernels.hide([None], [share], [Piece(part.low)])
+def packed(shares: Sequence[torch.Tensor], parts: Sequence[Part]) -> list[torch.Tensor]:
+    """The last party's shares as they are sent: of ring elements the low bytes alone, where no more are read."""
+    sent = list(shares)
+    low = [at for at, part in enumerate(parts) if part.low is not None]
+    if low:
+        cut = kernels.narrow([shares[at] for at in low], [cast(int, parts[at].low) for at in low])
+        for at, wire in zip(low, cut, strict=True):
+            sent[at] = wire
     return sent
 
 
-def unpacked(sent: torch.Tensor, part: Part) -> torch.Tensor:
-    """The share, from what `packed` made of it; bytes that were left out are zero."""
-    if part.low is None:
-        return sent.view(part.dtype).view(part.shape)
-    share = torch.zeros(part.shape, dtype=torch.int64, device=sent.device)
-    kernels.join([share], sent, [Piece(part.low)])
-    return share
+def unpacked(sent: Sequence[Sequence[tuple[Part, torch.Tensor]]]) -> list[Dealt]:
+    """By gate, the shares, from what `packed` made of them; bytes that were left out are zero."""
+    dealt: list[Dealt] = []
+    low: list[tuple[Dealt, Part, torch.Tensor]] = []
+    for of_gate in sent:
+        shares: Dealt = {}
+        for part, cut in of_gate:
+            if part.low is None:
+                shares[part.name] = cut.view(part.dtype).view(part.shape)
+            else:
+                low.append((shares, part, cut))
+        dealt.append(shares)
+    if low:
+        widths, shapes = [cast(int, part.low) for _, part, _ in low], [part.shape for _, part, _ in low]
+        for (shares, part, _), share in zip(low, kernels.widen([cut for *_, cut in low], widths, shapes), strict=True):
+            shares[part.name] = share
+    return dealt
 
 
 def expand_share(stream: Stream, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ Buffer = Any  # a contiguous CPU tensor, or anything that supports memoryview (b
 _NUMPY_INTEGERS = frozenset((torch.int64, torch.uint8, torch.int32, torch.int16))
 _SMALL_BYTES = 4096  # below this, copying a buffer is cheaper than one more write
 _RECORD_BYTES = 16384  # largest TLS record
+_GATHERED_BYTES = 60 << 10  # with one more small piece no more than one record
 
 
 def byte_view(buffer: Buffer) -> memoryview:
@@ -68,6 +70,16 @@ def coalesce(header: bytes, views: Sequence[memoryview]) -> list[memoryview]:
     if small:
         pieces.append(memoryview(small))
     return pieces
+
+
+def gather_first(pieces: deque[memoryview]) -> None:
+    """Copies small pieces that follow each other at the front into one, of whole messages or parts of them."""
+    if len(pieces[0]) > _SMALL_BYTES or len(pieces[1]) > _SMALL_BYTES:
+        return
+    together = bytearray()
+    while pieces and len(pieces[0]) <= _SMALL_BYTES and len(together) < _GATHERED_BYTES:
+        together += pieces.popleft()
+    pieces.appendleft(memoryview(together))
 
 
 def gather(views: Sequence[memoryview], nbytes: int) -> torch.Tensor:

@@ -11,8 +11,8 @@ bytes come next (for control frames: at most how many); the peer's length is com
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from protocols.errors import BadFrame, InputError, Mismatch, explain
 
@@ -43,8 +43,7 @@ class Purpose(IntEnum):
 _PURPOSES = {int(purpose): purpose for purpose in Purpose}
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """Says which message of a program this is: the run (epoch), the operation (node) and what for."""
 
     epoch: int
@@ -56,8 +55,7 @@ class Label:
         return f"{purpose.name if purpose else f'purpose {self.purpose}'} of node {self.node}, epoch {self.epoch}"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """One parsed frame header; `nbytes` is the payload length the sender claims."""
 
     sequence: int
@@ -65,8 +63,7 @@ class Header:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """The next message as the receiver knows it.
 
     `label` may be None when any of `purposes` will do. The payload has `nbytes` bytes: exactly, or at most if not `exact`.

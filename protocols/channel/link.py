@@ -12,11 +12,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from protocols.channel import records
-from protocols.channel.buffers import Buffer, byte_view, coalesce, fresh, writable
+from protocols.channel.arriving import Arriving
+from protocols.channel.buffers import Buffer, byte_view, coalesce, fresh, gather_first, writable
 from protocols.channel.frame import (
     HEADER_BYTES,
     Expected,
@@ -72,6 +74,7 @@ class Link:
         self._expected: Expected | None = None
         self._room: memoryview | None = None  # what is left of the payload to fill
         self._message: tuple[Label, torch.Tensor] | None = None
+        self._coming: Arriving | None = None  # messages whose sizes are known, while they are expected
         self._begun_at = self._moved_at = 0.0
         self.beat_at = 0.0  # when the peer last said that it is there, on the monotonic clock
         self._volume = 0  # bytes to send and receive before it is idle again
@@ -100,6 +103,12 @@ class Link:
         self.expect(Expected(label, max_bytes if nbytes is None else nbytes, nbytes is not None))
         self._run(timeout_s, silence_s)
         return self.take()[1]
+
+    def receive_all(self, expected: Sequence[Expected], *, timeout_s: float | None = None) -> list[torch.Tensor]:
+        """Receive these messages, whose sizes are exact, one after the other. Raises PeerError."""
+        self.expect_all(expected)
+        self._run(timeout_s)
+        return self._take_all()
 
     def receive_next(
         self, purposes: Sequence[Purpose], max_bytes: int, *, timeout_s: float | None = None
@@ -160,12 +169,36 @@ class Link:
 
     def expect(self, expected: Expected) -> None:
         """Say what comes next; `step` receives it and `take` returns it."""
-        if self._closed or self._expected or self._message or records.process is not self._process:
+        self._check_free(expected)
+        self._plan(expected.nbytes)
+        self._expected = expected
+        if expected.exact and expected.label:
+            self._coming = Arriving((expected,), self._begun())
+
+    def expect_all(self, expected: Sequence[Expected]) -> None:
+        """Say which messages come next, one after the other, each with a label and an exact size."""
+        for message in expected:
+            self._check_free(message)
+        if expected:
+            self._coming = Arriving(expected, self._begun())
+            self._plan(self._coming.size)
+            self._expected = expected[0]
+
+    def _check_free(self, expected: Expected) -> None:
+        taken = self._expected or self._message or self._coming
+        if self._closed or taken or records.process is not self._process:
             raise self._unusable(expected)
         if expected.nbytes < 0:
             raise InputError(explain(f"cannot expect {expected.nbytes} bytes", where=str(expected)))
-        self._plan(expected.nbytes)
-        self._expected = expected
+
+    def _begun(self) -> memoryview:
+        """What was read of the next message before it was expected; from here on nobody else has it."""
+        begun, self._held, self._header_filled = self._header_view[: self._header_filled], None, 0
+        return begun
+
+    def _take_all(self) -> list[torch.Tensor]:
+        coming, self._coming = self._coming, None
+        return coming.payloads() if coming else []
 
     def _unusable(self, what: Label | Expected) -> ProtocolError:
         """The error for who asks for this now."""
@@ -180,6 +213,9 @@ class Link:
 
     def take(self) -> tuple[Label, torch.Tensor]:
         """The message that was expected, once `busy` is false."""
+        if self._coming and self._expected is None:
+            (expected,) = self._coming.expected
+            return cast(Label, expected.label), self._take_all()[0]
         message, self._message = self._message, None
         if message is None:
             raise ProtocolError(explain(f"no message of {self.peer!r} was received", fix="expect one and run the pump"))
@@ -290,6 +326,8 @@ class Link:
         try:
             self._stream.flush()
             while outbox:
+                if len(outbox) > 1:
+                    gather_first(outbox)
                 view = outbox[0]
                 sent = self._stream.send(view)
                 if sent == len(view):
@@ -310,6 +348,8 @@ class Link:
         return budget <= 0
 
     def _pull(self) -> bool:
+        if self._coming is not None:
+            return self._pull_whole(self._coming)
         if self._held is None and not self._read_header():
             return False
         if self._room is None:
@@ -332,6 +372,50 @@ class Link:
             return False
         return budget <= 0
 
+    def _pull_whole(self, coming: Arriving) -> bool:
+        """Reads messages with their headers, which are compared as they come."""
+        budget, before = _TURN_BYTES, coming.filled
+        self._compare(coming)
+        while coming.filled < coming.size and budget > 0:
+            got = self._read_into(coming.room)
+            if not got:
+                coming.beats = 0
+                break
+            coming.filled += got
+            budget -= got
+            self._compare(coming)
+        if coming.filled != before:
+            self._moved_at = time.monotonic()
+        if coming.filled < coming.size:
+            return budget <= 0
+        for message in coming.expected:
+            if cast(Label, message.label).purpose not in _UNCOUNTED:
+                self.counter.received(HEADER_BYTES + message.nbytes)
+        self._expected = None
+        return False
+
+    def _compare(self, coming: Arriving) -> None:
+        """Looks at the headers that are there. Raises PeerError where one is not that of the message which is due."""
+        while (data := coming.header) is not None:
+            due = coming.expected[coming.seen]
+            if data != pack_header(self._received, cast(Label, due.label), due.nbytes):
+                header = parse_header(data, self._received, self.peer)
+                if header.label.purpose == Purpose.ABORT:
+                    raise PeerAborted(self.peer, self._read_reason(header.nbytes, coming.behind))
+                if header.label.purpose == Purpose.BYE:
+                    raise self._died("it ended the session although this message was due", None)
+                if header.label.purpose == Purpose.ALIVE:
+                    check_expected(header, _BEAT, self.peer)
+                    self.beat_at = time.monotonic()
+                    coming.drop()
+                    if coming.beats >= _MOST_BEATS:
+                        raise self._only_beats()
+                    self._received += 1
+                    continue
+                check_expected(header, due, self.peer)
+            coming.accept()
+            self._received += 1
+
     def _read_header(self) -> bool:
         for _ in range(_MOST_BEATS):
             while self._header_filled < HEADER_BYTES:
@@ -347,19 +431,23 @@ class Link:
             self._received += 1
             self._header_filled = 0
         else:
-            what = f"party {self.peer!r} sends signs of life alone, without a pause"
-            why, fix = "reading them would go on past every limit of time", "do not trust that party"
-            raise BadFrame(self.peer, explain(what, where=self._where(), why=why, fix=fix))
+            raise self._only_beats()
         self._moved_at = time.monotonic()
         if header.label.purpose == Purpose.ABORT:
             raise PeerAborted(self.peer, self._read_reason(header.nbytes))
         self._held = header
         return True
 
-    def _read_reason(self, nbytes: int) -> str:
-        """The text of an ABORT frame; what does not arrive at once is left out."""
+    def _only_beats(self) -> BadFrame:
+        what = f"party {self.peer!r} sends signs of life alone, without a pause"
+        why, fix = "reading them would go on past every limit of time", "do not trust that party"
+        return BadFrame(self.peer, explain(what, where=self._where(), why=why, fix=fix))
+
+    def _read_reason(self, nbytes: int, begun: bytes | memoryview = b"") -> str:
+        """The text of an ABORT frame, of which some was read; what does not arrive at once is left out."""
         text = bytearray(min(nbytes, MAX_REASON_BYTES))
-        filled, deadline = 0, time.monotonic() + 0.2
+        filled, deadline = min(len(begun), len(text)), time.monotonic() + 0.2
+        text[:filled] = begun[:filled]
         try:
             while filled < len(text) and time.monotonic() < deadline:
                 got = self._read_into(memoryview(text)[filled:])
@@ -414,6 +502,9 @@ class Link:
         )
 
     def _where(self) -> str:
+        if self._coming is not None and self._expected is not None:
+            due, got = self._coming.waits_for
+            return f"receiving [{due}] from it, {got} payload bytes arrived"
         if self._expected is not None:
             total = self._message[1].numel() if self._message else 0
             got = total - len(self._room or b"")

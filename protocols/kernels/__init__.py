@@ -32,6 +32,7 @@ from protocols.kernels.dispatch import (
     monomials,
     monomials_layer,
     msb_plane,
+    narrow,
     pack_bits,
     select,
     select_truncated,
@@ -42,6 +43,7 @@ from protocols.kernels.dispatch import (
     unit_lookup,
     unit_vectors,
     unpack_bits,
+    widen,
 )
 from protocols.kernels.twins.openings import Piece
 from protocols.kernels.twins.planes import monomial_sets
@@ -74,6 +76,7 @@ __all__ = [
     "monomials",
     "monomials_layer",
     "msb_plane",
+    "narrow",
     "pack_bits",
     "select",
     "select_truncated",
@@ -85,5 +88,6 @@ __all__ = [
     "unit_vectors",
     "unpack_bits",
     "use",
+    "widen",
     "wrap_dtype",
 ]  # fmt: skip

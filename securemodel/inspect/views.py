@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from protocols.correlations import bit_mask_share, mask_share
-from protocols.gates import Dealt, Part
+from protocols.gates import Dealt
 from protocols.prg import Stream, new_key
 from securemodel.compiler.capture import model_state
 from securemodel.compiler.ir import Node
@@ -27,6 +27,7 @@ from securemodel.engines.clear import ClearSide
 from securemodel.engines.masked.party import OnlineParty
 from securemodel.engines.masked.rounds import Round
 from securemodel.engines.masked.serving import local_serving_walks
+from securemodel.engines.masked.sources import Wanted
 from securemodel.engines.masked.walk import local_walks
 from securemodel.program import Program
 from securemodel.sessions.serving import ServingSession
@@ -185,13 +186,14 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
         last, source = parties[program.parties[-1]], cast(Any, walks[program.parties[-1]].source)
         deal = source.dealt
 
-        def dealt(epoch: int, node: int, given: Sequence[Part]) -> Dealt:
-            shares = deal(epoch, node, given)
-            for index, part in enumerate(given):
-                share = shares[part.name]
-                bits = 8 * (part.low or share.element_size())
-                last.keep("dealt", epoch, node, f"dealer {index} {part.name}", _low(share, bits), bits)
-            return shares
+        def dealt(epoch: int, wanted: Wanted) -> list[Dealt]:
+            made = deal(epoch, wanted)
+            for (node, given), shares in zip(wanted, made, strict=True):
+                for index, part in enumerate(given):
+                    share = shares[part.name]
+                    bits = 8 * (part.low or share.element_size())
+                    last.keep("dealt", epoch, node, f"dealer {index} {part.name}", _low(share, bits), bits)
+            return made
 
         source.dealt = dealt
         session.load(program, model)

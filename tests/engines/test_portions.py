@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import securemodel
+from protocols.correlations import unpacked
 from protocols.gates import GATES
 from protocols.prg import Stream, insecure_test_key
 from securemodel.engines.masked import masks
@@ -31,8 +32,8 @@ def made(program, size: int, monkeypatch) -> list:
     last: dict[int, list[torch.Tensor]] = {}
 
     class Dealt:
-        def dealt(self, epoch, node, parts):
-            return {part.name: share for part, share in zip(parts, last[node], strict=True)}
+        def dealt(self, epoch, wanted):
+            return unpacked([list(zip(parts, last[node], strict=True)) for node, parts in wanted])
 
     preparing = [Preparing(graph, name, streams[name], Dealt() if name == names[-1] else None) for name in names]
     loaded: dict[int, LoadedOperand] = {}

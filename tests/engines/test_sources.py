@@ -13,7 +13,7 @@ def test_words_behind_an_odd_number_of_bytes():
         torch.tensor([-5, 2**62]),
         torch.arange(5).to(torch.uint8),
     )
-    made = split_shares(torch.cat([few, words.view(torch.uint8), more]), parts)
+    (made,) = split_shares([torch.cat([few, words.view(torch.uint8), more])], [parts])
     assert (
         made["few"].tolist() == [1, 2, 3]
         and made["words"].tolist() == [-5, 2**62]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,8 +29,9 @@ from protocols.channel import (
     local_channels,
     local_links,
 )
-from protocols.channel.buffers import byte_view, coalesce, gather
+from protocols.channel.buffers import byte_view, coalesce, gather, gather_first
 from protocols.channel.frame import Expected, check_expected, pack_header, parse_header
+from protocols.channel.stream import PlainStream
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.errors import (
     BadFrame,
@@ -144,6 +148,93 @@ def test_coalescing_keeps_every_byte_in_order(sizes: list[int]) -> None:
     assert all(len(piece) for piece in pieces)
     whole = gather([memoryview(payload) for payload in payloads], sum(sizes))
     assert whole.numpy().tobytes() == b"".join(payloads)
+
+
+@given(sizes=st.lists(st.sampled_from([1, 31, 4096, 4097, 50000]), min_size=2, max_size=40))
+def test_small_pieces_are_sent_together_in_their_order(sizes: list[int]) -> None:
+    pieces = deque(memoryview(os.urandom(size)) for size in sizes)
+    whole, left = b"".join(pieces), list(pieces)
+    gather_first(pieces)
+    assert b"".join(pieces) == whole
+    if max(sizes[:2]) > 4096:
+        assert list(pieces) == left
+    else:
+        assert sizes[0] < len(pieces[0]) <= 1 << 16 and len(pieces) < len(left)
+
+
+def raw_link() -> tuple[Link, socket.socket]:
+    """A link in the clear, and the peer's end of its connection."""
+    ours, theirs = socket.socketpair()
+    return Link("a", "b", PlainStream(ours), 5.0), theirs
+
+
+WANTED = [Expected(Label(3, node, Purpose.DEAL), size) for node, size in enumerate((8, 0, 70_000, 31))]
+
+
+def frames(beats: Sequence[int] = ()) -> bytes:
+    """The wanted messages, in front of some of them a sign of life."""
+    out, number = b"", 0
+    for node, wanted in enumerate(WANTED):
+        if node in beats:
+            out += pack_header(number, Label(0, 0, Purpose.ALIVE), 0)
+            number += 1
+        out += pack_header(number, wanted.label, wanted.nbytes) + text("b", str(node), wanted.nbytes)
+        number += 1
+    return out
+
+
+@pytest.mark.parametrize("beats", [(), (0, 1, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize("step", [1 << 20, 999, 33])
+def test_messages_that_are_read_together_are_those_read_one_by_one(beats, step) -> None:
+    sent = frames(beats)
+    got = []
+    for together in (True, False):
+        link, peer = raw_link()
+
+        def feed(peer=peer) -> None:
+            for at in range(0, len(sent), step):
+                peer.sendall(sent[at : at + step])
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        if together:
+            got.append(link.receive_all(WANTED))
+        else:
+            got.append([link.receive(wanted.label, wanted.nbytes) for wanted in WANTED])
+        feeder.join()
+        assert (link.beat_at > 0) == bool(beats)
+        assert link.counter.received_messages == len(WANTED)
+        assert link.counter.received_bytes == sum(HEADER_BYTES + wanted.nbytes for wanted in WANTED)
+        peer.close()
+        link.close()
+    first, second = got
+    assert [tensor.numel() for tensor in first] == [8, 0, 70_000, 31]
+    assert all(map(torch.equal, first, second)) and first[2].numpy().tobytes() in sent
+
+
+def test_what_was_peeked_at_belongs_to_the_first_of_several_messages() -> None:
+    link, peer = raw_link()
+    peer.sendall(frames()[:40])
+    link.peek()
+    assert link.arrived
+    feeder = threading.Thread(target=lambda: peer.sendall(frames()[40:]))
+    feeder.start()
+    assert [tensor.numel() for tensor in link.receive_all(WANTED)] == [8, 0, 70_000, 31]
+    feeder.join()
+    peer.close()
+    link.close()
+
+
+@pytest.mark.parametrize(
+    "purpose, kind, said", [(Purpose.ABORT, PeerAborted, "no disk"), (Purpose.BYE, PeerDied, "ended")]
+)
+def test_an_end_among_messages_that_are_read_together(purpose, kind, said) -> None:
+    link, peer = raw_link()
+    end = pack_header(1, Label(0, 0, purpose), 7 if purpose == Purpose.ABORT else 0)
+    peer.sendall(frames()[:40] + end + (b"no disk" if purpose == Purpose.ABORT else b""))
+    with pytest.raises(kind, match=said):
+        link.receive_all(WANTED)
+    peer.close()
 
 
 def test_large_buffers_are_not_copied() -> None:

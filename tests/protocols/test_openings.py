@@ -95,3 +95,36 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched():
         kernels.join([x], torch.zeros(47, dtype=torch.uint8), [Piece()])
     with pytest.raises(TypeError, match="contiguous"):
         kernels.join([x.view(2, 3).t()], torch.zeros(48, dtype=torch.uint8), [Piece()])
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+@given(st.integers(0, 2**32), st.lists(st.tuples(st.integers(1, 8), SIZES), min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_narrow_and_widen_equal_their_twins(variant, seed, made):
+    g = np.random.default_rng(seed)
+    widths, values = [width for width, _ in made], [ring(g, n) for _, n in made]
+    wanted = twins.narrow(values, widths)
+    with kernels.use(variant):
+        sent = kernels.narrow(values, widths)
+        assert all(map(torch.equal, sent, wanted))
+        odd = [torch.cat([torch.zeros(1, dtype=torch.uint8), wire])[1:] for wire in sent]  # at odd addresses
+        read = kernels.widen(odd, widths, [(1, value.numel()) for value in values])
+    assert all(map(torch.equal, read, twins.widen(wanted, widths, [(1, value.numel()) for value in values])))
+    for value, width, low in zip(values, widths, read, strict=True):
+        assert torch.equal(low.view(-1), value & -1 if width == 8 else value & ((1 << 8 * width) - 1))
+
+
+@pytest.mark.parametrize("variant", kernels.info()["available"])
+def test_what_narrow_and_widen_refuse(variant):
+    x, wire = torch.zeros(9, dtype=torch.int64), torch.zeros(16, dtype=torch.uint8)
+    with kernels.use(variant):
+        assert kernels.narrow([], []) == kernels.widen([], [], []) == []
+        with pytest.raises(TypeError, match="int64"):
+            kernels.narrow([x.int()], [2])
+        for width in (0, 9):
+            with pytest.raises(ValueError, match="there are 1 to 8"):
+                kernels.narrow([x], [width])
+        with pytest.raises(ValueError, match="are 24"):
+            kernels.widen([wire], [2], [(9,)])
+        with pytest.raises(ValueError, match="there are 1 to 8"):
+            kernels.widen([wire], [9], [(1,)])

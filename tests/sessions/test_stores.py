@@ -245,7 +245,7 @@ CRASHES = [
     (Store, "_save", 3, "bank"),
     (Store, "_save", 3, "hospital"),
     (StoreSource, "begin", 3, "hospital"),
-    (StoreSource, "dealt", 9, "hospital"),
+    (StoreSource, "dealt", 3, "hospital"),
     (OnlineParty, "run", 2, "bank"),
     (OnlineParty, "_incoming", 4, "bank"),
     (OnlineParty, "_incoming", 6, "hospital"),

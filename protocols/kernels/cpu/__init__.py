@@ -6,7 +6,7 @@ see to both before any kernel runs.
 
 from protocols.kernels.cpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.cpu.keystream import chacha20, chacha20_many
-from protocols.kernels.cpu.openings import hide, join
+from protocols.kernels.cpu.openings import hide, join, narrow, widen
 from protocols.kernels.cpu.planes import (
     combine,
     combine_layer,
@@ -49,6 +49,7 @@ __all__ = [
     "monomials",
     "monomials_layer",
     "msb_plane",
+    "narrow",
     "pack_bits",
     "select",
     "select_truncated",
@@ -59,4 +60,5 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "widen",
 ]  # fmt: skip

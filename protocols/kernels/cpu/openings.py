@@ -66,3 +66,27 @@ def join(values: Sequence[Tensor], wire: Tensor, pieces: Sequence[Piece]) -> Non
     for value, (width, bits, _) in zip(values, pieces, strict=True):
         told += (value.data_ptr(), value.numel(), width, bits)
     build.module.join(wire.data_ptr(), told, torch.get_num_threads())
+
+
+def narrow(values: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+    """The low bytes of each, as parts of one tensor."""
+    sizes = [-(-value.numel() * width // 8) * 8 for value, width in zip(values, widths, strict=True)]
+    packed = torch.empty(sum(sizes), dtype=torch.uint8)
+    at, told = packed.data_ptr(), list[int]()
+    for value, width, size in zip(values, widths, sizes, strict=True):
+        told += (at, value.data_ptr(), value.numel(), width)
+        at += size
+    build.module.narrow(told, torch.get_num_threads())
+    return list(packed.split_with_sizes(sizes))
+
+
+def widen(parts: Sequence[Tensor], widths: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The numbers, with zero high bytes."""
+    values: list[Tensor] = []
+    told: list[int] = []
+    for part, width, shape in zip(parts, widths, shapes, strict=True):
+        value = torch.empty(shape, dtype=torch.int64)
+        values.append(value)
+        told += (part.data_ptr(), value.data_ptr(), value.numel(), width)
+    build.module.widen(told, torch.get_num_threads())
+    return values

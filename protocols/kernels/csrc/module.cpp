@@ -127,6 +127,32 @@ void py_join(Address wire, const Sizes& pieces, int threads) {
   }
 }
 
+// Low bytes of several tensors, four numbers each: address of the bytes, address of the numbers, how many, bytes of each.
+// The bytes of each end with a whole word.
+void py_narrow(const Sizes& pieces, int threads) {
+  py::gil_scoped_release release;
+  for (std::size_t i = 0; i + 4 <= pieces.size(); i += 4) {
+    const i64* p = pieces.data() + i;
+    u8* to = at<u8>(static_cast<Address>(p[0]));
+    const u64* from = words(static_cast<Address>(p[1]));
+    const int width = static_cast<int>(p[3]);
+    parallel(p[2], 64, threads_for(double(p[2]), kOpenedPerMillisecond, threads), [=](i64 begin, i64 end) {
+      cut(to + begin * width, from + begin, end - begin, width);
+    });
+    const i64 bytes = p[2] * width;
+    std::memset(to + bytes, 0, static_cast<std::size_t>(whole_words(bytes) - bytes));
+  }
+}
+
+// The inverse, with zero high bytes.
+void py_widen(const Sizes& pieces, int threads) {
+  py::gil_scoped_release release;
+  for (std::size_t i = 0; i + 4 <= pieces.size(); i += 4) {
+    const i64* p = pieces.data() + i;
+    widen(words(static_cast<Address>(p[1])), at<u8>(static_cast<Address>(p[0])), p[2], static_cast<int>(p[3]), threads);
+  }
+}
+
 // Batches: `batch` sizes, with the strides of a and b along them (0 where one is shared); out is contiguous.
 void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a_row, i64 a_column, i64 b_row,
                i64 b_column, int mode, const Sizes& batch, const Sizes& a_strides, const Sizes& b_strides,
@@ -187,13 +213,15 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.doc() = "Ring kernels compiled for one instruction set; use them through protocols.kernels.";
   const auto free_running = py::call_guard<py::gil_scoped_release>();
 
-  m.attr("interface") = 4;  // goes up with every change of what Python calls: see cpu/build.py
+  m.attr("interface") = 5;  // goes up with every change of what Python calls: see cpu/build.py
   m.def("cpu_features", &cpu_features);
   m.def("keep_freed_memory", &keep_freed_memory);
   m.def("chacha20", &py_chacha20);
   m.def("chacha20_many", &py_chacha20_many);
   m.def("hide", &py_hide);
   m.def("join", &py_join);
+  m.def("narrow", &py_narrow);
+  m.def("widen", &py_widen);
   m.def("matmul", &py_matmul);
   m.def("conv2d", &py_conv2d);
   m.def("sign_product", [](Address out, Address a, Address b, i64 m, i64 n, i64 depth, int threads) {

@@ -76,6 +76,13 @@ inline void hide(u64* value, const u64* share, const u64* mask, i64 n, int width
   std::memset(wire + bytes, 0, static_cast<std::size_t>(whole_words(bytes) - bytes));
 }
 
+// Numbers from their low `width` bytes; the others are zero.
+inline void widen(u64* value, const u8* part, i64 n, int width, int threads) {
+  parallel(n, 64, threads_for(double(n), kOpenedPerMillisecond, threads), [=](i64 begin, i64 end) {
+    join_with(value + begin, part + begin * width, end - begin, width, [](u64, u64 low) { return low; });
+  });
+}
+
 // Adds a peer's part to a value, or takes the exclusive or.
 inline void join(u64* value, const u8* part, i64 n, int width, bool bits, int threads) {
   parallel(n, 64, threads_for(double(n), kOpenedPerMillisecond, threads), [=](i64 begin, i64 end) {

@@ -10,7 +10,7 @@ ValueError when dtypes, shapes or devices do not fit.
 
 from protocols.kernels.dispatch.bilinear import conv1d, conv2d, conv_transpose1d, conv_transpose2d, matmul, sign_product
 from protocols.kernels.dispatch.keystream import chacha20, chacha20_many
-from protocols.kernels.dispatch.openings import hide, join
+from protocols.kernels.dispatch.openings import hide, join, narrow, widen
 from protocols.kernels.dispatch.planes import (
     combine,
     combine_layer,
@@ -56,6 +56,7 @@ __all__ = [
     "monomials",
     "monomials_layer",
     "msb_plane",
+    "narrow",
     "pack_bits",
     "select",
     "select_truncated",
@@ -66,4 +67,5 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "widen",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -63,3 +64,28 @@ def join(values: Sequence[Tensor], wire: Tensor, pieces: Sequence[Piece]) -> Non
         raise ValueError(f"join: {size} bytes belong to these values, not {wire.dtype} of {list(wire.shape)}")
     if values:
         kernels_for(wire, *values).join(values, wire, pieces)
+
+
+def narrow(values: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+    """The low `width` bytes of each element of int64 tensors, padded to whole words: a uint8 tensor for each."""
+    given = []
+    for value, width in zip(values, widths, strict=True):
+        if value.dtype is not torch.int64 or not value.is_contiguous():
+            value = ring(value, "narrow: a value")
+        if not 1 <= width <= 8:
+            raise ValueError(f"narrow: {width} bytes of each element; there are 1 to 8")
+        given.append(value)
+    return kernels_for(*given).narrow(given, widths) if given else []
+
+
+def widen(parts: Sequence[Tensor], widths: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The inverse of `narrow`, with zero high bytes: new int64 tensors of these shapes."""
+    for part, width, shape in zip(parts, widths, shapes, strict=True):
+        size = -(-prod(shape) * width // 8) * 8
+        if part.dtype is not torch.uint8 or part.dim() != 1 or part.numel() != size or not part.is_contiguous():
+            raise ValueError(
+                f"widen: {width} bytes of each of {list(shape)} are {size}, not {part.dtype} of {list(part.shape)}"
+            )
+        if not 1 <= width <= 8:
+            raise ValueError(f"widen: {width} bytes of each element; there are 1 to 8")
+    return kernels_for(*parts).widen(parts, widths, shapes) if parts else []

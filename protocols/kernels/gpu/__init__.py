@@ -7,7 +7,7 @@ see to both before any kernel runs. Importing this needs Triton.
 
 from protocols.kernels.gpu.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.gpu.keystream import chacha20, chacha20_many
-from protocols.kernels.gpu.openings import hide, join
+from protocols.kernels.gpu.openings import hide, join, narrow, widen
 from protocols.kernels.gpu.planes import (
     combine,
     combine_layer,
@@ -49,6 +49,7 @@ __all__ = [
     "monomials",
     "monomials_layer",
     "msb_plane",
+    "narrow",
     "pack_bits",
     "select",
     "select_truncated",
@@ -59,4 +60,5 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "widen",
 ]  # fmt: skip

@@ -83,3 +83,17 @@ def join(values: Sequence[Tensor], wire: Tensor, pieces: Sequence[Piece]) -> Non
                 value, wire[at : at + size], n, WIDTH=piece.width, BITS=piece.bits, BLOCK=BLOCK, num_warps=launch.WARPS
             )
             at += size
+
+
+def narrow(values: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+    """The low bytes of each, as `hide` sends them."""
+    pieces = [Piece(width) for width in widths]
+    return [hide([None], [value], [piece])[1][0] for value, piece in zip(values, pieces, strict=True)]
+
+
+def widen(parts: Sequence[Tensor], widths: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The numbers, with zero high bytes."""
+    values = [part.new_zeros(tuple(shape), dtype=torch.int64) for part, shape in zip(parts, shapes, strict=True)]
+    for value, part, width in zip(values, parts, widths, strict=True):
+        join([value], part, [Piece(width)])
+    return values

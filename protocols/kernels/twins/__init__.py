@@ -7,7 +7,7 @@ of `protocols.kernels` check them before any kernel runs.
 
 from protocols.kernels.twins.bilinear import conv2d, matmul, sign_product
 from protocols.kernels.twins.keystream import chacha20, chacha20_many
-from protocols.kernels.twins.openings import hide, join
+from protocols.kernels.twins.openings import hide, join, narrow, widen
 from protocols.kernels.twins.planes import (
     combine,
     combine_layer,
@@ -50,6 +50,7 @@ __all__ = [
     "monomials",
     "monomials_layer",
     "msb_plane",
+    "narrow",
     "pack_bits",
     "select",
     "select_truncated",
@@ -60,4 +61,5 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "widen",
 ]  # fmt: skip

@@ -58,3 +58,22 @@ def join(values: Sequence[Tensor], wire: Tensor, pieces: Sequence[Piece]) -> Non
         part.view(-1).view(torch.uint8).view(-1, 8)[:, : piece.width] = raw.view(-1, piece.width)
         value.bitwise_xor_(part) if piece.bits else value.add_(part)
         at += piece.wire_bytes(value.shape)
+
+
+def narrow(values: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+    """The low bytes of each, as `hide` sends them."""
+    wires = []
+    for value, width in zip(values, widths, strict=True):
+        low = value.reshape(-1).view(torch.uint8).view(-1, 8)[:, :width].reshape(-1)
+        wires.append(torch.nn.functional.pad(low, (0, -low.numel() % 8)))
+    return wires
+
+
+def widen(parts: Sequence[Tensor], widths: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The numbers, with zero high bytes."""
+    values = []
+    for part, width, shape in zip(parts, widths, shapes, strict=True):
+        value = torch.zeros(tuple(shape), dtype=torch.int64, device=part.device)
+        value.view(-1).view(torch.uint8).view(-1, 8)[:, :width] = part[: value.numel() * width].view(-1, width)
+        values.append(value)
+    return values

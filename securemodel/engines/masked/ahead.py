@@ -91,11 +91,13 @@ class Ahead:
 
     def take_from(self, epoch: int) -> Callable[[int], Prepared]:
         """A function that hands out what was prepared for an epoch, node by node."""
+        current = self._current
 
         def take(node: int) -> Prepared:
-            if not self._current:
-                self._current.extend(self._next_batch(epoch))
-            return _checked(self._current.popleft(), node)
+            if not current:
+                current.extend(self._next_batch(epoch))
+            prepared, value = current.popleft()
+            return value if prepared == node else _checked((prepared, value), node)
 
         return take
 
@@ -195,7 +197,9 @@ class Ahead:
             if self._closed:
                 return
             batch.append(item)
-            nbytes += sum(t.numel() * t.element_size() for t in item[1].values() if t is not None)
+            for t in item[1].values():
+                if t is not None:
+                    nbytes += t.nbytes
             if nbytes >= (_LEAST_BYTES if self._wanted else _BATCH_BYTES):
                 self._put(epoch, batch, nbytes)
                 batch, nbytes = [], 0

@@ -47,7 +47,7 @@ class _Portion:
     `draws`: by stream, places and which of the tensors to make they are combined into. `masks`, `first`: which of these are
     masks of nodes, and the first party's shares of what is dealt for gates with a sign. `steps`: by node, what makes
     its mask, or None for a gate, and the masks that nobody reads after it. `corrections`: by stream of all ranks but the
-    last.
+    last. `parts`: what is dealt for the gates.
     """
 
     shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]
@@ -56,6 +56,7 @@ class _Portion:
     first: tuple[tuple[Node, tuple[int, ...]], ...]
     steps: tuple[tuple[Node, Derive | None, list[int]], ...]
     corrections: tuple[tuple[Stream, Draws], ...]
+    parts: tuple[Part, ...]
 
 
 class Dealing:
@@ -134,6 +135,7 @@ class Dealing:
             tuple(first),
             tuple((node, self._mask_maker(node), done.get(node.id, [])) for node in nodes),
             tuple((stream, Draws(fixed)) for stream in self._ranks[:-1]) if fixed else (),
+            tuple(part for node in nodes if node.op in GATES for part in self._parts[node.id]),
         )
 
     def _mask_maker(self, node: Node) -> Derive | None:
@@ -166,10 +168,8 @@ class Dealing:
         values = [value for _, shares in dealt for value in shares]
         for stream, draws in portion.corrections:
             draws.fill(stream, epoch, values)
-        return [
-            (node, [packed(share, part) for share, part in zip(shares, self._parts[node], strict=True)])
-            for node, shares in dealt
-        ]
+        sent = iter(packed(values, portion.parts))
+        return [(node, [next(sent) for _ in shares]) for node, shares in dealt]
 
     def _gate(self, node: Node, masks: Masks, first: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What is dealt for a gate; `first`, where it has a sign, are the first party's shares of that."""

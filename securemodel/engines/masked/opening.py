@@ -109,7 +109,7 @@ def _narrow(m: torch.Tensor, node: Node) -> torch.Tensor:
     """The low bytes of each element, padded to whole words."""
     if sent_bits(node) == RING_BITS:
         return m
-    _, (wire,) = kernels.hide([None], [m], [Piece(sent_bits(node) // 8)])
+    (wire,) = kernels.narrow([m], [sent_bits(node) // 8])
     return wire
 
 
@@ -117,6 +117,5 @@ def _widen(part: torch.Tensor, node: Node) -> torch.Tensor:
     """The inverse of `_narrow`, with zero high bytes."""
     if sent_bits(node) == RING_BITS:
         return part.view(torch.int64).view(node.shape)
-    out = torch.zeros(node.shape, dtype=torch.int64, device=part.device)
-    kernels.join([out], part, [Piece(sent_bits(node) // 8)])
+    (out,) = kernels.widen([part], [sent_bits(node) // 8], [node.shape])
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
@@ -22,7 +22,7 @@ from securemodel.engines.masked.tables import NO_TABLES, TableMasks
 class Source(Protocol):
     """Where the last party's shares of dealt values come from; those of every other rank are stream output."""
 
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt: ...
+    def dealt(self, epoch: int, wanted: Sequence[tuple[int, Sequence[Part]]]) -> list[Dealt]: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,10 +54,12 @@ _Make = Callable[[_Run], Prepared | None]
 
 @dataclass(frozen=True)
 class _Portion:
-    """Some nodes of a phase. `drawn`: what the draws are, masks of nodes or (with names) what is dealt for a gate. `steps`:
-    by node, what prepares it, and the masks that nobody reads after it."""
+    """Some nodes of a phase. `drawn`: what the draws are, masks of nodes or (with names) what is dealt for a gate. `wanted`:
+    of the last party, the gates and what is dealt for them. `steps`: by node, what prepares it, and the masks that nobody
+    reads after it."""
 
     draws: Draws
+    wanted: tuple[tuple[int, tuple[Part, ...]], ...]
     drawn: tuple[tuple[int, tuple[str, ...]], ...]
     steps: tuple[tuple[int, _Make, list[int]], ...]
 
@@ -86,6 +88,8 @@ class Preparing:
                     run.dealt[node] = {name: next(drawn) for name in names}
                 else:
                     lams[node] = next(drawn)
+            if portion.wanted:
+                self._receive(portion.wanted, run)
             for node, make, done in portion.steps:
                 prepared = make(run)
                 for value in done:
@@ -110,6 +114,14 @@ class Preparing:
                 lams[node.id] = Draws(places).draw(self._stream, epoch)[0] if places else None
         return {i: lams[i] for i in wanted}
 
+    def _receive(self, wanted: Sequence[tuple[int, Sequence[Part]]], run: _Run) -> None:
+        """The last party's shares of what is dealt for a portion."""
+        device, source = self._stream.device, cast(Source, self.source)
+        for (node, _), dealt in zip(wanted, source.dealt(run.epoch, wanted), strict=True):
+            run.dealt[node] = (
+                dealt if device.type == "cpu" else {name: to_device(share, device) for name, share in dealt.items()}
+            )
+
     # ---- made once
     def _places(self, node: Node) -> list[Place]:
         """What of this party's stream a node takes: its part of a fresh mask, or what is dealt for a gate."""
@@ -125,6 +137,7 @@ class Preparing:
         names = {i: tuple(p.name for p in self._parts[i]) if i in self._parts else () for i in places}
         return _Portion(
             Draws([place for here in places.values() for place in here]),
+            tuple((node.id, self._parts[node.id]) for node in nodes if self.source and node.op in GATES),
             tuple((node, names[node]) for node, here in places.items() if here),
             tuple((node.id, self._make(node), done.get(node.id, [])) for node in nodes),
         )
@@ -150,14 +163,8 @@ class Preparing:
         return (lambda run: None) if node.op == "input" else lambda run: {"lam": run.lams[i]}
 
     def _gate_maker(self, node: Node) -> _Make:
-        i, parts, device, source = node.id, self._parts[node.id], self._stream.device, self.source
-        if source is None:
-            take = lambda run: run.dealt.pop(i)
-        else:
-
-            def take(run: _Run) -> Dealt:
-                return {name: to_device(share, device) for name, share in source.dealt(run.epoch, i, parts).items()}
-
+        i = node.id
+        take = lambda run: run.dealt.pop(i)
         return (lambda run: self._half(node, take(run), run)) if node.op in HALVED else take
 
     def _half(self, node: Node, dealt: Dealt, run: _Run) -> Dealt:

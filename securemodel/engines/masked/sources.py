@@ -6,12 +6,13 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from protocols.channel import Label, Link, Purpose
+from protocols.channel.frame import Expected
 from protocols.correlations import unpacked
 from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
@@ -31,15 +32,24 @@ _GOODBYE_S = 5.0
 _BEAT_S = 5.0  # longest pause between two signs of life
 
 
-def split_shares(payload: torch.Tensor, parts: Sequence[Part]) -> Dealt:
-    """Cuts one message into the shares it carries; they are views of it, but for words that begin at an odd place."""
-    out, at = {}, 0
+Wanted = Sequence[tuple[int, Sequence[Part]]]
+"""Gates, one after the other, and what is dealt for each."""
+
+
+def split_shares(payloads: Iterable[torch.Tensor], parts: Iterable[Sequence[Part]]) -> list[Dealt]:
+    """Cuts messages into the shares they carry; these are views of them, but for low bytes and words that begin at an odd
+    place."""
+    return unpacked([_cut(payload, of_gate) for payload, of_gate in zip(payloads, parts, strict=True)])
+
+
+def _cut(payload: torch.Tensor, parts: Sequence[Part]) -> list[tuple[Part, torch.Tensor]]:
+    cuts, at = [], 0
     for part in parts:
-        cut = payload[at : at + part.nbytes]
-        aligned = cut if not cut.storage_offset() % part.dtype.itemsize else cut.clone()
-        out[part.name] = unpacked(aligned, part)
+        cut = payload if len(parts) == 1 else payload[at : at + part.nbytes]
+        odd = part.low is None and cut.storage_offset() % part.dtype.itemsize
+        cuts.append((part, cut.clone() if odd else cut))
         at += part.nbytes
-    return out
+    return cuts
 
 
 def largest_message(*graphs: Graph) -> int:
@@ -127,9 +137,9 @@ class DealtHere(NoSource):
         """Lets the dealer begin a phase."""
         self._pending = self._dealing.deal(epoch, phase, first)
 
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
-        _, shares = next(self._pending)
-        return {part.name: unpacked(share, part) for part, share in zip(parts, shares, strict=True)}
+    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+        each = zip(wanted, self._pending, strict=False)
+        return unpacked([list(zip(parts, shares, strict=True)) for (_, parts), (_, shares) in each])
 
     def finish(self) -> None:
         """Lets the dealer walk to the end of the phase."""
@@ -163,14 +173,16 @@ class DealerSource(NoSource):
             self._link.post(Label(epoch, 0, Purpose.REQUEST), [asked])
             self._to_come += 1
 
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
-        nbytes = sum(part.nbytes for part in parts)
+    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+        expected = [
+            Expected(Label(epoch, node, Purpose.DEAL), sum(part.nbytes for part in parts)) for node, parts in wanted
+        ]
         patience_s = _PATIENCE * self._link.receive_s
         with self._used():
             if self._to_ask:
                 self._post_requests()
-            payload = self._link.receive(Label(epoch, node, Purpose.DEAL), nbytes, timeout_s=patience_s)
-        return split_shares(payload, parts)
+            payloads = self._link.receive_all(expected, timeout_s=patience_s)
+        return split_shares(payloads, [parts for _, parts in wanted])
 
     @contextmanager
     def _used(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +30,13 @@ import torch
 
 from protocols.errors import PreprocessingError, PreprocessingReused, PreprocessingUsedUp, explain, reason_of
 from protocols.files import check_folder, create_secret, read_secret, sync_directory, write_atomically, write_secret
-from protocols.gates import Dealt, Part
+from protocols.gates import Dealt
 from protocols.names import NAME_RULE, is_name
 from protocols.prg import KEY_BYTES, Stream, new_key
 from protocols.strict import strict_fields
 from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.dealing import Dealing
-from securemodel.engines.masked.sources import NoSource, split_shares
+from securemodel.engines.masked.sources import NoSource, Wanted, split_shares
 from securemodel.errors import InputError
 from securemodel.program import Program
 
@@ -326,13 +326,16 @@ class StoreSource(NoSource):
         self._data = torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
         self._at = 0
 
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
-        nbytes = sum(part.nbytes for part in parts)
-        piece = self._data[self._at : self._at + nbytes]
-        if piece.numel() != nbytes:
-            raise self._damaged(epoch, f"node {node} needs {nbytes} bytes, {piece.numel()} are left")
-        self._at += nbytes
-        return split_shares(piece.clone(), parts)
+    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+        pieces = []
+        for node, parts in wanted:
+            nbytes = sum(part.nbytes for part in parts)
+            piece = self._data[self._at : self._at + nbytes]
+            if piece.numel() != nbytes:
+                raise self._damaged(epoch, f"node {node} needs {nbytes} bytes, {piece.numel()} are left")
+            self._at += nbytes
+            pieces.append(piece.clone())
+        return split_shares(pieces, [parts for _, parts in wanted])
 
     def _damaged(self, epoch: int, why: str) -> PreprocessingError:
         what, fix = f"the preprocessing of run {epoch} is damaged", "give all parties a new store"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import cast
 
@@ -10,7 +10,7 @@ import torch
 
 from protocols.channel import HEADER_BYTES
 from protocols.errors import PreprocessingReused, explain
-from protocols.gates import Dealt, Part
+from protocols.gates import Dealt
 from protocols.identity import DEALER
 from protocols.prg import EPOCHS, Stream, new_key
 from securemodel.compiler.capture import ModelState
@@ -20,7 +20,7 @@ from securemodel.engines.masked.ahead import Ahead, AtOnce
 from securemodel.engines.masked.dealing import Dealing
 from securemodel.engines.masked.party import OnlineParty, TakePrepared
 from securemodel.engines.masked.preparing import Item, Prepared, Preparing, Source
-from securemodel.engines.masked.sources import DealtHere, NoSource
+from securemodel.engines.masked.sources import DealtHere, NoSource, Wanted
 from securemodel.engines.masked.store import Store
 from securemodel.engines.masked.tables import Tables, table_streams
 from securemodel.engines.masked.zero import local_pairs
@@ -168,10 +168,11 @@ class MaskedWalk(Walk):
         yield from self.preparing.run(epoch, phase, loaded, self._step_of_epoch + epoch)
         self.source.finish()
 
-    def dealt(self, epoch: int, node: int, parts: Sequence[Part]) -> Dealt:
-        """The last party's shares of what is dealt for a node; their messages are counted."""
-        self._counted[epoch] = self._counted.get(epoch, 0) + HEADER_BYTES + sum(part.nbytes for part in parts)
-        return cast(Source, self.source).dealt(epoch, node, parts)
+    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+        """The last party's shares of what is dealt for some nodes; their messages are counted."""
+        nbytes = HEADER_BYTES * len(wanted) + sum(part.nbytes for _, parts in wanted for part in parts)
+        self._counted[epoch] = self._counted.get(epoch, 0) + nbytes
+        return cast(Source, self.source).dealt(epoch, wanted)
 
     # ---- the end
     def abort(self, reason: str) -> None:
