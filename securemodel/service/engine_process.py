@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from protocols.channel import Channel
+from protocols.devices import chosen
 from protocols.errors import ConfigError, PeerError, SecureModelError, explain, summary
 from protocols.identity import PartiesConfig
 from securemodel.api import connect
@@ -61,7 +62,7 @@ class Engine:
 
     def run(self) -> None:
         """Serves until the front ends. Raises SecureModelError for what meeting again cannot cure."""
-        lane = lane_number(self.config, self.lane)
+        lane, self._device = lane_number(self.config, self.lane), chosen(self.config.own.device)
         with arriving(self.me, self.config.parties, lane=lane):  # the others wait, however long this one compiles
             self._say(Stage("compile"))
             family = self._family()
@@ -73,7 +74,7 @@ class Engine:
             began = time.monotonic()
             try:
                 self._say(Stage("connect"))
-                with connect(family, self.me, parties) as session:
+                with connect(family, self.me, parties, device=self._device) as session:
                     self._serve(family, session, model)
             except PeerError as error:
                 self._say(Down(summary(error), error.party))

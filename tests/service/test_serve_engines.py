@@ -10,13 +10,17 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from protocols import devices
+from protocols.errors import ConfigError
 from securemodel.errors import SecureModelError
 from securemodel.invocation import current
+from securemodel.service import engine_process
 from securemodel.service.config import ServiceConfig, load
 from securemodel.service.desk import Job, LaneDown
 from securemodel.service.engine_process import Engine
@@ -123,6 +127,41 @@ def test_the_others_know_that_an_engine_compiles(service, monkeypatch: pytest.Mo
     with near, far, pytest.raises(SecureModelError, match="that is all"):
         Engine(near, service[1]["shop"], "shop", Lane("small", 1, 0), None).run()
     assert found == [{"bank"}, {"dealer"}] and not current().arrivals
+
+
+def on_device(config: ServiceConfig, device: str) -> ServiceConfig:
+    """The party's SERVICE.toml with a device under [me], read."""
+    file = config.path.with_name(f"on_{device}.toml")
+    file.write_text(config.path.read_text().replace("[me]\n", f'[me]\ndevice = "{device}"\n'))
+    return load(file)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_session_computes_on_the_device_of_its_party(service, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connected(*_: object, **options: object) -> None:
+        raise SecureModelError(f"on {options['device']}")
+
+    monkeypatch.setattr(Engine, "_read", lambda engine: None)
+    monkeypatch.setattr(Engine, "_family", lambda engine: SimpleNamespace(parties=PARTIES))
+    monkeypatch.setattr(engine_process, "connect", connected)
+    monkeypatch.setattr(devices, "_gpu", lambda found: found)
+    monkeypatch.setattr(devices, "_beside_gpu", False)
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(SecureModelError, match=f"on {device}$"):
+        Engine(near, on_device(service[1]["shop"], device), "shop", Lane("small", 1, 0), None).run()
+
+
+@pytest.mark.parametrize(
+    ("device", "told"), [("gpu", "no device is called 'gpu'"), ("mps", "computes on the device 'mps'")]
+)
+def test_a_device_that_is_none_is_named_before_anything_is_compiled(
+    service, device: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "_read", lambda engine: None)
+    monkeypatch.setattr(Engine, "_family", lambda engine: pytest.fail("it is compiled"))
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(ConfigError, match=told):
+        Engine(near, on_device(service[1]["shop"], device), "shop", Lane("small", 1, 0), None).run()
 
 
 @pytest.mark.slow
