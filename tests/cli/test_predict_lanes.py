@@ -12,23 +12,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from protocols.channel.testing import free_addresses, run_together
+from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.errors import Mismatch, ProtocolError
 from protocols.identity import PartiesConfig, Timeouts, plain_config
 from securemodel.api import connect
+from securemodel.cli import lane as one_lane
 from securemodel.cli import predict
 from securemodel.cli.lane import serve_chunks
 from securemodel.cli.lanes import cut
 from securemodel.cli.part import Given, open_part
 from securemodel.engines.masked.dealer import serve
 from securemodel.engines.packing import pack
-from securemodel.invocation import Invocation
+from securemodel.invocation import Invocation, current
 from securemodel.program import Program
 
 BOTH = ("bank", "hospital")
@@ -231,6 +233,43 @@ def test_chunks_are_of_neighbors_and_enough_for_all_lanes(program: Program, batc
 def test_chunks_of_large_batches_are_single(program: Program, monkeypatch) -> None:
     monkeypatch.setattr("securemodel.cli.lanes._CHUNK_BYTES", 100)
     assert cut(program, [0, 1, 2, 5], 1) == [[0], [1], [2], [5]]
+
+
+def test_lanes_compute_on_the_device_that_was_named(tmp_path: Path, monkeypatch) -> None:
+    """Each lane is told, and opens its session there."""
+    asked: list[dict[str, Any]] = []
+
+    class Told:
+        def __init__(self, job: dict[str, Any], lanes: int) -> None:
+            self.job = job
+
+        def start(self, lane: int) -> None:
+            asked.append({**self.job, "lane": lane})
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(predict, "Processes", Told)
+    roster, _ = loopback_parties(BOTH, tmp_path, dealer=True)
+    config = tmp_path / "bank.toml"
+    config.write_text(roster.path.read_text() + '[me]\nidentity = "bank"\n')
+    part = SimpleNamespace(results=(0,))
+    said = Invocation("bank", config, lanes=2, device="cuda:1")
+    monkeypatch.setattr(predict, "current", lambda: said)
+    with predict._crew(tmp_path / "infer.py", part, "none", None) as crew:
+        assert crew
+    assert [(job["lane"], job["device"]) for job in asked] == [(1, "cuda:1"), (2, "cuda:1")]
+    chosen: list[object] = []
+
+    def loaded(script: Path) -> None:
+        chosen.append(current().device)
+        raise ProtocolError("that is all")
+
+    monkeypatch.setattr(one_lane, "load_file", loaded)
+    (tmp_path / "infer.py").write_text("import securemodel\n")
+    replies: list[bytes] = []
+    one_lane.run_lane({**asked[0], "lane": 0}, lambda: None, replies.append)  # there is no room for others
+    assert chosen == ["cuda:1"] and b"that is all" in replies[0]
 
 
 SCRIPT = """

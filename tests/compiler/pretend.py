@@ -123,22 +123,29 @@ def quick_streams(patch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
+def _inside() -> Iterator[None]:
+    """In this thread there is a GPU, and numbers of Python are brought there as tensors are."""
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        with _Here():
+            yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)
+
+
+@contextmanager
 def pretended() -> Iterator[None]:
     """Inside, in this thread and those that it starts, there is one GPU."""
     run = threading.Thread.run
 
     def run_inside(thread: threading.Thread) -> None:
-        with _Here():
+        with _inside():
             run(thread)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "_gpu", lambda device: GPU)
         patch.setattr(devices, "_beside_gpu", False)
         patch.setattr(threading.Thread, "run", run_inside)
-        before = torch._C._only_lift_cpu_tensors()
-        torch._C._set_only_lift_cpu_tensors(True)
-        try:
-            with _Here():
-                yield
-        finally:
-            torch._C._set_only_lift_cpu_tensors(before)
+        with _inside():
+            yield

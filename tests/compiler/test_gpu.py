@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pretend
+import pretended_party
 import pytest
 import torch
 from click.testing import CliRunner
@@ -20,6 +25,7 @@ from protocols.errors import ConfigError
 from protocols.identity import DEALER, Timeouts, plain_config
 from protocols.kernels.twins import bilinear
 from protocols.prg import insecure_test_key
+from securemodel.cli import dealing as dealing_command
 from securemodel.cli import main as command_line
 from securemodel.engines.masked.dealer import serve
 from securemodel.engines.masked.tables import Tables
@@ -27,6 +33,7 @@ from securemodel.engines.masked.walk import local_walks
 from securemodel.invocation import Invocation, invoked
 from securemodel.sessions.session import Session
 
+ROOT = str(Path(__file__).parents[2])
 WAYS = {"all on GPUs": "", "one party": "a", "the dealer": DEALER}
 QUICK = {
     ("network, two parties", "all on GPUs"), ("network, two parties", "one party"), ("network, two parties", "the dealer"),
@@ -100,6 +107,84 @@ def test_parties_that_compute_on_what_each_chose(gpu):
     with securemodel.local(program) as session:
         expected = session.run(*inputs)
     assert all(torch.equal(results[me], expected) for me in program.parties), results
+
+
+@pytest.mark.parametrize(
+    "there", ["a", pytest.param("b", marks=pytest.mark.slow), pytest.param(DEALER, marks=pytest.mark.slow)]
+)
+def test_one_of_three_processes_is_on_a_gpu(there, tmp_path):
+    """Between processes with TLS: whoever has the GPU, b learns the bits that a session on the CPU gives."""
+    roster, _ = loopback_parties(["a", "b"], tmp_path, dealer=True)
+    script, path = Path(pretended_party.__file__), os.pathsep.join([str(Path(__file__).parent), ROOT])
+    started = []
+    for role in (DEALER, "a", "b"):
+        config = tmp_path / f"{role}.toml"
+        config.write_text(roster.path.read_text() + f'[me]\nidentity = "{role}"\n')
+        words = [sys.executable, str(script), str(config), role, "cuda" if role == there else "cpu"]
+        environment = {**os.environ, "PYTHONPATH": path}
+        started.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        for process in started:
+            _, said = process.communicate(timeout=200)
+            assert not process.returncode, said[-3000:]
+    finally:
+        for process in started:
+            process.kill()
+    with securemodel.local(pretended_party.program()) as session:
+        expected = session.run(pretended_party.INPUT)
+    assert torch.equal(torch.load(tmp_path / "b.out"), expected)
+
+
+def test_a_dealer_on_a_gpu_from_the_command_line(gpu, tmp_path):
+    roster, _ = loopback_parties(["a", "b"], tmp_path, dealer=True)
+    for role in (DEALER, "a", "b"):
+        (tmp_path / f"{role}.toml").write_text(roster.path.read_text() + f'[me]\nidentity = "{role}"\n')
+    program, made = pretended_party.program(), []
+
+    def dealing() -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                dealing_command, "serve", lambda *given, **options: made.append(options) or serve(*given, **options)
+            )
+            words = ["dealer", "--config", str(tmp_path / f"{DEALER}.toml"), "--once", "--device", "cuda"]
+            return CliRunner().invoke(command_line, words)
+
+    def party(me: str) -> object:
+        with securemodel.connect(program, me, tmp_path / f"{me}.toml", ledger=False, device="cpu") as session:
+            return session.run(pretended_party.INPUT if me == "b" else None)
+
+    calls = {DEALER: dealing, "a": lambda: party("a"), "b": lambda: party("b")}
+    results = run_together(calls, 120)
+    assert results[DEALER].exit_code == 0, results[DEALER].output
+    assert made[0]["device"] == "cuda"
+    with securemodel.local(program, device="cpu") as session:
+        assert torch.equal(results["b"], session.run(pretended_party.INPUT))
+
+
+def test_weights_stay_on_the_device(gpu, monkeypatch):
+    """Once weights are loaded, nothing of their size crosses: neither to the GPU nor back."""
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 2)).eval()
+    program = securemodel.compile(model, torch.zeros(1, 64), weights="a", inputs="b", outputs="b")
+    crossed: list[int] = []
+
+    def counted(func, args, kwargs):
+        wanted = kwargs.get("device")
+        if func in pretend.CROSSINGS and (func is pretend.aten.copy_.default or wanted is not None):
+            sides = {isinstance(x, pretend.OnGPU) for x in args[:2] if isinstance(x, torch.Tensor)}
+            if len(sides) == 2 or (wanted is not None and sides != {torch.device(wanted) == pretend.GPU}):
+                crossed.append(args[0].numel())
+        return dispatched(func, args, kwargs)
+
+    dispatched = pretend.dispatched
+    monkeypatch.setattr(pretend, "dispatched", counted)
+    with securemodel.local(program, device="cuda") as session:
+        session.load(program, model)
+        assert max(crossed) >= 64 * 48
+        for _ in range(2):
+            crossed.clear()
+            session.run(torch.ones(1, 64))
+            assert crossed and max(crossed) < 48 * 64, sorted(crossed)[-5:]
 
 
 def test_a_training_on_a_gpu_and_its_checkpoint(gpu, tmp_path):
@@ -201,6 +286,17 @@ def test_encrypted_programs_compute_on_the_cpu_alone(gpu):
     )  # fmt: skip
     with pytest.raises(ConfigError, match="'paillier' computes on the CPU alone"):
         securemodel.local(program, device="cuda")
+
+
+@pytest.mark.filterwarnings("ignore::securemodel.errors.InsecureBackendWarning")
+def test_crypten_computes_on_the_cpu_alone(gpu):
+    program = securemodel.compile(
+        nn.Linear(2, 1), torch.zeros(1, 2), weights="a", inputs="b", outputs="b", protocol="crypten"
+    )
+    with pytest.raises(ConfigError, match="'crypten' computes on the CPU alone(.|\n)*leave the device out"):
+        securemodel.local(program, device="cuda")
+    with pytest.raises(ConfigError, match="'crypten' computes on the CPU alone"):
+        securemodel.connect(program, "a", device="cuda")
 
 
 def test_the_command_line_names_a_device(tmp_path, monkeypatch):
