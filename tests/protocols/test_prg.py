@@ -1,5 +1,8 @@
 """Key streams: the standard's bytes, on every variant, at every address."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -137,6 +140,12 @@ def test_places_that_no_stream_has_are_refused():
         kernels.chacha20_many([torch.empty(2, 3).t()], KEY, NONCE, ["set"])
 
 
+def test_one_stream_of_those_drawn_together_has_no_more_than_its_blocks():
+    nothing = torch.empty(2**38 + 8, dtype=torch.uint8, device="meta")
+    with pytest.raises(ValueError, match="2\\^32 blocks"):
+        kernels.chacha20_many([torch.empty(1), nothing], KEY, 2 * NONCE, ["set", "set"])
+
+
 def test_every_part_of_the_address_counts():
     stream = prg.Stream(prg.insecure_test_key(1, "test"))
     addresses = [
@@ -180,5 +189,6 @@ def test_keys_stay_hidden_and_differ():
     assert prg.insecure_test_key(1, "a") == prg.insecure_test_key(1, "a") != prg.insecure_test_key(1, "b")
     with pytest.raises(ValueError, match="32 bytes"):
         prg.Stream(b"short")
-    with pytest.raises(TypeError, match="pickled"):
-        stream.__reduce__()
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="pickled"):
+            way(stream)

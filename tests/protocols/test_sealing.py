@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -44,6 +45,21 @@ def test_nobody_else_reads_or_makes_it(known) -> None:
     assert isinstance(key, Ed25519PrivateKey)
     with pytest.raises(DecodeError, match="not for the identity"):  # taken out and signed as one's own
         unseal(key.sign(sealed[64:]) + sealed[64:], config.entry("shop"), who["bank"])
+
+
+def test_what_the_same_key_signs_elsewhere_is_no_message(known) -> None:
+    """Of a certificate and of a TLS handshake (RFC 8446, section 4.4.3): neither can be passed off as a message."""
+    config, who = known
+    certificate = x509.load_pem_x509_certificate(who["hospital"].certificate_path.read_bytes())
+    key = serialization.load_pem_private_key(who["hospital"].key_path.read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    spoken = b" " * 64 + b"TLS 1.3, client CertificateVerify\0" + bytes(48)
+    for signed, signature in (
+        (certificate.tbs_certificate_bytes, certificate.signature),
+        (spoken, key.sign(spoken)),
+    ):
+        with pytest.raises(DecodeError, match="too short"):
+            unseal(signature + signed, config.contributor("hospital"), who["bank"])
 
 
 def test_every_change_is_noticed(known) -> None:

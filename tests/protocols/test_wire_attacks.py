@@ -462,6 +462,25 @@ def test_more_than_a_part_of_the_keys_is_refused(scene: Scene) -> None:
     assert type(error) is PeerAbsent and "more than its part of the keys" in str(error)
 
 
+def test_another_service_of_the_right_party_is_refused(scene: Scene) -> None:
+    """What 'a' dials is led to another port of 'b', where the same certificate is shown and something else spoken."""
+    address, heard = scene.config.entry("b"), []
+
+    def serve() -> None:
+        context = server_context(scene.ids["b"], scene.config.parties.values())
+        with socket.create_server((address.host, address.port)) as listener:
+            sock, _ = listener.accept()
+            with context.wrap_socket(sock, server_side=True) as inside, suppress(OSError):
+                inside.sendall(struct.pack("<I", 200) + bytes(200))
+                while part := inside.recv(4096):
+                    heard.append(part)
+            time.sleep(2)  # the next attempt is not refused, and nobody speaks with it
+
+    results = run_together({"a": lambda: connect("a", scene.config, scene.ids["a"]), "attack": serve})
+    assert type(results["a"]) is PeerAbsent and "more than its part of the keys" in str(results["a"])
+    assert len(b"".join(heard)) == SECRET_BYTES  # nothing but a part of keys that nobody will use
+
+
 def test_who_ends_tls_before_its_part_of_the_keys_is_refused(scene: Scene) -> None:
     def attack() -> None:
         sock = scene.tls(scene.ids["a"])

@@ -24,8 +24,10 @@ from protocols.errors import (
     PreprocessingUsedUp,
 )
 from securemodel.engines import clear
+from securemodel.engines.masked import opening
 from securemodel.engines.masked import store as store_module
 from securemodel.engines.masked.party import OnlineParty
+from securemodel.engines.masked.rounds import Together
 from securemodel.engines.masked.store import Store, StoreSource, prepare
 from securemodel.program import Program
 from securemodel.sessions.session import Session
@@ -182,6 +184,37 @@ def test_other_public_weights_under_the_masks_of_secret_ones_are_refused(
     refused = results[1].values()
     assert all(isinstance(error, (PreprocessingReused, PeerAborted)) for error in refused), results[1]
     assert any(isinstance(error, PreprocessingReused) and "other weights" in str(error) for error in refused)
+
+
+def test_no_mask_of_a_store_hides_two_values_over_restarts(world, stores, tools, monkeypatch) -> None:
+    """Masks of weights are used in each session, and hide the same weights."""
+    hidden: dict[bytes, set[bytes]] = {}
+    part_of, together = opening.part_of, Together.hidden
+
+    def note(shares: Any, lams: Any) -> None:
+        for share, lam in zip(shares, lams, strict=True):
+            if lam is not None:
+                hidden.setdefault(lam.numpy().tobytes(), set()).add(b"" if share is None else share.numpy().tobytes())
+
+    def noted(node: Any, share: Any, lam: Any) -> Any:
+        note([share], [lam])
+        return part_of(node, share, lam)
+
+    def noted_together(self: Any, env: Any, lams: Any) -> Any:
+        made = together(self, env, lams)
+        note(made[0], lams)
+        return made
+
+    monkeypatch.setattr(opening, "part_of", noted)
+    monkeypatch.setattr(Together, "hidden", noted_together)
+    sizes = []
+    for seed in range(3):
+        x = tools.rows(2, seed)
+        results = world.run(both(2, x), store=stores)
+        assert not any(isinstance(result, BaseException) for result in results.values()), results
+        sizes.append(len(hidden))
+    assert all(len(values) == 1 for values in hidden.values())
+    assert sizes[0] > sizes[1] - sizes[0] == sizes[2] - sizes[1] > 10  # fresh ones for runs, and none for loads
 
 
 class OfBoth(Scaled):
