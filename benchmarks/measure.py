@@ -101,7 +101,8 @@ def compiled(case: Case | StepCase, transport: str = "tls") -> tuple[securemodel
         truncate_outputs=True,
     )
     if case.margin:
-        program = securemodel.tune(program, *inputs, tolerance=_TUNED_ERROR, margin=case.margin).program
+        found = securemodel.tune(program, *inputs, tolerance=_TUNED_ERROR, margin=case.margin, tables=False)
+        program = found.program
     return program, inputs
 
 

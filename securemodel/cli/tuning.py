@@ -25,6 +25,7 @@ from securemodel.scripts import explained
     "--margin", default=MARGIN, show_default=True, help="By which factor later values may be larger than on this data."
 )
 @click.option("--guard", is_flag=True, help="Runs in which a value leaves its range end with an error at all parties.")
+@click.option("--keep-tables", is_flag=True, help="Leave tables of smooth functions as they are.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the tuning here.")
 @click.option("--program", type=click.Path(dir_okay=False, path_type=Path), help="Write the tuned program's text here.")
 @click.option("--width", default=64, show_default=True, help="As for compile(), where the file has a model only.")
@@ -35,6 +36,7 @@ def tune(
     tolerance: float,
     margin: float,
     guard: bool,
+    keep_tables: bool,
     out: Path | None,
     program: Path | None,
     width: int,
@@ -56,7 +58,10 @@ def tune(
     made, inputs, path = program_and_inputs(target, read_inputs(data) if data else (), width, frac_bits, "tuned")
     warn_of(inputs)
     with explained(path):
-        found = tune_program(made, *inputs, tolerance=tolerance, margin=margin, guard=guard)
+        found = tune_program(
+            made, *inputs, tolerance=tolerance, margin=margin, guard=guard, tables=not keep_tables,
+            progress=lambda line: click.echo(line, err=True),
+        )  # fmt: skip
     click.echo(str(found))
     if out:
         found.save(out)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -29,7 +29,8 @@ class Smooth:
     """A function and its domain: `below` under `low`, `above` + `slope` x over `high`.
 
     `above` is None where arguments are not larger than `high`: the last piece then goes on to the table's end.
-    max_error: the largest error, absolute; for root_of_exp from `low` to `high` only, and relative to max(f(x), 2^-5).
+    halved: how often its table has half as many pieces as `SMOOTH` has.
+    max_error: of a table that is not halved, the largest error, absolute; for root_of_exp from `low` to `high` only, and relative to max(f(x), 2^-5).
     """
 
     name: str
@@ -41,6 +42,12 @@ class Smooth:
     below: float = 0.0
     above: float | None = 0.0
     slope: float = 0.0
+    halved: int = 0
+
+    @property
+    def size(self) -> int:
+        """Entries of its table, half of them where rounding is exact."""
+        return TABLE_SIZE >> self.halved
 
     def pieces(self) -> int:
         """Centers between low and high that are h apart."""
@@ -113,6 +120,31 @@ SMOOTH = {
 }
 
 
+MOST_HALVED = 2
+_TAIL = 2.0**-18
+
+
+@cache
+def coarser(smooth: Smooth, times: int) -> Smooth | None:
+    """The function on a table that is halved so often, with pieces that are as much wider.
+
+    Where that leaves too few pieces, the domain ends earlier; None where what holds outside does not hold there yet.
+    """
+    if times > MOST_HALVED:
+        return None
+    made = replace(smooth, step_bits=smooth.step_bits - times, halved=times)
+    step = 2.0 ** (1 - made.step_bits)
+    low, high = math.ceil(made.low / step) * step, math.floor(made.high / step) * step
+    while round((high - low) * 2**made.step_bits) + _MARGIN > made.size:
+        low, high = low + step, high - step if made.above is not None else high
+    at = smooth.function(torch.tensor([low, high], dtype=torch.float64)).tolist()
+    short = 0.0 if low == smooth.low else abs(at[0] - smooth.below)
+    if smooth.above is not None and high != smooth.high:
+        short = max(short, abs(at[1] - smooth.above - smooth.slope * high))
+    inside = smooth.above is not None or high == smooth.high
+    return replace(made, low=low, high=high) if short < _TAIL and inside else None
+
+
 @cache
 def fitted(smooth: Smooth, frac_bits: int, exact: bool) -> tuple[tuple[int, ...], ...]:
     """Three rows of ring integers: the coefficients of 1, t and t^2 of each piece, at a common scale of 3 frac_bits.
@@ -120,13 +152,13 @@ def fitted(smooth: Smooth, frac_bits: int, exact: bool) -> tuple[tuple[int, ...]
     Piece j has its center at low + (2 j + 1) h with exact rounding, and there is one behind the last. Else its center is at
     low + (j - 1) h: the first and the last two pieces are margins.
     """
-    if smooth.pieces() + _MARGIN > TABLE_SIZE:
-        raise ValueError(f"{smooth.name}: {smooth.pieces()} pieces do not fit a table of {TABLE_SIZE}")
+    if smooth.pieces() + _MARGIN > smooth.size:
+        raise ValueError(f"{smooth.name}: {smooth.pieces()} pieces do not fit a table of {smooth.size}")
     step = 2.0**-smooth.step_bits
     if exact:
-        centers = smooth.low + (2 * torch.arange(TABLE_SIZE // 2, dtype=torch.float64) + 1) * step
+        centers = smooth.low + (2 * torch.arange(smooth.size // 2, dtype=torch.float64) + 1) * step
     else:
-        centers = smooth.low + (torch.arange(TABLE_SIZE, dtype=torch.float64) - 1) * step
+        centers = smooth.low + (torch.arange(smooth.size, dtype=torch.float64) - 1) * step
     centers = centers.clamp(max=smooth.high + step)  # beyond it no argument falls
     nodes = np.cos((np.arange(8) + 0.5) * np.pi / 8)
     points = centers.unsqueeze(1) + torch.from_numpy(nodes) * step

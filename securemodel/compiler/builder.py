@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from protocols.bilinear import real_bilinear
 from protocols.linear import linear_shape
 from protocols.names import PUBLIC
-from securemodel.compiler.ir import AMONG, WRAPS, Graph, Mark, Node, phase_of, plain_json
+from securemodel.compiler.ir import AMONG, TABLED, WRAPS, Graph, Mark, Node, phase_of, plain_json
 
 Real = float
 """In `Builder`, `float` is an operator."""
@@ -179,7 +180,7 @@ class Builder:
     see every digit; else truncations may be one too high, and comparisons see frac_bits fractional bits. `scores`: what is
     made goes to a softmax, so that minus infinity in an owner's mask is no mistake. `in_run`: public values that are made
     have the rows of a run, and are no part of the load. `whole_rows`: no mask that an owner gives forbids a whole row of
-    scores.
+    scores. `halved`: tables, by their number, and how often they have half as many pieces; `tables`: how many there are.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -192,6 +193,8 @@ class Builder:
     scores: bool = False
     in_run: bool = False
     whole_rows: bool = False
+    halved: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    tables: int = 0
     made: dict[tuple, int] = field(default_factory=dict)
     constants: dict[int, torch.Tensor | None] = field(default_factory=dict)
     notes: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -373,6 +376,10 @@ class Builder:
         """Notes that x, a sum, is one of the numbers that its first operand is some of: no larger than the largest of them."""
         self._mark(x, Mark(AMONG, self.source, -math.inf, math.inf))
         return x
+
+    def tabled(self, x: Value, table: str) -> None:
+        """Notes that x is read of the table of this number and function."""
+        self._mark(x, Mark(TABLED, table, -math.inf, math.inf))
 
     def computes(self, x: Value, name: str) -> None:
         """Notes that x is the value of the captured operator `name`, if it is not that of an earlier one."""
@@ -598,7 +605,10 @@ class Builder:
             index = self.floor(z, step_bits - 1)
             t = self.offset(self.sub(self.rescale(z), self.scale(index, 2 * step)), -step)
         else:
-            index, t = (self._value(self._secret("window", [z], z.shape, step_bits=step_bits, rest=r)) for r in _PARTS)
+            index, t = (
+                self._value(self._secret("window", [z], z.shape, step_bits=step_bits, size=len(table[0]), rest=r))
+                for r in _PARTS
+            )
         coefficients = self._value(self._secret("lookup", [index], (len(table), *z.shape), table=table))
         return self._value(self._secret("spline", [coefficients, t], z.shape, step_bits=step_bits, frac=frac))
 

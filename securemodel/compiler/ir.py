@@ -66,6 +66,8 @@ COMPARED = "compared"
 """The name of a mark on a comparison, and on what it reads; its source is the comparison's number when it was lowered."""
 MEASURED = "measured"
 """The name of a mark on what is truncated or revealed; its source is the value's number (`passes.fit`)."""
+TABLED = "table"
+"""The name of a mark on what is read of a table; its source are the table's number and its function."""
 TUNED = "tuned range"
 """The name of a mark with the range that a value must stay in because its owner measured it: see `Tuned`."""
 
@@ -175,7 +177,7 @@ class Tuned:
 
     of: digest of what the ranges were measured for; margin: by which factor values may be larger than was seen.
     limits: (node, bits), for values that are compared, truncated or revealed, and with what rounding adds stay below 2^bits
-    in units of the ring. settled: how many comparisons are left out, because what they read never changed its sign. guard: whether the program's last output
+    in units of the ring. settled: how many comparisons are left out, because what they read never changed its sign. tables: how many tables have fewer pieces. guard: whether the program's last output
     tells all parties that a value left its range.
     """
 
@@ -183,6 +185,7 @@ class Tuned:
     margin: float
     limits: tuple[tuple[int, int], ...]
     settled: int = 0
+    tables: int = 0
     guard: bool = False
 
     def text(self) -> dict[str, Any]:

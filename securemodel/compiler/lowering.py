@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -158,13 +159,15 @@ def lower_model(
     rounding: Rounding = "exact",
     stranger: Stranger | None = None,
     whole_rows: bool = False,
+    halved: Mapping[int, int] = MappingProxyType({}),
 ) -> Lowered:
     """Lowers every operator; collects what has no secure version instead of stopping at the first.
 
     `secure` makes the secure version of an operator with a secret operand; by default that of the masked engine.
-    With `stranger`, the owner "client" is no party, and what it gives enters as shares. `whole_rows`: see Builder.
+    With `stranger`, the owner "client" is no party, and what it gives enters as shares. `whole_rows` and
+    `halved`: see Builder.
     """
-    g = Builder(frac_bits=frac_bits, width=width, exact=rounding == "exact", whole_rows=whole_rows)
+    g = Builder(frac_bits=frac_bits, width=width, exact=rounding == "exact", whole_rows=whole_rows, halved=halved)
     env: dict[torch.fx.Node, Any] = {}
     problems: list[Problem] = []
     operators: dict[str, None] = {}

@@ -155,6 +155,8 @@ def _tuned(field: Any) -> Tuned:
         raise TypeError(f"a margin is a factor of 1.0 or more, not {field['margin']!r:.100}")
     if type(field["settled"]) is not int or field["settled"] < 0:
         raise TypeError(f"{field['settled']!r:.100} comparisons cannot be left out")
+    if type(field["tables"]) is not int or field["tables"] < 0:
+        raise TypeError(f"{field['tables']!r:.100} tables cannot have fewer pieces")
     if type(field["guard"]) is not bool:
         raise TypeError(f"a program has a guard or not, and not {field['guard']!r:.100}")
     pairs = [_sizes(pair) for pair in _list(field["limits"])]
@@ -163,7 +165,12 @@ def _tuned(field: Any) -> Tuned:
     if any(a >= b for (a, _), (b, _) in pairwise(pairs)):
         raise TypeError("measured ranges are in the order of their nodes")
     return Tuned(
-        field["of"], field["margin"], tuple((at, bits) for at, bits in pairs), field["settled"], field["guard"]
+        field["of"],
+        field["margin"],
+        tuple((at, bits) for at, bits in pairs),
+        field["settled"],
+        field["tables"],
+        field["guard"],
     )
 
 

@@ -13,13 +13,14 @@ from protocols.errors import DecodeError, explain
 from protocols.files import file_errors, write_atomically
 from protocols.shares import RING_BITS
 from protocols.strict import strict_json, typed
+from securemodel.compiler.approximations import MOST_HALVED
 from securemodel.errors import CompileError, InputError
 
 KIND = "securemodel-tuning"
 VERSION = 2
 MAX_BYTES = 16 << 20
 _KINDS: dict[str, type] = {"kind": str, "version": int, "of": str, "margin": float, "guard": bool, "limits": list}
-_KINDS |= {"whole_rows": bool, "values": list}
+_KINDS |= {"whole_rows": bool, "values": list, "tables": list}
 _MOST_BITS = 192
 _FIX = "write it with `securemodel tune`, or Tuning.save() of this version"
 
@@ -50,6 +51,16 @@ class Magnitude:
 
 
 @dataclass(frozen=True)
+class Halved:
+    """A table of the model, by its number, and how often it has half as many pieces. `function` and `layer` are for people."""
+
+    table: int
+    times: int
+    function: str
+    layer: str
+
+
+@dataclass(frozen=True)
 class Tuning:
     """How large the values that a model computes may be, from one owner's data; all parties compile with the same.
 
@@ -65,9 +76,11 @@ class Tuning:
     guard: bool = False
     values: tuple[Magnitude, ...] = ()
     whole_rows: bool = False
+    tables: tuple[Halved, ...] = ()
 
-    def check(self, digest: str, comparisons: Collection[int]) -> None:
-        """Raises CompileError unless this was measured for the model of this digest, which has comparisons of these numbers."""
+    def check(self, digest: str, comparisons: Collection[int], tables: int) -> None:
+        """Raises CompileError unless this was measured for the model of this digest, which has comparisons of these numbers
+        and so many tables."""
         if self.of not in ("", digest):
             raise CompileError(
                 explain(
@@ -79,6 +92,8 @@ class Tuning:
             )
         if strange := [limit.comparison for limit in self.limits if limit.comparison not in comparisons]:
             raise _changed(f"a limit of {strange[0]}, and that is no comparison of the model")
+        if strange := [each.table for each in self.tables if each.table >= tables]:
+            raise _changed(f"the table {strange[0]}, and the model has {tables}")
 
     def check_values(self, values: Collection[int]) -> None:
         """Raises CompileError unless these are the numbers of what the model truncates and returns."""
@@ -100,6 +115,11 @@ class Tuning:
         """How large each value may be, by its number; none where a guard would have to look at them."""
         return {} if self.guard else {each.value: each.bits for each in self.values}
 
+    @property
+    def halvings(self) -> Mapping[int, int]:
+        """How often each table is halved, by its number."""
+        return {each.table: each.times for each in self.tables}
+
     def text(self) -> str:
         """Its JSON, one limit a line."""
         limits = [json.dumps([x.comparison, x.bits, x.sign, x.layer]) for x in self.limits]
@@ -107,7 +127,8 @@ class Tuning:
         head = {"kind": KIND, "version": VERSION, "of": self.of, "margin": self.margin, "guard": self.guard}
         head["whole_rows"] = self.whole_rows
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-        made = {"limits": limits, "values": values}
+        tables = [json.dumps([x.table, x.times, x.function, x.layer]) for x in self.tables]
+        made = {"limits": limits, "values": values, "tables": tables}
         parts = [
             f'  "{name}": [\n' + ",\n".join(f"    {x}" for x in entries) + "\n  ]" for name, entries in made.items()
         ]
@@ -152,7 +173,11 @@ def _read(fields: dict[str, Any]) -> Tuning:
     values = tuple(map(_magnitude, fields["values"]))
     if len({each.value for each in values}) < len(values):
         raise _Wrong("a value has two magnitudes")
-    return Tuning(fields["of"], fields["margin"], limits, fields["guard"], values, fields["whole_rows"])
+    tables = tuple(map(_halved, fields["tables"]))
+    if len({each.table for each in tables}) < len(tables):
+        raise _Wrong("a table is halved twice")
+    whole, guard = fields["whole_rows"], fields["guard"]
+    return Tuning(fields["of"], fields["margin"], limits, guard, values, whole, tables)
 
 
 def _limit(entry: Any) -> Limit:
@@ -162,6 +187,15 @@ def _limit(entry: Any) -> Limit:
     if number < 0 or not 1 <= bits < RING_BITS or sign not in (-1, 0, 1):
         raise _Wrong(f"no comparison has the limit {entry[:3]}")
     return Limit(number, bits, sign, layer)
+
+
+def _halved(entry: Any) -> Halved:
+    if not isinstance(entry, list) or list(map(type, entry)) != [int, int, str, str]:
+        raise _Wrong("a table has a number, how often it is halved, its function and its layer")
+    number, times, function, layer = entry
+    if number < 0 or not 1 <= times <= MOST_HALVED:
+        raise _Wrong(f"no table is halved like {entry[:2]}")
+    return Halved(number, times, function, layer)
 
 
 def _magnitude(entry: Any) -> Magnitude:

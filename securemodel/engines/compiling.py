@@ -77,8 +77,8 @@ def compile_for(
     captured = capture_revealing(model, examples, reveal)
     captured = _with_state(captured, places, example_inputs)
     more: dict[str, Any] = {"stranger": stranger} if stranger else {}
-    if options.get("tuned") and options["tuned"].whole_rows:
-        more["whole_rows"] = True
+    if tuned := options.get("tuned"):
+        more |= {"whole_rows": tuned.whole_rows, "halved": tuned.halvings}
     lowered = compiler.lower(captured, owner, owners, frac_bits, width=width, rounding=rounding, **more)
     if lowered.problems:
         raise UnsupportedOperator(_report(model, lowered))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,10 +122,22 @@ def _text(found: TunedProgram) -> str:
         f"largest error of a result on this data: {found.error:.1e}, allowed is {found.tolerance:.1e}",
         f"of {len(found.tuning.limits)} comparisons, {settled} had one outcome and are left out; {few}",
         f"ranges are {found.tuning.margin:g} times what was seen, or more where that costs the same",
+        *_tables(found),
         *(_GUARDED if tuned and tuned.guard else _UNGUARDED),
         "the ranges are in the program's text, which all parties and the dealer see",
     ]
     return "\n".join(lines)
+
+
+def _tables(found: TunedProgram) -> list[str]:
+    """How many tables have fewer pieces, by function."""
+    of: dict[str, int] = {}
+    for each in found.tuning.tables:
+        named = f"{each.function} {'half' if each.times == 1 else 'a quarter'}"
+        of[named] = of.get(named, 0) + 1
+    if not of:
+        return []
+    return textwrap.wrap("tables of fewer pieces: " + ", ".join(f"{n} of {name}" for name, n in of.items()), 110)
 
 
 def _cells(gain: Gain) -> tuple[str, ...]:

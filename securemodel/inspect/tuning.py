@@ -6,7 +6,7 @@ For one owner's data only: inputs, weights and every value in between are in thi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -20,13 +20,14 @@ from securemodel.compiler.ir import COMPARED, PHASES, Graph, Node, Phase, only_m
 from securemodel.compiler.lower.masks import SINK
 from securemodel.compiler.ops import CUTS, cut_operand, mask_origin
 from securemodel.compiler.passes.fit import measured_numbers
-from securemodel.compiler.tuning import Limit, Magnitude, Tuning
+from securemodel.compiler.tuning import Halved, Limit, Magnitude, Tuning
 from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.compiling import compile_again
 from securemodel.engines.masked import compiling
-from securemodel.errors import InputError
+from securemodel.errors import InputError, UnsupportedOperator
 from securemodel.inspect.compare import model_in_the_clear
 from securemodel.inspect.fixed import Both, FixedPoint
+from securemodel.inspect.halving import halvings, tables_of
 from securemodel.inspect.reference import reference
 from securemodel.inspect.tuned import TunedProgram
 from securemodel.planning.layer_names import layer_names
@@ -45,6 +46,8 @@ def tune(
     margin: float = MARGIN,
     guard: bool = False,
     model: torch.nn.Module | None = None,
+    tables: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> TunedProgram:
     """The same model, which looks at no more bits than its values have on these inputs, times `margin`.
 
@@ -54,7 +57,8 @@ def tune(
     in such a run makes a wrong result, and nothing says so. `tolerance` bounds the largest error of any result on this
     data against the model in float. `guard`: all parties are told where a value left its range, as one bit for a run,
     which then raises OutOfRange in place of a result; comparisons alone see fewer bits then, and none is left out. `model` gives the weights if the program
-    was compiled without them. Inputs are as for `Session.run`.
+    was compiled without them. `tables`: whether tables may have fewer pieces where `tolerance` allows that; `progress` is told,
+    line by line, what is tried. Inputs are as for `Session.run`.
 
     Raises InputError for inputs or weights of wrong shapes, out of range or not finite, a tolerance that is not met, for
     programs read from a file, tuned already, with state, or of a training, and for those with a `protocol`.
@@ -81,6 +85,10 @@ def tune(
     tuning = Tuning("", margin, (), guard, whole_rows=seen.whole_rows is True)
     if tuning.whole_rows:
         seen = _measure(again(tuning), model, inputs, total)
+    tables_tuned = _fewer_pieces(tuning, again, model, inputs, total, tolerance, progress) if tables else ()
+    if tables_tuned:
+        tuning = replace(tuning, tables=tables_tuned)
+        seen = _measure(again(tuning), model, inputs, total)
     tuning = replace(tuning, limits=seen.limits(margin))
     if not guard:  # values are numbered where comparisons that are left out are
         tuning = replace(tuning, values=_measure(again(tuning), model, inputs, total).magnitudes(margin))
@@ -91,6 +99,32 @@ def tune(
         raise InputError(explain(what, where=_WHERE, fix="take more margin, or allow more"))
     of = made.header.tuned.of if made.header.tuned else ""
     return TunedProgram(made, program, replace(tuning, of=of), error, tolerance)
+
+
+def _fewer_pieces(
+    tuning: Tuning,
+    again: Callable[[Tuning], Program],
+    model: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    total: int,
+    tolerance: float,
+    progress: Callable[[str], None],
+) -> tuple[Halved, ...]:
+    """The tables that can have fewer pieces."""
+    graph = again(tuning).graph
+    found = {table.number: table for table in tables_of(graph, layer_names(graph))}
+
+    def halved(times: Mapping[int, int]) -> tuple[Halved, ...]:
+        return tuple(Halved(at, n, found[at].function, found[at].layer) for at, n in sorted(times.items()))
+
+    def error(times: Mapping[int, int]) -> float:
+        try:
+            made = again(replace(tuning, tables=halved(times)))
+        except UnsupportedOperator:  # of this function there are no such tables
+            return math.inf
+        return _measure(made, model, inputs, total).error
+
+    return halved(halvings(tuple(found.values()), error, tolerance, progress))
 
 
 def _check_numbers(tolerance: float, margin: float) -> None:

@@ -52,7 +52,7 @@ def _of_tuning(tuned: Tuned) -> WeakChoice:
     )
     what = (
         f"{len(tuned.limits)} values are looked at in as many bits as an owner's data needed, times {tuned.margin:g}, and "
-        f"{tuned.settled} comparisons are left out: a value beyond that {said}; the "
+        f"{tuned.settled} comparisons are left out, and {tuned.tables} tables have fewer pieces: a value beyond that {said}; the "
         "ranges tell every party how large the values of that data were"
     )
     return WeakChoice("tuned ranges", what, "compile without tuned=; or measure on typical rows and on extremes")

@@ -20,6 +20,19 @@ def test_a_tuning_and_a_program_are_written(call, write, tmp_path, network):
     assert "tuned ranges" in call("audit", text).output
 
 
+def test_trials_of_tables_are_told_of_and_can_be_left_out(call, write, tmp_path):
+    lines = "import torch, securemodel\nmodel = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Sigmoid())\n"
+    file = write("mine.py", lines + "example_inputs = (torch.zeros(6, 4),)\n" + COMPILED)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((6, 4)))
+    with_tables, kept = (
+        call("tune", file, "--data", tmp_path / "x.npy", "--tolerance", "1e-2", *more)
+        for more in ((), ("--keep-tables",))
+    )
+    assert with_tables.exit_code == kept.exit_code == 0, with_tables.output + kept.output
+    assert "trial 1 of at most 12: 1 of sigmoid, 128 entries" in with_tables.stderr and "trial" not in kept.output
+    assert "1 of sigmoid a quarter" in with_tables.stdout
+
+
 def test_data_that_cannot_be_measured(call, write, tmp_path, network):
     file = write("mine.py", network)
     for name, array, says in (("nan", np.full((2, 4), np.nan), "not finite"), ("shape", np.ones((2, 3)), "3"),

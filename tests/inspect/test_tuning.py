@@ -56,7 +56,7 @@ def tuned(name: str, rounding: str = "exact", margin: float = 4.0) -> securemode
         "max": lambda x: torch.maximum(x, 0 * x - 7.0),
     }
     program = securemodel.compile(Fn(functions[name]), FIRST, rounding=rounding, **TWO)
-    return securemodel.tune(program, FIRST, tolerance=1e-3, margin=margin)
+    return securemodel.tune(program, FIRST, tolerance=1e-3, margin=margin, tables=False)
 
 
 @pytest.mark.parametrize("rounding, parties", [("exact", ("a", "b")), ("fast", ("b", "idle", "a"))], ids=str)
@@ -303,14 +303,14 @@ def test_no_row_has_a_sink_where_no_row_was_forbidden(owner, guard):
     program = securemodel.compile(
         Masked(), (x, mask), weights="a", inputs=("b", owner), outputs="b", parties=("a", "b")
     )
-    found = securemodel.tune(program, x, mask, tolerance=1e-3, guard=guard)
+    found = securemodel.tune(program, x, mask, tolerance=1e-3, guard=guard, tables=False)
     assert "_sink" in program.text() and "_sink" not in found.program.text() and found.tuning.whole_rows
     with securemodel.local(found.program) as session:
         assert torch.allclose(session.run(x, mask), Masked()(x, mask), atol=1e-4)
         with pytest.raises(InputError, match="forbids a whole row of scores"):
             session.run(x, mask.index_fill(0, torch.tensor([2]), -1e30))
     forbidden = mask.index_fill(0, torch.tensor([2]), -1e30)
-    kept = securemodel.tune(program, x, forbidden, tolerance=1e-3, guard=guard)
+    kept = securemodel.tune(program, x, forbidden, tolerance=1e-3, guard=guard, tables=False)
     assert "_sink" in kept.program.text() and not kept.tuning.whole_rows
     assert torch.allclose(fixed_point(kept.program, x, forbidden)[0], Masked()(x, forbidden), atol=1e-4)
 
@@ -445,6 +445,8 @@ def test_a_damaged_tuning_is_refused(tmp_path, old, new):
         ('"margin":4.0', '"margin":0.5'),
         ('"settled":0', '"settled":-1'),
         ('"settled":0', '"settled":true'),
+        ('"tables":0', '"tables":-1'),
+        ('"tables":0', '"tables":true'),
         ('"limits":[[', '"limits":[[0,20],['),
         ('"limits":[[', '"limits":[[[1],20],['),
         ('"of":"', '"of":"zz'),

@@ -21,7 +21,7 @@ import torch
 from securemodel.compiler.approximations import SMOOTH
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import lowers
-from securemodel.compiler.lower.smooth import spline
+from securemodel.compiler.lower.smooth import spline, table_of
 
 aten = torch.ops.aten
 
@@ -183,7 +183,7 @@ def scaled(g: Builder, x: Argument) -> Scaled:
 
 
 def _on_1_16(g: Builder, name: str, y: Value, factor: float = 1.0) -> Value:
-    return spline(g, SMOOTH[name], g.rescale(y), factor)
+    return spline(g, table_of(g, SMOOTH[name]), g.rescale(y), factor)
 
 
 def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Sequence[tuple[float, float]]) -> Value:
@@ -193,9 +193,9 @@ def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Se
     holds. So it takes few rounds, and many lookups: for few numbers.
     """
     smaller = [g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0), 15 - 4 * i) for i in powers[1:]]
+    table = table_of(g, SMOOTH[name])
     values = [
-        spline(g, SMOOTH[name], g.ldexp(x, -4 * i), factor, shift)
-        for i, (factor, shift) in zip(powers, pieces, strict=True)
+        spline(g, table, g.ldexp(x, -4 * i), factor, shift) for i, (factor, shift) in zip(powers, pieces, strict=True)
     ]
     return _first_above(g, smaller, values)
 
@@ -232,9 +232,9 @@ def root_of_few(g: Builder, x: Value, growth: int, factor: float = 1.0, least: f
     g.domain(x, 2.0 ** exponents[0], most, "sqrt" if growth > 0 else "rsqrt", or_zero=growth > 0)
     bits = max(-growth * e // 2 for e in exponents)
     rest, exponent = math.frexp(factor)
-    fit = SMOOTH["sqrt_1_16" if growth > 0 else "rsqrt_1_16"]
+    table = table_of(g, SMOOTH["sqrt_1_16" if growth > 0 else "rsqrt_1_16"])
     values = [
-        g.scale(spline(g, fit, _times_power(g, x, -e), 2 * rest), 2.0 ** (growth * e // 2 + bits)) for e in exponents
+        g.scale(spline(g, table, _times_power(g, x, -e), 2 * rest), 2.0 ** (growth * e // 2 + bits)) for e in exponents
     ]
     smaller = [_is_smaller(g, x, e, math.ceil(math.log2(most))) for e in exponents]
     smaller = smaller if growth > 0 and not least else smaller[1:]  # the root of 0

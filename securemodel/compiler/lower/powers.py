@@ -27,7 +27,7 @@ from securemodel.compiler.lower.positive import (
     sqrt,
 )
 from securemodel.compiler.lower.registry import lowers
-from securemodel.compiler.lower.smooth import exp, logaddexp, spline
+from securemodel.compiler.lower.smooth import exp, logaddexp, spline, table_of
 
 aten = torch.ops.aten
 
@@ -61,7 +61,7 @@ def root(g: Builder, x: Value, exponent: float) -> Value:
     g.domain(of.value, of.lowest, highest(g), "pow", or_zero=exponent > 0)
     parts, fit = scaled(g, of), _fit(exponent if exponent < 0 else exponent - 1)
     y = g.rescale(parts.y)
-    made = spline(g, fit, y)
+    made = spline(g, table_of(g, fit), y)
     if exponent > 0:
         made = g.rescale(g.mul(y, made))
     return g.mul(made, parts.of_scale(g, lambda e: of.factor**exponent * 2.0 ** (-e * exponent)))

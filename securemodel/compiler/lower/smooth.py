@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, Smooth, fitted, narrowest
+from securemodel.compiler.approximations import SMOOTH, Smooth, coarser, fitted, narrowest
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.registry import lowers
@@ -14,12 +14,25 @@ from securemodel.compiler.lower.registry import lowers
 aten = torch.ops.aten
 
 
-def spline(g: Builder, fit: Smooth, x: Value, factor: float = 1.0, shift: float = 0.0) -> Value:
+def table_of(g: Builder, fit: Smooth) -> tuple[Smooth, str]:
+    """A function for one more table, of as many pieces as was chosen for it, and the table's number and function."""
+    number = g.tables
+    g.tables += 1
+    made = coarser(fit, g.halved[number]) if g.halved.get(number) else fit
+    if made is None:
+        raise CannotLower(f"{fit.name} by a table that is halved {g.halved[number]} times", "tune again")
+    return made, f"{number} {fit.name}"
+
+
+def spline(g: Builder, table: tuple[Smooth, str], x: Value, factor: float = 1.0, shift: float = 0.0) -> Value:
     """factor f(x) + shift for x inside the domain of f, with frac_bits fractional bits; meaningless outside."""
+    fit, name = table
     rows = [[round(c * factor) for c in row] for row in fitted(fit, g.frac_bits, g.exact)]
     rows[0] = [c + round(shift * 2 ** (3 * g.frac_bits)) for c in rows[0]]
-    table, frac = narrowest(rows, g.frac_bits, fit.step_bits)
-    return g.rescale(g.spline(g.offset(x, -fit.start(g.exact)), table, fit.step_bits, frac))
+    made, frac = narrowest(rows, g.frac_bits, fit.step_bits)
+    value = g.spline(g.offset(x, -fit.start(g.exact)), made, fit.step_bits, frac)
+    g.tabled(value, name)
+    return g.rescale(value)
 
 
 def smooth(g: Builder, name: str, x: Value) -> Value:
@@ -28,8 +41,8 @@ def smooth(g: Builder, name: str, x: Value) -> Value:
     The pieces repeat with the table's period, so they are looked up for any argument, while two comparisons find out
     whether it is inside of the domain.
     """
-    fit = SMOOTH[name]
-    value = spline(g, fit, x)
+    table = fit, _ = table_of(g, SMOOTH[name])
+    value = spline(g, table, x)
     below = g.is_negative(g.offset(x, -fit.low))
     if fit.above is None:
         out = g.select(below, value, invert=True)

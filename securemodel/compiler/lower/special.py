@@ -10,7 +10,7 @@ from securemodel.compiler.approximations import Smooth
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.positive import log, reciprocal_positive, signed, sqrt
 from securemodel.compiler.lower.registry import Accuracy, decomposes, lowers
-from securemodel.compiler.lower.smooth import spline
+from securemodel.compiler.lower.smooth import spline, table_of
 
 aten = torch.ops.aten
 
@@ -69,7 +69,7 @@ def erfinv(g: Builder, x):
     """Inverse of the error function: x times a function of -log((1 - x) (1 + x)) (Giles 2010, section 2)."""
     x = g.rescale(x)
     rest = log(g, g.mul(g.offset(g.linear("neg", x), 1.0), g.offset(x, 1.0)))
-    return g.mul(spline(g, ERROR_INVERSE, g.relu(g.linear("neg", rest))), x)
+    return g.mul(spline(g, table_of(g, ERROR_INVERSE), g.relu(g.linear("neg", rest))), x)
 
 
 @decomposes(aten.special_ndtri.default)
@@ -85,7 +85,7 @@ def lgamma(g: Builder, x):
     g.domain(x, 2.0**-g.frac_bits, 2.0**24, "lgamma")
     logarithm, below = g.rescale(log(g, x)), g.is_negative(g.offset(x, -_ABOVE))
     large = g.offset(g.sub(g.rescale(g.mul(g.offset(x, -0.5), logarithm)), x), math.log(2 * math.pi) / 2)
-    return g.add(large, g.select(below, g.sub(g.sub(spline(g, LOG_GAMMA, x), logarithm), large)))
+    return g.add(large, g.select(below, g.sub(g.sub(spline(g, table_of(g, LOG_GAMMA), x), logarithm), large)))
 
 
 @lowers(aten.digamma.default, accuracy=Accuracy(2.0**-10, relative=2.0**-10, domain="2^-16 ≤ x < 2^30"))
@@ -94,7 +94,7 @@ def digamma(g: Builder, x):
     x = g.rescale(x)
     inverse, below = g.rescale(reciprocal_positive(g, x)), g.is_negative(g.offset(x, -_ABOVE))
     large = g.sub(g.rescale(log(g, x)), g.scale(inverse, 0.5))
-    return g.add(large, g.select(below, g.sub(g.sub(spline(g, DIGAMMA, x), inverse), large)))
+    return g.add(large, g.select(below, g.sub(g.sub(spline(g, table_of(g, DIGAMMA), x), inverse), large)))
 
 
 @lowers(aten.signbit.default)

@@ -14,7 +14,7 @@ from securemodel.compiler.approximations import Smooth
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.lower.positive import divide, reciprocal_positive, signed, sqrt
 from securemodel.compiler.lower.registry import Accuracy, lowers
-from securemodel.compiler.lower.smooth import spline
+from securemodel.compiler.lower.smooth import spline, table_of
 
 aten = torch.ops.aten
 
@@ -41,13 +41,13 @@ def _less_turns(g: Builder, x: Value) -> Value:
 @lowers(aten.sin.default)
 def sin(g: Builder, x):
     """Sine for |x| <= 2^14."""
-    return spline(g, SINE, _less_turns(g, x))
+    return spline(g, table_of(g, SINE), _less_turns(g, x))
 
 
 @lowers(aten.cos.default)
 def cos(g: Builder, x):
     """Cosine for |x| <= 2^14."""
-    return spline(g, COSINE, _less_turns(g, x))
+    return spline(g, table_of(g, COSINE), _less_turns(g, x))
 
 
 @lowers(aten.atan.default)
@@ -58,7 +58,7 @@ def atan(g: Builder, x):
     larger = g.offset(g.select(small, g.offset(size, -1.0), invert=True), 1.0)
     inverse = g.rescale(reciprocal_positive(g, larger))
     inside = g.add(inverse, g.select(small, g.sub(size, inverse)))
-    angle = spline(g, ARC_TANGENT, inside)
+    angle = spline(g, table_of(g, ARC_TANGENT), inside)
     above = g.offset(g.scale(angle, -1), math.pi / 2)
     return g.mul(g.add(above, g.select(small, g.sub(angle, above))), sign)
 
@@ -67,7 +67,7 @@ def atan(g: Builder, x):
 def tan(g: Builder, x):
     """Tangent: sine by cosine."""
     turned = _less_turns(g, x)
-    return divide(g, spline(g, SINE, turned), spline(g, COSINE, turned))
+    return divide(g, spline(g, table_of(g, SINE), turned), spline(g, table_of(g, COSINE), turned))
 
 
 def _chosen(g: Builder, bit: Value, this: Value, that: Value) -> Value:
@@ -86,7 +86,7 @@ def asin(g: Builder, x):
     g.domain(size, 0.0, 1.0 + 2.0**-g.frac_bits, "asin and acos")
     small = g.is_negative(g.offset(size, -0.5))
     half = g.rescale(sqrt(g, g.scale(_less_from(g, 1.0, size), 0.5)))
-    angle = spline(g, ARC_SINE, _chosen(g, small, size, half))
+    angle = spline(g, table_of(g, ARC_SINE), _chosen(g, small, size, half))
     return g.mul(_chosen(g, small, angle, _less_from(g, math.pi / 2, g.scale(angle, 2.0))), sign)
 
 
@@ -108,7 +108,9 @@ def atan2(g: Builder, y, x):
     more = g.sub(height, width)
     steep = g.is_negative(g.linear("neg", more))
     larger = g.add(width, g.select(steep, more))
-    angle = spline(g, ARC_TANGENT, g.rescale(divide(g, g.sub(g.add(width, height), larger), larger, positive=True)))
+    angle = spline(
+        g, table_of(g, ARC_TANGENT), g.rescale(divide(g, g.sub(g.add(width, height), larger), larger, positive=True))
+    )
     angle = _chosen(g, steep, _less_from(g, math.pi / 2, angle), angle)
     return g.mul(_chosen(g, left, _less_from(g, math.pi, angle), angle), up)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocols.shares import RING_BITS
-from securemodel.compiler.approximations import TABLE_SIZE, most_of_pieces, piece_reach
+from securemodel.compiler.approximations import most_of_pieces, piece_reach
 from securemodel.compiler.ir import MEASURED, Graph, Header, Mark, Node, only_moves
 from securemodel.compiler.ops import frac_of
 from securemodel.compiler.passes.fit import result_number
@@ -262,7 +262,7 @@ class _Pass:
         """A number in steps, next to it, modulo the size of tables; or what is left of the number at frac_bits."""
         frac, step_bits = max(self.frac_bits, self.natural(node.args[0])), node.attrs["step_bits"]
         made = self.frac_bits if node.attrs["rest"] else step_bits
-        bits = made - step_bits if node.attrs["rest"] else TABLE_SIZE.bit_length() - 1
+        bits = made - step_bits if node.attrs["rest"] else node.attrs["size"].bit_length() - 1
         attrs = {"shift": frac - made, "bits": bits}
         new_id = self._add(node, "window", [self.at(node.args[0], frac)], node.shape, frac=made, **attrs)
         return _Scaled(new_id, made if node.attrs["rest"] else 0)

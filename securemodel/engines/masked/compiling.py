@@ -35,14 +35,16 @@ def assemble(
     if tuned is None:
         return Program(header, *run_passes(header, lowered, truncate_outputs), source.model, source.examples)
     of = digest(f"{header.text()} {truncate_outputs}\n{builder.graph.text()}")
-    tuned.check(of, {node.id for node in builder.graph.nodes if node.op == "is_negative"})
+    tuned.check(of, {node.id for node in builder.graph.nodes if node.op == "is_negative"}, builder.tables)
     outputs, settled = settle(builder, outputs, tuned.signs)
     bits = {number: most for number, most in tuned.bits.items() if number not in settled}
     draft = _made(header, replace(lowered, outputs=outputs), truncate_outputs, bits, tuned.magnitudes, tuned.guard)
     tuned.check_values(draft.numbers)
     graph, guarded = draft.graph, any(node.op == "beyond" for node in draft.graph.nodes)
     to = (*header.outputs, EVERYBODY) if guarded else header.outputs
-    header = replace(header, outputs=to, tuned=Tuned(of, tuned.margin, tuned_limits(graph), len(settled), guarded))
+    header = replace(
+        header, outputs=to, tuned=Tuned(of, tuned.margin, tuned_limits(graph), len(settled), len(tuned.tables), guarded)
+    )
     return Program(header, graph, draft.calls, source.model, source.examples)
 
 
