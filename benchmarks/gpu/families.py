@@ -34,7 +34,7 @@ def families(n: int, device: torch.device) -> dict[str, tuple[int, Call]]:
     vectors = kernels.unit_vectors(x, 256) ^ 5
     coefficients = torch.stack([x, y, z])
     products = kernels.deal_spline(coefficients, y, z)
-    image = x[:64].view(1, 1, 8, 8)
+    image = ring(1, 1, 8, 8).to(device)
     side = min(256, int(n**0.5))
     square = x[: side * side].view(side, side)
     pieces = [Piece(5), Piece(8, bits=True)]

@@ -81,7 +81,7 @@ def time_cases(place: Place, kind: str) -> None:
         cases.time_between(place, kind, (1, _DRY)[place.dry] * _LIMITS[kind])
 
 
-_LIMITS, _DRY = {"processes": 90.0, "threads": 45.0}, 4
+_LIMITS, _DRY = {"processes": 80.0, "threads": 40.0}, 4
 """A little below those of run.sh, in seconds, and how often they are taken with a dry run."""
 STEPS: dict[str, Callable[[Place], None]] = {
     "machine": look_at_machine,
