@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=$PWD
 OUT=${OUT:-out/gpu} PYTHON=${PYTHON:-.venv/bin/python} failed=0
 mkdir -p "$OUT"
-for step in "machine 15" "parity 75" "kernels 40" "functions 50" "models 165" "processes 90" "threads 45"; do
+for step in "machine 20" "parity 75" "kernels 40" "functions 50" "models 160" "processes 90" "threads 45"; do
     read -r name limit <<<"$step"
     if [ "${1-}" = --dry-run ]; then limit=$((4 * limit)); fi
     timeout "$limit" "$PYTHON" -m benchmarks.gpu.steps "$name" "$OUT/results.jsonl" "$@"

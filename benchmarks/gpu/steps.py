@@ -22,7 +22,7 @@ def look_at_machine(place: Place) -> None:
     name = platform.machine() if place.dry else torch.cuda.get_device_name(place.device)
     place.say(step="machine", device=name, cores=os.cpu_count(), torch=torch.__version__, python=platform.python_version(),
               **kernels.info())  # fmt: skip
-    x = ring(1 << (16 if place.dry else 27)).to(place.device)
+    x = ring(1 << (16 if place.dry else 26)).to(place.device)
     moved: dict[str, tuple[Callable[[], object], int]] = {
         "copy": (x.clone, 2),
         "to the host": (lambda: devices.to_host([x]), 1),
