@@ -1,5 +1,7 @@
 """Every kernel variant against its torch twin, and the twins against what they mean."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from protocols import kernels
 from protocols.gates.sign import groups, opened_planes
 from protocols.kernels import twins
-from protocols.kernels.checks import sides
+from protocols.kernels.checks import conv_sizes, sides
 from protocols.kernels.cpu import build
 from protocols.kernels.dispatch import bilinear as direct
 from protocols.kernels.twins import bilinear
@@ -233,10 +235,45 @@ def test_conv2d_equals_its_twin(variant, seed, data):
         assert torch.equal(kernels.conv2d(*arguments), twins.conv2d(*arguments))
 
 
+def _in_squares(x, w, padding, side, out, mode=0, threads=1):
+    rows, columns = conv_sizes(x.shape, w.shape, (1, 1), padding, (1, 1))
+    shape = (*x.shape, len(w), *w.shape[2:], rows, columns, 1, 1, 1, 1, padding[0][0], padding[1][0], 1)
+    addresses = (out.data_ptr(), x.data_ptr(), w.data_ptr())
+    build.module.conv2d_in_squares(*addresses, shape, mode, threads, *side)
+    return out
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+@pytest.mark.parametrize("side", list(itertools.product((2, 3, 4), repeat=2)), ids=str)
+@given(seeds, st.data())
+@settings(max_examples=12, deadline=None)
+def test_convolutions_with_fewer_products_equal_their_twin(variant, side, seed, data):
+    g = np.random.default_rng(seed)
+    n, c, o = (data.draw(st.integers(1, most)) for most in (3, 70, 70))
+    padding = tuple((data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))) for _ in range(2))
+    x, w = ring(g, n, c, *(data.draw(st.integers(3, 15)) for _ in range(2))), ring(g, o, c, 3, 3)
+    expected = twins.conv2d(x, w, (1, 1), padding)
+    start, threads = ring(g, *expected.shape), data.draw(st.integers(1, 3))
+    with kernels.use(variant):
+        for mode, result in enumerate((expected, start + expected, start - expected)):
+            assert torch.equal(_in_squares(x, w, padding, side, start.clone(), mode, threads), result)
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+def test_only_small_kernels_with_steps_of_one_have_squares(variant):
+    x, w = torch.zeros(1, 2, 5, 5).long(), torch.zeros(2, 2, 3, 3).long()
+    with kernels.use(variant):
+        for kernel, side in ((w, (1, 2)), (w, (2, 5)), (w[:, :, :2].contiguous(), (2, 2))):
+            with pytest.raises(ValueError, match="conv2d_in_squares"):
+                _in_squares(x, kernel, ((0, 0), (0, 0)), side, x)
+
+
 @pytest.mark.parametrize("variant", COMPILED)
 @pytest.mark.parametrize(
     ("xs", "ws", "groups"),
     [
+        ((2, 64, 9, 7), (64, 64, 3, 3), 1),
+        ((16, 130, 4, 4), (70, 130, 3, 3), 1),
         ((1, 64, 20, 20), (64, 64, 3, 3), 1),
         ((1, 300, 4, 4), (600, 300, 3, 3), 1),
         ((1, 512, 32, 32), (512, 1, 3, 3), 512),

@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "chacha20.hpp"
-#include "conv.hpp"
+#include "fewer.hpp"
 #include "gemm.hpp"
 #include "lookup.hpp"
 #include "openings.hpp"
@@ -181,7 +181,9 @@ void py_matmul(Address out, Address a, Address b, i64 m, i64 n, i64 depth, i64 a
 
 // Once more, as wrong sizes would write anywhere: nothing that is divided by is zero, and 64 bits count the padded
 // image's bytes. In floating point, which does not wrap.
-void check(const ConvShape& s) {
+ConvShape checked(const std::array<i64, 16>& g) {
+  const ConvShape s{g[0], g[1], g[2],  g[3],  g[4],  g[5],  g[6],  g[7],
+                    g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15]};
   bool good = s.top >= 0 && s.left >= 0;
   for (const i64 size : {s.images, s.channels, s.height, s.width, s.outputs, s.kernel_rows, s.kernel_columns, s.rows,
                          s.columns, s.row_step, s.column_step, s.row_gap, s.column_gap, s.groups}) {
@@ -197,14 +199,25 @@ void check(const ConvShape& s) {
   if (!good || 8.0 * double(s.images) * double(s.channels) * high * wide >= 0x1p62) {
     throw py::value_error("conv2d: an axis has no element, or 64 bits do not count the bytes of the padded image");
   }
+  return s;
 }
 
 void py_conv2d(Address out, Address x, Address w, const std::array<i64, 16>& s, int mode, int threads) {
-  const ConvShape shape{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7],
-                        s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15]};
-  check(shape);
+  const ConvShape shape = checked(s);
   py::gil_scoped_release release;
-  conv2d(words(out), words(x), words(w), shape, static_cast<Store>(mode), threads);
+  convolution(words(out), words(x), words(w), shape, static_cast<Store>(mode), threads);
+}
+
+// For tests: the same in squares of this size, whatever it costs.
+void py_conv2d_in_squares(Address out, Address x, Address w, const std::array<i64, 16>& s, int mode, int threads,
+                          int down, int across) {
+  const ConvShape shape = checked(s);
+  const int i = down - kLeastSide, j = across - kLeastSide;
+  if (!has_squares(shape) || std::min(i, j) < 0 || std::max(i, j) >= kSides) {
+    throw py::value_error("conv2d_in_squares: 3x3 kernels of one group, steps of 1, and squares of 2 to 4 are asked for");
+  }
+  py::gil_scoped_release release;
+  kOfSquares[i][j].run(shape, words(x), words(w), words(out), static_cast<Store>(mode), threads);
 }
 
 }  // namespace
@@ -224,6 +237,7 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("widen", &py_widen);
   m.def("matmul", &py_matmul);
   m.def("conv2d", &py_conv2d);
+  m.def("conv2d_in_squares", &py_conv2d_in_squares);
   m.def("sign_product", [](Address out, Address a, Address b, i64 m, i64 n, i64 depth, int threads) {
     sign_product(at<u32>(out), at<u32>(a), at<std::int8_t>(b), m, n, depth, threads);
   }, free_running);
