@@ -72,7 +72,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
                 found.note_walk(fixed.walk(phase), right, secure)
             phases = ("run",)
             found.note_outputs(outputs, results if isinstance(results, tuple) else (results,))
-    return Comparison(found.rows())
+    return Comparison(found.rows(), header.tuned.tables if header.tuned else 0)
 
 
 def model_in_the_clear(program: Program, model: torch.nn.Module | None, where: str, done: str) -> torch.nn.Module:

@@ -81,7 +81,12 @@ def tune(
             )
         )
     truncated = _as_compiled(program)
-    again = lambda tuning: compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
+
+    def again(tuning: Tuning) -> Program:
+        made = compile_again(program, compiling, truncate_outputs=truncated, tuned=tuning)
+        made.__dict__["row_independent"] = program.row_independent  # found by running the model, which is the same
+        return made
+
     tuning = Tuning("", margin, (), guard, whole_rows=seen.whole_rows is True)
     if tuning.whole_rows:
         seen = _measure(again(tuning), model, inputs, total)

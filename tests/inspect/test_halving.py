@@ -85,6 +85,8 @@ def test_tables_are_halved_as_far_as_the_tolerance_allows(parties, tmp_path):
         assert (session.run(FIRST) - torch.sigmoid(FIRST)).abs().max() < 1e-3
     assert not securemodel.tune(program, FIRST, tolerance=4e-5).tuning.tables
     assert "1 of sigmoid a quarter" in str(found) and "tables of fewer pieces" not in str(kept)
+    assert "1 tables of smooth functions have fewer pieces" in str(securemodel.compare(found.program, FIRST))
+    assert "fewer pieces" not in str(securemodel.compare(program, FIRST))
     assert "1 tables have fewer pieces" in next(
         w.what for w in audit(found.program).warnings if w.name == "tuned ranges"
     )
