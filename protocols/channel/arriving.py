@@ -9,6 +9,9 @@ import torch
 from protocols.channel.buffers import fresh, writable
 from protocols.channel.frame import HEADER_BYTES, Expected
 
+_SMALL_BYTES = 1 << 16  # a smaller message needs no memory of torch, which takes longer to make
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+
 
 class Arriving:
     """Room for messages, what of it is filled, and how many of their headers were seen.
@@ -19,10 +22,12 @@ class Arriving:
     def __init__(self, expected: Sequence[Expected], begun: memoryview) -> None:
         self.expected = expected
         self.size = HEADER_BYTES * len(expected) + sum(message.nbytes for message in expected)
-        self._bytes = fresh(self.size)
-        self._view = writable(self._bytes)
-        self._view[: len(begun)] = begun
+        self._small = bytearray(self.size) if len(expected) == 1 and self.size < _SMALL_BYTES else None
+        self._bytes = _NOTHING if self._small is not None else fresh(self.size)
+        self._view = memoryview(self._small) if self._small is not None else writable(self._bytes)
         self.filled = len(begun)
+        if begun:
+            self._view[: self.filled] = begun
         self.seen, self._begin = 0, 0
         self.beats = 0
         """How many messages were dropped since the reader had to wait."""
@@ -65,7 +70,9 @@ class Arriving:
 
     def payloads(self) -> list[torch.Tensor]:
         """What the messages say, as parts of the memory."""
-        if len(self.expected) == 1:
-            return [self._bytes[HEADER_BYTES:]]
+        if self.size == HEADER_BYTES:
+            return [_NOTHING]
+        if self._small is not None:
+            return [torch.frombuffer(self._small, dtype=torch.uint8, offset=HEADER_BYTES)]
         sizes = [size for message in self.expected for size in (HEADER_BYTES, message.nbytes)]
         return list(self._bytes.split_with_sizes(sizes)[1::2])

@@ -16,7 +16,7 @@ Buffer = Any  # a contiguous CPU tensor, or anything that supports memoryview (b
 _NUMPY_INTEGERS = frozenset((torch.int64, torch.uint8, torch.int32, torch.int16))
 _SMALL_BYTES = 4096  # below this, copying a buffer is cheaper than one more write
 _RECORD_BYTES = 16384  # largest TLS record
-_GATHERED_BYTES = 60 << 10  # with one more small piece no more than one record
+_GATHERED_BYTES = 1 << 16  # of several messages at most: one record
 
 
 def byte_view(buffer: Buffer) -> memoryview:
@@ -74,10 +74,10 @@ def coalesce(header: bytes, views: Sequence[memoryview]) -> list[memoryview]:
 
 def gather_first(pieces: deque[memoryview]) -> None:
     """Copies small pieces that follow each other at the front into one, of whole messages or parts of them."""
-    if len(pieces[0]) > _SMALL_BYTES or len(pieces[1]) > _SMALL_BYTES:
+    if len(pieces[0]) + len(pieces[1]) > _GATHERED_BYTES:
         return
     together = bytearray()
-    while pieces and len(pieces[0]) <= _SMALL_BYTES and len(together) < _GATHERED_BYTES:
+    while pieces and len(together) + len(pieces[0]) <= _GATHERED_BYTES:
         together += pieces.popleft()
     pieces.appendleft(memoryview(together))
 

@@ -234,7 +234,8 @@ class Link:
     @property
     def busy(self) -> bool:
         """Whether something is still to be sent or received."""
-        return self._expected is not None or self.sending or self._write_error is not None
+        waits = self._expected is not None or self._outbox or self._write_error is not None
+        return bool(waits) or self._stream.unsent > 0
 
     def flush(self) -> None:
         """Send what can be sent now, without waiting and without receiving."""
@@ -375,7 +376,8 @@ class Link:
     def _pull_whole(self, coming: Arriving) -> bool:
         """Reads messages with their headers, which are compared as they come."""
         budget, before = _TURN_BYTES, coming.filled
-        self._compare(coming)
+        if before:
+            self._compare(coming)
         while coming.filled < coming.size and budget > 0:
             got = self._read_into(coming.room)
             if not got:
