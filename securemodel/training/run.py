@@ -49,6 +49,8 @@ from securemodel.training.publishing import publish
 from securemodel.training.resuming import groups_of, last_common_step, put_groups, read_all
 from securemodel.training.stores import check_no_contributors, store_of
 
+_MOST_FRESH = (1 << 16) - 1  # indices of one stream
+
 
 @dataclass(frozen=True, repr=False)
 class _Snapshot:
@@ -403,6 +405,10 @@ class Run:
         if self._where.session.program is not self.job.program:
             raise InputError(explain("the weights of this run are gone", why="an evaluation or a guard failed",
                                      fix="start again, and resume() from the last checkpoint"))  # fmt: skip
+        if self._times == _MOST_FRESH:
+            raise InputError(explain(f"this run has made {_MOST_FRESH} checkpoints and exports, which is all it can",
+                                     why="each hides its shares by a number of 16 bits",
+                                     fix="resume() from the last checkpoint, and write fewer"))  # fmt: skip
         self._times += 1
         return {me: party.fresh(self._times) for me, party in self._where.parties.items()}
 

@@ -238,6 +238,17 @@ class TestLocal:
         mixed = a["bank"][name] + b["shop"][name] + a["registry"][name]
         assert (mixed - value).double().abs().min() > 2.0**40
 
+    def test_more_checkpoints_than_their_numbers_are_refused_and_nothing_is_lost(self, tmp_path):
+        with job().local() as run:
+            run.step()
+            run.checkpoint(tmp_path)
+            run._times = (1 << 16) - 1
+            run.step()
+            with pytest.raises(InputError, match="made 65535 checkpoints and exports"):
+                run.checkpoint(tmp_path)
+        with job().local() as run:
+            assert run.resume(tmp_path) == 1
+
     def test_a_checkpoint_that_was_changed_or_is_anothers_is_refused(self, tmp_path):
         with job().local() as run:
             run.checkpoint(tmp_path)
