@@ -70,6 +70,7 @@ def families(n: int, device: torch.device) -> dict[str, tuple[int, Call]]:
         "deal_spline": (8 * 14 * n, lambda: kernels.deal_spline(coefficients, y, z)),
         "spline": (8 * 14 * n, lambda: kernels.spline(coefficients, y, products, True, 1)),
         "openings": (5 * 8 * n, joined),
+        "narrow, widen": (2 * (8 + 5) * n, lambda: kernels.widen(kernels.narrow([x], [5]), [5], [x.shape])),
     }  # fmt: skip
 
 

@@ -212,6 +212,13 @@ def opened(seed: int, wanted: list[tuple[int, int, bool, bool]]) -> None:
         wire = torch.cat(wires).flip(0).contiguous()
         gpu.join(found, wire, pieces)
         twins.join(expected, wire, pieces)
+        widths = [width for _, width, *_ in wanted]
+        cut = twins.narrow(masks[: len(widths)], widths)
+        for one, other in zip(gpu.narrow(masks[: len(widths)], widths), cut, strict=True):
+            equal(one, other, wanted)
+        shapes = [mask.shape for mask in masks[: len(widths)]]
+        for one, other in zip(gpu.widen(cut, widths, shapes), twins.widen(cut, widths, shapes), strict=True):
+            equal(one, other, wanted)
     for one, other in zip(found, expected, strict=True):
         equal(one, other, wanted)
 

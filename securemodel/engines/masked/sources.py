@@ -14,6 +14,7 @@ import torch
 from protocols.channel import Label, Link, Purpose
 from protocols.channel.frame import Expected
 from protocols.correlations import unpacked
+from protocols.devices import to_host
 from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph, Phase
@@ -139,7 +140,7 @@ class DealtHere(NoSource):
 
     def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
         each = zip(wanted, self._pending, strict=False)
-        return unpacked([list(zip(parts, shares, strict=True)) for (_, parts), (_, shares) in each])
+        return unpacked([list(zip(parts, to_host(shares), strict=True)) for (_, parts), (_, shares) in each])
 
     def finish(self) -> None:
         """Lets the dealer walk to the end of the phase."""
