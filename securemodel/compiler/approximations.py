@@ -29,6 +29,7 @@ class Smooth:
     """A function and its domain: `below` under `low`, `above` + `slope` x over `high`.
 
     `above` is None where arguments are not larger than `high`: the last piece then goes on to the table's end.
+    `wide`: what holds outside of the domain holds for 8 pieces inside of it, too.
     halved: how often its table has half as many pieces as `SMOOTH` has.
     max_error: of a table that is not halved, the largest error, absolute; for root_of_exp from `low` to `high` only, and relative to max(f(x), 2^-5).
     """
@@ -42,7 +43,14 @@ class Smooth:
     below: float = 0.0
     above: float | None = 0.0
     slope: float = 0.0
+    wide: bool = False
     halved: int = 0
+
+    @property
+    def grid_bits(self) -> int:
+        """Of `wide`: with fast rounding, an argument that is less than 2^-grid_bits, 8 pieces, inside of the domain may
+        count as outside."""
+        return self.step_bits + self.halved - 3
 
     @property
     def size(self) -> int:
@@ -97,20 +105,20 @@ def _root_of_exp(x: torch.Tensor) -> torch.Tensor:
 SMOOTH = {
     s.name: s
     for s in (
-        Smooth("sigmoid", torch.sigmoid, -15.75, 15.75, 3, 2**-16, above=1.0),
-        Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0),
-        Smooth("erf", _erf, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0),
-        Smooth("gelu", _gelu, -7.875, 7.875, 4, 2**-16, slope=1.0),
-        Smooth("gelu_tanh", _gelu_tanh, -7.875, 7.875, 4, 2**-16, slope=1.0),
-        Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 2**-15, slope=1.0),
-        Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 2**-14, slope=1.0),
-        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 2**-16, slope=1.0),
-        Smooth("gelu_slope", _gelu_slope, -7.875, 7.875, 4, 2**-15, above=1.0),
-        Smooth("gelu_tanh_slope", _gelu_tanh_slope, -7.875, 7.875, 4, 2**-15, above=1.0),
-        Smooth("silu_slope", _silu_slope, -15.75, 15.75, 3, 2**-14, above=1.0),
-        Smooth("mish_slope", _mish_slope, -15.75, 15.75, 3, 2**-13, above=1.0),
+        Smooth("sigmoid", torch.sigmoid, -15.75, 15.75, 3, 2**-16, above=1.0, wide=True),
+        Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0, wide=True),
+        Smooth("erf", _erf, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0, wide=True),
+        Smooth("gelu", _gelu, -7.875, 7.875, 4, 2**-16, slope=1.0, wide=True),
+        Smooth("gelu_tanh", _gelu_tanh, -7.875, 7.875, 4, 2**-16, slope=1.0, wide=True),
+        Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 2**-15, slope=1.0, wide=True),
+        Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 2**-14, slope=1.0, wide=True),
+        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 2**-16, slope=1.0, wide=True),
+        Smooth("gelu_slope", _gelu_slope, -7.875, 7.875, 4, 2**-15, above=1.0, wide=True),
+        Smooth("gelu_tanh_slope", _gelu_tanh_slope, -7.875, 7.875, 4, 2**-15, above=1.0, wide=True),
+        Smooth("silu_slope", _silu_slope, -15.75, 15.75, 3, 2**-14, above=1.0, wide=True),
+        Smooth("mish_slope", _mish_slope, -15.75, 15.75, 3, 2**-13, above=1.0, wide=True),
         Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 2**-16, below=-1.0),
-        Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 2**-16, above=None),
+        Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 2**-16, above=None, wide=True),
         Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),
         Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None),
         Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None),
@@ -142,7 +150,8 @@ def coarser(smooth: Smooth, times: int) -> Smooth | None:
     if smooth.above is not None and high != smooth.high:
         short = max(short, abs(at[1] - smooth.above - smooth.slope * high))
     inside = smooth.above is not None or high == smooth.high
-    return replace(made, low=low, high=high) if short < _TAIL and inside else None
+    wide = made.wide and (low, high) == (smooth.low, smooth.high)
+    return replace(made, low=low, high=high, wide=wide) if short < _TAIL and inside else None
 
 
 @cache

@@ -529,9 +529,14 @@ class Builder:
         attrs = {name: True for name, wanted in (("double", double), ("bounded", bounded)) if wanted}
         return self._value(self._secret("rescale", [x], x.shape, **attrs), x.integer)
 
-    def is_negative(self, x: Value, below: int | None = None) -> Value:
-        """The secret bit x < 0 of each element; where -2^below <= x < 2^below is known, of as many bits as that needs."""
+    def is_negative(self, x: Value, below: int | None = None, grid_bits: int | None = None) -> Value:
+        """The secret bit x < 0 of each element; where -2^below <= x < 2^below is known, of as many bits as that needs.
+
+        With fast rounding and `grid_bits`, x may count as not negative if it is above -2^-grid_bits.
+        """
         attrs = {} if below is None else {"below": below}
+        if grid_bits is not None and not self.exact:
+            attrs["grid_bits"] = grid_bits
         return self._value(self._secret("is_negative", [x], x.shape, "bit", **attrs))
 
     def floor_or_above(self, x: Value, step_bits: int = 0) -> Value:

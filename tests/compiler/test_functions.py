@@ -82,6 +82,18 @@ def test_the_stated_error_holds_and_is_tight(name, exact):
     assert smooth.max_error / 2.1 < worst <= smooth.max_error
 
 
+@pytest.mark.parametrize("name", sorted(name for name, smooth in SMOOTH.items() if smooth.wide))
+def test_what_holds_outside_of_a_wide_domain_holds_a_little_inside(name):
+    smooth = SMOOTH[name]
+    inside = torch.linspace(0, 2.0**-smooth.grid_bits, 1001, dtype=torch.float64)
+    sides = [(smooth.low + inside, lambda x: smooth.below)]
+    if smooth.above is not None:
+        sides.append((smooth.high - inside, lambda x: smooth.above + smooth.slope * x))
+    assert inside[-1] == 8 * 2.0**-smooth.step_bits
+    for x, outside in sides:
+        assert (smooth.function(x) - outside(x)).abs().max() <= smooth.max_error / 2
+
+
 FUNCTIONS = {
     "sigmoid": (torch.sigmoid, SMOOTH["sigmoid"].max_error + NOISE),
     "tanh": (torch.tanh, SMOOTH["tanh"].max_error + NOISE),

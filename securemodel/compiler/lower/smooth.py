@@ -43,11 +43,12 @@ def smooth(g: Builder, name: str, x: Value) -> Value:
     """
     table = fit, _ = table_of(g, SMOOTH[name])
     value = spline(g, table, x)
-    below = g.is_negative(g.offset(x, -fit.low))
+    grid_bits, inside = (fit.grid_bits, 2.0**-fit.grid_bits) if fit.wide and not g.exact else (None, 0.0)
+    below = g.is_negative(g.offset(x, -fit.low - inside), grid_bits=grid_bits)
     if fit.above is None:
         out = g.select(below, value, invert=True)
     else:
-        not_above = g.is_negative(g.offset(x, -fit.high))
+        not_above = g.is_negative(g.offset(x, -fit.high), grid_bits=grid_bits)
         out = g.select(g.either(below, not_above), value)
         if fit.slope:
             out = g.add(out, g.scale(g.select(not_above, g.rescale(x), invert=True), fit.slope))
