@@ -36,11 +36,12 @@ class Part:
         return count * self.dtype.itemsize if self.low is None else -(-count * self.low // 8) * 8
 
 
-def ring_part(name: str, shape: Shape, attrs: dict, bits: int = 64) -> Part:
-    """Ring elements that a gate multiplies by whole numbers and adds up, `bits` of which it looks at: if "read" low bits of its
-    result are read, no more are dealt, as sums and products are right modulo 2^n where their operands are.
+def ring_part(name: str, shape: Shape, attrs: dict, bits: int = 64, more: int = 0) -> Part:
+    """Ring elements that a gate multiplies by whole numbers and adds up, `bits` of which it looks at, with their sum times
+    2^more: if "read" low bits of its result are read, no more are dealt, as sums and products are right modulo 2^n where
+    their operands are.
     """
-    low = -(-max(1, min(bits, attrs.get("read", 64) - (64 - bits))) // 8)
+    low = -(-max(1, min(bits, attrs.get("read", 64) - (64 - bits)) - more) // 8)
     return Part(name, "add", tuple(shape), low=low if low < 8 else None)
 
 

@@ -28,6 +28,7 @@ from protocols.kernels.dispatch import (
     hide,
     join,
     leaves,
+    lookup_around,
     matmul,
     monomials,
     monomials_layer,
@@ -43,14 +44,17 @@ from protocols.kernels.dispatch import (
     unit_lookup,
     unit_vectors,
     unpack_bits,
+    weighted_around,
     widen,
 )
 from protocols.kernels.twins.openings import Piece
 from protocols.kernels.twins.planes import monomial_sets
 from protocols.kernels.twins.pointwise import wrap_dtype
+from protocols.kernels.twins.tables import PARTS
 from protocols.kernels.variant import info, keep_freed_memory, use
 
 __all__ = [
+    "PARTS",
     "Piece",
     "bit_times",
     "bit_to_ring",
@@ -71,6 +75,7 @@ __all__ = [
     "join",
     "keep_freed_memory",
     "leaves",
+    "lookup_around",
     "matmul",
     "monomial_sets",
     "monomials",
@@ -88,6 +93,7 @@ __all__ = [
     "unit_vectors",
     "unpack_bits",
     "use",
+    "weighted_around",
     "widen",
     "wrap_dtype",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | Sides
 
 TABLE_SIZES = (8, 16, 32, 64, 128, 256)
-MAX_TERMS = 3  # of a spline
 MAX_BYTES = (1 << 63) - 1  # of a tensor, and of what a kernel makes beside it
 MAX_STEP = (1 << 31) - 1  # of a stride, a padding, a dilation
 
@@ -162,13 +161,10 @@ def table_size(size: int, what: str) -> None:
         raise ValueError(f"{what}: a table has {', '.join(map(str, TABLE_SIZES))} entries, not {size}")
 
 
-def spline_terms(coefficients: Tensor, t: Tensor, what: str) -> int:
-    """How many coefficients there are for each element; ValueError unless they are 1 to 3, of t's shape each."""
-    if coefficients.dim() == 0 or coefficients.shape[1:] != t.shape or not 1 <= coefficients.shape[0] <= MAX_TERMS:
-        raise ValueError(
-            f"{what}: {list(coefficients.shape)} are not 1 to {MAX_TERMS} coefficients for each of {list(t.shape)}"
-        )
-    return coefficients.shape[0]
+def places(bits: Sequence[int], what: str) -> None:
+    """ValueError unless these are numbers of bits by which ring values can be moved."""
+    if not all(0 <= n <= 63 for n in bits):
+        raise ValueError(f"{what}: ring values cannot be moved by {list(bits)} bits")
 
 
 @cache

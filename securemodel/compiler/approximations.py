@@ -1,10 +1,11 @@
 """Smooth functions as quadratic splines: tables that are fitted when a program is compiled.
 
-A function is replaced on [low, high] by pieces and continued by a constant below and a line above. Each piece is fitted
-on [-h, h] around its center, h = 2^-step_bits, where the error of the best quadratic is at most h^3 / 24 times the largest
-third derivative (Chebyshev). With exact rounding the pieces lie side by side, each 2 h wide. Else their centers are h
-apart, and an argument may fall into either of the two pieces around it. `Smooth.max_error` states the error of exact arithmetic over the whole line, the tails included;
-fixed point adds two units in the last place.
+A function is replaced on [low, high] by pieces and continued by a constant below and a line above. With exact rounding
+pieces lie side by side, each 2 h wide, h = 2^-step_bits, and are fitted on [-h, h] around their center, where the error of
+the best quadratic is at most h^3 / 24 times the largest third derivative (Chebyshev). With fast rounding an argument is read
+around a point up to h away that everybody knows; each piece is fitted on that much around one of 16 times as many centers.
+`Smooth.max_error` states the error of exact arithmetic over the whole line, the tails included; fixed point adds two units in
+the last place.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from functools import cache
 import numpy as np
 import torch
 
-TABLE_SIZE = 256
-"""Entries of a table; half of them where rounding is exact."""
+from securemodel.compiler.ir import Graph, Node
+
+TABLE_SIZE = 128
+"""Entries of a table at a secret index."""
+PARTS = 16
+"""With fast rounding, how many centers an entry has."""
 _GRID_BITS = 24
 _NARROW = 46
-_MARGIN = 3  # pieces that only catch arguments one unit outside, and the one above the last center
+_MARGIN = 3  # half entries that only catch arguments one unit outside, and the one above the last center
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,12 @@ class Smooth:
 
     @property
     def size(self) -> int:
-        """Entries of its table, half of them where rounding is exact."""
+        """Entries of its table."""
         return TABLE_SIZE >> self.halved
 
     def pieces(self) -> int:
         """Centers between low and high that are h apart."""
         return round((self.high - self.low) * 2**self.step_bits)
-
-    def start(self, exact: bool) -> float:
-        """The argument at index 0: the first piece is a margin unless rounding is exact."""
-        return self.low - (0.0 if exact else 2.0**-self.step_bits)
 
 
 def _erf(x: torch.Tensor) -> torch.Tensor:
@@ -108,8 +109,8 @@ SMOOTH = {
         Smooth("sigmoid", torch.sigmoid, -15.75, 15.75, 3, 2**-16, above=1.0, wide=True),
         Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0, wide=True),
         Smooth("erf", _erf, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0, wide=True),
-        Smooth("gelu", _gelu, -7.875, 7.875, 4, 2**-16, slope=1.0, wide=True),
-        Smooth("gelu_tanh", _gelu_tanh, -7.875, 7.875, 4, 2**-16, slope=1.0, wide=True),
+        Smooth("gelu", _gelu, -7.75, 7.75, 4, 2**-16, slope=1.0, wide=True),
+        Smooth("gelu_tanh", _gelu_tanh, -7.75, 7.75, 4, 2**-16, slope=1.0, wide=True),
         Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 2**-15, slope=1.0, wide=True),
         Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 2**-14, slope=1.0, wide=True),
         Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 2**-16, slope=1.0, wide=True),
@@ -122,7 +123,7 @@ SMOOTH = {
         Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),
         Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None),
         Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None),
-        Smooth("sqrt_1_16", torch.sqrt, 1.0, 16.0, 4, 2**-18, above=None),
+        Smooth("sqrt_1_16", torch.sqrt, 1.0, 16.0, 4, 2**-17.9, above=None),
         Smooth("root_of_exp", _root_of_exp, -10.75, 20.875, 3, 2**-16, above=None),
     )
 }
@@ -143,7 +144,7 @@ def coarser(smooth: Smooth, times: int) -> Smooth | None:
     made = replace(smooth, step_bits=smooth.step_bits - times, halved=times)
     step = 2.0 ** (1 - made.step_bits)
     low, high = math.ceil(made.low / step) * step, math.floor(made.high / step) * step
-    while round((high - low) * 2**made.step_bits) + _MARGIN > made.size:
+    while round((high - low) * 2**made.step_bits) + _MARGIN > 2 * made.size:
         low, high = low + step, high - step if made.above is not None else high
     at = smooth.function(torch.tensor([low, high], dtype=torch.float64)).tolist()
     short = 0.0 if low == smooth.low else abs(at[0] - smooth.below)
@@ -155,55 +156,123 @@ def coarser(smooth: Smooth, times: int) -> Smooth | None:
 
 
 @cache
-def fitted(smooth: Smooth, frac_bits: int, exact: bool) -> tuple[tuple[int, ...], ...]:
-    """Three rows of ring integers: the coefficients of 1, t and t^2 of each piece, at a common scale of 3 frac_bits.
+def fitted(smooth: Smooth, exact: bool) -> tuple[tuple[float, ...], ...]:
+    """Three rows: the coefficients of 1, t and t^2 around each center, multiples of 2^-24.
 
-    Piece j has its center at low + (2 j + 1) h with exact rounding, and there is one behind the last. Else its center is at
-    low + (j - 1) h: the first and the last two pieces are margins.
+    With exact rounding, piece j has its center at low + (2 j + 1) h. Else there are PARTS times as many, from low - h on.
     """
-    if smooth.pieces() + _MARGIN > smooth.size:
-        raise ValueError(f"{smooth.name}: {smooth.pieces()} pieces do not fit a table of {smooth.size}")
-    step = 2.0**-smooth.step_bits
-    if exact:
-        centers = smooth.low + (2 * torch.arange(smooth.size // 2, dtype=torch.float64) + 1) * step
-    else:
-        centers = smooth.low + (torch.arange(smooth.size, dtype=torch.float64) - 1) * step
-    centers = centers.clamp(max=smooth.high + step)  # beyond it no argument falls
+    if smooth.pieces() + _MARGIN > 2 * smooth.size:
+        raise ValueError(f"{smooth.name}: {smooth.pieces()} half entries do not fit a table of {smooth.size}")
+    step, count = 2.0**-smooth.step_bits, smooth.size if exact else smooth.size * PARTS
+    apart = 2 * step * smooth.size / count
+    centers = smooth.low + (torch.arange(count, dtype=torch.float64) + 0.5) * apart - (0.0 if exact else step)
+    reach = step if exact else step + apart / 2
+    center = centers.clamp(max=smooth.high + reach).numpy()[:, None]  # beyond it no argument falls
+    low = np.clip(center - reach, smooth.low, smooth.high)
+    high = np.clip(center + reach, smooth.low + step, smooth.high + 2 * step)
     nodes = np.cos((np.arange(8) + 0.5) * np.pi / 8)
-    points = centers.unsqueeze(1) + torch.from_numpy(nodes) * step
-    values = smooth.function(points).numpy()
-    basis = np.vander(nodes * step, 3, increasing=True)
-    pieces = np.linalg.lstsq(basis, values.T, rcond=None)[0]
-    return tuple(tuple(_ring(float(c), (3 - power) * frac_bits) for c in row) for power, row in enumerate(pieces))
+    points = (low + high) / 2 + (high - low) / 2 * nodes
+    values, t = smooth.function(torch.from_numpy(points)).numpy(), points - center
+    basis = np.stack([np.ones_like(t), t, t * t], -1)
+    turned = basis.transpose(0, 2, 1)
+    found = np.linalg.solve(turned @ basis, turned @ values[..., None])[..., 0]
+    return tuple(tuple(_rounded(float(c)) for c in row) for row in found.T)
 
 
-def _ring(coefficient: float, frac_bits: int) -> int:
-    """A coefficient at a scale, rounded to 2^-24 first: machines that differ in the last digits get equal tables."""
-    rounded, shift = round(coefficient * 2.0**_GRID_BITS), frac_bits - _GRID_BITS
-    return rounded << shift if shift >= 0 else (rounded + (1 << (-shift - 1))) >> -shift
+def _rounded(coefficient: float) -> float:
+    """Rounded to 2^-24: machines that differ in the last digits get equal tables."""
+    return round(coefficient * 2.0**_GRID_BITS) * 2.0**-_GRID_BITS
 
 
-def narrowest(rows: Sequence[Sequence[int]], frac_bits: int, step_bits: int) -> tuple[list[list[int]], int]:
-    """Rows of a scale of 3 frac_bits at the scale whose values 48 bits hold, with 2 to spare and half a unit of frac_bits
-    that rounding adds, and its fractional bits.
+@dataclass(frozen=True)
+class Pieces:
+    """A table of ring integers: rows of the coefficients of 1, t and t^2, and how a spline reads them.
 
-    As they are where that leaves too few for t^2 to be right to half a unit.
+    The value has `frac` fractional bits: the sum of row r times t^r times 2^shifts[r], where of t^2 `drop` bits are cut off.
+    `cuts`: with fast rounding, the bits that are cut off where coefficients are moved to another center (see
+    protocols.gates.lookup).
     """
-    made, frac, reach = [list(row) for row in rows], 3 * frac_bits, piece_reach(frac_bits, step_bits)
-    while (most_of_pieces(made, reach) + (1 << (frac - frac_bits) >> 1)).bit_length() > _NARROW:
-        frac -= 1
-        if frac < 3 * frac_bits - 2 * step_bits:
-            return [list(row) for row in rows], 3 * frac_bits
-        less = 3 * frac_bits - frac
-        made = [[(c + (1 << less >> 1)) >> less for c in row] for row in rows]
-    return made, frac
+
+    rows: tuple[tuple[int, ...], ...]
+    frac: int
+    shifts: tuple[int, int, int] = (0, 0, 0)
+    drop: int = 0
+    cuts: tuple[int, int, int] | None = None
 
 
-def most_of_pieces(rows: Sequence[Sequence[int]], reach: int) -> int:
+@cache
+def pieces(smooth: Smooth, frac_bits: int, exact: bool, factor: float = 1.0, shift: float = 0.0) -> Pieces:
+    """The table of factor f + shift."""
+    first, *others = ([c * factor for c in row] for row in fitted(smooth, exact))
+    rows = [[c + shift for c in first], *others]
+    return _exact_pieces(smooth, frac_bits, rows) if exact else _fast_pieces(smooth, frac_bits, rows)
+
+
+def _ring(row: Sequence[float], frac: int) -> tuple[int, ...]:
+    return tuple(round(c * 2.0**frac) for c in row)
+
+
+def _exact_pieces(smooth: Smooth, frac_bits: int, rows: Sequence[Sequence[float]]) -> Pieces:
+    """At the scale whose values 48 bits hold, with 2 to spare and half a unit of frac_bits that rounding adds; with
+    3 frac_bits where that leaves too few for t^2 to be right to half a unit."""
+    reach, most_frac = piece_reach(frac_bits, smooth.step_bits, True), 3 * frac_bits
+    for frac in range(most_frac, most_frac - 2 * smooth.step_bits - 1, -1):
+        made = Pieces(tuple(_ring(row, frac - r * frac_bits) for r, row in enumerate(rows)), frac)
+        if (most_of_pieces(made, reach) + (1 << (frac - frac_bits) >> 1)).bit_length() <= _NARROW:
+            return made
+    return Pieces(tuple(_ring(row, most_frac - r * frac_bits) for r, row in enumerate(rows)), most_frac)
+
+
+def _fast_pieces(smooth: Smooth, frac_bits: int, rows: Sequence[Sequence[float]]) -> Pieces:
+    """At the scale that takes the fewest bytes in which the coefficients cost no more than a unit: those of 1 an eighth, of
+    t half a unit and a sixteenth, of t^2 two eighths, of which one is that of t^2 itself."""
+    step, steepest = smooth.step_bits, max(abs(c) for c in rows[2])
+    largest = max(abs(c) for c in rows[0])
+    room = max(0, math.ceil(math.log2(largest))) + 2
+    while True:
+        second = max(0, frac_bits + 2 - 2 * step)
+        square = frac_bits + 2 + math.ceil(math.log2(steepest))
+        square = max(2 * step, min(2 * frac_bits, square, 64 - room - second))
+        fracs = [frac_bits + 3, frac_bits - step + frac_bits, second + square]
+        sizes = [-(-(room + n) // 8) * 8 for n in fracs]
+        frac = max(sizes) - room
+        square = min(2 * frac_bits, sizes[2] - room - second)
+        linear = min(sizes[1] - room - frac_bits, second + frac_bits)
+        table = min(max(linear, frac_bits - step + 5), second + frac_bits)
+        zeroth = min(sizes[0] - room, table + frac_bits)
+        made = Pieces(
+            tuple(_ring(row, n) for row, n in zip(rows, (zeroth, table, second), strict=True)),
+            frac,
+            (frac - zeroth, frac - linear - frac_bits, frac - second - square),
+            2 * frac_bits - square,
+            (table + frac_bits - zeroth, second + frac_bits - table, table - linear),
+        )
+        if most_of_pieces(made, piece_reach(frac_bits, step, False)).bit_length() <= max(sizes) - 2:
+            return made
+        room += 1
+
+
+def most_of_pieces(made: Pieces, reach: int) -> int:
     """The largest magnitude of a piece's polynomial where |t| is at most `reach`, in units of the ring."""
-    return max(sum(abs(c) * reach**power for power, c in enumerate(piece)) for piece in zip(*rows, strict=True))
+    finer = made.cuts[2] if made.cuts else 0
+    spare = 2 if made.cuts else 0  # what is cut off of coefficients
+    return max(
+        (abs(c0) + spare << made.shifts[0])
+        + ((abs(c1) >> finer) + spare) * (reach << made.shifts[1])
+        + (abs(c2) + spare) * ((reach**2 >> made.drop) + spare << made.shifts[2])
+        for c0, c1, c2 in zip(*made.rows, strict=True)
+    )
 
 
-def piece_reach(frac_bits: int, step_bits: int) -> int:
-    """The largest magnitude of the argument of a piece, h, in units of the ring, with room for rounding."""
-    return (1 << max(0, frac_bits - step_bits)) + 2
+def most_of_spline(graph: Graph, spline: Node) -> int:
+    """The largest magnitude of a spline's value in a graph whose truncations are placed, in units of the ring."""
+    t, lookup = (graph[a] for a in spline.args[-2:])
+    rows, cuts = lookup.attrs["table"], lookup.attrs.get("cuts")
+    made = Pieces(rows, 0, tuple(spline.attrs["shifts"]), spline.attrs["drop"], tuple(cuts) if cuts else None)
+    return most_of_pieces(made, piece_reach(t.frac or 0, spline.attrs["step_bits"], cuts is None))
+
+
+def piece_reach(frac_bits: int, step_bits: int, exact: bool) -> int:
+    """The largest magnitude of the argument of a piece, in units of the ring, with room for rounding."""
+    half = 1 << max(0, frac_bits - step_bits)
+    return half + (0 if exact else half // PARTS) + 2

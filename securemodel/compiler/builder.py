@@ -15,11 +15,11 @@ import torch
 from protocols.bilinear import real_bilinear
 from protocols.linear import linear_shape
 from protocols.names import PUBLIC
+from securemodel.compiler.approximations import PARTS, Pieces
 from securemodel.compiler.ir import AMONG, TABLED, WRAPS, Graph, Mark, Node, phase_of, plain_json
 
 Real = float
 """In `Builder`, `float` is an operator."""
-_PARTS = (False, True)  # of a number beside h: how many h it has, and what is left
 SPLINE_BITS = (8, 16)
 """The least and the most fractional bits that splines work with."""
 
@@ -593,29 +593,26 @@ class Builder:
         """[index = v] for v = 0 .. size - 1 in a new last axis; size is a power of two, the index is a whole number."""
         return self._value(self._secret("unit", [index], (*index.shape, size), size=size), integer=True)
 
-    def spline(self, z: Value, table: list[list[int]], step_bits: int, frac: int) -> Value:
-        """A piecewise polynomial of z >= 0, periodic: row r of the table has the pieces' coefficients of t^r, at a scale
-        that gives the result `frac` fractional bits.
+    def spline(self, z: Value, made: Pieces, step_bits: int) -> Value:
+        """A piecewise polynomial of z >= 0, periodic: the value has `made.frac` fractional bits.
 
         With h = 2^-step_bits and exact rounding, piece j is for z in [2 j h, 2 (j + 1) h) and reads t = z - (2 j + 1) h.
-        Else it is chosen for z in [(j - 1) h, (j + 1) h), at random between the two that fit, and reads t = z - j h.
-        Raises CannotLower where t would have no bits, or the result's 3 frac_bits no room.
+        Else the pieces stand around PARTS times as many centers; which of them is read, and t, are in the opening of z.
         """
-        low, high = SPLINE_BITS
-        if not low <= self.frac_bits <= high:
-            reason = f"a function by splines, with frac_bits = {self.frac_bits}"
-            raise CannotLower(reason, f"compile with frac_bits from {low} to {high}")
-        step = 2.0**-step_bits
+        attrs: dict[str, Any] = {"table": [list(row) for row in made.rows]}
         if self.exact:
+            step = 2.0**-step_bits
             index = self.floor(z, step_bits - 1)
             t = self.offset(self.sub(self.rescale(z), self.scale(index, 2 * step)), -step)
+            operands = [index, t]
         else:
-            index, t = (
-                self._value(self._secret("window", [z], z.shape, step_bits=step_bits, size=len(table[0]), rest=r))
-                for r in _PARTS
-            )
-        coefficients = self._value(self._secret("lookup", [index], (len(table), *z.shape), table=table))
-        return self._value(self._secret("spline", [coefficients, t], z.shape, step_bits=step_bits, frac=frac))
+            size = len(made.rows[0]) // PARTS
+            t = self._value(self._secret("window", [z], z.shape, step_bits=step_bits, size=size))
+            operands, attrs["cuts"] = [t], list(made.cuts or ())
+        coefficients = self._value(self._secret("lookup", operands, (3, *z.shape), **attrs))
+        rows = [self.slice(coefficients, 0, i, i + 1) for i in range(3)]
+        rest = {"frac": made.frac, "shifts": list(made.shifts), "drop": made.drop, "step_bits": step_bits}
+        return self._value(self._secret("spline", [*rows, t, coefficients], z.shape, **rest))
 
     def maximum(self, x: Value, y: Value) -> Value:
         """max(x, y) = y + [x - y >= 0] (x - y)."""

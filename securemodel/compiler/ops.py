@@ -22,7 +22,8 @@ from protocols.gates.beyond import MAX_CHECKS
 from protocols.gates.conjunction import MAX_FAN_IN
 from protocols.gates.sign import digit_count, groups, layer_of, leaf_planes, opened_planes
 from protocols.gates.unit import MAX_BITS
-from protocols.kernels.checks import MAX_TERMS, TABLE_SIZES
+from protocols.kernels import PARTS
+from protocols.kernels.checks import TABLE_SIZES
 from protocols.names import EVERYBODY, NAME_RULE, PUBLIC, is_name
 from protocols.shares import RING_BITS, words
 from securemodel.compiler.builder import bilinear_shape
@@ -463,9 +464,18 @@ def _window(case: Case) -> Made:
 
 
 def _lookup(case: Case) -> Made:
-    table = case.attrs["table"]
-    if len({len(column) for column in table}) != 1 or len(table[0]) not in TABLE_SIZES:
-        raise Wrong(f"the columns of a table have one length, one of {', '.join(map(str, TABLE_SIZES))}")
+    table, (index, *t), rest = case.attrs["table"], case.xs, case.attrs.get("rest")
+    size = len(table[0]) // (1 if rest is None else PARTS)
+    if {len(column) for column in table} != {size * (1 if rest is None else PARTS)} or size not in TABLE_SIZES:
+        raise Wrong(
+            f"the columns of a table have one length, one of {', '.join(map(str, TABLE_SIZES))}, or {PARTS} times it"
+        )
+    if (rest is not None) != (index.form == "window") or (rest is None) != ("cuts" not in case.attrs):
+        raise Wrong("coefficients around a window have `rest` and `cuts`, and no others do")
+    if rest is not None and (index.attrs["bits"] != rest + size.bit_length() - 1 or t or len(table) != 3 or size < 16):
+        raise Wrong(f"{index.attrs['bits']} bits are no index of {size} entries, with {rest} bits of t below")
+    if t and (t[0].shape != index.shape or len(table) != 3):
+        raise Wrong("around a masked t there are three coefficients for each of its elements")
     two = len(case.header.parties) == 2
     if (case.node.op == "lookup") != two:
         raise Wrong(
@@ -505,16 +515,17 @@ def _permute(case: Case) -> Made:
 
 
 def _spline(case: Case) -> Made:
-    coefficients, t, *signed = case.xs
+    coefficients, t, signed = case.xs[:3], case.xs[3], case.xs[4:]
     if case.attrs["signed"] != bool(signed) or case.attrs["signed"] != (len(case.header.parties) == 2):
-        raise Wrong("a third operand, the sign, is there for two parties, and `signed` says so")
-    terms = coefficients.shape[0] if coefficients.shape else 0
-    if coefficients.shape != (terms, *t.shape) or not 1 <= terms <= MAX_TERMS or coefficients.frac != 0:
+        raise Wrong("a last operand, the sign, is there for two parties, and `signed` says so")
+    if any(x.shape != (1, *t.shape) or x.frac != 0 for x in coefficients) or len(case.attrs["shifts"]) != 3:
         raise Wrong(
-            f"{list(coefficients.shape)} are not the coefficients of 1 to {MAX_TERMS} powers of {list(t.shape)}"
+            f"{[list(x.shape) for x in coefficients]} are not the coefficients of {list(t.shape)}, with a shift each"
         )
-    if signed and signed[0].shape != coefficients.shape:
-        raise Wrong("the sign is that of the coefficients")
+    if (t.form == "window") != ("rest" in case.attrs):
+        raise Wrong("of a window, and of nothing else, `rest` bits are read")
+    if signed and (signed[0].op != "lookup" or signed[0].shape != (3, *t.shape)):
+        raise Wrong("the sign is that of a lookup of three coefficients")
     frac_of(t)
     return Made(t.shape, case.attrs["frac"])
 
@@ -735,7 +746,8 @@ _ROUNDED = {**_EXACT, **_READ, **_SMALL}
 _FIRSTS: Who = frozenset({"first"})
 _OF_X: Who = frozenset({0})
 _DIGITS, _APART = {"digits": whole(2, 17)}, {"apart": whole(2, 16)}
-_TABLE = {"table": many(many(INTEGER), 1)}
+_TABLE, _REST = {"table": many(many(INTEGER, 1), 1)}, whole(5, 32)
+_AROUND = {"rest": _REST, "cuts": lambda value: many(whole(0, 62), 3)(value) and len(value) == 3}
 _TAKEN = {"dim": AXIS, "size": STEP, "steps": STEP, "seed": INTEGER, "part": PLACE, "shuffle": flag}
 _OWNED = {
     **_NESTED,
@@ -750,6 +762,11 @@ _OWNED = {
 def _cut_of(place: int) -> Callable[[Node, int], int | None]:
     """What is read of the operands of a truncation, which is at this place: of it, what shows it whole."""
     return lambda node, index: node.attrs.get("modulo", RING_BITS) if index == place else None
+
+
+def _index_alone(node: Node, index: int) -> int | None:
+    """Of the index of a table 8 bits, of t as many as of the result."""
+    return 8 if index == 0 else None
 
 
 ROWS: dict[str, Row] = {
@@ -846,14 +863,20 @@ ROWS: dict[str, Row] = {
         "masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _ROUNDED, reads=_cut_of(1),
     ),
     "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}, _READ),
-    "lookup": Row("(masked|window) -> additive", _lookup, _TABLE, reads=lambda node, index: 8),
-    "lookup_shared": Row("(masked|window) -> additive", _lookup, _TABLE, _READ, reads=lambda node, index: 8),
+    "lookup": Row("(masked |window )(masked )?-> additive", _lookup, _TABLE, _AROUND, reads=_index_alone),
+    "lookup_shared": Row(
+        "(masked |window )(masked )?-> additive", _lookup, _TABLE, {**_AROUND, **_READ}, reads=_index_alone
+    ),
     "unit": Row(
         "masked -> additive", _unit, {"size": whole(2, 1 << MAX_BITS)},
         reads=lambda node, index: node.attrs["size"].bit_length() - 1,
     ),
     "permute": Row("order masked -> additive", _permute),
-    "spline": Row("masked (masked|window) (additive )?-> additive", _spline, {"signed": flag, "frac": whole(0, _MAX_FRAC)}, _READ, reads=None),
+    "spline": Row(
+        "masked masked masked (masked |window )(additive )?-> additive", _spline,
+        {"signed": flag, "frac": whole(0, _MAX_FRAC), "shifts": many(whole(0, 63), 3), "drop": whole(0, 63)},
+        {"rest": _REST, **_READ}, reads=None,
+    ),
 }  # fmt: skip
 """The operators of a program whose masks are placed. Each key of protocols.gates.GATES has its row."""
 TALK = frozenset(op for op, row in ROWS.items() if row.opens)
@@ -880,12 +903,14 @@ def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
         reads = rows[node.op].reads
         for index, arg in enumerate(node.args):
             need = reads(node, index) if reads else None
-            bits[arg] = max(bits[arg], max(0, bits[node.id] - shifted_bits(node)) if need is None else need)
+            bits[arg] = max(bits[arg], max(0, bits[node.id] - shifted_bits(node, index)) if need is None else need)
     return [min(RING_BITS, -(-need // 8) * 8) for need in bits]
 
 
-def shifted_bits(node: Node) -> int:
-    """How many zeros a local operator puts at the end of each number."""
+def shifted_bits(node: Node, index: int = 0) -> int:
+    """How many zeros an operator puts at the end of each number of an operand."""
+    if node.op == "spline":
+        return node.attrs["shifts"][index] if index < 3 else 0
     factor = node.attrs["attrs"]["factor"] if node.op == "linear" and node.attrs["kind"] == "scale" else 1
     return (factor & -factor).bit_length() - 1 if factor else 0
 

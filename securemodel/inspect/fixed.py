@@ -7,12 +7,14 @@ each ring element goes the same number as float64, which does not wrap: where th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 
+from protocols import kernels
 from protocols.bilinear import bilinear, real_bilinear
 from protocols.fixedpoint import encode
 from protocols.gates import GATES, SIGNED
@@ -221,9 +223,25 @@ def _truncated(node: Node, x: Both) -> torch.Tensor:
 
 
 def _lookup(node: Node, operands: list[Both]) -> torch.Tensor:
-    table = torch.tensor(node.attrs["table"], dtype=torch.float64)
-    index = operands[0].number.long() % table.shape[1]  # tables repeat, see docs/protocol.md, section 10
-    return table[:, index]
+    """Tables repeat, see docs/protocol.md, section 10."""
+    table = torch.tensor(node.attrs["table"])
+    index = operands[0].number.long()
+    if "rest" in node.attrs:
+        here = kernels.weighted_around(
+            index.reshape(-1), _first(index.numel(), table.shape[1] // kernels.PARTS), table, node.attrs["rest"],
+            node.attrs["cuts"],
+        )  # fmt: skip
+        return here.view(-1, *index.shape).double()
+    entries = table.double()[:, index % table.shape[1]]
+    if len(operands) == 1:
+        return entries
+    (c0, c1, c2), t = entries, operands[1].number
+    return torch.stack([c0 + c1 * t + c2 * t * t, c1 + 2 * c2 * t, c2])
+
+
+def _first(count: int, size: int) -> torch.Tensor:
+    """Unit vectors of 0."""
+    return torch.eye(1, size, dtype=torch.int64).expand(count, size)
 
 
 def _unit(node: Node, operands: list[Both]) -> torch.Tensor:
@@ -232,9 +250,12 @@ def _unit(node: Node, operands: list[Both]) -> torch.Tensor:
 
 
 def _spline(node: Node, operands: list[Both]) -> torch.Tensor:
-    coefficients, t = operands[0].number, operands[1].number
-    terms = [coefficients[power] * t**power for power in range(coefficients.shape[0])]
-    return sum(terms[1:], terms[0])
+    left = float(1 << node.attrs["rest"] >> 1) if "rest" in node.attrs else 0.0
+    square = math.floor(left * left * 2.0 ** -node.attrs["drop"] + 0.5)
+    values = [
+        y.number.view(node.shape) * 2.0**shift for y, shift in zip(operands[:3], node.attrs["shifts"], strict=True)
+    ]
+    return values[0] + values[1] * left + values[2] * square
 
 
 def _beyond(node: Node, operands: list[Both]) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 import securemodel
 from protocols.prg import Draws, Stream
-from securemodel.compiler.approximations import Smooth, fitted
+from securemodel.compiler.approximations import PARTS, Smooth, fitted
 from securemodel.engines.masked import party, preparing
 from securemodel.inspect.fixed import fixed_point
 
@@ -60,12 +60,11 @@ def veils(inputs, kind: str) -> tuple[torch.Tensor, ...]:
 
 def splined(fit: Smooth, x: torch.Tensor, exact: bool) -> list[torch.Tensor]:
     """A spline in exact arithmetic at x inside its domain, with each piece that an argument may get."""
-    rows, h = torch.tensor(fitted(fit, 16, exact), dtype=torch.float64), 2.0**-fit.step_bits
-    c0, c1, c2 = rows * torch.tensor([[2.0**-48], [2.0**-32], [2.0**-16]], dtype=torch.float64)
-    z, out = x - fit.start(exact), []
-    for above in (0,) if exact else (0, 1):
-        piece = (z / (2 * h if exact else h)).floor().long() + above
-        t = z - (2 * piece + 1 if exact else piece) * h
+    (c0, c1, c2), h = torch.tensor(fitted(fit, exact), dtype=torch.float64), 2.0**-fit.step_bits
+    apart, start, out = (2 * h, 0.0, []) if exact else (2 * h / PARTS, -h, [])
+    for around in (0.0,) if exact else torch.linspace(-h, h, 11).tolist():
+        piece = ((x - fit.low - start + around) / apart).floor().long()
+        t = x - fit.low - start - (piece + 0.5) * apart
         out.append(c0[piece] + c1[piece] * t + c2[piece] * t**2)
     return out
 

@@ -7,6 +7,7 @@ A parameter of the other party is added to each, so that nobody computes anythin
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from running import IDLE_THIRD, TWO, run, splined
 from torch import nn
 
 import securemodel
-from securemodel.compiler.approximations import SMOOTH, fitted
+from securemodel.compiler.approximations import SMOOTH, pieces
 
 UNIT = 2.0**-16
 NOISE = 2 * UNIT  # of fixed point: a truncation of the result and a rounding of float32
@@ -122,8 +123,9 @@ def test_activation(name, settings):
 
 
 def test_a_wrong_table_is_noticed(monkeypatch):
-    moved = tuple(tuple(v + (1 << 36) for v in row) for row in fitted(SMOOTH["tanh"], 16, True))
-    monkeypatch.setattr("securemodel.compiler.lower.smooth.fitted", lambda *arguments: moved)
+    made = pieces(SMOOTH["tanh"], 16, True)
+    moved = replace(made, rows=tuple(tuple(v + (1 << made.frac - 12) for v in row) for row in made.rows))
+    monkeypatch.setattr("securemodel.compiler.lower.smooth.pieces", lambda *arguments: moved)
     with pytest.raises(AssertionError, match="beyond the bound"):
         test_activation("tanh", TWO)
 

@@ -177,9 +177,10 @@ def test_with_fast_rounding_splines_find_their_piece_in_the_opening_of_their_arg
         Fn(function), (x, y), weights="a", inputs=("a", "b"), outputs="b", rounding="fast", parties=parties
     )
     assert not ops(program, "truncate")
-    index, rest = ops(program, "window")
-    assert index.args == rest.args and index.attrs["bits"] == 8 and rest.attrs["bits"] == 12
-    assert len(ops(program, "mask")) == 3, "the argument, coefficients, the value"
+    (place,) = ops(program, "window")
+    assert place.attrs["bits"] == 7 + 13, "an entry of 128, and a number of 13 bits below"
+    widths = [node.attrs["width"] for node in ops(program, "mask")]
+    assert widths == [64, 24, 40, 32, 40], "the argument, coefficients, the value"
     assert difference(run(program, x, y)[0], function(x, y)) < 2**-13
 
 
@@ -240,10 +241,12 @@ def test_digits_of_different_masks_are_not_dealt_once():
 def test_no_more_is_dealt_than_is_read_of_a_gate():
     program = two_inputs(lambda x, y: nn.functional.gelu(x + y), (64,))
     (spline,), select = ops(program, "spline"), ops(program, "select_truncated")
-    assert spline.attrs["read"] == 48 and "read" not in select[0].attrs
+    assert spline.attrs["read"] == 48 and "read" not in select[0].attrs and spline.attrs["shifts"] == [0, 0, 0]
     with pytest.raises(ProgramError, match="48 bits of it are read, but 40 are opened or dealt"):
-        parse_program(program.text().replace('"read":48,"signed"', '"read":40,"signed"'))
-    assert 64 * 6 * 6 == program_bytes(program, spline)
+        parse_program(program.text().replace('"read":48,"shifts"', '"read":40,"shifts"'))
+    assert 64 * 6 * 4 == program_bytes(program, spline)
+    fast = two_inputs(lambda x, y: nn.functional.gelu(x + y), (64,), rounding="fast")
+    assert 64 * (3 + 5 + 4 + 5) == program_bytes(fast, *ops(fast, "spline"))
 
 
 def program_bytes(program, node) -> int:
@@ -486,7 +489,7 @@ def test_a_deep_model_is_no_deep_recursion():
 def test_a_value_that_is_compared_twice_is_masked_once():
     program = two_inputs(lambda x, y: torch.sigmoid(x + y), shape=(64,))
     opened = [node.attrs["width"] for node in ops(program, "mask")]
-    assert sorted(opened) == [8, 48, 48, 48, 64], "argument, index, distance, coefficients, polynomial; nothing twice"
+    assert sorted(opened) == [8, *5 * [48], 64], "argument, index, distance, three coefficients, value; nothing twice"
 
 
 def test_all_pairs_are_compared_from_the_masks_of_their_operands():

@@ -12,7 +12,8 @@ from running import Fn
 from torch import nn
 
 import securemodel
-from securemodel.compiler.approximations import SMOOTH, fitted, most_of_pieces, narrowest, piece_reach
+from protocols.kernels import twins
+from securemodel.compiler.approximations import PARTS, SMOOTH, fitted, most_of_pieces, piece_reach, pieces
 from securemodel.compiler.ir import Graph
 from securemodel.inspect.fixed import fixed_point
 
@@ -82,16 +83,43 @@ def test_what_a_client_gives_may_be_any_number():
 @pytest.mark.parametrize("name", SMOOTH)
 def test_narrow_coefficients_are_right_to_half_a_unit(name, frac_bits):
     fit = SMOOTH[name]
-    rows = fitted(fit, frac_bits, True)
-    made, frac = narrowest(rows, frac_bits, fit.step_bits)
-    t = torch.linspace(-(2.0**-fit.step_bits), 2.0**-fit.step_bits, 9).double().unsqueeze(1)
-    value = lambda rows, frac: sum(
-        torch.tensor(row).double() * 2.0 ** (power * frac_bits - frac) * t**power for power, row in enumerate(rows)
-    )
-    assert float((value(made, frac) - value(rows, 3 * frac_bits)).abs().max()) <= 2.0 ** -(frac_bits + 1) * 1.01
-    most = most_of_pieces(made, piece_reach(frac_bits, fit.step_bits))
-    rounded = most + 2 ** (frac - frac_bits - 1)  # what the truncation of an exact program adds half a unit to
-    assert rounded < 2**46 if frac < 3 * frac_bits else [list(row) for row in rows] == made
+    made, rows = pieces(fit, frac_bits, True), torch.tensor(fitted(fit, True), dtype=torch.float64).unsqueeze(-1)
+    t = torch.linspace(-(2.0**-fit.step_bits), 2.0**-fit.step_bits, 9).double().view(1, -1)
+    narrow = [
+        torch.tensor(row).double().view(-1, 1) * 2.0 ** (r * frac_bits - made.frac) for r, row in enumerate(made.rows)
+    ]
+    value = lambda rows: rows[0] + rows[1] * t + rows[2] * t**2
+    assert float((value(narrow) - value(rows)).abs().max()) <= 2.0 ** -(frac_bits + 1) * 1.01
+    most = most_of_pieces(made, piece_reach(frac_bits, fit.step_bits, True))
+    rounded = most + 2 ** (made.frac - frac_bits - 1)  # what the truncation of an exact program adds half a unit to
+    assert rounded < 2**46 if made.frac < 3 * frac_bits else rounded < 2**62
+
+
+@pytest.mark.parametrize("frac_bits", [8, 12, 16])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_with_fast_rounding_coefficients_in_few_bytes_cost_less_than_a_unit(name, frac_bits):
+    """Around every public number, for every mask, at the ends of their ranges: beside the polynomials of the fit, and below
+    the bound that bytes are chosen by."""
+    fit = SMOOTH[name]
+    made, unit, half = pieces(fit, frac_bits, False), 2.0**-frac_bits, 1 << frac_bits - fit.step_bits
+    exact = torch.tensor(fitted(fit, False), dtype=torch.float64)
+    table, last = torch.tensor(made.rows), round((fit.high - fit.low) / unit)
+    most = most_of_pieces(made, piece_reach(frac_bits, fit.step_bits, False))
+    worst = largest = 0.0
+    for lam in (0, 1, half - 1, half, 2 * half - 1):
+        v = torch.cat([torch.arange(0, last, max(1, last // 4000)), torch.tensor([last])])
+        m = v + lam
+        j, part, inner = m // (2 * half), m % (2 * half) // (2 * half // PARTS), 2 * half // PARTS
+        y = twins.weighted_around(m, torch.eye(1, 128, dtype=torch.int64).expand(len(m), 128), table,
+                                  (2 * half).bit_length() - 1, made.cuts)  # fmt: skip
+        g = half - lam
+        square = (g * g + (1 << made.drop >> 1)) >> made.drop
+        value = (y[0] << made.shifts[0]) + (y[1] * g << made.shifts[1]) + (y[2] * square << made.shifts[2])
+        t = (m % inner - inner // 2 + g) * unit
+        c0, c1, c2 = exact[:, (j % 128) * PARTS + part]
+        worst = max(worst, float((value.double() * 2.0**-made.frac - (c0 + c1 * t + c2 * t**2)).abs().max()))
+        largest = max(largest, int(value.abs().max()))
+    assert worst <= unit and largest <= most < 2**62
 
 
 @pytest.mark.parametrize("parties", [2, 3])

@@ -726,7 +726,8 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     if name == "permute":
         return table.gate(name, {}, [table.hide(torch.arange(COUNT).flip(0), COUNT, by=0), table.mask(x)], n)
     if name == "spline":
-        return table.gate(name, {"signed": False}, [table.mask(torch.stack([x, x, x])), table.mask(x)], n)
+        attrs = {"signed": False, "shifts": [16, 0, 8], "drop": 15, "rest": 13}
+        return table.gate(name, attrs, [*(table.mask(x.unsqueeze(0)) for _ in range(3)), table.mask(x)], n)
     if name == "conjunction":
         attrs = {"size": COUNT, "terms": [[[0, False], [1, True]]]}
         return table.gate(name, attrs, [table.mask_bits(torch.full((1, words(2 * COUNT)), -bit))], (1, words(COUNT)))

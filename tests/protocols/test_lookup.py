@@ -34,24 +34,75 @@ def ring(rng: np.random.Generator, *shape: int) -> torch.Tensor:
 # --- kernels ----------------------------------------------------------------------------------------------------
 
 
+moved = st.tuples(*[st.integers(0, 63)] * 3)
+
+
 @pytest.mark.parametrize("variant", COMPILED)
-@given(seeds, counts, columns, st.booleans(), st.booleans())
-@settings(max_examples=30, deadline=None)
-def test_splines_equal_their_twins(variant, seed, n, terms, signed, first):
+@given(seeds, counts, moved, st.integers(0, 32), st.integers(0, 40), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_splines_equal_their_twins(variant, seed, n, shifts, rest, drop, signed, first):
     rng = np.random.default_rng(seed)
-    c, t, sign = ring(rng, terms, n, 1), ring(rng, n, 1), ring(rng, n, 1) if signed else None
-    products = ring(rng, terms - (not signed) + terms * (terms + 1) // 2, n, 1)
+    values, masks, powers = ([ring(rng, n, 1) for _ in range(3)] for _ in range(3))
+    lam, sign = ring(rng, n, 1), ring(rng, n, 1) if signed else None
+    powers[0] = powers[0] if signed else None
     with kernels.use(variant):
-        assert torch.equal(kernels.spline(c, t, products, signed, first), twins.spline(c, t, products, signed, first))
-        assert torch.equal(kernels.deal_spline(c, t, sign), twins.deal_spline(c, t, sign))
+        made = kernels.spline(values, powers, lam, shifts, first)
+        dealt = kernels.deal_spline(masks, lam, sign, shifts, rest, drop)
+    assert torch.equal(made, twins.spline(values, powers, lam, shifts, first))
+    right = twins.deal_spline(masks, lam, sign, shifts, rest, drop)
+    assert all(torch.equal(a, b) for a, b in zip(dealt, right, strict=True))
 
 
 def test_splines_of_other_shapes_are_refused():
-    c, t = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(ValueError, match="1 to 3 coefficients"):
-        kernels.deal_spline(c, t, None)
-    with pytest.raises(ValueError, match="spline: products has 3 entries, expected 15"):
-        kernels.spline(c[:2], t, t, True, 1)
+    t = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="deal_spline: masks has 4 entries, expected 3"):
+        kernels.deal_spline([t, t, torch.zeros(4, dtype=torch.int64)], t, None, (0, 0, 0), 0, 0)
+    with pytest.raises(ValueError, match=r"spline: ring values cannot be moved by \[0, 64, 0\] bits"):
+        kernels.spline([t, t, t], [t, t, t], t, (0, 64, 0), 1)
+
+
+@pytest.mark.parametrize("variant", COMPILED)
+@given(
+    seeds,
+    counts,
+    st.sampled_from((16, 32, 64, 128, 256)),
+    st.integers(5, 32),
+    moved,
+    st.sampled_from((1, 8, 20, 40, 63)),
+)
+@settings(max_examples=60, deadline=None)
+def test_lookup_around_equals_its_twin(variant, seed, n, size, rest, cuts, bits):
+    """With entries of few bits, which narrow lanes hold, and with any; on shares: any bits may be set."""
+    rng, cuts = np.random.default_rng(seed), tuple(min(cut, 62) for cut in cuts)
+    m, vectors = ring(rng, n), ring(rng, n, max(1, size // 64))
+    table = ring(rng, 3, 16 * size) >> (63 - bits)
+    with kernels.use(variant):
+        made = kernels.lookup_around(m, vectors, table, rest, cuts)
+    assert torch.equal(made, twins.lookup_around(m, vectors, table, rest, cuts))
+
+
+@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize("bits", [4, 12, 19, 20, 21, 22, 30])
+def test_no_number_on_the_way_leaves_narrow_lanes(variant, bits):
+    """All entries as large as they are, all bits set: where sums or products first leave 32 bits."""
+    for sign, cuts in ((1, (0, 0, 0)), (-1, (8, 8, 0)), (1, (13, 10, 5))):
+        table = torch.full((3, 2048), sign * ((1 << bits) - 1))
+        m, vectors = torch.arange(0, 1 << 13, 37), torch.full((222, 2), -1)
+        with kernels.use(variant):
+            made = kernels.lookup_around(m, vectors, table, 13, cuts)
+        assert torch.equal(made, twins.lookup_around(m, vectors, table, 13, cuts))
+
+
+def test_wrong_coefficients_are_refused():
+    m, bits, table = torch.zeros(3).long(), torch.zeros(3, 2).long(), torch.zeros(3, 2048).long()
+    for wrong in (table[:2], table[:, :128], table[:, :100]):
+        with pytest.raises(ValueError, match="lookup_around"):
+            kernels.lookup_around(m, bits, wrong, 13, (0, 0, 0))
+    for rest, cuts in ((4, (0, 0, 0)), (33, (0, 0, 0)), (13, (0, 63, 0)), (13, (0, 0))):
+        with pytest.raises(ValueError, match="are no coefficients"):
+            kernels.lookup_around(m, bits, table, rest, cuts)
+    with pytest.raises(ValueError, match="weighted_around: weights has 6 entries, expected 384"):
+        kernels.weighted_around(m, bits, table, 13, (0, 0, 0))
 
 
 @pytest.mark.parametrize("variant", EVERY)
@@ -179,27 +230,53 @@ def polynomial(coefficients: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return sum(c * t**r for r, c in enumerate(coefficients))
 
 
-@given(seeds, parties_, st.sampled_from([(1,), (65,), (3, 7)]), columns)
+@given(seeds, parties_, st.sampled_from([(1,), (65,), (3, 7)]))
 @settings(max_examples=60, deadline=None)
-def test_spline_is_the_polynomial(seed, count, shape, terms):
+def test_spline_is_the_polynomial(seed, count, shape):
+    """Lookup around a masked t, opening and polynomial in a row, as a program with exact rounding runs them."""
     rng, parties = np.random.default_rng(seed), Setting(count, seed)
-    coefficients, t = ring(rng, terms, *shape), ring(rng, *shape)
-    operands = [parties.mask(coefficients), parties.mask(t)]
-    made, _ = parties.run("spline", {"signed": False}, operands, shape)
-    assert torch.equal(made, polynomial(coefficients, t))
+    index, t, table = ring(rng, *shape), ring(rng, *shape), ring(rng, 3, 32)
+    hidden = parties.mask(t)
+    made, operands = looked_up(parties, {"table": table.tolist()}, [parties.mask(index), hidden], shape)
+    attrs = {"signed": count == 2, "shifts": [0, 0, 0], "drop": 0}
+    value, _ = parties.run("spline", attrs, [*operands[:3], hidden, *operands[3:]], shape)
+    assert torch.equal(value, polynomial(table[:, index & 31], t))
+    assert torch.equal(made[2], table[2][index & 31])
 
 
-@given(seeds, st.sampled_from([(1,), (65,), (3, 7)]), columns)
+@given(
+    seeds, parties_, st.sampled_from([(1,), (65,), (3, 7)]), st.sampled_from([5, 13, 14]), st.sampled_from([0, 8, 15])
+)
 @settings(max_examples=60, deadline=None)
-def test_spline_removes_the_sign_of_a_lookup(seed, shape, terms):
-    """Lookup, opening and polynomial in a row, as a program of two parties runs them."""
-    rng, parties = np.random.default_rng(seed), Setting(2, seed)
-    index, t, table = ring(rng, *shape), ring(rng, *shape), ring(rng, terms, 32)
-    signed, sign = parties.run("lookup", {"table": table.tolist()}, [parties.mask(index)], (terms, *shape))
-    unused = [Masked(None, None)] * 2  # the sign is known to the dealer only
-    operands = [parties.mask(signed), parties.mask(t), (unused, sign)]
-    made, _ = parties.run("spline", {"signed": True}, operands, shape)
-    assert torch.equal(made, polynomial(table[:, index & 31], t))
+def test_spline_around_a_window_is_the_polynomial_around_what_all_know(seed, count, shape, rest, drop):
+    """... and as one with fast rounding does: in the low bits that are read, for numbers that all lanes hold."""
+    rng, parties, shifts, cuts = np.random.default_rng(seed), Setting(count, seed), [8, 0, 4], [9, 7, 3]
+    z, table = ring(rng, *shape), ring(rng, 3, 16 * 128) >> 44
+    forms, full = parties.mask(z)
+    low = (1 << rest + 7) - 1
+    place = [Masked(form.m & low, None) for form in forms], full & low
+    attrs = {"table": table.tolist(), "rest": rest, "cuts": cuts}
+    coefficients, operands = looked_up(parties, attrs, [place], shape)
+    attrs = {"signed": count == 2, "shifts": shifts, "drop": drop, "rest": rest, "read": 48}
+    value, _ = parties.run("spline", attrs, [*operands[:3], place, *operands[3:]], shape)
+
+    m, lam = place[0][0].m, place[1]
+    j, inner = ((m >> rest) - (lam >> rest)) & 127, rest - 4
+    c0, c1, c2 = table[:, 16 * j + ((m >> inner) & 15)]
+    r, cut = (m & ((1 << inner) - 1)) - (1 << inner >> 1), lambda x, bits: (x + (1 << bits >> 1)) >> bits
+    y = [c0 + cut((c1 + cut(c2 * r, 7)) * r, 9), cut(c1 + cut(2 * c2 * r, 7), 3), c2]
+    assert torch.equal(coefficients, torch.stack(y))
+    g = (1 << rest - 1) - (lam & ((1 << rest) - 1))
+    right = (y[0] << 8) + y[1] * g + (y[2] * cut(g * g, drop) << 4)
+    assert torch.equal((value - right) << 16, torch.zeros_like(value))
+
+
+def looked_up(parties: Setting, attrs: dict, operands: list, shape):
+    """The coefficients, and what a spline reads of them: each in masked form, and for two parties who gave the sign."""
+    name, unused = "lookup" if len(parties.roles) == 2 else "lookup_shared", [Masked(None, None)] * 2
+    made, sign = parties.run(name, attrs, operands, (3, *shape))
+    rows = [parties.mask(made[i : i + 1]) for i in range(3)]
+    return made if sign is None else made * sign, [*rows, *([] if sign is None else [(unused, sign)])]
 
 
 @given(seeds, parties_, st.sampled_from([(1,), (65,), (3, 7)]), st.sampled_from([1, 2, 8, 512]))

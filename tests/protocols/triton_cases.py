@@ -183,11 +183,13 @@ def looked_up(seed: int, n: int, size: int, columns: int, signed: bool, first: b
     with changed(launch, BLOCK=64), changed(tables, ROWS=16):
         same("unit_vectors", ring(n), size)
         same("unit_lookup", ring(n), ring(n, max(1, size // 64)), ring(columns, size))
-        shape, terms = (2, n), 1 + columns % 3
-        sign = ring(*shape) if signed else None
-        same("deal_spline", ring(terms, *shape), ring(*shape), sign)
-        products = ring(*twins.deal_spline(ring(terms, *shape), ring(*shape), sign).shape)
-        same("spline", ring(terms, *shape), ring(*shape), products, signed, first)
+        each, shifts, (rest, drop) = lambda: [ring(2, n) for _ in range(3)], (8 * columns, 0, columns), (5 * columns, 7)
+        same("deal_spline", each(), ring(2, n), ring(2, n) if signed else None, shifts, rest if first else 0, drop)
+        powers = each() if signed else [None, *each()[1:]]
+        same("spline", each(), powers, ring(2, n), shifts, first)
+        size, cuts = max(16, size), (13, columns, 40)
+        same("lookup_around", ring(n), ring(n, max(1, size // 64)), ring(3, 16 * size), rest, cuts)
+        same("weighted_around", ring(n), ring(n, size), ring(3, 16 * size), rest, cuts)
 
 
 def most() -> None:

@@ -86,11 +86,16 @@ def kernels_made() -> Iterator[tuple[str, Kernel]]:
         fixed = {"SIZE": size, "WORDS": max(2, size // 32), "COLUMNS": columns, "ROWS": tables.ROWS}
         signature = rings("out", "m", bits="*i32", limbs="*i8", **sizes)
         yield f"lookup of {size}, {columns} columns", (tables.lookup_kernel, signature, fixed, four)
-    fixed = {"TERMS": 3, "SIGNED": True, **block}
-    signature = rings("out", "coefficients", "t", "products", "mixed", n=WHOLE)
+    shifts, fixed = dict.fromkeys(("n", "shift0", "shift1", "shift2"), WHOLE), {"SIGNED": True, **block}
+    signature = rings("out", "y0", "y1", "y2", "power0", "power1", "power2", "masks", **shifts)
     yield "spline", (tables.spline_kernel, signature, {**fixed, "FIRST": True}, four)
-    signature = rings("out", "mixed", "masks", "lam", "sign", n=WHOLE)
+    signature = rings("out", "l0", "l1", "l2", "lam", "sign", **shifts, rest=WHOLE, drop=WHOLE)
     yield "deal_spline", (tables.deal_spline_kernel, signature, fixed, four)
+    cuts = dict.fromkeys(("n", "rest", "cut0", "cut1", "cut2"), WHOLE)
+    for weighted in (False, True):
+        fixed = {"SIZE": 128, "WORDS": 2, "PARTS": 16, "WEIGHTED": weighted, **block}
+        signature = rings("out", "m", "chosen", "table", **cuts)
+        yield f"coefficients, {'weights' if weighted else 'bits'}", (tables.around_kernel, signature, fixed, four)
 
     for width in (8, 5):
         fixed = {"WIDTH": width, "BITS": False, "BLOCK": openings.BLOCK}

@@ -28,7 +28,7 @@ from protocols.kernels.cpu.pointwise import (
     select_truncated,
     truncate,
 )
-from protocols.kernels.cpu.tables import deal_spline, spline, unit_lookup, unit_vectors
+from protocols.kernels.cpu.tables import deal_spline, lookup_around, spline, unit_lookup, unit_vectors, weighted_around
 
 __all__ = [
     "bit_times",
@@ -45,6 +45,7 @@ __all__ = [
     "hide",
     "join",
     "leaves",
+    "lookup_around",
     "matmul",
     "monomials",
     "monomials_layer",
@@ -60,5 +61,6 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "weighted_around",
     "widen",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from protocols.errors import explain
 
-INTERFACE = 5
+INTERFACE = 6
 """Which functions the builds have, with which arguments: builds of other sources say another number, or none."""
 _NEEDS = {
     "v3": {"avx2", "fma", "bmi", "bmi2"},

@@ -2,8 +2,6 @@
 // whose coefficients they are.
 #pragma once
 
-#include <type_traits>
-
 #include "common.hpp"
 
 namespace kernels {
@@ -98,66 +96,105 @@ inline void unit_lookup(u64* __restrict out, const u64* __restrict m, const u64*
   });
 }
 
-// A share of sum over r < Terms of T_r t^r, for masked coefficients and a masked t: m - l with public m, and dealt shares of
-// the powers of l (times the coefficients' sign, which is 1 and public where there is none) and of their products with
-// the coefficients' masks.
-template <int Terms>
-inline void spline(u64* __restrict out, const u64* __restrict m, const u64* __restrict t, const u64* __restrict products,
-                   i64 n, bool is_signed, bool first, int threads) {
-  parallel(n, 64, threads_for(double(n) * Terms, kTermsPerMillisecond, threads), [=](i64 begin, i64 end) {
-    const int own = is_signed ? Terms : Terms - 1;
-    const u64* mixed = products + own * n;
+// x / 2^bits, rounded to the nearest, in each lane.
+template <class Vec, class UVec, class ULane>
+inline UVec cut(UVec x, ULane half, int bits) {
+  return (UVec)((Vec)(x + half) >> bits);
+}
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kParts = 16;  // centers of an entry of a table of coefficients
+
+// For each element e, whose `rest` low bits of m[e] are a number and those above an index modulo size: out[c * n + e] = the
+// sum, over the set bits v, of coefficient c of entry (m[e] >> rest) - v around that number; Weighted: over all v, times
+// bits[e * size + v]. `turned` has for each of kParts parts of the numbers three rows as for unit_lookup. Lanes are narrow
+// where no number and no sum leaves them.
+template <class Lane, class ULane, bool Weighted>
+inline void lookup_around(u64* __restrict out, const u64* __restrict m, const u64* __restrict bits,
+                          const Lane* __restrict turned, i64 n, i64 size, int rest, int cut0, int cut1, int cut2,
+                          int threads) {
+  constexpr int lanes = kVectorBytes / sizeof(Lane);
+  typedef Lane Vec __attribute__((vector_size(kVectorBytes)));
+  typedef ULane UVec __attribute__((vector_size(kVectorBytes)));
+  typedef UVec Loose __attribute__((aligned(sizeof(Lane)), may_alias));
+  UVec places;
+  for (int l = 0; l < lanes; ++l) places[l] = static_cast<ULane>(l);
+  const int inner = rest - 4;
+  const i64 words = (size + 63) / 64;
+  const auto half = [](int count) { return static_cast<ULane>((u64(1) << count) >> 1); };
+  const ULane half0 = half(cut0), half1 = half(cut1), half2 = half(cut2);
+  parallel(n, 64, threads_for(n * 3, kLookupsPerMillisecond, threads), [=](i64 begin, i64 end) {
     for (i64 e = begin; e < end; ++e) {
-      u64 power[Terms];
-      for (int i = 0; i < Terms; ++i) {
-        power[i] = is_signed ? products[i * n + e] : i == 0 ? u64(first) : products[(i - 1) * n + e];
+      const i64 part = static_cast<i64>((m[e] >> inner) & (kParts - 1));
+      const ULane r = static_cast<ULane>((m[e] & ((u64(1) << inner) - 1)) - (u64(1) << inner >> 1));
+      const i64 start = (size - static_cast<i64>((m[e] >> rest) & static_cast<u64>(size - 1))) & (size - 1);
+      const Lane* row = turned + part * 6 * size + start;
+      UVec sum0 = {}, sum1 = {}, sum2 = {};
+      for (i64 v = 0; v < size; v += lanes) {
+        UVec by;
+        if constexpr (Weighted) {
+          by = *reinterpret_cast<const Loose*>(bits + e * size + v);
+        } else {
+          by = ((UVec{} + static_cast<ULane>(bits[e * words + v / 64] >> (v % 64))) >> places) & (UVec{} + ULane(1));
+          by = UVec{} - by;  // all bits of a lane
+        }
+        const auto taken = [&by](const UVec& x) { return Weighted ? x * by : x & by; };
+        const UVec c0 = *reinterpret_cast<const Loose*>(row + v);
+        const UVec c1 = *reinterpret_cast<const Loose*>(row + 2 * size + v);
+        const UVec c2 = *reinterpret_cast<const Loose*>(row + 4 * size + v);
+        const UVec moved = c2 * r;
+        const UVec h = c1 + cut<Vec>(moved, half1, cut1);
+        sum0 += taken(c0 + cut<Vec>(h * r, half0, cut0));
+        sum1 += taken(cut<Vec>(c1 + cut<Vec>(moved + moved, half1, cut1), half2, cut2));
+        sum2 += taken(c2);
       }
-      const u64 x = t[e];
-      u64 sum = m[e] * power[0] - mixed[e];
-      if (Terms > 1) {
-        const u64 c = m[n + e];
-        sum += x * (c * power[0] - mixed[n + e]) - (c * power[1] - mixed[2 * n + e]);
+      ULane total[3] = {0, 0, 0};
+      for (int l = 0; l < lanes; ++l) {
+        total[0] += sum0[l];
+        total[1] += sum1[l];
+        total[2] += sum2[l];
       }
-      if (Terms > 2) {
-        const u64 c = m[2 * n + e];
-        sum += x * x * (c * power[0] - mixed[3 * n + e]) - 2 * x * (c * power[1] - mixed[4 * n + e]) +
-               (c * power[Terms - 1] - mixed[5 * n + e]);
-      }
-      out[e] = sum;
+      for (int c = 0; c < 3; ++c) out[c * n + e] = static_cast<u64>(static_cast<i64>(static_cast<Lane>(total[c])));
     }
   });
 }
 
-// What is dealt of it: the powers of lam times the sign (null: 1, and the first power is left out), then their products with
-// the coefficients' masks.
-template <int Terms>
-inline void deal_spline(u64* __restrict out, const u64* __restrict masks, const u64* __restrict lam,
-                        const u64* __restrict sign, i64 n, int threads) {
-  parallel(n, 64, threads_for(double(n) * Terms, kTermsPerMillisecond, threads), [=](i64 begin, i64 end) {
-    const int left_out = sign == nullptr ? 1 : 0;
-    u64* mixed = out + (Terms - left_out) * n;
+// A share of the sum of y_i p_i 2^a_i less d, for public y_i and shares p_i (null for p0: 1, which the first party has).
+inline void spline(u64* __restrict out, const u64* __restrict y0, const u64* __restrict y1, const u64* __restrict y2,
+                   const u64* __restrict p0, const u64* __restrict p1, const u64* __restrict p2,
+                   const u64* __restrict d, i64 n, int a0, int a1, int a2, bool first, int threads) {
+  parallel(n, 64, threads_for(double(n) * 3, kTermsPerMillisecond, threads), [=](i64 begin, i64 end) {
     for (i64 e = begin; e < end; ++e) {
-      u64 power[Terms];
-      power[0] = sign == nullptr ? 1 : sign[e];
-      for (int i = 1; i < Terms; ++i) power[i] = power[i - 1] * lam[e];
-      for (int i = left_out; i < Terms; ++i) out[(i - left_out) * n + e] = power[i];
-      for (int r = 0, at = 0; r < Terms; ++r) {
-        for (int i = 0; i <= r; ++i, ++at) mixed[at * n + e] = masks[r * n + e] * power[i];
-      }
+      const u64 power = p0 == nullptr ? u64(first) : p0[e];
+      out[e] = (y0[e] << a0) * power + (y1[e] << a1) * p1[e] + (y2[e] << a2) * p2[e] - d[e];
     }
   });
 }
 
-// body(a constant of the number of terms, 1 to 3).
-template <class Body>
-void with_terms(i64 terms, const Body& body) {
-  if (terms == 1) {
-    body(std::integral_constant<int, 1>());
-  } else if (terms == 2) {
-    body(std::integral_constant<int, 2>());
-  } else {
-    body(std::integral_constant<int, 3>());
-  }
+// What is dealt of it: u g_i for g_0 = 1, g_1 = g and g_2 = g^2 / 2^drop, where g is what lam leaves of a number, and the sum
+// of their products with the masks of the y_i. A null sign is 1.
+inline void deal_spline(u64* __restrict out, const u64* __restrict l0, const u64* __restrict l1,
+                        const u64* __restrict l2, const u64* __restrict lam, const u64* __restrict sign, i64 n, int a0,
+                        int a1, int a2, int rest, int drop, int threads) {
+  const u64 low = (u64(1) << rest) - 1, middle = u64(1) << rest >> 1, half = (u64(1) << drop) >> 1;
+  parallel(n, 64, threads_for(double(n) * 3, kTermsPerMillisecond, threads), [=](i64 begin, i64 end) {
+    for (i64 e = begin; e < end; ++e) {
+      const u64 unit = sign == nullptr ? 1 : sign[e];
+      const u64 left = rest == 0 ? u64(0) - lam[e] : middle - (lam[e] & low);
+      const u64 first = unit * left;
+      const u64 second = unit * static_cast<u64>(static_cast<i64>(left * left + half) >> drop);
+      out[e] = unit;
+      out[n + e] = first;
+      out[2 * n + e] = second;
+      out[3 * n + e] = (l0[e] << a0) * unit + (l1[e] << a1) * first + (l2[e] << a2) * second;
+    }
+  });
 }
 
 }  // namespace kernels

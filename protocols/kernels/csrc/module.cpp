@@ -226,7 +226,7 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.doc() = "Ring kernels compiled for one instruction set; use them through protocols.kernels.";
   const auto free_running = py::call_guard<py::gil_scoped_release>();
 
-  m.attr("interface") = 5;  // goes up with every change of what Python calls: see cpu/build.py
+  m.attr("interface") = 6;  // goes up with every change of what Python calls: see cpu/build.py
   m.def("cpu_features", &cpu_features);
   m.def("keep_freed_memory", &keep_freed_memory);
   m.def("chacha20", &py_chacha20);
@@ -306,16 +306,27 @@ PYBIND11_MODULE(KERNELS_MODULE, m) {
   m.def("unit_vectors", [](Address out, Address lam, i64 n, i64 size) {
     unit_vectors(words(out), words(lam), n, size);
   }, free_running);
-  m.def("spline", [](Address out, Address m, Address t, Address products, i64 n, i64 terms, bool is_signed, bool first,
-                     int threads) {
-    with_terms(terms, [=](auto count) {
-      spline<decltype(count)::value>(words(out), words(m), words(t), words(products), n, is_signed, first, threads);
-    });
+  m.def("lookup_around", [](Address out, Address x, Address bits, Address turned, i64 n, i64 size, int rest, int cut0,
+                            int cut1, int cut2, bool weighted, bool narrow, int threads) {
+    const auto run = [=](auto kernel, auto lane) {
+      kernel(words(out), words(x), words(bits), at<decltype(lane)>(turned), n, size, rest, cut0, cut1, cut2, threads);
+    };
+    if (weighted) {
+      run(lookup_around<i64, u64, true>, i64());
+    } else if (narrow) {
+      run(lookup_around<std::int32_t, std::uint32_t, false>, std::int32_t());
+    } else {
+      run(lookup_around<i64, u64, false>, i64());
+    }
   }, free_running);
-  m.def("deal_spline", [](Address out, Address masks, Address lam, Address sign, i64 n, i64 terms, int threads) {
-    with_terms(terms, [=](auto count) {
-      deal_spline<decltype(count)::value>(words(out), words(masks), words(lam), words(sign), n, threads);
-    });
+  m.def("spline", [](Address out, Address y0, Address y1, Address y2, Address p0, Address p1, Address p2, Address d, i64 n,
+                     int a0, int a1, int a2, bool first, int threads) {
+    spline(words(out), words(y0), words(y1), words(y2), words(p0), words(p1), words(p2), words(d), n, a0, a1, a2, first,
+           threads);
+  }, free_running);
+  m.def("deal_spline", [](Address out, Address l0, Address l1, Address l2, Address lam, Address sign, i64 n, int a0, int a1,
+                          int a2, int rest, int drop, int threads) {
+    deal_spline(words(out), words(l0), words(l1), words(l2), words(lam), words(sign), n, a0, a1, a2, rest, drop, threads);
   }, free_running);
   m.def("encode", [](Address out, Address x, i64 n, bool wide, double scale, int threads) {
     if (wide) {

@@ -32,7 +32,14 @@ from protocols.kernels.dispatch.pointwise import (
     select_truncated,
     truncate,
 )
-from protocols.kernels.dispatch.tables import deal_spline, spline, unit_lookup, unit_vectors
+from protocols.kernels.dispatch.tables import (
+    deal_spline,
+    lookup_around,
+    spline,
+    unit_lookup,
+    unit_vectors,
+    weighted_around,
+)
 
 __all__ = [
     "bit_times",
@@ -52,6 +59,7 @@ __all__ = [
     "hide",
     "join",
     "leaves",
+    "lookup_around",
     "matmul",
     "monomials",
     "monomials_layer",
@@ -67,5 +75,6 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "weighted_around",
     "widen",
 ]  # fmt: skip

@@ -27,7 +27,14 @@ from protocols.kernels.gpu.pointwise import (
     select_truncated,
     truncate,
 )
-from protocols.kernels.gpu.tables import deal_spline, spline, unit_lookup, unit_vectors
+from protocols.kernels.gpu.tables import (
+    deal_spline,
+    lookup_around,
+    spline,
+    unit_lookup,
+    unit_vectors,
+    weighted_around,
+)
 from protocols.kernels.twins.pointwise import decode, encode
 
 __all__ = [
@@ -45,6 +52,7 @@ __all__ = [
     "hide",
     "join",
     "leaves",
+    "lookup_around",
     "matmul",
     "monomials",
     "monomials_layer",
@@ -60,5 +68,6 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "weighted_around",
     "widen",
 ]  # fmt: skip

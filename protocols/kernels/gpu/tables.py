@@ -5,6 +5,8 @@ The sum over the set bits v of an element's vector of table[c][(m - v) mod size]
 into 8 digits of 8 bits with signs, so tensor cores make it; a sum of 256 such digits stays below 2^31.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,7 @@ from torch import Tensor
 from protocols.kernels.gpu import launch
 from protocols.kernels.gpu.bilinear import limbs_of
 from protocols.kernels.gpu.launch import blocks, elements, on_device
+from protocols.kernels.twins.tables import PARTS
 
 ROWS = 128
 """Elements of a program of a lookup."""
@@ -73,64 +76,71 @@ def lookup_kernel(out, m, bits, limbs, n, columns, padded_columns, padded_size,
 
 
 @triton.jit
-def _power(products, e, inside, n, I: tl.constexpr, SIGNED: tl.constexpr, FIRST: tl.constexpr):
-    """A share of the sign times lam^I."""
-    if SIGNED:
-        made = tl.load(products + I * n + e, mask=inside, other=0)
-    elif I > 0:
-        made = tl.load(products + (I - 1) * n + e, mask=inside, other=0)
-    else:
-        made = e * 0
-        if FIRST:
-            made += 1
-    return made
-
-
-@triton.jit
-def _term(coefficient, power, mixed, e, inside):
-    return coefficient * power - tl.load(mixed + e, mask=inside, other=0)
-
-
-@triton.jit
-def spline_kernel(out, coefficients, t, products, mixed, n, TERMS: tl.constexpr, SIGNED: tl.constexpr,
-                  FIRST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """`spline`; mixed: of the products those with the coefficients' masks."""
+def around_kernel(out, m, chosen, table, n, rest, cut0, cut1, cut2, SIZE: tl.constexpr, WORDS: tl.constexpr,
+                  PARTS: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """`lookup_around`, or `weighted_around`; chosen: bits or weights, table: three rows of SIZE PARTS."""
     e = elements(BLOCK)
     n = tl.cast(n, tl.int64)
     inside = e < n
-    x = tl.load(t + e, mask=inside, other=0)
-    power0 = _power(products, e, inside, n, 0, SIGNED, FIRST)
-    total = _term(tl.load(coefficients + e, mask=inside, other=0), power0, mixed, e, inside)
-    if TERMS > 1:
-        power1 = _power(products, e, inside, n, 1, SIGNED, FIRST)
-        c = tl.load(coefficients + n + e, mask=inside, other=0)
-        total += x * _term(c, power0, mixed + n, e, inside) - _term(c, power1, mixed + 2 * n, e, inside)
-    if TERMS > 2:
-        power2 = _power(products, e, inside, n, 2, SIGNED, FIRST)
-        c = tl.load(coefficients + 2 * n + e, mask=inside, other=0)
-        middle = x * _term(c, power0, mixed + 3 * n, e, inside) - 2 * _term(c, power1, mixed + 4 * n, e, inside)
-        total += x * middle + _term(c, power2, mixed + 5 * n, e, inside)
+    x, one = tl.load(m + e, mask=inside, other=0), tl.full((BLOCK,), 1, tl.int64)
+    step = one << rest
+    part = ((x & (step - 1)) * PARTS) >> rest
+    r = (x & (step // PARTS - 1)) - step // (2 * PARTS)
+    half0, half1, half2 = (one << cut0) >> 1, (one << cut1) >> 1, (one << cut2) >> 1
+    index, sum0, sum1, sum2 = x >> rest, e * 0, e * 0, e * 0
+    for v in range(SIZE):
+        if WEIGHTED:
+            by = tl.load(chosen + e * SIZE + v, mask=inside, other=0)
+        else:
+            by = (tl.load(chosen + e * WORDS + v // 64, mask=inside, other=0) >> (v % 64)) & 1
+        entry = table + ((index - v) & (SIZE - 1)) * PARTS + part
+        c0, c1 = tl.load(entry, mask=inside, other=0), tl.load(entry + SIZE * PARTS, mask=inside, other=0)
+        c2 = tl.load(entry + 2 * SIZE * PARTS, mask=inside, other=0)
+        moved = c2 * r
+        h = c1 + ((moved + half1) >> cut1)
+        sum0 += (c0 + ((h * r + half0) >> cut0)) * by
+        sum1 += ((c1 + ((moved + moved + half1) >> cut1) + half2) >> cut2) * by
+        sum2 += c2 * by
+    tl.store(out + e, sum0, mask=inside)
+    tl.store(out + n + e, sum1, mask=inside)
+    tl.store(out + 2 * n + e, sum2, mask=inside)
+
+
+@triton.jit
+def spline_kernel(out, y0, y1, y2, power0, power1, power2, masks, n, shift0, shift1, shift2, SIGNED: tl.constexpr,
+                  FIRST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """`spline`."""
+    e = elements(BLOCK)
+    inside = e < n
+    total = -tl.load(masks + e, mask=inside, other=0)
+    if SIGNED:
+        total += (tl.load(y0 + e, mask=inside, other=0) << shift0) * tl.load(power0 + e, mask=inside, other=0)
+    elif FIRST:
+        total += tl.load(y0 + e, mask=inside, other=0) << shift0
+    total += (tl.load(y1 + e, mask=inside, other=0) << shift1) * tl.load(power1 + e, mask=inside, other=0)
+    total += (tl.load(y2 + e, mask=inside, other=0) << shift2) * tl.load(power2 + e, mask=inside, other=0)
     tl.store(out + e, total, mask=inside)
 
 
 @triton.jit
-def deal_spline_kernel(out, mixed, masks, lam, sign, n, TERMS: tl.constexpr, SIGNED: tl.constexpr,
+def deal_spline_kernel(out, l0, l1, l2, lam, sign, n, shift0, shift1, shift2, rest, drop, SIGNED: tl.constexpr,
                        BLOCK: tl.constexpr):  # fmt: skip
-    """`deal_spline`; mixed: where in `out` the products with the coefficients' masks begin."""
+    """`deal_spline`: three powers, then the sum."""
     e = elements(BLOCK)
     n = tl.cast(n, tl.int64)
     inside = e < n
-    x, power, to = tl.load(lam + e, mask=inside, other=0), tl.full((BLOCK,), 1, tl.int64), out
+    x, unit, one = tl.load(lam + e, mask=inside, other=0), tl.full((BLOCK,), 1, tl.int64), tl.full((BLOCK,), 1, tl.int64)
     if SIGNED:
-        power = tl.load(sign + e, mask=inside, other=0)
-    for i in tl.static_range(TERMS):
-        if SIGNED or i > 0:
-            tl.store(to + e, power, mask=inside)
-            to += n
-        for r in tl.static_range(i, TERMS):
-            mask = tl.load(masks + r * n + e, mask=inside, other=0)
-            tl.store(mixed + (r * (r + 1) // 2 + i) * n + e, mask * power, mask=inside)
-        power *= x
+        unit = tl.load(sign + e, mask=inside, other=0)
+    left = tl.where(rest == 0, -x, ((one << rest) >> 1) - (x & ((one << rest) - 1)))
+    first, second = unit * left, unit * ((left * left + ((one << drop) >> 1)) >> drop)
+    total = (tl.load(l0 + e, mask=inside, other=0) << shift0) * unit
+    total += (tl.load(l1 + e, mask=inside, other=0) << shift1) * first
+    total += (tl.load(l2 + e, mask=inside, other=0) << shift2) * second
+    tl.store(out + e, unit, mask=inside)
+    tl.store(out + n + e, first, mask=inside)
+    tl.store(out + 2 * n + e, second, mask=inside)
+    tl.store(out + 3 * n + e, total, mask=inside)
 
 
 def unit_vectors(lam: Tensor, size: int) -> Tensor:
@@ -160,25 +170,49 @@ def unit_lookup(m: Tensor, bits: Tensor, table: Tensor) -> Tensor:
     return out
 
 
-def spline(coefficients: Tensor, t: Tensor, products: Tensor, signed: bool, first: bool) -> Tensor:
-    """Share of the sum of c_r t^r."""
-    out, n, terms = torch.empty_like(t), t.numel(), coefficients.shape[0]
-    with on_device(t.device):
-        spline_kernel[blocks(n, launch.BLOCK)](
-            out, coefficients, t, products, products[terms - (not signed) :], n, TERMS=terms, SIGNED=bool(signed),
-            FIRST=bool(first), BLOCK=launch.BLOCK, num_warps=launch.WARPS,
+def lookup_around(m: Tensor, bits: Tensor, table: Tensor, rest: int, cuts: Sequence[int]) -> Tensor:
+    """Per coefficient and entry: the sum, over the set bits v, of those of the entry (m >> rest) - v around m."""
+    return _around(m, bits, table, rest, cuts, False)
+
+
+def weighted_around(m: Tensor, weights: Tensor, table: Tensor, rest: int, cuts: Sequence[int]) -> Tensor:
+    """The same with a weight for each v."""
+    return _around(m, weights, table, rest, cuts, True)
+
+
+def _around(m: Tensor, chosen: Tensor, table: Tensor, rest: int, cuts: Sequence[int], weighted: bool) -> Tensor:
+    n, size = m.numel(), table.shape[1] // PARTS
+    out = m.new_empty(3, n)
+    with on_device(m.device):
+        around_kernel[blocks(n, launch.BLOCK)](
+            out, m, chosen, table, n, rest, *cuts, SIZE=size, WORDS=max(1, size // 64), PARTS=PARTS, WEIGHTED=weighted,
+            BLOCK=launch.BLOCK, num_warps=launch.WARPS,
         )  # fmt: skip
     return out
 
 
-def deal_spline(masks: Tensor, lam: Tensor, sign: Tensor | None) -> Tensor:
-    """Powers of lam times the sign, and their products with the coefficients' masks."""
-    terms, n, signed = masks.shape[0], lam.numel(), sign is not None
-    own = terms - (not signed)
-    out = lam.new_empty(own + terms * (terms + 1) // 2, *lam.shape)
-    with on_device(lam.device):
-        deal_spline_kernel[blocks(n, launch.BLOCK)](
-            out, out[own:], masks, lam, sign if signed else lam, n, TERMS=terms, SIGNED=signed, BLOCK=launch.BLOCK,
+def spline(
+    values: Sequence[Tensor], powers: Sequence[Tensor | None], masks: Tensor, shifts: Sequence[int], first: int
+) -> Tensor:
+    """Share of the sum of values[i] powers[i] 2^shifts[i], less masks."""
+    out, n = torch.empty_like(masks), masks.numel()
+    given = [masks if power is None else power for power in powers]
+    with on_device(masks.device):
+        spline_kernel[blocks(n, launch.BLOCK)](
+            out, *values, *given, masks, n, *shifts, SIGNED=powers[0] is not None, FIRST=bool(first), BLOCK=launch.BLOCK,
             num_warps=launch.WARPS,
         )  # fmt: skip
     return out
+
+
+def deal_spline(
+    masks: Sequence[Tensor], lam: Tensor, sign: Tensor | None, shifts: Sequence[int], rest: int, drop: int
+) -> list[Tensor]:
+    """The powers of what is left of t, times the sign, and the sum of their products with the masks of coefficients."""
+    out, n = lam.new_empty(4, *lam.shape), lam.numel()
+    with on_device(lam.device):
+        deal_spline_kernel[blocks(n, launch.BLOCK)](
+            out, *masks, lam, lam if sign is None else sign, n, *shifts, rest, drop, SIGNED=sign is not None,
+            BLOCK=launch.BLOCK, num_warps=launch.WARPS,
+        )  # fmt: skip
+    return list(out)

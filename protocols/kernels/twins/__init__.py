@@ -29,7 +29,14 @@ from protocols.kernels.twins.pointwise import (
     select_truncated,
     truncate,
 )
-from protocols.kernels.twins.tables import deal_spline, spline, unit_lookup, unit_vectors
+from protocols.kernels.twins.tables import (
+    deal_spline,
+    lookup_around,
+    spline,
+    unit_lookup,
+    unit_vectors,
+    weighted_around,
+)
 
 __all__ = [
     "bit_times",
@@ -46,6 +53,7 @@ __all__ = [
     "hide",
     "join",
     "leaves",
+    "lookup_around",
     "matmul",
     "monomials",
     "monomials_layer",
@@ -61,5 +69,6 @@ __all__ = [
     "unit_lookup",
     "unit_vectors",
     "unpack_bits",
+    "weighted_around",
     "widen",
 ]  # fmt: skip

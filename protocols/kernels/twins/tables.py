@@ -1,5 +1,7 @@
 """Lookups in public tables, and splines, in plain torch."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,27 +26,55 @@ def unit_lookup(m: Tensor, bits: Tensor, table: Tensor) -> Tensor:
     return out
 
 
-_BINOMIAL = ((1,), (1, 1), (1, 2, 1))
+PARTS = 16
+"""Centers of an entry of a table of coefficients."""
 
 
-def spline(coefficients: Tensor, t: Tensor, products: Tensor, signed: bool, first: bool) -> Tensor:
-    """Share of the sum of c_r t^r: t^r = sum over i of binomial(r, i) m^(r-i) (-l)^i."""
-    terms, dealt = coefficients.shape[0], list(products)
-    if not signed:
-        dealt.insert(0, torch.full_like(t, int(first)))
-    powers, mixed = dealt[:terms], iter(dealt[terms:])
-    out = torch.zeros_like(t)
-    for r in range(terms):
-        for i in range(r + 1):
-            factor = _BINOMIAL[r][i] * (-1) ** i * t ** (r - i)
-            out += factor * (coefficients[r] * powers[i] - next(mixed))
+def _cut(x: Tensor, bits: int) -> Tensor:
+    """x / 2^bits, rounded to the nearest."""
+    return (x + ((1 << bits) >> 1)) >> bits
+
+
+def lookup_around(m: Tensor, bits: Tensor, table: Tensor, rest: int, cuts: Sequence[int]) -> Tensor:
+    """Per coefficient and entry: the sum, over the set bits v, of those of the entry (m >> rest) - v around m."""
+    return _around(m, lambda v: shift_right(bits[:, v // 64], v % 64) & 1, table, rest, cuts)
+
+
+def weighted_around(m: Tensor, weights: Tensor, table: Tensor, rest: int, cuts: Sequence[int]) -> Tensor:
+    """The same with a weight for each v."""
+    return _around(m, lambda v: weights[:, v], table, rest, cuts)
+
+
+def _around(m: Tensor, weight: Callable[[int], Tensor], table: Tensor, rest: int, cuts: Sequence[int]) -> Tensor:
+    flat, size, inner = m.reshape(-1), table.shape[1] // PARTS, rest - (PARTS.bit_length() - 1)
+    index, part = flat >> rest, (flat >> inner) & (PARTS - 1)
+    r = (flat & ((1 << inner) - 1)) - (1 << inner >> 1)
+    out = m.new_zeros(3, flat.numel())
+    for v in range(size):
+        c0, c1, c2 = table[:, ((index - v) & (size - 1)) * PARTS + part]
+        h, twice = c1 + _cut(c2 * r, cuts[1]), c1 + _cut(2 * c2 * r, cuts[1])
+        out += torch.stack([c0 + _cut(h * r, cuts[0]), _cut(twice, cuts[2]), c2]) * weight(v)
     return out
 
 
-def deal_spline(masks: Tensor, lam: Tensor, sign: Tensor | None) -> Tensor:
-    """Powers of lam times the sign, and their products with the coefficients' masks."""
-    powers = [torch.ones_like(lam) if sign is None else sign]
-    for _ in range(masks.shape[0] - 1):
-        powers.append(powers[-1] * lam)
-    mixed = [masks[r] * powers[i] for r in range(masks.shape[0]) for i in range(r + 1)]
-    return torch.stack([*powers[sign is None :], *mixed])
+def spline(
+    values: Sequence[Tensor], powers: Sequence[Tensor | None], masks: Tensor, shifts: Sequence[int], first: int
+) -> Tensor:
+    """Share of the sum of values[i] powers[i] 2^shifts[i], less masks."""
+    out = -masks
+    for value, power, shift in zip(values, powers, shifts, strict=True):
+        out += (value.view(masks.shape) << shift) * (first if power is None else power)
+    return out
+
+
+def deal_spline(
+    masks: Sequence[Tensor], lam: Tensor, sign: Tensor | None, shifts: Sequence[int], rest: int, drop: int
+) -> list[Tensor]:
+    """The powers of what is left of t, times the sign, and the sum of their products with the masks of coefficients."""
+    left = (1 << rest >> 1) - (lam & ((1 << rest) - 1)) if rest else -lam
+    unit = torch.ones_like(lam) if sign is None else sign
+    powers = [unit, unit * left, unit * _cut(left * left, drop)]
+    products = [
+        (mask.view(lam.shape) << shift) * power for mask, power, shift in zip(masks, powers, shifts, strict=True)
+    ]
+    return [*powers, products[0] + products[1] + products[2]]

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, Smooth, coarser, fitted, narrowest
-from securemodel.compiler.builder import Builder, CannotLower, Value
+from securemodel.compiler.approximations import SMOOTH, Smooth, coarser, pieces
+from securemodel.compiler.builder import SPLINE_BITS, Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.registry import lowers
 
@@ -26,11 +26,11 @@ def table_of(g: Builder, fit: Smooth) -> tuple[Smooth, str]:
 
 def spline(g: Builder, table: tuple[Smooth, str], x: Value, factor: float = 1.0, shift: float = 0.0) -> Value:
     """factor f(x) + shift for x inside the domain of f, with frac_bits fractional bits; meaningless outside."""
-    fit, name = table
-    rows = [[round(c * factor) for c in row] for row in fitted(fit, g.frac_bits, g.exact)]
-    rows[0] = [c + round(shift * 2 ** (3 * g.frac_bits)) for c in rows[0]]
-    made, frac = narrowest(rows, g.frac_bits, fit.step_bits)
-    value = g.spline(g.offset(x, -fit.start(g.exact)), made, fit.step_bits, frac)
+    (fit, name), (low, high) = table, SPLINE_BITS
+    if not low <= g.frac_bits <= high:
+        reason = f"a function by splines, with frac_bits = {g.frac_bits}"
+        raise CannotLower(reason, f"compile with frac_bits from {low} to {high}")
+    value = g.spline(g.offset(x, -fit.low), pieces(fit, g.frac_bits, g.exact, factor, shift), fit.step_bits)
     g.tabled(value, name)
     return g.rescale(value)
 

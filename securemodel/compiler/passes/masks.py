@@ -87,6 +87,8 @@ def choose_masked(
         elif shifted_bits(node) and graph[node.args[0]].op != "share":  # of x, less is opened than of x 2^n
             needed.update(node.args)
             free.add(node.id)
+        elif graph[node.args[0]].op == "lookup":  # each coefficient is opened in the bytes that it needs
+            continue
         elif node.attrs["kind"] in LAYOUT or node.attrs["kind"] == "index_sub":
             pushed.setdefault(node.args[0], []).append(node.id)
     return needed, free
@@ -427,7 +429,7 @@ class _Pass:
 
     def lookup(self, node: Node) -> int:
         op = "lookup" if self.parties == 2 else "lookup_shared"
-        return self._add(node, op, [self.masked(node.args[0])], "additive", attrs=node.attrs)
+        return self._add(node, op, [self.masked(a) for a in node.args], "additive", attrs=node.attrs)
 
     def positions(self, node: Node) -> int:
         at = self.floats[node.attrs["float"]]
@@ -439,10 +441,11 @@ class _Pass:
         return self._add(node, "permute", [self.additive(positions), self.masked(x)], "additive")
 
     def spline(self, node: Node) -> int:
-        coefficients, t = node.args
+        *coefficients, t, lookup = node.args
         signed = self.parties == 2
-        args = [self.masked(coefficients), self.masked(t), *([self.additive(coefficients)] if signed else [])]
-        return self._add(node, "spline", args, "additive", attrs={"signed": signed, "frac": node.frac})
+        args = [*map(self.masked, coefficients), self.masked(t), *([self.additive(lookup)] if signed else [])]
+        rest = {name: value for name, value in node.attrs.items() if name != "step_bits"}
+        return self._add(node, "spline", args, "additive", attrs={"signed": signed, "frac": node.frac, **rest})
 
     def bit_to_ring(self, node: Node) -> int:
         return self._add(node, "bit_to_ring", [self.bit(node.args[0])], "additive", attrs=node.attrs)
@@ -498,7 +501,7 @@ RULES = {
     "unit": _Rule(_Pass.of_masked, _ALL),
     "positions": _Rule(_Pass.positions),
     "permute": _Rule(_Pass.permute, lambda graph, node: node.args[1:]),
-    "spline": _Rule(_Pass.spline, _ALL),
+    "spline": _Rule(_Pass.spline, lambda graph, node: node.args[:-1]),
     "select": _Rule(_Pass.select, lambda graph, node: (_selected(graph, node).id,)),
     "bit_to_ring": _Rule(_Pass.bit_to_ring),
     "is_negative": _Rule(_Pass.is_negative, _ALL),

@@ -18,7 +18,7 @@ from protocols.gates.sign import DIGIT_BITS
 from protocols.linear import LAYOUT
 from protocols.names import PUBLIC
 from protocols.shares import RING_BITS
-from securemodel.compiler.approximations import most_of_pieces, piece_reach
+from securemodel.compiler.approximations import most_of_spline
 from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.ir import AMONG, COMPARED, TUNED, WRAPS, Graph, Header, Mark, Node
 from securemodel.compiler.ops import encoding_limit
@@ -110,16 +110,11 @@ class Reaches:
     def window(self, node: Node, xs: list[Reach]) -> Reach:
         return 1 << node.attrs["bits"]
 
-    def lookup(self, node: Node, xs: list[Reach]) -> Reach:
-        return _ring(max(abs(entry) for column in node.attrs["table"] for entry in column))
-
     def spline(self, node: Node, xs: list[Reach]) -> Reach:
         """The largest value that a piece has on [-h, h], with room for arguments that are rounded."""
-        coefficients, t = (self.graph[a] for a in node.args)
-        if coefficients.op != "lookup" or self.wraps[t.id] or not self.valid:
+        if self.wraps[node.args[3]] or not self.valid:
             return None
-        reach = piece_reach(t.frac or 0, node.attrs["step_bits"])
-        return _ring(most_of_pieces(coefficients.attrs["table"], reach))
+        return _ring(most_of_spline(self.graph, node))
 
 
 Rule = Callable[[Reaches, Node, list[Reach]], Reach]
@@ -133,7 +128,6 @@ RULES: dict[str, Rule] = {
     "square": Reaches.square,
     "truncate": Reaches.truncate,
     "window": Reaches.window,
-    "lookup": Reaches.lookup,
     "spline": Reaches.spline,
     "permute": _SECOND,
     "select": _SECOND,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocols.shares import RING_BITS
-from securemodel.compiler.approximations import most_of_pieces, piece_reach
+from securemodel.compiler.approximations import PARTS, most_of_spline
 from securemodel.compiler.ir import MEASURED, Graph, Header, Mark, Node, only_moves
 from securemodel.compiler.ops import frac_of
 from securemodel.compiler.passes.fit import result_number
@@ -126,9 +126,8 @@ class _Pass:
         node = self.new[value]
         if node.op != "spline":
             return RING_BITS
-        coefficients, t = (self.new[a] for a in node.args)
-        most = most_of_pieces(coefficients.attrs["table"], piece_reach(frac_of(t), node.attrs["step_bits"]))
-        return min(RING_BITS, -(-((most + (1 << bits >> 1)).bit_length() + 2) // 8) * 8)
+        most = most_of_spline(self.new, node) + ((1 << bits) // 2 if self.exact else 0)
+        return min(RING_BITS, -(-(most.bit_length() + 2) // 8) * 8)
 
     def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int, modulo: int = RING_BITS) -> int:
         """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more.
@@ -259,17 +258,19 @@ class _Pass:
         return _Scaled(self._truncate(node, self.at(node.args[0], frac), bits, step_bits, rounded), 0)
 
     def window(self, node: Node) -> _Scaled:
-        """A number in steps, next to it, modulo the size of tables; or what is left of the number at frac_bits."""
-        frac, step_bits = max(self.frac_bits, self.natural(node.args[0])), node.attrs["step_bits"]
-        made = self.frac_bits if node.attrs["rest"] else step_bits
-        bits = made - step_bits if node.attrs["rest"] else node.attrs["size"].bit_length() - 1
-        attrs = {"shift": frac - made, "bits": bits}
-        new_id = self._add(node, "window", [self.at(node.args[0], frac)], node.shape, frac=made, **attrs)
-        return _Scaled(new_id, made if node.attrs["rest"] else 0)
+        """A number at frac_bits as a place in a table that repeats: the index of an entry, and what is left below it."""
+        frac, rest = max(self.frac_bits, self.natural(node.args[0])), self.frac_bits - node.attrs["step_bits"] + 1
+        attrs = {"shift": frac - self.frac_bits, "bits": rest + node.attrs["size"].bit_length() - 1}
+        new_id = self._add(node, "window", [self.at(node.args[0], frac)], node.shape, frac=self.frac_bits, **attrs)
+        return _Scaled(new_id, self.frac_bits)
 
     def lookup(self, node: Node) -> _Scaled:
-        index = self.env[node.args[0]].id
-        return _Scaled(self._add(node, "lookup", [index], node.shape, frac=0, **node.attrs), 0)
+        index, *t = node.args
+        args = [self.env[index].id, *(self.at(a, self.frac_bits) for a in t)]
+        attrs = dict(node.attrs)
+        if "cuts" in attrs:
+            attrs["rest"] = self.new[args[0]].attrs["bits"] - (len(attrs["table"][0]) // PARTS).bit_length() + 1
+        return _Scaled(self._add(node, "lookup", args, node.shape, frac=0, **attrs), 0)
 
     def unit(self, node: Node) -> _Scaled:
         return _Scaled(self._add(node, "unit", [self.at(node.args[0], 0)], node.shape, frac=0, **node.attrs), 0)
@@ -288,9 +289,13 @@ class _Pass:
         return self.hidden[node.id, size]
 
     def spline(self, node: Node) -> _Scaled:
-        args = [self.env[node.args[0]].id, self.at(node.args[1], self.frac_bits)]
+        *coefficients, t, signed = node.args
+        at = self.env[t].id if self.old[t].op == "window" else self.at(t, self.frac_bits)
+        args = [*(self.env[a].id for a in coefficients), at, self.env[signed].id]
         rest = {name: value for name, value in node.attrs.items() if name != "frac"}
-        frac = node.attrs["frac"]
+        frac, lookup = node.attrs["frac"], self.new[args[-1]]
+        if "rest" in lookup.attrs:
+            rest["rest"] = lookup.attrs["rest"]
         return _Scaled(self._add(node, "spline", args, node.shape, frac=frac, **rest), frac)
 
     def is_negative(self, node: Node) -> _Scaled:
