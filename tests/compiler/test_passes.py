@@ -489,7 +489,7 @@ def test_a_deep_model_is_no_deep_recursion():
 def test_a_value_that_is_compared_twice_is_masked_once():
     program = two_inputs(lambda x, y: torch.sigmoid(x + y), shape=(64,))
     opened = [node.attrs["width"] for node in ops(program, "mask")]
-    assert sorted(opened) == [8, *5 * [48], 64], "argument, index, distance, three coefficients, value; nothing twice"
+    assert sorted(opened) == [8, 48, 48, 48, 64], "argument, index, distance, coefficients, polynomial; nothing twice"
 
 
 def test_all_pairs_are_compared_from_the_masks_of_their_operands():

@@ -103,7 +103,7 @@ def package() -> None:
 def same(name: str, *given: Any) -> None:
     """A kernel and its twin give the same; there is no such thing as close."""
     found, expected = (getattr(module, name)(*given) for module in (gpu, twins))
-    pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]
+    pairs = zip(found, expected, strict=True) if isinstance(found, (tuple, list)) else [(found, expected)]
     for one, other in pairs:
         equal(one, other, (name, given))
 

@@ -129,7 +129,11 @@ def deal_spline_kernel(out, l0, l1, l2, lam, sign, n, shift0, shift1, shift2, re
     e = elements(BLOCK)
     n = tl.cast(n, tl.int64)
     inside = e < n
-    x, unit, one = tl.load(lam + e, mask=inside, other=0), tl.full((BLOCK,), 1, tl.int64), tl.full((BLOCK,), 1, tl.int64)
+    x, unit, one = (
+        tl.load(lam + e, mask=inside, other=0),
+        tl.full((BLOCK,), 1, tl.int64),
+        tl.full((BLOCK,), 1, tl.int64),
+    )
     if SIGNED:
         unit = tl.load(sign + e, mask=inside, other=0)
     left = tl.where(rest == 0, -x, ((one << rest) >> 1) - (x & ((one << rest) - 1)))

@@ -87,7 +87,7 @@ def choose_masked(
         elif shifted_bits(node) and graph[node.args[0]].op != "share":  # of x, less is opened than of x 2^n
             needed.update(node.args)
             free.add(node.id)
-        elif graph[node.args[0]].op == "lookup":  # each coefficient is opened in the bytes that it needs
+        elif "cuts" in graph[node.args[0]].attrs:  # each coefficient is opened in the bytes that it needs
             continue
         elif node.attrs["kind"] in LAYOUT or node.attrs["kind"] == "index_sub":
             pushed.setdefault(node.args[0], []).append(node.id)
