@@ -32,8 +32,9 @@ def families(n: int, device: torch.device) -> dict[str, tuple[int, Call]]:
     dealt = kernels.monomials_layer(masks, layout)
     table = ring(3, 256).to(device)
     vectors = kernels.unit_vectors(x, 256) ^ 5
-    coefficients = torch.stack([x, y, z])
-    products = kernels.deal_spline(coefficients, y, z)
+    coefficients, shifts, cuts = [x, y, z], (8, 0, 8), (13, 9, 4)
+    *powers, sums = kernels.deal_spline(coefficients, y, z, shifts, 13, 15)
+    pieces_of, chosen, weights = ring(3, 2048).to(device), kernels.unit_vectors(x, 128) ^ 5, ring(n, 128).to(device)
     image = ring(1, 1, 8, 8).to(device)
     side = min(256, int(n**0.5))
     square = x[: side * side].view(side, side)
@@ -67,8 +68,10 @@ def families(n: int, device: torch.device) -> dict[str, tuple[int, Call]]:
         "unpack_bits": (n + plane, lambda: kernels.unpack_bits(bits, n)),
         "unit_vectors": (40 * n, lambda: kernels.unit_vectors(x, 256)),
         "unit_lookup": (64 * n, lambda: kernels.unit_lookup(x, vectors, table)),
-        "deal_spline": (8 * 14 * n, lambda: kernels.deal_spline(coefficients, y, z)),
-        "spline": (8 * 14 * n, lambda: kernels.spline(coefficients, y, products, True, 1)),
+        "lookup_around": (48 * n, lambda: kernels.lookup_around(x, chosen, pieces_of, 13, cuts)),
+        "weighted_around": (1056 * n, lambda: kernels.weighted_around(x, weights, pieces_of, 13, cuts)),
+        "deal_spline": (8 * 9 * n, lambda: kernels.deal_spline(coefficients, y, z, shifts, 13, 15)),
+        "spline": (8 * 8 * n, lambda: kernels.spline(coefficients, powers, sums, shifts, 1)),
         "openings": (5 * 8 * n, joined),
         "narrow, widen": (2 * (8 + 5) * n, lambda: kernels.widen(kernels.narrow([x], [5]), [5], [x.shape])),
     }  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from securemodel.compiler.approximations import MOST_HALVED
+from securemodel.compiler.approximations import MOST_HALVED, TABLE_SIZE
 from securemodel.compiler.ir import TABLED, Graph
 
 MOST_TRIALS = 12
@@ -57,7 +57,10 @@ def halvings(
         part = waiting.pop(0)
         tried = found | {table.number: found.get(table.number, 0) + 1 for table in part}
         made = error(tried)
-        kept, what = made <= tolerance, f"{len(part)} of {part[0].function}, {256 >> tried[part[0].number]} entries"
+        kept, what = (
+            made <= tolerance,
+            f"{len(part)} of {part[0].function}, {TABLE_SIZE >> tried[part[0].number]} entries",
+        )
         off = f"largest error {made:.2g}" if made < math.inf else "there are no such tables"
         tell(f"trial {trial} of at most {MOST_TRIALS}: {what}: {off}, {'kept' if kept else 'not kept'}")
         if kept:

@@ -29,7 +29,7 @@ def test_trials_of_tables_are_told_of_and_can_be_left_out(call, write, tmp_path)
         for more in ((), ("--keep-tables",))
     )
     assert with_tables.exit_code == kept.exit_code == 0, with_tables.output + kept.output
-    assert "trial 1 of at most 12: 1 of sigmoid, 128 entries" in with_tables.stderr and "trial" not in kept.output
+    assert "trial 1 of at most 12: 1 of sigmoid, 64 entries" in with_tables.stderr and "trial" not in kept.output
     assert "1 of sigmoid a quarter" in with_tables.stdout
 
 

@@ -79,7 +79,7 @@ def test_tables_are_halved_as_far_as_the_tolerance_allows(parties, tmp_path):
     kept = securemodel.tune(program, FIRST, tolerance=1e-3, tables=False)
     found = securemodel.tune(program, FIRST, tolerance=1e-3, progress=told.append)
     ((number, times),) = found.tuning.halvings.items()
-    assert number == 0 and times == 2 and found.error <= 1e-3 and len(told) == 2 and "sigmoid, 64 entries" in told[1]
+    assert number == 0 and times == 2 and found.error <= 1e-3 and len(told) == 2 and "sigmoid, 32 entries" in told[1]
     assert found.total.dealt[1] < kept.total.dealt[1] and not kept.tuning.tables
     with securemodel.local(found.program) as session:
         assert (session.run(FIRST) - torch.sigmoid(FIRST)).abs().max() < 1e-3

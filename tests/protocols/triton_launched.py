@@ -63,7 +63,7 @@ def main() -> None:
         kernels.truncate(x, x, x, 40, first)
         kernels.truncate(x, x, x.int(), 30, first, -(1 << 61), x[:1], x)
         kernels.select(x[:1], x, x, x, x, first)
-        kernels.spline(x.view(1, 8), x, x, False, first)
+        kernels.spline([x, x, x], [None, x, x], x, (0, 63, 8), first)
         kernels.combine_layer(x.view(8, 1)[:2], x.view(8, 1)[:2], x.view(8, 1)[:1], x.view(8, 1)[:3], ((0, 2),), first)
     for width in (1, 2, 3, 8):
         values, wires = kernels.hide([None, x], [x, x], [Piece(width), Piece(width)])
