@@ -66,7 +66,8 @@ def choose_masked(
     live = _live(graph, fused)
     needed = {a for node in graph.nodes if node.id in live for a in _read_masked(graph, node, fused)}
     needed |= {node.id for node in graph.nodes if node.id in live and node.op == "share" and node.owner in contributors}
-    needed |= _operands_of_many_sums(graph, needed)
+    while more := _operands_of_many_sums(graph, needed) - needed:  # of which some are sums themselves
+        needed |= more
     free: set[int] = set()
     apart = _put_together(graph)
     pushed: dict[int, list[int]] = {}
@@ -105,7 +106,8 @@ def _put_together(graph: Graph) -> set[int]:
 
 
 def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
-    """Values that are fewer than the needed sums and differences of them, as where all pairs are compared.
+    """Values that are fewer than the needed sums and differences of them, as where all pairs are compared, or where the
+    largest one is found and taken from all; and what moves their elements to where these are needed.
 
     What repeats elements of a value, or moves them, counts as that value.
     """
@@ -126,10 +128,30 @@ def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
         for a in terms[node.id][:1]:
             cost[find(a)] = cost.get(find(a), 0) - numel(node.shape)
     operands = {a for args in terms.values() for a in args}
+    parts: dict[int, list[tuple[int, set[int]]]] = {}
+    for node in graph.nodes:
+        if node.id in needed:
+            base, way = _made_of(graph, node.id)
+            if way and base in operands:
+                parts.setdefault(base, []).append((numel(node.shape), way))
+    for base, read in parts.items():  # opened apart, they would cost no more than this
+        cost[find(base)] = cost.get(find(base), 0) - min(sum(size for size, _ in read), numel(graph[base].shape))
     counted = {_moved(graph, a): a for a in operands - needed}
     for base, a in counted.items():
         cost[find(a)] += numel(graph[base].shape)
-    return {a for a in operands if graph[a].op != "share" and cost[find(a)] < 0}
+    chosen = {a for a in operands if graph[a].op != "share" and cost[find(a)] < 0}
+    return chosen.union(*(way for base in chosen for _, way in parts.get(base, ())))
+
+
+def _made_of(graph: Graph, a: int) -> tuple[int, set[int]]:
+    """The value that all elements of a value are of, or differences of, and what they go through on the way from it."""
+    node = graph[a]
+    if node.op != "linear" or not (node.attrs["kind"] in LAYOUT or node.attrs["kind"] in ("index_sub", "cat")):
+        return a, set()
+    found = [_made_of(graph, arg) for arg in dict.fromkeys(node.args)]
+    if len({base for base, _ in found}) > 1:
+        return a, set()
+    return found[0][0], {a}.union(*(way for _, way in found))
 
 
 def _moved(graph: Graph, a: int) -> int:
