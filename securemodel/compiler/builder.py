@@ -16,7 +16,7 @@ from protocols.bilinear import real_bilinear
 from protocols.linear import linear_shape
 from protocols.names import PUBLIC
 from securemodel.compiler.approximations import PARTS, Pieces
-from securemodel.compiler.ir import AMONG, BELOW, TABLED, WRAPS, Graph, Mark, Node, phase_of, plain_json
+from securemodel.compiler.ir import AMONG, TABLED, WRAPS, Graph, Mark, Node, phase_of, plain_json
 
 Real = float
 """In `Builder`, `float` is an operator."""
@@ -380,11 +380,6 @@ class Builder:
     def tabled(self, x: Value, table: str) -> None:
         """Notes that x is read of the table of this number and function."""
         self._mark(x, Mark(TABLED, table, -math.inf, math.inf))
-
-    def below(self, x: Value, most: Real) -> Value:
-        """Notes that the magnitude of x is at most this wherever x means something."""
-        self._mark(x, Mark(BELOW, self.source, -most, most))
-        return x
 
     def computes(self, x: Value, name: str) -> None:
         """Notes that x is the value of the captured operator `name`, if it is not that of an earlier one."""

@@ -60,8 +60,8 @@ def plain_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-WRAPS, AMONG, BELOW = "wraps", "among", "below"
-"""Names of marks: see `Builder.wraps`, `Builder.among` and `Builder.below`."""
+WRAPS, AMONG = "wraps", "among"
+"""Names of marks: see `Builder.wraps` and `Builder.among`."""
 COMPARED = "compared"
 """The name of a mark on a comparison, and on what it reads; its source is the comparison's number when it was lowered."""
 MEASURED = "measured"

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from securemodel.compiler.ir import AMONG, BELOW, COMPARED, MEASURED, TABLED, Graph, Mark, Node
+from securemodel.compiler.ir import AMONG, COMPARED, MEASURED, TABLED, Graph, Mark, Node
 from securemodel.compiler.ops import CUTS, cut_operand
 from securemodel.inspect.fixed import Both
 
@@ -43,7 +43,7 @@ def ranges(graph: Graph, node: Node, value: Both, operands: Sequence[Both]) -> I
     if node.form in ("additive", "masked") and value.wide is not None:
         yield _within(graph, node.id, "ring", RING_BITS, node.id, value)
     for mark in node.marks:
-        if mark.low is not None and mark.name not in (AMONG, BELOW, COMPARED, MEASURED, TABLED):
+        if mark.low is not None and mark.name not in (AMONG, COMPARED, MEASURED, TABLED):
             seen = value.number * 2.0**-mark.frac
             seen = seen[seen != 0] if mark.or_zero else seen
             yield Range(node.id, mark.name, mark.low, cast(float, mark.high), seen, mark)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from protocols.shares import RING_BITS
 from securemodel.compiler.approximations import PARTS, most_of_spline
-from securemodel.compiler.ir import BELOW, MEASURED, Graph, Header, Mark, Node, only_moves
+from securemodel.compiler.ir import MEASURED, Graph, Header, Mark, Node, only_moves
 from securemodel.compiler.ops import frac_of
 from securemodel.compiler.passes.fit import result_number
 
@@ -118,20 +118,16 @@ class _Pass:
         key = (have.id, have.frac, frac)
         if key not in self.truncated:
             bits = have.frac - frac
-            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits, self._known(node, bits))
+            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits, self._known(have.id, bits))
         return _Scaled(self.truncated[key], frac)
 
-    def _known(self, node: Node, bits: int) -> int:
-        """How many low bits of a value show all of it to a truncation by `bits`, in whole bytes, where it is proven to be
-        small: a spline's, or one that a lowering function noted."""
-        have = self.env[node.id]
-        most = [math.ceil(math.ldexp(mark.high, have.frac)) for mark in node.marks if mark.name == BELOW and mark.high]
-        if self.new[have.id].op == "spline":
-            most.append(most_of_spline(self.new, self.new[have.id]))
-        if not most:
+    def _known(self, value: int, bits: int) -> int:
+        """How many low bits of a spline's value show all of it to a truncation by `bits`, in whole bytes."""
+        node = self.new[value]
+        if node.op != "spline":
             return RING_BITS
-        rounded = min(most) + ((1 << bits) // 2 if self.exact else 0)
-        return min(RING_BITS, -(-(rounded.bit_length() + 2) // 8) * 8)
+        most = most_of_spline(self.new, node) + ((1 << bits) // 2 if self.exact else 0)
+        return min(RING_BITS, -(-(most.bit_length() + 2) // 8) * 8)
 
     def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int, modulo: int = RING_BITS) -> int:
         """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more.
