@@ -46,7 +46,7 @@ def halvings(
     """How often each table is halved, by its number.
 
     Greedy: functions by how much is looked up in them, all tables of one at a time, and parts of these where they cost too
-    much accuracy together. `error`: the largest error with such tables, infinite where there are none; `tell` is told what
+    much accuracy together. `error`: the largest error with such tables, infinite where there are none or they save nothing; `tell` is told what
     each trial found.
     """
     found: dict[int, int] = {}
@@ -61,7 +61,7 @@ def halvings(
             made <= tolerance,
             f"{len(part)} of {part[0].function}, {TABLE_SIZE >> tried[part[0].number]} entries",
         )
-        off = f"largest error {made:.2g}" if made < math.inf else "there are no such tables"
+        off = f"largest error {made:.2g}" if made < math.inf else "no such tables, or no fewer bytes"
         tell(f"trial {trial} of at most {MOST_TRIALS}: {what}: {off}, {'kept' if kept else 'not kept'}")
         if kept:
             found = tried

@@ -87,23 +87,30 @@ def tune(
         made.__dict__["row_independent"] = program.row_independent  # found by running the model, which is the same
         return made
 
+    def fitted(tuning: Tuning) -> tuple[Tuning, Program]:
+        tuning = replace(tuning, limits=_measure(again(tuning), model, inputs, total).limits(margin))
+        if not guard:  # values are numbered where comparisons that are left out are
+            tuning = replace(tuning, values=_measure(again(tuning), model, inputs, total).magnitudes(margin))
+        return tuning, again(tuning)
+
     tuning = Tuning("", margin, (), guard, whole_rows=seen.whole_rows is True)
-    if tuning.whole_rows:
-        seen = _measure(again(tuning), model, inputs, total)
-    tables_tuned = _fewer_pieces(tuning, again, model, inputs, total, tolerance, progress) if tables else ()
-    if tables_tuned:
-        tuning = replace(tuning, tables=tables_tuned)
-        seen = _measure(again(tuning), model, inputs, total)
-    tuning = replace(tuning, limits=seen.limits(margin))
-    if not guard:  # values are numbered where comparisons that are left out are
-        tuning = replace(tuning, values=_measure(again(tuning), model, inputs, total).magnitudes(margin))
-    made = again(tuning)
+    fewer = _fewer_pieces(tuning, again, model, inputs, total, tolerance, progress) if tables else ()
+    tuning, made = fitted(tuning)
+    if fewer:  # which may be read in more bytes: with tables as they were, other comparisons may have one outcome
+        also = fitted(replace(tuning, tables=fewer, limits=(), values=()))
+        tuning, made = min((tuning, made), also, key=lambda found: _bytes(found[1]))
     error = _measure(made, model, inputs, total).error
     if not error <= tolerance:
         what = f"on this data a result of the tuned program is {error:.3g} off, more than the tolerance {tolerance:g}"
         raise InputError(explain(what, where=_WHERE, fix="take more margin, or allow more"))
     of = made.header.tuned.of if made.header.tuned else ""
     return TunedProgram(made, program, replace(tuning, of=of), error, tolerance)
+
+
+def _bytes(program: Program) -> int:
+    """What all parties and the dealer send in a run."""
+    cost = program.plan().total
+    return cost.preprocessing_bytes + sum(cost.sent_bytes.values())
 
 
 def _fewer_pieces(
@@ -116,7 +123,8 @@ def _fewer_pieces(
     progress: Callable[[str], None],
 ) -> tuple[Halved, ...]:
     """The tables that can have fewer pieces."""
-    graph = again(tuning).graph
+    before = again(tuning)
+    graph, most = before.graph, _bytes(before)
     found = {table.number: table for table in tables_of(graph, layer_names(graph))}
 
     def halved(times: Mapping[int, int]) -> tuple[Halved, ...]:
@@ -127,7 +135,7 @@ def _fewer_pieces(
             made = again(replace(tuning, tables=halved(times)))
         except UnsupportedOperator:  # of this function there are no such tables
             return math.inf
-        return _measure(made, model, inputs, total).error
+        return _measure(made, model, inputs, total).error if _bytes(made) < most else math.inf
 
     return halved(halvings(tuple(found.values()), error, tolerance, progress))
 

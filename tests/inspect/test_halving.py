@@ -72,8 +72,8 @@ def test_a_domain_ends_earlier_only_where_what_holds_outside_holds_there(name):
     assert coarser(fit, 3) is None
 
 
-@pytest.mark.parametrize("parties", [("a", "b"), ("a", "idle", "b")])
-def test_tables_are_halved_as_far_as_the_tolerance_allows(parties, tmp_path):
+def test_tables_are_halved_as_far_as_the_tolerance_allows(tmp_path):
+    parties = ("a", "idle", "b")
     told: list[str] = []
     program = securemodel.compile(Fn(torch.sigmoid), FIRST, parties=parties, **TWO)
     kept = securemodel.tune(program, FIRST, tolerance=1e-3, tables=False)
@@ -94,6 +94,20 @@ def test_tables_are_halved_as_far_as_the_tolerance_allows(parties, tmp_path):
     assert securemodel.Tuning.load(tmp_path / "mine.tuning") == found.tuning
     again = securemodel.compile(Fn(torch.sigmoid), FIRST, parties=parties, tuned=tmp_path / "mine.tuning", **TWO)
     assert again.digest == found.program.digest
+
+
+def test_two_parties_would_open_more_for_a_quarter_of_a_table_than_the_dealer_saves():
+    program, told = securemodel.compile(Fn(torch.sigmoid), FIRST, parties=("a", "b"), **TWO), []
+    found = securemodel.tune(program, FIRST, tolerance=1e-3, progress=told.append)
+    assert found.tuning.halvings == {0: 1} and "no fewer bytes" in told[1]
+
+
+def test_tables_stay_as_they_are_where_all_would_be_more_bytes():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(128, 128), nn.Softmax(1)).eval(), 4 * torch.randn(40, 128)
+    program = securemodel.compile(model, x, rounding="fast", truncate_outputs=True, **TWO)
+    kept, found = (securemodel.tune(program, x, tolerance=1e-3, tables=tables) for tables in (False, True))
+    assert found.total.dealt[1] + found.total.sent[1] <= kept.total.dealt[1] + kept.total.sent[1]
 
 
 def test_tables_that_are_too_coarse_together_are_tried_in_parts():
