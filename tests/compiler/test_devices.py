@@ -47,6 +47,7 @@ MESSAGES = {
     "devices.py:host_bytes",
     "devices.py:to_host",
     "correlations.py:unpacked",  # what the dealer sent, widened where it arrives
+    "kernels/cpu/openings.py:widen",
     "channel/buffers.py:byte_view",
     "channel/local.py:_copied",
 }

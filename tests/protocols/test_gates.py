@@ -85,13 +85,13 @@ class Table:
         parts = gate.parts(attrs, shapes, shape)
         fixed = correlations.corrections(self.streams[:-1], 1, node, parts, gate.deal(attrs, masks))
         assert [(tuple(t.shape), t.dtype) for t in fixed] == [(p.shape, p.dtype) for p in parts]
-        sent = [correlations.packed(share, part) for share, part in zip(fixed, parts, strict=True)]
+        sent = correlations.packed(fixed, parts)
         assert sum(t.numel() * t.element_size() for t in sent) == dealt_bytes(gate, attrs, shapes, shape)
         results = []
         for role, stream in zip(self.roles(), self.streams, strict=True):
             dealt = correlations.expand_share(stream, 1, node, parts)
             if role.last:
-                dealt = {part.name: correlations.unpacked(s, part) for part, s in zip(parts, sent, strict=True)}
+                (dealt,) = correlations.unpacked([list(zip(parts, sent, strict=True))])
             results.append(gate.evaluate(role, attrs, [forms[role.rank] for forms, _ in operands], dealt))
         return results
 
