@@ -52,7 +52,8 @@ def test_programs_on_these_kernels_send_and_give_the_same_bits(case):
 
 MOST_REGISTERS = {
     "stream": 96, "product 128x64, 1 parts": 168, "product 128x64, 4 parts": 168, "product 16x64, 4 parts": 96,
-    "select_truncated": 80, "combine": 96, "lookup of 256, 4 columns": 96, "lookup of 64, 2 columns": 80, "spline": 96,
+    "select_truncated": 80, "combine": 96, "lookup of 256, 4 columns": 96, "lookup of 64, 2 columns": 80,
+    "coefficients, bits": 104, "coefficients, weights": 88,
 }  # fmt: skip
 """Of a lane, so that enough programs are on a multiprocessor at once; 64 for others."""
 WIDE = ("truncate", "select_truncated", "select", "bit_to_ring", "bit_times", "deal_truncation", "msb_plane", "thermometer",
