@@ -35,6 +35,17 @@ class Fn(torch.nn.Module):
         return self.function(*inputs)
 
 
+class Veiled(torch.nn.Module):
+    """A function of inputs, to the first of which a zero of the other party is added."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.zero = function, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, first: torch.Tensor, *others: torch.Tensor) -> Any:
+        return self.function(first + self.zero, *others)
+
+
 class Several(torch.nn.Module):
     """Several modules on the same secrets; returns all their outputs in one tuple.
 

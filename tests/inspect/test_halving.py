@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from running import TWO, Veiled
 from torch import nn
 
 import securemodel
@@ -16,19 +17,7 @@ from securemodel.inspect.audit import audit
 from securemodel.inspect.fixed import fixed_point
 from securemodel.inspect.halving import MOST_TRIALS, Read, halvings
 
-TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 FIRST = torch.linspace(-1, 1, 8)
-
-
-class Fn(nn.Module):
-    """A function of an input plus a zero of the other party."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function, self.zero = function, nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x + self.zero)
 
 
 FUNCTIONS = {
@@ -42,7 +31,7 @@ LINE = torch.cat([torch.linspace(-20, 20, 4001), torch.tensor([-7.75, 7.75, -15.
 
 def with_halved(name: str, x: torch.Tensor, times: int, **more) -> securemodel.Program:
     tuning = Tuning("", 4.0, (), tables=(Halved(0, times, name, ""),) if times else ())
-    return securemodel.compile(Fn(FUNCTIONS[name]), x, tuned=tuning, **TWO, **more)
+    return securemodel.compile(Veiled(FUNCTIONS[name]), x, tuned=tuning, **TWO, **more)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "fast"])
@@ -75,7 +64,7 @@ def test_a_domain_ends_earlier_only_where_what_holds_outside_holds_there(name):
 def test_tables_are_halved_as_far_as_the_tolerance_allows(tmp_path):
     parties = ("a", "idle", "b")
     told: list[str] = []
-    program = securemodel.compile(Fn(torch.sigmoid), FIRST, parties=parties, **TWO)
+    program = securemodel.compile(Veiled(torch.sigmoid), FIRST, parties=parties, **TWO)
     kept = securemodel.tune(program, FIRST, tolerance=1e-3, tables=False)
     found = securemodel.tune(program, FIRST, tolerance=1e-3, progress=told.append)
     ((number, times),) = found.tuning.halvings.items()
@@ -92,12 +81,12 @@ def test_tables_are_halved_as_far_as_the_tolerance_allows(tmp_path):
     )
     found.save(tmp_path / "mine.tuning")
     assert securemodel.Tuning.load(tmp_path / "mine.tuning") == found.tuning
-    again = securemodel.compile(Fn(torch.sigmoid), FIRST, parties=parties, tuned=tmp_path / "mine.tuning", **TWO)
+    again = securemodel.compile(Veiled(torch.sigmoid), FIRST, parties=parties, tuned=tmp_path / "mine.tuning", **TWO)
     assert again.digest == found.program.digest
 
 
 def test_two_parties_would_open_more_for_a_quarter_of_a_table_than_the_dealer_saves():
-    program, told = securemodel.compile(Fn(torch.sigmoid), FIRST, parties=("a", "b"), **TWO), []
+    program, told = securemodel.compile(Veiled(torch.sigmoid), FIRST, parties=("a", "b"), **TWO), []
     found = securemodel.tune(program, FIRST, tolerance=1e-3, progress=told.append)
     assert found.tuning.halvings == {0: 1} and "no fewer bytes" in told[1]
 
@@ -128,10 +117,10 @@ def test_a_changed_table_of_a_tuning_is_refused(tmp_path):
     tuning, file = Tuning("0" * 64, 4.0, (), tables=(Halved(0, 1, "sigmoid", ""),)), tmp_path / "mine.tuning"
     changed = replace(tuning, of="", tables=(Halved(1, 1, "sigmoid", ""),))
     with pytest.raises(CompileError, match="the table 1, and the model has 1"):
-        securemodel.compile(Fn(torch.sigmoid), FIRST, tuned=changed, **TWO)
+        securemodel.compile(Veiled(torch.sigmoid), FIRST, tuned=changed, **TWO)
     with pytest.raises(UnsupportedOperator, match="by a table that is halved 2 times"):
         halved = replace(changed, tables=(Halved(0, 2, "silu", ""),))
-        securemodel.compile(Fn(nn.functional.silu), FIRST, tuned=halved, **TWO)
+        securemodel.compile(Veiled(nn.functional.silu), FIRST, tuned=halved, **TWO)
     for entry in ('[0, 3, "x", "y"]', '[-1, 1, "x", "y"]', '[0, 1, "x"]', '[true, 1, "x", "y"]', '[0, 1, "x", "y"]'):
         file.write_text(tuning.text().replace('"tables": [', f'"tables": [{entry},', 1))
         with pytest.raises(InputError, match="this is no tuning"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import TWO, Veiled
 from torch import nn
 
 import securemodel
@@ -17,20 +18,8 @@ from securemodel.errors import CompileError, FileError, InputError, OutOfRange, 
 from securemodel.inspect.audit import audit
 from securemodel.inspect.fixed import fixed_point
 
-TWO = {"weights": "a", "inputs": "b", "outputs": "b"}
 UNIT, SIZE = 2.0**-16, 8
 FIRST = torch.linspace(-1, 1, SIZE)
-
-
-class Fn(nn.Module):
-    """A function of an input plus a zero of the other party."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function, self.zero = function, nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x + self.zero)
 
 
 def network() -> nn.Module:
@@ -55,7 +44,7 @@ def tuned(name: str, rounding: str = "exact", margin: float = 4.0) -> securemode
         "absolute": torch.abs,
         "max": lambda x: torch.maximum(x, 0 * x - 7.0),
     }
-    program = securemodel.compile(Fn(functions[name]), FIRST, rounding=rounding, **TWO)
+    program = securemodel.compile(Veiled(functions[name]), FIRST, rounding=rounding, **TWO)
     return securemodel.tune(program, FIRST, tolerance=1e-3, margin=margin, tables=False)
 
 
@@ -141,7 +130,7 @@ def test_comparisons_with_one_outcome_are_left_out(name, rounding):
 @pytest.mark.parametrize("rounding", ["exact", "fast"])
 @pytest.mark.parametrize("side", [1, -1])
 def test_compare_names_a_value_that_is_just_on_the_other_side(rounding, side):
-    program = securemodel.compile(Fn(lambda x: torch.where(x < 5 * side, x, -x)), FIRST, rounding=rounding, **TWO)
+    program = securemodel.compile(Veiled(lambda x: torch.where(x < 5 * side, x, -x)), FIRST, rounding=rounding, **TWO)
     found = securemodel.tune(program, FIRST, tolerance=1e-3)
     assert found.program.header.tuned.settled == 1
     for number, inside in ((5 * side - UNIT, side > 0), (5.0 * side, side < 0)):
@@ -175,7 +164,7 @@ def test_rows_that_fill_up_a_batch_are_in_range():
 
 
 def test_truncated_outputs_are_tuned_too():
-    program = securemodel.compile(Fn(lambda x: torch.relu(x) * x), FIRST, truncate_outputs=True, **TWO)
+    program = securemodel.compile(Veiled(lambda x: torch.relu(x) * x), FIRST, truncate_outputs=True, **TWO)
     found = securemodel.tune(program, FIRST, tolerance=1e-3)
     assert [n.frac for n in found.program.graph.nodes if n.op == "reveal"] == [16]
 
@@ -234,7 +223,7 @@ def test_an_opening_beyond_its_range_is_wrong_and_compare_says_so():
 
 
 def test_a_result_is_sent_in_as_few_bytes_as_it_has():
-    program = securemodel.compile(Fn(lambda x: x + 1.0), FIRST, **TWO)
+    program = securemodel.compile(Veiled(lambda x: x + 1.0), FIRST, **TWO)
     found = securemodel.tune(program, FIRST, tolerance=1e-3)
     (revealed,) = [node for node in found.program.graph.nodes if node.op == "reveal"]
     assert revealed.attrs["width"] == 24 and found.program.header.tuned.limits == ((revealed.id, 23),)
@@ -248,7 +237,9 @@ def test_a_result_is_sent_in_as_few_bytes_as_it_has():
 
 
 def test_what_may_be_chosen_counts_as_large_as_what_it_is_chosen_from():
-    found = securemodel.tune(securemodel.compile(Fn(lambda x: torch.relu(x - 1)), FIRST, **TWO), FIRST, tolerance=1e-3)
+    found = securemodel.tune(
+        securemodel.compile(Veiled(lambda x: torch.relu(x - 1)), FIRST, **TWO), FIRST, tolerance=1e-3
+    )
     x = torch.arange(SIZE) / 2.0  # of the data, nothing is above 1
     assert torch.equal(fixed_point(found.program, x)[0], torch.relu(x - 1))
 
@@ -348,7 +339,7 @@ def test_a_guard_catches_one_value_and_the_session_goes_on(rounding):
 
 @pytest.mark.parametrize("rounding", ["exact", "fast"])
 def test_a_guard_is_right_to_the_last_number(rounding):
-    program = securemodel.compile(Fn(torch.relu), FIRST, rounding=rounding, **TWO)
+    program = securemodel.compile(Veiled(torch.relu), FIRST, rounding=rounding, **TWO)
     found = securemodel.tune(program, FIRST, tolerance=1e-3, guard=True)
     end = edge(found)
     with securemodel.local(found.program) as session:
@@ -388,9 +379,11 @@ def test_a_tuning_is_read_back_and_makes_the_same_program(tmp_path):
     found, file = tuned("gelu"), tmp_path / "mine.tuning"
     found.save(file)
     assert securemodel.Tuning.load(file) == found.tuning
-    again = [securemodel.compile(Fn(nn.functional.gelu), FIRST, tuned=given, **TWO) for given in (file, found.tuning)]
+    again = [
+        securemodel.compile(Veiled(nn.functional.gelu), FIRST, tuned=given, **TWO) for given in (file, found.tuning)
+    ]
     assert {program.digest for program in again} == {found.program.digest} != {found.before.digest}
-    assert securemodel.compile(Fn(nn.functional.gelu), FIRST, tuned=None, **TWO).digest == found.before.digest
+    assert securemodel.compile(Veiled(nn.functional.gelu), FIRST, tuned=None, **TWO).digest == found.before.digest
     found.program.save(tmp_path / "program.txt")
     read = securemodel.Program.load(tmp_path / "program.txt")
     assert read.digest == found.program.digest and read.header == found.program.header
@@ -402,16 +395,16 @@ def test_a_tuning_of_another_model_is_refused():
     for function, example, more in ((torch.relu, FIRST, {}), (nn.functional.gelu, FIRST[1:], {}),
                                     (nn.functional.gelu, FIRST, {"rounding": "fast"})):  # fmt: skip
         with pytest.raises(CompileError, match="another model or of other settings"):
-            securemodel.compile(Fn(function), example, tuned=tuned("gelu").tuning, **TWO, **more)
+            securemodel.compile(Veiled(function), example, tuned=tuned("gelu").tuning, **TWO, **more)
     right = tuned("gelu").tuning
     for other in (0, 10**9):
         changed = replace(right, limits=(replace(right.limits[0], comparison=other), *right.limits[1:]))
         with pytest.raises(CompileError, match=f"a limit of {other}, and that is no comparison"):
-            securemodel.compile(Fn(nn.functional.gelu), FIRST, tuned=changed, **TWO)
+            securemodel.compile(Veiled(nn.functional.gelu), FIRST, tuned=changed, **TWO)
     with pytest.raises(InputError, match="tuned= is no tuning but dict"):
-        securemodel.compile(Fn(torch.relu), FIRST, tuned={}, **TWO)
+        securemodel.compile(Veiled(torch.relu), FIRST, tuned={}, **TWO)
     with pytest.raises(TypeError, match="tuned"):
-        securemodel.compile(Fn(torch.relu), FIRST, tuned=None, protocol="crypten", **TWO)
+        securemodel.compile(Veiled(torch.relu), FIRST, tuned=None, protocol="crypten", **TWO)
 
 
 @pytest.mark.parametrize(
