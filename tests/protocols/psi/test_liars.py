@@ -221,7 +221,9 @@ def test_peers_that_end_or_fall_silent(parties, small_pieces: int, learns: str, 
     start = time.monotonic()
     found = parties.results(THREE, Terms(learns), {LIAR: change}, timeout_s=0.7)
     assert time.monotonic() - start < LIMIT_S
-    assert isinstance(found["bank"], PeerStalled if silent else PeerError)
+    honest = [found[name] for name in THREE if name != LIAR]  # who waits longest says so first, and the other hears it
+    assert all(isinstance(each, PeerError) for each in honest)
+    assert not silent or any(isinstance(each, PeerStalled) for each in honest)
     assert isinstance(found[LIAR], KeyboardInterrupt)
 
 
