@@ -106,7 +106,7 @@ def text_decoders(folder: Path) -> dict[str, Decoder]:
     store, program = SimpleNamespace(runs=7), SimpleNamespace(digest="d")
     (folder / "store").mkdir(mode=0o700)
     write_secret(folder / "store" / "key", bytes(32), "a key")
-    meta = {"version": 2, "id": "x", "party": "bank", "digest": "d", "runs": 7}
+    meta = {"version": 3, "id": "x", "party": "bank", "digest": "d", "runs": 7}
     cursor = {"next": 3, "weights": None}
 
     def opened(name: str, fields: dict[str, object]) -> Callable[[bytes], object]:

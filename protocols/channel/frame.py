@@ -17,7 +17,7 @@ from typing import NamedTuple
 from protocols.errors import BadFrame, InputError, Mismatch, explain
 
 MAGIC = b"SMF1"
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 _LAYOUT = struct.Struct("<4sQIIBBHQ")
 HEADER_BYTES = _LAYOUT.size
 

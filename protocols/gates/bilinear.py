@@ -4,6 +4,9 @@ x = m_x - l_x and y = m_y - l_y, so
     B(x, y) = B(m_x, m_y) - B(m_x, l_y) - B(l_x, m_y) + B(l_x, l_y)
 and the dealer shares B(l_x, l_y): one ring element per element of the result
 [Beaver 1991; ABY2.0, Patra et al. 2021, section 3]. The result is additive.
+
+Where one party knows y, it is dealt B(l_x - l, l_y), with its share l of l_x, and finishes with m_x - l and y; the others
+only prepare (docs/protocol.md, section 2).
 """
 
 from __future__ import annotations

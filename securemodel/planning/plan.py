@@ -16,6 +16,7 @@ from securemodel.compiler.ir import Graph, Node, Phase
 from securemodel.compiler.ops import TALK
 from securemodel.compiler.positions import table_nodes
 from securemodel.compiler.wire import START, Step, item_bytes, message_bytes, sends, steps
+from securemodel.engines.masked.masks import known_factors
 from securemodel.planning.costs import Cost, Layer, Machine, Network, PartyCost, find_network
 from securemodel.planning.hints import NARROW, most_expensive, narrowed
 from securemodel.planning.layer_names import INPUTS, layer_names, recurrent_steps
@@ -61,7 +62,7 @@ def _layers(graph: Graph, parties: Sequence[str], phase: Phase) -> tuple[Layer, 
     """One phase by layers, in the order in which they first do something."""
     names = layer_names(graph)
     found: dict[str, Cost] = {}
-    have = {name: held(graph, parties, name) for name in parties}
+    have, known = {name: held(graph, parties, name) for name in parties}, known_factors(graph, parties)
 
     def charge(name: str, cost: Cost) -> None:
         found[name] = found[name] + cost if name in found else cost
@@ -69,7 +70,7 @@ def _layers(graph: Graph, parties: Sequence[str], phase: Phase) -> tuple[Layer, 
     for index, step in enumerate(steps(graph, phase)):
         for node in (*step.local, *step.talk):
             if node.form != "float" or node.op == "reveal":
-                charge(names[node.id], _node_cost(graph, node, parties, have))
+                charge(names[node.id], _node_cost(graph, node, parties, have, known.get(node.id)))
         if step.talk or index == 0:
             charge(names[step.talk[0].id] if step.talk else INPUTS, _round_cost(step, parties, index == 0))
     return tuple(Layer(name, cost) for name, cost in found.items())
@@ -87,11 +88,14 @@ def _round_cost(step: Step, parties: Sequence[str], first: bool) -> Cost:
     return Cost(costs)
 
 
-def _node_cost(graph: Graph, node: Node, parties: Sequence[str], have: Mapping[str, Sequence[bool]]) -> Cost:
-    """What one node costs besides rounds and headers of messages between the parties."""
+def _node_cost(
+    graph: Graph, node: Node, parties: Sequence[str], have: Mapping[str, Sequence[bool]], known: str | None
+) -> Cost:
+    """What one node costs besides rounds and headers of messages between the parties. `known`: of a product, who knows its
+    second operand."""
     costs = {}
     for me in parties:
-        work = node_work(graph, node, have[me], me == parties[0])
+        work = node_work(graph, node, have[me], me == parties[0], None if known is None else known == me)
         out, into = (_talk_bytes(node, me, parties, sending) for sending in (True, False))
         costs[me] = PartyCost(
             0, out, into, work.multiply_adds, work.prepared_multiply_adds, work.moved_bytes, work.prepared_bytes, 1

@@ -71,11 +71,14 @@ class Work:
     prepared_bytes: int = 0
 
 
-def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Work:
-    """The work of one node of the run phase for a party whose shares are `have`; `first` for rank 0."""
+def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool, knows: bool | None = None) -> Work:
+    """The work of one node of the run phase for a party whose shares are `have`; `first` for rank 0.
+
+    `knows`: of a product whose second operand one party knows, whether it is this one; else None.
+    """
     if node.form == "float" and node.op != "reveal":
         return Work()
-    online, prepared = _products(graph, node, have, first)
+    online, prepared = _products(graph, node, have, first, knows)
     is_view = ROWS[node.op].kept or (node.op == "linear" and node.attrs["kind"] in VIEWS)
     read = [node] if node.op == "rows" else [graph[a] for a in node.args]  # of a table, no more than is taken
     moved = 0 if is_view else value_bytes(node, have) + sum(value_bytes(x, have) for x in read)
@@ -84,10 +87,13 @@ def node_work(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> Wo
     return Work(online, prepared, moved + dealt + mask, dealt + mask)
 
 
-def _products(graph: Graph, node: Node, have: Sequence[bool], first: bool) -> tuple[int, int]:
+def _products(graph: Graph, node: Node, have: Sequence[bool], first: bool, knows: bool | None) -> tuple[int, int]:
     """(online, prepared) multiply-adds of one party."""
+    if knows:
+        return _multiply_adds(graph, node), 0
     mine = {index for index, a in enumerate(node.args) if have[a]} | ({"first"} if first else set())
-    counts = [_multiply_adds(graph, node) * bool(who & mine) for who in ROWS[node.op].products]
+    products = ROWS[node.op].products if knows is None else ROWS[node.op].products[:1]
+    counts = [_multiply_adds(graph, node) * bool(who & mine) for who in products]
     halved = node.op in HALVED and node.phase == "run" and graph[node.args[1]].phase == "load"
     return (sum(counts[1:]), counts[0]) if halved else (sum(counts), 0)
 

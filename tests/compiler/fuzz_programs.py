@@ -354,7 +354,7 @@ def _deal(program: Program) -> None:
     streams = {name: Stream(insecure_test_key(1, name)) for name in program.parties}
     dealing = Dealing(program.graph, program.parties, streams)
     me, loaded = program.parties[0], {}
-    preparing = Preparing(program.graph, me, streams[me])
+    preparing = Preparing(program.graph, program.parties, me, streams[me])
     for epoch, phase in enumerate(PHASES):
         for _ in dealing.deal(epoch, phase):
             pass

@@ -35,7 +35,7 @@ def made(program, size: int, monkeypatch) -> list:
         def dealt(self, epoch, wanted):
             return unpacked([list(zip(parts, last[node], strict=True)) for node, parts in wanted])
 
-    preparing = [Preparing(graph, name, streams[name], Dealt() if name == names[-1] else None) for name in names]
+    preparing = [Preparing(graph, names, name, streams[name], Dealt() if name == names[-1] else None) for name in names]
     loaded: dict[int, LoadedOperand] = {}
     for epoch, phase in enumerate(("load", "run"), 3):
         last.clear()

@@ -13,7 +13,7 @@ from protocols.gates import GATES, SIGNED, Part, ready_attrs
 from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.compiler.positions import is_table
-from securemodel.engines.masked.masks import DERIVED, FRESH, Derive, Masks, portions
+from securemodel.engines.masked.masks import DERIVED, FRESH, Derive, Masks, known_factors, portions
 from securemodel.engines.masked.tables import TABLE_EPOCH, TableMasks, table_streams
 
 
@@ -36,6 +36,26 @@ def dealt_parts(graph: Graph) -> dict[int, tuple[Part, ...]]:
     return {n.id: GATES[n.op].parts(n.attrs, [graph[a].shape for a in n.args], n.shape) for n in gates}
 
 
+ALL = ""
+"""In the place of a party's name: that of nobody."""
+
+
+def masks_needed(graph: Graph, known: Mapping[int, str]) -> dict[int, frozenset[str]]:
+    """By value, whose shares are left out of the masks of it that are read: one party's, or ALL for nobody's.
+
+    `known`: products by the party that knows their second operand, to which the mask of the first is dealt without its
+    share.
+    """
+    needed: dict[int, frozenset[str]] = {node.id: frozenset() for node in graph.nodes}
+    for node in reversed(graph.nodes):
+        for index, a in enumerate(node.args):
+            if node.op in GATES:
+                needed[a] |= {known.get(node.id, ALL) if index == 0 else ALL}
+            elif node.op in DERIVED:
+                needed[a] |= needed[node.id]
+    return needed
+
+
 Dealt = list[tuple[int, list[torch.Tensor]]]
 """For some gates the last party's shares of what is dealt, by node, as they are sent."""
 
@@ -45,14 +65,14 @@ class _Portion:
     """What the dealer does for some nodes of a phase: draws of all streams, then node by node, then corrections.
 
     `draws`: by stream, places and which of the tensors to make they are combined into. `masks`, `first`: which of these are
-    masks of nodes, and the first party's shares of what is dealt for gates with a sign. `steps`: by node, what makes
-    its mask, or None for a gate, and the masks that nobody reads after it. `corrections`: by stream of all ranks but the
-    last. `parts`: what is dealt for the gates.
+    masks of nodes, of all parties or without a share, and the first party's shares of what is dealt for gates with a sign.
+    `steps`: by node, what makes its masks, or None for a gate, and the masks that nobody reads after it. `corrections`: by
+    stream of all ranks but the last. `parts`: what is dealt for the gates.
     """
 
     shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]
     draws: tuple[tuple[Stream, Draws, tuple[int, ...]], ...]
-    masks: tuple[tuple[int, int], ...]
+    masks: tuple[tuple[str, int, int], ...]
     first: tuple[tuple[Node, tuple[int, ...]], ...]
     steps: tuple[tuple[Node, Derive | None, list[int]], ...]
     corrections: tuple[tuple[Stream, Draws], ...]
@@ -81,6 +101,8 @@ class Dealing:
         self._nothing = torch.zeros((), dtype=torch.int64, device=self._device)
         self._step_of_epoch = 0
         self._loaded: Masks = {}
+        self._known = known_factors(graph, parties)
+        self._needed = masks_needed(graph, self._known)
         self._parts = dealt_parts(graph)
         self._attrs = {n.id: ready_attrs(n.attrs, self._device) for n in graph.nodes if n.op in GATES}
         self._flat = {phase: [self._portion(nodes, phase) for nodes in portions(graph, phase)] for phase in PHASES}
@@ -97,11 +119,13 @@ class Dealing:
         if phase == "load":
             self._step_of_epoch = first - epoch - 1
         tables = TableMasks(self._tables, self._step_of_epoch + epoch)
-        masks: Masks = {} if phase == "load" else dict(self._loaded)
+        masks: dict[str, Masks] = {without: {} for without in (ALL, *self._known.values())}
+        if phase == "run":
+            masks[ALL].update(self._loaded)
         for portion in self._flat[phase]:
             yield self._dealt(portion, masks, epoch, tables)
         if phase == "load":
-            self._loaded = masks
+            self._loaded = masks[ALL]
 
     def loads_like(self, other: Dealing) -> None:
         """Takes the masks of the last load from the dealing of a program with the same load."""
@@ -114,12 +138,13 @@ class Dealing:
         masks, first = [], []
         for node in nodes:
             if (fresh := FRESH.get(node.op)) and fresh.use is not None and not is_table(self._graph, node):
-                mine = [stream for name, stream in self._streams.items() if fresh.mine(node, name)]
-                for at, stream in enumerate(mine):
-                    drawn[stream].append((fresh.place(node, fresh.together if at else "set"), len(shapes)))
-                if mine:
-                    masks.append((node.id, len(shapes)))
-                    shapes.append((node.shape, torch.int64))
+                for without in self._read(node):
+                    own = [s for name, s in self._streams.items() if name != without and fresh.mine(node, name)]
+                    for at, stream in enumerate(own):
+                        drawn[stream].append((fresh.place(node, fresh.together if at else "set"), len(shapes)))
+                    if own:
+                        masks.append((without, node.id, len(shapes)))
+                        shapes.append((node.shape, torch.int64))
             elif node.op in SIGNED:
                 parts = dealt_places(node.id, self._parts[node.id])
                 drawn[self._ranks[0]] += [(place, len(shapes) + at) for at, place in enumerate(parts)]
@@ -138,6 +163,10 @@ class Dealing:
             tuple(part for node in nodes if node.op in GATES for part in self._parts[node.id]),
         )
 
+    def _read(self, node: Node) -> list[str]:
+        """Whose shares are left out of the masks of a value that are made: what is loaded has all of its own."""
+        return [ALL] if node.phase == "load" else sorted(self._needed[node.id])
+
     def _mask_maker(self, node: Node) -> Derive | None:
         """What makes a mask that is not drawn with those of its portion; of what is drawn, nothing."""
         if node.op in GATES:
@@ -148,36 +177,42 @@ class Dealing:
             return DERIVED[node.op](self._graph, node, self._device)
         return lambda masks, tables: masks.get(node.id)
 
-    def _dealt(self, portion: _Portion, masks: Masks, epoch: int, tables: TableMasks) -> Dealt:
+    def _dealt(self, portion: _Portion, masks: dict[str, Masks], epoch: int, tables: TableMasks) -> Dealt:
         device = self._device
         made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in portion.shapes]
         for stream, draws, into in portion.draws:
             draws.fill(stream, epoch, [made[i] for i in into])
-        masks.update((node, made[i]) for node, i in portion.masks)
+        for without, node_id, i in portion.masks:
+            masks[without][node_id] = made[i]
         first = {node.id: [made[i] for i in into] for node, into in portion.first}
         dealt: Dealt = []
         for node, derive, done in portion.steps:
             if derive is None:
                 dealt.append((node.id, self._gate(node, masks, first.get(node.id, []))))
             elif FRESH.get(node.op) and FRESH[node.op].use is None:
-                masks[node.id] = hidden_order(self._streams[str(node.owner)], epoch, node.id, node.attrs["size"])
+                order = hidden_order(self._streams[str(node.owner)], epoch, node.id, node.attrs["size"])
+                masks[ALL][node.id] = order
             else:
-                masks[node.id] = derive(masks, tables)
+                for without in self._read(node):
+                    masks[without][node.id] = derive(masks[without], tables)
             for value in done:
-                masks.pop(value, None)
+                for each in masks.values():
+                    each.pop(value, None)
         values = [value for _, shares in dealt for value in shares]
         for stream, draws in portion.corrections:
             draws.fill(stream, epoch, values)
         sent = iter(packed(values, portion.parts))
         return [(node, [next(sent) for _ in shares]) for node, shares in dealt]
 
-    def _gate(self, node: Node, masks: Masks, first: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def _gate(self, node: Node, masks: dict[str, Masks], first: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What is dealt for a gate; `first`, where it has a sign, are the first party's shares of that."""
-        operands = [self._present(a) if (mask := masks.get(a)) is None else mask for a in node.args]
+        without = (self._known.get(node.id, ALL), *(ALL for _ in node.args[1:]))
+        found = [masks[each].get(a) for each, a in zip(without, node.args, strict=True)]
+        operands = [self._present(a) if mask is None else mask for mask, a in zip(found, node.args, strict=True)]
         attrs, parts = self._attrs[node.id], self._parts[node.id]
         if signed := SIGNED.get(node.op):
             named = {part.name: share for part, share in zip(parts, first, strict=True)}
-            masks[node.id] = signed.sign(attrs, operands, named)
+            masks[ALL][node.id] = signed.sign(attrs, operands, named)
         dealt = GATES[node.op].deal(attrs, operands)
         return [dealt[part.name].contiguous() for part in parts]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from protocols.gates import GATES, dealt_bytes, numel
 from protocols.prg import Place, Use
 from protocols.shares import part_of_bits, window
 from securemodel.compiler.ir import Graph, Node, Phase
-from securemodel.compiler.positions import take_rows
+from securemodel.compiler.positions import is_table, take_rows
 from securemodel.engines.masked.tables import TableMasks
 
 Masks = dict[int, torch.Tensor | None]
@@ -125,3 +125,32 @@ DERIVED: dict[str, Callable[[Graph, Node, torch.device], Derive]] = {
     "window": _window,
 }
 """Operators whose results are masked by what masks their operands."""
+
+
+def known_factors(graph: Graph, parties: Sequence[str]) -> dict[int, str]:
+    """Products in a run whose second operand one party alone masks, and so knows, by node: that party.
+
+    Of the first operand others have shares of the mask, and all of these are of the run.
+    """
+    alone, of_run, found = _maskers(graph, parties), list[bool](), {}
+    for node in graph.nodes:
+        of_run.append(node.phase == "run" and (node.op not in DERIVED or all(of_run[a] for a in node.args)))
+        if node.op == "bilinear" and node.phase == "run":
+            x, y = (alone[a] for a in node.args)
+            if x is not None and y is not None and len(y) == 1 and x - y and of_run[node.args[0]]:
+                (found[node.id],) = y
+    return found
+
+
+def _maskers(graph: Graph, parties: Sequence[str]) -> list[frozenset[str] | None]:
+    """By node, whose shares its mask adds up from. None for what is no mask of ring elements, or follows from a table."""
+    found: list[frozenset[str] | None] = []
+    for node in graph.nodes:
+        mine = None
+        if node.op == "linear" and node.form == "masked":
+            operands = [found[a] for a in node.args]
+            mine = None if None in operands else frozenset().union(*operands)  # type: ignore[arg-type]
+        elif node.form == "masked" and node.op in FRESH and not is_table(graph, node):
+            mine = frozenset(name for name in parties if FRESH[node.op].mine(node, name))
+        found.append(mine)
+    return found

@@ -23,6 +23,7 @@ from securemodel.engines.clear import ClearSide, revealed
 from securemodel.engines.masked import calls, opening
 from securemodel.engines.masked.calls import Call, Step, TakePrepared
 from securemodel.engines.masked.dealing import last_uses
+from securemodel.engines.masked.masks import known_factors
 from securemodel.engines.masked.preparing import LoadedOperand, Prepared
 from securemodel.engines.masked.rounds import Cut, Opening, Round, Together
 from securemodel.engines.masked.tables import TABLE_EPOCH, Tables
@@ -57,6 +58,7 @@ class OnlineParty:
         self._loaded_at = 0
         self._graph = graph
         self._tables, self._serves = table_nodes(graph), serves_client(graph)
+        self._known = known_factors(graph, names)
         check_runnable(program)
         self._digest, self._epoch = b"", 0
         self._loaded: dict[int, Any] = {}
@@ -315,10 +317,25 @@ class OnlineParty:
 
     def _gate(self, node: Node, attrs: dict, env: dict, dealt: Dealt) -> torch.Tensor:
         args = node.args
+        if node.id in self._known:
+            return self._known_product(node, attrs, env, dealt)
         if node.op in HALVED and node.phase == "run" and args[1] in self.loaded_operands:
             return HALVED[node.op].finish(attrs, env[args[0]].m, self.loaded_operands[args[1]].share, dealt)
         made = GATES[node.op].evaluate(self.role, attrs, [env[a] for a in args], dealt)
         return made if made.shape == node.shape else made.view(node.shape)
+
+    def _known_product(self, node: Node, attrs: dict, env: dict, dealt: Dealt) -> torch.Tensor:
+        """A product whose second operand one party knows: that one multiplies it by what it knows of the first, the others
+        their shares of the first one's mask by what all know of the second."""
+        gate, x, y = HALVED[node.op], env[node.args[0]], node.args[1]
+        loaded = self.loaded_operands.get(y)
+        if self._known[node.id] != self.me:
+            return (dealt if loaded else gate.prepare(attrs, x.lam, env[y].m, dealt))["product"]
+        if loaded:
+            value = loaded.share if self.role.first else loaded.value
+        else:
+            value = env[y].m - env[y].lam
+        return gate.finish(attrs, x.m if x.lam is None else x.m - x.lam, value, dealt)
 
     def _public_product(self, node: Node, share: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         first, second = (known, share) if node.attrs["swapped"] else (share, known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, cast
 
 import torch
@@ -15,7 +16,7 @@ from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.compiler.positions import is_table
 from securemodel.engines.masked.dealing import dealt_parts, last_uses
-from securemodel.engines.masked.masks import DERIVED, FRESH, Masks, portions
+from securemodel.engines.masked.masks import DERIVED, FRESH, Masks, known_factors, portions
 from securemodel.engines.masked.tables import NO_TABLES, TableMasks
 
 
@@ -32,6 +33,11 @@ class LoadedOperand:
     m: torch.Tensor
     lam: torch.Tensor | None
     share: torch.Tensor | None
+
+    @cached_property
+    def value(self) -> torch.Tensor:
+        """The value itself, at the party that alone masks it."""
+        return self.m if self.lam is None else self.m - self.lam
 
 
 Prepared = Mapping[str, torch.Tensor | None]
@@ -67,9 +73,11 @@ class _Portion:
 class Preparing:
     """Prepares one party's runs, node by node in the program's order. `source`: of the last party; None for all others."""
 
-    def __init__(self, graph: Graph, me: str, stream: Stream, source: Source | None = None) -> None:
+    def __init__(
+        self, graph: Graph, parties: Sequence[str], me: str, stream: Stream, source: Source | None = None
+    ) -> None:
         self._graph, self._me, self._stream, self.source = graph, me, stream, source
-        self._parts = dealt_parts(graph)
+        self._parts, self._known = dealt_parts(graph), known_factors(graph, parties)
         self._flat = {phase: [self._portion(nodes, phase) for nodes in portions(graph, phase)] for phase in PHASES}
 
     def run(
@@ -168,7 +176,8 @@ class Preparing:
         return (lambda run: self._half(node, take(run), run)) if node.op in HALVED else take
 
     def _half(self, node: Node, dealt: Dealt, run: _Run) -> Dealt:
-        """What is dealt for a product, with the half that needs no input where the second operand is loaded."""
-        if node.args[1] in run.loaded:
+        """What is dealt for a product, with the half that needs no input where the second operand is loaded. Who knows that
+        operand has no such half."""
+        if node.args[1] in run.loaded and self._known.get(node.id) != self._me:
             HALVED[node.op].prepare(node.attrs, run.lams[node.args[0]], run.loaded[node.args[1]].m, dealt)
         return dealt

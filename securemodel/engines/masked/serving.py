@@ -38,7 +38,7 @@ class ServingWalk(MaskedWalk):
         self._parties, sizes = dict(parties), list(parties)
         super().__init__(self._parties[sizes[0]], stream, source, threaded=threaded)
         self._of_size = {
-            size: Preparing(party.program.graph, party.me, stream, self.preparing.source)
+            size: Preparing(party.program.graph, party.program.parties, party.me, stream, self.preparing.source)
             for size, party in self._parties.items()
         }
         self._which = {size: at for at, size in enumerate(sizes)}

@@ -40,7 +40,7 @@ from securemodel.engines.masked.sources import NoSource, Wanted, split_shares
 from securemodel.errors import InputError
 from securemodel.program import Program
 
-_VERSION = 2
+_VERSION = 3
 _CHECKSUM_BYTES = 32
 MAX_RUNS = (1 << 20) - 1
 _WHAT = "a store of preprocessing"

@@ -52,7 +52,9 @@ class MaskedWalk(Walk):
         self.party, self.source, self.deal_after_inputs = party, source, False
         self.others: Mapping[int, Callable[[int], Prepared]] = {}
         """What makes the parts of nodes that no dealer deals for, by node: functions of the epoch."""
-        self.preparing = Preparing(party.program.graph, party.me, stream, self if party.role.last else None)
+        self.preparing = Preparing(
+            party.program.graph, party.program.parties, party.me, stream, self if party.role.last else None
+        )
         self._store, self._ahead, self._asked = store, ahead and not store, 0
         self._step_of_epoch = 0
         self._worker = Ahead(self._prepare, _AHEAD_BYTES, party.me) if threaded else AtOnce(self._prepare)
