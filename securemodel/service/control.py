@@ -167,9 +167,12 @@ class ControlLinks:
             self._flush(peer)
         for sock in self._sockets:
             sock.close()
-        for task in [*self._tasks, *self._guests]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._guests, return_exceptions=True)
+        while left := [*self._tasks, *self._guests]:
+            for (
+                task
+            ) in left:  # again, as wait_for before Python 3.12 may lose a cancellation when what it awaits is done
+                task.cancel()
+            await asyncio.wait(left, timeout=BEAT_S)
         for peer in self._peers.values():
             if peer.writer:
                 peer.writer.close()

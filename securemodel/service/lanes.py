@@ -94,7 +94,7 @@ class EngineLane:
     # ---- the process
     async def _watch(self) -> None:
         pause = _PAUSES_S[0]
-        while True:
+        while not self._stopping:  # wait_for before Python 3.12 may have lost the cancellation
             began = time.monotonic()
             await self._live()
             pause = _PAUSES_S[0] if time.monotonic() - began > _STEADY_S else min(2 * pause, _PAUSES_S[1])

@@ -65,6 +65,28 @@ def test_desks_agree_over_tls(tmp_path, count) -> None:
     OverTLS(count, tmp_path).run(test)
 
 
+def test_links_end_though_a_cancellation_is_lost(tmp_path, monkeypatch) -> None:
+    """As in asyncio.wait_for before Python 3.12, where what it awaits is done just then."""
+    real, lost = asyncio.wait_for, []
+
+    async def wait_for(awaited, timeout):
+        try:
+            return await real(awaited, timeout)
+        except asyncio.CancelledError:
+            if asyncio.current_task() in lost:
+                raise
+            lost.append(asyncio.current_task())
+            raise asyncio.TimeoutError from None
+
+    async def test(service: OverTLS) -> None:
+        await service.ready()
+        await asyncio.gather(*(real(end.close(), 60) for end in service.ends.values()))
+
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+    OverTLS(3, tmp_path).run(test)
+    assert lost
+
+
 def test_nothing_is_lost_when_connections_break(tmp_path) -> None:
     async def test(service: OverTLS) -> None:
         await service.ready()
