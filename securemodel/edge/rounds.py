@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
@@ -84,6 +84,16 @@ class Layout:
 
     def flatten(self, arrays: Mapping[str, Any], limit: float) -> np.ndarray:
         """The shared numbers of arrays, float64. InputError names what is missing, of another shape or type, or too large."""
+        pieces = self.pieces(arrays, limit, self.size)
+        flat = np.empty(self.size)  # only now, as a card may name any sizes
+        at = 0
+        for piece in pieces:
+            flat[at : at + len(piece)] = piece
+            at += len(piece)
+        return flat
+
+    def pieces(self, arrays: Mapping[str, Any], limit: float, size: int) -> Iterator[np.ndarray]:
+        """The same in order, up to `size` at a time; each overwrites the one before."""
         _check_named(arrays)
         names = [each.name for each in self.fields]
         if set(arrays) != set(names):
@@ -93,17 +103,7 @@ class Layout:
                 why=f"missing: {', '.join(missing) or 'none'}; not known: {', '.join(more) or 'none'}",
                 fix="train the model that the round is about",
             )
-        given = {each.name: self._numbers(arrays, each) for each in self.fields}
-        flat = np.empty(self.size)  # only now, as a card may name any sizes
-        at = 0
-        for each in self.fields:
-            x = given[each.name]
-            if each.size:
-                if not max(-float(x.min()), float(x.max())) <= limit:  # also where one is not a number
-                    bounded(x, limit, each.name)
-                flat[at : at + each.size] = x.reshape(-1)
-                at += each.size
-        return flat
+        return _pieces({each: self._numbers(arrays, each) for each in self.fields}, limit, size)
 
     @staticmethod
     def _numbers(arrays: Mapping[str, Any], each: Field) -> np.ndarray:
@@ -126,6 +126,20 @@ class Layout:
                 arrays[each.name] = (np.rint(x) if each.rule == "round" else x).astype(each.dtype)
                 at += each.size
         return arrays
+
+
+def _pieces(given: Mapping[Field, np.ndarray], limit: float, size: int) -> Iterator[np.ndarray]:
+    """Numbers of arrays that are as their fields say. InputError for the first beyond the limit."""
+    room = np.empty(min(size, max((each.size for each in given), default=0)))
+    for each, x in given.items():
+        flat = x.reshape(-1)
+        for start in range(0, each.size, size):
+            numbers = flat[start : start + size]
+            if not max(-float(numbers.min()), float(numbers.max())) <= limit:  # also where one is not a number
+                bounded(x, limit, each.name)
+            piece = room[: len(numbers)]
+            piece[:] = numbers
+            yield piece
 
 
 def _check_named(arrays: Any) -> None:

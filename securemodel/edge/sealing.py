@@ -93,7 +93,9 @@ def seal(public_key: str, info: bytes, plain: bytes) -> bytes:
         raise WireError("bad_key", "nothing can be sealed to this public key", why=why, fix="make a new one") from error
 
 
-def unseal(private_key: X25519PrivateKey, info: bytes, sealed: bytes, *, fix: str = "take a new service.json") -> bytes:
+def unseal(
+    private_key: X25519PrivateKey, info: bytes, sealed: bytes | memoryview, *, fix: str = "take a new service.json"
+) -> bytes:
     """What was sealed to this key, bound to this place. WireError where it was not."""
     try:
         return _SUITE.decrypt(sealed, private_key, info=info)

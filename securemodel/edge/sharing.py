@@ -84,9 +84,12 @@ def _refuse(bad: np.ndarray, values: np.ndarray, why: str, name: str) -> None:
         )
 
 
-def expand(seed: bytes, id: bytes, tensor: int, count: int, first: int = 0) -> np.ndarray:
-    """The `count` int64 from place `first` (even) on that follow from a seed: AES-256 in counter mode over zeros, read as
-    little-endian.
+_ZEROS = memoryview(bytes(1 << 17))
+
+
+def keystream(seed: bytes, id: bytes, tensor: int, first: int = 0) -> Callable[[int], np.ndarray]:
+    """Gives as many int64 as it is asked for, one after the other, that follow from a seed from place `first` (even) on:
+    AES-256 in counter mode over zeros, read as little-endian. All but the last number of them must be even.
 
     The first counter block is 8 bytes of SHA-256("securemodel share 1" ‖ the request's 16 id bytes ‖ the tensor's index
     as u32, little-endian), then a 64-bit big-endian counter from 0: even a seed used twice would not repeat a stream.
@@ -95,7 +98,17 @@ def expand(seed: bytes, id: bytes, tensor: int, count: int, first: int = 0) -> n
         raise ValueError("a seed has 32 bytes, an id 16")
     start = sha256(_STREAM + id + tensor.to_bytes(4, "little")).digest()[:8] + (first // 2).to_bytes(8, "big")
     stream = Cipher(algorithms.AES(seed), modes.CTR(start)).encryptor()
-    return np.frombuffer(stream.update(bytes(8 * count)), dtype="<i8")
+
+    def more(count: int) -> np.ndarray:
+        zeros = _ZEROS[: 8 * count] if 8 * count <= len(_ZEROS) else bytes(8 * count)
+        return np.frombuffer(stream.update(zeros), dtype="<i8")
+
+    return more
+
+
+def expand(seed: bytes, id: bytes, tensor: int, count: int, first: int = 0) -> np.ndarray:
+    """The `count` int64 of a `keystream`."""
+    return keystream(seed, id, tensor, first)(count)
 
 
 def split(

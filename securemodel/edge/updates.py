@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
@@ -27,7 +27,7 @@ import numpy as np
 from securemodel.edge import sealing
 from securemodel.edge.errors import Disagreement, InputError, WireError
 from securemodel.edge.rounds import BITS, Aggregator, Layout, RoundCard
-from securemodel.edge.sharing import HAS_AES, SEED_BYTES, expand
+from securemodel.edge.sharing import HAS_AES, SEED_BYTES, expand, keystream
 from securemodel.edge.wire import dump, load
 
 __all__ = ["Aggregator", "Layout", "Part", "RoundCard", "Uploads", "add_results", "read_part", "share_update"]
@@ -73,7 +73,18 @@ class Part:
         stop = card.count if stop is None else stop
         if self.form == "values":
             return np.frombuffer(self.data, card.dtype, stop - start, start * card.bits // 8)
-        return _stream(bytes(self.data), self.id, card, start, stop)
+        more = keystream(bytes(self.data), bytes.fromhex(self.id), 0, start * card.bits // 64)
+        return _elements(more, card, stop - start)
+
+    def pieces(self, card: RoundCard, start: int, stop: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """The same piece by piece: which numbers, and the shares of them."""
+        if self.form == "values":
+            yield slice(start, stop), self.share(card, start, stop)
+            return
+        more, size = keystream(bytes(self.data), bytes.fromhex(self.id), 0, start * card.bits // 64), _piece(card)
+        for at in range(start, stop, size):
+            end = min(at + size, stop)
+            yield slice(at, end), _elements(more, card, end - at)
 
     def weight(self) -> int:
         """This aggregator's share of the weight, modulo 2^64."""
@@ -82,11 +93,9 @@ class Part:
         return _weight_of(bytes(self.data), self.id)
 
 
-def _stream(seed: bytes, id: str, card: RoundCard, start: int, stop: int) -> np.ndarray:
-    """The elements of the ring from `start` (a multiple of 16) to `stop` that follow from a seed."""
-    words = 64 // card.bits
-    count = -(-(stop - start) // words)
-    return expand(seed, bytes.fromhex(id), 0, count, start // words).view(card.dtype)[: stop - start]
+def _elements(more: Callable[[int], np.ndarray], card: RoundCard, count: int) -> np.ndarray:
+    """So many elements of the ring that follow from a seed."""
+    return more(-(-count * card.bits // 64)).view(card.dtype)[:count]
 
 
 def _weight_of(seed: bytes, id: str) -> int:
@@ -210,13 +219,14 @@ def share_elements(card: RoundCard, encoded: np.ndarray, weight: int, client: st
     """Elements of the ring in shares, whatever they stand for; they are used up."""
     upload = os.urandom(16).hex()
     bodies = _bodies(card, encoded, weight, upload)
-    commit = commitment([sha256(body).hexdigest() for body in bodies])
+    commit = commitment([_digest(body) for body in bodies])
     key = sealing.one_time_key() if card.reveal == "clients" else None
     answer = sealing.public_of(key) if key else ""
-    parts = {
-        rank: Part(card.digest, card.round, client, rank, upload, _form(rank), commit, answer, body).bytes()
-        for rank, body in enumerate(bodies)
-    }
+    heads = [
+        Part(card.digest, card.round, client, rank, upload, _form(rank), commit, answer, b"").bytes()
+        for rank in range(len(bodies))
+    ]
+    parts = {rank: b"".join([heads[rank], *body]) for rank, body in enumerate(bodies)}
     return Uploads(card, client, parts, key)
 
 
@@ -226,40 +236,56 @@ def _form(rank: int) -> Form:
 
 def encode(card: RoundCard, arrays: Mapping[str, Any], weight: int = 1) -> np.ndarray:
     """An update's numbers, weighted, as elements of the ring. InputError says what of it is not as the card says."""
-    flat = card.layout.flatten(arrays, card.limit)
-    if card.positions is not None:
-        flat = flat[np.array(card.positions)]
-    if card.bound is not None and not math.sqrt(np.einsum("i,i->", flat, flat)) <= card.bound:
+    whole = card.positions is None
+    given = card.layout.pieces(arrays, card.limit, _piece(card)) if whole else [_chosen(card, arrays)]
+    encoded = np.empty(card.count, card.dtype)
+    signed = encoded.view(f"<i{card.bits // 8}")  # the card says that every number fits
+    times, square, start = (weight if card.premultiplied else 1) / card.unit, 0.0, 0
+    for piece in given:
+        if card.bound is not None:
+            square += float(np.einsum("i,i->", piece, piece))
+        piece *= times
+        np.copyto(signed[start : start + len(piece)], np.rint(piece, out=piece), casting="unsafe")
+        start += len(piece)
+    if card.bound is not None and not math.sqrt(square) <= card.bound:
         what = "the update's norm is beyond the round's bound"
         raise InputError(what, why=f"it would be dropped: at most {card.bound:g} counts", fix="clip it to this norm")
-    flat *= (weight if card.premultiplied else 1) / card.unit
-    encoded = np.empty(card.count, card.dtype)
-    for start, stop in _pieces(card):
-        piece = flat[start:stop]
-        encoded[start:stop] = np.rint(piece, out=piece).astype(np.int64)
     return encoded
 
 
-PIECE = 1 << 16
-"""How many numbers are encoded and split at a time, so that they stay in the processor's cache."""
+def _chosen(card: RoundCard, arrays: Mapping[str, Any]) -> np.ndarray:
+    """The numbers at the card's positions."""
+    return card.layout.flatten(arrays, card.limit)[np.array(card.positions)]
 
 
-def _pieces(card: RoundCard) -> list[tuple[int, int]]:
-    return [(start, min(start + PIECE, card.count)) for start in range(0, card.count, PIECE)]
+PIECE_BYTES = 1 << 17
+"""How much of a share is made at a time: it stays in the processor's cache, and in memory that was used before."""
 
 
-def _bodies(card: RoundCard, encoded: np.ndarray, weight: int, upload: str) -> list[bytes]:
-    """Nonce and share of each rank."""
-    others = []
+def _piece(card: RoundCard) -> int:
+    """How many numbers are encoded and split at a time."""
+    return 8 * PIECE_BYTES // card.bits
+
+
+def _bodies(card: RoundCard, encoded: np.ndarray, weight: int, upload: str) -> list[list[bytes | memoryview]]:
+    """Of each rank, what its part ends with: a nonce, and the numbers and the weight, or the seed."""
+    others: list[list[bytes | memoryview]] = []
     for rank in range(1, len(card.aggregators)):
         data = os.urandom(SEED_BYTES if HAS_AES else card.value_bytes)
         part = Part("", 0, "", rank, upload, _form(rank), "", "", bytes(NONCE_BYTES) + data)
-        for start, stop in _pieces(card):
-            encoded[start:stop] -= part.share(card, start, stop)
+        for place, share in part.pieces(card, 0, card.count):
+            encoded[place] -= share
         weight -= part.weight()
-        others.append(data)
-    first = b"".join([os.urandom(NONCE_BYTES), encoded.data, (weight % 2**64).to_bytes(8, "little")])
-    return [first, *(os.urandom(NONCE_BYTES) + data for data in others)]
+        others.append([data])
+    first: list[bytes | memoryview] = [encoded.data, (weight % 2**64).to_bytes(8, "little")]
+    return [[os.urandom(NONCE_BYTES), *data] for data in (first, *others)]
+
+
+def _digest(body: Sequence[bytes | memoryview]) -> str:
+    found = sha256()
+    for piece in body:
+        found.update(piece)
+    return found.hexdigest()
 
 
 def commitment(digests: Sequence[str]) -> str:
@@ -285,7 +311,7 @@ def unseal_part(private_key: Any, card: RoundCard, rank: int, client: str, data:
     _need_hpke()
     found, sealed = _unframed(data, SEALED_MAGIC, "sealed part of an update")
     _check_place(card, rank, client, found)
-    return sealing.unseal(private_key, SEALED_MAGIC + _place(card, rank, client), bytes(sealed), fix=_SEALED_FIX)
+    return sealing.unseal(private_key, SEALED_MAGIC + _place(card, rank, client), sealed, fix=_SEALED_FIX)
 
 
 def is_sealed(data: bytes) -> bool:

@@ -10,21 +10,22 @@ import torch
 from securemodel.edge.updates import RoundCard
 from securemodel.federated.uploads import Inbox
 
-PIECE = 1 << 18
-"""How many numbers of an upload are added at a time."""
+GROUP = 1 << 20
+"""How many numbers of all uploads are added before the next ones."""
 
 
-def pieces(card: RoundCard, size: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of pieces of an update."""
+def groups(card: RoundCard, size: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of so many numbers of an update."""
     return ((start, min(start + size, card.count)) for start in range(0, card.count, size))
 
 
 def total_of(inbox: Inbox, clients: Sequence[str]) -> np.ndarray:
     """This aggregator's share of the sum of updates; of all uploads, a piece of one is in memory at a time."""
     total = np.zeros(inbox.card.count, inbox.card.dtype)
-    for start, stop in pieces(inbox.card, PIECE):
+    for first, last in groups(inbox.card, GROUP):
         for client in clients:
-            total[start:stop] += inbox.part(client).share(inbox.card, start, stop)
+            for place, share in inbox.part(client).pieces(inbox.card, first, last):
+                total[place] += share
     return total
 
 

@@ -26,7 +26,7 @@ import torch
 
 from protocols import kernels
 from securemodel.edge.sharing import expand
-from securemodel.federated.blocks import pieces
+from securemodel.federated.blocks import groups
 from securemodel.federated.uploads import Inbox
 
 SAFETY = 40
@@ -118,7 +118,7 @@ def project(inbox: Inbox, clients: Sequence[str], seed: bytes, rows: int) -> tor
     card = inbox.card
     kind, held = (np.uint32, np.int32) if card.bits <= 32 else (np.uint64, np.int64)
     out = np.zeros((len(clients), rows), held)
-    for start, stop in pieces(card, PIECE):
+    for start, stop in groups(card, PIECE):
         columns = torch.from_numpy(matrix(seed, rows, start, stop))
         for at in range(0, len(clients), GROUP):
             group = clients[at : at + GROUP]

@@ -19,7 +19,7 @@ import torch
 
 from protocols.errors import Mismatch, explain
 from securemodel.edge.updates import RoundCard, arrays_of, combine
-from securemodel.federated.blocks import columns, pieces, total_of
+from securemodel.federated.blocks import columns, groups, total_of
 from securemodel.federated.noise import with_noise
 from securemodel.federated.projections import project
 from securemodel.federated.spool import drawn_once
@@ -120,7 +120,7 @@ class Round:
         """A program's outputs for all blocks, with `more` inputs; `high`: what is in free slots, up and down in turns."""
         task, made = self.task, []
         free = self.free(len(clients), high)
-        for start, stop in pieces(self.inbox.card, task.block):
+        for start, stop in groups(self.inbox.card, task.block):
             each = columns(self.inbox, clients, task.slots, start, stop, task.block)
             each[:, len(clients) :] = free
             made.append((yield from self.run(name, each, *more)))

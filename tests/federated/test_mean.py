@@ -15,9 +15,10 @@ from protocols import files
 from protocols.errors import InputError
 from securemodel.edge import errors as edge
 from securemodel.edge import sealing
+from securemodel.edge import updates as edge_updates
 from securemodel.edge.updates import Layout, add_results, read_part, share_update
 from securemodel.errors import CompileError
-from securemodel.federated import Task, mean, open_local, weighted_mean
+from securemodel.federated import Task, blocks, mean, open_local, weighted_mean
 from securemodel.federated.budgets import Budget
 from securemodel.federated.spool import Spool
 from securemodel.federated.uploads import Inbox, agree, receipt
@@ -41,6 +42,15 @@ def test_a_mean(aggregators, bits: int) -> None:
         "weight": "float32", "temperature": "float64", "bias": "float16"
     }  # fmt: skip
     assert out.aggregate["temperature"].shape == () and out.present == tuple(updates) and not out.refused
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_mean_piece_by_piece(bits: int, monkeypatch) -> None:
+    monkeypatch.setattr(edge_updates, "PIECE_BYTES", 128)
+    monkeypatch.setattr(blocks, "GROUP", 64)
+    updates = {f"c{at}": {"x": np.random.default_rng(at).uniform(-1, 1, 150)} for at in range(3)}
+    out = play(Task("t", mean(), Layout.of(updates["c0"]), slots=3, bits=bits), updates)
+    close(out.aggregate, {"x": sum(update["x"] for update in updates.values()) / 3})
 
 
 @settings(max_examples=15, deadline=None)

@@ -66,6 +66,45 @@ def test_a_share_can_be_read_from_any_place(bits: int) -> None:
             assert np.array_equal(part.share(told, start, stop), part.share(told)[start:stop])
 
 
+@pytest.mark.parametrize("bits", [16, 32, 64])
+@pytest.mark.parametrize("aes", [True, False])
+def test_arrays_of_any_shape_are_shared_piece_by_piece(bits: int, aes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "PIECE_BYTES", 128)
+    monkeypatch.setattr(updates, "HAS_AES", aes)
+    drawn = np.random.default_rng(2).uniform(-1, 1, (30, 7))
+    update = {
+        "turned": drawn.T,
+        "one": np.array(-1.0),
+        "none": np.zeros((0, 3)),
+        "some": drawn[::3, ::-2].astype(np.float32),
+    }
+    flat = np.concatenate([np.float64(x).reshape(-1) for x in update.values()])
+    told = card(bits=bits, frac_bits=0 if bits == 16 else 12, limit=1.0, layout=Layout.of(update))
+    assert encode(told, update).view(f"i{bits // 8}").tolist() == np.rint(flat / told.unit).tolist()
+    assert told.layout.flatten(update, 1.0).tolist() == flat.tolist()
+    parts = [read_part(told, rank, "c", part) for rank, part in share_update(told, update, id="c").items()]
+    assert np.array_equal(combine([part.share(told) for part in parts]), np.rint(flat / told.unit))
+    for part in parts:
+        for start, stop in [(0, len(flat)), (64, 200), (192, 193)]:
+            places, shares = zip(*part.pieces(told, start, stop), strict=True)
+            assert np.array_equal(np.concatenate(shares), part.share(told, start, stop))
+            assert [at for place in places for at in range(place.start, place.stop)] == list(range(start, stop))
+
+
+def test_a_bound_is_of_the_norm_of_all_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "PIECE_BYTES", 128)
+    update = {"x": np.full(100, 0.5), "y": np.full((5, 5), 0.5)}  # of norm sqrt(125) / 2
+    told = card(bits=64, limit=1.0, layout=Layout.of(update), bound=5.59017)
+    encode(told, update)
+    update["y"][4, 4] = 0.501
+    with pytest.raises(InputError, match="norm is beyond"):
+        encode(told, update)
+    update["y"][4, 4] = np.nan
+    with pytest.raises(InputError, match="cannot be encoded") as caught:
+        encode(told, update)
+    assert "y[4, 4], the first of 1" in str(caught.value)
+
+
 def test_parts_are_small_and_fresh() -> None:
     told = card()
     first, second = share_update(told, arrays(1), id="c"), share_update(told, arrays(1), id="c")
