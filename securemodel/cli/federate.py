@@ -17,6 +17,7 @@ from rich.progress import Progress as Bar
 from protocols.errors import ConfigError, explain
 from protocols.files import write_atomically
 from securemodel.cli.base import FILE, Command, service_packages
+from securemodel.cli.processes import terminated_like_interrupted
 from securemodel.data.pictures import drawn
 from securemodel.federated.scripts import Models, Script, play, read
 from securemodel.federated.task import Outcome
@@ -90,7 +91,7 @@ def federate(
         told = read(script)
         _check_picture(picture, told, told.has_evaluate)
         _promise(told)
-        with _shown(told) as shown:
+        with terminated_like_interrupted(), _shown(told) as shown:
             play(told, shown)
         return _draw(picture, shown.accuracies)
     if not (me and config and data):

@@ -45,9 +45,14 @@ def folder_with_heir() -> Iterator[tuple[Path, IO[bytes]]]:
     folder = tempfile.mkdtemp(prefix="securemodel-")
     command = ["/bin/sh", "-c", _INHERIT, "securemodel-heir", folder]
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
-    ) as heir:
+    try:
+        heir = subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    with heir:
         try:
             yield Path(folder), cast(IO[bytes], heir.stdin)
         finally:

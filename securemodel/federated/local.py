@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,9 @@ class LocalFederation:
 
     def __init__(self, task: Task, folder: Path | None = None) -> None:
         self.task = task
-        self._temporary = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="securemodel-federated-")) if folder is None else folder
+        self._folder = folder
+        self._remove: weakref.finalize | None = None
+        """Removes a folder of its own, at the latest when the process ends."""
         self._keys = [sealing.one_time_key() for _ in task.aggregators]
         self._rounds: dict[int, list[Inbox]] = {}
         self._cards: dict[int, RoundCard] = {}
@@ -47,10 +49,24 @@ class LocalFederation:
 
     def close(self) -> None:
         """Ends the session, and removes what clients sent, where no folder was given for it."""
-        if self._opened is not None:
-            self._opened.close()
-        if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            if self._opened is not None:
+                self._opened.close()
+        finally:
+            self._clear()
+
+    def _place(self) -> Path:
+        """Where uploads lie: in the folder that was given, or in one of its own as long as a round is open."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="securemodel-federated-"))
+            self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+    def _clear(self) -> None:
+        """Removes its own folder, if there is one."""
+        if self._remove is not None:
+            self._remove()
+            self._folder = self._remove = None
 
     def card(self, number: int, *, model: str = "", positions: Sequence[int] | None = None) -> RoundCard:
         """Opens a round, and gives its card; of a round that is open, the same card again. InputError for an old round."""
@@ -60,11 +76,12 @@ class LocalFederation:
             raise InputError(explain(f"round {number} is over", fix=f"open round {self._last + 1} or a later one"))
         public = [sealing.public_of(key) for key in self._keys]
         card = self.task.card(number, public, model=model, positions=positions)
-        self._cards[number] = card
+        place = self._place()
         self._rounds[number] = [
-            Inbox(card, rank, Spool(self.folder / f"round-{number}-{rank}", fleeting=True), key)
+            Inbox(card, rank, Spool(place / f"round-{number}-{rank}", fleeting=True), key)
             for rank, key in enumerate(self._keys)
         ]
+        self._cards[number] = card
         return card
 
     def receive(self, number: int, rank: int, client: str, data: bytes) -> None:
@@ -90,6 +107,8 @@ class LocalFederation:
         finally:
             for inbox in inboxes:
                 inbox.spool.clear()
+            if not self._rounds:
+                self._clear()
 
     def delivered(self, number: int, client: str) -> dict[int, bytes] | None:
         """Each aggregator's share of the result of a round, by rank, where clients alone get it: sealed to the key of the

@@ -1,7 +1,9 @@
 """securemodel federate: everybody on one machine, and as one aggregator that sites reach."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import textwrap
 import time
@@ -70,6 +72,21 @@ def test_everybody_on_this_machine(call, script, tmp_path, reveal):
     assert "Picture" in result.output
     drawn = ET.parse(tmp_path / "out.svg").getroot()
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and f"{found[-1]:.3f} in round 3" in "".join(drawn.itertext())
+
+
+def test_a_run_that_is_ended_leaves_nothing_in_the_temporary_folder(script, tmp_path):
+    """Sites see a folder of uploads; then SIGTERM comes, as of a scheduler."""
+    end = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    seen = "import tempfile; print(os.listdir(tempfile.gettempdir()), flush=True)"
+    path = script(text=SCRIPT.replace("x, y = points(SITES", f"import os; {seen}; {end}\n        x, y = points(SITES"))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "securemodel.cli", "federate", str(path), "--local"],
+        env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "securemodel-federated-" in done.stdout and done.returncode not in (0, -15), done.stderr
+    assert not list(folder.iterdir())
 
 
 def test_what_noise_promises_is_printed(call, script):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from securemodel.cli import forks
+from securemodel.cli.processes import folder_with_heir
 from securemodel.errors import SecureModelError
 
 pytestmark = pytest.mark.skipif(not forks.HAVE_FORKS, reason="forks are for Linux")
@@ -70,3 +71,11 @@ def test_without_the_process_that_forks_none_is_started_and_none_is_waited_for()
             made.start(["--version"])
     finally:
         made.close()
+
+
+def test_a_shell_that_cannot_be_started_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("subprocess.Popen", lambda *given, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError), folder_with_heir():
+        pass
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -222,6 +226,58 @@ def test_uploads_outlive_a_process(tmp_path) -> None:
     again = Inbox(card, 1, Spool(tmp_path / "round"))
     assert again.receipts == inbox.receipts
     again.spool.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_its_own_are_there_for_open_rounds_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = lambda: len(list(tmp_path.iterdir()))
+    federation = open_local(task(mean()))
+    assert left() == 0
+    for number in (1, 2):
+        federation.card(number)
+    assert left() == 1
+    federation.finish(1)
+    assert left() == 1
+    federation.finish(2)
+    assert left() == 0
+    card = federation.card(3)
+    federation.receive(3, 0, "c", share_update(card, arrays(1), id="c")[0])
+    assert left() == 1
+    del federation  # nobody closed it, as in an app of Flower
+    gc.collect()
+    assert left() == 0
+
+
+ENDS = {
+    "returns": "pass",
+    "fails": "1 / 0",
+    "is interrupted": "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_leaves_no_folder_behind(end: str, tmp_path) -> None:
+    code = f"""
+import numpy as np
+from securemodel.edge.rounds import Layout
+from securemodel.federated import Task, mean, open_local
+
+federation = open_local(Task("t", mean(), Layout.of({{"x": np.zeros(3)}}), slots=3))
+federation.card(1)
+import tempfile; from pathlib import Path
+print(len(list(Path(tempfile.gettempdir()).iterdir())), flush=True)
+{ENDS[end]}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "1\n" and (done.returncode == 0) == (end == "returns"), done.stderr
     assert not list(tmp_path.iterdir())
 
 
