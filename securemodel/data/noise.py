@@ -1,6 +1,6 @@
 """Noise on totals: every party adds its own, large enough by itself, so that it hides a row from all the others.
 
-The noise is discrete Gaussian [Canonne, Kamath, Steinke, NeurIPS 2020], drawn exactly and accounted for by OpenDP. With
+The noise is discrete Gaussian [Canonne, Kamath, Steinke, NeurIPS 2020], drawn exactly, and accounted for by OpenDP. With
 several parties there is as much noise as all of them drew; what is promised counts one party's alone.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from protocols.errors import InputError, explain
+from securemodel.data import gaussian
 from securemodel.shown import Shown
 
 _LEAST, _MOST = 0.01, 2.0**20
@@ -24,11 +25,13 @@ _MOST_SCALE = 2.0**54
 def discrete_gaussian(scale: float, count: int) -> torch.Tensor:
     """So many whole numbers of the discrete Gaussian distribution of parameter `scale`, int64, drawn by this party.
 
-    Raises InputError where OpenDP is not installed.
+    All are 0 where `scale` is. Raises InputError for a scale that is none.
     """
-    dp = _library()
-    domain, metric = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
-    return torch.tensor(dp.m.make_gaussian(domain, metric, scale=scale)([0] * count), dtype=torch.int64)
+    if scale == 0:
+        return torch.zeros(count, dtype=torch.int64)
+    if not gaussian.LEAST_SCALE <= scale <= gaussian.MOST_SCALE:
+        raise InputError(explain(f"noise of scale {scale:g} cannot be drawn", fix="give one from 2^-64 to 2^58"))
+    return torch.from_numpy(gaussian.draw(scale, count))
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Noise:
     def draw(self, sensitivities: Sequence[float]) -> torch.Tensor:
         """A party's noise for as many totals, each of which one row changes by so much; int64. Raises InputError."""
         scales = [self.multiplier * sensitivity for sensitivity in sensitivities]
+        _library()  # before anything is told that nobody could account for
         if any(scale > _MOST_SCALE for scale in scales):
             raise InputError(explain("this much noise has no room beside the totals", fix="give a smaller multiplier"))
         return torch.cat([discrete_gaussian(scale, len(list(same))) for scale, same in groupby(scales)])
@@ -89,7 +93,7 @@ def _library() -> Any:
     try:
         import opendp.prelude as dp
     except ImportError as problem:
-        what = "noise is drawn and accounted for by the package opendp, which is not installed"
+        what = "noise is accounted for by the package opendp, which is not installed"
         raise InputError(explain(what, fix="pip install 'securemodel[privacy]'")) from problem
     dp.enable_features("contrib")
     return dp

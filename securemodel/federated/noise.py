@@ -1,6 +1,6 @@
 """Noise on an aggregate: every aggregator adds its own to its share, large enough by itself [decision 20].
 
-The noise is discrete Gaussian [Canonne, Kamath, Steinke, NeurIPS 2020] over ring elements, drawn exactly by OpenDP.
+The noise is discrete Gaussian [Canonne, Kamath, Steinke, NeurIPS 2020] over ring elements, drawn exactly.
 With n aggregators there is as much noise as all of them drew; what is promised counts one aggregator's alone, so it
 holds against all others together. Which clients take part in a round is public: no amplification is claimed.
 """
@@ -85,6 +85,6 @@ def _drawn(path: Path, scale: float, count: int) -> np.ndarray:
 
 
 def _noise(scale: float, count: int) -> bytes:
-    from securemodel.data.noise import discrete_gaussian  # 100 MB, for rounds with noise alone
+    from securemodel.data.noise import discrete_gaussian  # SciPy and pandas, which sums do not need
 
     return discrete_gaussian(scale, count).numpy().astype("<i8").tobytes()
