@@ -101,6 +101,7 @@ GATE_CASES: tuple[tuple[str, str, dict, list[tuple[int, ...]]], ...] = (
         {"bits": 16},
         [(ELEMENTS,), (1, ELEMENTS // 64)],
     ),
+    ("shift", "division by 2^16, fast, of which 48 bits are read", {"bits": 16, "read": 48}, [(ELEMENTS,)]),
     ("multiply_truncated", "product with value / 2^16, fast rounding", {"bits": 16}, [(ELEMENTS,), (ELEMENTS,)]),
     ("multiply_truncated", "the same, exact", {"bits": 16}, [(ELEMENTS,), (ELEMENTS,), (1, ELEMENTS // 64)]),
     ("digits", "digits of a comparison, width 64", _window(63), [(ELEMENTS,)]),

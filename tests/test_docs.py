@@ -247,6 +247,7 @@ def test_costs_of_a_sign_are_as_the_protocol_page_says(bits):
         ("product, per element of the result", "bilinear", {}),
         ("square", "square", {}),
         ("truncation, fast", "truncate", {"bits": 16}),
+        ("truncated value in masked form, fast, all bytes of it", "shift", {"bits": 16}),
         ("product with a truncated value, fast", "multiply_truncated", {"bits": 16}),
         ("selection", "select", {}),
         ("selection with truncation, fast", "select_truncated", {"bits": 16}),

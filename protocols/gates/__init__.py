@@ -10,6 +10,7 @@ from protocols.gates.lookup import Lookup, LookupShared, Spline
 from protocols.gates.multiply import MultiplyTruncated
 from protocols.gates.permute import Permute
 from protocols.gates.select import BitToRing, Select, SelectTruncated
+from protocols.gates.shift import Shift
 from protocols.gates.sign import Combine, Digits, TopBit
 from protocols.gates.truncate import Truncate
 from protocols.gates.unit import Unit
@@ -18,10 +19,13 @@ HALVED = {"bilinear": Bilinear()}
 """Gates of which a half can be done before the first operand is there, where the second one is."""
 SIGNED = {"lookup": Lookup()}
 """Gates whose additive result has a sign that dealing makes and alone knows."""
+REMASKED = {"shift": Shift()}
+"""Gates whose result is masked: by what is dealt for them."""
 
 GATES: dict[str, Gate] = {
     **HALVED,
     **SIGNED,
+    **REMASKED,
     "square": Square(),
     "truncate": Truncate(),
     "multiply_truncated": MultiplyTruncated(),
@@ -39,4 +43,4 @@ GATES: dict[str, Gate] = {
     "permute": Permute(),
 }
 
-__all__ = ["GATES", "HALVED", "SIGNED", "Dealt", "Gate", "Part", "dealt_bytes", "numel", "ready_attrs"]
+__all__ = ["GATES", "HALVED", "REMASKED", "SIGNED", "Dealt", "Gate", "Part", "dealt_bytes", "numel", "ready_attrs"]

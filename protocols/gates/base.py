@@ -56,14 +56,15 @@ class Gate(Protocol):
     """A correlated operation (one file each in this package).
 
     `shapes` are the operands' shapes and `shape` the result's. `masks` are the operands' full masks,
-    known only where dealing happens; `operands` are one party's forms of the operands.
+    known only where dealing happens; `operands` are one party's forms of the operands. The result is this party's share of it,
+    or its masked form (`REMASKED`).
     """
 
     def parts(self, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> tuple[Part, ...]: ...
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt: ...
 
-    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Any], dealt: Dealt) -> torch.Tensor: ...
+    def evaluate(self, role: Role, attrs: dict, operands: Sequence[Any], dealt: Dealt) -> Any: ...
 
 
 def dealt_bytes(gate: Gate, attrs: dict, shapes: Sequence[Shape], shape: Shape) -> int:

@@ -393,6 +393,13 @@ def _truncate(case: Case, *others: Node) -> Made:
     return Made(x.shape, frac_of(x) - case.attrs["bits"])
 
 
+def _shift(case: Case) -> Made:
+    """An opening without its low bits; `verify` looks whether no more of it are read than are right."""
+    if case.header.rounding == "exact":
+        raise Wrong("with exact rounding, no value depends on masks")
+    return Made(case.xs[0].shape, frac_of(case.xs[0]) - case.attrs["bits"])
+
+
 def _planes(bits: Node) -> Shape:
     if len(bits.shape) != 2:
         raise Wrong(f"planes of bits have two axes, not {list(bits.shape)}")
@@ -840,6 +847,7 @@ ROWS: dict[str, Row] = {
     "multiply_truncated": Row(
         "masked masked (masked_bits )?-> additive", _multiply_truncated, _CUT, _ROUNDED, reads=_cut_of(1),
     ),
+    "shift": Row("masked -> masked", _shift, {"bits": whole(1, 61)}, _READ, reads=None),
     "digits": Row(
         "(masked )+-> bits", _digits, _WINDOW, {"of": many(PLACE)},
         reads=lambda node, index: node.attrs["shift"][index] + node.attrs["low_bits"],
@@ -885,18 +893,23 @@ OUTPUTS = ("reveal", "client_output")
 """What an output is read from: by parties, or by a client from all shares."""
 
 
-CUTS = ("truncate", "select_truncated", "multiply_truncated")
+CUTS = ("truncate", "shift", "select_truncated", "multiply_truncated")
 """The gates that truncate an operand."""
 
 
 def cut_operand(node: Node) -> int:
     """Which operand of a gate of CUTS is truncated."""
-    return int(node.op != "truncate")
+    return int(node.op not in ("truncate", "shift"))
 
 
 def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
-    """For each node, how many low bits of its value are read, in whole bytes: sums and products are right modulo 2^n where
-    their operands are.
+    """For each node, how many low bits of its value are read, in whole bytes."""
+    return [min(RING_BITS, -(-need // 8) * 8) for need in read_bits(graph, rows)]
+
+
+def read_bits(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
+    """For each node, how many low bits of its value are read: sums and products are right modulo 2^n where their operands
+    are. More than RING_BITS: what it is made of has no such bits.
     """
     bits = [0] * len(graph.nodes)
     for node in reversed(graph.nodes):
@@ -904,11 +917,13 @@ def opened_widths(graph: Graph, rows: Mapping[str, Row] = ROWS) -> list[int]:
         for index, arg in enumerate(node.args):
             need = reads(node, index) if reads else None
             bits[arg] = max(bits[arg], max(0, bits[node.id] - shifted_bits(node, index)) if need is None else need)
-    return [min(RING_BITS, -(-need // 8) * 8) for need in bits]
+    return bits
 
 
 def shifted_bits(node: Node, index: int = 0) -> int:
-    """How many zeros an operator puts at the end of each number of an operand."""
+    """How many zeros an operator puts at the end of each number of an operand; below zero: how many bits it takes away."""
+    if node.op == "shift":
+        return -node.attrs["bits"]
     if node.op == "spline":
         return node.attrs["shifts"][index] if index < 3 else 0
     factor = node.attrs["attrs"]["factor"] if node.op == "linear" and node.attrs["kind"] == "scale" else 1
@@ -951,7 +966,9 @@ def verify(header: Header, graph: Graph, max_bytes: int = MAX_PROGRAM_BYTES, row
             revealed.append(node.attrs["index"])
     _check_states(graph)
     _check_shared_digits(graph)
-    for node, width in zip(graph.nodes, opened_widths(graph, rows), strict=True):
+    for node, read, width in zip(graph.nodes, read_bits(graph, rows), opened_widths(graph, rows), strict=True):
+        if node.op == "shift" and read + node.attrs["bits"] > RING_BITS:
+            raise _error(node, f"{read} bits of it are read, but {RING_BITS - node.attrs['bits']} are right")
         if node.op in NARROWED and node.attrs != narrowed(node, width):
             stated = node.attrs.get("width", node.attrs.get("read", RING_BITS))
             raise _error(node, f"{width} bits of it are read, but {stated} are opened or dealt")

@@ -64,7 +64,7 @@ def rounding_of(program: Program) -> str:
         return "by CrypTen"
     if not has_dealer(program):
         return "in float, by the receiver"
-    if not any("truncate" in node.op or node.op == "window" for node in program.graph.nodes):
+    if not any("truncate" in node.op or node.op in ("window", "shift") for node in program.graph.nodes):
         return "none"
     return program.header.rounding
 

@@ -17,7 +17,7 @@ import torch
 from protocols import kernels
 from protocols.bilinear import bilinear, real_bilinear
 from protocols.fixedpoint import encode
-from protocols.gates import GATES, SIGNED
+from protocols.gates import GATES, REMASKED, SIGNED
 from protocols.gates.beyond import BITS as BEYOND_BITS
 from protocols.gates.beyond import factors
 from protocols.gates.sign import opened_bits
@@ -148,7 +148,8 @@ class FixedPoint:
         if signed := SIGNED.get(node.op):
             self._signs[node.id] = signed.sign(node.attrs, masks, dealt)
         given = [self._form(a, x.ring) for a, x in zip(node.args, operands, strict=True)]
-        return gate.evaluate(_ALONE, node.attrs, given, dealt).view(node.shape)
+        made = gate.evaluate(_ALONE, node.attrs, given, dealt)
+        return (made.m if node.op in REMASKED else made).view(node.shape)
 
     def _mask(self, node_id: int, ring: torch.Tensor) -> torch.Tensor:
         """The mask that hides nothing, or the sign that a lookup gave its value."""
@@ -272,6 +273,7 @@ WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
     "square": lambda n, xs: xs[0].number.square(),
     "truncate": lambda n, xs: _truncated(n, xs[0]),
     "multiply_truncated": lambda n, xs: xs[0].number * _truncated(n, xs[1]),
+    "shift": lambda n, xs: _truncated(n, xs[0]),
     "select": lambda n, xs: _bit(n, xs[0]) * xs[1].number,
     "select_truncated": lambda n, xs: _bit(n, xs[0]) * _truncated(n, xs[1]),
     "bit_to_ring": lambda n, xs: _bit(n, xs[0]),

@@ -197,7 +197,7 @@ class _Seen:
     def _note_choice(self, graph: Graph, node: Node, operands: Sequence[Both]) -> None:
         """What is chosen may be chosen where no row of the data did: it counts as no smaller than what it is chosen from."""
         chosen = node.op.startswith("select")
-        if chosen or node.op in ("mask", "to_additive", "truncate") or (node.op == "linear" and _keeps(node)):
+        if chosen or node.op in ("mask", "to_additive", "truncate", "shift") or (node.op == "linear" and _keeps(node)):
             least = max((self.least.get(a, 0.0) for a in node.args), default=0.0)
             if chosen and not operands[1].wraps:
                 least = max(least, _most(operands[1]) * 2.0 ** -(graph[node.args[1]].frac or 0))

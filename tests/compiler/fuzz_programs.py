@@ -132,6 +132,7 @@ def seeds() -> tuple[Program, ...]:
         _grown(image, (2, 2, 6, 6)),
         _grown(turned, (1, 1, 2, 3)),
         _grown(turned, (1, 1, 2, 3), rounding="fast"),
+        _grown(nn.Sequential(nn.Linear(3, 4), nn.Softmax(-1)), (2, 3), rounding="fast"),
         _grown(series, (1, 2, 5)),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, width=40),
         _grown(_Mixed(), (2, 3), (2, 3), **mixed, parties=("client", "idle", "bank")),

@@ -212,10 +212,37 @@ def test_with_exact_rounding_no_text_reads_bits_of_an_opening():
 def test_a_largest_value_and_what_it_is_taken_from_are_opened_once(classes):
     """Differences of players, and those to the winner, follow from the openings of both."""
     program = two_inputs(lambda x, y: nn.functional.softmax(x * y / 8, -1), (3, classes), rounding="fast")
-    scores = [n for n in ops(program, "mask") if n.shape == (3, classes) and n.attrs["width"] == 48]
-    assert [program.graph[n.args[0]].op for n in scores] == ["truncate"], "and their sums with others are not"
+    opened = [n for n in ops(program, "mask") if n.shape == (3, classes)]
+    sources = [program.graph[n.args[0]].op for n in opened]
+    assert sources == ["bilinear", "spline", "select_truncated", "bilinear"], (
+        "scores as products, and no sums of scores"
+    )
     x, y = 4 * torch.randn(3, classes), 4 * torch.randn(3, classes)
     assert difference(run(program, x, y)[0], nn.functional.softmax(x * y / 8, -1)) < 2**-9
+
+
+@pytest.mark.parametrize("parties", [("a", "b"), ("a", "c", "b")])
+def test_a_truncated_value_that_is_compared_is_not_opened(parties):
+    function = lambda x, y: torch.softmax(x * y, 1)
+    x, y = torch.randn(40, 16), torch.randn(40, 16)
+    roles = {"weights": "a", "inputs": ("a", "b"), "outputs": "b", "parties": parties}
+    fast, exact = (securemodel.compile(Fn(function), (x, y), rounding=r, **roles) for r in ("fast", "exact"))
+    (shift,) = ops(fast, "shift")
+    assert shift.attrs == {"bits": 16, "read": 48} and not ops(exact, "shift")
+    assert fast.plan().rounds < exact.plan().rounds
+    assert difference(run(fast, x, y)[0], function(x, y)) < 2**-11
+    read_by_products = securemodel.compile(Fn(lambda x, y: (x * y) @ y.T), (x, y), rounding="fast", **roles)
+    assert not ops(read_by_products, "shift"), "they read more bits than are right"
+
+
+def test_no_text_reads_more_of_a_shifted_opening_than_is_right():
+    text = two_inputs(lambda x, y: torch.softmax(x * y, 1), (2, 16), rounding="fast").text()
+    (line,) = (line for line in text.split("\n") if "= shift" in line)
+    assert '"bits":16,"read":48' in line
+    with pytest.raises(ProgramError, match="= shift\n.*49 bits of it are read, but 48 are right"):
+        parse_program(text.replace('"bit":[47]', '"bit":[48]'))
+    with pytest.raises(ProgramError, match="no value depends on masks|rounding is exact"):
+        parse_program(text.replace('"fast"', '"exact"'))
 
 
 def test_a_maximum_is_no_larger_than_what_it_is_of():

@@ -153,4 +153,4 @@ def test_gradients_that_are_clipped_may_be_any_number():
         fit_comparisons(graph, header, g)
         return next(node.attrs["low_bits"] for node in graph.nodes if node.op == "is_negative")
 
-    assert (bits(False), bits(True)) == (47, 50)
+    assert (bits(False), bits(True)) == (46, 50)

@@ -62,6 +62,7 @@ PROGRAMS = {
     "maximum of windows": (lambda x, y: nn.functional.max_pool1d((x + y).unsqueeze(0), 3, 2), {}),
     "index of the largest": (lambda x, y: (x * y).argmax(1), {}),
     "public factors": (lambda x, y: (x + y) * torch.tensor([0.5, -0.75, 3.0, 1.25, 2.0, 0.0]), {}),
+    "softmax of products, fast": (lambda x, y: torch.softmax(x * y, 1), {"rounding": "fast"}),
     "largest": (lambda x, y: (x + y).amax(1), {}),
     "secret positions": (lambda x, y: nn.functional.one_hot((x + y).argmax(1), 6), {}),
     "rows in another's order": (lambda x, y: securemodel.permute(y, x[:, 0].argsort(stable=True)), {}),

@@ -360,6 +360,27 @@ def test_a_wrap_bit_that_counts_for_nothing_is_not_dealt():
     assert names(modulo=40, read=24) == names(read=48) == ["high"]
 
 
+@settings(deadline=None, max_examples=200)
+@given(seeds, party_counts, st.integers(1, 61), st.sampled_from([EVERYBODY, 0, 1]), st.sampled_from((None, 8, 24, 48)))
+def test_shift(seed, parties, f, by, read):
+    """A masked form, in its low bits, of the floor or one more, whatever the value is: the truncation's own result."""
+    rng, table = np.random.default_rng(seed), Table(parties, seed)
+    x = ring(rng, 60)
+    opened, attrs = table.mask(x, by), {"bits": f, **({"read": read} if read else {})}
+    made = table.gate("shift", attrs, [opened], (60,))
+    assert all(torch.equal(form.m, made[0].m) for form in made)
+    right = 64 - min(64 - f, read or 64)
+    left = made[0].m - total([form.lam for form in made]) - floor(x, f) << right
+    assert {*left.unique().tolist()} <= {0, _signed(1 << right)}
+    inside = (x >= -(1 << 61)) & (x < 1 << 61)
+    truncated = total(table.gate("truncate", {"bits": f}, [opened], (60,)))
+    assert torch.equal((truncated - floor(x, f) << right)[inside], left[inside])
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 64) if x >= 1 << 63 else x
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     seeds,
@@ -701,6 +722,8 @@ def _gate_run(name: str, parties: int, seed: int, value: int, bit: int) -> list[
     n = (COUNT,)
     if name == "bilinear":
         return table.gate(name, {"kind": "mul", "attrs": {}}, [table.mask(x), table.mask(x, by=0)], n)
+    if name == "shift":
+        return [made.lam for made in table.gate(name, {"bits": 16}, [table.mask(x)], n)]
     if name in ("square", "truncate"):
         return table.gate(name, {"bits": 16}, [table.mask(x)], n)
     if name == "truncate, exact":

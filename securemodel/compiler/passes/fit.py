@@ -56,12 +56,24 @@ def _result(node: Node, x: Node, limit: int) -> None:
         _must_stay(x, width - 1, 0)
 
 
+def forget_truncation(x: Node, modulo: int) -> None:
+    """Takes the mark of a truncation's range from a value that nobody truncates any more."""
+    marks = list(x.marks)
+    if (made := _range(x, modulo - 2, 0)) in marks:
+        marks.remove(made)
+    x.marks = tuple(marks)
+
+
 def _bytes(bits: int) -> int:
     return max(1, -(-bits // 8)) * 8
 
 
 def _must_stay(x: Node, bits: int, offset: int) -> None:
     """Marks a value of a range of `bits`, with what is added to it before it is truncated."""
+    x.marks += (_range(x, bits, offset),)
+
+
+def _range(x: Node, bits: int, offset: int) -> Mark:
     frac = x.frac or 0
     high = math.ldexp((1 << bits) - offset, -frac)
-    x.marks += (Mark(TUNED, x.source, -math.ldexp(1, bits - frac), high, frac=frac),)
+    return Mark(TUNED, x.source, -math.ldexp(1, bits - frac), high, frac=frac)

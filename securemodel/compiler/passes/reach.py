@@ -1,7 +1,7 @@
 """How large values can be, and comparisons that see no more bits than that: what is proven or, by choice, measured.
 
 Known are: what owners may encode, constants of the program, tables, bits, and results of truncations, whose operand is
-below 2^62 or meaningless. Sums, products and what moves elements follow. Nothing is guessed: a value of which nothing
+below 2^62 by 2^-16 of it, or meaningless. Sums, products and what moves elements follow. Nothing is guessed: a value of which nothing
 is known counts as any element of the ring, and stays that way until a truncation or a table.
 """
 
@@ -23,7 +23,7 @@ from securemodel.compiler.builder import Builder, Value
 from securemodel.compiler.ir import AMONG, COMPARED, TUNED, WRAPS, Graph, Header, Mark, Node
 from securemodel.compiler.ops import encoding_limit
 
-_TRUNCATED_BITS = 62
+_TRUNCATED = (1 << 62) - (1 << 46)  # so that the difference of two results, and of a constant, has no bit more than x
 _BOUNDED = ("select", "window")  # whose result does not wrap where the operand does
 Reach = int | None
 """The largest magnitude in units of the ring; None: any element of it."""
@@ -104,7 +104,7 @@ class Reaches:
         bits = node.attrs["bits"]
         if not self.valid or self.wraps[node.args[0]]:
             return _ring(1 << (RING_BITS + 1 - bits))
-        most = min(1 << _TRUNCATED_BITS, xs[0] if xs[0] is not None else 1 << _TRUNCATED_BITS)
+        most = min(_TRUNCATED, xs[0] if xs[0] is not None else _TRUNCATED)
         return ((most + node.attrs.get("offset", 0)) >> bits) + 1
 
     def window(self, node: Node, xs: list[Reach]) -> Reach:

@@ -15,6 +15,7 @@ from securemodel.compiler.passes.fold import fold_into_layers_after, fold_owner_
 from securemodel.compiler.passes.guard import MOST_BITS, guard_ranges
 from securemodel.compiler.passes.masks import narrow_masks, place_masks
 from securemodel.compiler.passes.reach import fit_comparisons, tuned_limits
+from securemodel.compiler.passes.reuse import reuse_openings
 from securemodel.compiler.passes.scales import place_truncations
 from securemodel.compiler.passes.schedule import order_nodes
 from securemodel.compiler.passes.settle import number_comparisons, settle
@@ -95,6 +96,9 @@ class Draft:
         )
         self._rename(ids)
 
+    def reuse_openings(self) -> None:
+        self.graph = reuse_openings(self.graph, self.header)
+
     def compare_together(self) -> None:
         self.graph = compare_together(self.graph)
 
@@ -130,6 +134,7 @@ PASSES: tuple[Callable[[Draft], None], ...] = (
     Draft.guard_ranges,
     Draft.mark_layers,
     Draft.place_masks,
+    Draft.reuse_openings,
     Draft.compare_together,
     Draft.narrow_masks,
     Draft.order_nodes,

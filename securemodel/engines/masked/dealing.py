@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 
 from protocols.correlations import dealt_places, full_mask, hidden_order, packed, taken_places
-from protocols.gates import GATES, SIGNED, Part, ready_attrs
+from protocols.gates import GATES, REMASKED, SIGNED, Part, ready_attrs
 from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.compiler.positions import is_table
@@ -214,6 +214,9 @@ class Dealing:
             named = {part.name: share for part, share in zip(parts, first, strict=True)}
             masks[ALL][node.id] = signed.sign(attrs, operands, named)
         dealt = GATES[node.op].deal(attrs, operands)
+        if node.op in REMASKED:
+            (mask,) = dealt.values()
+            masks[node.id] = mask.clone()  # what is dealt is corrected in place
         return [dealt[part.name].contiguous() for part in parts]
 
     def _present(self, value: int) -> torch.Tensor:

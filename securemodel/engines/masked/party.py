@@ -13,7 +13,7 @@ from protocols.channel import Label, Purpose
 from protocols.correlations import hidden_order, mask_share
 from protocols.devices import to_device
 from protocols.errors import explain
-from protocols.gates import GATES, HALVED, Dealt, ready_attrs
+from protocols.gates import GATES, HALVED, REMASKED, Dealt, ready_attrs
 from protocols.prg import Stream
 from protocols.shares import Masked, MaskedBits, Role, public_share, to_additive
 from securemodel.compiler.ir import PHASES, Node, Phase
@@ -315,14 +315,14 @@ class OnlineParty:
         attrs, i = ready_attrs(node.attrs, self._stream.device), node.id
         return lambda env, take: self._gate(node, attrs, env, cast(Dealt, take(i)))
 
-    def _gate(self, node: Node, attrs: dict, env: dict, dealt: Dealt) -> torch.Tensor:
+    def _gate(self, node: Node, attrs: dict, env: dict, dealt: Dealt) -> torch.Tensor | Masked:
         args = node.args
         if node.id in self._known:
             return self._known_product(node, attrs, env, dealt)
         if node.op in HALVED and node.phase == "run" and args[1] in self.loaded_operands:
             return HALVED[node.op].finish(attrs, env[args[0]].m, self.loaded_operands[args[1]].share, dealt)
         made = GATES[node.op].evaluate(self.role, attrs, [env[a] for a in args], dealt)
-        return made if made.shape == node.shape else made.view(node.shape)
+        return made if node.op in REMASKED or made.shape == node.shape else made.view(node.shape)
 
     def _known_product(self, node: Node, attrs: dict, env: dict, dealt: Dealt) -> torch.Tensor:
         """A product whose second operand one party knows: that one multiplies it by what it knows of the first, the others

@@ -11,7 +11,7 @@ import torch
 
 from protocols.correlations import dealt_places
 from protocols.devices import to_device
-from protocols.gates import GATES, HALVED, Dealt, Part
+from protocols.gates import GATES, HALVED, REMASKED, Dealt, Part
 from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
 from securemodel.compiler.positions import is_table
@@ -173,7 +173,14 @@ class Preparing:
     def _gate_maker(self, node: Node) -> _Make:
         i = node.id
         take = lambda run: run.dealt.pop(i)
+        if node.op in REMASKED:
+            return lambda run: self._masked(i, take(run), run)
         return (lambda run: self._half(node, take(run), run)) if node.op in HALVED else take
+
+    def _masked(self, i: int, dealt: Dealt, run: _Run) -> Dealt:
+        """What is dealt for a gate whose result is masked by it."""
+        (run.lams[i],) = dealt.values()
+        return dealt
 
     def _half(self, node: Node, dealt: Dealt, run: _Run) -> Dealt:
         """What is dealt for a product, with the half that needs no input where the second operand is loaded. Who knows that
