@@ -69,3 +69,14 @@ def test_portions_are_all_nodes_in_their_order(program, size, monkeypatch):
         assert size > 1 or all(len(nodes) == 1 for nodes in found)
         for nodes in found:
             assert len(nodes) == 1 or sum(masks._made_bytes(graph, n) for n in nodes) <= size
+
+
+def test_a_run_waits_for_little_of_what_is_dealt(program, monkeypatch):
+    """The first portion is small, and each of the next has twice the room, up to the largest."""
+    monkeypatch.setattr(masks, "FIRST_PORTION_BYTES", 700)
+    monkeypatch.setattr(masks, "PORTION_BYTES", 2000)
+    sizes = [sum(masks._made_bytes(program.graph, n) for n in nodes) for nodes in portions(program.graph, "run")]
+    alone = [len(nodes) == 1 for nodes in portions(program.graph, "run")]
+    for at, (size, one) in enumerate(zip(sizes, alone, strict=True)):
+        assert one or size <= min(700 << at, 2000)
+    assert len(sizes) > 3 and max(sizes) > 1400

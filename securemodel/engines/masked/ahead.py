@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from securemodel.compiler.ir import Phase
+from securemodel.engines.masked.masks import FIRST_PORTION_BYTES
 from securemodel.engines.masked.pipeline import share_the_interpreter
 from securemodel.engines.masked.preparing import Item, Prepared
 from securemodel.errors import SecureModelError
 
-_BATCH_BYTES, _LEAST_BYTES = 4 << 20, 1 << 20  # handed over together; and where a run waits for it
+_BATCH_BYTES, _LEAST_BYTES = 4 << 20, 1 << 20  # handed over together; and where a run waits for it, but for its first
 _POLL_S = 1.0
 
 PrepareRun = Callable[[int, Phase], Iterator[Item]]
@@ -192,7 +193,7 @@ class Ahead:
 
     def _work_on(self, epoch: int, phase: Phase) -> None:
         batch: list[Item] = []
-        nbytes = 0
+        nbytes, least = 0, min(FIRST_PORTION_BYTES, _LEAST_BYTES)
         for item in self._prepare(epoch, phase):
             if self._closed:
                 return
@@ -200,9 +201,9 @@ class Ahead:
             for t in item[1].values():
                 if t is not None:
                     nbytes += t.nbytes
-            if nbytes >= (_LEAST_BYTES if self._wanted else _BATCH_BYTES):
+            if nbytes >= (least if self._wanted else _BATCH_BYTES):
                 self._put(epoch, batch, nbytes)
-                batch, nbytes = [], 0
+                batch, nbytes, least = [], 0, min(2 * least, _LEAST_BYTES)
         self._put(epoch, batch, nbytes)
 
     def _put(self, epoch: int, batch: list[Item], nbytes: int) -> None:

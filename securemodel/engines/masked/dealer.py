@@ -27,13 +27,14 @@ from securemodel.compiler.ops import MAX_PROGRAM_BYTES
 from securemodel.compiler.reading import MAX_TEXT_BYTES, parse_programs
 from securemodel.engines.labels import PROGRAM, STREAM_KEY, TABLE_KEY
 from securemodel.engines.masked.dealing import Dealing, Dealt, FamilyDealing
+from securemodel.engines.masked.masks import FIRST_PORTION_BYTES
 from securemodel.engines.masked.pipeline import pipelined
 from securemodel.engines.masked.sources import DEAL_LOAD, DEAL_RUN, END, MOST_ASKED, REQUEST
 from securemodel.engines.masked.tables import keys_to_hand, table_streams
 from securemodel.errors import ProgramError
 
 _AHEAD_BYTES = 64 << 20  # made while earlier shares are being sent
-_SEND_BYTES = 1 << 18  # messages smaller than this travel together
+_SEND_BYTES = 1 << 18  # messages smaller than this travel together, but for the first, which a run may wait for
 _IDLE_S = 7 * 24 * 3600.0
 _ENDING_S = 2.0  # for sessions to notice that this process ends
 MOST_SESSIONS = 16
@@ -202,16 +203,16 @@ def _deal_on_request(dealing: FamilyDealing, asks: Link, pump: Pump) -> None:
         _check_epoch(asks.peer, epoch, what, last)
         _check_program(asks.peer, first, what, len(dealing))
         last = epoch
-        posted = 0
+        posted, least = 0, min(FIRST_PORTION_BYTES, _SEND_BYTES)
         phase: Phase = "load" if what == DEAL_LOAD else "run"
         made = map(_in_main_memory, dealing.by_portion(epoch, phase, first))
         for dealt in pipelined(made, _dealt_bytes, _AHEAD_BYTES):
             for node, shares in dealt:
                 asks.post(Label(epoch, node, Purpose.DEAL), shares)
             posted += _dealt_bytes(dealt)
-            if posted < _SEND_BYTES:
+            if posted < least:
                 continue
-            posted = 0
+            posted, least = 0, min(2 * least, _SEND_BYTES)
             pump.run(_IDLE_S, asks.receive_s)
             asks.peek()
             if asks.arrived:

@@ -18,7 +18,7 @@ from securemodel.engines.masked.tables import TableMasks
 Masks = dict[int, torch.Tensor | None]
 """By node; None for zero."""
 
-PORTION_BYTES = 1 << 18
+PORTION_BYTES, FIRST_PORTION_BYTES = 1 << 18, 1 << 15
 
 
 def has_mask(node: Node) -> bool:
@@ -28,16 +28,17 @@ def has_mask(node: Node) -> bool:
 
 def portions(graph: Graph, phase: Phase) -> list[list[Node]]:
     """The nodes of a phase that have masks or are dealt for, in their order, in portions that are made together: what is
-    made of streams for one is drawn in one call. A portion has at most PORTION_BYTES, or one node."""
+    made of streams for one is drawn in one call. A portion has at most PORTION_BYTES, or one node; the first ones, for
+    which a run may wait, have less."""
     made: list[list[Node]] = [[]]
-    room = 0
+    room, most = 0, min(FIRST_PORTION_BYTES, PORTION_BYTES)
     for node in graph.nodes:
         if node.phase != phase or not (node.op in GATES or has_mask(node)):
             continue
         size = _made_bytes(graph, node)
         if size > room:
             made.append([])
-            room = PORTION_BYTES
+            room, most = most, min(2 * most, PORTION_BYTES)
         made[-1].append(node)
         room -= size
     return [nodes for nodes in made if nodes]

@@ -11,6 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 _POLL_S = 0.1
 _SWITCH_S = 0.5e-3
+_ALONE_BYTES = 1 << 20  # of the first items: no thread is begun for so little
 
 
 def share_the_interpreter() -> None:
@@ -32,9 +33,18 @@ def pipelined(items: Iterator[T], size: Callable[[T], int], limit_bytes: int) ->
     """The same items in the same order, made ahead of use by a thread.
 
     The thread waits while items of `limit_bytes` (by `size`) are unused; one item may always wait. It has
-    ended when this iterator is exhausted or closed. What `items` raises is raised here.
+    ended when this iterator is exhausted or closed. What `items` raises is raised here. The first items are made when
+    they are used.
     """
     share_the_interpreter()
+    made = 0
+    for first in items:
+        yield first
+        made += size(first)
+        if made >= _ALONE_BYTES:
+            break
+    else:
+        return
     ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     changed, waiting, stop = threading.Condition(), [0], threading.Event()
 
