@@ -22,7 +22,7 @@ _GATHERED_BYTES = 1 << 16  # of several messages at most: one record
 def byte_view(buffer: Buffer) -> memoryview:
     """A flat view of a buffer's bytes, not a copy. Raises InputError if the buffer has no contiguous CPU bytes."""
     if isinstance(buffer, torch.Tensor):
-        if buffer.device.type != "cpu" or not buffer.is_contiguous():
+        if not buffer.is_cpu or not buffer.is_contiguous():
             raise InputError(
                 explain(
                     f"cannot send a tensor of shape {tuple(buffer.shape)} on {buffer.device}",
@@ -52,7 +52,10 @@ def writable(tensor: torch.Tensor) -> memoryview:
 
 
 def coalesce(header: bytes, views: Sequence[memoryview]) -> list[memoryview]:
-    """Header and payload as few pieces: small neighbors are copied together, large buffers stay where they are."""
+    """Header and payload as few pieces: a small message, or small neighbors, are copied together, large buffers stay
+    where they are."""
+    if len(header) + sum(map(len, views)) <= _GATHERED_BYTES:
+        return [memoryview(b"".join((header, *views)))]
     pieces: list[memoryview] = []
     small = bytearray(header)
     for view in views:

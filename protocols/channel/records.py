@@ -123,7 +123,8 @@ class RecordStream:
         """
         if process is not self._process:
             raise OSError(errno.EPERM, "this process is a fork of the one whose connection it is")
-        self.flush()
+        if self._unsent:
+            self.flush()
         taken = used = 0
         while taken < len(view) and used + _HEAD.size + RECORD_BYTES + _TAG_BYTES <= _ROOM_BYTES:
             plain = view[taken : taken + RECORD_BYTES]
