@@ -216,7 +216,7 @@ class Dealing:
         dealt = GATES[node.op].deal(attrs, operands)
         if node.op in REMASKED:
             (mask,) = dealt.values()
-            masks[node.id] = mask.clone()  # what is dealt is corrected in place
+            masks[ALL][node.id] = mask.clone()  # what is dealt is corrected in place
         return [dealt[part.name].contiguous() for part in parts]
 
     def _present(self, value: int) -> torch.Tensor:
