@@ -501,9 +501,14 @@ class Builder:
             self.notes["affine", made.id] = x, factor, 0.0
         return made
 
-    def ldexp(self, x: Value, bits: int) -> Value:
-        """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits."""
-        return self._value(self._secret("ldexp", [x], x.shape, bits=bits)) if bits else x
+    def ldexp(self, x: Value, bits: int, most: Real | None = None) -> Value:
+        """x 2^bits, free of error and of cost: the same number in the ring, with other fractional bits.
+
+        `most`: what the magnitude of the result is at most, proven for all that a lowering function promises to be right for;
+        a truncation of it then looks at no more bits.
+        """
+        attrs = {"bits": bits, **({} if most is None else {"most": most})}
+        return self._value(self._secret("ldexp", [x], x.shape, **attrs)) if bits or most is not None else x
 
     def offset(self, x: Value, number: Real | Value) -> Value:
         """Sum with a public number; one that is infinite or too large for the ring means `forbidden`, or its opposite."""

@@ -1,7 +1,11 @@
 """What the passes make of a graph, read as text, and what they must leave alone."""
 
+from functools import cache
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from running import TWO, Fn, difference, run
 from torch import nn
 from torch.testing import assert_close
@@ -9,12 +13,14 @@ from torch.testing import assert_close
 import securemodel
 from protocols.gates import GATES, dealt_bytes
 from protocols.shares import window
-from securemodel.compiler.ir import Graph
+from securemodel.compiler.ir import PHASES, Graph
 from securemodel.compiler.ops import mask_origin
 from securemodel.compiler.passes.masks import narrow_masks
 from securemodel.compiler.passes.schedule import order_nodes
 from securemodel.compiler.reading import parse_node, parse_program
+from securemodel.engines.clear import ClearSide
 from securemodel.errors import ProgramError
+from securemodel.inspect.fixed import FixedPoint
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -243,6 +249,64 @@ def test_no_text_reads_more_of_a_shifted_opening_than_is_right():
         parse_program(text.replace('"bit":[47]', '"bit":[48]'))
     with pytest.raises(ProgramError, match="no value depends on masks|rounding is exact"):
         parse_program(text.replace('"fast"', '"exact"'))
+
+
+NORMS = {"layer_norm": nn.functional.layer_norm, "rms_norm": nn.functional.rms_norm}
+
+
+def normalizing(name: str, shape: tuple[int, int], eps: float, rounding: str, parties=("a", "b")):
+    """(a program of a normalization of x y whose result is squared, the same in the clear)"""
+    function = lambda x, y: NORMS[name](x * y, shape[1:], eps=eps).square()
+    roles = {"weights": "a", "inputs": ("a", "b"), "outputs": "b", "parties": parties, "rounding": rounding}
+    return securemodel.compile(Fn(function), (torch.zeros(shape), torch.zeros(shape)), **roles), function
+
+
+@pytest.mark.parametrize("parties", [("a", "b"), ("a", "c", "b")])
+@pytest.mark.parametrize("rounding", ["fast", "exact"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_is_normalized_is_truncated_in_the_bytes_that_it_can_have(norm, rounding, parties):
+    """c / sqrt(mean of squares) is at most sqrt(n), which one number among zeros comes to."""
+    x, y = torch.zeros(6, 768), torch.ones(6, 768)
+    x[0, 0], x[1, 5], x[2, 1:3], x[3], x[4, 7] = 900.0, -(2.0**-4), torch.tensor([30.0, -30.0]), torch.randn(768), 1.0
+    program, function = normalizing(norm, (6, 768), 1e-5, rounding, parties)
+    cuts = [n for n in ops(program, "truncate") if n.shape == x.shape]
+    assert cuts[-1].attrs["modulo"] in (48, 56) and "modulo" not in cuts[0].attrs
+    made, right = run(program, x, y)[0], function(x, y)
+    assert right.max() > 760 and ((made - right).abs() <= 2.0**-9 * (1 + right)).all()
+
+
+@cache
+def normalizing_few(norm: str, rounding: str, eps: float):
+    return normalizing(norm, (4, 6), eps, rounding)[0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32), st.sampled_from(sorted(NORMS)), st.sampled_from(["fast", "exact"]),
+    st.sampled_from([1e-12, 1e-5, 1.0]), st.integers(-16, 12),
+)  # fmt: skip
+def test_no_normalized_value_is_larger_than_is_looked_at(seed, norm, rounding, eps, size):
+    """Of rows of one number, of numbers alike, of single units in the last place, of random ones, from 2^-16 to 2^12."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.zeros(4, 6)
+    x[0, seed % 6] = 1.0
+    x[1], x[2] = torch.randint(-1, 2, (6,), generator=rng), 1.0
+    x[2, 0], x[3] = -1.0, torch.randn(6, generator=rng)
+    program = normalizing_few(norm, rounding, eps)
+    clear = {name: ClearSide(program, name) for name in program.parties}
+    for side in clear.values():
+        side.set_model(program.model)
+        side.set_inputs((x * 2.0**size, torch.ones(4, 6)))
+    walker, looked_at = FixedPoint(program, clear), 0
+    for phase in PHASES:
+        for node, value, operands in walker.walk(phase):
+            if node.op == "truncate" and node.shape == (4, 6) and "modulo" in node.attrs:
+                looked_at += 1
+                assert float(operands[0].number.abs().max()) + node.attrs.get("offset", 0) < 2.0 ** (
+                    node.attrs["modulo"] - 2
+                )
+                assert torch.equal(value.ring.double(), value.number)
+    assert looked_at == 1
 
 
 def test_a_maximum_is_no_larger_than_what_it_is_of():

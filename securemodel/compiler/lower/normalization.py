@@ -163,7 +163,7 @@ def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
         centered, ratio = g.sub(g.scale(x, count), g.expand(total, x.shape)), count / 2**bits
         centered = g.rescale(g.ldexp(centered, -bits))
     inverse, more = rsqrt_of_mean(g, sum_of_squares(g, centered, dims), count, eps * ratio**2)
-    return g.ldexp(g.mul(centered, g.expand(inverse, centered.shape)), -more)
+    return g.ldexp(g.mul(centered, g.expand(inverse, centered.shape)), -more, largest_normalized(count))
 
 
 _FEW = 1 << 15
@@ -179,6 +179,15 @@ def sum_of_squares(g: Builder, x: Value, dims: list[int]) -> Value:
 def rsqrt_of_mean(g: Builder, total: Value, count: int, eps: float) -> tuple[Value, int]:
     """(w, bits) with (total / count + eps)^(-1/2) = w 2^-bits, for a sum of squares."""
     return root_of_few(g, g.offset(total, count * eps), -1, math.sqrt(count), count * eps)
+
+
+def largest_normalized(count: int) -> float:
+    """What no number is above in magnitude that is divided by the root of the mean of its square and of others, `count`
+    together, with something added.
+
+    c^2 is at most the sum of squares, so that c (sum / n)^(-1/2) is at most n^(1/2); the root is right to 2^-9 of itself.
+    """
+    return math.sqrt(count) * (1 + 2.0**-8)
 
 
 def affine(g: Builder, x: Value, weight, bias) -> Value:

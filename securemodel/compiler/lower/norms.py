@@ -12,7 +12,15 @@ from securemodel.compiler.lower.arithmetic import axes, mean, square, sum_
 from securemodel.compiler.lower.extremes import amin
 from securemodel.compiler.lower.layers import batch_norm_of_owner, shaped
 from securemodel.compiler.lower.logic import nonzero
-from securemodel.compiler.lower.normalization import affine, amax, normalized, rsqrt_of_mean, sum_of_squares, variance
+from securemodel.compiler.lower.normalization import (
+    affine,
+    amax,
+    largest_normalized,
+    normalized,
+    rsqrt_of_mean,
+    sum_of_squares,
+    variance,
+)
 from securemodel.compiler.lower.positive import absolute, rsqrt, rsqrt_of_few, sqrt, times
 from securemodel.compiler.lower.powers import power
 from securemodel.compiler.lower.registry import lowers
@@ -69,7 +77,8 @@ def rms_norm(g: Builder, x, shape, weight=None, eps=None):
     x = g.rescale(x)
     total, count = sum_of_squares(g, x, dims), math.prod(x.shape[d] for d in dims)
     inverse, bits = rsqrt_of_mean(g, total, count, torch.finfo(torch.float32).eps if eps is None else eps)
-    return affine(g, g.ldexp(g.mul(x, g.expand(inverse, x.shape)), -bits), weight, None)
+    value = g.ldexp(g.mul(x, g.expand(inverse, x.shape)), -bits, largest_normalized(count))
+    return affine(g, value, weight, None)
 
 
 @lowers(aten.var_mean.correction)

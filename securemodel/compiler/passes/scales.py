@@ -118,16 +118,27 @@ class _Pass:
         key = (have.id, have.frac, frac)
         if key not in self.truncated:
             bits = have.frac - frac
-            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits, self._known(have.id, bits))
+            self.truncated[key] = self._truncate(node, self.read_as(have), bits, frac, bits, self._known(node, bits))
         return _Scaled(self.truncated[key], frac)
 
-    def _known(self, value: int, bits: int) -> int:
-        """How many low bits of a spline's value show all of it to a truncation by `bits`, in whole bytes."""
-        node = self.new[value]
-        if node.op != "spline":
+    def _known(self, node: Node, bits: int) -> int:
+        """How many low bits of a value show all of it to a truncation by `bits`, in whole bytes: of a spline's, or of one
+        that is proven to be small."""
+        have = self.env[node.id]
+        if self.new[have.id].op == "spline":
+            most = most_of_spline(self.new, self.new[have.id])
+        elif (known := self._most(node)) is not None:
+            most = math.ceil(math.ldexp(known, have.frac))
+        else:
             return RING_BITS
-        most = most_of_spline(self.new, node) + ((1 << bits) // 2 if self.exact else 0)
+        most += (1 << bits) // 2 if self.exact else 0
         return min(RING_BITS, -(-(most.bit_length() + 2) // 8) * 8)
+
+    def _most(self, node: Node) -> float | None:
+        """What a lowering function says that the magnitude of a value is at most, before elements are moved; None: nothing."""
+        while only_moves(node):
+            node = self.old[node.args[0]]
+        return node.attrs.get("most") if node.op == "ldexp" else None
 
     def _truncate(self, like: Node, x: int, bits: int, frac: int, rounded: int, modulo: int = RING_BITS) -> int:
         """x / 2^bits: the floor of x rounded to the nearest multiple of 2^rounded; not exact: floor, or one more.
