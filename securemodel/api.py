@@ -36,7 +36,7 @@ from securemodel.planning import crypten as crypten_planning
 from securemodel.planning import deep as deep_planning
 from securemodel.planning import paillier as paillier_planning
 from securemodel.planning import plan as masked_planning
-from securemodel.program import READERS, Program
+from securemodel.program import READERS, Program, checked
 from securemodel.sessions import crypten, masked, paillier, serving
 from securemodel.sessions.remote import at_lane
 from securemodel.sessions.serving import ServingSession
@@ -227,7 +227,8 @@ def local(
     if isinstance(program, Family):
         return serving.open_local(program.programs, program.digest, device)
     book = book_of(ledger or False)
-    session = engine_of(program.protocol).open_local(program, **_on(program, device))
+    options = _on(program, device, "local()")
+    session = engine_of(program.protocol).open_local(program, **options)
     if book:
         session.record = record_for(book, program, "all", os.urandom(16))
     return session
@@ -292,7 +293,7 @@ def connect(
         )
     paillier_key = paillier_key or current().paillier_key
     options = {"store": store, "ahead": ahead, "insecure_plain": insecure_plain, "paillier_key": paillier_key}
-    options |= _on(program, device)
+    options |= _on(program, device, "connect()")
     book = book_of(ledger)
     session = engine_of(program.protocol).open_connection(program, me, config, **options)
     if book:
@@ -300,9 +301,9 @@ def connect(
     return session
 
 
-def _on(program: Program, device: Device) -> dict[str, Any]:
+def _on(program: Program, device: Device, where: str) -> dict[str, Any]:
     """The option of an engine whose sessions take a device. Raises ConfigError for one that computes on the CPU alone."""
-    if engine_of(program.protocol).on_gpus:
+    if engine_of(checked(program, where).protocol).on_gpus:
         return {"device": device}
     if chosen(device or current().device).type != "cpu":
         what = f"a program of the protocol {program.protocol!r} computes on the CPU alone"

@@ -143,6 +143,14 @@ READERS: dict[str, Callable[[str, int], Program]] = {MASKED_KIND: read_masked}
 """What reads each kind of text, by its first word; `securemodel.api` adds those of the other engines."""
 
 
+def checked(program: Program, where: str) -> Program:
+    """The program. Raises InputError where it is something else."""
+    if not isinstance(program, Program):
+        what, fix = f"a program is wanted, and this is of the type {type(program).__name__}", "give what compile() returns"
+        raise InputError(explain(what, where=where, fix=fix))
+    return program
+
+
 def receivers(outputs: str | Sequence[str], count: int) -> list[str]:
     """Who learns each of `count` outputs: a party, or "all" (also said as "public")."""
     names = [outputs] * count if isinstance(outputs, str) else list(outputs)

@@ -145,9 +145,10 @@ class Tuning:
         with file_errors(Path(path)), Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         try:
-            return _read(typed(strict_json(data, "a tuning", MAX_BYTES), "a tuning", _KINDS))
+            return _read(typed(_of_this_version(strict_json(data, "a tuning", MAX_BYTES)), "a tuning", _KINDS))
         except (DecodeError, _Wrong) as wrong:
-            why = str(wrong).partition("\n")[0]
+            first, _, more = str(wrong).partition("why:")
+            why = (more or first).strip().partition("\n")[0]
             raise InputError(explain("this is no tuning", where=str(path), why=why, fix=_FIX)) from None
 
 
@@ -160,9 +161,15 @@ class _Wrong(Exception):
     pass
 
 
+def _of_this_version(value: Any) -> Any:
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        raise _Wrong(f"it is no {KIND}")
+    if (version := value.get("version")) != VERSION:
+        raise _Wrong(f"it is of version {version!r:.20}, and this is version {VERSION}: other things were measured")
+    return value
+
+
 def _read(fields: dict[str, Any]) -> Tuning:
-    if (fields["kind"], fields["version"]) != (KIND, VERSION):
-        raise _Wrong(f"it is no {KIND} of version {VERSION}")
     if not re.fullmatch("[0-9a-f]{64}", fields["of"]):
         raise _Wrong("it does not say what it was measured for")
     if not fields["margin"] >= 1:

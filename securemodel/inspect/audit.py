@@ -25,7 +25,7 @@ from securemodel.errors import InputError
 from securemodel.inspect.audittext import Audit
 from securemodel.inspect.statement import Constant, Output, Role, Seen
 from securemodel.inspect.weak import same_organisation, weak_choices
-from securemodel.program import Program
+from securemodel.program import Program, checked
 
 
 def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
@@ -33,7 +33,7 @@ def audit(program: Program, config: PartiesConfig | None = None) -> Audit:
 
     Raises InputError for training with Paillier alone.
     """
-    if any(node.op == "linear_step" for node in program.graph.nodes):
+    if any(node.op == "linear_step" for node in checked(program, "audit()").graph.nodes):
         why, fix = "its messages are no nodes of a graph", "docs/training.md says what each party learns"
         raise InputError(explain("training with Paillier alone has no audit", where="audit()", why=why, fix=fix))
     outputs = _outputs(program)

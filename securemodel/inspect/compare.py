@@ -27,7 +27,7 @@ from securemodel.inspect.fixed import Both, FixedPoint
 from securemodel.inspect.ranges import ranges
 from securemodel.inspect.reference import reference
 from securemodel.planning.layer_names import INPUTS, OUTPUTS, layer_names
-from securemodel.program import Program
+from securemodel.program import Program, checked
 from securemodel.sessions.rows import batches, split_rows
 from securemodel.sessions.session import Session
 
@@ -60,7 +60,7 @@ def compare(program: Program, *inputs: torch.Tensor, model: torch.nn.Module | No
         return recorders[-1]
 
     phases: tuple[Phase, ...] = PHASES
-    with Session(program, local_walks(program, make_party=recorder)) as session:
+    with _Unguarded(program, local_walks(program, make_party=recorder)) as session:
         session.load(program, model)
         for part, _ in batches(inputs, program, total):
             for side in clear.values():
@@ -81,6 +81,7 @@ def model_in_the_clear(program: Program, model: torch.nn.Module | None, where: s
     Raises InputError for programs of another protocol, of a training, with state or read from a file; `done` says what
     is not done with them.
     """
+    checked(program, where)
     if program.protocol != "masked":
         what, why = f"programs of the protocol {program.protocol!r} cannot be {done}", "only the masked engine's can"
         raise InputError(explain(what, where=where, why=why, fix="compile the model without protocol="))
@@ -96,10 +97,20 @@ def model_in_the_clear(program: Program, model: torch.nn.Module | None, where: s
         fix = "give the program that compile() returns"
         what = "this program was read from a file, and the file does not hold the model"
         raise InputError(explain(what, where=where, why=why, fix=fix))
+    if not isinstance(model, torch.nn.Module):
+        what, fix = f"model= is no model but {type(model).__name__}", "give the torch.nn.Module with the weights"
+        raise InputError(explain(what, where=where, fix=fix))
     return model
 
 
 # ---- what the parties held
+class _Unguarded(Session):
+    """A session whose runs have results where a guard says that a value left its range, too: here one looks which."""
+
+    def _in_range(self, outputs: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        return outputs[: len(self.program.header.results)]
+
+
 class _Recorded(OnlineParty):
     """A party that keeps its part of every value that the model has, too: for `compare` only."""
 

@@ -7,15 +7,23 @@ from typing import Any
 
 import torch
 
+from protocols.errors import explain
 from securemodel.compiler.capture import Captured
 from securemodel.compiler.lowering import CHECKS, METADATA
+from securemodel.errors import InputError
 
 
 def reference(
     captured: Captured, state: Mapping[str, torch.Tensor], inputs: Sequence[torch.Tensor], wanted: Collection[str]
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
-    """(the values of the operators named in `wanted`, the outputs), all reals in float64."""
-    given = {captured.inputs[i]: x for i, x in enumerate(inputs)} | dict(captured.constants)
+    """(the values of the operators named in `wanted`, the outputs), all reals in float64.
+
+    Inputs are read as numbers of the types that the model was captured with, whatever their own are. Raises InputError
+    where they are none.
+    """
+    types = {node.name: node.meta["val"].dtype for node in captured.graph.nodes if node.name in captured.inputs}
+    read = {name: _read_as(types[name], x, i) for i, (name, x) in enumerate(zip(captured.inputs, inputs, strict=False))}
+    given = read | dict(captured.constants)
     given |= {name: state[target] for name, target in captured.states.items()}
     walk = _Walk(captured.graph, wanted)
     with torch.no_grad():
@@ -42,6 +50,14 @@ class _Walk(torch.fx.Interpreter):
         if n.name in self._wanted:
             self.kept[n.name] = made
         return made
+
+
+def _read_as(dtype: torch.dtype, x: torch.Tensor, index: int) -> torch.Tensor:
+    whole = not (dtype.is_floating_point or dtype.is_complex)
+    if (x.is_complex() and not dtype.is_complex) or (whole and not torch.equal(x.to(dtype).to(x.dtype), x)):
+        what = f"input {index} has numbers of {x.dtype} where the model reads {dtype}"
+        raise InputError(explain(what, fix="give numbers of that type, or others that are the same numbers"))
+    return x.to(dtype) if whole else x.detach().to(_wide(dtype))
 
 
 def _wide(value: Any) -> Any:

@@ -64,6 +64,9 @@ def tune(
     programs read from a file, tuned already, with state, or of a training, and for those with a `protocol`.
     """
     _check_numbers(tolerance, margin)
+    for name, value in (("guard", guard), ("tables", tables)):
+        if not isinstance(value, bool):
+            raise InputError(explain(f"{name} = {value!r:.100}", where=_WHERE, fix="say True or False"))
     margin = float(margin)
     model = model_in_the_clear(program, model, _WHERE, "tuned")
     if program.header.tuned:

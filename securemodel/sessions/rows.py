@@ -28,6 +28,9 @@ def split_rows(inputs: Inputs, program: Program, mine: Sequence[bool]) -> int:
         where = f"input {index} of {header.inputs[index]!r}"
         if not isinstance(x, torch.Tensor):
             raise InputError(f"{where} must be a tensor of shape {list(shape)}, got {type(x).__name__}")
+        if x.layout is not torch.strided or x.is_meta or x.is_quantized:
+            what = "on the meta device" if x.is_meta else f"{x.dtype}" if x.is_quantized else f"{x.layout}"
+            raise InputError(f"{where} is {what}, whose values cannot be read; give a dense tensor of numbers")
         if tuple(x.shape[1:]) != shape[1:] or x.ndim != len(shape) or (x.ndim and not x.shape[0]):
             raise InputError(
                 f"{where} has shape {list(x.shape)}; the program was compiled for {list(shape)} "

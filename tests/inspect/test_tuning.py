@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -331,6 +332,8 @@ def test_a_guard_catches_one_value_and_the_session_goes_on(rounding):
             session.run(outside)
         assert (session.run(x) - network()(x)).abs().max() < 1e-3
     assert "by one bit" in str(found) and securemodel.compare(program, x).first_out_of_range is None
+    left = securemodel.compare(program, outside).first_out_of_range  # on an owner's own data one may look which value
+    assert left.limit.what == TUNED and left.limit.outside
     assert (
         program.result_names == ("output", "a tuned range was left")
         and not torch.isnan(fixed_point(program, x)[0]).any()
@@ -410,7 +413,6 @@ def test_a_tuning_of_another_model_is_refused():
 @pytest.mark.parametrize(
     "old, new",
     [
-        ('"version": 2', '"version": 1'),
         ('"margin": 4.0', '"margin": 0.5'),
         ('"margin": 4.0', '"margin": 4'),
         ('"limits": [', '"limits": [[1, 2, 3, "x"],'),
@@ -423,13 +425,29 @@ def test_a_tuning_of_another_model_is_refused():
     ],
 )
 def test_a_damaged_tuning_is_refused(tmp_path, old, new):
+    assert refusal_of(tmp_path, tuned("relu").tuning.text().replace(old, new, 1))
+
+
+def refusal_of(tmp_path, text: str) -> str:
     file = tmp_path / "mine.tuning"
-    file.write_text(tuned("relu").tuning.text().replace(old, new, 1))
+    file.write_text(text)
     with pytest.raises(InputError, match="this is no tuning") as refused:
         securemodel.Tuning.load(file)
     assert str(file) in str(refused.value)
     with pytest.raises(FileError):
         securemodel.Tuning.load(tmp_path / "none")
+    return str(refused.value)
+
+
+def test_a_refused_tuning_says_why(tmp_path):
+    """Also one of an earlier version, which has other fields."""
+    text = tuned("relu").tuning.text()
+    old = {"kind": "securemodel-tuning", "version": 1, "of": "0" * 64, "margin": 4.0, "guard": False, "limits": []}
+    assert "it is of version 1, and this is version 2" in refusal_of(tmp_path, json.dumps(old))
+    assert "it is of version 3" in refusal_of(tmp_path, text.replace('"version": 2', '"version": 3'))
+    assert "it is no securemodel-tuning" in refusal_of(tmp_path, "[]")
+    assert "its field 'margin' is no float" in refusal_of(tmp_path, text.replace('"margin": 4.0', '"margin": 4'))
+    assert "it is not JSON" in refusal_of(tmp_path, text[: len(text) // 2])
 
 
 @pytest.mark.parametrize(
@@ -487,6 +505,42 @@ def test_data_that_cannot_be_measured():
             tune(FIRST, margin=margin)
     with pytest.raises(InputError, match="takes 1 inputs"):
         securemodel.tune(program, tolerance=1e-3)
+    for name in ("guard", "tables"):
+        with pytest.raises(InputError, match=f"{name} = 'no'"):
+            tune(FIRST, **{name: "no"})
+
+
+def test_numbers_of_another_type_are_the_same_numbers():
+    """As in a run: whole ones for a model of reals, and the other way round. And what has no values is refused."""
+    real = securemodel.compile(nn.Linear(5, 2).eval(), torch.zeros(4, 5), **TWO)
+    whole = securemodel.compile(nn.Embedding(7, 3).eval(), torch.zeros(4, 5, dtype=torch.int64), **TWO)
+    ones = torch.ones(4, 5)
+    for program in (real, whole):
+        expected = securemodel.compare(program, ones.to(program.examples[0].dtype)).rows
+        for dtype in (torch.int64, torch.uint8, torch.bool, torch.float16, torch.float64):
+            assert securemodel.compare(program, ones.to(dtype)).rows == expected
+            assert securemodel.tune(program, ones.to(dtype), tolerance=1e-3).error < 1e-3
+    for program, x in ((real, ones.to(torch.complex64)), (whole, ones / 2)):
+        with pytest.raises(InputError, match="where the model reads"):
+            securemodel.compare(program, x)
+
+
+@pytest.mark.parametrize("form", [lambda x: x.to("meta"), torch.Tensor.to_sparse, torch.Tensor.to_mkldnn])
+def test_tensors_without_values_are_refused_wherever_a_model_runs(form):
+    x, program = form(torch.ones(4, 5)), securemodel.compile(nn.Linear(5, 2).eval(), torch.zeros(4, 5), **TWO)
+    with securemodel.local(program) as session:
+        for call in (session.run, partial(securemodel.compare, program), partial(securemodel.tune, program, tolerance=1)):
+            with pytest.raises(InputError, match="whose values cannot be read"):
+                call(x)
+
+
+@pytest.mark.parametrize("of", [securemodel.compare, securemodel.local, partial(securemodel.connect, me="a"), audit,
+                                partial(securemodel.tune, tolerance=1)])  # fmt: skip
+def test_what_takes_a_program_says_so(of):
+    with pytest.raises(InputError, match="a program is wanted, and this is of the type Linear"):
+        of(nn.Linear(3, 2))
+    with pytest.raises(InputError, match="model= is no model but int"):
+        securemodel.tune(tuned("relu").before, FIRST, tolerance=1, model=3)
 
 
 def test_a_tolerance_that_fixed_point_does_not_meet():
