@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from protocols import kernels
-from protocols.kernels import cpu, dispatch, twins, variant
+from protocols.kernels import Piece, cpu, dispatch, twins, variant
 from protocols.kernels.cpu import build
 
 COMPOSED = {"conv1d", "conv_transpose1d", "conv_transpose2d"}
@@ -128,3 +129,67 @@ def test_nothing_else_asks_which_kernels_run():
         ("build", "bins.py"),
         ("build", "cpu"),
     }
+
+
+# ---- no elements at all
+NONE, NO_SHORT, BITS_OF_NONE = RING[:0], SHORT[:0], torch.zeros(0, 1, dtype=torch.int64)
+COEFFICIENTS, GROUPS = RING.new_zeros(3, 16 * 64), ((0, 4), (4, 2), (6, 1))
+OF_NONE = {
+    "bit_times": (NONE, NONE, 0),
+    "bit_to_ring": (NONE, NONE, 1),
+    "chacha20": (NONE, bytes(32), bytes(12), "add", 3),
+    "chacha20_many": ([NONE, NO_SHORT], bytes(32), bytes(24), ["set", "add"]),
+    "combine": (*(RING.view(-1, 1)[:count, :0] for count in (3, 3, 2)), NONE, 2, True, 1),
+    "combine_layer": (*(RING.view(-1, 1)[:count, :0] for count in (9, 9, 17, 13)), GROUPS, 1),
+    "deal_spline": ([NONE] * 3, NONE, NONE, (0, 1, 2), 5, 7),
+    "deal_truncation": (NONE, 16),
+    "decode": (NONE, 16),
+    "encode": (NONE.double(), 16),
+    "hide": ([None, NONE, RING.view(-1, 1)[:, :0]], [NONE, NONE, NONE.view(2, 0)],
+             [Piece(5), Piece(8, True), Piece(8, True, (1, 4))]),
+    "join": ([NONE, NONE], NONE.to(torch.uint8), [Piece(5), Piece(8, True)]),
+    "leaves": (NONE, NO_SHORT.view(16, 0), 63, 0, 9),
+    "lookup_around": (NONE, BITS_OF_NONE, COEFFICIENTS, 13, (13, 1, 4)),
+    "matmul": (NONE.view(0, 3), RING[:6].view(3, 2)),
+    "monomials": (RING.view(-1, 1)[:3, :0], 2, True),
+    "monomials_layer": (RING.view(-1, 1)[:9, :0], GROUPS),
+    "msb_plane": (NONE, 63, 9),
+    "narrow": ([NONE], [5]),
+    "pack_bits": (NONE.bool(),),
+    "select": (NONE, NONE, None, NONE, NONE, 1),
+    "select_truncated": (*[NONE] * 3, NO_SHORT, NONE, NONE, NO_SHORT, 16, 1, 1 << 15, NONE, NONE, NONE),
+    "sign_product": (NONE.view(2, 0).int(), NONE.view(0, 3).to(torch.int8)),
+    "spline": ([NONE] * 3, [None, NONE, NONE], NONE, (0, 1, 2), 1),
+    "thermometer": (NONE, 63),
+    "truncate": (NONE, NONE, NO_SHORT, 16, 1, 1 << 15, NONE, NONE),
+    "unit_lookup": (NONE, BITS_OF_NONE, RING.view(1, 64)),
+    "unit_vectors": (NONE, 64),
+    "unpack_bits": (NONE, 0),
+    "weighted_around": (NONE, NONE.view(0, 64), COEFFICIENTS, 13, (13, 1, 4)),
+    "widen": ([NONE.to(torch.uint8)], [5], [(3, 0)]),
+}  # fmt: skip
+
+
+def sizes_of(made) -> list:
+    """Shapes and types of what a kernel gives."""
+    each = made if isinstance(made, (list, tuple)) else [made]
+    return [sizes_of(x) if isinstance(x, (list, tuple)) else x if x is None else (x.shape, x.dtype) for x in each]
+
+
+def test_every_kernel_takes_no_elements_but_convolutions():
+    assert set(OF_NONE) == CALLED - {"conv2d"}
+    with pytest.raises(ValueError, match="nothing to multiply"):
+        kernels.conv2d(NONE.view(0, 1, 2, 2), RING[:1].view(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", sorted(OF_NONE))
+def test_of_no_elements_every_build_makes_what_its_twin_makes(name):
+    found = {}
+    for build_name in kernels.info()["available"]:
+        with kernels.use(build_name):
+            made = getattr(kernels, name)(*OF_NONE[name])
+        if name == "hide":  # what is sent is these buffers together, however many
+            made = made[0], torch.cat(made[1])
+        found[build_name] = sizes_of(made)
+        assert name == "sign_product" or not sum(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))
+    assert all(sizes == found["twins"] for sizes in found.values()), found

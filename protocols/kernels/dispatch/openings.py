@@ -41,7 +41,7 @@ def hide(
 def _rows(share: Tensor, n: int, rows: tuple[int, ...]) -> Tensor:
     """A contiguous share of which these rows have n elements; ValueError otherwise."""
     share = ring(share, "hide: a share")
-    count, size = (share.shape[0], share.stride(0)) if share.dim() > 1 else (0, 0)
+    count, size = (share.shape[0], prod(share.shape[1:])) if share.dim() > 1 else (0, 0)
     if size * len(rows) != n or not _are_rows(rows, count):
         raise ValueError(f"hide: rows {list(rows)} of a share of {list(share.shape)} do not make {n} elements")
     return share

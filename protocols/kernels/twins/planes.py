@@ -42,11 +42,11 @@ def thermometer(lam: Tensor, low_bits: int, shift: int = 0) -> Tensor:
 
 def leaves(m: Tensor, therm: Tensor, low_bits: int, shift: int = 0, offset: int = 0) -> Tensor:
     """Shares of "digit of m + offset < digit of lam" and "digits equal", planes lt0, lt1, eq1, lt2, eq2, ..."""
-    words = therm.view(-1, m.numel()).to(torch.int64) & 0xFFFF
     digits = _digits(m.view(-1) + offset, low_bits, shift)
+    words = therm.view(digits.shape).to(torch.int64) & 0xFFFF
     at_least = (words >> digits) & 1
     less = (words >> (digits + 1)) & 1
-    planes = torch.stack((less, at_least ^ less), dim=1).reshape(-1, m.numel())
+    planes = torch.stack((less, at_least ^ less), dim=1).flatten(0, 1)
     return pack_bits(torch.cat((planes[:1], planes[2:])))
 
 
