@@ -13,7 +13,9 @@ from functools import partial
 import torch
 
 
-def _window_sum(x: torch.Tensor, dim: int, starts: list[int], ends: list[int]) -> torch.Tensor:
+def _window_sum(
+    x: torch.Tensor, dim: int, starts: list[int] | torch.Tensor, ends: list[int] | torch.Tensor
+) -> torch.Tensor:
     """Sums over the index ranges [starts[i], ends[i]) of one axis; exact in the ring by prefix sums."""
     zero = torch.zeros_like(x.narrow(dim, 0, 1))
     prefix = torch.cat([zero, x.cumsum(dim)], dim)
@@ -116,6 +118,11 @@ def _sliced(dim: int, start: int, stop: int, step: int, device: torch.device) ->
     return lambda x: x[at]
 
 
+def _windows(dim: int, starts: list[int], ends: list[int], device: torch.device) -> Callable[..., torch.Tensor]:
+    first, behind = (torch.as_tensor(at, device=device) for at in (starts, ends))
+    return partial(_window_sum, dim=dim, starts=first, ends=behind)
+
+
 _READY: dict[str, Callable[..., Callable[..., torch.Tensor]]] = {
     "add": lambda device: operator.add,
     "sub": lambda device: operator.sub,
@@ -127,4 +134,5 @@ _READY: dict[str, Callable[..., Callable[..., torch.Tensor]]] = {
     "index_sub": lambda device, dim, plus, minus: partial(
         _index_sub, dim=dim, plus=torch.as_tensor(plus, device=device), minus=torch.as_tensor(minus, device=device)
     ),
+    "window_sum": _windows,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -46,10 +46,34 @@ def ring_part(name: str, shape: Shape, attrs: dict, bits: int = 64, more: int = 
 
 
 def ready_attrs(attrs: dict, device: torch.device) -> dict:
-    """A gate's attributes for many evaluations: a table in them is a tensor on the device, as gates take it too."""
-    if "table" not in attrs:
-        return attrs
-    return {**attrs, "table": torch.tensor(attrs["table"], dtype=torch.int64, device=device)}
+    """A gate's attributes for many evaluations: a table and terms in them are tensors on the device, as gates take them too."""
+    made = dict(attrs)
+    if "table" in attrs:
+        made["table"] = torch.tensor(attrs["table"], dtype=torch.int64, device=device)
+    if "terms" in attrs:
+        made["terms"] = Terms.of(attrs["terms"], device)
+    return made
+
+
+class Terms(NamedTuple):
+    """Products of bits, for each factor: which row it is, and minus one where the opposite is meant, for each term."""
+
+    rows: tuple[torch.Tensor, ...]
+    opposites: tuple[torch.Tensor, ...]
+    several: torch.Tensor
+    """Which subsets of factors, numbered in binary, have two members or more."""
+
+    @staticmethod
+    def of(terms: Terms | Sequence[Sequence[Sequence[Any]]], device: torch.device) -> Terms:
+        """Of lists of (row, whether the opposite is meant), one for each term; `Terms` as they are."""
+        if isinstance(terms, Terms):
+            return terms
+        factors = list(zip(*terms, strict=True))
+        return Terms(
+            tuple(torch.tensor([row for row, _ in factor], device=device) for factor in factors),
+            tuple(torch.tensor([[-int(other)] for _, other in factor], device=device) for factor in factors),
+            torch.tensor([s for s in range(2 ** len(factors)) if s.bit_count() > 1], dtype=torch.int64, device=device),
+        )
 
 
 class Gate(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from protocols import kernels
-from protocols.gates.base import Dealt, Part, Shape
+from protocols.gates.base import Dealt, Part, Shape, Terms
 from protocols.shares import MaskedBits, Role, words
 
 MAX_FAN_IN = 7
@@ -31,36 +31,27 @@ class Conjunction:
         return (Part("products", "xor", (2**fan_in - 1 - fan_in, terms, words(attrs["size"]))),)
 
     def deal(self, attrs: dict, masks: Sequence[torch.Tensor]) -> Dealt:
-        rows, fan_in = _rows(masks[0], attrs["size"]), len(attrs["terms"][0])
-        products = _chosen(rows, attrs, 0).unsqueeze(0)
-        for i in range(1, fan_in):
-            one = _chosen(rows, attrs, i).unsqueeze(0)
+        rows = _rows(masks[0], attrs["size"])
+        terms = Terms.of(attrs["terms"], rows.device)
+        products = rows.index_select(0, terms.rows[0]).unsqueeze(0)
+        for chosen in terms.rows[1:]:
+            one = rows.index_select(0, chosen).unsqueeze(0)
             products = torch.cat([products, one, products & one])
-        return {"products": products.index_select(0, _products(fan_in, rows.device) - 1)}
+        return {"products": products.index_select(0, terms.several - 1)}
 
     def evaluate(self, role: Role, attrs: dict, operands: Sequence[MaskedBits], dealt: Dealt) -> torch.Tensor:
-        size, fan_in = attrs["size"], len(attrs["terms"][0])
+        size = attrs["size"]
         hats, betas = _rows(operands[0].hat, size), _rows(operands[0].beta, size)
-        products = hats.new_zeros((2**fan_in, *dealt["products"].shape[1:]))
-        products.index_copy_(0, _products(fan_in, hats.device), dealt["products"])
+        terms = Terms.of(attrs["terms"], hats.device)
+        products = hats.new_zeros((2 ** len(terms.rows), *dealt["products"].shape[1:]))
+        products.index_copy_(0, terms.several, dealt["products"])
         products[0] = -role.public
-        for i in range(fan_in):
-            products[2**i] = _chosen(betas, attrs, i)
-        for i in reversed(range(fan_in)):  # subset s without bit i, and with it
-            opposite = torch.tensor([-int(term[i][1]) for term in attrs["terms"]], device=hats.device).unsqueeze(1)
-            half = 2**i
-            products = (products[:half] & (_chosen(hats, attrs, i) ^ opposite)) ^ products[half:]
+        for i, chosen in enumerate(terms.rows):
+            products[2**i] = betas.index_select(0, chosen)
+        for i in reversed(range(len(terms.rows))):  # subset s without bit i, and with it
+            half, seen = 2**i, hats.index_select(0, terms.rows[i]) ^ terms.opposites[i]
+            products = (products[:half] & seen) ^ products[half:]
         return _packed(products[0], size)
-
-
-def _products(fan_in: int, device: torch.device) -> torch.Tensor:
-    """Which subsets of bits, numbered in binary, have two members or more."""
-    return torch.tensor([s for s in range(2**fan_in) if s.bit_count() > 1], device=device)
-
-
-def _chosen(rows: torch.Tensor, attrs: dict, i: int) -> torch.Tensor:
-    """Factor i of each term."""
-    return rows.index_select(0, torch.tensor([term[i][0] for term in attrs["terms"]], device=rows.device))
 
 
 def _rows(plane: torch.Tensor, size: int) -> torch.Tensor:

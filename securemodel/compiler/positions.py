@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from protocols.devices import to_device
 from securemodel.compiler.ir import Graph, Node
 
 TABLE = "data"
@@ -41,7 +42,7 @@ def take_rows(graph: Graph, node: Node, table: torch.Tensor, step: int) -> torch
     """The rows of a table, of masked values or of masks, that a node `rows` takes in a step."""
     dim = node.attrs["dim"]
     places = rows_read(node, graph[node.args[0]].shape[dim], step)
-    return table.index_select(dim, places.to(table.device))
+    return table.index_select(dim, to_device(places, table.device))
 
 
 def is_table(graph: Graph, node: Node) -> bool:

@@ -186,8 +186,8 @@ def _watched_session(program: Program, model: torch.nn.Module, inputs: Sequence[
         last, source = parties[program.parties[-1]], cast(Any, walks[program.parties[-1]].source)
         deal = source.dealt
 
-        def dealt(epoch: int, wanted: Wanted) -> list[Dealt]:
-            made = deal(epoch, wanted)
+        def dealt(epoch: int, wanted: Wanted, device: torch.device) -> list[Dealt]:
+            made = deal(epoch, wanted, device)
             for (node, given), shares in zip(wanted, made, strict=True):
                 for index, part in enumerate(given):
                     share = shares[part.name]

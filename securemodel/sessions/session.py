@@ -15,6 +15,7 @@ import torch
 
 from protocols.channel import Channel, ChannelStats, Label, local_channels
 from protocols.channel.buffers import Buffer
+from protocols.devices import same_order
 from protocols.errors import ProtocolError, explain, public_reason
 from protocols.prg import EPOCHS
 from securemodel.compiler.builder import PUBLIC
@@ -104,6 +105,7 @@ class Session:
         self._loaded = self._weights_stay = False
         self._closed = ""
         self._turns = Turns()
+        self._in_order = same_order()
         self._caller: ThreadPoolExecutor | None = None
         self.record: Record | None = None
 
@@ -346,7 +348,12 @@ class Session:
         return results
 
     def _step(self, coroutines: Mapping[str, Steps]) -> dict[str, Any]:
-        """Steps the parties' coroutines through their rounds together; returns what each returned."""
+        """Steps the parties' coroutines through their rounds together; returns what each returned. Whichever thread calls,
+        GPUs do its work in the order of the thread that opened the session, as they do that of the workers who prepare."""
+        with self._in_order():
+            return self._step_in_order(coroutines)
+
+    def _step_in_order(self, coroutines: Mapping[str, Steps]) -> dict[str, Any]:
         results: dict[str, Any] = {}
         received: dict[str, Any] = dict.fromkeys(coroutines)
         while True:

@@ -7,6 +7,7 @@ and the values are right. Operators of torch run on the CPU, one by one.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,33 @@ KNOWN = frozenset(_NAMES.split())
 """Operators that torch has on GPUs for whole numbers of 64 bits (bmm and mm: for float64). The engine uses no others."""
 
 
+crossed: list[tuple[str, int, str]] = []
+"""Each copy from main memory or to it: "there" or "here", its bytes, and the function of the project that asked for it."""
+
+
+def _asked_by() -> str:
+    frame = sys._getframe(1)
+    while frame:
+        name = frame.f_code.co_filename
+        if ("/protocols/" in name or "/securemodel/" in name) and "/tests/" not in name and "site-packages" not in name:
+            return f"{name.rpartition('/')[2]}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "a test"
+
+
+def _note_crossing(func: Any, given: list[torch.Tensor], moved: torch.device | None, made: Any) -> None:
+    if func is aten.copy_.default:
+        into, of = given
+        ways = (isinstance(of, OnGPU), isinstance(into, OnGPU))
+    elif moved is not None and given:
+        ways = (any(isinstance(x, OnGPU) for x in given), moved.type == GPU.type)
+    else:
+        return
+    if ways[0] != ways[1]:
+        moving = given[-1] if func is aten.copy_.default else inner_of(made)
+        crossed.append(("there" if ways[1] else "here", moving.numel() * moving.element_size(), _asked_by()))
+
+
 def inner_of(x: Any) -> Any:
     """What stands for a tensor of the GPU; everything else as it is."""
     return x.inner if isinstance(x, OnGPU) else x
@@ -102,6 +130,7 @@ def dispatched(func: Any, args: tuple, kwargs: dict) -> Any:
     if moved is not None:
         options["device"] = HERE
     made = func(*tree_map(inner_of, args), **tree_map(inner_of, options))
+    _note_crossing(func, given, moved, made)
     if func._schema.is_mutable:
         return args[0]
     on_gpu = moved.type == GPU.type if moved is not None else bool(there)
@@ -145,7 +174,7 @@ def pretended() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "_gpu", lambda device: GPU)
-        patch.setattr(devices, "_beside_gpu", False)
+        patch.setattr(devices, "_beside", set())
         patch.setattr(threading.Thread, "run", run_inside)
         with _inside():
             yield

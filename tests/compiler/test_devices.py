@@ -46,8 +46,8 @@ MESSAGES = {
     "sessions/session.py:_in_range",  # a bit that is revealed
     "devices.py:host_bytes",
     "devices.py:to_host",
-    "correlations.py:unpacked",  # what the dealer sent, widened where it arrives
-    "kernels/cpu/openings.py:widen",
+    "devices.py:to_device_together",
+    "engines/masked/sources.py:_handed_over",  # what the dealer made, as bytes: it is widened where it is read
     "channel/buffers.py:byte_view",
     "channel/local.py:_copied",
 }
@@ -56,7 +56,6 @@ CROSSINGS = {
     "engines/masked/opening.py:opened",
     "devices.py:to_device",
     "devices.py:to_host",
-    "compiler/positions.py:take_rows",
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pretend
@@ -22,12 +25,16 @@ import securemodel
 from protocols import devices, kernels
 from protocols.channel.testing import free_addresses, loopback_parties, run_together
 from protocols.errors import ConfigError
+from protocols.gates import GATES, dealt_bytes
 from protocols.identity import DEALER, Timeouts, plain_config
 from protocols.kernels.twins import bilinear
 from protocols.prg import insecure_test_key
 from securemodel.cli import dealing as dealing_command
 from securemodel.cli import main as command_line
+from securemodel.compiler.wire import steps
+from securemodel.engines.masked import masks
 from securemodel.engines.masked.dealer import serve
+from securemodel.engines.masked.pipeline import pipelined
 from securemodel.engines.masked.tables import Tables
 from securemodel.engines.masked.walk import local_walks
 from securemodel.invocation import Invocation, invoked
@@ -161,30 +168,20 @@ def test_a_dealer_on_a_gpu_from_the_command_line(gpu, tmp_path):
         assert torch.equal(results["b"], session.run(pretended_party.INPUT))
 
 
-def test_weights_stay_on_the_device(gpu, monkeypatch):
+def test_weights_stay_on_the_device(gpu):
     """Once weights are loaded, nothing of their size crosses: neither to the GPU nor back."""
     torch.manual_seed(6)
     model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 2)).eval()
     program = securemodel.compile(model, torch.zeros(1, 64), weights="a", inputs="b", outputs="b")
-    crossed: list[int] = []
-
-    def counted(func, args, kwargs):
-        wanted = kwargs.get("device")
-        if func in pretend.CROSSINGS and (func is pretend.aten.copy_.default or wanted is not None):
-            sides = {isinstance(x, pretend.OnGPU) for x in args[:2] if isinstance(x, torch.Tensor)}
-            if len(sides) == 2 or (wanted is not None and sides != {torch.device(wanted) == pretend.GPU}):
-                crossed.append(args[0].numel())
-        return dispatched(func, args, kwargs)
-
-    dispatched = pretend.dispatched
-    monkeypatch.setattr(pretend, "dispatched", counted)
     with securemodel.local(program, device="cuda") as session:
+        pretend.crossed.clear()
         session.load(program, model)
-        assert max(crossed) >= 64 * 48
+        largest = lambda: max(size for _, size, _ in pretend.crossed)
+        assert largest() >= 8 * 64 * 48
         for _ in range(2):
-            crossed.clear()
+            pretend.crossed.clear()
             session.run(torch.ones(1, 64))
-            assert crossed and max(crossed) < 48 * 64, sorted(crossed)[-5:]
+            assert largest() < 8 * 48 * 64
 
 
 def test_a_training_on_a_gpu_and_its_checkpoint(gpu, tmp_path):
@@ -274,7 +271,7 @@ def test_a_gpu_that_is_there_is_taken(monkeypatch):
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(devices, "_beside_gpu", False)
+    monkeypatch.setattr(devices, "_beside", set())
     assert devices.chosen("cuda") == torch.device("cuda:0") and devices.chosen("cuda:1") == torch.device("cuda:1")
     assert devices.chosen(None) == devices.chosen("cpu") == torch.device("cpu")
 
@@ -311,3 +308,113 @@ def test_the_command_line_names_a_device(tmp_path, monkeypatch):
     config.write_text(roster.path.read_text() + f'[me]\nidentity = "{DEALER}"\n')
     ended = CliRunner().invoke(command_line, ["dealer", "--config", str(config), "--once", "--device", "cuda"])
     assert ended.exit_code == 1 and "built without CUDA" in ended.output
+
+
+# ---- what crosses
+KEPT_THERE = {"devices.py:to_device", "devices.py:to_device_together"}
+HERE = {"devices.py:to_host", "opening.py:opened"}
+
+
+def crossings(program: securemodel.Program, inputs: list[torch.Tensor]) -> list[tuple[str, int, str]]:
+    """The copies of a second run, with all parties and the dealer on GPUs."""
+    with pytest.MonkeyPatch.context() as patch, pretend.pretended():
+        pretend.quick_streams(patch)
+        places = dict.fromkeys((*program.parties, DEALER), pretend.GPU)
+        with Session(program, local_walks(program, device=places)) as session:
+            session.run(*inputs)
+            pretend.crossed.clear()
+            session.run(*inputs)
+            return list(pretend.crossed)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "two parties" in case])
+def test_nothing_is_brought_to_a_gpu_but_messages_and_inputs(case):
+    """An index that is made at each call, of a list, is a copy that the device waits for."""
+    program, inputs = compiled(case)
+    found = crossings(program, inputs)
+    assert {by for way, _, by in found if way == "there"} <= KEPT_THERE
+    assert {by for way, _, by in found if way == "here"} <= HERE
+
+
+def test_what_is_dealt_crosses_as_it_is_sent_and_in_one_copy_a_portion():
+    case = "smooth function, two parties"
+    program, inputs = compiled(case)
+    found, graph = crossings(program, inputs), program.graph
+    there, here = ([size for way, size, _ in found if way == kind] for kind in ("there", "here"))
+    dealt = sum(dealt_bytes(GATES[n.op], n.attrs, [graph[a].shape for a in n.args], n.shape)
+                for n in graph.nodes if n.op in GATES and n.phase == "run")  # fmt: skip
+    sent = sum(program.plan().total.sent_bytes.values())
+    given = 8 * sum(x.numel() for x in inputs)
+    assert dealt in there and sum(there) < dealt + sent + given
+    portions = len(masks.portions(graph, "run"))
+    opened = sum(bool(step.talk) for step in steps(graph, "run"))
+    assert len(there) <= portions + 2 * (opened + 1) + len(inputs)
+    assert len(here) <= portions + 2 * (opened + 1)
+
+
+def test_parts_of_one_piece_of_memory_cross_together(gpu):
+    whole = torch.arange(200, dtype=torch.uint8)
+    near, far = [whole[3:40], whole[48:50], whole[41:41]], [whole[:5], whole[180:]]
+    for parts, copies in (([*near, torch.arange(9, dtype=torch.uint8)], 2), (far, 2), ([], 0)):
+        pretend.crossed.clear()
+        found = devices.to_device_together(parts, pretend.GPU)
+        assert len(pretend.crossed) == copies and len(found) == len(parts)
+        assert all(torch.equal(x.inner, y) and x.device == pretend.GPU for x, y in zip(found, parts, strict=True))
+    assert devices.to_device_together(near, pretend.HERE) == near
+
+
+@pytest.mark.parametrize("count", [1, 1 << 17])
+def test_what_comes_to_main_memory_lies_together_and_small_parts_cross_together(gpu, count):
+    types = (torch.uint8, torch.int16, torch.int64, torch.uint8, torch.int32)
+    given = [torch.arange(count * size, dtype=torch.int64).to(t).view(count, size) for t, size in zip(types, (3, 5, 1, 0, 2),
+                                                                                                 strict=True)]  # fmt: skip
+    there = [x.to(pretend.GPU) for x in given]
+    pretend.crossed.clear()
+    found = devices.to_host(there)
+    assert len(pretend.crossed) == (1 if count == 1 else len(given))
+    assert all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(found, given, strict=True))
+    assert len({x.untyped_storage().data_ptr() for x in found if x.numel()}) == 1
+
+
+def test_threads_of_a_session_compute_in_the_order_of_the_one_that_opened_it(monkeypatch):
+    """Torch has a current stream for each thread; here a name stands for one, and shares are made and read in one alone."""
+    now, seen = threading.local(), set()
+
+    @contextmanager
+    def in_stream(name: str) -> Iterator[None]:
+        now.name, before = name, getattr(now, "name", "default")
+        yield
+        now.name = before
+
+    def noting(function):
+        def call(*given):
+            seen.add((getattr(now, "name", "default"), re.split("[-_]", threading.current_thread().name)[0]))
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(devices, "_beside", {torch.device("cuda", 0)})
+    monkeypatch.setattr(devices, "_current", lambda device: getattr(now, "name", "default"))
+    monkeypatch.setattr(devices, "_in_stream", in_stream)
+    monkeypatch.setattr(kernels, "chacha20_many", noting(kernels.chacha20_many))
+    monkeypatch.setattr(kernels, "hide", noting(kernels.hide))
+    program, inputs = compiled("network, two parties")
+    first, *addresses = free_addresses(3)
+    config = plain_config(
+        dict(zip(program.parties, addresses, strict=True)), dealer=first, timeouts=Timeouts(connect_s=30, receive_s=60)
+    )
+
+    def party(me: str) -> object:
+        with in_stream("own"):
+            session = securemodel.connect(program, me, config, insecure_plain=True, ledger=False)
+        with session:
+            return asyncio.run(session.run_async(inputs[0] if me == "b" else None))
+
+    threading.Thread(target=serve, args=(config, None), kwargs={"insecure_plain": True}, daemon=True).start()
+    results = run_together({me: lambda me=me: party(me) for me in program.parties}, 120)
+    assert not any(isinstance(result, BaseException) for result in results.values()), results
+    of_parties = {(name, thread) for name, thread in seen if thread in ("prepare", "session")}
+    assert of_parties == {("own", "prepare"), ("own", "session")}
+    made = (getattr(now, "name", "default") for _ in range(3))
+    with in_stream("dealer's"):
+        assert list(pipelined(made, lambda item: 1, 10)) == ["dealer's"] * 3

@@ -32,7 +32,7 @@ def made(program, size: int, monkeypatch) -> list:
     last: dict[int, list[torch.Tensor]] = {}
 
     class Dealt:
-        def dealt(self, epoch, wanted):
+        def dealt(self, epoch, wanted, device):
             return unpacked([list(zip(parts, last[node], strict=True)) for node, parts in wanted])
 
     preparing = [Preparing(graph, names, name, streams[name], Dealt() if name == names[-1] else None) for name in names]

@@ -529,7 +529,11 @@ def test_numbers_of_another_type_are_the_same_numbers():
 def test_tensors_without_values_are_refused_wherever_a_model_runs(form):
     x, program = form(torch.ones(4, 5)), securemodel.compile(nn.Linear(5, 2).eval(), torch.zeros(4, 5), **TWO)
     with securemodel.local(program) as session:
-        for call in (session.run, partial(securemodel.compare, program), partial(securemodel.tune, program, tolerance=1)):
+        for call in (
+            session.run,
+            partial(securemodel.compare, program),
+            partial(securemodel.tune, program, tolerance=1),
+        ):
             with pytest.raises(InputError, match="whose values cannot be read"):
                 call(x)
 

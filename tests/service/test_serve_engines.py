@@ -145,7 +145,7 @@ def test_a_session_computes_on_the_device_of_its_party(service, device: str, mon
     monkeypatch.setattr(Engine, "_family", lambda engine: SimpleNamespace(parties=PARTIES))
     monkeypatch.setattr(engine_process, "connect", connected)
     monkeypatch.setattr(devices, "_gpu", lambda found: found)
-    monkeypatch.setattr(devices, "_beside_gpu", False)
+    monkeypatch.setattr(devices, "_beside", set())
     near, far = socket.socketpair()
     with near, far, pytest.raises(SecureModelError, match=f"on {device}$"):
         Engine(near, on_device(service[1]["shop"], device), "shop", Lane("small", 1, 0), None).run()

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from protocols.devices import same_order
 from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.masks import FIRST_PORTION_BYTES
 from securemodel.engines.masked.pipeline import share_the_interpreter
@@ -81,6 +82,7 @@ class Ahead:
         self._open: list[int] = []
         self._wanted = False
         self._current: deque[Item] = deque()
+        self._in_order = same_order()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"prepare-{name}")
         self._thread.start()
 
@@ -177,6 +179,10 @@ class Ahead:
         return next((at for at, (prepared, _, _) in enumerate(self._ready) if prepared == epoch), None)
 
     def _work(self) -> None:
+        with self._in_order():
+            self._work_in_order()
+
+    def _work_in_order(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._closed:
                 return

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from protocols.devices import same_order
+
 T = TypeVar("T")
 _POLL_S = 0.1
 _SWITCH_S = 0.5e-3
@@ -48,7 +50,13 @@ def pipelined(items: Iterator[T], size: Callable[[T], int], limit_bytes: int) ->
     ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     changed, waiting, stop = threading.Condition(), [0], threading.Event()
 
+    here = same_order()
+
     def work() -> None:
+        with here():
+            make()
+
+    def make() -> None:
         error = None
         try:
             for item in items:

@@ -10,7 +10,6 @@ from typing import Protocol, cast
 import torch
 
 from protocols.correlations import dealt_places
-from protocols.devices import to_device
 from protocols.gates import GATES, HALVED, REMASKED, Dealt, Part
 from protocols.prg import Draws, Place, Stream
 from securemodel.compiler.ir import PHASES, Graph, Node, Phase
@@ -21,9 +20,10 @@ from securemodel.engines.masked.tables import NO_TABLES, TableMasks
 
 
 class Source(Protocol):
-    """Where the last party's shares of dealt values come from; those of every other rank are stream output."""
+    """Where the last party's shares of dealt values come from, on the device that it computes on; those of every other rank
+    are stream output."""
 
-    def dealt(self, epoch: int, wanted: Sequence[tuple[int, Sequence[Part]]]) -> list[Dealt]: ...
+    def dealt(self, epoch: int, wanted: Sequence[tuple[int, Sequence[Part]]], device: torch.device) -> list[Dealt]: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,11 +124,8 @@ class Preparing:
 
     def _receive(self, wanted: Sequence[tuple[int, Sequence[Part]]], run: _Run) -> None:
         """The last party's shares of what is dealt for a portion."""
-        device, source = self._stream.device, cast(Source, self.source)
-        for (node, _), dealt in zip(wanted, source.dealt(run.epoch, wanted), strict=True):
-            run.dealt[node] = (
-                dealt if device.type == "cpu" else {name: to_device(share, device) for name, share in dealt.items()}
-            )
+        given = cast(Source, self.source).dealt(run.epoch, wanted, self._stream.device)
+        run.dealt.update(zip((node for node, _ in wanted), given, strict=True))
 
     # ---- made once
     def _places(self, node: Node) -> list[Place]:

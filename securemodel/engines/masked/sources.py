@@ -14,7 +14,7 @@ import torch
 from protocols.channel import Label, Link, Purpose
 from protocols.channel.frame import Expected
 from protocols.correlations import unpacked
-from protocols.devices import to_host
+from protocols.devices import CPU, to_device_together, to_host
 from protocols.errors import PeerError, ProtocolError
 from protocols.gates import GATES, Dealt, Part, dealt_bytes
 from securemodel.compiler.ir import Graph, Phase
@@ -37,20 +37,35 @@ Wanted = Sequence[tuple[int, Sequence[Part]]]
 """Gates, one after the other, and what is dealt for each."""
 
 
-def split_shares(payloads: Iterable[torch.Tensor], parts: Iterable[Sequence[Part]]) -> list[Dealt]:
-    """Cuts messages into the shares they carry; these are views of them, but for low bytes and words that begin at an odd
-    place."""
-    return unpacked([_cut(payload, of_gate) for payload, of_gate in zip(payloads, parts, strict=True)])
+def split_shares(
+    payloads: Sequence[torch.Tensor], parts: Iterable[Sequence[Part]], device: torch.device = CPU
+) -> list[Dealt]:
+    """Cuts messages into the shares they carry, on a device: they cross as they were sent, and are widened there.
+
+    In main memory shares are views of the messages, but for low bytes and words that begin at an odd place. Elsewhere each
+    has memory of its own, as kernels read it 16 bytes at a time.
+    """
+    there = to_device_together(payloads, device)
+    return unpacked([_cut(payload, of_gate) for payload, of_gate in zip(there, parts, strict=True)])
 
 
 def _cut(payload: torch.Tensor, parts: Sequence[Part]) -> list[tuple[Part, torch.Tensor]]:
-    cuts, at = [], 0
+    cuts, at, elsewhere = [], 0, payload.device != CPU
     for part in parts:
         cut = payload if len(parts) == 1 else payload[at : at + part.nbytes]
-        odd = part.low is None and cut.storage_offset() % part.dtype.itemsize
+        odd = part.low is None and (elsewhere or cut.storage_offset() % part.dtype.itemsize)
         cuts.append((part, cut.clone() if odd else cut))
         at += part.nbytes
     return cuts
+
+
+def _handed_over(shares: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """What a dealer of this process made, as one over a link would: by main memory, to where it is read."""
+    sent = to_host(shares)
+    if device == CPU:
+        return sent
+    there = to_device_together([share.view(-1).view(torch.uint8) for share in sent], device)
+    return [raw.clone().view(share.dtype).view(share.shape) for raw, share in zip(there, sent, strict=True)]
 
 
 def largest_message(*graphs: Graph) -> int:
@@ -138,9 +153,10 @@ class DealtHere(NoSource):
         """Lets the dealer begin a phase."""
         self._pending = self._dealing.deal(epoch, phase, first)
 
-    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
-        each = zip(wanted, self._pending, strict=False)
-        return unpacked([list(zip(parts, to_host(shares), strict=True)) for (_, parts), (_, shares) in each])
+    def dealt(self, epoch: int, wanted: Wanted, device: torch.device) -> list[Dealt]:
+        made = [shares for _, (_, shares) in zip(wanted, self._pending, strict=False)]
+        sent = iter(_handed_over([share for shares in made for share in shares], device))
+        return unpacked([[(part, next(sent)) for part in parts] for (_, parts), _ in zip(wanted, made, strict=True)])
 
     def finish(self) -> None:
         """Lets the dealer walk to the end of the phase."""
@@ -174,7 +190,7 @@ class DealerSource(NoSource):
             self._link.post(Label(epoch, 0, Purpose.REQUEST), [asked])
             self._to_come += 1
 
-    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+    def dealt(self, epoch: int, wanted: Wanted, device: torch.device) -> list[Dealt]:
         expected = [
             Expected(Label(epoch, node, Purpose.DEAL), sum(part.nbytes for part in parts)) for node, parts in wanted
         ]
@@ -183,7 +199,7 @@ class DealerSource(NoSource):
             if self._to_ask:
                 self._post_requests()
             payloads = self._link.receive_all(expected, timeout_s=patience_s)
-        return split_shares(payloads, [parts for _, parts in wanted])
+        return split_shares(payloads, [parts for _, parts in wanted], device)
 
     @contextmanager
     def _used(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from typing import IO
 
 import torch
 
+from protocols.devices import CPU
 from protocols.errors import PreprocessingError, PreprocessingReused, PreprocessingUsedUp, explain, reason_of
 from protocols.files import check_folder, create_secret, read_secret, sync_directory, write_atomically, write_secret
 from protocols.gates import Dealt
@@ -326,7 +327,7 @@ class StoreSource(NoSource):
         self._data = torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
         self._at = 0
 
-    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+    def dealt(self, epoch: int, wanted: Wanted, device: torch.device) -> list[Dealt]:
         pieces = []
         for node, parts in wanted:
             nbytes = sum(part.nbytes for part in parts)
@@ -334,8 +335,8 @@ class StoreSource(NoSource):
             if piece.numel() != nbytes:
                 raise self._damaged(epoch, f"node {node} needs {nbytes} bytes, {piece.numel()} are left")
             self._at += nbytes
-            pieces.append(piece.clone())
-        return split_shares(pieces, [parts for _, parts in wanted])
+            pieces.append(piece if device != CPU else piece.clone())
+        return split_shares(pieces, [parts for _, parts in wanted], device)
 
     def _damaged(self, epoch: int, why: str) -> PreprocessingError:
         what, fix = f"the preprocessing of run {epoch} is damaged", "give all parties a new store"

@@ -170,11 +170,11 @@ class MaskedWalk(Walk):
         yield from self.preparing.run(epoch, phase, loaded, self._step_of_epoch + epoch)
         self.source.finish()
 
-    def dealt(self, epoch: int, wanted: Wanted) -> list[Dealt]:
+    def dealt(self, epoch: int, wanted: Wanted, device: torch.device) -> list[Dealt]:
         """The last party's shares of what is dealt for some nodes; their messages are counted."""
         nbytes = HEADER_BYTES * len(wanted) + sum(part.nbytes for _, parts in wanted for part in parts)
         self._counted[epoch] = self._counted.get(epoch, 0) + nbytes
-        return cast(Source, self.source).dealt(epoch, wanted)
+        return cast(Source, self.source).dealt(epoch, wanted, device)
 
     # ---- the end
     def abort(self, reason: str) -> None:
