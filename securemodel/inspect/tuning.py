@@ -286,6 +286,10 @@ def _measure(program: Program, model: torch.nn.Module, inputs: Sequence[torch.Te
         _, right = reference(captured, state, given, ())
         for value, exact in zip(made, right, strict=True):
             value, exact = (x if real is None or not x.ndim else x[:real] for x in (value, exact))
+            if not bool(exact.isfinite().all()):
+                what = "on this data the model itself, in float64, gives results that are not finite"
+                fix = "leave such rows out: compared with them, no result is right or wrong"
+                raise InputError(explain(what, where=_WHERE, fix=fix))
             found.outputs.append(value)
             found.error = max(found.error, _apart(value, exact))
         phases = ("run",)

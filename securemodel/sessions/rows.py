@@ -69,12 +69,14 @@ def batches(inputs: Inputs, program: Program, total: int) -> Iterator[tuple[list
 def filled(x: torch.Tensor, program: Program) -> torch.Tensor:
     """Rows [n, ...] followed by rows of zeros, as many as the program takes.
 
-    Where the model asserts something of its inputs, which zeros might not be, by copies of the last row.
+    Where the model asserts something of its inputs, which zeros might not be, by copies of the last row; and so are masks
+    and other truth values, as of a mask that forbids all a softmax is no number.
     """
     size = program.header.rows
     if x.shape[0] == size:
         return x
-    row = x[-1:] if any(map(is_check, program.graph.nodes)) else torch.zeros_like(x[-1:])
+    copied = x.dtype is torch.bool or any(map(is_check, program.graph.nodes))
+    row = x[-1:] if copied else torch.zeros_like(x[-1:])
     return torch.cat([x, row.expand(size - x.shape[0], *x.shape[1:])])
 
 

@@ -94,6 +94,18 @@ def test_dependent_whole_numbers(name, example):
     assert not rows_are_independent(module(WHOLE[name]), [example])
 
 
+def test_masks_that_forbid_a_whole_row():
+    """Whose softmax is no number, whatever stands beside it."""
+
+    def forbid(mix):
+        return Fn(lambda x, mask: torch.softmax(mix(x).masked_fill(~mask, -torch.inf), -1))
+
+    given = torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool)
+    assert rows_are_independent(forbid(lambda x: x), given) and rows_stand_alone(forbid(lambda x: x), given)
+    assert not rows_are_independent(forbid(lambda x: x - x.mean(0)), given)
+    assert not rows_are_independent(Fn(lambda x, mask: x * torch.nan), given)
+
+
 def test_dependent_booleans():
     assert not rows_are_independent(module(lambda x: x ^ x.any(0)), [torch.zeros(2, 4).bool()])
 

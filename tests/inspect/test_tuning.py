@@ -547,6 +547,22 @@ def test_what_takes_a_program_says_so(of):
         securemodel.tune(tuned("relu").before, FIRST, tolerance=1, model=3)
 
 
+def test_rows_of_which_the_model_gives_no_number_are_none_to_measure_on():
+    class Forbidding(nn.Module):
+        def forward(self, x, mask):
+            return torch.softmax(x.masked_fill(~mask, -torch.inf), -1)
+
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    owners = {**TWO, "inputs": ["a", "b"]}
+    program = securemodel.compile(Forbidding(), (torch.zeros(2, 3), mask[:2]), **owners)
+    found = securemodel.tune(program, torch.ones(5, 3), mask, tolerance=1e-2)
+    with securemodel.local(found.program) as session:
+        assert (session.run(torch.ones(5, 3), mask) - 1 / 3).abs().max() < 1e-2
+    mask[4] = False
+    with pytest.raises(InputError, match="the model itself, in float64, gives results that are not finite"):
+        securemodel.tune(program, torch.ones(5, 3), mask, tolerance=1e-2)
+
+
 def test_a_tolerance_that_fixed_point_does_not_meet():
     with pytest.raises(InputError, match="more than the tolerance 1e-09"):
         securemodel.tune(tuned("sigmoid").before, FIRST, tolerance=1e-9)
