@@ -417,4 +417,4 @@ def test_threads_of_a_session_compute_in_the_order_of_the_one_that_opened_it(mon
     assert of_parties == {("own", "prepare"), ("own", "session")}
     made = (getattr(now, "name", "default") for _ in range(3))
     with in_stream("dealer's"):
-        assert list(pipelined(made, lambda item: 1, 10)) == ["dealer's"] * 3
+        assert list(pipelined(made, lambda item: 1 << 30, 1 << 40)) == ["dealer's"] * 3
