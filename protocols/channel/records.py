@@ -28,12 +28,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 SECRET_BYTES = 32
-RECORD_BYTES = 1 << 16
-RECORDS_OF_KEY = 1 << 20
 _TAG_BYTES = 16
 _HEAD = struct.Struct("<I")
+RECORD_BYTES = (1 << 17) - _HEAD.size - _TAG_BYTES  # what is around it makes it 128 KiB
+RECORDS_OF_KEY = 1 << 19
 _NONCE = struct.Struct("<4xQ")
-_ROOM_BYTES = 1 << 18  # one system call moves up to this many bytes of records
+_ROOM_BYTES = 1 << 19  # one system call moves up to this many bytes of records
 
 process = object()
 """Another one in each fork: connections, their keys and their numbers are those of the process that made them."""

@@ -65,6 +65,10 @@ def test_bytes_come_back_both_ways_and_over_changes_of_keys(
     assert swap(ends[::-1], said[::-1], pieces) == said[::-1]
 
 
+def test_a_key_encrypts_no_more_blocks_than_it_says() -> None:
+    assert records.RECORDS_OF_KEY * -(-RECORD_BYTES // 16) <= 1 << 32
+
+
 def test_a_record_is_what_its_documentation_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "RECORDS_OF_KEY", 1)
     near, far = socket.socketpair()
