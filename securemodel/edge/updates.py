@@ -109,8 +109,8 @@ def _framed(header: bytes) -> bytes:
 
 def _unframed(data: bytes | memoryview, magic: bytes, what: str) -> tuple[Mapping[str, Any], memoryview]:
     """The JSON header of bytes that start with `magic`, and what follows it."""
-    size = int.from_bytes(data[4:8], "little")
-    if data[:4] != magic or size > MAX_HEADER_BYTES or len(data) < 8 + size:
+    size = int.from_bytes(data[4:8], "little") if _is_bytes(data) else 0
+    if not _is_bytes(data) or data[:4] != magic or size > MAX_HEADER_BYTES or len(data) < 8 + size:
         raise WireError("bad_part", f"these bytes are no {what}", fix="send what share_update gave, unchanged")
     return load(bytes(data[8 : 8 + size]), f"the header of {what}", MAX_HEADER_BYTES), memoryview(data)[8 + size :]
 
@@ -316,7 +316,11 @@ def unseal_part(private_key: Any, card: RoundCard, rank: int, client: str, data:
 
 def is_sealed(data: bytes) -> bool:
     """Whether a part was sealed."""
-    return data[:4] == SEALED_MAGIC
+    return _is_bytes(data) and data[:4] == SEALED_MAGIC
+
+
+def _is_bytes(data: object) -> bool:
+    return isinstance(data, bytes | bytearray | memoryview)
 
 
 def _place(card: RoundCard, rank: int, client: str) -> bytes:

@@ -70,6 +70,8 @@ class LocalFederation:
 
     def card(self, number: int, *, model: str = "", positions: Sequence[int] | None = None) -> RoundCard:
         """Opens a round, and gives its card; of a round that is open, the same card again. InputError for an old round."""
+        if type(number) is not int:
+            raise InputError(explain(f"{number!r:.40} is no number of a round", fix="give a whole number, 1 at first"))
         if number in self._cards:
             return self._cards[number]
         if number <= self._last:

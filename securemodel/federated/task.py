@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FEWEST_FRAC_BITS, LEAST_FRAC_BITS, MOST_FRAC_BITS = 8, 16, 24
 """With 16 fractional bits, for which 64 bits are taken where need be, rounding moves a mean by 2^-17 at most; more than 24 are
 for nothing, and fewer than 8 are taken only if asked for."""
+MOST_LIMIT = 2.0**62
 FEWEST_UNITS = 64
 """A limit of fewer units of the ring is taken only if asked for: most of a number would be lost to rounding."""
 SUMS_ROOM = 16
@@ -117,6 +118,13 @@ class Task:
         for name in ("limit", "deadline_s"):
             if not real(getattr(self, name)):
                 raise CompileError(explain(f"{name}={getattr(self, name)!r} is no number above 0", where=self.name))
+        if self.limit > MOST_LIMIT:
+            raise CompileError(
+                explain(f"limit={self.limit:g} is more than 2^62", where=self.name, fix="give a smaller one")
+            )
+        if self.bits is not None and self.bits not in BITS:
+            what = f"bits={self.bits} is no ring"
+            raise CompileError(explain(what, where=self.name, fix=f"leave it out, or give one of {BITS}"))
         for name in ("slots", "max_weight", "minimum"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 what = f"{name}={getattr(self, name)!r} is no whole number from 1 on"
@@ -156,10 +164,10 @@ class Task:
         """(bits, frac_bits) of what clients share: 32 bits where the sum of all slots fits with enough of a fraction."""
         if self.levels is not None:
             span = int(self.slots * self.max_weight * self.levels).bit_length()
-            return self.bits or next(bits for bits in BITS if span < bits), 0
+            return next((bits for bits in BITS if span < bits), 64) if self.bits is None else self.bits, 0
         least = LEAST_FRAC_BITS if self.frac_bits is None else self.frac_bits
-        narrow = self.aggregation.kind == "sum" and self._fits(32, least)
-        bits = self.bits or (32 if narrow else 64)
+        narrow = self.bits is None and self.aggregation.kind == "sum" and self._fits(32, least)
+        bits = (32 if narrow else 64) if self.bits is None else self.bits
         fraction = next((f for f in range(MOST_FRAC_BITS, -1, -1) if self._fits(bits, f)), 0)
         return bits, fraction if self.frac_bits is None else self.frac_bits
 

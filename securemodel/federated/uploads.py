@@ -75,7 +75,7 @@ class Inbox:
     def receive(self, client: str, data: bytes) -> None:
         """Takes a client's part. InputError says what is wrong with it; a part that was taken before stays."""
         if not is_client(client):  # other aggregators would not take what this one says of it
-            raise InputError(explain(CLIENT_RULE, where=f"client {client[:40]!r}…", fix="take another name"))
+            raise InputError(explain(CLIENT_RULE, where=f"client {client!r:.40}", fix="take another name"))
         try:
             self._receive(client, data)
         except InputError as error:

@@ -287,7 +287,7 @@ def test_tasks_that_cannot_be() -> None:
                   {"deadline_s": np.nan}, {"deadline_s": -1.0}, {"slots": 8.0}, {"max_weight": 0},
                   {"budget": Budget(epsilon=1.0)}, {"aggregation": mean}, {"layout": arrays(0)}, {"name": 5}, {"name": "x" * 257},
                   {"aggregators": None}, {"bits": "32"}, {"frac_bits": "1"}, {"levels": "a"}, {"budget": None},
-                  {"protection": 1.0}, {"limit": 1e-7}):  # fmt: skip
+                  {"protection": 1.0}, {"limit": 1e-7}, {"limit": 1e300}, {"bits": 0}, {"bits": 33}, {"levels": 2**62}):  # fmt: skip
         with pytest.raises(CompileError):
             Task(**{"name": "t", "aggregation": mean(), "layout": Layout.of(arrays(0)), "slots": 8, **wrong})
 
@@ -303,6 +303,17 @@ def test_places_and_ranks_that_are_none_are_refused() -> None:
                 federation.receive(1, rank, "a", part)
         with pytest.raises(InputError, match="takes no uploads"):
             federation.receive("1", 0, "a", part)
+        for number in ("2", None, 2.0):
+            with pytest.raises(InputError, match="no number of a round"):
+                federation.card(number)
+        for client in (None, 5, b"a"):
+            with pytest.raises(InputError, match="a client's name"):
+                federation.receive(1, 0, client, part)
+        for data in (None, "abc", 3):
+            with pytest.raises(InputError, match="no part of an update"):
+                federation.receive(1, 0, "a", data)
+        with pytest.raises(edge.WireError, match="no part of a result"):
+            add_results(card, {0: None, 1: None})
         federation.receive(1, 0, "a", part)
 
 
