@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import numpy as np
 
+from protocols import kernels
 from protocols.channel import Channel
 from protocols.errors import InputError, Mismatch, explain
 from securemodel.edge.sealing import can_seal_to
@@ -93,6 +94,7 @@ class Aggregator:
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        kernels.keep_freed_memory()
         place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.task, self.place, self.rank = task, place, task.aggregators.index(place.me)
         self.rounds, self.finished = rounds, False

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from protocols import kernels
 from protocols.errors import InputError, explain
 from securemodel.edge import sealing
 from securemodel.edge.updates import RoundCard, result_part
@@ -27,6 +28,7 @@ class LocalFederation:
     """All aggregators of a task. Rounds have growing numbers; each ends once."""
 
     def __init__(self, task: Task, folder: Path | None = None) -> None:
+        kernels.keep_freed_memory()
         self.task = task
         self._folder = folder
         self._remove: weakref.finalize | None = None

@@ -124,7 +124,8 @@ def project(inbox: Inbox, clients: Sequence[str], seed: bytes, rows: int) -> tor
             group = clients[at : at + GROUP]
             each = np.empty((len(group), stop - start), kind)
             for row, client in zip(each, group, strict=True):
-                row[:] = inbox.part(client).share(card, start, stop)
+                for place, share in inbox.part(client).pieces(card, start, stop):
+                    row[place.start - start : place.stop - start] = share
             block = torch.from_numpy(each.view(held))
             if card.bits <= 32:
                 out[at : at + len(group)] += kernels.sign_product(block, columns).numpy()
