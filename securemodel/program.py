@@ -146,11 +146,8 @@ READERS: dict[str, Callable[[str, int], Program]] = {MASKED_KIND: read_masked}
 def checked(program: Program, where: str) -> Program:
     """The program. Raises InputError where it is something else."""
     if not isinstance(program, Program):
-        what, fix = (
-            f"a program is wanted, and this is of the type {type(program).__name__}",
-            "give what compile() returns",
-        )
-        raise InputError(explain(what, where=where, fix=fix))
+        what = f"a program is wanted, and this is of the type {type(program).__name__}"
+        raise InputError(explain(what, where=where, fix="give what compile() returns"))
     return program
 
 
