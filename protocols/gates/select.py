@@ -53,7 +53,8 @@ class Select:
 class SelectTruncated:
     """b ((x + offset) >> f) from the opening of x itself, operands (bits, x) or (bits, x, carry); see truncate.py.
 
-    attrs: {"invert", "bits": f}, with a carry also {"offset"}, of what is known to be small {"modulo"}. The truncated value's mask is
+    attrs: {"invert", "bits": f}, with a carry also {"offset"}, of what is known to be small {"modulo"}; {"added": a} gives
+    b (((x + offset) >> f) + a), of which b a takes the shares of beta that are dealt anyway. The truncated value's mask is
     (l >> f) - w 2^(64-f) with w known only once m is, so the dealer shares beta times both of its terms. With the carry
     c = hat ^ gamma it shares gamma and beta gamma too, for b c multiplied out.
     """
@@ -86,10 +87,13 @@ class SelectTruncated:
         if carry:
             exact = (carry_offset(attrs), carry[0].hat, dealt["carry"], dealt["bit_carry"])
         wrap, bit_wrap = (dealt_wrap(dealt, name, attrs, x.m) for name in ("wrap", "bit_wrap"))
-        return kernels.select_truncated(
+        made = kernels.select_truncated(
             _bits(bits, attrs), multiple(x.m, attrs), dealt["high"], wrap, dealt["bit"], dealt["bit_high"], bit_wrap,
             cut_bits(attrs), role.public, *exact,
         )  # fmt: skip
+        if added := attrs.get("added", 0):
+            made = made + added * kernels.bit_to_ring(_bits(bits, attrs), dealt["bit"], role.public).view(made.shape)
+        return made
 
 
 class BitToRing:

@@ -109,11 +109,11 @@ SMOOTH = {
         Smooth("sigmoid", torch.sigmoid, -15.75, 15.75, 3, 2**-16, above=1.0, wide=True),
         Smooth("tanh", torch.tanh, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0, wide=True),
         Smooth("erf", _erf, -7.875, 7.875, 4, 2**-15, below=-1.0, above=1.0, wide=True),
-        Smooth("gelu", _gelu, -7.75, 7.75, 4, 2**-16, slope=1.0, wide=True),
-        Smooth("gelu_tanh", _gelu_tanh, -7.75, 7.75, 4, 2**-16, slope=1.0, wide=True),
-        Smooth("silu", torch.nn.functional.silu, -15.75, 15.75, 3, 2**-15, slope=1.0, wide=True),
+        Smooth("gelu", _gelu, -7.75, 7.25, 4, 2**-16, slope=1.0, wide=True),
+        Smooth("gelu_tanh", _gelu_tanh, -7.75, 7.25, 4, 2**-16, slope=1.0, wide=True),
+        Smooth("silu", torch.nn.functional.silu, -15.75, 15.0, 3, 2**-15, slope=1.0, wide=True),
         Smooth("mish", torch.nn.functional.mish, -15.75, 15.75, 3, 2**-14, slope=1.0, wide=True),
-        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.75, 3, 2**-16, slope=1.0, wide=True),
+        Smooth("softplus", torch.nn.functional.softplus, -15.75, 15.25, 3, 2**-16, slope=1.0, wide=True),
         Smooth("gelu_slope", _gelu_slope, -7.875, 7.875, 4, 2**-15, above=1.0, wide=True),
         Smooth("gelu_tanh_slope", _gelu_tanh_slope, -7.875, 7.875, 4, 2**-15, above=1.0, wide=True),
         Smooth("silu_slope", _silu_slope, -15.75, 15.75, 3, 2**-14, above=1.0, wide=True),
@@ -206,6 +206,25 @@ def pieces(smooth: Smooth, frac_bits: int, exact: bool, factor: float = 1.0, shi
     first, *others = ([c * factor for c in row] for row in fitted(smooth, exact))
     rows = [[c + shift for c in first], *others]
     return _exact_pieces(smooth, frac_bits, rows) if exact else _fast_pieces(smooth, frac_bits, rows)
+
+
+@cache
+def center_of(smooth: Smooth, frac_bits: int) -> float:
+    """With fast rounding, a number that is taken from a function and added again once it is truncated: the middle of its
+    values where fewer bytes are opened for what is left, else 0."""
+    values = fitted(smooth, False)[0]
+    middle = math.floor((max(values) + min(values)) / 2 * 8) / 8
+    opened = [
+        opened_bytes(pieces(smooth, frac_bits, False, 1.0, -number), smooth, frac_bits) for number in (0.0, middle)
+    ]
+    return middle if opened[1] < opened[0] else 0.0
+
+
+def opened_bytes(made: Pieces, smooth: Smooth, frac_bits: int) -> int:
+    """What is opened of a spline's value and its coefficients, an element, with fast rounding."""
+    bits = most_of_pieces(made, piece_reach(frac_bits, smooth.step_bits, False)).bit_length() + 2
+    width = -(-bits // 8) * 8
+    return sum(-(-(width - shift) // 8) for shift in (0, *made.shifts))
 
 
 def _ring(row: Sequence[float], frac: int) -> tuple[int, ...]:

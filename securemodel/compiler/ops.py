@@ -868,7 +868,8 @@ ROWS: dict[str, Row] = {
     ),
     "select": Row("masked_bits masked -> additive", _select, _INVERT, _READ, reads=None),
     "select_truncated": Row(
-        "masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, _ROUNDED, reads=_cut_of(1),
+        "masked_bits masked (masked_bits )?-> additive", _select, {**_INVERT, **_CUT}, {**_ROUNDED, "added": _SHIFT},
+        reads=_cut_of(1),
     ),
     "bit_to_ring": Row("masked_bits -> additive", _bit_to_ring, {**_INVERT, "shape": PLACES}, _READ),
     "lookup": Row("(masked |window )(masked )?-> additive", _lookup, _TABLE, _AROUND, reads=_index_alone),

@@ -275,7 +275,7 @@ WIDE: dict[str, Callable[[Node, list[Both]], torch.Tensor] | None] = {
     "multiply_truncated": lambda n, xs: xs[0].number * _truncated(n, xs[1]),
     "shift": lambda n, xs: _truncated(n, xs[0]),
     "select": lambda n, xs: _bit(n, xs[0]) * xs[1].number,
-    "select_truncated": lambda n, xs: _bit(n, xs[0]) * _truncated(n, xs[1]),
+    "select_truncated": lambda n, xs: _bit(n, xs[0]) * (_truncated(n, xs[1]) + n.attrs.get("added", 0)),
     "bit_to_ring": lambda n, xs: _bit(n, xs[0]),
     "lookup": _lookup,
     "lookup_shared": _lookup,

@@ -203,7 +203,8 @@ class _Seen:
         if chosen or node.op in ("mask", "to_additive", "truncate", "shift") or (node.op == "linear" and _keeps(node)):
             least = max((self.least.get(a, 0.0) for a in node.args), default=0.0)
             if chosen and not operands[1].wraps:
-                least = max(least, _most(operands[1]) * 2.0 ** -(graph[node.args[1]].frac or 0))
+                added = abs(node.attrs.get("added", 0)) * 2.0 ** -(node.frac or 0)
+                least = max(least, _most(operands[1]) * 2.0 ** -(graph[node.args[1]].frac or 0) + added)
             self.least[node.id] = least
 
     def _note_comparison(self, graph: Graph, names: Sequence[str], node: Node, operands: Sequence[Both]) -> None:

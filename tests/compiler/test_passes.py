@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import securemodel
 from protocols.gates import GATES, dealt_bytes
 from protocols.shares import window
+from securemodel.compiler.approximations import SMOOTH, center_of, opened_bytes, pieces
 from securemodel.compiler.ir import PHASES, Graph
 from securemodel.compiler.ops import mask_origin
 from securemodel.compiler.passes.masks import narrow_masks
@@ -186,7 +187,9 @@ def test_with_fast_rounding_splines_find_their_piece_in_the_opening_of_their_arg
     (place,) = ops(program, "window")
     assert place.attrs["bits"] == 7 + 13, "an entry of 128, and a number of 13 bits below"
     widths = [node.attrs["width"] for node in ops(program, "mask")]
-    assert widths == [64, 24, 40, 32, 40], "the argument, coefficients, the value"
+    assert widths == [64, 24, 32, 32, 32], "the argument, coefficients, the value"
+    added = [node.attrs["added"] for node in ops(program, "select_truncated") if "added" in node.attrs]
+    assert added == [7 << 15], "the value is opened less 3.5"
     assert difference(run(program, x, y)[0], function(x, y)) < 2**-13
 
 
@@ -204,6 +207,36 @@ def test_bits_of_an_opening_less_those_of_its_mask(rest):
         assert set(cut.tolist()) <= {0, -1} and int(seen.abs().max()) < 4096
     else:
         assert torch.equal(seen % 256, steps)
+
+
+@pytest.mark.parametrize("parties", [("a", "b"), ("a", "c", "b")])
+@pytest.mark.parametrize("name", ["gelu", "silu", "softplus"])
+def test_a_function_less_the_middle_of_its_values_is_opened_in_fewer_bytes(name, parties):
+    """Inside, at both ends, and outside, where what is added must not count."""
+    fit = SMOOTH[name]
+    center = center_of(fit, 16)
+    bare, less = (opened_bytes(pieces(fit, 16, False, 1.0, -number), fit, 16) for number in (0.0, center))
+    assert less < bare and center_of(SMOOTH["tanh"], 16) == 0.0
+    ends = [end + step for end in (fit.low, fit.high) for step in (-1, -0.5, -(2.0**-16), 0, 2.0**-16, 0.5, 1)]
+    x = torch.cat([torch.tensor(ends), torch.linspace(-40, 40, 401)]).double()
+    function = lambda x, y: getattr(nn.functional, name)(x + y)
+    roles = {"weights": "a", "inputs": ("a", "b"), "outputs": "b", "parties": parties, "rounding": "fast"}
+    program = securemodel.compile(Fn(function), (x, x), **roles)
+    assert [n.attrs["added"] for n in ops(program, "select_truncated") if "added" in n.attrs] == [center * 2**16]
+    made = run(program, x, torch.zeros_like(x))[0]
+    assert float((made.double() - function(x, 0 * x)).abs().max()) < fit.max_error + 2.0**-15
+
+
+def test_a_number_is_added_in_a_selection_only_where_nobody_else_reads_the_sum():
+    def function(x, y):
+        t = x * y + 0.25
+        return torch.where(y > 0, t, 0), t
+
+    x, y = torch.randn(40), torch.randn(40)
+    program = securemodel.compile(
+        Fn(function), (x, y), weights="a", inputs=("a", "b"), outputs=("b", "b"), rounding="fast"
+    )
+    assert not any("added" in node.attrs for node in program.graph.nodes)
 
 
 def test_with_exact_rounding_no_text_reads_bits_of_an_opening():
@@ -347,7 +380,7 @@ def test_no_more_is_dealt_than_is_read_of_a_gate():
         parse_program(program.text().replace('"read":48,"shifts"', '"read":40,"shifts"'))
     assert 64 * 6 * 4 == program_bytes(program, spline)
     fast = two_inputs(lambda x, y: nn.functional.gelu(x + y), (64,), rounding="fast")
-    assert 64 * (3 + 5 + 4 + 5) == program_bytes(fast, *ops(fast, "spline"))
+    assert 64 * (3 + 4 + 4 + 4) == program_bytes(fast, *ops(fast, "spline"))
 
 
 def program_bytes(program, node) -> int:

@@ -423,14 +423,17 @@ def test_select(seed, parties, n, invert, by):
 
 
 @settings(deadline=None, max_examples=60)
-@given(seeds, party_counts, st.sampled_from([1, 64, 65, 130]), st.booleans(), st.integers(1, 61))
-def test_select_truncated(seed, parties, n, invert, f):
+@given(
+    seeds, party_counts, st.sampled_from([1, 64, 65, 130]), st.booleans(), st.integers(1, 61),
+    st.sampled_from([0, 1, -1, 7 << 15, 1 << 60, -(1 << 60)]),
+)  # fmt: skip
+def test_select_truncated(seed, parties, n, invert, f, added):
     rng, table = np.random.default_rng(seed), Table(parties, seed)
     x, (b, packed) = ring(rng, n, **IN_RANGE), bits(rng, n)
-    attrs = {"invert": invert, "bits": f}
+    attrs = {"invert": invert, "bits": f, **({"added": added} if added else {})}
     made = total(table.gate("select_truncated", attrs, [table.mask_bits(packed), table.mask(x)], (n,)))
     b = 1 - b if invert else b
-    error = made - b * floor(x, f)
+    error = made - b * (floor(x, f) + added)
     assert bool(((error == 0) | (error == b)).all()), "b = 0 gives 0, b = 1 gives floor or floor + 1"
 
 

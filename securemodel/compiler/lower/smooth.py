@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, Smooth, coarser, pieces
+from securemodel.compiler.approximations import SMOOTH, Smooth, center_of, coarser, pieces
 from securemodel.compiler.builder import SPLINE_BITS, Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.registry import lowers
@@ -42,7 +42,8 @@ def smooth(g: Builder, name: str, x: Value) -> Value:
     whether it is inside of the domain.
     """
     table = fit, _ = table_of(g, SMOOTH[name])
-    value = spline(g, table, x)
+    center = 0.0 if g.exact else center_of(fit, g.frac_bits)
+    value = g.offset(spline(g, table, x, shift=-center), center)
     grid_bits, inside = (fit.grid_bits, 2.0**-fit.grid_bits) if fit.wide and not g.exact else (None, 0.0)
     below = g.is_negative(g.offset(x, -fit.low - inside), grid_bits=grid_bits)
     if fit.above is None:

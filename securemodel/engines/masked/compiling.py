@@ -10,6 +10,7 @@ from protocols.shares import RING_BITS
 from securemodel.compiler.builder import Builder, FloatCall, Value, mapped
 from securemodel.compiler.ir import Graph, Header, Tuned, digest
 from securemodel.compiler.lowering import Lowered, lower_model
+from securemodel.compiler.passes.added import add_in_selections
 from securemodel.compiler.passes.fit import fit_values
 from securemodel.compiler.passes.fold import fold_into_layers_after, fold_owner_scales
 from securemodel.compiler.passes.guard import MOST_BITS, guard_ranges
@@ -85,6 +86,9 @@ class Draft:
         if self.guard and guard_ranges(self.graph, len(self.outputs)):
             self.header = replace(self.header, outputs=(*self.header.outputs, EVERYBODY))
 
+    def add_in_selections(self) -> None:
+        add_in_selections(self.graph, self.header, self.builder)
+
     def mark_layers(self) -> None:
         self.mark(self.graph)
 
@@ -132,6 +136,7 @@ PASSES: tuple[Callable[[Draft], None], ...] = (
     Draft.fit_comparisons,
     Draft.fit_values,
     Draft.guard_ranges,
+    Draft.add_in_selections,
     Draft.mark_layers,
     Draft.place_masks,
     Draft.reuse_openings,
