@@ -13,7 +13,7 @@ from torch import nn
 
 import securemodel
 from protocols.kernels import twins
-from securemodel.compiler.approximations import PARTS, SMOOTH, fitted, most_of_pieces, piece_reach, pieces
+from securemodel.compiler.approximations import PARTS, SMOOTH, center_of, fitted, most_of_pieces, piece_reach, pieces
 from securemodel.compiler.ir import Graph
 from securemodel.inspect.fixed import fixed_point
 
@@ -95,13 +95,15 @@ def test_narrow_coefficients_are_right_to_half_a_unit(name, frac_bits):
     assert rounded < 2**46 if made.frac < 3 * frac_bits else rounded < 2**62
 
 
+@pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("frac_bits", [8, 12, 16])
 @pytest.mark.parametrize("name", SMOOTH)
-def test_with_fast_rounding_coefficients_in_few_bytes_cost_less_than_a_unit(name, frac_bits):
+def test_with_fast_rounding_coefficients_in_few_bytes_cost_less_than_a_unit(name, frac_bits, centered):
     """Around every public number, for every mask, at the ends of their ranges: beside the polynomials of the fit, and below
     the bound that bytes are chosen by."""
     fit = SMOOTH[name]
-    made, unit, half = pieces(fit, frac_bits, False), 2.0**-frac_bits, 1 << frac_bits - fit.step_bits
+    center = center_of(fit, frac_bits) if centered else 0.0
+    made, unit, half = pieces(fit, frac_bits, False, 1.0, -center), 2.0**-frac_bits, 1 << frac_bits - fit.step_bits
     exact = torch.tensor(fitted(fit, False), dtype=torch.float64)
     table, last = torch.tensor(made.rows), round((fit.high - fit.low) / unit)
     most = most_of_pieces(made, piece_reach(frac_bits, fit.step_bits, False))
@@ -117,7 +119,7 @@ def test_with_fast_rounding_coefficients_in_few_bytes_cost_less_than_a_unit(name
         value = (y[0] << made.shifts[0]) + (y[1] * g << made.shifts[1]) + (y[2] * square << made.shifts[2])
         t = (m % inner - inner // 2 + g) * unit
         c0, c1, c2 = exact[:, (j % 128) * PARTS + part]
-        worst = max(worst, float((value.double() * 2.0**-made.frac - (c0 + c1 * t + c2 * t**2)).abs().max()))
+        worst = max(worst, float((value.double() * 2.0**-made.frac + center - (c0 + c1 * t + c2 * t**2)).abs().max()))
         largest = max(largest, int(value.abs().max()))
     assert worst <= unit and largest <= most < 2**62
 
