@@ -386,7 +386,7 @@ def _evaluate(graph: Graph, node: Node, stream: Stream) -> torch.Tensor | None:
     forms = {"masked": Masked, "window": Masked, "masked_bits": MaskedBits, "order": lambda at, order: Order(at, None)}
     operands = [forms[x.form](zero, zero) if x.form in forms else zero for x, zero in zip(xs, zeros, strict=True)]
     made = GATES[node.op].evaluate(Role(0, 2), node.attrs, operands, dealt)
-    return made.view(node.shape)
+    return (made.m if isinstance(made, Masked) else made).view(node.shape)
 
 
 def main() -> None:
