@@ -16,6 +16,7 @@ from torch import nn
 
 import securemodel
 from protocols.gates import GATES, dealt_bytes
+from securemodel.compiler.passes.schedule import rounds
 from securemodel.compiler.wire import START, item_bytes
 from securemodel.planning.costs import NETWORKS, Machine
 from securemodel.planning.units import bytes_text, count_text, network_text, seconds_text
@@ -167,6 +168,99 @@ def model_row(name: str, make: Callable[[], nn.Module], rows: int) -> list[str]:
     return [*cells, count_text(products), bytes_text(memory), seconds_text(lan.seconds), seconds_text(wan.seconds)]
 
 
+_BITS = ("mask_bits digits", "mask_bits combine", "mask_bits xor")
+_MATCH = (*_BITS, "mask_bits conjunction")
+_NORM: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("n x - sum of x, with the residual", ("mask sub",), "is truncated, which takes its opening"),
+    ("the same, truncated", ("mask truncate",), "is squared in all bits, which takes one of its own"),
+    ("sum of squares S", ("mask add",), "a product of what was just opened"),
+    (
+        "coefficients of 1/sqrt for each power of 16; first digits",
+        ("mask slice + mask_bits digits",),
+        "read where S is",
+    ),
+    ("values; second digits", ("mask spline + mask_bits combine",), "polynomials with these coefficients"),
+    ("which power S has", ("mask_bits xor",), "the digits' last layer"),
+    ("the value that holds", ("mask add",), "a choice by these bits; no value is known to be it before"),
+    ("x - mean, times it", ("mask mul",), "is truncated, which takes its opening"),
+    ("normalized x", ("mask truncate",), "is a factor of the next layer in all bits"),
+)
+_NORM_ROUNDS = tuple(("layer norm", *row) for row in _NORM)
+ENCODER_ROUNDS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    ("attention", "queries, keys, values", ("mask add",), "are truncated, which takes their opening"),
+    ("attention", "the same, truncated", ("mask truncate",), "are factors of products that are read in all bits"),
+    ("attention", "scores", ("mask matmul",), "products of these; opened once, for all that follows"),
+    ("maximum", "64 matches of two", _BITS, "each layer of digits has the bits of the one before"),
+    ("maximum", "their winners", ("mask cat",), "a choice by these bits"),
+    ("maximum", "8 matches of eight", _MATCH, "three layers, and who lost to none"),
+    ("maximum", "their winners", ("mask cat",), "a choice by these bits"),
+    ("maximum", "the last match", _MATCH, "as before"),
+    ("maximum", "the largest score", ("mask add",), "a choice by these bits"),
+    ("softmax", "coefficients of exp; first digits of what is below the domain", ("mask slice + mask_bits digits",),
+     "read where a score less the largest is"),
+    ("softmax", "values; second digits", ("mask spline + mask_bits combine",), "polynomials with these coefficients"),
+    ("softmax", "what is below the domain", ("mask_bits xor",), "the digits' last layer"),
+    ("softmax", "exponentials, and their sum S", ("mask select_truncated + mask sum",), "a choice by these bits"),
+    ("softmax", "exponentials times values; coefficients of 1/S; digits",
+     ("mask matmul + mask slice + mask_bits digits",), "products of these, and side by side what S asks for"),
+    ("softmax", "values of 1/S; which holds", ("mask spline + mask_bits xor",), "polynomials, beside the digits"),
+    ("softmax", "1/S", ("mask add",), "a choice by these bits"),
+    ("attention", "the mixed values, times it", ("mask multiply_truncated",), "is truncated, which takes its opening"),
+    ("attention", "the same, truncated", ("mask truncate",), "is a factor of the next layer in all bits"),
+    *_NORM_ROUNDS,
+    ("GELU", "its arguments", ("mask add",), "the layer's products and sums"),
+    ("GELU", "coefficients; first digits of both ends", ("mask slice + mask_bits digits",), "read where an argument is"),
+    ("GELU", "values; second digits", ("mask spline + mask_bits combine",), "polynomials with these coefficients"),
+    ("GELU", "on which side of the ends", ("mask_bits xor",), "the digits' last layer"),
+    ("GELU", "what holds", ("mask add",), "a choice by these bits"),
+    *_NORM_ROUNDS,
+)  # fmt: skip
+"""An encoder layer with fast rounding: part, what is opened, the openings of each round, why it waits for the one before."""
+
+
+@cache
+def encoder_program(layers: int = 2) -> securemodel.Program:
+    """Encoder layers as BERT-base has them, on 128 tokens."""
+    with torch.device("meta"):
+        layer = nn.TransformerEncoderLayer(768, 12, 3072, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True)
+        model = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
+    arguments = {"weights": "alice", "inputs": "bob", "outputs": "bob", "rounding": "fast"}
+    return securemodel.compile(model, torch.zeros(1, 128, 768), **arguments)
+
+
+def layer_openings() -> list[tuple[str, int]]:
+    """Of each round of a layer that another one follows: which operators' results are opened, and the bytes of each party."""
+    graph = encoder_program().graph
+    found = []
+    for _, talk in rounds(graph, "run"):
+        if not talk or talk[0].op == "input" or not talk[0].source.startswith(("layers.0.", "layers.0 ")):
+            continue
+        opened = [(node.op, graph[node.args[0]]) for node in talk]
+        kinds = {f"{op} {x.attrs.get('kind', x.op) if x.op in ('linear', 'bilinear') else x.op}" for op, x in opened}
+        found.append((" + ".join(sorted(kinds)), sum(map(item_bytes, talk))))
+    return found
+
+
+def encoder_rows() -> list[list[str]]:
+    """The rounds of a layer, as ENCODER_ROUNDS tells them. Raises ValueError where the program has others."""
+    openings, rows = layer_openings(), []
+    if [kind for kind, _ in openings] != [kind for *_, kinds, _ in ENCODER_ROUNDS for kind in kinds]:
+        raise ValueError("ENCODER_ROUNDS are not the rounds of an encoder layer")
+    at = 0
+    for part, what, kinds, why in ENCODER_ROUNDS:
+        sent = sum(size for _, size in openings[at : at + len(kinds)])
+        number = f"{at + 1}" if len(kinds) == 1 else f"{at + 1} to {at + len(kinds)}"
+        rows.append([number, part, what, bytes_text(sent), why])
+        at += len(kinds)
+    return rows
+
+
+def parts_of_a_layer() -> list[list[str]]:
+    """How many rounds each part of a layer takes."""
+    parts = dict.fromkeys(part for part, *_ in ENCODER_ROUNDS)
+    return [[part, str(sum(len(kinds) for of, _, kinds, _ in ENCODER_ROUNDS if of == part))] for part in parts]
+
+
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; all columns but those of text to the right."""
     rows = list(rows)
@@ -186,6 +280,10 @@ def document() -> str:
         operators=table(heading, (operator_row(*row) for row in OPERATORS)),
         rounded=table(rounded, (operator_row(*row, ROUNDINGS) for row in ROUNDED)),
         gates=table(["gate", "what it does", "dealt bytes an element"], (gate_row(*row) for row in GATE_CASES)),
+        layer=len(layer_openings()),
+        stack=encoder_program().plan().rounds - 2 * len(layer_openings()),
+        layer_parts=table(["part", "rounds"], parts_of_a_layer()),
+        layer_rounds=table(["round", "part", "what is opened", "sent", "why it waits"], encoder_rows()),
         models=table(
             ["model", "rows", "rounds", "sent by a party", "dealt", "multiply-adds", "memory", "lan", "wan"],
             (model_row(name, make, rows) for name, make in (("MLP", mlp), ("LeNet-5", lenet5)) for rows in (1, 100)),
@@ -275,6 +373,17 @@ those that a party sends, and those that the dealer sends.
 | MiniLM-L6, 32 tokens | 0.712 | 0.683 | 0.864 | 1.21 | 349 | 709 | 39.6 | 43.3 | 118.9 | 176.0 |
 
 On links of high latency rounds count more: transformers and recurrent networks take about twice the rounds.
+
+## Rounds of an encoder layer
+
+One layer of BERT-base on 128 tokens, two parties, fast rounding, takes {layer} rounds; L layers take {layer} L + {stack},
+the inputs included. *Sent* is what each party sends. What runs side by side shares a round: coefficients and digits, the
+mixed values and the reciprocal of their weights' sum, both ends of a domain. What is truncated is opened a second time
+only where all its bits are read.
+
+{layer_parts}
+
+{layer_rounds}
 
 ## Gates
 

@@ -24,6 +24,8 @@ TABLE_SIZE = 128
 """Entries of a table at a secret index."""
 PARTS = 16
 """With fast rounding, how many centers an entry has."""
+BEYOND_16 = 2.0**-2
+"""How much above 16 arguments of the functions of [1, 16) may be: 2^-6 of it."""
 _GRID_BITS = 24
 _NARROW = 46
 _MARGIN = 3  # half entries that only catch arguments one unit outside, and the one above the last center
@@ -35,6 +37,7 @@ class Smooth:
 
     `above` is None where arguments are not larger than `high`: the last piece then goes on to the table's end.
     `wide`: what holds outside of the domain holds for 8 pieces inside of it, too.
+    beyond: with fast rounding, arguments may be so much above `high`.
     halved: how often its table has half as many pieces as `SMOOTH` has.
     max_error: of a table that is not halved, the largest error, absolute; for root_of_exp from `low` to `high` only, and relative to max(f(x), 2^-5).
     """
@@ -49,6 +52,7 @@ class Smooth:
     above: float | None = 0.0
     slope: float = 0.0
     wide: bool = False
+    beyond: float = 0.0
     halved: int = 0
 
     @property
@@ -120,10 +124,10 @@ SMOOTH = {
         Smooth("mish_slope", _mish_slope, -15.75, 15.75, 3, 2**-13, above=1.0, wide=True),
         Smooth("expm1_below_zero", torch.expm1, -15.75, 0.0, 4, 2**-16, below=-1.0),
         Smooth("exp_below_zero", torch.exp, -15.75, 0.0, 4, 2**-16, above=None, wide=True),
-        Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None),
-        Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None),
-        Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None),
-        Smooth("sqrt_1_16", torch.sqrt, 1.0, 16.0, 4, 2**-17.9, above=None),
+        Smooth("reciprocal_1_16", torch.reciprocal, 1.0, 16.0, 4, 2**-14, above=None, beyond=BEYOND_16),
+        Smooth("rsqrt_1_16", torch.rsqrt, 1.0, 16.0, 4, 2**-15, above=None, beyond=BEYOND_16),
+        Smooth("log_1_16", torch.log, 1.0, 16.0, 4, 2**-15, above=None, beyond=BEYOND_16),
+        Smooth("sqrt_1_16", torch.sqrt, 1.0, 16.0, 4, 2**-17.9, above=None, beyond=BEYOND_16),
         Smooth("root_of_exp", _root_of_exp, -10.75, 20.875, 3, 2**-16, above=None),
     )
 }
@@ -164,12 +168,13 @@ def fitted(smooth: Smooth, exact: bool) -> tuple[tuple[float, ...], ...]:
     if smooth.pieces() + _MARGIN > 2 * smooth.size:
         raise ValueError(f"{smooth.name}: {smooth.pieces()} half entries do not fit a table of {smooth.size}")
     step, count = 2.0**-smooth.step_bits, smooth.size if exact else smooth.size * PARTS
+    end = smooth.high + (0.0 if exact else smooth.beyond)
     apart = 2 * step * smooth.size / count
     centers = smooth.low + (torch.arange(count, dtype=torch.float64) + 0.5) * apart - (0.0 if exact else step)
     reach = step if exact else step + apart / 2
-    center = centers.clamp(max=smooth.high + reach).numpy()[:, None]  # beyond it no argument falls
-    low = np.clip(center - reach, smooth.low, smooth.high)
-    high = np.clip(center + reach, smooth.low + step, smooth.high + 2 * step)
+    center = centers.clamp(max=end + reach).numpy()[:, None]  # beyond it no argument falls
+    low = np.clip(center - reach, smooth.low, end)
+    high = np.clip(center + reach, smooth.low + step, end + 2 * step)
     nodes = np.cos((np.arange(8) + 0.5) * np.pi / 8)
     points = (low + high) / 2 + (high - low) / 2 * nodes
     values, t = smooth.function(torch.from_numpy(points)).numpy(), points - center
@@ -225,6 +230,13 @@ def opened_bytes(made: Pieces, smooth: Smooth, frac_bits: int) -> int:
     bits = most_of_pieces(made, piece_reach(frac_bits, smooth.step_bits, False)).bit_length() + 2
     width = -(-bits // 8) * 8
     return sum(-(-(width - shift) // 8) for shift in (0, *made.shifts))
+
+
+def from_zero(made: Pieces, smooth: Smooth) -> Pieces:
+    """The table with the pieces around 0 first: so it is read at x itself, modulo its size, and not at x - low."""
+    size = len(made.rows[0])
+    at = -round(smooth.low * 2 ** (smooth.step_bits - 1)) * size // smooth.size % size
+    return replace(made, rows=tuple((*row[at:], *row[:at]) for row in made.rows))
 
 
 def _ring(row: Sequence[float], frac: int) -> tuple[int, ...]:

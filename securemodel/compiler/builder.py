@@ -599,7 +599,7 @@ class Builder:
         return self._value(self._secret("unit", [index], (*index.shape, size), size=size), integer=True)
 
     def spline(self, z: Value, made: Pieces, step_bits: int) -> Value:
-        """A piecewise polynomial of z >= 0, periodic: the value has `made.frac` fractional bits.
+        """A piecewise polynomial of z, periodic: the value has `made.frac` fractional bits.
 
         With h = 2^-step_bits and exact rounding, piece j is for z in [2 j h, 2 (j + 1) h) and reads t = z - (2 j + 1) h.
         Else the pieces stand around PARTS times as many centers; which of them is read, and t, are in the opening of z.

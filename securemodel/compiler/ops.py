@@ -997,9 +997,10 @@ def _check_states(graph: Graph) -> None:
 
 
 def mask_origin(graph: Graph, value: int) -> int:
-    """The value whose mask a masked one has: itself, or what a public number was added to."""
+    """The value whose mask a masked one has: itself, or what a public number was added to, or the same with other
+    fractional bits."""
     node = graph[value]
-    while node.op == "linear" and node.form == "masked" and node.attrs["kind"] in ("add", "sub"):
+    while node.op == "linear" and node.form == "masked" and node.attrs["kind"] in ("add", "sub", "ldexp"):
         first, *_ = others = [a for a in node.args if graph[a].op != "public_masked"] or [node.id]
         flipped = node.attrs["kind"] == "sub" and first != node.args[0]
         if len(others) != 1 or flipped or first == node.id or graph[first].shape != node.shape:

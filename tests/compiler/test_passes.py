@@ -340,6 +340,38 @@ def test_no_normalized_value_is_larger_than_is_looked_at(seed, norm, rounding, e
                 )
                 assert torch.equal(value.ring.double(), value.number)
     assert looked_at == 1
+ENDS = torch.tensor([2.0**15, -(2.0**15), 2.0**14, 1.0, 0.0, -1.0])
+
+
+@pytest.mark.parametrize("parties", [("a", "b"), ("a", "b", "c")])
+@pytest.mark.parametrize("factor", [0.3, 1 / 32**0.5, 3.7])
+@pytest.mark.parametrize("rounding", ["fast", "exact"])
+def test_the_largest_of_scaled_scores_is_found_before_they_are_scaled(rounding, factor, parties):
+    """With fast rounding, so that scores up to 2^30 less a 2^-16 of it may be scaled by any factor."""
+    function = lambda x, y: torch.softmax(x * y * factor, -1)
+    program = two_inputs(function, (3, 32), rounding=rounding, parties=parties)
+    x, y = 4 * torch.randn(3, 32), 4 * torch.randn(3, 32)
+    x[0], y[0] = 2.0**15 - 1 if rounding == "fast" else 2.0**13, ENDS[torch.arange(32) % 6]
+    assert difference(run(program, x, y)[0], function(x, y)) < 2**-9
+    if rounding == "fast":
+        opened = [program.graph[n.args[0]].op for n in ops(program, "mask") if n.shape == (3, 32)]
+        assert opened[:2] == ["bilinear", "spline"], "scores, once"
+
+
+def test_what_a_party_owns_is_normalized_by_it():
+    model, x = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)), torch.randn(5, 6)
+    nn.init.normal_(model[0].weight)
+    nn.init.normal_(model[0].bias)
+    program = securemodel.compile(model, x, **TWO)
+    assert [n.attrs["target"] for n in ops(program, "float") if n.owner == "b"] == ["layer_norm"]
+    assert difference(run(program, x)[0], model(x)) < 2**-12
+
+
+def test_comparisons_with_powers_are_dealt_the_digits_of_their_value_once():
+    """Of a sum of squares for each power of 16: the same ring elements, read with other fractional bits."""
+    program = two_inputs(lambda x, y: nn.functional.layer_norm(x + y, (40,)), (3, 40), rounding="fast")
+    (digits,) = (n for n in ops(program, "digits") if len(n.args) > 5)
+    assert digits.attrs["of"] == [0] * len(digits.args)
 
 
 def test_a_maximum_is_no_larger_than_what_it_is_of():

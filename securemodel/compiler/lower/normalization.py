@@ -22,6 +22,12 @@ def _shifted(g: Builder, x: Value, dim: int) -> Value:
     return g.sub(x, g.expand(largest(g, x, dim), x.shape))
 
 
+def _unscaled(g: Builder, x: Value) -> tuple[Value, float]:
+    """(v, factor) with x = factor v: the largest of x is where that of v is, so that v alone need be truncated."""
+    v, factor, added = g.notes.get(("affine", x.id), (x, 1.0, 0.0))
+    return (v, factor) if not (g.exact or added) else (x, 1.0)
+
+
 @lowers(aten._softmax.default, aten.softmax.int)
 def softmax(g: Builder, x, dim, half_to_float=False):
     """exp(x - max) / sum of them; where a mask forbids a whole row, what PyTorch gives there, and 0 for its NaN."""
@@ -41,7 +47,8 @@ def softmax(g: Builder, x, dim, half_to_float=False):
 def exponentials(g: Builder, x: Value, dim: int) -> tuple[Value, Value, int]:
     """(p, w, bits) with softmax(x) = p w 2^-bits: p = exp(x - max), and w 2^-bits is 1 / its sum, of size one along the axis."""
     count = x.shape[dim]
-    powers = smooth(g, "exp_below_zero", _shifted(g, x, dim))
+    v, factor = _unscaled(g, x)
+    powers = smooth(g, "exp_below_zero", _shifted(g, v, dim), factor)
     total = g.linear("sum", powers, dims=[dim], keepdim=True)
     bits = min(math.ceil(math.log2(count)), 13)  # 2^bits / total has more significant bits than 1 / total
     sizes = powers_of_16(count)
@@ -153,9 +160,12 @@ def normalized(g: Builder, x: Value, dims: list[int], eps: float) -> Value:
 
     Where products gave x more fractional bits than the program's, n x - sum x is made without error, and the power of two
     next to n stands for n until the end: the mean takes no round, and x is rounded once. That takes n (x - mean) < 2^30.
+    What somebody owns is normalized by its owner.
     """
+    if not x.secret:
+        return g.float(torch.nn.functional.layer_norm, x, [x.shape[d] for d in dims], eps=eps, shape=x.shape)
     count = math.prod(x.shape[d] for d in dims)
-    if not (x.secret and has_products(g, x)) or count >= _FEW:
+    if not has_products(g, x) or count >= _FEW:
         centered, ratio = _centered(g, x, dims), 1.0
     else:
         x, bits = g.rescale(x, double=True), (count - 1).bit_length()
@@ -193,7 +203,7 @@ def largest_normalized(count: int) -> float:
 def affine(g: Builder, x: Value, weight, bias) -> Value:
     """x weight + bias, where they are given."""
     if weight is not None:
-        x = g.mul(g.rescale(x), weight)
+        x = g.mul(g.rescale(x) if x.secret else x, weight)
     return x if bias is None else g.add(x, bias)
 
 

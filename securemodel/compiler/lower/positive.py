@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import cast
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH
+from securemodel.compiler.approximations import BEYOND_16, SMOOTH
 from securemodel.compiler.builder import Builder, CannotLower, Value
 from securemodel.compiler.lower.registry import lowers
 from securemodel.compiler.lower.smooth import spline, table_of
@@ -190,29 +191,39 @@ def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Se
     """factor f(x / 16^i) + shift for 16^i <= x < 16^(i + 1), f of [1, 16), with (factor, shift) for each i of `powers`.
 
     x is below 2^14. f is looked up for all i at once, from one opening of x, while comparisons find out which one
-    holds. So it takes few rounds, and many lookups: for few numbers.
+    holds. So it takes few rounds, and many lookups: for few numbers. With fast rounding tables go on a little beyond 16,
+    and comparisons see no more digits than that needs.
     """
-    smaller = [g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0), 15 - 4 * i) for i in powers[1:]]
+    more = 0.0 if g.exact else BEYOND_16 / 16
+    grid_bits = round(-math.log2(BEYOND_16 / 16))
+    smaller = [g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0 - more), 15 - 4 * i, grid_bits) for i in powers[1:]]
     table = table_of(g, SMOOTH[name])
     values = [
         spline(g, table, g.ldexp(x, -4 * i), factor, shift) for i, (factor, shift) in zip(powers, pieces, strict=True)
     ]
-    return _first_above(g, smaller, values)
+    return _first_above(g, smaller, values, [1.0] * len(values))
 
 
-def _first_above(g: Builder, smaller: Sequence[Value], values: Sequence[Value]) -> Value:
-    """The value of the first of growing thresholds that x is below, or else the last; bits say whether x is.
+def _first_above(g: Builder, smaller: Sequence[Value], values: Sequence[Value], scales: Sequence[float]) -> Value:
+    """The value of the first of growing thresholds that x is below, or else the last, times its scale; bits say whether x is.
 
-    One value less than that: the first is 0.
+    One value less than that: the first is 0. With fast rounding what is scaled is what was selected: so values are
+    truncated while they are, and opened once. With exact rounding they would be dealt more then.
     """
+    if g.exact:
+        values = [g.scale(value, scale) for value, scale in zip(values, scales, strict=True)]
+        scales = [1.0] * len(values)
     if not smaller:
-        return values[0]
-    if len(values) == len(smaller):
-        return _first_above(g, smaller, [g.scale(values[0], 0.0), *values])
-    out = g.select(smaller[0], values[0])
-    for below, above, value in zip(smaller, smaller[1:], values[1:], strict=False):
-        out = g.add(out, g.select(g.either(below, above), value))
-    return g.add(out, g.select(smaller[-1], values[-1], invert=True))
+        return g.scale(values[0], scales[0])
+    chosen = [
+        g.select(g.either(*pair), value)
+        for pair, value in zip(pairwise(smaller), values[-len(smaller) :], strict=False)
+    ]
+    chosen.append(g.select(smaller[-1], values[-1], invert=True))
+    if len(values) > len(smaller):
+        chosen.insert(0, g.select(smaller[0], values[0]))
+    first, *others = (g.scale(value, scale) for value, scale in zip(chosen, scales, strict=True))
+    return reduce(g.add, others, first)
 
 
 def powers_of_16(count: int) -> range:
@@ -233,12 +244,11 @@ def root_of_few(g: Builder, x: Value, growth: int, factor: float = 1.0, least: f
     bits = max(-growth * e // 2 for e in exponents)
     rest, exponent = math.frexp(factor)
     table = table_of(g, SMOOTH["sqrt_1_16" if growth > 0 else "rsqrt_1_16"])
-    values = [
-        g.scale(spline(g, table, _times_power(g, x, -e), 2 * rest), 2.0 ** (growth * e // 2 + bits)) for e in exponents
-    ]
+    values = [spline(g, table, _times_power(g, x, -e), 2 * rest) for e in exponents]
+    scales = [2.0 ** (growth * e // 2 + bits) for e in exponents]
     smaller = [_is_smaller(g, x, e, math.ceil(math.log2(most))) for e in exponents]
     smaller = smaller if growth > 0 and not least else smaller[1:]  # the root of 0
-    return _first_above(g, smaller, values), bits - exponent + 1
+    return _first_above(g, smaller, values, scales), bits - exponent + 1
 
 
 def _is_smaller(g: Builder, x: Value, exponent: int, most: int) -> Value:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from securemodel.compiler.approximations import SMOOTH, Smooth, center_of, coarser, pieces
+from securemodel.compiler.approximations import SMOOTH, Smooth, center_of, coarser, from_zero, pieces
 from securemodel.compiler.builder import SPLINE_BITS, Builder, CannotLower, Value
 from securemodel.compiler.lower.activation import clipped
 from securemodel.compiler.lower.registry import lowers
@@ -30,29 +30,33 @@ def spline(g: Builder, table: tuple[Smooth, str], x: Value, factor: float = 1.0,
     if not low <= g.frac_bits <= high:
         reason = f"a function by splines, with frac_bits = {g.frac_bits}"
         raise CannotLower(reason, f"compile with frac_bits from {low} to {high}")
-    value = g.spline(g.offset(x, -fit.low), pieces(fit, g.frac_bits, g.exact, factor, shift), fit.step_bits)
+    made = pieces(fit, g.frac_bits, g.exact, factor, shift)
+    z, made = (g.offset(x, -fit.low), made) if g.exact else (x, from_zero(made, fit))
+    value = g.spline(z, made, fit.step_bits)
     g.tabled(value, name)
     return g.rescale(value)
 
 
-def smooth(g: Builder, name: str, x: Value) -> Value:
-    """A function of `approximations.SMOOTH`.
+def smooth(g: Builder, name: str, x: Value, factor: float = 1.0) -> Value:
+    """A function of `approximations.SMOOTH`, of factor x, for a positive factor.
 
-    The pieces repeat with the table's period, so they are looked up for any argument, while two comparisons find out
+    The pieces repeat with the table's period, so they are looked up for any argument, while two comparisons of x find out
     whether it is inside of the domain.
     """
     table = fit, _ = table_of(g, SMOOTH[name])
     center = 0.0 if g.exact else center_of(fit, g.frac_bits)
-    value = g.offset(spline(g, table, x, shift=-center), center)
+    value = g.offset(spline(g, table, g.scale(x, factor), shift=-center), center)
     grid_bits, inside = (fit.grid_bits, 2.0**-fit.grid_bits) if fit.wide and not g.exact else (None, 0.0)
-    below = g.is_negative(g.offset(x, -fit.low - inside), grid_bits=grid_bits)
+    if grid_bits is not None:
+        grid_bits += math.ceil(math.log2(factor))
+    below = g.is_negative(g.offset(x, (-fit.low - inside) / factor), grid_bits=grid_bits)
     if fit.above is None:
         out = g.select(below, value, invert=True)
     else:
-        not_above = g.is_negative(g.offset(x, -fit.high), grid_bits=grid_bits)
+        not_above = g.is_negative(g.offset(x, -fit.high / factor), grid_bits=grid_bits)
         out = g.select(g.either(below, not_above), value)
         if fit.slope:
-            out = g.add(out, g.scale(g.select(not_above, g.rescale(x), invert=True), fit.slope))
+            out = g.add(out, g.scale(g.select(not_above, g.rescale(x), invert=True), fit.slope * factor))
         if fit.above:
             out = g.add(out, g.scale(g.bit_to_ring(not_above, invert=True), fit.above))
     return g.add(out, g.scale(g.bit_to_ring(below), fit.below)) if fit.below else out

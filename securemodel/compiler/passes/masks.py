@@ -118,7 +118,7 @@ def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
             a = group[a]
         return a
 
-    sums = [n for n in graph.nodes if n.id in needed and n.op == "linear" and n.attrs["kind"] in ("add", "sub")]
+    sums = [n for n in graph.nodes if n.id in needed and _of_few(graph, n)]
     terms = {n.id: [a for a in n.args if not _is_public(graph, a)] for n in sums}
     for node in sums:
         for a in terms[node.id]:
@@ -141,6 +141,15 @@ def _operands_of_many_sums(graph: Graph, needed: set[int]) -> set[int]:
         cost[find(a)] += numel(graph[base].shape)
     chosen = {a for a in operands if graph[a].op != "share" and cost[find(a)] < 0}
     return chosen.union(*(way for base in chosen for _, way in parts.get(base, ())))
+
+
+def _of_few(graph: Graph, node: Node) -> bool:
+    """Whether a node is a sum or difference, or a multiple of a difference, which others may read, too."""
+    if node.op != "linear":
+        return False
+    of = graph[node.args[0]]
+    multiple = node.attrs["kind"] == "scale" and of.op == "linear" and of.attrs["kind"] == "sub"
+    return multiple or node.attrs["kind"] in ("add", "sub")
 
 
 def _made_of(graph: Graph, a: int) -> tuple[int, set[int]]:
@@ -251,6 +260,8 @@ class _Pass:
         for node in self.old.nodes:
             at, cut = (node.args[0], node.attrs["bits"]) if node.id in fused else (node.id, 0)
             new_id = self.additive_of.get(at, self.masked_of.get(at))
+            if new_id is not None and self.new[new_id].op == "to_additive":
+                (new_id,) = self.new[new_id].args  # the form that others follow from
             if node.marks and new_id is not None:
                 kept = [mark for mark in node.marks if not _of_opening(mark)]
                 self.new[new_id].marks += tuple(replace(mark, frac=mark.frac + cut) for mark in kept)
