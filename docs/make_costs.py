@@ -377,9 +377,9 @@ On links of high latency rounds count more: transformers and recurrent networks 
 ## Rounds of an encoder layer
 
 One layer of BERT-base on 128 tokens, two parties, fast rounding, takes {layer} rounds; L layers take {layer} L + {stack},
-the inputs included. *Sent* is what each party sends. What runs side by side shares a round: coefficients and digits, the
-mixed values and the reciprocal of their weights' sum, both ends of a domain. What is truncated is opened a second time
-only where all its bits are read.
+the inputs included. *Sent* is what each party sends. What runs side by side shares a round: coefficients and
+digits, the mixed values and the reciprocal of their weights' sum, both ends of a domain. What is truncated is opened a
+second time only where all its bits are read.
 
 {layer_parts}
 

@@ -340,6 +340,8 @@ def test_no_normalized_value_is_larger_than_is_looked_at(seed, norm, rounding, e
                 )
                 assert torch.equal(value.ring.double(), value.number)
     assert looked_at == 1
+
+
 ENDS = torch.tensor([2.0**15, -(2.0**15), 2.0**14, 1.0, 0.0, -1.0])
 
 
