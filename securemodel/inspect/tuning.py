@@ -246,16 +246,26 @@ class _Seen:
 
     def limits(self, margin: float) -> tuple[Limit, ...]:
         """What each comparison reads stays below, `margin` times what was seen, and the sign that it keeps."""
-        made, together = [], dict[int, float]()
-        for number, (low, high) in self.ends.items():  # of one mask, digits of as many bits are dealt once
-            together[self.masked[number]] = max(together.get(self.masked[number], 0.0), -low, high)
+        made, bits = [], self._widths(margin)
         for number, (low, high) in sorted(self.ends.items()):
-            bits = (int(together[self.masked[number]] * margin * _ROUNDED) + 1).bit_length()
-            if number not in self.wraps and bits < RING_BITS - 1:
+            if number not in self.wraps and bits[number] < RING_BITS - 1:
                 middle, room = (low + high) / 2, (high - low) / 2 * margin + 1
                 sign = 1 if middle > room else -1 if middle < -room else 0
-                made.append(Limit(number, bits, sign, self.layers[number]))
+                made.append(Limit(number, bits[number], sign, self.layers[number]))
         return tuple(made)
+
+    def _widths(self, margin: float) -> dict[int, int]:
+        """Bits of each comparison: of one mask digits of as many bits are dealt once, so they take as many where that is few
+        more."""
+        least = {n: (int(max(-low, high) * margin * _ROUNDED) + 1).bit_length() for n, (low, high) in self.ends.items()}
+        bits: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for number in sorted(least, key=lambda n: -least[n]):
+            mask = self.masked[number]
+            if last.get(mask, RING_BITS + _ALIKE) > least[number] + _ALIKE:
+                last[mask] = least[number]
+            bits[number] = last[mask]
+        return bits
 
 
 def _most(value: Both) -> float:
@@ -270,6 +280,8 @@ def _keeps(node: Node) -> bool:
 
 _ROUNDED = 1 + 2.0**-40
 """Magnitudes are known to 53 bits."""
+_ALIKE = 8
+"""Comparisons of one mask that need so many bits less than another, or fewer, take its bits."""
 
 
 def _measure(program: Program, model: torch.nn.Module, inputs: Sequence[torch.Tensor], total: int) -> _Seen:

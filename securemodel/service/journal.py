@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocols.errors import FileError, explain
-from securemodel.engines.masked.pipeline import share_the_interpreter
+from protocols.interpreter import share_the_interpreter
 from securemodel.service.agreement import LOST
 from securemodel.service.budgets import DAY_S, Spent
 

@@ -228,6 +228,17 @@ def test_layer_norm_of_any_deviation(deviation, settings):
     check(lambda x: F.layer_norm(x, (65,)), x, settings, largest)
 
 
+@pytest.mark.parametrize("count", [8, 66])
+@pytest.mark.parametrize("rounding", ["exact", "fast"])
+def test_layer_norm_of_rows_of_few_units(rounding, count):
+    """Numbers of one magnitude, whose sum is zero, with an eps that hides nothing: sums of squares far below 2^-16, too."""
+    sizes = 2.0 ** -torch.arange(15)
+    x = sizes[:, None] * torch.tensor([1.0, -1.0]).repeat(count // 2)
+    norm = Veiled(lambda x: F.layer_norm(x, (count,), eps=1e-12))
+    made = run(securemodel.compile(norm, x, rounding=rounding, **TWO), x)[0]
+    assert ((made - x.sign()).abs() <= (2.0**-10 + 3 * UNIT / sizes)[:, None]).all()
+
+
 def test_layer_norm_with_weights():
     generator = torch.Generator().manual_seed(3)
     norm = nn.LayerNorm(65)

@@ -18,6 +18,7 @@ from securemodel.compiler.ir import COMPARED, TUNED
 from securemodel.errors import CompileError, FileError, InputError, OutOfRange, ProgramError
 from securemodel.inspect.audit import audit
 from securemodel.inspect.fixed import fixed_point
+from securemodel.inspect.tuning import _Seen
 
 UNIT, SIZE = 2.0**-16, 8
 FIRST = torch.linspace(-1, 1, SIZE)
@@ -243,6 +244,16 @@ def test_what_may_be_chosen_counts_as_large_as_what_it_is_chosen_from():
     )
     x = torch.arange(SIZE) / 2.0  # of the data, nothing is above 1
     assert torch.equal(fixed_point(found.program, x)[0], torch.relu(x - 1))
+
+
+def test_comparisons_of_one_mask_take_the_same_bits_where_those_are_few_more():
+    largest = {1: 2.0**40, 2: 2.0**34, 3: 2.0**20, 4: 2.0**16, 5: 2.0**34}
+    seen = _Seen(
+        ends={n: (-most, 1.0) for n, most in largest.items()},
+        masked=dict.fromkeys(range(1, 5), 7) | {5: 8},
+        layers=dict.fromkeys(largest, "ReLU"),
+    )
+    assert [limit.bits for limit in seen.limits(1.0)] == [41, 41, 21, 21, 35]
 
 
 def test_a_guard_leaves_openings_as_they_are():

@@ -194,9 +194,7 @@ def by_powers(g: Builder, name: str, x: Value, powers: Sequence[int], pieces: Se
     holds. So it takes few rounds, and many lookups: for few numbers. With fast rounding tables go on a little beyond 16,
     and comparisons see no more digits than that needs.
     """
-    more = 0.0 if g.exact else BEYOND_16 / 16
-    grid_bits = round(-math.log2(BEYOND_16 / 16))
-    smaller = [g.is_negative(g.offset(g.ldexp(x, -4 * i), -1.0 - more), 15 - 4 * i, grid_bits) for i in powers[1:]]
+    smaller = [_is_smaller(g, x, 4 * i, _MIDDLE + 1, 4 * i) for i in powers[1:]]
     table = table_of(g, SMOOTH[name])
     values = [
         spline(g, table, g.ldexp(x, -4 * i), factor, shift) for i, (factor, shift) in zip(powers, pieces, strict=True)
@@ -246,15 +244,22 @@ def root_of_few(g: Builder, x: Value, growth: int, factor: float = 1.0, least: f
     table = table_of(g, SMOOTH["sqrt_1_16" if growth > 0 else "rsqrt_1_16"])
     values = [spline(g, table, _times_power(g, x, -e), 2 * rest) for e in exponents]
     scales = [2.0 ** (growth * e // 2 + bits) for e in exponents]
-    smaller = [_is_smaller(g, x, e, math.ceil(math.log2(most))) for e in exponents]
+    down = [max(0, min(e, _BESIDE_NUMBERS - 2 * g.frac_bits)) for e in exponents]
+    smaller = [_is_smaller(g, x, e, math.ceil(math.log2(most)), n) for e, n in zip(exponents, down, strict=True)]
     smaller = smaller if growth > 0 and not least else smaller[1:]  # the root of 0
     return _first_above(g, smaller, values, scales), bits - exponent + 1
 
 
-def _is_smaller(g: Builder, x: Value, exponent: int, most: int) -> Value:
-    """Whether x < 2^exponent, for x with 2 frac_bits fractional bits, from 0 to 2^most."""
-    down = max(0, min(exponent, _BESIDE_NUMBERS - 2 * g.frac_bits))
-    return g.is_negative(g.offset(g.ldexp(x, -down), -(2.0 ** (exponent - down))), most - down)
+def _is_smaller(g: Builder, x: Value, exponent: int, most: int, down: int) -> Value:
+    """Whether x < 2^exponent, for x from 0 to 2^most, compared as x 2^-down.
+
+    With fast rounding also where x is above by less than `BEYOND_16` says of the functions of [1, 16), perhaps: no digits
+    below are looked at.
+    """
+    more = 0.0 if g.exact else BEYOND_16 / 16
+    grid_bits = round(-math.log2(BEYOND_16 / 16)) - (exponent - down)
+    bound = 2.0 ** (exponent - down) * (1 + more)
+    return g.is_negative(g.offset(g.ldexp(x, -down), -bound), most - down, grid_bits)
 
 
 def _times_power(g: Builder, x: Value, bits: int) -> Value:

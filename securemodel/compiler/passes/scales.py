@@ -311,11 +311,9 @@ class _Pass:
 
     def is_negative(self, node: Node) -> _Scaled:
         frac = self.natural(node.args[0])
-        shift = max(0, frac - self.frac_bits)
+        shift = max(0, frac - node.attrs.get("grid_bits", self.frac_bits))
         known = node.attrs["below"] + frac - shift if "below" in node.attrs else self.width - 1
         low_bits = max(1, min(63 - shift, known))
-        if "grid_bits" in node.attrs and (ignored := frac - node.attrs["grid_bits"] - shift) > 0:
-            shift, low_bits = shift + ignored, max(1, low_bits - ignored)
         rounded = 0
         if self.exact:
             rounded = shift if node.attrs.get("rounded") else 0

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from protocols.devices import same_order
+from protocols.interpreter import share_the_interpreter
 from securemodel.compiler.ir import Phase
 from securemodel.engines.masked.masks import FIRST_PORTION_BYTES
-from securemodel.engines.masked.pipeline import share_the_interpreter
 from securemodel.engines.masked.preparing import Item, Prepared
 from securemodel.errors import SecureModelError
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from protocols.devices import same_order
+from protocols.interpreter import share_the_interpreter
 
 T = TypeVar("T")
 _POLL_S = 0.1
-_SWITCH_S = 0.5e-3
 _ALONE_BYTES = 1 << 20  # of the first items: no thread is begun for so little
-
-
-def share_the_interpreter() -> None:
-    """Lets threads of Python take turns every half millisecond, where it was less often.
-
-    By default a thread that computes keeps the interpreter for 5 ms from one that a message just woke: a whole round.
-    """
-    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
 
 
 class _End:
