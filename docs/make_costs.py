@@ -179,7 +179,11 @@ _NORM: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("mask slice + mask_bits digits",),
         "read where S is",
     ),
-    ("values; second digits", ("mask spline + mask_bits combine",), "polynomials with these coefficients"),
+    (
+        "values; second digits, the last for large powers",
+        ("mask spline + mask_bits combine + mask_bits xor",),
+        "polynomials with these coefficients",
+    ),
     ("which power S has", ("mask_bits xor",), "the digits' last layer"),
     ("the value that holds", ("mask add",), "a choice by these bits; no value is known to be it before"),
     ("x - mean, times it", ("mask mul",), "is truncated, which takes its opening"),
