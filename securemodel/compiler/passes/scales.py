@@ -270,8 +270,10 @@ class _Pass:
 
     def window(self, node: Node) -> _Scaled:
         """A number at frac_bits as a place in a table that repeats: the index of an entry, and what is left below it."""
-        frac, rest = max(self.frac_bits, self.natural(node.args[0])), self.frac_bits - node.attrs["step_bits"] + 1
-        attrs = {"shift": frac - self.frac_bits, "bits": rest + node.attrs["size"].bit_length() - 1}
+        bits = self.frac_bits - node.attrs["step_bits"] + node.attrs["size"].bit_length()
+        within = self.frac_bits + RING_BITS - bits
+        frac = min(max(self.frac_bits, self.natural(node.args[0])), within)
+        attrs = {"shift": frac - self.frac_bits, "bits": bits}
         new_id = self._add(node, "window", [self.at(node.args[0], frac)], node.shape, frac=self.frac_bits, **attrs)
         return _Scaled(new_id, self.frac_bits)
 
