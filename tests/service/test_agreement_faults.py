@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocols import interpreter
 from protocols.errors import FileError
-from securemodel.engines.masked import pipeline
 from securemodel.service.agreement import Batch, Limits
 from securemodel.service.desk import LaneDown, Refused
 from securemodel.service.journal import Entry, Journal, JournalFailed
@@ -322,7 +322,7 @@ def test_a_full_disk_is_refused_by_name_and_recovers_without_hands(tmp_path, who
 
 def test_a_journal_does_not_wait_long_for_a_loop_that_is_busy(tmp_path, monkeypatch) -> None:
     before = sys.getswitchinterval()
-    monkeypatch.setattr(pipeline, "_SWITCH_S", before / 2)
+    monkeypatch.setattr(interpreter, "_SWITCH_S", before / 2)
     journal = Journal(tmp_path / "bank.sqlite")
     try:
         assert sys.getswitchinterval() < before
